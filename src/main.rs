@@ -1,0 +1,3 @@
+//! The `flipk` program: see [`flipk`] for the library behind it.
+
+fn main() {}
