@@ -1,8 +1,10 @@
 //! flipk trains FLIP, that is, CLIP with most of the image patches left out.
 //!
-//! The rooms, from the top; each imports only from those below it:
-//! [`train`], [`eval`] · [`model`] · [`data`] · [`autograd`] · [`ops`] · [`device`].
+//! The rooms, from the top; each imports only from those below it: [`model`], [`data`], [`autograd`] with [`ops`], [`device`].
 
+pub mod autograd;
 pub mod data;
+pub mod device;
+pub mod model;
 pub mod ops;
 pub mod random;

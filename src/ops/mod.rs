@@ -1,1 +1,60 @@
-//! One folder per operation: shapes and formula in `mod.rs`, the CPU side in `cpu.rs`.
+//! The operations: one folder each, named as its kernel, its bench and its row in a profile.
+//!
+//! `mod.rs` of an op holds its shapes, its formula forwards and backwards, the small trait that a device implements, and
+//! the [`crate::autograd::Tape`] method that records it; `cpu.rs` is the CPU side.
+
+pub mod adamw;
+pub mod add;
+pub mod assemble;
+pub mod attention;
+pub mod bias;
+pub mod contrastive;
+pub mod embedding;
+pub mod gather_patches;
+pub mod gelu;
+pub mod l2norm;
+pub mod layernorm;
+pub mod linear;
+pub mod pool;
+mod product;
+pub mod simd;
+
+use crate::device::Device;
+
+/// A device that can run every op, and so any model.
+pub trait AllOps:
+    Device
+    + adamw::AdamW
+    + add::Add
+    + assemble::Assemble
+    + attention::Attention
+    + contrastive::Contrastive
+    + embedding::Embedding
+    + gather_patches::GatherPatches
+    + l2norm::L2Norm
+    + layernorm::LayerNorm
+    + linear::Linear
+    + pool::Pool
+{
+}
+
+impl<D> AllOps for D where
+    D: Device
+        + adamw::AdamW
+        + add::Add
+        + assemble::Assemble
+        + attention::Attention
+        + contrastive::Contrastive
+        + embedding::Embedding
+        + gather_patches::GatherPatches
+        + l2norm::L2Norm
+        + layernorm::LayerNorm
+        + linear::Linear
+        + pool::Pool
+{
+}
+
+/// Bytes of `count` activations on `D`.
+fn act_bytes<D: Device>(count: usize) -> u64 {
+    (count * size_of::<D::Act>()) as u64
+}

@@ -1,0 +1,219 @@
+//! The flat parameter arena: values, gradients and moments are each one buffer.
+//!
+//! A parameter is a name, a shape, an offset and a decay flag, so that AdamW, the gradient norm and a checkpoint are each
+//! one pass over contiguous memory.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::device::{Device, DeviceError};
+use crate::random::{Purpose, Random};
+
+/// Parameters start at multiples of this many elements, so that every vector access is aligned on every device.
+const ALIGNMENT: usize = 64;
+
+/// How a parameter is first filled.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Init {
+    Constant(f32),
+    Normal {
+        std: f32,
+    },
+    /// Uniform in `±sqrt(6 / (fan_in + fan_out))` (Glorot and Bengio 2010, eq. 16).
+    Xavier {
+        fan_in: usize,
+        fan_out: usize,
+    },
+}
+
+/// The name of a parameter inside a [`Layout`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ParamId(pub(crate) usize);
+
+/// One parameter.
+#[derive(Clone, Debug)]
+pub struct ParamSpec {
+    pub name: String,
+    pub shape: Vec<usize>,
+    pub init: Init,
+    /// Whether AdamW's weight decay applies.
+    pub decay: bool,
+    /// In elements from the start of the arena.
+    pub offset: usize,
+    pub len: usize,
+}
+
+impl ParamSpec {
+    /// The elements of the arena that it owns.
+    pub fn range(&self) -> Range<usize> {
+        self.offset..self.offset + self.len
+    }
+}
+
+/// Where each parameter lies in the arena.
+#[derive(Clone, Debug, Default)]
+pub struct Layout {
+    specs: Vec<ParamSpec>,
+    len: usize,
+}
+
+impl Layout {
+    /// Appends a parameter.
+    pub fn add(&mut self, name: impl Into<String>, shape: &[usize], init: Init, decay: bool) -> ParamId {
+        let len = shape.iter().product();
+        self.specs.push(ParamSpec { name: name.into(), shape: shape.to_vec(), init, decay, offset: self.len, len });
+        self.len = (self.len + len).next_multiple_of(ALIGNMENT);
+        ParamId(self.specs.len() - 1)
+    }
+
+    pub fn specs(&self) -> &[ParamSpec] {
+        &self.specs
+    }
+
+    pub fn get(&self, id: ParamId) -> &ParamSpec {
+        &self.specs[id.0]
+    }
+
+    /// Elements in the arena, padding included.
+    pub fn arena_len(&self) -> usize {
+        self.len
+    }
+
+    /// Trainable numbers, padding not counted.
+    pub fn count(&self) -> usize {
+        self.specs.iter().map(|spec| spec.len).sum()
+    }
+
+    /// The parts of the arena that decay, neighbours joined.
+    pub fn decay_ranges(&self) -> Vec<Range<usize>> {
+        let mut ranges: Vec<Range<usize>> = Vec::new();
+        for spec in self.specs.iter().filter(|spec| spec.decay) {
+            match ranges.last_mut() {
+                Some(last) if last.end.next_multiple_of(ALIGNMENT) == spec.offset => last.end = spec.range().end,
+                _ => ranges.push(spec.range()),
+            }
+        }
+        ranges
+    }
+
+    /// The initial values of the whole arena; each parameter's numbers depend on the seed and its index only.
+    pub fn initial_values(&self, seed: u64) -> Vec<f32> {
+        let mut values = vec![0.0; self.len];
+        for (index, spec) in self.specs.iter().enumerate() {
+            let mut random = Random::new(seed, Purpose::Init, 0, index as u64);
+            let values = &mut values[spec.range()];
+            match spec.init {
+                Init::Constant(constant) => values.fill(constant),
+                Init::Normal { std } => values.fill_with(|| std * random.normal()),
+                Init::Xavier { fan_in, fan_out } => {
+                    let limit = (6.0 / (fan_in + fan_out) as f32).sqrt();
+                    values.fill_with(|| random.range(-limit, limit));
+                }
+            }
+        }
+        values
+    }
+}
+
+/// The arena of one model on one device.
+pub struct Parameters<D: Device> {
+    layout: Arc<Layout>,
+    pub(crate) values: D::Memory,
+    /// The copy that matrix products read, where it is not `values` itself.
+    pub(crate) shadow: Option<D::Memory>,
+    pub(crate) grads: D::Memory,
+}
+
+impl<D: Device> Parameters<D> {
+    /// Takes memory for values and gradients and uploads `values` (`[arena_len]`).
+    pub fn new(device: &D, layout: Arc<Layout>, values: &[f32]) -> Result<Self, DeviceError> {
+        let len = layout.arena_len();
+        let shadow = match D::SHADOW_WEIGHTS {
+            true => Some(device.allocate(len * size_of::<D::Act>(), "the weights' compute copy")?),
+            false => None,
+        };
+        let mut this = Self {
+            values: device.allocate(len * 4, "the weights")?,
+            grads: device.allocate(len * 4, "the weights' gradients")?,
+            shadow,
+            layout,
+        };
+        this.set_values(device, values)?;
+        Ok(this)
+    }
+
+    pub fn layout(&self) -> &Arc<Layout> {
+        &self.layout
+    }
+
+    /// Replaces all values (`[arena_len]`).
+    pub fn set_values(&mut self, device: &D, values: &[f32]) -> Result<(), DeviceError> {
+        device.upload(self.values_mut(), values)
+    }
+
+    /// All values, `[arena_len]`.
+    pub fn values(&self) -> D::View<'_, f32> {
+        // SAFETY: `&self` excludes exclusive views (they need `&mut self`); the block has this length.
+        unsafe { D::view(&self.values, 0, self.layout.arena_len()) }
+    }
+
+    /// All gradients, `[arena_len]`.
+    pub fn grads(&self) -> D::View<'_, f32> {
+        // SAFETY: as in `values`.
+        unsafe { D::view(&self.grads, 0, self.layout.arena_len()) }
+    }
+
+    /// All values, exclusively.
+    pub fn values_mut(&mut self) -> D::ViewMut<'_, f32> {
+        // SAFETY: `&mut self` excludes every other view; the block has this length.
+        unsafe { D::view_mut(&self.values, 0, self.layout.arena_len()) }
+    }
+
+    /// Values exclusively and gradients shared, as an optimizer needs them.
+    pub fn for_update(&mut self) -> (D::ViewMut<'_, f32>, D::View<'_, f32>) {
+        let len = self.layout.arena_len();
+        // SAFETY: `&mut self` excludes every other view, and the two are different blocks.
+        unsafe { (D::view_mut(&self.values, 0, len), D::view(&self.grads, 0, len)) }
+    }
+
+    /// All values on the host.
+    pub fn download_values(&self, device: &D) -> Result<Vec<f32>, DeviceError> {
+        let mut host = vec![0.0; self.layout.arena_len()];
+        device.download(&mut host, self.values())?;
+        Ok(host)
+    }
+
+    /// All gradients on the host.
+    pub fn download_grads(&self, device: &D) -> Result<Vec<f32>, DeviceError> {
+        let mut host = vec![0.0; self.layout.arena_len()];
+        device.download(&mut host, self.grads())?;
+        Ok(host)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_that_decay_are_joined_and_others_are_left_out() {
+        let mut layout = Layout::default();
+        layout.add("a", &[3, 5], Init::Constant(0.0), true);
+        layout.add("b", &[64], Init::Constant(0.0), true);
+        layout.add("bias", &[7], Init::Constant(0.0), false);
+        layout.add("c", &[2], Init::Constant(0.0), true);
+        assert_eq!(layout.decay_ranges(), [0..128, 192..194]);
+        assert_eq!((layout.arena_len(), layout.count()), (256, 88));
+    }
+
+    #[test]
+    fn xavier_stays_in_its_limits_and_depends_on_the_seed() {
+        let mut layout = Layout::default();
+        let id = layout.add("w", &[40, 56], Init::Xavier { fan_in: 40, fan_out: 56 }, true);
+        let values = layout.initial_values(1);
+        let values = &values[layout.get(id).range()];
+        let largest = values.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
+        assert!(largest <= 0.25 && largest > 0.24, "{largest}");
+        assert_ne!(values, &layout.initial_values(2)[layout.get(id).range()]);
+    }
+}

@@ -1,0 +1,168 @@
+//! Running: the ops of a tape on fixed addresses, as often as one likes.
+
+use std::sync::Arc;
+
+use super::access::{Access, Span};
+use super::params::Parameters;
+use super::tape::{Cost, Recorded, Slot, SlotId, SlotInfo, Var};
+use crate::device::{Device, DeviceError, Elem};
+
+/// Forwards or backwards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Direction {
+    Forward,
+    Backward,
+}
+
+/// One thing that a program does; the numbers are those of its ops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    Forward(usize),
+    Backward(usize),
+    /// Adds one gradient to another, where a tensor was used twice.
+    Add {
+        into: SlotId,
+        from: SlotId,
+    },
+    /// Copies a gradient that one op changes and another still needs.
+    Copy {
+        into: SlotId,
+        from: SlotId,
+    },
+}
+
+/// Runs one [`Step::Add`] or [`Step::Copy`] over activations.
+pub(super) type Combine<D> =
+    fn(&D, &Access<D>, Slot<<D as Device>::Act>, Slot<<D as Device>::Act>, bool) -> Result<(), DeviceError>;
+
+/// A closed tape with its memory.
+pub struct Program<D: Device> {
+    device: Arc<D>,
+    ops: Vec<Recorded<D>>,
+    steps: Vec<Step>,
+    slots: Vec<SlotInfo>,
+    spans: Vec<Span>,
+    memory: D::Memory,
+    bytes: usize,
+    scopes: Vec<String>,
+    input_grads: Vec<Option<SlotId>>,
+    combine: Option<Combine<D>>,
+}
+
+/// What a tape hands over when it is closed.
+pub(super) struct Closed<D: Device> {
+    pub ops: Vec<Recorded<D>>,
+    pub steps: Vec<Step>,
+    pub slots: Vec<SlotInfo>,
+    pub offsets: Vec<usize>,
+    pub bytes: usize,
+    pub scopes: Vec<String>,
+    pub input_grads: Vec<Option<SlotId>>,
+    pub constants: Vec<(SlotId, Vec<f32>)>,
+    pub combine: Option<Combine<D>>,
+}
+
+impl<D: Device> Program<D> {
+    pub(super) fn new(device: Arc<D>, closed: Closed<D>) -> Result<Self, DeviceError> {
+        let Closed { ops, steps, slots, offsets, bytes, scopes, input_grads, constants, combine } = closed;
+        let spans = slots.iter().zip(offsets).map(|(slot, offset)| Span { offset, len: slot.len }).collect();
+        let memory = device.allocate(bytes, "activations")?;
+        let mut this = Self { device, ops, steps, slots, spans, memory, bytes, scopes, input_grads, combine };
+        for (id, values) in constants {
+            this.write(Slot { id, elem: std::marker::PhantomData }, &values)?;
+        }
+        Ok(this)
+    }
+
+    /// Bytes of the block that holds every buffer of a step.
+    pub fn activation_bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Fills a buffer from the host.
+    pub fn write<T: Elem>(&mut self, slot: Slot<T>, values: &[T]) -> Result<(), DeviceError> {
+        let span = self.spans[slot.id.0];
+        // SAFETY: the placement lies in the block, aligned; `&mut self` excludes every other view.
+        self.device.upload(unsafe { D::view_mut(&self.memory, span.offset, span.len) }, values)
+    }
+
+    /// Copies a buffer to the host. Only one that was kept ([`super::Tape::keep`]) still holds its value after a run.
+    pub fn read<T: Elem>(&self, slot: Slot<T>) -> Result<Vec<T>, DeviceError> {
+        let span = self.spans[slot.id.0];
+        let mut values = vec![T::zeroed(); span.len];
+        // SAFETY: the placement lies in the block, aligned; `&self` excludes exclusive views, which need `&mut self`.
+        self.device.download(&mut values, unsafe { D::view(&self.memory, span.offset, span.len) })?;
+        Ok(values)
+    }
+
+    /// The gradient of an input variable, if it got one.
+    pub fn input_grad<T>(&self, var: Var<T>) -> Option<Slot<T>> {
+        self.input_grads.get(var.index).copied().flatten().map(|id| Slot { id, elem: std::marker::PhantomData })
+    }
+
+    /// Runs all ops forwards.
+    pub fn forward(&mut self, params: &Parameters<D>) -> Result<(), DeviceError> {
+        for index in 0..self.ops.len() {
+            self.run(self.steps[index], params)?;
+        }
+        Ok(())
+    }
+
+    /// Runs the backward pass; every parameter that was used has its gradient afterwards.
+    pub fn backward(&mut self, params: &mut Parameters<D>) -> Result<(), DeviceError> {
+        for index in self.ops.len()..self.steps.len() {
+            self.run(self.steps[index], params)?;
+        }
+        Ok(())
+    }
+
+    /// Everything that one forward and backward pass does, in order.
+    pub fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
+    /// Runs one step, so that a profiler can time each. Steps must be run in order.
+    pub fn run_step(&mut self, index: usize, params: &mut Parameters<D>) -> Result<(), DeviceError> {
+        self.run(self.steps[index], params)
+    }
+
+    fn run(&self, step: Step, params: &Parameters<D>) -> Result<(), DeviceError> {
+        let on = Access::new(&self.memory, &self.spans, params);
+        let typed = |id| Slot { id, elem: std::marker::PhantomData };
+        match (step, self.combine) {
+            (Step::Forward(op), _) => self.ops[op].op.forward(&self.device, &on),
+            (Step::Backward(op), _) => self.ops[op].op.backward(&self.device, &on),
+            (Step::Add { into, from }, Some(combine)) => combine(&self.device, &on, typed(into), typed(from), true),
+            (Step::Copy { into, from }, Some(combine)) => combine(&self.device, &on, typed(into), typed(from), false),
+            (Step::Add { .. } | Step::Copy { .. }, None) => unreachable!("only training tapes plan gradients"),
+        }
+    }
+
+    /// Name, scope and cost of an op.
+    pub fn op(&self, index: usize) -> (&'static str, &str, Cost) {
+        let recorded = &self.ops[index];
+        (recorded.op.name(), &self.scopes[recorded.scope], recorded.op.cost())
+    }
+
+    pub fn op_count(&self) -> usize {
+        self.ops.len()
+    }
+
+    /// Floating-point operations of the matrix products of one run: forward, and forward with backward.
+    pub fn flops(&self) -> (u64, u64) {
+        let costs = || self.ops.iter().map(|recorded| recorded.op.cost());
+        let forward: u64 = costs().map(|cost| cost.forward.flops).sum();
+        (forward, forward + costs().map(|cost| cost.backward.flops).sum::<u64>())
+    }
+
+    /// Bytes asked for per scope (before sharing), largest first: what holds the memory.
+    pub fn bytes_by_scope(&self) -> Vec<(&str, usize)> {
+        let mut totals: Vec<(&str, usize)> = self.scopes.iter().map(|scope| (scope.as_str(), 0)).collect();
+        for slot in &self.slots {
+            totals[slot.scope].1 += slot.bytes;
+        }
+        totals.retain(|(_, bytes)| *bytes > 0);
+        totals.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
+        totals
+    }
+}

@@ -1,0 +1,75 @@
+//! The CPU: f32 everywhere, all cores through rayon. It is the oracle that other devices are held against.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::ptr::NonNull;
+
+use super::{Device, DeviceError, Elem};
+
+/// The CPU as a device. Threads are those of the rayon pool that calls it; results do not depend on their number.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cpu;
+
+/// A block of zeroed memory aligned to a page, so that every vector load is aligned and large pages are possible.
+#[derive(Debug)]
+pub struct CpuMemory {
+    start: NonNull<u8>,
+    layout: Layout,
+}
+
+// SAFETY: the block is plain bytes owned by this value; who may touch which part when is up to the callers of
+// `Device::view` and `Device::view_mut`, whose contracts forbid conflicting views.
+unsafe impl Send for CpuMemory {}
+unsafe impl Sync for CpuMemory {}
+
+const ALIGNMENT: usize = 4096;
+
+impl Drop for CpuMemory {
+    fn drop(&mut self) {
+        // SAFETY: `start` was allocated with exactly this layout.
+        unsafe { dealloc(self.start.as_ptr(), self.layout) }
+    }
+}
+
+impl Device for Cpu {
+    type Act = f32;
+    type Memory = CpuMemory;
+    type View<'a, T: Elem> = &'a [T];
+    type ViewMut<'a, T: Elem> = &'a mut [T];
+
+    const SHADOW_WEIGHTS: bool = false;
+
+    fn describe(&self) -> String {
+        let threads = rayon::current_num_threads();
+        format!("cpu ({threads} thread{})", if threads == 1 { "" } else { "s" })
+    }
+
+    fn allocate(&self, bytes: usize, purpose: &str) -> Result<CpuMemory, DeviceError> {
+        let failed = || DeviceError::OutOfMemory { device: "cpu", purpose: purpose.to_owned(), asked: bytes };
+        let layout = Layout::from_size_align(bytes.max(1), ALIGNMENT).map_err(|_| failed())?;
+        // SAFETY: the layout's size is not zero.
+        let start = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or_else(failed)?;
+        Ok(CpuMemory { start, layout })
+    }
+
+    unsafe fn view<T: Elem>(memory: &CpuMemory, offset_bytes: usize, len: usize) -> &[T] {
+        debug_assert!(offset_bytes + len * size_of::<T>() <= memory.layout.size());
+        // SAFETY: in range, aligned and unaliased by the caller's contract; every bit pattern is a `T` (Pod).
+        unsafe { std::slice::from_raw_parts(memory.start.as_ptr().add(offset_bytes).cast(), len) }
+    }
+
+    unsafe fn view_mut<T: Elem>(memory: &CpuMemory, offset_bytes: usize, len: usize) -> &mut [T] {
+        debug_assert!(offset_bytes + len * size_of::<T>() <= memory.layout.size());
+        // SAFETY: as in `view`, and exclusive by the caller's contract.
+        unsafe { std::slice::from_raw_parts_mut(memory.start.as_ptr().add(offset_bytes).cast(), len) }
+    }
+
+    fn upload<T: Elem>(&self, to: &mut [T], from: &[T]) -> Result<(), DeviceError> {
+        to.copy_from_slice(from);
+        Ok(())
+    }
+
+    fn download<T: Elem>(&self, to: &mut [T], from: &[T]) -> Result<(), DeviceError> {
+        to.copy_from_slice(from);
+        Ok(())
+    }
+}

@@ -1,0 +1,94 @@
+//! Transformer blocks: pre-normalised, biases everywhere, MLP of four times the width.
+
+use super::config::{ModelConfig, TowerConfig};
+use crate::autograd::{Init, Layout, ParamId, Tape, Var};
+use crate::ops::AllOps;
+use crate::ops::gelu::Gelu;
+use crate::ops::layernorm::Norm;
+use crate::ops::linear::{WeightLayout, Weights};
+
+/// Adds `prefix.weight` (ones) and `prefix.bias` (zeros), which do not decay.
+pub(super) fn norm(layout: &mut Layout, prefix: &str, width: usize) -> Norm {
+    Norm {
+        gamma: layout.add(format!("{prefix}.weight"), &[width], Init::Constant(1.0), false),
+        beta: layout.add(format!("{prefix}.bias"), &[width], Init::Constant(0.0), false),
+        eps: ModelConfig::LN_EPS,
+    }
+}
+
+/// Adds a weight `[outputs, inputs]`, Xavier-uniform, and a bias of zeros.
+pub(super) fn linear(layout: &mut Layout, [weight, bias]: [String; 2], outputs: usize, inputs: usize) -> Weights {
+    Weights {
+        weight: layout.add(weight, &[outputs, inputs], Init::Xavier { fan_in: inputs, fan_out: outputs }, true),
+        bias: Some(layout.add(bias, &[outputs], Init::Constant(0.0), false)),
+        layout: WeightLayout::OutIn,
+    }
+}
+
+/// Adds a projection `[inputs, outputs]` without bias, Xavier-uniform.
+pub(super) fn projection(layout: &mut Layout, name: &str, inputs: usize, outputs: usize) -> Weights {
+    let weight: ParamId = layout.add(name, &[inputs, outputs], Init::Xavier { fan_in: inputs, fan_out: outputs }, true);
+    Weights { weight, bias: None, layout: WeightLayout::InOut }
+}
+
+struct Block {
+    norm1: Norm,
+    qkv: Weights,
+    out: Weights,
+    norm2: Norm,
+    up: Weights,
+    down: Weights,
+}
+
+/// A stack of blocks with the normalisation after it.
+pub(super) struct Transformer {
+    blocks: Vec<Block>,
+    heads: usize,
+    final_norm: Norm,
+}
+
+impl Transformer {
+    /// Parameters `{prefix}.resblocks.{i}...` and `{final_norm}.*`, named as in OpenCLIP.
+    pub fn new(layout: &mut Layout, prefix: &str, final_norm: &str, config: &TowerConfig) -> Self {
+        let width = config.width;
+        let blocks = (0..config.layers)
+            .map(|index| {
+                let block = format!("{prefix}.resblocks.{index}");
+                let dense = |name: &str| [format!("{block}.{name}.weight"), format!("{block}.{name}.bias")];
+                let packed = [format!("{block}.attn.in_proj_weight"), format!("{block}.attn.in_proj_bias")];
+                Block {
+                    norm1: norm(layout, &format!("{block}.ln_1"), width),
+                    qkv: linear(layout, packed, 3 * width, width),
+                    out: linear(layout, dense("attn.out_proj"), width, width),
+                    norm2: norm(layout, &format!("{block}.ln_2"), width),
+                    up: linear(layout, dense("mlp.c_fc"), 4 * width, width),
+                    down: linear(layout, dense("mlp.c_proj"), width, 4 * width),
+                }
+            })
+            .collect();
+        Self { blocks, heads: config.heads, final_norm: norm(layout, final_norm, width) }
+    }
+
+    /// `x: [batch, tokens, width]` to the same shape, normalised. Each residual sum is fused with the normalisation after
+    /// it, so a block hands its last branch on unsummed.
+    pub fn record<D: AllOps>(&self, tape: &mut Tape<D>, x: Var<D::Act>) -> Var<D::Act> {
+        let (mut stream, mut branch) = (x, None);
+        for (index, block) in self.blocks.iter().enumerate() {
+            tape.scope(&format!("block_{index:02}"), |tape| {
+                let (sum, normal) = tape.residual_layernorm(stream, branch, block.norm1);
+                let attended = tape.scope("attention", |tape| {
+                    let qkv = tape.linear(normal, block.qkv, None);
+                    let attended = tape.attention(qkv, self.heads, false);
+                    tape.linear(attended, block.out, None)
+                });
+                let (sum, normal) = tape.residual_layernorm(sum, Some(attended), block.norm2);
+                let mlp = tape.scope("mlp", |tape| {
+                    let hidden = tape.linear(normal, block.up, Some(Gelu::Tanh));
+                    tape.linear(hidden, block.down, None)
+                });
+                (stream, branch) = (sum, Some(mlp));
+            });
+        }
+        tape.scope("final_norm", |tape| tape.residual_layernorm(stream, branch, self.final_norm).1)
+    }
+}

@@ -1,0 +1,145 @@
+//! Sizes of a model, and the presets of the paper.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ops::gather_patches::Normalisation;
+
+/// One transformer tower.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TowerConfig {
+    pub layers: usize,
+    pub width: usize,
+    pub heads: usize,
+}
+
+/// All sizes of a FLIP model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelConfig {
+    /// Pixels of a side; images are square.
+    pub image_size: usize,
+    /// Pixels of a patch's side; divides `image_size`.
+    pub patch_size: usize,
+    pub vision: TowerConfig,
+    pub text: TowerConfig,
+    /// Tokens of a caption; shorter ones are padded, longer ones cut.
+    pub context: usize,
+    pub vocab: usize,
+    /// Width of the space that both towers project to.
+    pub embed_dim: usize,
+}
+
+/// The models of the paper (flip.md, "Model"), and a small one for the embedded data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Preset {
+    Tiny,
+    B16,
+    L16,
+    L14,
+    H14,
+}
+
+impl Preset {
+    pub fn config(self) -> ModelConfig {
+        let tower = |layers, width, heads| TowerConfig { layers, width, heads };
+        let paper = |patch_size, vision, text, embed_dim| ModelConfig {
+            image_size: 224,
+            patch_size,
+            vision,
+            text,
+            context: 32,
+            vocab: 30_523,
+            embed_dim,
+        };
+        match self {
+            Self::Tiny => ModelConfig {
+                image_size: 48,
+                patch_size: 8,
+                vision: tower(4, 128, 4),
+                text: tower(1, 128, 4),
+                context: 16,
+                vocab: 4096,
+                embed_dim: 128,
+            },
+            Self::B16 => paper(16, tower(12, 768, 12), tower(12, 512, 8), 512),
+            Self::L16 => paper(16, tower(24, 1024, 16), tower(12, 768, 12), 768),
+            Self::L14 => paper(14, tower(24, 1024, 16), tower(12, 768, 12), 768),
+            Self::H14 => paper(14, tower(32, 1280, 16), tower(24, 1024, 16), 1024),
+        }
+    }
+}
+
+impl ModelConfig {
+    /// Layer normalisation's epsilon (flip.md: 1e-6 everywhere).
+    pub const LN_EPS: f32 = 1e-6;
+    /// The shift and scale of pixels.
+    pub const NORMALISATION: Normalisation = Normalisation::IMAGENET;
+
+    /// Patches of an image.
+    pub fn patches(&self) -> usize {
+        (self.image_size / self.patch_size).pow(2)
+    }
+
+    /// Numbers in a patch.
+    pub fn patch_len(&self) -> usize {
+        self.patch_size * self.patch_size * 3
+    }
+
+    /// Patches that stay visible: `int(L (1 - ratio))` as the paper has it, and at least one.
+    pub fn kept(&self, mask_ratio: f64) -> usize {
+        // A ratio such as 0.9 is not exact in binary: 40 * (1 - 0.9) must count as 4.
+        ((self.patches() as f64 * (1.0 - mask_ratio) + 1e-9) as usize).clamp(1, self.patches())
+    }
+
+    /// What is wrong with the sizes, if anything is.
+    pub fn check(&self) -> Result<(), String> {
+        let tower = |name: &str, tower: &TowerConfig| match tower {
+            TowerConfig { layers: 0, .. } | TowerConfig { width: 0, .. } | TowerConfig { heads: 0, .. } => {
+                Err(format!("{name}: layers, width and heads must be at least 1"))
+            }
+            TowerConfig { width, heads, .. } if width % heads != 0 => {
+                Err(format!("{name}.width = {width} is not a multiple of {name}.heads = {heads}"))
+            }
+            _ => Ok(()),
+        };
+        tower("vision", &self.vision)?;
+        tower("text", &self.text)?;
+        if !self.vision.width.is_multiple_of(4) {
+            return Err(format!("vision.width = {} is not a multiple of 4 (the position table)", self.vision.width));
+        }
+        if self.patch_size == 0 || self.image_size == 0 || !self.image_size.is_multiple_of(self.patch_size) {
+            return Err(format!(
+                "image_size = {} is not a multiple of patch_size = {}",
+                self.image_size, self.patch_size
+            ));
+        }
+        if self.context == 0 || self.vocab == 0 || self.embed_dim == 0 {
+            return Err("context, vocab and embed_dim must be at least 1".to_owned());
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn presets_are_sound_and_keep_what_the_paper_keeps() {
+        for preset in [Preset::Tiny, Preset::B16, Preset::L16, Preset::L14, Preset::H14] {
+            preset.config().check().unwrap();
+        }
+        let kept = |preset: Preset| [0.0, 0.5, 0.75].map(|ratio| preset.config().kept(ratio));
+        assert_eq!(kept(Preset::B16), [196, 98, 49]);
+        assert_eq!(kept(Preset::L14), [256, 128, 64]);
+    }
+
+    #[test]
+    fn a_ratio_that_is_not_exact_in_binary_keeps_the_round_number() {
+        let config = ModelConfig { image_size: 80, patch_size: 8, ..Preset::Tiny.config() };
+        assert_eq!(config.kept(0.9), 10);
+        assert_eq!(config.kept(0.999), 1);
+    }
+}

@@ -1,0 +1,130 @@
+//! FLIP: both towers and the loss between them.
+
+use std::sync::Arc;
+
+use super::blocks::{Transformer, linear, projection};
+use super::config::ModelConfig;
+use super::positions::sincos_2d;
+use crate::autograd::{Init, Layout, ParamId, Slot, Tape, Var};
+use crate::ops::AllOps;
+use crate::ops::assemble::Positions;
+use crate::ops::gather_patches::Shape as Gather;
+use crate::ops::linear::Weights;
+use crate::ops::pool::Pooling;
+
+/// The parameters of both towers, laid out in one arena under OpenCLIP's names.
+pub struct Flip {
+    pub config: ModelConfig,
+    layout: Arc<Layout>,
+    patch: Weights,
+    cls: ParamId,
+    vision: Transformer,
+    vision_projection: Weights,
+    tokens: ParamId,
+    text_positions: ParamId,
+    text: Transformer,
+    text_projection: Weights,
+    logit_scale: ParamId,
+}
+
+/// What the host fills before each step.
+#[derive(Clone, Copy)]
+pub struct Inputs {
+    /// `[batch, image_size, image_size, 3]`
+    pub images: Slot<u8>,
+    /// `[batch, kept]`, indices of the visible patches
+    pub ids_keep: Slot<u32>,
+    /// `[batch, context]`
+    pub tokens: Slot<i32>,
+}
+
+/// A recorded pass of both towers: embeddings `[batch, embed_dim]` of length 1, and the loss's result buffer
+/// ([`crate::ops::contrastive`]).
+#[derive(Clone, Copy)]
+pub struct Embedded {
+    pub inputs: Inputs,
+    pub images: Var<f32>,
+    pub texts: Var<f32>,
+    pub outcome: Slot<f32>,
+}
+
+/// The temperature's start: ln(1 / 0.07) (flip.md, "Loss").
+const LOGIT_SCALE: f32 = 2.659_26;
+
+impl Flip {
+    /// `decay_cls`: whether weight decay applies to the CLS token, as in the authors' recipe.
+    pub fn new(config: &ModelConfig, decay_cls: bool) -> Self {
+        let mut layout = Layout::default();
+        let (vision, text) = (&config.vision, &config.text);
+        let conv = ["visual.conv1.weight".to_owned(), "visual.conv1.bias".to_owned()];
+        let normal = Init::Normal { std: 0.02 };
+        Self {
+            patch: linear(&mut layout, conv, vision.width, config.patch_len()),
+            cls: layout.add("visual.class_embedding", &[vision.width], normal, decay_cls),
+            vision: Transformer::new(&mut layout, "visual.transformer", "visual.ln_post", vision),
+            vision_projection: projection(&mut layout, "visual.proj", vision.width, config.embed_dim),
+            tokens: layout.add("token_embedding.weight", &[config.vocab, text.width], normal, true),
+            text_positions: layout.add("positional_embedding", &[config.context, text.width], normal, false),
+            text: Transformer::new(&mut layout, "transformer", "ln_final", text),
+            text_projection: projection(&mut layout, "text_projection", text.width, config.embed_dim),
+            logit_scale: layout.add("logit_scale", &[1], Init::Constant(LOGIT_SCALE), true),
+            config: config.clone(),
+            layout: Arc::new(layout),
+        }
+    }
+
+    pub fn layout(&self) -> &Arc<Layout> {
+        &self.layout
+    }
+
+    pub fn logit_scale(&self) -> ParamId {
+        self.logit_scale
+    }
+
+    /// Records the vision tower: `(images, ids_keep, embeddings [batch, embed_dim])`.
+    pub fn vision<D: AllOps>(&self, tape: &mut Tape<D>, batch: usize, kept: usize) -> (Slot<u8>, Slot<u32>, Var<f32>) {
+        let ModelConfig { image_size: side, patch_size: patch, .. } = self.config;
+        tape.scope("vision", |tape| {
+            let (images, ids) = (tape.input(batch * side * side * 3), tape.input(batch * kept));
+            let x = tape.scope("embed", |tape| {
+                let table = tape.constant(sincos_2d(side / patch, self.config.vision.width));
+                let shape = Gather { batch, side, patch, kept };
+                let rows = tape.gather_patches(images, ids, shape, ModelConfig::NORMALISATION);
+                let patches = tape.linear(rows, self.patch, None);
+                tape.assemble(patches, ids, self.cls, Positions::Fixed(table))
+            });
+            let x = self.vision.record(tape, x);
+            let z = tape.scope("project", |tape| {
+                let pooled = tape.pool(x, Pooling::Mean);
+                let projected = tape.linear(pooled, self.vision_projection, None);
+                tape.l2norm(projected)
+            });
+            (images, ids, z)
+        })
+    }
+
+    /// Records the text tower: `(tokens, embeddings [batch, embed_dim])`.
+    pub fn text<D: AllOps>(&self, tape: &mut Tape<D>, batch: usize) -> (Slot<i32>, Var<f32>) {
+        tape.scope("text", |tape| {
+            let tokens = tape.input(batch * self.config.context);
+            let x = tape.scope("embed", |tape| tape.embedding(tokens, batch, self.tokens, self.text_positions));
+            let x = self.text.record(tape, x);
+            let z = tape.scope("project", |tape| {
+                let pooled = tape.pool(x, Pooling::First);
+                let projected = tape.linear(pooled, self.text_projection, None);
+                tape.l2norm(projected)
+            });
+            (tokens, z)
+        })
+    }
+
+    /// Records both towers and the loss; embeddings and loss are kept for the host.
+    pub fn record<D: AllOps>(&self, tape: &mut Tape<D>, batch: usize, kept: usize) -> Embedded {
+        let (images, ids_keep, z_images) = self.vision(tape, batch, kept);
+        let (tokens, z_texts) = self.text(tape, batch);
+        let outcome = tape.scope("loss", |tape| tape.contrastive(z_images, z_texts, self.logit_scale));
+        tape.keep(z_images.slot());
+        tape.keep(z_texts.slot());
+        Embedded { inputs: Inputs { images, ids_keep, tokens }, images: z_images, texts: z_texts, outcome }
+    }
+}

@@ -1,0 +1,10 @@
+//! FLIP's two towers, as ops on a tape. Knows shapes and parameter names; knows no device and no kernel.
+
+mod blocks;
+mod config;
+mod flip;
+mod positions;
+
+pub use config::{ModelConfig, Preset, TowerConfig};
+pub use flip::{Embedded, Flip, Inputs};
+pub use positions::sincos_2d;

@@ -1,0 +1,24 @@
+//! Sums of gradients, where a tensor was used twice. Recorded by the tape itself.
+
+use crate::device::{Cpu, Device, DeviceError};
+
+/// Adding and copying whole buffers of activations.
+pub trait Add: Device {
+    /// `into += from`
+    fn add_into(&self, into: Self::ViewMut<'_, Self::Act>, from: Self::View<'_, Self::Act>) -> Result<(), DeviceError>;
+
+    /// `into = from`
+    fn copy(&self, into: Self::ViewMut<'_, Self::Act>, from: Self::View<'_, Self::Act>) -> Result<(), DeviceError>;
+}
+
+impl Add for Cpu {
+    fn add_into(&self, into: &mut [f32], from: &[f32]) -> Result<(), DeviceError> {
+        into.iter_mut().zip(from).for_each(|(into, from)| *into += from);
+        Ok(())
+    }
+
+    fn copy(&self, into: &mut [f32], from: &[f32]) -> Result<(), DeviceError> {
+        into.copy_from_slice(from);
+        Ok(())
+    }
+}

@@ -1,0 +1,158 @@
+//! The vision tower's sequence: a CLS token in front of the visible patches, and positions by patch index.
+//!
+//! `out[b, 0] = cls + pos[0]`, `out[b, 1 + k] = patches[b, k] + pos[1 + ids[b, k]]`. FLIP's table is fixed with a zero row
+//! for CLS (flip.md); CLIP's is learned.
+
+pub mod cpu;
+
+use super::act_bytes;
+use crate::autograd::{Access, Backward, Cost, Op, ParamGrad, ParamId, Slot, Tape, Var, Work};
+use crate::device::{Cpu, Device, DeviceError};
+
+/// `[batch, kept, width] -> [batch, kept + 1, width]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    pub batch: usize,
+    pub kept: usize,
+    pub width: usize,
+}
+
+/// The position table, `[patches + 1, width]`, row 0 for CLS.
+#[derive(Clone, Copy, Debug)]
+pub enum Positions {
+    Fixed(Slot<f32>),
+    Learned(ParamId),
+}
+
+/// The gradients that assembling hands back.
+pub struct Gradients<'a, D: Device> {
+    pub dpatches: Option<D::ViewMut<'a, D::Act>>,
+    pub dcls: (D::ViewMut<'a, f32>, bool),
+    pub dpos: Option<(D::ViewMut<'a, f32>, bool)>,
+}
+
+/// Devices that assemble sequences.
+pub trait Assemble: Device {
+    fn assemble_forward(
+        &self,
+        shape: &Shape,
+        patches: Self::View<'_, Self::Act>,
+        ids: Self::View<'_, u32>,
+        cls: Self::View<'_, f32>,
+        pos: Self::View<'_, f32>,
+        out: Self::ViewMut<'_, Self::Act>,
+    ) -> Result<(), DeviceError>;
+    fn assemble_backward(
+        &self,
+        shape: &Shape,
+        dout: Self::View<'_, Self::Act>,
+        ids: Self::View<'_, u32>,
+        gradients: Gradients<'_, Self>,
+    ) -> Result<(), DeviceError>;
+}
+
+struct AssembleOp<D: Device> {
+    shape: Shape,
+    patches: Var<D::Act>,
+    ids: Slot<u32>,
+    cls: ParamId,
+    positions: Positions,
+    out: Var<D::Act>,
+    back: Option<Planned<D>>,
+}
+
+struct Planned<D: Device> {
+    dout: Slot<D::Act>,
+    dpatches: Option<Slot<D::Act>>,
+    dcls: ParamGrad,
+    dpos: Option<ParamGrad>,
+}
+
+impl<D: Assemble> Tape<D> {
+    /// `patches: [batch, kept, width]`, `ids: [batch, kept] -> [batch, kept + 1, width]`.
+    pub fn assemble(
+        &mut self,
+        patches: Var<D::Act>,
+        ids: Slot<u32>,
+        cls: ParamId,
+        positions: Positions,
+    ) -> Var<D::Act> {
+        let &[batch, kept, width] = self.shape(patches) else { panic!("patches are [batch, kept, width]") };
+        let out = self.result(&[batch, kept + 1, width], true);
+        let shape = Shape { batch, kept, width };
+        let op = AssembleOp { shape, patches, ids, cls, positions, out, back: None };
+        match positions {
+            Positions::Fixed(table) => self.record(op, &[patches.id(), ids.id(), table.id()]),
+            Positions::Learned(_) => self.record(op, &[patches.id(), ids.id()]),
+        }
+        out
+    }
+}
+
+impl<D: Assemble> Op<D> for AssembleOp<D> {
+    fn name(&self) -> &'static str {
+        "assemble"
+    }
+
+    fn cost(&self) -> Cost {
+        let Shape { batch, kept, width } = self.shape;
+        let bytes = act_bytes::<D>(batch * width * (2 * kept + 1));
+        Cost { forward: Work { flops: 0, bytes }, backward: Work { flops: 0, bytes } }
+    }
+
+    fn forward(&self, device: &D, on: &Access<D>) -> Result<(), DeviceError> {
+        let pos = match self.positions {
+            Positions::Fixed(table) => on.read(table),
+            Positions::Learned(table) => on.master(table),
+        };
+        let (patches, ids, cls) = (on.read(self.patches.slot()), on.read(self.ids), on.master(self.cls));
+        device.assemble_forward(&self.shape, patches, ids, cls, pos, on.write(self.out.slot()))
+    }
+
+    fn plan_backward(&mut self, plan: &mut Backward<D>) -> bool {
+        let Some(dout) = plan.grad(self.out) else { return false };
+        plan.read(self.ids);
+        let dpos = match self.positions {
+            Positions::Fixed(_) => None,
+            Positions::Learned(table) => Some(plan.param(table)),
+        };
+        self.back = Some(Planned { dout, dpatches: plan.give(self.patches), dcls: plan.param(self.cls), dpos });
+        true
+    }
+
+    fn backward(&self, device: &D, on: &Access<D>) -> Result<(), DeviceError> {
+        let Some(back) = &self.back else { return Ok(()) };
+        let gradients = Gradients {
+            dpatches: back.dpatches.map(|slot| on.write(slot)),
+            dcls: (on.grad(back.dcls), back.dcls.accumulate),
+            dpos: back.dpos.map(|dpos| (on.grad(dpos), dpos.accumulate)),
+        };
+        device.assemble_backward(&self.shape, on.read(back.dout), on.read(self.ids), gradients)
+    }
+}
+
+impl Assemble for Cpu {
+    fn assemble_forward(
+        &self,
+        shape: &Shape,
+        patches: &[f32],
+        ids: &[u32],
+        cls: &[f32],
+        pos: &[f32],
+        out: &mut [f32],
+    ) -> Result<(), DeviceError> {
+        cpu::forward(*shape, patches, ids, cls, pos, out);
+        Ok(())
+    }
+
+    fn assemble_backward(
+        &self,
+        shape: &Shape,
+        dout: &[f32],
+        ids: &[u32],
+        gradients: Gradients<'_, Self>,
+    ) -> Result<(), DeviceError> {
+        cpu::backward(*shape, dout, ids, gradients.dpatches, gradients.dcls, gradients.dpos);
+        Ok(())
+    }
+}

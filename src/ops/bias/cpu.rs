@@ -1,0 +1,54 @@
+//! Bias and column sums on the CPU.
+
+use rayon::prelude::*;
+
+use crate::ops::simd::wide;
+
+/// Rows that one partial sum covers; a function of nothing, so that results do not depend on the threads.
+const ROWS: usize = 128;
+
+/// `y[r] += bias` for each row; `y: [rows, bias.len()]`.
+pub fn add_rows(y: &mut [f32], bias: &[f32]) {
+    y.par_chunks_mut(ROWS * bias.len()).for_each(|rows| {
+        wide(
+            #[inline(always)]
+            || {
+                for row in rows.chunks_exact_mut(bias.len()) {
+                    row.iter_mut().zip(bias).for_each(|(y, bias)| *y += bias);
+                }
+            },
+        );
+    });
+}
+
+/// f32 elements of scratch for [`column_sums`].
+pub fn column_sums_scratch_len(rows: usize, width: usize) -> usize {
+    rows.div_ceil(ROWS) * width
+}
+
+/// `sums[c] (+)= Σ_r x[r, c]`, through partial sums of fixed blocks of rows, added in order.
+pub fn column_sums(x: &[f32], width: usize, sums: &mut [f32], accumulate: bool, scratch: &mut [f32]) {
+    let blocks = x.par_chunks(ROWS * width).zip(scratch.par_chunks_mut(width));
+    blocks.for_each(|(rows, partial)| {
+        wide(
+            #[inline(always)]
+            || {
+                partial.fill(0.0);
+                for row in rows.chunks_exact(width) {
+                    partial.iter_mut().zip(row).for_each(|(partial, x)| *partial += x);
+                }
+            },
+        );
+    });
+    add_partials(&scratch[..column_sums_scratch_len(x.len() / width, width)], sums, accumulate);
+}
+
+/// `sums (+)=` the rows of `partials`, in order.
+pub fn add_partials(partials: &[f32], sums: &mut [f32], accumulate: bool) {
+    if !accumulate {
+        sums.fill(0.0);
+    }
+    for partial in partials.chunks_exact(sums.len()) {
+        sums.iter_mut().zip(partial).for_each(|(sum, partial)| *sum += partial);
+    }
+}

@@ -1,0 +1,3 @@
+//! Adding a bias to every row, and its gradient, the column sums. Used inside [`super::linear`].
+
+pub mod cpu;

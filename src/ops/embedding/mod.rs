@@ -1,0 +1,118 @@
+//! Token embedding with learned positions: `out[b, t] = table[token[b, t]] + pos[t]`.
+//!
+//! Backwards: `dtable[v] = Σ over the places of token v of dout`, `dpos[t] = Σ_b dout[b, t]`, both in a fixed order.
+
+pub mod cpu;
+
+use super::act_bytes;
+use crate::autograd::{Access, Backward, Cost, Op, ParamGrad, ParamId, Slot, Tape, Var, Work};
+use crate::device::{Cpu, Device, DeviceError};
+
+/// `[batch, context] -> [batch, context, width]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    pub batch: usize,
+    pub context: usize,
+    pub width: usize,
+    pub vocab: usize,
+}
+
+/// Devices that embed tokens.
+pub trait Embedding: Device {
+    fn embedding_forward(
+        &self,
+        shape: &Shape,
+        tokens: Self::View<'_, i32>,
+        table: Self::View<'_, Self::Act>,
+        pos: Self::View<'_, f32>,
+        out: Self::ViewMut<'_, Self::Act>,
+    ) -> Result<(), DeviceError>;
+    fn embedding_backward(
+        &self,
+        shape: &Shape,
+        tokens: Self::View<'_, i32>,
+        dout: Self::View<'_, Self::Act>,
+        dtable: (Self::ViewMut<'_, f32>, bool),
+        dpos: (Self::ViewMut<'_, f32>, bool),
+    ) -> Result<(), DeviceError>;
+}
+
+struct EmbeddingOp<D: Device> {
+    shape: Shape,
+    tokens: Slot<i32>,
+    table: ParamId,
+    pos: ParamId,
+    out: Var<D::Act>,
+    back: Option<(Slot<D::Act>, ParamGrad, ParamGrad)>,
+}
+
+impl<D: Embedding> Tape<D> {
+    /// `tokens: [batch, context]`, each in `0..vocab` (the host checks) `-> [batch, context, width]`.
+    pub fn embedding(&mut self, tokens: Slot<i32>, batch: usize, table: ParamId, pos: ParamId) -> Var<D::Act> {
+        let (&[vocab, width], &[context, _]) = (&self.layout().get(table).shape[..], &self.layout().get(pos).shape[..])
+        else {
+            panic!("the tables are [vocab, width] and [context, width]")
+        };
+        let out = self.result(&[batch, context, width], true);
+        let shape = Shape { batch, context, width, vocab };
+        self.record(EmbeddingOp { shape, tokens, table, pos, out, back: None }, &[tokens.id()]);
+        out
+    }
+}
+
+impl<D: Embedding> Op<D> for EmbeddingOp<D> {
+    fn name(&self) -> &'static str {
+        "embedding"
+    }
+
+    fn cost(&self) -> Cost {
+        let Shape { batch, context, width, vocab } = self.shape;
+        let out = act_bytes::<D>(batch * context * width);
+        let backward = if self.back.is_some() { out + (vocab * width * 4) as u64 } else { 0 };
+        Cost { forward: Work { flops: 0, bytes: 2 * out }, backward: Work { flops: 0, bytes: backward } }
+    }
+
+    fn forward(&self, device: &D, on: &Access<D>) -> Result<(), DeviceError> {
+        let (table, pos) = (on.weight(self.table), on.master(self.pos));
+        device.embedding_forward(&self.shape, on.read(self.tokens), table, pos, on.write(self.out.slot()))
+    }
+
+    fn plan_backward(&mut self, plan: &mut Backward<D>) -> bool {
+        let Some(dout) = plan.grad(self.out) else { return false };
+        plan.read(self.tokens);
+        self.back = Some((dout, plan.param(self.table), plan.param(self.pos)));
+        true
+    }
+
+    fn backward(&self, device: &D, on: &Access<D>) -> Result<(), DeviceError> {
+        let Some((dout, table, pos)) = self.back else { return Ok(()) };
+        let (dtable, dpos) = ((on.grad(table), table.accumulate), (on.grad(pos), pos.accumulate));
+        device.embedding_backward(&self.shape, on.read(self.tokens), on.read(dout), dtable, dpos)
+    }
+}
+
+impl Embedding for Cpu {
+    fn embedding_forward(
+        &self,
+        shape: &Shape,
+        tokens: &[i32],
+        table: &[f32],
+        pos: &[f32],
+        out: &mut [f32],
+    ) -> Result<(), DeviceError> {
+        cpu::forward(*shape, tokens, table, pos, out);
+        Ok(())
+    }
+
+    fn embedding_backward(
+        &self,
+        shape: &Shape,
+        tokens: &[i32],
+        dout: &[f32],
+        dtable: (&mut [f32], bool),
+        dpos: (&mut [f32], bool),
+    ) -> Result<(), DeviceError> {
+        cpu::backward(*shape, tokens, dout, dtable, dpos);
+        Ok(())
+    }
+}

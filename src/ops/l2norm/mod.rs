@@ -1,0 +1,100 @@
+//! L2 normalisation of each row, as FLIP has it: `y = x / (|x| + 1e-8)`; the result is f32, for the loss.
+//!
+//! Backwards, with `n = |x|`, `s = n + 1e-8`: `dx = dy / s - x · (x · dy) / (n s²)` (zero where `n` is).
+
+pub mod cpu;
+
+use super::act_bytes;
+use crate::autograd::{Access, Backward, Cost, Op, Slot, Tape, Var, Work};
+use crate::device::{Cpu, Device, DeviceError};
+
+/// Devices that normalise rows.
+pub trait L2Norm: Device {
+    /// `x: [rows, width] -> y: [rows, width]`, `norm: [rows]`.
+    fn l2norm_forward(
+        &self,
+        width: usize,
+        x: Self::View<'_, Self::Act>,
+        y: Self::ViewMut<'_, f32>,
+        norm: Self::ViewMut<'_, f32>,
+    ) -> Result<(), DeviceError>;
+    fn l2norm_backward(
+        &self,
+        width: usize,
+        dy: Self::View<'_, f32>,
+        x: Self::View<'_, Self::Act>,
+        norm: Self::View<'_, f32>,
+        dx: Self::ViewMut<'_, Self::Act>,
+    ) -> Result<(), DeviceError>;
+}
+
+struct L2NormOp<D: Device> {
+    width: usize,
+    rows: usize,
+    x: Var<D::Act>,
+    y: Var<f32>,
+    norm: Slot<f32>,
+    back: Option<(Slot<f32>, Slot<D::Act>)>,
+}
+
+impl<D: L2Norm> Tape<D> {
+    /// `x: [rows, width] -> [rows, width]`, each row of length 1.
+    pub fn l2norm(&mut self, x: Var<D::Act>) -> Var<f32> {
+        let (rows, width) = self.rows(x);
+        let y = self.result(&[rows, width], true);
+        let norm = self.buffer(rows);
+        self.record(L2NormOp { width, rows, x, y, norm, back: None }, &[x.id()]);
+        y
+    }
+}
+
+impl<D: L2Norm> Op<D> for L2NormOp<D> {
+    fn name(&self) -> &'static str {
+        "l2norm"
+    }
+
+    fn cost(&self) -> Cost {
+        let count = self.rows * self.width;
+        let (act, full) = (act_bytes::<D>(count), 4 * count as u64);
+        let backward = if self.back.is_some() { 2 * act + full } else { 0 };
+        Cost { forward: Work { flops: 0, bytes: act + full }, backward: Work { flops: 0, bytes: backward } }
+    }
+
+    fn forward(&self, device: &D, on: &Access<D>) -> Result<(), DeviceError> {
+        device.l2norm_forward(self.width, on.read(self.x.slot()), on.write(self.y.slot()), on.write(self.norm))
+    }
+
+    fn plan_backward(&mut self, plan: &mut Backward<D>) -> bool {
+        self.back = plan.grad(self.y).and_then(|dy| Some((dy, plan.give(self.x)?)));
+        if self.back.is_some() {
+            plan.read(self.x.slot());
+            plan.read(self.norm);
+        }
+        self.back.is_some()
+    }
+
+    fn backward(&self, device: &D, on: &Access<D>) -> Result<(), DeviceError> {
+        let Some((dy, dx)) = self.back else { return Ok(()) };
+        let (x, norm) = (on.read(self.x.slot()), on.read(self.norm));
+        device.l2norm_backward(self.width, on.read(dy), x, norm, on.write(dx))
+    }
+}
+
+impl L2Norm for Cpu {
+    fn l2norm_forward(&self, width: usize, x: &[f32], y: &mut [f32], norm: &mut [f32]) -> Result<(), DeviceError> {
+        cpu::forward(x, width, y, norm);
+        Ok(())
+    }
+
+    fn l2norm_backward(
+        &self,
+        width: usize,
+        dy: &[f32],
+        x: &[f32],
+        norm: &[f32],
+        dx: &mut [f32],
+    ) -> Result<(), DeviceError> {
+        cpu::backward(dy, x, norm, width, dx);
+        Ok(())
+    }
+}

@@ -1,0 +1,229 @@
+//! Layer normalisation over the last axis, fused with the residual sum before it (Ba, Kiros and Hinton 2016).
+//!
+//! `s = x + delta` (or just `x`), `y = (s - mean(s)) · rstd · gamma + beta` with `rstd = 1 / sqrt(var(s) + eps)`.
+//!
+//! Backwards, with `ŝ = (s - mean) · rstd` and `g = dy ∘ gamma`:
+//! `ds = rstd · (g - mean(g) - ŝ · mean(g ∘ ŝ)) + ds_residual`, `dgamma = Σ_rows dy ∘ ŝ`, `dbeta = Σ_rows dy`;
+//! `x` and `delta` both get `ds`, as one buffer: the residual stream's gradient, updated in place.
+
+pub mod cpu;
+
+use super::act_bytes;
+use crate::autograd::{Access, Backward, Cost, Op, ParamGrad, ParamId, Slot, Tape, Var, Work};
+use crate::device::{Cpu, Device, DeviceError};
+
+/// Scale, shift and epsilon of a layer normalisation.
+#[derive(Clone, Copy, Debug)]
+pub struct Norm {
+    pub gamma: ParamId,
+    pub beta: ParamId,
+    pub eps: f32,
+}
+
+/// `[rows, width]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    pub rows: usize,
+    pub width: usize,
+}
+
+/// The operands of the forward pass.
+pub struct Forward<'a, D: Device> {
+    pub x: D::View<'a, D::Act>,
+    /// What is added first, and where the sum goes.
+    pub delta_sum: Option<(D::View<'a, D::Act>, D::ViewMut<'a, D::Act>)>,
+    pub gamma: D::View<'a, f32>,
+    pub beta: D::View<'a, f32>,
+    pub eps: f32,
+    pub y: D::ViewMut<'a, D::Act>,
+    pub mean: D::ViewMut<'a, f32>,
+    pub rstd: D::ViewMut<'a, f32>,
+}
+
+/// The operands of the backward pass.
+pub struct BackwardOperands<'a, D: Device> {
+    pub dy: D::View<'a, D::Act>,
+    /// What was normalised: the sum, where there is one.
+    pub x: D::View<'a, D::Act>,
+    pub gamma: D::View<'a, f32>,
+    pub mean: D::View<'a, f32>,
+    pub rstd: D::View<'a, f32>,
+    /// In, if the flag is set: the residual gradient, which is added to.
+    pub dx: (D::ViewMut<'a, D::Act>, bool),
+    pub dgamma: (D::ViewMut<'a, f32>, bool),
+    pub dbeta: (D::ViewMut<'a, f32>, bool),
+    pub scratch: D::ViewMut<'a, f32>,
+}
+
+/// Devices that have layer normalisation.
+pub trait LayerNorm: Device {
+    /// f32 elements of scratch that the backward pass needs.
+    fn layernorm_scratch(shape: &Shape) -> usize;
+    fn layernorm_forward(&self, shape: &Shape, operands: Forward<'_, Self>) -> Result<(), DeviceError>;
+    fn layernorm_backward(&self, shape: &Shape, operands: BackwardOperands<'_, Self>) -> Result<(), DeviceError>;
+}
+
+struct LayerNormOp<D: Device> {
+    shape: Shape,
+    norm: Norm,
+    x: Var<D::Act>,
+    delta: Option<Var<D::Act>>,
+    /// `x + delta`, or `x` again, handed on along the residual stream.
+    sum: Option<Var<D::Act>>,
+    y: Var<D::Act>,
+    mean: Slot<f32>,
+    rstd: Slot<f32>,
+    back: Option<Planned<D>>,
+}
+
+struct Planned<D: Device> {
+    dy: Slot<D::Act>,
+    dx: Slot<D::Act>,
+    accumulate: bool,
+    dgamma: ParamGrad,
+    dbeta: ParamGrad,
+    scratch: Slot<f32>,
+}
+
+impl<D: LayerNorm> Tape<D> {
+    /// `y = LN(x)`.
+    pub fn layernorm(&mut self, x: Var<D::Act>, norm: Norm) -> Var<D::Act> {
+        self.record_layernorm(x, None, None, norm)
+    }
+
+    /// `(s, LN(s))` with `s = x + delta`, or `s = x` where there is no `delta`: the residual stream and a branch off it.
+    pub fn residual_layernorm(
+        &mut self,
+        x: Var<D::Act>,
+        delta: Option<Var<D::Act>>,
+        norm: Norm,
+    ) -> (Var<D::Act>, Var<D::Act>) {
+        let sum = match delta {
+            Some(_) => self.result_like(x),
+            None => self.alias(x),
+        };
+        (sum, self.record_layernorm(x, delta, Some(sum), norm))
+    }
+
+    fn record_layernorm(
+        &mut self,
+        x: Var<D::Act>,
+        delta: Option<Var<D::Act>>,
+        sum: Option<Var<D::Act>>,
+        norm: Norm,
+    ) -> Var<D::Act> {
+        let (rows, width) = self.rows(x);
+        let y = self.result_like(x);
+        let (mean, rstd) = (self.buffer(rows), self.buffer(rows));
+        let op = LayerNormOp { shape: Shape { rows, width }, norm, x, delta, sum, y, mean, rstd, back: None };
+        let delta = delta.unwrap_or(x);
+        self.record(op, &[x.id(), delta.id()]);
+        y
+    }
+}
+
+impl<D: Device> LayerNormOp<D> {
+    /// What is normalised.
+    fn input(&self) -> Slot<D::Act> {
+        self.sum.unwrap_or(self.x).slot()
+    }
+}
+
+impl<D: LayerNorm> Op<D> for LayerNormOp<D> {
+    fn name(&self) -> &'static str {
+        "layernorm"
+    }
+
+    fn cost(&self) -> Cost {
+        let tensor = act_bytes::<D>(self.shape.rows * self.shape.width);
+        let statistics = 8 * self.shape.rows as u64;
+        let forward = if self.delta.is_some() { 4 } else { 2 };
+        let backward = match &self.back {
+            None => 0,
+            Some(back) => 3 + u64::from(back.accumulate),
+        };
+        Cost {
+            forward: Work { flops: 0, bytes: forward * tensor + statistics },
+            backward: Work { flops: 0, bytes: backward * tensor + statistics },
+        }
+    }
+
+    fn forward(&self, device: &D, on: &Access<D>) -> Result<(), DeviceError> {
+        let operands = Forward {
+            x: on.read(self.x.slot()),
+            delta_sum: match (self.delta, self.sum) {
+                (Some(delta), Some(sum)) => Some((on.read(delta.slot()), on.write(sum.slot()))),
+                _ => None,
+            },
+            gamma: on.master(self.norm.gamma),
+            beta: on.master(self.norm.beta),
+            eps: self.norm.eps,
+            y: on.write(self.y.slot()),
+            mean: on.write(self.mean),
+            rstd: on.write(self.rstd),
+        };
+        device.layernorm_forward(&self.shape, operands)
+    }
+
+    fn plan_backward(&mut self, plan: &mut Backward<D>) -> bool {
+        let dsum = self.sum.and_then(|sum| plan.grad_in_place(sum));
+        let dy = plan.grad(self.y);
+        let (dx, accumulate) = match (dsum, dy) {
+            (Some(dsum), _) => (dsum, true),
+            (None, Some(_)) => (plan.scratch(self.shape.rows * self.shape.width), false),
+            (None, None) => return false,
+        };
+        plan.hand_on(self.x, dx);
+        if let Some(delta) = self.delta {
+            plan.hand_on(delta, dx);
+        }
+        let Some(dy) = dy else { return false };
+        plan.read(self.input());
+        plan.read(self.mean);
+        plan.read(self.rstd);
+        self.back = Some(Planned {
+            dy,
+            dx,
+            accumulate,
+            dgamma: plan.param(self.norm.gamma),
+            dbeta: plan.param(self.norm.beta),
+            scratch: plan.scratch(D::layernorm_scratch(&self.shape)),
+        });
+        true
+    }
+
+    fn backward(&self, device: &D, on: &Access<D>) -> Result<(), DeviceError> {
+        let Some(back) = &self.back else { return Ok(()) };
+        let operands = BackwardOperands {
+            dy: on.read(back.dy),
+            x: on.read(self.input()),
+            gamma: on.master(self.norm.gamma),
+            mean: on.read(self.mean),
+            rstd: on.read(self.rstd),
+            dx: (on.write(back.dx), back.accumulate),
+            dgamma: (on.grad(back.dgamma), back.dgamma.accumulate),
+            dbeta: (on.grad(back.dbeta), back.dbeta.accumulate),
+            scratch: on.write(back.scratch),
+        };
+        device.layernorm_backward(&self.shape, operands)
+    }
+}
+
+impl LayerNorm for Cpu {
+    fn layernorm_scratch(shape: &Shape) -> usize {
+        cpu::backward_scratch_len(shape.rows, shape.width)
+    }
+
+    fn layernorm_forward(&self, _: &Shape, operands: Forward<'_, Self>) -> Result<(), DeviceError> {
+        let Forward { x, delta_sum, gamma, beta, eps, y, mean, rstd } = operands;
+        let (delta, sum) = delta_sum.unzip();
+        cpu::forward(x, delta, gamma, beta, eps, sum, y, mean, rstd);
+        Ok(())
+    }
+
+    fn layernorm_backward(&self, _: &Shape, operands: BackwardOperands<'_, Self>) -> Result<(), DeviceError> {
+        let BackwardOperands { dy, x, gamma, mean, rstd, dx: (dx, add), dgamma, dbeta, scratch } = operands;
+        cpu::backward(dy, x, gamma, mean, rstd, dx, add, dgamma.0, dbeta.0, dgamma.1, scratch);
+        Ok(())
+    }
+}

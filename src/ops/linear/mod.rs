@@ -1,0 +1,170 @@
+//! Matrix product with a weight, an optional bias and an optional GELU: `y = gelu(x Wᵀ + b)`.
+//!
+//! Backwards, with `h = x Wᵀ + b` saved where there is a GELU: `dh = dy ∘ gelu'(h)`, `dx = dh W`, `dW = dhᵀ x`,
+//! `db = Σ_rows dh`.
+
+mod cpu;
+
+use super::act_bytes;
+use super::gelu::Gelu;
+use crate::autograd::{Access, Backward, Cost, Op, ParamGrad, ParamId, Slot, Tape, Var, Work};
+use crate::device::{Device, DeviceError};
+
+/// How a weight lies in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WeightLayout {
+    /// `[outputs, inputs]`, as in PyTorch's `Linear`.
+    OutIn,
+    /// `[inputs, outputs]`, as OpenCLIP stores its projections.
+    InOut,
+}
+
+/// The parameters of a linear layer.
+#[derive(Clone, Copy, Debug)]
+pub struct Weights {
+    pub weight: ParamId,
+    pub bias: Option<ParamId>,
+    pub layout: WeightLayout,
+}
+
+/// `[rows, inputs] -> [rows, outputs]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    pub rows: usize,
+    pub inputs: usize,
+    pub outputs: usize,
+    pub layout: WeightLayout,
+}
+
+/// The operands of the forward product.
+pub struct Forward<'a, D: Device> {
+    pub x: D::View<'a, D::Act>,
+    pub weight: D::View<'a, D::Act>,
+    pub bias: Option<D::View<'a, D::Act>>,
+    /// The GELU and where its input is saved.
+    pub gelu: Option<(Gelu, D::ViewMut<'a, D::Act>)>,
+    pub y: D::ViewMut<'a, D::Act>,
+}
+
+/// The operands of the backward products.
+pub struct BackwardOperands<'a, D: Device> {
+    pub x: D::View<'a, D::Act>,
+    pub weight: D::View<'a, D::Act>,
+    /// The GELU and its saved input.
+    pub gelu: Option<(Gelu, D::View<'a, D::Act>)>,
+    /// In: the gradient of `y`; where there is a GELU, left as that of its input.
+    pub dy: D::ViewMut<'a, D::Act>,
+    pub dx: Option<D::ViewMut<'a, D::Act>>,
+    pub dweight: (D::ViewMut<'a, f32>, bool),
+    pub dbias: Option<(D::ViewMut<'a, f32>, bool)>,
+    pub scratch: D::ViewMut<'a, f32>,
+}
+
+/// Devices that have matrix products.
+pub trait Linear: Device {
+    /// f32 elements of scratch that the backward pass needs.
+    fn linear_scratch(shape: &Shape) -> usize;
+    fn linear_forward(&self, shape: &Shape, operands: Forward<'_, Self>) -> Result<(), DeviceError>;
+    fn linear_backward(&self, shape: &Shape, operands: BackwardOperands<'_, Self>) -> Result<(), DeviceError>;
+}
+
+struct LinearOp<D: Device> {
+    shape: Shape,
+    weights: Weights,
+    gelu: Option<(Gelu, Slot<D::Act>)>,
+    x: Var<D::Act>,
+    y: Var<D::Act>,
+    back: Option<Planned<D>>,
+}
+
+struct Planned<D: Device> {
+    dy: Slot<D::Act>,
+    dx: Option<Slot<D::Act>>,
+    dweight: ParamGrad,
+    dbias: Option<ParamGrad>,
+    scratch: Slot<f32>,
+}
+
+impl<D: Linear> Tape<D> {
+    /// `x: [..., inputs] -> [..., outputs]`.
+    pub fn linear(&mut self, x: Var<D::Act>, weights: Weights, gelu: Option<Gelu>) -> Var<D::Act> {
+        let (rows, inputs) = self.rows(x);
+        let outputs = self.layout().get(weights.weight).len / inputs;
+        let mut shape = self.shape(x).to_vec();
+        shape.last_mut().into_iter().for_each(|width| *width = outputs);
+        let y = self.result(&shape, true);
+        let gelu = gelu.map(|kind| (kind, self.buffer(rows * outputs)));
+        let shape = Shape { rows, inputs, outputs, layout: weights.layout };
+        self.record(LinearOp { shape, weights, gelu, x, y, back: None }, &[x.id()]);
+        y
+    }
+}
+
+impl<D: Linear> Op<D> for LinearOp<D> {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn cost(&self) -> Cost {
+        let Shape { rows, inputs, outputs, .. } = self.shape;
+        let flops = 2 * (rows * inputs * outputs) as u64;
+        let tensors = act_bytes::<D>(rows * (inputs + outputs));
+        let saved = if self.gelu.is_some() { act_bytes::<D>(rows * outputs) } else { 0 };
+        let weight = act_bytes::<D>(inputs * outputs);
+        let forward = Work { flops, bytes: tensors + saved + weight };
+        let backward = match &self.back {
+            None => Work::default(),
+            Some(back) => Work {
+                flops: flops * if back.dx.is_some() { 2 } else { 1 },
+                bytes: tensors * if back.dx.is_some() { 2 } else { 1 } + saved + weight + (inputs * outputs * 4) as u64,
+            },
+        };
+        Cost { forward, backward }
+    }
+
+    fn forward(&self, device: &D, on: &Access<D>) -> Result<(), DeviceError> {
+        let operands = Forward {
+            x: on.read(self.x.slot()),
+            weight: on.weight(self.weights.weight),
+            bias: self.weights.bias.map(|bias| on.weight(bias)),
+            gelu: self.gelu.map(|(kind, pre)| (kind, on.write(pre))),
+            y: on.write(self.y.slot()),
+        };
+        device.linear_forward(&self.shape, operands)
+    }
+
+    fn plan_backward(&mut self, plan: &mut Backward<D>) -> bool {
+        let dy = match self.gelu {
+            Some((_, pre)) => {
+                plan.read(pre);
+                plan.grad_in_place(self.y)
+            }
+            None => plan.grad(self.y),
+        };
+        let Some(dy) = dy else { return false };
+        plan.read(self.x.slot());
+        self.back = Some(Planned {
+            dy,
+            dx: plan.give(self.x),
+            dweight: plan.param(self.weights.weight),
+            dbias: self.weights.bias.map(|bias| plan.param(bias)),
+            scratch: plan.scratch(D::linear_scratch(&self.shape)),
+        });
+        true
+    }
+
+    fn backward(&self, device: &D, on: &Access<D>) -> Result<(), DeviceError> {
+        let Some(back) = &self.back else { return Ok(()) };
+        let operands = BackwardOperands {
+            x: on.read(self.x.slot()),
+            weight: on.weight(self.weights.weight),
+            gelu: self.gelu.map(|(kind, pre)| (kind, on.read(pre))),
+            dy: on.write(back.dy),
+            dx: back.dx.map(|dx| on.write(dx)),
+            dweight: (on.grad(back.dweight), back.dweight.accumulate),
+            dbias: back.dbias.map(|dbias| (on.grad(dbias), dbias.accumulate)),
+            scratch: on.write(back.scratch),
+        };
+        device.linear_backward(&self.shape, operands)
+    }
+}
