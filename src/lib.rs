@@ -5,6 +5,8 @@
 pub mod autograd;
 pub mod data;
 pub mod device;
+pub mod golden;
 pub mod model;
 pub mod ops;
+pub mod optim;
 pub mod random;

@@ -1,6 +1,6 @@
 //! Transformer blocks: pre-normalised, biases everywhere, MLP of four times the width.
 
-use super::config::{ModelConfig, TowerConfig};
+use super::config::TowerConfig;
 use crate::autograd::{Init, Layout, ParamId, Tape, Var};
 use crate::ops::AllOps;
 use crate::ops::gelu::Gelu;
@@ -8,11 +8,11 @@ use crate::ops::layernorm::Norm;
 use crate::ops::linear::{WeightLayout, Weights};
 
 /// Adds `prefix.weight` (ones) and `prefix.bias` (zeros), which do not decay.
-pub(super) fn norm(layout: &mut Layout, prefix: &str, width: usize) -> Norm {
+pub(super) fn norm(layout: &mut Layout, prefix: &str, width: usize, eps: f32) -> Norm {
     Norm {
         gamma: layout.add(format!("{prefix}.weight"), &[width], Init::Constant(1.0), false),
         beta: layout.add(format!("{prefix}.bias"), &[width], Init::Constant(0.0), false),
-        eps: ModelConfig::LN_EPS,
+        eps,
     }
 }
 
@@ -49,7 +49,7 @@ pub(super) struct Transformer {
 
 impl Transformer {
     /// Parameters `{prefix}.resblocks.{i}...` and `{final_norm}.*`, named as in OpenCLIP.
-    pub fn new(layout: &mut Layout, prefix: &str, final_norm: &str, config: &TowerConfig) -> Self {
+    pub fn new(layout: &mut Layout, prefix: &str, final_norm: &str, config: &TowerConfig, eps: f32) -> Self {
         let width = config.width;
         let blocks = (0..config.layers)
             .map(|index| {
@@ -57,16 +57,16 @@ impl Transformer {
                 let dense = |name: &str| [format!("{block}.{name}.weight"), format!("{block}.{name}.bias")];
                 let packed = [format!("{block}.attn.in_proj_weight"), format!("{block}.attn.in_proj_bias")];
                 Block {
-                    norm1: norm(layout, &format!("{block}.ln_1"), width),
+                    norm1: norm(layout, &format!("{block}.ln_1"), width, eps),
                     qkv: linear(layout, packed, 3 * width, width),
                     out: linear(layout, dense("attn.out_proj"), width, width),
-                    norm2: norm(layout, &format!("{block}.ln_2"), width),
+                    norm2: norm(layout, &format!("{block}.ln_2"), width, eps),
                     up: linear(layout, dense("mlp.c_fc"), 4 * width, width),
                     down: linear(layout, dense("mlp.c_proj"), width, 4 * width),
                 }
             })
             .collect();
-        Self { blocks, heads: config.heads, final_norm: norm(layout, final_norm, width) }
+        Self { blocks, heads: config.heads, final_norm: norm(layout, final_norm, width, eps) }
     }
 
     /// `x: [batch, tokens, width]` to the same shape, normalised. Each residual sum is fused with the normalisation after

@@ -28,6 +28,14 @@ pub struct ModelConfig {
     pub vocab: usize,
     /// Width of the space that both towers project to.
     pub embed_dim: usize,
+    /// Layer normalisation's epsilon.
+    #[serde(default = "default_ln_eps")]
+    pub ln_eps: f32,
+}
+
+/// flip.md: 1e-6 everywhere.
+fn default_ln_eps() -> f32 {
+    1e-6
 }
 
 /// The models of the paper (flip.md, "Model"), and a small one for the embedded data.
@@ -52,6 +60,7 @@ impl Preset {
             context: 32,
             vocab: 30_523,
             embed_dim,
+            ln_eps: default_ln_eps(),
         };
         match self {
             Self::Tiny => ModelConfig {
@@ -62,6 +71,7 @@ impl Preset {
                 context: 16,
                 vocab: 4096,
                 embed_dim: 128,
+                ln_eps: default_ln_eps(),
             },
             Self::B16 => paper(16, tower(12, 768, 12), tower(12, 512, 8), 512),
             Self::L16 => paper(16, tower(24, 1024, 16), tower(12, 768, 12), 768),
@@ -72,8 +82,6 @@ impl Preset {
 }
 
 impl ModelConfig {
-    /// Layer normalisation's epsilon (flip.md: 1e-6 everywhere).
-    pub const LN_EPS: f32 = 1e-6;
     /// The shift and scale of pixels.
     pub const NORMALISATION: Normalisation = Normalisation::IMAGENET;
 

@@ -61,11 +61,11 @@ impl Flip {
         Self {
             patch: linear(&mut layout, conv, vision.width, config.patch_len()),
             cls: layout.add("visual.class_embedding", &[vision.width], normal, decay_cls),
-            vision: Transformer::new(&mut layout, "visual.transformer", "visual.ln_post", vision),
+            vision: Transformer::new(&mut layout, "visual.transformer", "visual.ln_post", vision, config.ln_eps),
             vision_projection: projection(&mut layout, "visual.proj", vision.width, config.embed_dim),
             tokens: layout.add("token_embedding.weight", &[config.vocab, text.width], normal, true),
             text_positions: layout.add("positional_embedding", &[config.context, text.width], normal, false),
-            text: Transformer::new(&mut layout, "transformer", "ln_final", text),
+            text: Transformer::new(&mut layout, "transformer", "ln_final", text, config.ln_eps),
             text_projection: projection(&mut layout, "text_projection", text.width, config.embed_dim),
             logit_scale: layout.add("logit_scale", &[1], Init::Constant(LOGIT_SCALE), true),
             config: config.clone(),

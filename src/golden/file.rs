@@ -1,0 +1,169 @@
+//! Reading a golden state.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use memmap2::Mmap;
+use safetensors::{Dtype, SafeTensors};
+use serde::Deserialize;
+
+use crate::model::{ModelConfig, TowerConfig};
+
+/// What can be wrong with a golden state.
+#[derive(Debug, thiserror::Error)]
+pub enum GoldenError {
+    #[error("{path}: {source}")]
+    Open { path: PathBuf, source: std::io::Error },
+    #[error("{path}: not a safetensors file: {source}")]
+    Format { path: PathBuf, source: safetensors::SafeTensorError },
+    #[error("{path}: the header's `config` {problem}")]
+    Config { path: PathBuf, problem: String },
+    #[error("{path}: tensor `{name}`: {problem}")]
+    Tensor { path: PathBuf, name: String, problem: String },
+    #[error(transparent)]
+    Device(#[from] crate::device::DeviceError),
+}
+
+/// The header's `config`.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Config {
+    image_size: usize,
+    patch_size: usize,
+    vision_width: usize,
+    vision_heads: usize,
+    vision_layers: usize,
+    text_width: usize,
+    text_heads: usize,
+    text_layers: usize,
+    vocab_size: usize,
+    context_length: usize,
+    embed_dim: usize,
+    pub batch: usize,
+    pub b1: f32,
+    pub b2: f32,
+    pub eps: f32,
+    pub weight_decay: f32,
+    layernorm_eps: f32,
+}
+
+impl Config {
+    pub fn model(&self) -> ModelConfig {
+        ModelConfig {
+            image_size: self.image_size,
+            patch_size: self.patch_size,
+            vision: TowerConfig { layers: self.vision_layers, width: self.vision_width, heads: self.vision_heads },
+            text: TowerConfig { layers: self.text_layers, width: self.text_width, heads: self.text_heads },
+            context: self.context_length,
+            vocab: self.vocab_size,
+            embed_dim: self.embed_dim,
+            ln_eps: self.layernorm_eps,
+        }
+    }
+}
+
+/// An open golden state.
+pub(super) struct Golden {
+    path: PathBuf,
+    map: Mmap,
+    pub config: Config,
+}
+
+impl Golden {
+    pub fn open(path: &Path) -> Result<Self, GoldenError> {
+        let open = |source| GoldenError::Open { path: path.to_owned(), source };
+        let file = File::open(path).map_err(open)?;
+        // SAFETY: the file is only read; if someone else shortens it meanwhile, the process gets a signal, as with any map.
+        let map = unsafe { Mmap::map(&file) }.map_err(open)?;
+        let format = |source| GoldenError::Format { path: path.to_owned(), source };
+        let (_, metadata) = SafeTensors::read_metadata(&map).map_err(format)?;
+        let config_error = |problem| GoldenError::Config { path: path.to_owned(), problem };
+        let config = metadata.metadata().as_ref().and_then(|fields| fields.get("config"));
+        let config = config.ok_or_else(|| config_error("is missing".to_owned()))?;
+        let config: Config = serde_json::from_str(config).map_err(|error| config_error(error.to_string()))?;
+        config.model().check().map_err(config_error)?;
+        Ok(Self { path: path.to_owned(), map, config })
+    }
+
+    fn tensors(&self) -> Result<SafeTensors<'_>, GoldenError> {
+        SafeTensors::deserialize(&self.map).map_err(|source| GoldenError::Format { path: self.path.clone(), source })
+    }
+
+    /// All tensors' names.
+    pub fn names(&self) -> Result<Vec<String>, GoldenError> {
+        Ok(self.tensors()?.names().into_iter().map(str::to_owned).collect())
+    }
+
+    fn error(&self, name: &str, problem: String) -> GoldenError {
+        GoldenError::Tensor { path: self.path.clone(), name: name.to_owned(), problem }
+    }
+
+    /// Shape and little-endian numbers of a tensor of type `dtype`.
+    fn read<T, const N: usize>(
+        &self,
+        name: &str,
+        dtype: Dtype,
+        decode: fn([u8; N]) -> T,
+    ) -> Result<(Vec<usize>, Vec<T>), GoldenError> {
+        let tensors = self.tensors()?;
+        let tensor = tensors.tensor(name).map_err(|_| self.error(name, "is missing".to_owned()))?;
+        if tensor.dtype() != dtype {
+            return Err(self.error(name, format!("is {:?}, expected {dtype:?}", tensor.dtype())));
+        }
+        let (numbers, _) = tensor.data().as_chunks::<N>();
+        Ok((tensor.shape().to_vec(), numbers.iter().map(|bytes| decode(*bytes)).collect()))
+    }
+
+    fn expect<T>(&self, name: &str, found: (Vec<usize>, Vec<T>), shape: &[usize]) -> Result<Vec<T>, GoldenError> {
+        match found {
+            (found, values) if found == shape => Ok(values),
+            (found, _) => Err(self.error(name, format!("has shape {found:?}, expected {shape:?}"))),
+        }
+    }
+
+    pub fn f32(&self, name: &str) -> Result<(Vec<usize>, Vec<f32>), GoldenError> {
+        self.read(name, Dtype::F32, f32::from_le_bytes)
+    }
+
+    /// An f32 tensor with `len` numbers in any shape.
+    pub fn f32_len(&self, name: &str, len: usize) -> Result<Vec<f32>, GoldenError> {
+        match self.f32(name)? {
+            (_, values) if values.len() == len => Ok(values),
+            (shape, _) => Err(self.error(name, format!("has shape {shape:?}, expected {len} numbers"))),
+        }
+    }
+
+    pub fn scalar(&self, name: &str) -> Result<f64, GoldenError> {
+        Ok(f64::from(self.f32_len(name, 1)?[0]))
+    }
+
+    pub fn images(&self) -> Result<Vec<u8>, GoldenError> {
+        let (name, side) = ("inputs/images_u8", self.config.image_size);
+        let found = self.read(name, Dtype::U8, u8::from_le_bytes)?;
+        self.expect(name, found, &[self.config.batch, side, side, 3])
+    }
+
+    pub fn tokens(&self) -> Result<Vec<i32>, GoldenError> {
+        let (name, vocab) = ("inputs/tokens", self.config.vocab_size as i32);
+        let found = self.read(name, Dtype::I32, i32::from_le_bytes)?;
+        let tokens = self.expect(name, found, &[self.config.batch, self.config.context_length])?;
+        match tokens.iter().find(|token| !(0..vocab).contains(*token)) {
+            Some(token) => Err(self.error(name, format!("holds {token}, outside a vocabulary of {vocab}"))),
+            None => Ok(tokens),
+        }
+    }
+
+    /// Indices of visible patches: all axes but the last together, and the last.
+    pub fn ids(&self, name: &str) -> Result<(Vec<u32>, usize, usize), GoldenError> {
+        let (shape, ids) = self.read(name, Dtype::I32, i32::from_le_bytes)?;
+        let patches = self.config.model().patches() as i32;
+        if let Some(id) = ids.iter().find(|id| !(0..patches).contains(*id)) {
+            return Err(self.error(name, format!("holds {id}, but there are {patches} patches")));
+        }
+        let kept = shape.last().copied().unwrap_or(0);
+        let rows = ids.len().checked_div(kept).unwrap_or(0);
+        if rows == 0 || !rows.is_multiple_of(self.config.batch) {
+            return Err(self.error(name, format!("has shape {shape:?}, expected [.., {}, kept]", self.config.batch)));
+        }
+        Ok((ids.into_iter().map(|id| id as u32).collect(), rows, kept))
+    }
+}

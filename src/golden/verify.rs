@@ -1,0 +1,218 @@
+//! Running a golden state on a device and comparing every quantity it holds.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::file::{Golden, GoldenError};
+use super::names::{Piece, pieces};
+use crate::autograd::{Layout, Parameters, Program, Tape};
+use crate::model::{Embedded, Flip, ModelConfig, sincos_2d};
+use crate::ops::AllOps;
+use crate::ops::contrastive::LOSS;
+use crate::optim::{AdamWConfig, Optimizer};
+
+/// How close a device must come; by its arithmetic.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Tolerances {
+    /// Largest absolute difference of a unit embedding's elements.
+    pub embeddings: f64,
+    /// Relative, as all below.
+    pub loss: f64,
+    /// L2 norm of the difference over the L2 norm of the gradient.
+    pub gradients: f64,
+    pub training_losses: f64,
+    pub final_norms: f64,
+}
+
+impl Tolerances {
+    /// f32 throughout: what reorderings of sums in f32 may do.
+    pub const F32: Self =
+        Self { embeddings: 1e-5, loss: 1e-5, gradients: 1e-4, training_losses: 1e-4, final_norms: 1e-4 };
+}
+
+/// One compared quantity.
+#[derive(Clone, Debug)]
+pub struct Check {
+    pub quantity: String,
+    pub error: f64,
+    pub tolerance: f64,
+}
+
+impl Check {
+    /// False for a NaN.
+    pub fn holds(&self) -> bool {
+        self.error <= self.tolerance
+    }
+}
+
+/// A model at the golden state's weights on a device.
+struct Run<'a, D: AllOps> {
+    golden: &'a Golden,
+    device: Arc<D>,
+    flip: Flip,
+    images: Vec<u8>,
+    tokens: Vec<i32>,
+}
+
+/// Compares everything that the golden state at `path` holds with what `device` computes.
+pub fn verify<D: AllOps>(path: &Path, device: Arc<D>, tolerances: Tolerances) -> Result<Vec<Check>, GoldenError> {
+    let golden = Golden::open(path)?;
+    // The golden states were made without decay of the CLS token.
+    let flip = Flip::new(&golden.config.model(), false);
+    let (images, tokens) = (golden.images()?, golden.tokens()?);
+    let run = Run { golden: &golden, device, flip, images, tokens };
+    let names = golden.names()?;
+    let has = |prefix: &str| names.iter().any(|name| name.starts_with(prefix));
+    let mut checks = vec![run.position_table()?];
+    let mut masks: Vec<&str> = names.iter().filter_map(|name| name.strip_suffix("/ids_keep")).collect();
+    masks.retain(|mask| mask.starts_with("mask"));
+    masks.sort_unstable();
+    for mask in masks {
+        checks.extend(run.mask(mask, has(&format!("{mask}/grads/")), &tolerances)?);
+    }
+    if has("train/losses") {
+        checks.extend(run.train(&tolerances)?);
+    }
+    Ok(checks)
+}
+
+fn relative(ours: f64, theirs: f64) -> f64 {
+    (ours - theirs).abs() / theirs.abs().max(f64::MIN_POSITIVE)
+}
+
+fn norm(values: impl IntoIterator<Item = f32>) -> f64 {
+    values.into_iter().map(|value| f64::from(value).powi(2)).sum::<f64>().sqrt()
+}
+
+fn difference(ours: &[f32], theirs: &[f32]) -> f64 {
+    norm(ours.iter().zip(theirs).map(|(ours, theirs)| ours - theirs))
+}
+
+fn largest_difference(ours: &[f32], theirs: &[f32]) -> f64 {
+    ours.iter().zip(theirs).map(|(ours, theirs)| f64::from((ours - theirs).abs())).fold(0.0, f64::max)
+}
+
+impl<D: AllOps> Run<'_, D> {
+    /// Every golden tensor with its place in our arena.
+    fn pieces(&self) -> impl Iterator<Item = (usize, Piece)> {
+        let specs = self.flip.layout().specs().iter();
+        specs.flat_map(|spec| pieces(spec).into_iter().map(|piece| (spec.offset + piece.offset, piece)))
+    }
+
+    fn parameters(&self) -> Result<Parameters<D>, GoldenError> {
+        let layout: &Arc<Layout> = self.flip.layout();
+        let mut values = vec![0.0; layout.arena_len()];
+        for (offset, piece) in self.pieces() {
+            let theirs = self.golden.f32_len(&format!("params/{}", piece.name), piece.len)?;
+            values[offset..offset + piece.len].copy_from_slice(&piece.to_ours(&theirs));
+        }
+        Ok(Parameters::new(&*self.device, layout.clone(), &values)?)
+    }
+
+    /// A training program for `kept` visible patches, with images and tokens in place.
+    fn program(&self, kept: usize) -> Result<(Program<D>, Embedded), GoldenError> {
+        let mut tape = Tape::new(self.flip.layout().clone());
+        let embedded = self.flip.record(&mut tape, self.golden.config.batch, kept);
+        Ok((tape.train(self.device.clone())?, embedded))
+    }
+
+    fn forward(
+        &self,
+        program: &mut Program<D>,
+        embedded: &Embedded,
+        ids: &[u32],
+        params: &Parameters<D>,
+    ) -> Result<f64, GoldenError> {
+        program.write(embedded.inputs.images, &self.images)?;
+        program.write(embedded.inputs.tokens, &self.tokens)?;
+        program.write(embedded.inputs.ids_keep, ids)?;
+        program.forward(params)?;
+        Ok(f64::from(program.read(embedded.outcome)?[LOSS]))
+    }
+
+    /// The fixed table is computed, not loaded: it must be theirs. Sines in f32 may differ in the last places.
+    fn position_table(&self) -> Result<Check, GoldenError> {
+        let ModelConfig { image_size, patch_size, vision, .. } = self.flip.config;
+        let ours = sincos_2d(image_size / patch_size, vision.width);
+        let theirs = self.golden.f32_len("params/img_encoder/posembed_encoder/pos_embedding", ours.len())?;
+        let error = largest_difference(&ours, &theirs);
+        Ok(Check { quantity: "position table".to_owned(), error, tolerance: 1e-6 })
+    }
+
+    fn mask(&self, mask: &str, grads: bool, tolerances: &Tolerances) -> Result<Vec<Check>, GoldenError> {
+        let (ids, _, kept) = self.golden.ids(&format!("{mask}/ids_keep"))?;
+        let mut params = self.parameters()?;
+        let (mut program, embedded) = self.program(kept)?;
+        let loss = self.forward(&mut program, &embedded, &ids, &params)?;
+        let mut checks = Vec::new();
+        let mut add = |what: &str, error, tolerance| {
+            checks.push(Check { quantity: format!("{mask} {what}"), error, tolerance });
+        };
+        for (what, var) in [("z_img", embedded.images), ("z_txt", embedded.texts)] {
+            let ours = program.read(var.slot())?;
+            let theirs = self.golden.f32_len(&format!("{mask}/{what}"), ours.len())?;
+            add(what, largest_difference(&ours, &theirs), tolerances.embeddings);
+        }
+        add("loss", relative(loss, self.golden.scalar(&format!("{mask}/loss"))?), tolerances.loss);
+        program.backward(&mut params)?;
+        let ours = params.download_grads(&self.device)?;
+        let grad_norm = self.golden.scalar(&format!("{mask}/grad_norm"))?;
+        add("gradient norm", relative(norm(ours.iter().copied()), grad_norm), tolerances.gradients);
+        if grads {
+            checks.extend(self.gradients(mask, &ours, tolerances.gradients)?);
+        }
+        Ok(checks)
+    }
+
+    /// Each gradient, relative to its own norm; those that are zero in exact arithmetic relative to the largest.
+    fn gradients(&self, mask: &str, ours: &[f32], tolerance: f64) -> Result<Vec<Check>, GoldenError> {
+        let mut compared = Vec::new();
+        for (offset, piece) in self.pieces() {
+            let theirs = self.golden.f32_len(&format!("{mask}/grads/{}", piece.name), piece.len)?;
+            let theirs = piece.to_ours(&theirs);
+            let difference = difference(&ours[offset..offset + piece.len], &theirs);
+            compared.push((piece, difference, norm(theirs)));
+        }
+        let largest = compared.iter().map(|(.., norm)| *norm).fold(0.0, f64::max);
+        let check = |(piece, difference, norm): (Piece, f64, f64)| Check {
+            error: difference / if piece.is_key_bias() { largest } else { norm },
+            quantity: format!("{mask} gradient {}", piece.name),
+            tolerance,
+        };
+        Ok(compared.into_iter().map(check).collect())
+    }
+
+    fn train(&self, tolerances: &Tolerances) -> Result<Vec<Check>, GoldenError> {
+        let (ids, rows, kept) = self.golden.ids("train/ids_keep")?;
+        let steps = rows / self.golden.config.batch;
+        let rates = self.golden.f32_len("train/learning_rates", steps)?;
+        let losses = self.golden.f32_len("train/losses", steps)?;
+        let config = &self.golden.config;
+        let adamw = AdamWConfig {
+            beta1: config.b1,
+            beta2: config.b2,
+            eps: config.eps,
+            weight_decay: config.weight_decay,
+            clip_norm: 0.0,
+        };
+        let mut params = self.parameters()?;
+        let (mut program, embedded) = self.program(kept)?;
+        let mut optimizer = Optimizer::new(&*self.device, &params, adamw)?;
+        let mut checks = Vec::new();
+        for (step, ids) in ids.chunks_exact(config.batch * kept).enumerate() {
+            let loss = self.forward(&mut program, &embedded, ids, &params)?;
+            program.backward(&mut params)?;
+            optimizer.step(&self.device, &mut params, f64::from(rates[step]))?;
+            let error = relative(loss, f64::from(losses[step]));
+            checks.push(Check { quantity: format!("train loss {step}"), error, tolerance: tolerances.training_losses });
+        }
+        let values = params.download_values(&self.device)?;
+        for (offset, piece) in self.pieces().filter(|(_, piece)| !piece.is_key_bias()) {
+            let theirs = self.golden.scalar(&format!("train/final_param_norms/{}", piece.name))?;
+            let ours = norm(values[offset..offset + piece.len].iter().copied());
+            let quantity = format!("train final norm {}", piece.name);
+            checks.push(Check { quantity, error: relative(ours, theirs), tolerance: tolerances.final_norms });
+        }
+        Ok(checks)
+    }
+}
