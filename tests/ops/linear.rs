@@ -1,0 +1,65 @@
+use flipk::ops::gelu::Gelu;
+use flipk::ops::linear::{WeightLayout, Weights};
+
+use crate::harness::Case;
+
+/// The error function by its power series, which converges everywhere.
+fn erf(x: f64) -> f64 {
+    let (mut term, mut sum) = (x, x);
+    for n in 1..150 {
+        term *= -x * x / f64::from(n);
+        sum += term / f64::from(2 * n + 1);
+    }
+    sum * 2.0 / std::f64::consts::PI.sqrt()
+}
+
+fn gelu(kind: Option<Gelu>, x: f64) -> f64 {
+    match kind {
+        None => x,
+        Some(Gelu::Tanh) => 0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh()),
+        // Beyond 5 the error function is 1 to f64's last place but one, and the series loses digits.
+        Some(Gelu::Exact) => 0.5 * x * (1.0 + if x.abs() > 6.0 { x.signum() } else { erf(x / 2f64.sqrt()) }),
+    }
+}
+
+fn check(rows: usize, inputs: usize, outputs: usize, layout: WeightLayout, bias: bool, kind: Option<Gelu>) {
+    let shape = match layout {
+        WeightLayout::OutIn => [outputs, inputs],
+        WeightLayout::InOut => [inputs, outputs],
+    };
+    let params: &[&[usize]] = if bias { &[&shape, &[outputs]] } else { &[&shape] };
+    Case { inputs: &[&[rows, inputs]], params }.check(
+        |tape, x, p| tape.linear(x[0], Weights { weight: p[0], bias: p.get(1).copied(), layout }, kind),
+        |operands| {
+            let (x, weight) = (&operands[0], &operands[1]);
+            let mut y = Vec::new();
+            for row in 0..rows {
+                for output in 0..outputs {
+                    let at = |input: usize| match layout {
+                        WeightLayout::OutIn => weight[output * inputs + input],
+                        WeightLayout::InOut => weight[input * outputs + output],
+                    };
+                    let product: f64 = (0..inputs).map(|input| x[row * inputs + input] * at(input)).sum();
+                    y.push(gelu(kind, product + operands.get(2).map_or(0.0, |bias| bias[output])));
+                }
+            }
+            y
+        },
+    );
+}
+
+#[test]
+fn plain_and_with_bias() {
+    check(1, 1, 1, WeightLayout::OutIn, true, None);
+    check(5, 7, 3, WeightLayout::OutIn, true, None);
+    check(130, 33, 17, WeightLayout::OutIn, false, None);
+    check(9, 16, 40, WeightLayout::InOut, false, None);
+}
+
+#[test]
+fn with_gelu() {
+    check(3, 4, 5, WeightLayout::OutIn, true, Some(Gelu::Tanh));
+    check(65, 2, 31, WeightLayout::OutIn, true, Some(Gelu::Tanh));
+    check(7, 2, 9, WeightLayout::OutIn, false, Some(Gelu::Tanh));
+    check(7, 2, 9, WeightLayout::OutIn, true, Some(Gelu::Exact));
+}

@@ -1,0 +1,61 @@
+use std::sync::Arc;
+
+use flipk::autograd::{Init, Layout, Parameters};
+use flipk::device::Cpu;
+use flipk::ops::adamw::{Hyper, cpu};
+use flipk::optim::{AdamWConfig, Optimizer};
+
+use crate::harness::normals;
+
+/// Three updates against the formula in f64, over a length that is no multiple of a chunk and ranges that start and end
+/// inside chunks.
+#[test]
+fn adamw_follows_its_formula() {
+    let len = (1 << 14) + 77;
+    let decay = [10..1000, 1003..(1 << 14) + 5];
+    let (mut values, mut m, mut v) = (normals(len, 0), vec![0.0; len], vec![0.0; len]);
+    let mut exact: Vec<(f64, f64, f64)> = values.iter().map(|value| (f64::from(*value), 0.0, 0.0)).collect();
+    let (beta1, beta2, eps, weight_decay, lr) = (0.9f32, 0.95f32, 1e-8f32, 0.2f32, 0.01f32);
+    for step in 1..=3 {
+        let grads = normals(len, step);
+        let hyper = Hyper { lr, beta1, beta2, eps, weight_decay, step, grad_scale: 0.5 };
+        cpu::step(&mut values, &grads, &mut m, &mut v, &decay, &hyper);
+        let (beta1, beta2, lr) = (f64::from(beta1), f64::from(beta2), f64::from(lr));
+        for (place, ((value, m, v), grad)) in exact.iter_mut().zip(&grads).enumerate() {
+            let grad = 0.5 * f64::from(*grad);
+            *m = beta1 * *m + (1.0 - beta1) * grad;
+            *v = beta2 * *v + (1.0 - beta2) * grad * grad;
+            let (m_hat, v_hat) = (*m / (1.0 - beta1.powi(step as i32)), *v / (1.0 - beta2.powi(step as i32)));
+            let decays = decay.iter().any(|range| range.contains(&place));
+            let decay = if decays { f64::from(weight_decay) } else { 0.0 };
+            *value -= lr * (m_hat / (v_hat.sqrt() + f64::from(eps)) + decay * *value);
+        }
+    }
+    for (place, (found, (expected, ..))) in values.iter().zip(&exact).enumerate() {
+        assert!((f64::from(*found) - expected).abs() < 1e-6 * expected.abs().max(1.0), "{place}: {found} {expected}");
+    }
+}
+
+#[test]
+fn the_norm_shows_what_is_not_finite() {
+    let mut grads = normals((1 << 14) + 3, 0);
+    let exact = grads.iter().map(|grad| f64::from(*grad).powi(2)).sum::<f64>().sqrt();
+    assert!((cpu::norm(&grads) - exact).abs() < 1e-12 * exact);
+    grads[1 << 14] = f32::NAN;
+    assert!(!cpu::norm(&grads).is_finite());
+}
+
+#[test]
+fn without_gradients_weights_only_decay() {
+    let mut layout = Layout::default();
+    layout.add("w", &[3], Init::Constant(1.0), true);
+    let layout = Arc::new(layout);
+    let mut params = Parameters::new(&Cpu, layout.clone(), &layout.initial_values(0)).unwrap();
+    let mut optimizer = Optimizer::new(&Cpu, &params, AdamWConfig::default()).unwrap();
+    let before = params.download_values(&Cpu).unwrap();
+    // All gradients are zero: the update decays the weights.
+    assert_eq!(optimizer.step(&Cpu, &mut params, 0.1).unwrap(), 0.0);
+    let after = params.download_values(&Cpu).unwrap();
+    assert!(after[0] < before[0]);
+    assert_eq!(optimizer.download(&Cpu).unwrap().step, 1);
+}

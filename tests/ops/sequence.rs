@@ -1,0 +1,168 @@
+//! The ops that make, cut and pool sequences.
+
+use flipk::ops::assemble::Positions;
+use flipk::ops::gather_patches::{Normalisation, Shape};
+use flipk::ops::pool::Pooling;
+use flipk::random::{Purpose, Random};
+
+use crate::harness::{Case, Recorded};
+
+fn visible(batch: usize, patches: usize, kept: usize) -> Vec<u32> {
+    let mut random = Random::new(5, Purpose::Test, 0, 0);
+    (0..batch).flat_map(|_| random.permutation(patches).into_iter().take(kept).collect::<Vec<_>>()).collect()
+}
+
+#[test]
+fn gather_reads_the_right_pixels() {
+    let (batch, side, patch, kept) = (3, 12, 4, 5);
+    let mut random = Random::new(6, Purpose::Test, 0, 0);
+    let images: Vec<u8> = (0..batch * side * side * 3).map(|_| random.below(256) as u8).collect();
+    let ids = visible(batch, 9, kept);
+    // A weight of ones in front of it would hide a wrong order: the rows themselves are compared.
+    let (pixels, places) = (images.clone(), ids.clone());
+    Case { inputs: &[], params: &[] }.check(
+        |tape, _, _| {
+            let (image_slot, id_slot) = (tape.input(images.len()), tape.input(ids.len()));
+            let shape = Shape { batch, side, patch, kept };
+            let out = tape.gather_patches(image_slot, id_slot, shape, Normalisation::IMAGENET);
+            Recorded { out, bytes: vec![(image_slot, images)], indices: vec![(id_slot, ids)], tokens: vec![] }
+        },
+        |_| {
+            let Normalisation { mean, std } = Normalisation::IMAGENET;
+            let mut rows = vec![];
+            for (place, id) in places.iter().enumerate() {
+                let (sample, id) = (place / kept, *id as usize);
+                for y in 0..patch {
+                    for x in 0..patch {
+                        for channel in 0..3 {
+                            let (y, x) = (id / 3 * patch + y, id % 3 * patch + x);
+                            let byte = pixels[((sample * side + y) * side + x) * 3 + channel];
+                            let value = f64::from(byte) / 255.0 - f64::from(mean[channel]);
+                            rows.push(value / f64::from(std[channel]));
+                        }
+                    }
+                }
+            }
+            rows
+        },
+    );
+}
+
+#[test]
+fn assemble_puts_cls_first_and_adds_positions_by_index() {
+    let (batch, kept, width) = (4, 3, 6);
+    let ids = visible(batch, 9, kept);
+    let places = ids.clone();
+    Case { inputs: &[&[batch, kept, width]], params: &[&[width], &[10, width]] }.check(
+        |tape, x, p| {
+            let slot = tape.input(ids.len());
+            let out = tape.assemble(x[0], slot, p[0], Positions::Learned(p[1]));
+            Recorded { indices: vec![(slot, ids)], ..Recorded::from(out) }
+        },
+        |operands| {
+            let (patches, cls, pos) = (&operands[0], &operands[1], &operands[2]);
+            let mut out = vec![];
+            for sample in 0..batch {
+                out.extend((0..width).map(|i| cls[i] + pos[i]));
+                for k in 0..kept {
+                    let place = sample * kept + k;
+                    let row = (places[place] as usize + 1) * width;
+                    out.extend((0..width).map(|i| patches[place * width + i] + pos[row + i]));
+                }
+            }
+            out
+        },
+    );
+}
+
+#[test]
+fn a_fixed_table_is_added_and_stays() {
+    let (batch, kept, width) = (2, 2, 4);
+    let (ids, table) = (vec![3, 0, 1, 2], (0..20).map(|i| i as f32).collect::<Vec<f32>>());
+    let (places, rows) = (ids.clone(), table.clone());
+    Case { inputs: &[&[batch, kept, width]], params: &[&[width]] }.check(
+        |tape, x, p| {
+            let (slot, table) = (tape.input(ids.len()), tape.constant(table));
+            let out = tape.assemble(x[0], slot, p[0], Positions::Fixed(table));
+            Recorded { indices: vec![(slot, ids)], ..Recorded::from(out) }
+        },
+        |operands| {
+            let at = |row: usize, i: usize| f64::from(rows[row * width + i]);
+            let mut out = vec![];
+            for sample in 0..batch {
+                out.extend((0..width).map(|i| operands[1][i] + at(0, i)));
+                for place in sample * kept..(sample + 1) * kept {
+                    let row = places[place] as usize + 1;
+                    out.extend((0..width).map(|i| operands[0][place * width + i] + at(row, i)));
+                }
+            }
+            out
+        },
+    );
+}
+
+#[test]
+fn embedding_sums_gradients_of_repeated_tokens() {
+    let (batch, context, width, vocab) = (3, 4, 5, 6);
+    let tokens = vec![0, 1, 1, 5, 2, 2, 2, 0, 4, 1, 0, 5];
+    let words = tokens.clone();
+    Case { inputs: &[], params: &[&[vocab, width], &[context, width]] }.check(
+        |tape, _, p| {
+            let slot = tape.input(tokens.len());
+            let out = tape.embedding(slot, batch, p[0], p[1]);
+            Recorded { tokens: vec![(slot, tokens)], ..Recorded::from(out) }
+        },
+        |operands| {
+            let at = |place: usize, i: usize| {
+                operands[0][words[place] as usize * width + i] + operands[1][place % context * width + i]
+            };
+            (0..batch * context).flat_map(|place| (0..width).map(move |i| at(place, i)).collect::<Vec<_>>()).collect()
+        },
+    );
+}
+
+#[test]
+fn pooling_takes_the_mean_the_first_or_the_named_token() {
+    let (batch, tokens, width) = (3, 4, 5);
+    let shape: &[&[usize]] = &[&[batch, tokens, width]];
+    let row = |x: &[f64], sample: usize, token: usize| x[(sample * tokens + token) * width..][..width].to_vec();
+    Case { inputs: shape, params: &[] }.check(
+        |tape, x, _| tape.pool(x[0], Pooling::Mean),
+        |operands| {
+            let mean = |sample: usize, i: usize| {
+                (0..tokens).map(|token| row(&operands[0], sample, token)[i]).sum::<f64>() / tokens as f64
+            };
+            (0..batch).flat_map(|sample| (0..width).map(move |i| mean(sample, i)).collect::<Vec<_>>()).collect()
+        },
+    );
+    Case { inputs: shape, params: &[] }.check(
+        |tape, x, _| tape.pool(x[0], Pooling::First),
+        |operands| (0..batch).flat_map(|sample| row(&operands[0], sample, 0)).collect(),
+    );
+    Case { inputs: shape, params: &[] }.check(
+        |tape, x, _| {
+            let slot = tape.input(batch);
+            let out = tape.pool(x[0], Pooling::At(slot));
+            Recorded { indices: vec![(slot, vec![3, 0, 2])], ..Recorded::from(out) }
+        },
+        |operands| [3, 0, 2].iter().enumerate().flat_map(|(sample, token)| row(&operands[0], sample, *token)).collect(),
+    );
+}
+
+#[test]
+fn l2norm_makes_unit_rows() {
+    // A row of one has no gradient: its result is its sign.
+    for width in [2, 3, 40] {
+        Case { inputs: &[&[5, width]], params: &[] }.check(
+            |tape, x, _| tape.l2norm(x[0]),
+            |operands| {
+                let rows = operands[0].chunks_exact(width);
+                rows.flat_map(|row| {
+                    let norm = row.iter().map(|x| x * x).sum::<f64>().sqrt();
+                    row.iter().map(move |x| x / (norm + 1e-8)).collect::<Vec<_>>()
+                })
+                .collect()
+            },
+        );
+    }
+}
