@@ -1,1 +1,47 @@
 //! From shards on disk to batches in memory.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `source` | what the user writes to a list of shards |
+//! | `tar`, `shard` | a shard's members and samples |
+//! | `dataset`, `caption` | all samples by number: image, name, tags, classes |
+//! | `image`, `augment` | decoding, cropping, colour |
+//! | `mask` | visible patches |
+//! | `tokenizer` | words to token numbers |
+//! | `order` | epochs, shuffles, the position a run goes on from |
+//! | `loader` | training batches on threads |
+//! | `eval` | evaluation batches |
+//! | `health` | broken samples |
+//! | `embedded` | the data set inside the program |
+
+mod augment;
+mod caption;
+mod dataset;
+mod embedded;
+mod error;
+mod eval;
+mod health;
+pub mod image;
+mod loader;
+mod mask;
+mod order;
+mod shard;
+mod source;
+pub mod tar;
+#[cfg(test)]
+mod testing;
+mod tokenizer;
+
+pub use self::{
+    augment::{Augmentation, CropRect},
+    caption::{Caption, CaptionKeys, CaptionVariation},
+    dataset::{CACHE_BYTES, Classes, Dataset},
+    error::{Error, Result},
+    eval::{EvalBatch, EvalBatches},
+    health::{Broken, Kind, Skipped},
+    loader::{Batch, Loader, LoaderConfig},
+    mask::{kept_patches, visible_patches},
+    order::Position,
+    source::{Location, Source},
+    tokenizer::Tokenizer,
+};

@@ -1,0 +1,70 @@
+//! Samples per second of the loader: JPEG decoding, random resized crop, flip, tokens, mask.
+//!
+//! The limit is the JPEG decoder: the bench `decode` is one thread that does nothing else.
+
+use std::{hint::black_box, sync::Arc, time::Instant};
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use flipk::{
+    data::{CaptionKeys, Dataset, Loader, LoaderConfig, Position, Tokenizer, image, tar},
+    random::{Purpose, Random},
+};
+
+const VOCAB: &[u8] = b"[PAD]\n[UNK]\na\nphoto\n##graph\nof\n";
+const SAMPLES: u64 = 256;
+
+/// 500 x 375 pixels of soft shapes with some grain, which compress about as photographs do (some 50 kB).
+fn photograph(number: u64) -> Vec<u8> {
+    let mut random = Random::new(number, Purpose::Test, 0, 0);
+    let waves: Vec<[f32; 3]> =
+        (0..9).map(|_| [random.range(0.0, 0.05), random.range(0.0, 0.05), random.uniform() * 6.0]).collect();
+    let pixels = ::image::RgbImage::from_fn(500, 375, |x, y| {
+        let wave = |[a, b, phase]: &[f32; 3]| (a * x as f32 + b * y as f32 + phase).sin();
+        let grain = random.range(-12.0, 12.0);
+        ::image::Rgb([0, 3, 6].map(|c| (128.0 + 35.0 * waves[c..c + 3].iter().map(wave).sum::<f32>() + grain) as u8))
+    });
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    pixels.write_to(&mut bytes, ::image::ImageFormat::Jpeg).expect("encoding in memory");
+    bytes.into_inner()
+}
+
+fn bench(criterion: &mut Criterion) {
+    let mut archive = Vec::new();
+    for number in 0..SAMPLES {
+        tar::append(&mut archive, &format!("{number:06}.jpg"), &photograph(number));
+        tar::append(&mut archive, &format!("{number:06}.txt"), b"a photograph of a photo");
+    }
+    tar::finish(&mut archive);
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("photographs.tar");
+    std::fs::write(&path, &archive).expect("writing the archive");
+    let open = Dataset::open(&[path.to_string_lossy()], CaptionKeys::default());
+    let dataset = Arc::new(open.expect("opening the archive").with_cache(0));
+    let tokenizer = Tokenizer::from_bytes(VOCAB, "vocab.txt").expect("the vocabulary");
+
+    let mut group = criterion.benchmark_group("loader");
+    group.throughput(Throughput::Elements(1)).sample_size(10);
+    let first = dataset.image(0).expect("the first image");
+    group.bench_function("decode", |bencher| bencher.iter(|| image::decode(black_box(first))));
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    for threads in [1, cores] {
+        let config = LoaderConfig { batch: 32, threads, prefetch: 1, ..LoaderConfig::default() };
+        let start = Position::default();
+        let mut loader = Loader::new(dataset.clone(), tokenizer.clone(), config, start).expect("the loader");
+        group.bench_function(format!("batches/{threads} threads"), |bencher| {
+            bencher.iter_custom(|samples| {
+                // What was made ahead would be given away for nothing.
+                (0..3).for_each(|_| loader.recycle(loader.next_batch().expect("a batch")));
+                let (clock, batches) = (Instant::now(), samples.div_ceil(32));
+                for _ in 0..batches {
+                    let batch = loader.next_batch().expect("a batch");
+                    loader.recycle(batch);
+                }
+                clock.elapsed().mul_f64(samples as f64 / (batches * 32) as f64)
+            });
+        });
+    }
+}
+
+criterion_group!(benches, bench);
+criterion_main!(benches);

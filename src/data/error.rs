@@ -1,0 +1,45 @@
+//! What can go wrong between a list of shards and a batch.
+
+use std::{io, path::PathBuf};
+
+/// An error that ends loading; a single broken sample is a [`super::Broken`] instead and is skipped.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(
+        "no shards were given; name .tar or .tar.gz files, patterns such as `data/{{000..127}}.tar`, or {embedded}"
+    )]
+    NoSources { embedded: String },
+    #[error("cannot use `{spec}`: {problem}")]
+    Spec { spec: String, problem: String },
+    #[error("{missing} of the {total} shards of `{spec}` do not exist: {first}; {there}")]
+    MissingShards { spec: String, missing: usize, total: usize, first: String, there: String },
+    #[error("cannot read {}: {source}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{shard} is not a tar archive: {problem}")]
+    NotTar { shard: String, problem: String },
+    #[error("{shard} holds no samples: looked for {looked_for}; found {found}")]
+    EmptyShard { shard: String, looked_for: String, found: String },
+    #[error("no images in the first {samples} samples of {shard}: looked for {looked_for}; found {found}")]
+    NoImages { shard: String, samples: usize, looked_for: String, found: String },
+    #[error("no captions in the first {samples} samples of {shard}: looked for {looked_for}; found {found}")]
+    NoCaptions { shard: String, samples: usize, looked_for: String, found: String },
+    #[error("no samples are left of the {of} in the data set")]
+    NoSamples { of: usize },
+    #[error("cannot use the tokenizer {name}: {problem}")]
+    Tokenizer { name: String, problem: String },
+    #[error("{field} = {value} is not possible: {problem}")]
+    Config { field: &'static str, value: String, problem: String },
+    #[error(
+        "too many broken samples in {shard}: {bad} bad of {visited} visited ({samples} in the shard), \
+         more than max_bad = {max_bad} allows: {reasons}"
+    )]
+    TooManyBroken { shard: String, bad: u64, visited: u64, samples: u64, max_bad: f32, reasons: String },
+    #[error("not one usable sample among the last {visited} visited, which is the whole data set: {reasons}")]
+    NoGoodSample { visited: u64, reasons: String },
+    #[error("cannot start a loader thread: {0}")]
+    Threads(io::Error),
+    #[error("the loader has ended; its first error was given before")]
+    Ended,
+}
+
+pub type Result<T> = std::result::Result<T, Error>;

@@ -1,0 +1,296 @@
+//! From encoded bytes to a square of RGB8 pixels, `[side, side, 3]`.
+
+use std::io::Cursor;
+
+use ::image::{DynamicImage, ImageDecoder, ImageReader, Rgb, RgbImage};
+use fast_image_resize::{
+    CropBox, FilterType, ImageView, ResizeAlg, ResizeError, ResizeOptions, Resizer, SrcCropping,
+    images::{TypedCroppedImage, TypedImage, TypedImageRef},
+    pixels::U8x3,
+};
+
+use super::augment::{Augmentation, CropRect};
+use crate::random::Random;
+
+/// Images with more pixels are refused before they are decoded.
+pub const MAX_PIXELS: u64 = 100_000_000;
+
+/// Decodes JPEG, PNG or WebP, told apart by content, to RGB8: grey is spread, 16 bit is rounded, transparency is laid
+/// on white. Orientation tags are not followed, as in most CLIP pipelines.
+///
+/// # Errors
+/// Says what is wrong with the image. A JPEG that is cut is refused, although most of it could be shown.
+pub fn decode(bytes: &[u8]) -> Result<RgbImage, String> {
+    let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|error| error.to_string())?;
+    if reader.format() == Some(::image::ImageFormat::Jpeg) && !jpeg_ends(bytes) {
+        return Err("the JPEG data ends before its end-of-image marker".to_owned());
+    }
+    let decoder = reader.into_decoder().map_err(|error| error.to_string())?;
+    let (width, height) = decoder.dimensions();
+    match u64::from(width) * u64::from(height) {
+        0 => return Err(format!("it is {width} x {height} pixels")),
+        pixels if pixels > MAX_PIXELS => {
+            return Err(format!("{width} x {height} pixels are more than the {MAX_PIXELS} allowed"));
+        }
+        _ => {}
+    }
+    let image = DynamicImage::from_decoder(decoder).map_err(|error| error.to_string())?;
+    Ok(match image.color().has_alpha() {
+        true => on_white(&image),
+        false => image.into_rgb8(),
+    })
+}
+
+/// Whether the last scan has an end: in coded data 0xFF is never followed by 0xD9 (end of image) or 0xDA (start of
+/// scan), so the end must come after the last start (ITU-T T.81, B.1.1.2). A thumbnail's end comes before it.
+fn jpeg_ends(bytes: &[u8]) -> bool {
+    let last = bytes.windows(2).rev().find(|pair| pair[0] == 0xFF && matches!(pair[1], 0xD9 | 0xDA));
+    last.is_some_and(|marker| marker[1] == 0xD9)
+}
+
+fn on_white(image: &DynamicImage) -> RgbImage {
+    let rgba = image.to_rgba8();
+    let mut rgb = RgbImage::new(rgba.width(), rgba.height());
+    for (to, from) in rgb.pixels_mut().zip(rgba.pixels()) {
+        let [r, g, b, a] = from.0.map(u32::from);
+        *to = Rgb([r, g, b].map(|c| ((c * a + 255 * (255 - a) + 127) / 255) as u8));
+    }
+    rgb
+}
+
+/// Resizes images to one square size; keeps its work space from one image to the next.
+#[derive(Debug)]
+pub struct Square {
+    side: u32,
+    resizer: Resizer,
+}
+
+impl Square {
+    pub fn new(side: u32) -> Self {
+        Self { side, resizer: Resizer::new() }
+    }
+
+    /// Bytes of one image, `side * side * 3`.
+    pub fn bytes(&self) -> usize {
+        self.side as usize * self.side as usize * 3
+    }
+
+    /// For training: random resized crop, flip and colour as `augmentation` says, into `out` (`[side, side, 3]`).
+    ///
+    /// # Errors
+    /// If `out` is not [`Self::bytes`] long.
+    pub fn augmented(
+        &mut self,
+        image: &RgbImage,
+        augmentation: &Augmentation,
+        random: &mut Random,
+        out: &mut [u8],
+    ) -> Result<(), String> {
+        let crop = augmentation.crop(image.width(), image.height(), random);
+        self.crop(image, crop, out)?;
+        if random.uniform() < augmentation.flip {
+            flip(out, self.side as usize);
+        }
+        augmentation.jitter(out, random);
+        Ok(())
+    }
+
+    /// Resizes `crop` of `image` to the square; nothing outside of the crop is looked at.
+    fn crop(&mut self, image: &RgbImage, crop: CropRect, out: &mut [u8]) -> Result<(), String> {
+        let CropRect { left, top, width, height } = crop;
+        let view = TypedCroppedImage::new(view(image)?, left, top, width, height).map_err(|error| error.to_string())?;
+        self.resize(&view, SrcCropping::None, out)
+    }
+
+    /// For evaluation: the short side resized to `side`, then the middle square, into `out` (`[side, side, 3]`), as
+    /// torchvision's `Resize` and `CenterCrop`, in one pass.
+    ///
+    /// # Errors
+    /// If `out` is not [`Self::bytes`] long.
+    pub fn center_crop(&mut self, image: &RgbImage, out: &mut [u8]) -> Result<(), String> {
+        let side = self.side;
+        let (width, height) = image.dimensions();
+        let short = u64::from(width.min(height));
+        // The part of one axis that ends up in the square, in source pixels.
+        let span = |length: u32| {
+            let resized = (u64::from(side) * u64::from(length) / short) as u32;
+            let first = f64::from(resized - side) / 2.0;
+            let scale = f64::from(length) / f64::from(resized);
+            (first.round_ties_even() * scale, (f64::from(side) * scale).min(f64::from(length)))
+        };
+        let ((left, width), (top, height)) = (span(width), span(height));
+        self.resize(&view(image)?, SrcCropping::Crop(CropBox { left, top, width, height }), out)
+    }
+
+    /// Bicubic (Catmull-Rom, a = -1/2), antialiased when it makes smaller, as in Pillow.
+    fn resize(
+        &mut self,
+        from: &impl ImageView<Pixel = U8x3>,
+        cropping: SrcCropping,
+        out: &mut [u8],
+    ) -> Result<(), String> {
+        let mut to = TypedImage::from_buffer(self.side, self.side, out).map_err(|error| error.to_string())?;
+        let mut options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom));
+        options.cropping = cropping;
+        self.resizer.resize_typed(from, &mut to, &options).map_err(|error: ResizeError| error.to_string())
+    }
+}
+
+fn view(image: &RgbImage) -> Result<TypedImageRef<'_, U8x3>, String> {
+    TypedImageRef::from_buffer(image.width(), image.height(), image.as_raw()).map_err(|error| error.to_string())
+}
+
+/// Left becomes right, in place.
+fn flip(pixels: &mut [u8], side: usize) {
+    let (pixels, _) = pixels.as_chunks_mut::<3>();
+    pixels.chunks_exact_mut(side).for_each(<[_]>::reverse);
+}
+
+#[cfg(test)]
+mod tests {
+    use ::image::{ImageFormat, LumaA, Rgba};
+
+    use super::*;
+    use crate::data::testing::{jpeg, noise, png};
+    use crate::random::Purpose;
+
+    fn encode(image: impl Into<DynamicImage>, format: ImageFormat) -> Vec<u8> {
+        let mut bytes = Cursor::new(Vec::new());
+        image.into().write_to(&mut bytes, format).unwrap();
+        bytes.into_inner()
+    }
+
+    #[test]
+    fn every_colour_type_becomes_rgb8() {
+        let image = noise(9, 7, 1);
+        for format in [ImageFormat::Png, ImageFormat::WebP] {
+            assert_eq!(decode(&encode(image.clone(), format)).unwrap(), image, "{format:?}");
+        }
+        let grey = DynamicImage::from(image.clone()).into_luma8();
+        let spread = RgbImage::from_fn(9, 7, |x, y| Rgb([grey.get_pixel(x, y)[0]; 3]));
+        assert_eq!(decode(&encode(grey, ImageFormat::Png)).unwrap(), spread);
+        let deep = DynamicImage::from(image.clone()).into_rgb16();
+        assert_eq!(decode(&encode(deep, ImageFormat::Png)).unwrap(), image);
+        let rgba = ::image::RgbaImage::from_pixel(2, 2, Rgba([10, 20, 30, 128]));
+        // 10 * 128/255 + 255 * 127/255 = 132.02, and so on.
+        assert_eq!(decode(&encode(rgba, ImageFormat::Png)).unwrap().get_pixel(1, 1), &Rgb([132, 137, 142]));
+        let clear = ::image::GrayAlphaImage::from_pixel(2, 2, LumaA([0, 0]));
+        assert_eq!(decode(&encode(clear, ImageFormat::Png)).unwrap().get_pixel(0, 0), &Rgb([255; 3]));
+    }
+
+    #[test]
+    fn broken_images_are_refused_with_a_reason() {
+        for (format, bytes) in [("JPEG", jpeg(64, 48, 2)), ("PNG", png(64, 48, 2))] {
+            assert!(decode(&bytes).is_ok());
+            for length in [0, 1, 10, bytes.len() / 4, bytes.len() / 2, bytes.len() - 30] {
+                assert!(decode(&bytes[..length]).is_err(), "{format} cut to {length} of {}", bytes.len());
+            }
+        }
+        assert!(decode(b"GIF89a\x01\0\x01\0\0\0\0;").unwrap_err().contains("Gif"));
+        assert!(decode(b"neither").is_err());
+    }
+
+    /// A PNG header that promises 60000 x 60000 pixels in a few bytes.
+    #[test]
+    fn bombs_are_not_decoded() {
+        let mut bomb = png(1, 1, 0);
+        bomb[16..24].copy_from_slice(&[0, 0, 0xEA, 0x60, 0, 0, 0xEA, 0x60]);
+        let crc = bomb[12..29].iter().fold(!0_u32, |crc, &byte| {
+            (0..8).fold(crc ^ u32::from(byte), |crc, _| if crc & 1 == 1 { crc >> 1 ^ 0xEDB8_8320 } else { crc >> 1 })
+        });
+        bomb[29..33].copy_from_slice(&(!crc).to_be_bytes());
+        assert!(decode(&bomb).unwrap_err().contains("allowed"));
+    }
+
+    /// Pillow's bicubic in f64, written out: for each output pixel the kernel stretched to the scale, normalised.
+    fn reference(image: &RgbImage, left: f64, top: f64, scale: (f64, f64), side: u32) -> Vec<f64> {
+        let cubic = |x: f64| match x.abs() {
+            x if x < 1.0 => (1.5 * x - 2.5) * x * x + 1.0,
+            x if x < 2.0 => ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0,
+            _ => 0.0,
+        };
+        let weights = |out: u32, first: f64, scale: f64, length: u32| -> Vec<f64> {
+            let (centre, stretch) = (first + (f64::from(out) + 0.5) * scale, scale.max(1.0));
+            let raw: Vec<f64> = (0..length).map(|pixel| cubic((f64::from(pixel) + 0.5 - centre) / stretch)).collect();
+            let sum: f64 = raw.iter().sum();
+            raw.iter().map(|weight| weight / sum).collect()
+        };
+        let mut out = Vec::new();
+        for y in 0..side {
+            let rows = weights(y, top, scale.1, image.height());
+            for x in 0..side {
+                let columns = weights(x, left, scale.0, image.width());
+                for c in 0..3 {
+                    let sum =
+                        |(row, pixel, weight): (u32, u32, f64)| weight * f64::from(image.get_pixel(pixel, row)[c]);
+                    let taps = rows
+                        .iter()
+                        .zip(0..)
+                        .flat_map(|(r, row)| columns.iter().zip(0..).map(move |(w, pixel)| (row, pixel, r * w)));
+                    out.push(taps.map(sum).sum::<f64>().clamp(0.0, 255.0));
+                }
+            }
+        }
+        out
+    }
+
+    fn assert_close(ours: &[u8], reference: &[f64]) {
+        let worst = ours.iter().zip(reference).map(|(&a, &b)| (f64::from(a) - b).abs()).fold(0.0, f64::max);
+        // Rounded after each of the two passes, the first of which is amplified by the kernel's negative lobes (the
+        // weights' magnitudes sum to at most 1.25): 0.5 + 1.25 * 0.5, and the first pass is clamped as well.
+        assert!(worst < 2.0, "{worst}");
+    }
+
+    #[test]
+    fn crops_are_bicubic_and_see_nothing_outside() {
+        let image = noise(60, 40, 3);
+        for (side, (left, top, width, height)) in
+            [(16, (5, 3, 40, 30)), (24, (0, 0, 60, 40)), (48, (20, 10, 17, 23)), (32, (8, 8, 32, 32))]
+        {
+            let mut square = Square::new(side);
+            let mut out = vec![0; square.bytes()];
+            square.crop(&image, CropRect { left, top, width, height }, &mut out).unwrap();
+            let cut = ::image::imageops::crop_imm(&image, left, top, width, height).to_image();
+            let scale = (f64::from(width) / f64::from(side), f64::from(height) / f64::from(side));
+            assert_close(&out, &reference(&cut, 0.0, 0.0, scale, side));
+        }
+    }
+
+    #[test]
+    fn centre_crops_are_the_middle_of_the_resized_image() {
+        // 90 x 60 to a short side of 24: 36 x 24, of which columns 6..30 are kept; scale 2.5.
+        let image = noise(90, 60, 4);
+        let mut square = Square::new(24);
+        let mut out = vec![0; square.bytes()];
+        square.center_crop(&image, &mut out).unwrap();
+        assert_close(&out, &reference(&image, 15.0, 0.0, (2.5, 2.5), 24));
+        // Sizes with remainders, a thin image, a square one and one that grows.
+        for (width, height) in [(97, 61), (61, 97), (500, 3), (24, 24), (7, 5)] {
+            square.center_crop(&noise(width, height, 5), &mut out).unwrap();
+        }
+        let same = noise(24, 24, 6);
+        square.center_crop(&same, &mut out).unwrap();
+        assert_eq!(&out, same.as_raw());
+        assert!(square.center_crop(&same, &mut out[1..]).is_err());
+    }
+
+    #[test]
+    fn flips_happen_as_often_as_asked() {
+        let image = noise(8, 8, 7);
+        let mirrored = ::image::imageops::flip_horizontal(&image);
+        let whole = Augmentation { area: (1.0, 1.0), aspect: (1.0, 1.0), ..Augmentation::default() };
+        let mut square = Square::new(8);
+        let mut out = vec![0; square.bytes()];
+        let mut flipped = [0_u32; 3];
+        for (count, flip) in flipped.iter_mut().zip([0.0, 0.5, 1.0]) {
+            for sample in 0..1000 {
+                let mut random = Random::new(1, Purpose::Crop, 0, sample);
+                square.augmented(&image, &Augmentation { flip, ..whole }, &mut random, &mut out).unwrap();
+                assert!(&out == image.as_raw() || &out == mirrored.as_raw());
+                *count += u32::from(&out == mirrored.as_raw());
+            }
+        }
+        // Five standard deviations of 1000 fair coins are 79.
+        assert!(flipped[0] == 0 && flipped[1].abs_diff(500) < 79 && flipped[2] == 1000, "{flipped:?}");
+    }
+}

@@ -1,0 +1,265 @@
+//! What the loader promises, on small archives.
+
+use std::sync::Arc;
+
+use super::*;
+use crate::data::{
+    CaptionKeys, Kind,
+    testing::{Archive, jpeg, png},
+    visible_patches,
+};
+
+const VOCAB: &[u8] =
+    b"[PAD]\n[UNK]\n,\nname\ntag\n0\n1\n2\n3\n4\n5\n6\n7\n8\n9\n##0\n##1\n##2\n##3\n##4\n##5\n##6\n##7\n##8\n##9\n";
+
+fn tokenizer() -> Tokenizer {
+    Tokenizer::from_bytes(VOCAB, "vocab.txt").unwrap()
+}
+
+fn config(batch: usize, threads: usize) -> LoaderConfig {
+    LoaderConfig { batch, threads, image_size: 16, patch_size: 4, context: 6, seed: 7, ..LoaderConfig::default() }
+}
+
+/// A sample of its own number; every third is a JPEG.
+fn add(archive: &mut Archive, number: u64) {
+    match number % 3 {
+        0 => archive.add(&format!("{number}.jpg"), &jpeg(30, 20, number)),
+        _ => archive.add(&format!("{number}.png"), &png(20, 30, number)),
+    };
+    archive
+        .add(&format!("{number}.json"), format!(r#"{{"caption": "name {number}", "tags": ["tag", "1"]}}"#).as_bytes());
+}
+
+fn archive(samples: u64) -> Archive {
+    let mut archive = Archive::default();
+    (0..samples).for_each(|number| add(&mut archive, number));
+    archive
+}
+
+fn open(archives: &[&Archive]) -> Arc<Dataset> {
+    let files: Vec<String> = archives.iter().map(|archive| archive.file()).collect();
+    Arc::new(Dataset::open(&files, CaptionKeys::default()).unwrap())
+}
+
+fn loader(dataset: &Arc<Dataset>, config: LoaderConfig, start: Position) -> Loader {
+    Loader::new(dataset.clone(), tokenizer(), config, start).unwrap()
+}
+
+/// The next `count` batches, without what the clock says.
+fn batches(loader: &mut Loader, count: usize) -> Vec<Batch> {
+    (0..count).map(|_| Batch { waited: Duration::ZERO, ..loader.next_batch().unwrap() }).collect()
+}
+
+#[test]
+fn batches_have_the_shapes_and_contents_promised() {
+    let dataset = open(&[&archive(10)]);
+    let config = LoaderConfig { mask_ratio: 0.75, ..config(4, 2) };
+    let mut loader = loader(&dataset, config, Position::default());
+    let batch = loader.next_batch().unwrap();
+    assert_eq!(batch.images.len(), 4 * 16 * 16 * 3);
+    assert_eq!(batch.tokens.len(), 4 * 6);
+    assert_eq!(batch.ids_keep.len(), 4 * 4);
+    assert_eq!(batch.next, Position { epoch: 0, index: 4 });
+    for (place, &sample) in batch.samples.iter().enumerate() {
+        // "name" is 3, a digit 5 and more.
+        assert_eq!(batch.tokens[place * 6..][..2], [3, 5 + sample as i32]);
+        let mut ids = [0; 4];
+        visible_patches(7, 0, sample, 16, &mut ids);
+        assert_eq!(batch.ids_keep[place * 4..][..4], ids);
+    }
+}
+
+#[test]
+fn batches_do_not_depend_on_threads_recycling_or_the_cache() {
+    let mut broken = archive(40);
+    broken.add("bad.png", b"no image").add("bad.txt", b"name").add("none.txt", b"name");
+    let dataset = open(&[&broken, &archive(5)]);
+    let expected = batches(&mut loader(&dataset, config(8, 1), Position::default()), 15);
+    for threads in [2, 5] {
+        assert_eq!(batches(&mut loader(&dataset, config(8, threads), Position::default()), 15), expected);
+    }
+    let uncached =
+        Arc::new(Dataset::open(&[broken.file(), archive(5).file()], CaptionKeys::default()).unwrap().with_cache(0));
+    let mut recycling = loader(&uncached, config(8, 3), Position::default());
+    for expected in &expected {
+        let batch = batches(&mut recycling, 1).remove(0);
+        assert_eq!(&batch, expected);
+        recycling.recycle(batch);
+    }
+    let other_seed = batches(&mut loader(&dataset, LoaderConfig { seed: 8, ..config(8, 1) }, Position::default()), 1);
+    assert_ne!(other_seed[0], expected[0]);
+}
+
+#[test]
+fn a_resumed_loader_goes_on_to_the_bit() {
+    let mut broken = archive(11);
+    broken.add("bad.png", b"no image").add("bad.txt", b"name");
+    let dataset = open(&[&broken]);
+    let whole = batches(&mut loader(&dataset, config(4, 2), Position::default()), 20);
+    for done in 1..12 {
+        let saved = serde_json::to_string(&whole[done - 1].next).unwrap();
+        let start = serde_json::from_str(&saved).unwrap();
+        assert_eq!(batches(&mut loader(&dataset, config(4, 3), start), 8), whole[done..done + 8]);
+    }
+    let beyond = Position { epoch: 0, index: 12 };
+    let error = Loader::new(dataset, tokenizer(), config(4, 1), beyond).unwrap_err().to_string();
+    assert!(error.contains("position = 12") && error.contains("12 samples"), "{error}");
+}
+
+#[test]
+fn every_epoch_visits_every_sample_once() {
+    let dataset = open(&[&archive(13), &archive(5)]);
+    let mut loader = loader(&dataset, config(6, 2), Position::default());
+    for epoch in 0..4 {
+        let batches = batches(&mut loader, 3);
+        let mut seen: Vec<u64> = batches.iter().flat_map(|batch| batch.samples.clone()).collect();
+        seen.sort_unstable();
+        assert_eq!(seen, (0..18).collect::<Vec<_>>());
+        assert_eq!(batches[2].next, Position { epoch: epoch + 1, index: 0 });
+    }
+}
+
+#[test]
+fn every_kind_of_broken_sample_is_skipped_counted_and_named() {
+    let mut archive = archive(95);
+    archive.add("image.jpg", &jpeg(30, 20, 1)[..300]).add("image.txt", b"name");
+    archive.add("words.png", &png(8, 8, 1)).add("words.txt", b"caf\xE9");
+    archive.add("mute.png", &png(8, 8, 2)).add("mute.json", b"{\"text\": \"name\"}");
+    archive.add("blind.txt", b"name");
+    archive.add("late.txt", b"name").add("late.png", &png(8, 8, 3));
+    archive.cut(400);
+    let dataset = open(&[&archive]);
+    assert_eq!(dataset.len(), 100);
+    let mut loader = loader(&dataset, config(95, 2), Position::default());
+    let batch = loader.next_batch().unwrap();
+    let mut seen = batch.samples;
+    seen.sort_unstable();
+    assert_eq!(seen, (0..95).collect::<Vec<_>>(), "the good ones, all of the first epoch");
+    // The second epoch's are skipped by the second batch.
+    loader.next_batch().unwrap();
+    let skipped = loader.skipped();
+    let kinds = [Kind::TruncatedMember, Kind::MissingImage, Kind::BadImage, Kind::MissingCaption, Kind::NonUtf8Caption];
+    assert!(kinds.iter().all(|kind| skipped[kind] >= 1) && skipped.len() == kinds.len(), "{skipped:?}");
+    let warnings = loader.take_warnings().join("\n");
+    for name in
+        ["image: bad image", "words: non-UTF-8", "mute: missing caption", "blind: missing image", "late: truncated"]
+    {
+        assert!(warnings.contains(name), "{name} in {warnings}");
+    }
+    assert!(warnings.lines().count() <= 6);
+    assert!(loader.take_warnings().is_empty());
+}
+
+#[test]
+fn a_shard_with_too_many_broken_samples_stops_after_the_batches_before() {
+    let mut bad = archive(17);
+    for number in 0..3 {
+        bad.add(&format!("bad{number}.png"), b"no image").add(&format!("bad{number}.txt"), b"name");
+    }
+    let dataset = open(&[&archive(30), &bad]);
+    let run = |threads, max_bad| {
+        let mut loader = loader(&dataset, LoaderConfig { max_bad, ..config(2, threads) }, Position::default());
+        let mut samples = Vec::new();
+        for _ in 0..100 {
+            match loader.next_batch() {
+                Ok(batch) => samples.extend(batch.samples),
+                Err(error) => {
+                    return (samples, Some((error.to_string(), loader.next_batch().unwrap_err().to_string())));
+                }
+            }
+        }
+        (samples, None)
+    };
+    let (samples, error) = run(1, 0.1);
+    let (first, then) = error.clone().unwrap();
+    assert!(first.contains(&bad.file()) && first.contains("3 bad of") && first.contains("3 x bad image"), "{first}");
+    assert!(then.contains("ended"), "{then}");
+    assert_eq!(run(3, 0.1), (samples, error), "the same batches and the same error on any number of threads");
+    // 3 of 20 are not more than 15 %.
+    assert!(run(2, 0.15).1.is_none());
+}
+
+#[test]
+fn a_few_early_broken_samples_do_not_stop_a_large_shard_and_a_wholly_broken_one_stops_early() {
+    let mut mixed = Archive::default();
+    for number in 0..400 {
+        let image: &[u8] = if number % 12 == 0 { b"no image" } else { &png(4, 4, number) };
+        mixed.add(&format!("{number}.png"), image).add(&format!("{number}.txt"), b"name");
+    }
+    let dataset = open(&[&mixed]);
+    batches(&mut loader(&dataset, config(50, 2), Position::default()), 40);
+
+    let mut broken = Archive::default();
+    for number in 0..3000 {
+        broken.add(&format!("{number}.png"), b"no image").add(&format!("{number}.txt"), b"name");
+    }
+    let dataset = open(&[&broken]);
+    let error = loader(&dataset, config(50, 2), Position::default()).next_batch().unwrap_err();
+    assert!(matches!(error, Error::TooManyBroken { visited: 100, bad: 100, .. }), "{error}");
+}
+
+#[test]
+fn nothing_but_broken_samples_is_an_error_even_if_all_may_be_broken() {
+    let mut archive = Archive::default();
+    for number in 0..20 {
+        archive.add(&format!("{number}.png"), b"no image").add(&format!("{number}.txt"), b"name");
+    }
+    let config = LoaderConfig { max_bad: 1.0, ..config(4, 2) };
+    let error = loader(&open(&[&archive]), config, Position::default()).next_batch().unwrap_err();
+    assert!(matches!(error, Error::NoGoodSample { visited: 20, .. }), "{error}");
+}
+
+/// Whoever drops a loader at any time gets its threads back; a hang would show as a test that never ends.
+#[test]
+fn dropped_loaders_end_their_threads() {
+    let dataset = open(&[&archive(10)]);
+    for taken in 0..4 {
+        let mut loader = loader(&dataset, config(4, 3), Position::default());
+        batches(&mut loader, taken);
+        drop(loader);
+        assert_eq!(Arc::strong_count(&dataset), 1, "a thread still holds the data set");
+    }
+}
+
+#[test]
+fn impossible_configurations_name_their_field() {
+    let dataset = open(&[&archive(3)]);
+    let good = config(2, 1);
+    for (field, wrong) in [
+        ("batch", LoaderConfig { batch: 0, ..good.clone() }),
+        ("image_size", LoaderConfig { image_size: 18, ..good.clone() }),
+        ("mask_ratio", LoaderConfig { mask_ratio: 1.0, ..good.clone() }),
+        ("context", LoaderConfig { context: 0, ..good.clone() }),
+        ("max_bad", LoaderConfig { max_bad: f32::NAN, ..good.clone() }),
+        ("flip", LoaderConfig { augmentation: Augmentation { flip: 2.0, ..Augmentation::default() }, ..good.clone() }),
+    ] {
+        let error = Loader::new(dataset.clone(), tokenizer(), wrong, Position::default()).unwrap_err().to_string();
+        assert!(error.starts_with(field), "{error}");
+    }
+}
+
+/// Real photographs, where they are at hand beside the project.
+#[test]
+fn photographs_load() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/data/photos.tar");
+    if !std::path::Path::new(path).exists() {
+        println!("skipped: no {path}");
+        return;
+    }
+    let dataset = Arc::new(Dataset::open(&[path], CaptionKeys::default()).unwrap());
+    assert_eq!(dataset.len(), 96);
+    let config = LoaderConfig { batch: 96, image_size: 64, patch_size: 16, threads: 2, ..LoaderConfig::default() };
+    let mut loader = loader(&dataset, config, Position::default());
+    let batch = loader.next_batch().unwrap();
+    assert!(loader.skipped().is_empty());
+    let mut samples = batch.samples.clone();
+    samples.sort_unstable();
+    assert_eq!(samples, (0..96).collect::<Vec<_>>());
+    // A photograph is neither flat nor noise: its pixels vary, its neighbours agree.
+    for image in batch.images.chunks_exact(64 * 64 * 3) {
+        let mean = image.iter().map(|&c| f64::from(c)).sum::<f64>() / image.len() as f64;
+        let deviation = image.iter().map(|&c| (f64::from(c) - mean).abs()).sum::<f64>() / image.len() as f64;
+        let step = image.windows(4).map(|w| f64::from(w[0].abs_diff(w[3]))).sum::<f64>() / image.len() as f64;
+        assert!(deviation > 5.0 && step < deviation, "{mean} {deviation} {step}");
+    }
+}

@@ -1,0 +1,94 @@
+//! One decoding thread: visits in, finished items out.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
+
+use crossbeam::channel::{Receiver, Sender};
+
+use super::LoaderConfig;
+use crate::{
+    data::{Broken, Dataset, Kind, Tokenizer, image::Square, order::Visit, visible_patches},
+    random::{Purpose, Random},
+};
+
+/// One sample's share of a batch; the buffers go round.
+#[derive(Debug, Default)]
+pub(super) struct Item {
+    /// `[side, side, 3]`.
+    pub image: Vec<u8>,
+    /// `[context]`.
+    pub tokens: Vec<i32>,
+    /// `[kept]`.
+    pub ids_keep: Vec<u32>,
+}
+
+/// A visit to be made; `ticket` numbers the jobs.
+pub(super) struct Job {
+    pub ticket: u64,
+    pub visit: Visit,
+    pub item: Item,
+}
+
+/// What has come of a job. The item holds nothing of use if the sample is broken.
+pub(super) struct Done {
+    pub ticket: u64,
+    pub item: Item,
+    pub result: Result<(), Broken>,
+}
+
+pub(super) struct Worker {
+    dataset: Arc<Dataset>,
+    tokenizer: Tokenizer,
+    config: LoaderConfig,
+    square: Square,
+}
+
+impl Worker {
+    pub fn new(dataset: Arc<Dataset>, tokenizer: Tokenizer, config: LoaderConfig) -> Self {
+        let square = Square::new(config.image_size as u32);
+        Self { dataset, tokenizer, config, square }
+    }
+
+    /// Works until there are no more jobs, or nobody to take the items.
+    pub fn run(mut self, jobs: &Receiver<Job>, done: &Sender<Done>) {
+        for Job { ticket, visit, mut item } in jobs {
+            let made = catch_unwind(AssertUnwindSafe(|| self.make(visit, &mut item)));
+            let result = made.unwrap_or_else(|panic| {
+                // Whatever state the panic left behind is not used again.
+                self.square = Square::new(self.config.image_size as u32);
+                Err(Broken { kind: Kind::Panic, detail: message(&*panic) })
+            });
+            if done.send(Done { ticket, item, result }).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn make(&mut self, visit: Visit, item: &mut Item) -> Result<(), Broken> {
+        let Self { dataset, tokenizer, config, square } = self;
+        let (epoch, sample) = (visit.at.epoch, visit.sample);
+        let random = |purpose| Random::new(config.seed, purpose, epoch, sample);
+
+        let caption = dataset.caption(sample)?.vary(&config.captions, &mut random(Purpose::Caption));
+        item.tokens.resize(config.context, 0);
+        let refused = |error: crate::data::Error| Broken { kind: Kind::MissingCaption, detail: error.to_string() };
+        tokenizer.encode(&caption, &mut item.tokens).map_err(refused)?;
+
+        item.image.resize(square.bytes(), 0);
+        let image = dataset.decoded(sample)?;
+        square
+            .augmented(&image, &config.augmentation, &mut random(Purpose::Crop), &mut item.image)
+            .map_err(|detail| Broken { kind: Kind::BadImage, detail })?;
+
+        item.ids_keep.resize(config.kept(), 0);
+        visible_patches(config.seed, epoch, sample, config.patches(), &mut item.ids_keep);
+        Ok(())
+    }
+}
+
+fn message(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message").to_owned()
+}

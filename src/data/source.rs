@@ -1,0 +1,261 @@
+//! From what a user writes to a list of shards: braces, globs, folders and the embedded archives.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use super::{Error, Result, embedded};
+
+/// More shards than this from one pattern is taken for a slip of the pen.
+const MAX_SHARDS: usize = 1_000_000;
+
+/// Where one shard is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Location {
+    File(PathBuf),
+    /// The name after `embedded:`.
+    Embedded(&'static str),
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(f),
+            Self::Embedded(name) => write!(f, "embedded:{name}"),
+        }
+    }
+}
+
+/// One entry of the user's list and the shards it stands for, in order.
+#[derive(Clone, Debug)]
+pub struct Source {
+    pub spec: String,
+    pub shards: Vec<Location>,
+}
+
+impl Source {
+    /// Reads one entry: `embedded:NAME`, or a path with `{000..127}`, `{a,b}`, `*`, `?` and `[..]`,
+    /// or a folder, which stands for all `.tar`, `.tar.gz` and `.tgz` files in it.
+    ///
+    /// # Errors
+    /// A name that is not embedded, a pattern without match, and any shard that does not exist.
+    pub fn parse(spec: &str) -> Result<Self> {
+        let shards = match spec.strip_prefix("embedded:") {
+            Some(name) => match embedded::SHARDS.iter().find(|(known, _)| *known == name) {
+                Some((known, _)) => vec![Location::Embedded(known)],
+                None => return Err(problem(spec, format!("known are {}", embedded::names()))),
+            },
+            None => files(spec)?.into_iter().map(Location::File).collect(),
+        };
+        Ok(Self { spec: spec.to_owned(), shards })
+    }
+}
+
+fn problem(spec: &str, problem: impl Into<String>) -> Error {
+    Error::Spec { spec: spec.to_owned(), problem: problem.into() }
+}
+
+fn files(spec: &str) -> Result<Vec<PathBuf>> {
+    let (mut found, mut missing) = (Vec::new(), Vec::new());
+    for pattern in expand_braces(spec).map_err(|why| problem(spec, why))? {
+        let path = PathBuf::from(&pattern);
+        if path.is_dir() {
+            let shards: Vec<PathBuf> = ["*.tar", "*.tar.gz", "*.tgz"]
+                .iter()
+                .map(|suffix| matches(spec, &format!("{}/{suffix}", glob::Pattern::escape(&pattern))))
+                .collect::<Result<Vec<_>>>()?
+                .concat();
+            if shards.is_empty() {
+                return Err(problem(spec, format!("no .tar, .tar.gz or .tgz file there; {}", listing(&path))));
+            }
+            found.extend(shards);
+        } else if path.exists() {
+            found.push(path);
+        } else if pattern.contains(['*', '?', '[']) {
+            let shards = matches(spec, &pattern)?;
+            if shards.is_empty() {
+                let folder = path.parent().unwrap_or(Path::new(""));
+                return Err(problem(spec, format!("nothing matches `{pattern}`; {}", listing(folder))));
+            }
+            found.extend(shards);
+        } else {
+            missing.push(path);
+        }
+    }
+    if let Some(first) = missing.first() {
+        return Err(Error::MissingShards {
+            spec: spec.to_owned(),
+            missing: missing.len(),
+            total: missing.len() + found.len(),
+            first: some(missing.iter().map(|path| path.display().to_string())),
+            there: listing(first.parent().unwrap_or(Path::new(""))),
+        });
+    }
+    Ok(found)
+}
+
+/// Files that match a glob, in alphabetical order.
+fn matches(spec: &str, pattern: &str) -> Result<Vec<PathBuf>> {
+    let paths = glob::glob(pattern).map_err(|error| problem(spec, error.to_string()))?;
+    paths
+        .map(|path| path.map_err(|error| Error::Read { path: error.path().to_owned(), source: error.into() }))
+        .filter(|path| !path.as_ref().is_ok_and(|path| path.is_dir()))
+        .collect()
+}
+
+/// What a folder holds, for an error message.
+fn listing(folder: &Path) -> String {
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    let shown = folder.display();
+    match std::fs::read_dir(folder) {
+        Err(error) => format!("the folder {shown} cannot be read: {error}"),
+        Ok(entries) => {
+            let mut names: Vec<String> =
+                entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+            names.sort();
+            match names.is_empty() {
+                true => format!("the folder {shown} is empty"),
+                false => format!("the folder {shown} holds {}", some(names.into_iter())),
+            }
+        }
+    }
+}
+
+/// The first few of a list, for an error message.
+pub(super) fn some(items: impl Iterator<Item = String>) -> String {
+    const SHOWN: usize = 8;
+    let all: Vec<String> = items.collect();
+    match all.len() {
+        0 => "nothing".to_owned(),
+        n if n <= SHOWN => all.join(", "),
+        n => format!("{} and {} more", all[..SHOWN].join(", "), n - SHOWN),
+    }
+}
+
+/// Brace expansion as in bash: `{a,b}` and `{08..11}` (padded to equal width if a bound starts with 0),
+/// nested and repeated; braces that are neither stay as they are.
+fn expand_braces(spec: &str) -> std::result::Result<Vec<String>, String> {
+    let Some((open, close)) = outer_braces(spec) else { return Ok(vec![spec.to_owned()]) };
+    let (prefix, inner, rest) = (&spec[..open], &spec[open + 1..close], &spec[close + 1..]);
+    let alternatives = match (range(inner)?, split_alternatives(inner)) {
+        (Some(numbers), _) => numbers,
+        (None, parts) if parts.len() == 1 => vec![format!("{{{inner}}}")],
+        (None, parts) => {
+            let expanded: std::result::Result<Vec<_>, _> = parts.into_iter().map(expand_braces).collect();
+            expanded?.concat()
+        }
+    };
+    let tails = expand_braces(rest)?;
+    if alternatives.len().saturating_mul(tails.len()) > MAX_SHARDS {
+        return Err(format!("it stands for more than {MAX_SHARDS} shards"));
+    }
+    let join = |middle: &String| tails.iter().map(|tail| format!("{prefix}{middle}{tail}")).collect::<Vec<_>>();
+    Ok(alternatives.iter().flat_map(join).collect())
+}
+
+/// The first `{` that is closed, and its `}`.
+fn outer_braces(spec: &str) -> Option<(usize, usize)> {
+    spec.match_indices('{').find_map(|(open, _)| {
+        let mut depth = 0;
+        for (at, c) in spec[open..].char_indices() {
+            depth += i32::from(c == '{') - i32::from(c == '}');
+            if depth == 0 {
+                return Some((open, open + at));
+            }
+        }
+        None
+    })
+}
+
+fn split_alternatives(inner: &str) -> Vec<&str> {
+    let mut depth = 0;
+    inner
+        .split(|c| {
+            depth += i32::from(c == '{') - i32::from(c == '}');
+            c == ',' && depth == 0
+        })
+        .collect()
+}
+
+fn range(inner: &str) -> std::result::Result<Option<Vec<String>>, String> {
+    let digits = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());
+    let Some((low, high)) = inner.split_once("..").filter(|(low, high)| digits(low) && digits(high)) else {
+        return Ok(None);
+    };
+    let padded = [low, high].iter().any(|bound| bound.len() > 1 && bound.starts_with('0'));
+    let width = if padded { low.len().max(high.len()) } else { 0 };
+    let number = |s: &str| s.parse::<u64>().map_err(|error| format!("`{s}`: {error}"));
+    let (first, last) = (number(low)?, number(high)?);
+    if first.abs_diff(last) >= MAX_SHARDS as u64 {
+        return Err(format!("`{{{inner}}}` stands for more than {MAX_SHARDS} shards"));
+    }
+    let mut numbers: Vec<String> =
+        (first.min(last)..=first.max(last)).map(|number| format!("{number:0width$}")).collect();
+    if first > last {
+        numbers.reverse();
+    }
+    Ok(Some(numbers))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn expand(spec: &str) -> Vec<String> {
+        expand_braces(spec).unwrap()
+    }
+
+    #[test]
+    fn braces_expand_as_in_bash() {
+        assert_eq!(expand("plain.tar"), ["plain.tar"]);
+        assert_eq!(expand("{008..011}.tar"), ["008.tar", "009.tar", "010.tar", "011.tar"]);
+        assert_eq!(expand("{8..11}"), ["8", "9", "10", "11"]);
+        assert_eq!(expand("{3..1}"), ["3", "2", "1"]);
+        assert_eq!(expand("a{x,y}b{1..2}"), ["axb1", "axb2", "ayb1", "ayb2"]);
+        assert_eq!(expand("{a,b{1..2},}z"), ["az", "b1z", "b2z", "z"]);
+        assert_eq!(expand("{alone}/{1..2}"), ["{alone}/1", "{alone}/2"]);
+        assert_eq!(expand("open{1..2"), ["open{1..2"]);
+        assert_eq!(expand("{open{1..2}"), ["{open1", "{open2"]);
+        assert_eq!(expand("é{ä,ö}"), ["éä", "éö"]);
+    }
+
+    #[test]
+    fn absurd_ranges_are_errors() {
+        assert!(expand_braces("{0..99999999}").unwrap_err().contains("more than"));
+        assert!(expand_braces("{0..9999}{0..9999}").unwrap_err().contains("more than"));
+        assert!(expand_braces("{0..99999999999999999999}").is_err());
+    }
+
+    #[test]
+    fn shards_are_found_by_brace_glob_and_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["b.tar", "a.tar", "c.tar.gz", "note.txt"] {
+            std::fs::write(folder.path().join(name), b"x").unwrap();
+        }
+        let names = |pattern: &str| -> Vec<String> {
+            let spec = folder.path().join(pattern).display().to_string();
+            let shards = Source::parse(&spec).unwrap().shards;
+            let name = |shard: &Location| shard.to_string().rsplit('/').next().unwrap().to_owned();
+            shards.iter().map(name).collect()
+        };
+        assert_eq!(names("{b,a}.tar"), ["b.tar", "a.tar"]);
+        assert_eq!(names("*.tar"), ["a.tar", "b.tar"]);
+        assert_eq!(names(""), ["a.tar", "b.tar", "c.tar.gz"]);
+    }
+
+    #[test]
+    fn what_is_missing_and_what_is_there_is_said() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("a.tar"), b"x").unwrap();
+        let error =
+            |pattern: &str| Source::parse(&folder.path().join(pattern).display().to_string()).unwrap_err().to_string();
+        let missing = error("{a,b,c}.tar");
+        assert!(missing.contains("2 of the 3 shards"), "{missing}");
+        assert!(missing.contains("b.tar") && missing.contains("holds a.tar"), "{missing}");
+        let unmatched = error("*.tgz");
+        assert!(unmatched.contains("nothing matches") && unmatched.contains("holds a.tar"), "{unmatched}");
+        assert!(error("nowhere/*.tar").contains("cannot be read"));
+        assert!(Source::parse("embedded:nonesuch").unwrap_err().to_string().contains("known are"));
+    }
+}
