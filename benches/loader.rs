@@ -1,6 +1,7 @@
 //! Samples per second of the loader: JPEG decoding, random resized crop, flip, tokens, mask.
 //!
-//! The limit is the JPEG decoder: the bench `decode` is one thread that does nothing else.
+//! The limit is the JPEG decoder: the bench `decode` is one thread that does nothing else. The embedded emoji are
+//! decoded once and then come from the cache.
 
 use std::{hint::black_box, sync::Arc, time::Instant};
 
@@ -28,6 +29,28 @@ fn photograph(number: u64) -> Vec<u8> {
     bytes.into_inner()
 }
 
+type Group<'a> = criterion::BenchmarkGroup<'a, criterion::measurement::WallTime>;
+
+fn batches(group: &mut Group, name: &str, dataset: &Arc<Dataset>, tokenizer: &Tokenizer, config: LoaderConfig) {
+    let start = Position::default();
+    let mut loader = Loader::new(dataset.clone(), tokenizer.clone(), config, start).expect("the loader");
+    let mut take = |batches: u64| {
+        for _ in 0..batches {
+            let batch = loader.next_batch().expect("a batch");
+            loader.recycle(batch);
+        }
+    };
+    group.bench_function(name, |bencher| {
+        bencher.iter_custom(|samples| {
+            // What was made ahead would be given away for nothing.
+            take(5);
+            let (clock, batches) = (Instant::now(), samples.div_ceil(32));
+            take(batches);
+            clock.elapsed().mul_f64(samples as f64 / (batches * 32) as f64)
+        });
+    });
+}
+
 fn bench(criterion: &mut Criterion) {
     let mut archive = Vec::new();
     for number in 0..SAMPLES {
@@ -42,6 +65,10 @@ fn bench(criterion: &mut Criterion) {
     let dataset = Arc::new(open.expect("opening the archive").with_cache(0));
     let tokenizer = Tokenizer::from_bytes(VOCAB, "vocab.txt").expect("the vocabulary");
 
+    let emoji = Dataset::open(&["embedded:noto", "embedded:twemoji"], CaptionKeys::default());
+    let emoji = Arc::new(emoji.expect("the embedded data set"));
+    let emoji_tokenizer = Tokenizer::embedded().expect("the embedded tokenizer");
+
     let mut group = criterion.benchmark_group("loader");
     group.throughput(Throughput::Elements(1)).sample_size(10);
     let first = dataset.image(0).expect("the first image");
@@ -49,20 +76,9 @@ fn bench(criterion: &mut Criterion) {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     for threads in [1, cores] {
         let config = LoaderConfig { batch: 32, threads, prefetch: 1, ..LoaderConfig::default() };
-        let start = Position::default();
-        let mut loader = Loader::new(dataset.clone(), tokenizer.clone(), config, start).expect("the loader");
-        group.bench_function(format!("batches/{threads} threads"), |bencher| {
-            bencher.iter_custom(|samples| {
-                // What was made ahead would be given away for nothing.
-                (0..3).for_each(|_| loader.recycle(loader.next_batch().expect("a batch")));
-                let (clock, batches) = (Instant::now(), samples.div_ceil(32));
-                for _ in 0..batches {
-                    let batch = loader.next_batch().expect("a batch");
-                    loader.recycle(batch);
-                }
-                clock.elapsed().mul_f64(samples as f64 / (batches * 32) as f64)
-            });
-        });
+        batches(&mut group, &format!("photographs/{threads} threads"), &dataset, &tokenizer, config.clone());
+        let config = LoaderConfig { image_size: 48, patch_size: 8, ..config };
+        batches(&mut group, &format!("emoji/{threads} threads"), &emoji, &emoji_tokenizer, config);
     }
 }
 

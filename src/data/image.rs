@@ -180,7 +180,8 @@ mod tests {
 
     #[test]
     fn broken_images_are_refused_with_a_reason() {
-        for (format, bytes) in [("JPEG", jpeg(64, 48, 2)), ("PNG", png(64, 48, 2))] {
+        let webp = encode(noise(64, 48, 2), ImageFormat::WebP);
+        for (format, bytes) in [("JPEG", jpeg(64, 48, 2)), ("PNG", png(64, 48, 2)), ("WebP", webp)] {
             assert!(decode(&bytes).is_ok());
             for length in [0, 1, 10, bytes.len() / 4, bytes.len() / 2, bytes.len() - 30] {
                 assert!(decode(&bytes[..length]).is_err(), "{format} cut to {length} of {}", bytes.len());

@@ -28,11 +28,9 @@ impl Tokenizer {
     /// The tokenizer of the embedded data set.
     ///
     /// # Errors
-    /// If none is embedded.
+    /// None, unless the program was built with a broken one.
     pub fn embedded() -> Result<Self> {
-        let name = "embedded:tokenizer";
-        let missing = || Error::Tokenizer { name: name.to_owned(), problem: "this build has none".to_owned() };
-        Self::from_bytes(embedded::TOKENIZER.ok_or_else(missing)?, name)
+        Self::from_bytes(embedded::TOKENIZER, "embedded:tokenizer")
     }
 
     /// As [`Self::from_file`], from the file's bytes; `name` is for messages.

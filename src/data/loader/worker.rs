@@ -92,3 +92,35 @@ fn message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message").to_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use crossbeam::channel::unbounded;
+
+    use super::*;
+    use crate::data::{
+        CaptionKeys, Position,
+        testing::{Archive, png},
+    };
+
+    /// A patch size of 0, which no loader lets through, divides by zero at every sample.
+    #[test]
+    fn a_panic_breaks_one_sample_and_not_the_worker() {
+        let mut archive = Archive::default();
+        archive.add("1.png", &png(4, 4, 1)).add("1.txt", b"name");
+        let dataset = Arc::new(Dataset::open(&[archive.file()], CaptionKeys::default()).unwrap());
+        let tokenizer = Tokenizer::from_bytes(b"[PAD]\n[UNK]\n", "vocab.txt").unwrap();
+        let (jobs, jobs_out) = unbounded();
+        let (done_in, done) = unbounded();
+        for ticket in 0..2 {
+            let visit = Visit { at: Position::default(), sample: 0 };
+            jobs.send(Job { ticket, visit, item: Item::default() }).unwrap();
+        }
+        drop(jobs);
+        let config = LoaderConfig { patch_size: 0, image_size: 4, ..LoaderConfig::default() };
+        Worker::new(dataset, tokenizer, config).run(&jobs_out, &done_in);
+        let results: Vec<_> = done.try_iter().map(|done| done.result.unwrap_err()).collect();
+        assert!(results.len() == 2 && results.iter().all(|broken| broken.kind == Kind::Panic), "{results:?}");
+        assert!(results[0].detail.contains("divide by zero"), "{}", results[0]);
+    }
+}
