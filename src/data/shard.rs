@@ -151,7 +151,8 @@ fn key_and_extension(member: &str) -> Option<(&str, &str)> {
     let base = member.rfind('/').map_or(0, |slash| slash + 1);
     let dot = base + member[base..].find('.')?;
     let stem = &member[base..dot];
-    !(stem.is_empty() || stem.starts_with("__") && stem.ends_with("__")).then(|| (&member[..dot], &member[dot + 1..]))
+    let private = stem.starts_with("__") && stem.ends_with("__");
+    (!stem.is_empty() && !private).then(|| (&member[..dot], &member[dot + 1..]))
 }
 
 /// Inflates a gzipped archive; from a damaged one, what comes before the damage, and why it ends there.
