@@ -1,12 +1,15 @@
 //! flipk trains FLIP, that is, CLIP with most of the image patches left out.
 //!
-//! The rooms, from the top; each imports only from those below it: [`model`], [`data`], [`autograd`] with [`ops`], [`device`].
+//! The rooms, from the top; each imports only from those below it: `cli`, [`train`] and [`golden`], [`eval`], [`model`], [`data`], [`autograd`] with [`ops`], [`device`].
 
 pub mod autograd;
+pub mod cli;
 pub mod data;
 pub mod device;
+pub mod eval;
 pub mod golden;
 pub mod model;
 pub mod ops;
 pub mod optim;
 pub mod random;
+pub mod train;

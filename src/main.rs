@@ -1,3 +1,7 @@
-//! The `flipk` program: see [`flipk`] for the library behind it.
+//! The program; see [`flipk::cli`].
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    flipk::cli::main()
+}

@@ -176,6 +176,15 @@ impl<D: Device> Parameters<D> {
         unsafe { (D::view_mut(&self.values, 0, len), D::view(&self.grads, 0, len)) }
     }
 
+    /// One parameter on the host.
+    pub fn download(&self, device: &D, id: ParamId) -> Result<Vec<f32>, DeviceError> {
+        let spec = self.layout.get(id);
+        let mut host = vec![0.0; spec.len];
+        // SAFETY: as in `values`; a parameter lies in the arena.
+        device.download(&mut host, unsafe { D::view(&self.values, spec.offset * 4, spec.len) })?;
+        Ok(host)
+    }
+
     /// All values on the host.
     pub fn download_values(&self, device: &D) -> Result<Vec<f32>, DeviceError> {
         let mut host = vec![0.0; self.layout.arena_len()];

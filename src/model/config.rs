@@ -95,12 +95,6 @@ impl ModelConfig {
         self.patch_size * self.patch_size * 3
     }
 
-    /// Patches that stay visible: `int(L (1 - ratio))` as the paper has it, and at least one.
-    pub fn kept(&self, mask_ratio: f64) -> usize {
-        // A ratio such as 0.9 is not exact in binary: 40 * (1 - 0.9) must count as 4.
-        ((self.patches() as f64 * (1.0 - mask_ratio) + 1e-9) as usize).clamp(1, self.patches())
-    }
-
     /// What is wrong with the sizes, if anything is.
     pub fn check(&self) -> Result<(), String> {
         let tower = |name: &str, tower: &TowerConfig| match tower {
@@ -135,19 +129,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn presets_are_sound_and_keep_what_the_paper_keeps() {
+    fn presets_are_sound() {
         for preset in [Preset::Tiny, Preset::B16, Preset::L16, Preset::L14, Preset::H14] {
             preset.config().check().unwrap();
         }
-        let kept = |preset: Preset| [0.0, 0.5, 0.75].map(|ratio| preset.config().kept(ratio));
-        assert_eq!(kept(Preset::B16), [196, 98, 49]);
-        assert_eq!(kept(Preset::L14), [256, 128, 64]);
-    }
-
-    #[test]
-    fn a_ratio_that_is_not_exact_in_binary_keeps_the_round_number() {
-        let config = ModelConfig { image_size: 80, patch_size: 8, ..Preset::Tiny.config() };
-        assert_eq!(config.kept(0.9), 10);
-        assert_eq!(config.kept(0.999), 1);
     }
 }

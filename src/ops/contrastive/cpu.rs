@@ -6,16 +6,13 @@ use std::cell::RefCell;
 
 use rayon::prelude::*;
 
-use super::{Gradients, IMAGE_CORRECT, Inputs, LOSS, Lse, Shape, TEXT_CORRECT};
+use super::{Gradients, IMAGE_CORRECT, Inputs, LOSS, Lse, MAX_LOGIT_SCALE, Shape, TEXT_CORRECT};
 use crate::device::Cpu;
 use crate::ops::product::{How, Strides, product};
 use crate::ops::simd::{exp, max, sum, wide};
 
 /// Rows and columns of a tile.
 const TILE: usize = 128;
-
-/// The largest logarithm of the temperature (flip.md: clipped to `[0, ln 100]`).
-pub const MOST_LOGIT_SCALE: f32 = 4.605_170_2;
 
 thread_local! {
     /// One tile of logits, kept by each thread.
@@ -28,7 +25,7 @@ pub fn scratch_len(_: Shape) -> usize {
 }
 
 fn temperature(logit_scale: f32) -> f32 {
-    logit_scale.clamp(0.0, MOST_LOGIT_SCALE).exp()
+    logit_scale.clamp(0.0, MAX_LOGIT_SCALE).exp()
 }
 
 /// Calls `body(first column, logits)` for each tile `τ a bᵀ`; `a` is one block of rows, `b` is cut into tiles.
@@ -150,7 +147,7 @@ pub fn backward(
     let (rows, columns) = ((images, lse.rows), (texts, lse.columns));
     let along = gradient_pass(rows, columns, shape.width, scale, gradients.dimages);
     gradient_pass(columns, rows, shape.width, scale, gradients.dtexts);
-    let held = !(0.0..=MOST_LOGIT_SCALE).contains(&logit_scale[0]);
+    let held = !(0.0..=MAX_LOGIT_SCALE).contains(&logit_scale[0]);
     let (dlogit_scale, accumulate) = gradients.dlogit_scale;
     let before = if accumulate { dlogit_scale[0] } else { 0.0 };
     dlogit_scale[0] = before + if held { 0.0 } else { along as f32 };

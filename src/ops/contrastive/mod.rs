@@ -18,6 +18,9 @@ pub struct Shape {
     pub width: usize,
 }
 
+/// The largest logarithm of the inverse temperature `τ`: `ln 100` (flip.md, "Loss").
+pub const MAX_LOGIT_SCALE: f32 = 4.605_170_2;
+
 /// Places in the result buffer of the loss.
 pub const LOSS: usize = 0;
 /// How many images rank their own text first.

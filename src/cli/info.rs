@@ -1,0 +1,58 @@
+//! `flipk info`.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Args;
+
+/// Show version, devices, CPU features and compiled kernels
+#[derive(Args)]
+pub struct Info {}
+
+impl Info {
+    pub fn run(self) -> Result<ExitCode> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let rows = [
+            ["version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()],
+            ["cpu".to_owned(), format!("{cores} threads, {}", cpu_features().join(" "))],
+            ["gpu".to_owned(), gpus()],
+            ["kernels".to_owned(), "none compiled in: this version computes on the CPU".to_owned()],
+        ];
+        rows.iter().for_each(|[name, value]| println!("{name:<8} {value}"));
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Those that the CPU ops make use of.
+fn cpu_features() -> Vec<&'static str> {
+    #[cfg(target_arch = "x86_64")]
+    let features = [
+        ("avx2", is_x86_feature_detected!("avx2")),
+        ("fma", is_x86_feature_detected!("fma")),
+        ("avx512f", is_x86_feature_detected!("avx512f")),
+        ("avx512bf16", is_x86_feature_detected!("avx512bf16")),
+    ];
+    #[cfg(target_arch = "aarch64")]
+    let features = [("neon", std::arch::is_aarch64_feature_detected!("neon"))];
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let features: [(&str, bool); 0] = [];
+    features.into_iter().filter(|(_, there)| *there).map(|(name, _)| name).collect()
+}
+
+/// The NVIDIA GPUs that the driver shows.
+fn gpus() -> String {
+    // SAFETY: only asks the system's loader whether the library is there.
+    if !unsafe { cudarc::driver::sys::is_culib_present() } {
+        return "none: no NVIDIA driver (libcuda) on this machine".to_owned();
+    }
+    use cudarc::driver::result;
+    let names = || -> Result<Vec<String>, cudarc::driver::DriverError> {
+        result::init()?;
+        (0..result::device::get_count()?).map(|n| result::device::get_name(result::device::get(n)?)).collect()
+    };
+    match names() {
+        Ok(names) if !names.is_empty() => names.join(", "),
+        Ok(_) => "none: the driver shows no device".to_owned(),
+        Err(error) => format!("none: the NVIDIA driver reports {error}"),
+    }
+}

@@ -1,0 +1,109 @@
+//! `flipk train`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, Result};
+use clap::Args;
+
+use super::device::{DeviceArgs, Job};
+use super::table::{percent, table};
+use crate::ops::AllOps;
+use crate::train::{Ended, Options, Plan, Summary, train};
+
+/// Train a model and evaluate it on held-out data
+///
+/// Without options: a small model on the emoji inside the program, evaluated on a drawing style that it never saw. Ctrl-C
+/// saves a checkpoint and ends with exit code 0; a second one ends at once.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  flipk train
+  flipk train --mask-ratio 0.75 --epochs 20
+  flipk train --model b16 --data 'cc12m/{00000..01242}.tar' --tokenizer vocab.txt --batch 1024 --epochs 10
+  flipk train --config my.toml --seed 1        # keys are the options with _ for -
+  flipk train --resume runs/b16-001            # goes on to the bit where the last checkpoint was
+  flipk train --init-from runs/b16-001 --mask-ratio 0 --base-lr 4e-8 --samples 128000000   # unmasked tuning")]
+pub struct Train {
+    /// TOML file with options; flags win over it
+    #[arg(long, value_name = "FILE", conflicts_with = "resume")]
+    config: Option<PathBuf>,
+    /// Go on with the run in this folder
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["out", "init_from"])]
+    resume: Option<PathBuf>,
+    /// Folder for the run [default: the first free runs/PRESET-NNN]
+    #[arg(long, value_name = "FOLDER", help_heading = "Output")]
+    out: Option<PathBuf>,
+    #[command(flatten)]
+    device: DeviceArgs,
+    #[command(flatten)]
+    options: Options,
+}
+
+struct Training {
+    plan: Plan,
+    stop: Arc<AtomicBool>,
+}
+
+impl Job for Training {
+    type Output = Ended;
+    fn run<D: AllOps>(self, device: Arc<D>) -> Result<Ended> {
+        Ok(train(device, self.plan, &self.stop)?)
+    }
+}
+
+impl Train {
+    pub fn run(self) -> Result<ExitCode> {
+        let plan = match (&self.resume, &self.config) {
+            (Some(folder), _) => Plan::resume(folder, self.options)?,
+            (None, Some(file)) => Plan::start(self.options.over_file(file)?, self.out.as_deref())?,
+            (None, None) => Plan::start(self.options, self.out.as_deref())?,
+        };
+        let folder = plan.folder.clone();
+        match self.device.run(Training { plan, stop: interrupt()? })? {
+            Ended::Finished(summary) => {
+                print!("{}", show(&summary));
+                let folder = folder.path().display();
+                println!("\nsummary: {folder}/summary.json   curve: {folder}/curve.svg");
+                println!("try it:  flipk eval retrieval {folder}");
+            }
+            Ended::Interrupted { step, checkpoint } => {
+                println!("stopped after step {step}; saved {}", checkpoint.display());
+                println!("go on with: flipk train --resume {}", folder.path().display());
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// A flag that the first Ctrl-C (or SIGTERM) sets; the second ends the program.
+fn interrupt() -> Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = stop.clone();
+    let handler = move || {
+        if flag.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+        eprintln!("\nstopping: saving a checkpoint after this step (again to stop at once)");
+    };
+    ctrlc::set_handler(handler).context("cannot listen for Ctrl-C")?;
+    Ok(stop)
+}
+
+fn show(summary: &Summary) -> String {
+    let mut rows = vec![
+        ["samples".to_owned(), summary.samples.to_string()],
+        ["final loss".to_owned(), format!("{:.4}", summary.final_loss)],
+        ["speed".to_owned(), format!("{:.1} samples/s, {:.0} GFLOP/s", summary.samples_per_second, summary.gflops)],
+        ["wall time".to_owned(), format!("{:.1} s", summary.wall_seconds)],
+    ];
+    if let (Some(top1), Some(top5), Some(classes)) = (summary.zero_shot_top1, summary.zero_shot_top5, summary.classes) {
+        rows.push(["held-out zero-shot top-1".to_owned(), format!("{} of {classes} classes", percent(top1))]);
+        rows.push(["held-out zero-shot top-5".to_owned(), percent(top5)]);
+    }
+    for (kind, count) in &summary.skipped {
+        rows.push([format!("skipped: {kind}"), count.to_string()]);
+    }
+    table(["", ""], &rows).trim_start().to_owned()
+}

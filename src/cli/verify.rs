@@ -1,0 +1,47 @@
+//! `flipk verify`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Result;
+use clap::Args;
+
+use super::device::{DeviceArgs, Job};
+use super::table::table;
+use crate::golden::{Check, Tolerances, verify};
+use crate::ops::AllOps;
+
+/// Hold a device against a golden state: another implementation's embeddings, loss, gradients and training losses
+///
+/// The sizes come from the file's header. Exit code 0 only if every quantity is within its tolerance.
+#[derive(Args)]
+pub struct Verify {
+    /// Golden state (safetensors)
+    file: PathBuf,
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+impl Job for &Verify {
+    type Output = Vec<Check>;
+    fn run<D: AllOps>(self, device: Arc<D>) -> Result<Vec<Check>> {
+        Ok(verify(&self.file, device, Tolerances::F32)?)
+    }
+}
+
+impl Verify {
+    pub fn run(self) -> Result<ExitCode> {
+        let checks = self.device.run(&self)?;
+        let verdict = |check: &Check| if check.holds() { "ok" } else { "FAILED" };
+        let row = |check: &Check| {
+            let (error, tolerance) = (format!("{:.1e}", check.error), format!("{:.0e}", check.tolerance));
+            [check.quantity.clone(), error, tolerance, verdict(check).to_owned()]
+        };
+        let rows: Vec<_> = checks.iter().map(row).collect();
+        print!("{}", table(["quantity", "error", "tolerance", "verdict"], &rows));
+        let failed = checks.iter().filter(|check| !check.holds()).count();
+        println!("\n{} of {} quantities hold", checks.len() - failed, checks.len());
+        Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+}

@@ -1,0 +1,131 @@
+//! Embedding images and texts in batches.
+
+use std::sync::Arc;
+
+use indicatif::ProgressBar;
+
+use super::EvalError;
+use crate::autograd::{Parameters, Program, Slot, Tape};
+use crate::data::{Dataset, EvalBatches, Skipped, Tokenizer};
+use crate::device::{Device, DeviceError};
+use crate::model::Flip;
+use crate::ops::AllOps;
+
+/// What evaluation reads.
+pub struct Inputs<'a> {
+    pub dataset: &'a Arc<Dataset>,
+    pub tokenizer: &'a Tokenizer,
+    /// Share of broken samples in a shard above which evaluation stops.
+    pub max_bad: f32,
+    /// Shows the images done.
+    pub bar: &'a ProgressBar,
+}
+
+/// Both towers of a model, recorded for inference.
+pub struct Encoder<D: Device> {
+    vision: Program<D>,
+    text: Program<D>,
+    pixels: Slot<u8>,
+    tokens: Slot<i32>,
+    image_rows: Slot<f32>,
+    text_rows: Slot<f32>,
+    batch: usize,
+    side: usize,
+    context: usize,
+    width: usize,
+    skipped: Skipped,
+}
+
+/// The embeddings of a data set's images.
+#[derive(Clone, Debug, Default)]
+pub struct Images {
+    /// Of length 1, `[samples, embed_dim]`.
+    pub rows: Vec<f32>,
+    pub captions: Vec<String>,
+    /// Numbers in the data set.
+    pub samples: Vec<u64>,
+}
+
+impl<D: AllOps> Encoder<D> {
+    /// Records both towers for `batch` rows at a time, every patch visible.
+    pub fn new(device: &Arc<D>, flip: &Flip, batch: usize) -> Result<Self, DeviceError> {
+        let patches = flip.config.patches();
+        let mut tape = Tape::new(flip.layout().clone());
+        let (pixels, ids, images) = flip.vision(&mut tape, batch, patches);
+        tape.keep(images.slot());
+        let mut vision = tape.inference(device.clone())?;
+        let all: Vec<u32> = (0..patches as u32).collect();
+        vision.write(ids, &all.repeat(batch))?;
+        let mut tape = Tape::new(flip.layout().clone());
+        let (tokens, texts) = flip.text(&mut tape, batch);
+        tape.keep(texts.slot());
+        let text = tape.inference(device.clone())?;
+        let (side, context, width) = (flip.config.image_size, flip.config.context, flip.config.embed_dim);
+        let (image_rows, text_rows) = (images.slot(), texts.slot());
+        Ok(Self {
+            vision,
+            text,
+            pixels,
+            tokens,
+            image_rows,
+            text_rows,
+            batch,
+            side,
+            context,
+            width,
+            skipped: Skipped::new(),
+        })
+    }
+
+    /// Width of an embedding.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Broken samples that [`Self::images`] last left out, by kind.
+    pub fn skipped(&self) -> &Skipped {
+        &self.skipped
+    }
+
+    /// Embeds every image of a data set.
+    pub fn images(&mut self, params: &Parameters<D>, inputs: &Inputs) -> Result<Images, EvalError> {
+        let mut all = Images::default();
+        let mut pixels = Vec::new();
+        let mut batches = EvalBatches::new(inputs.dataset.clone(), self.batch, self.side, inputs.max_bad)?;
+        for batch in batches.by_ref() {
+            let batch = batch?;
+            pixels.clone_from(&batch.images);
+            // The last batch may be short: what fills it up is computed and dropped.
+            pixels.resize(self.batch * self.side * self.side * 3, 0);
+            self.vision.write(self.pixels, &pixels)?;
+            self.vision.forward(params)?;
+            let rows = self.vision.read(self.image_rows)?;
+            all.rows.extend_from_slice(&rows[..batch.samples.len() * self.width]);
+            all.captions.extend(batch.captions);
+            inputs.bar.inc(batch.samples.len() as u64);
+            all.samples.extend(batch.samples);
+        }
+        self.skipped = batches.skipped();
+        Ok(all)
+    }
+
+    /// Embeds texts: rows of length 1, `[texts, embed_dim]`.
+    pub fn texts(
+        &mut self,
+        params: &Parameters<D>,
+        tokenizer: &Tokenizer,
+        texts: &[String],
+    ) -> Result<Vec<f32>, EvalError> {
+        let mut all = Vec::with_capacity(texts.len() * self.width);
+        let mut tokens = vec![0; self.batch * self.context];
+        for chunk in texts.chunks(self.batch) {
+            for (text, row) in chunk.iter().zip(tokens.chunks_exact_mut(self.context)) {
+                tokenizer.encode(text, row)?;
+            }
+            self.text.write(self.tokens, &tokens)?;
+            self.text.forward(params)?;
+            all.extend_from_slice(&self.text.read(self.text_rows)?[..chunk.len() * self.width]);
+        }
+        Ok(all)
+    }
+}

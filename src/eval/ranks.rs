@@ -1,0 +1,51 @@
+//! Where the right answer comes in a list by similarity.
+
+use rayon::prelude::*;
+
+use crate::ops::simd::{dot, wide};
+
+/// For each query (`[queries, width]`) how many candidates (`[candidates, width]`) that are not its own are at least as
+/// similar as the most similar of its own: 0 if its own comes first. `own(query, candidate)` tells which are its own.
+///
+/// Ties count against the query, so that equal embeddings are no success.
+pub fn ranks(
+    queries: &[f32],
+    candidates: &[f32],
+    width: usize,
+    own: impl Fn(usize, usize) -> bool + Sync,
+) -> Vec<usize> {
+    let rank = |(query, row): (usize, &[f32])| {
+        let similarity: Vec<f32> =
+            wide(|| candidates.chunks_exact(width).map(|candidate| dot(row, candidate)).collect());
+        let best = (0..similarity.len()).filter(|&at| own(query, at)).map(|at| similarity[at]);
+        let best = best.fold(f32::NEG_INFINITY, f32::max);
+        // A NaN is not behind anything, so that a broken model ranks nothing first.
+        let behind = |at: usize| similarity[at] < best;
+        (0..similarity.len()).filter(|&at| !own(query, at) && !behind(at)).count()
+    };
+    queries.par_chunks_exact(width).enumerate().map(rank).collect()
+}
+
+/// The share of ranks below `k`.
+pub fn within(ranks: &[usize], k: usize) -> f64 {
+    ranks.iter().filter(|&&rank| rank < k).count() as f64 / ranks.len().max(1) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranks_count_what_is_ahead_and_ties_count_against() {
+        let candidates = [1.0, 0.0, 0.0, 1.0, 0.6, 0.8];
+        let found = ranks(&[1.0, 0.0, 0.0, 1.0, 0.6, 0.8], &candidates, 2, |query, candidate| candidate == query);
+        assert_eq!(found, [0, 0, 0]);
+        let found = ranks(&[1.0, 0.0], &candidates, 2, |_, candidate| candidate == 1);
+        assert_eq!(found, [2]);
+        // The better of two right answers counts, and a right answer is never in its own way.
+        assert_eq!(ranks(&[0.0, 1.0], &candidates, 2, |_, candidate| candidate != 1), [1]);
+        assert_eq!(ranks(&[1.0, 0.0], &[1.0, 0.0, 1.0, 0.0], 2, |_, candidate| candidate == 0), [1]);
+        assert_eq!(ranks(&[f32::NAN, 0.0], &candidates, 2, |_, candidate| candidate == 0), [2]);
+        assert_eq!((within(&[0, 1, 4, 5], 1), within(&[0, 1, 4, 5], 5)), (0.25, 0.75));
+    }
+}

@@ -1,0 +1,238 @@
+//! Checkpoints: safetensors with the weights under their names, AdamW's moments beside them as `adamw.m/NAME` and
+//! `adamw.v/NAME`, and everything else that a run needs to go on in the header.
+//!
+//! A checkpoint is written under a temporary name, synced, and renamed, so that a file with a checkpoint's name is always
+//! whole; older ones are removed only after that.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use memmap2::Mmap;
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+use serde::{Deserialize, Serialize};
+
+use super::TrainError;
+use crate::autograd::Layout;
+use crate::data::Position;
+use crate::model::ModelConfig;
+use crate::optim::Moments;
+
+/// The header's key.
+const HEADER: &str = "flipk";
+
+/// Where a run stands, apart from its numbers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    pub model: ModelConfig,
+    /// Optimizer steps made.
+    pub step: u64,
+    /// Samples seen.
+    pub samples: u64,
+    /// Where the next batch begins.
+    pub position: Position,
+    pub seed: u64,
+    /// Of the training data ([`crate::data::Dataset::fingerprint`]).
+    pub fingerprint: u32,
+    /// Seconds of training so far.
+    pub seconds: f64,
+}
+
+/// An open checkpoint.
+pub struct Checkpoint {
+    path: PathBuf,
+    map: Mmap,
+    pub state: State,
+}
+
+/// The values of one array of the arena, by parameter, under `prefix`.
+fn views<'a>(layout: &'a Layout, prefix: &str, arena: &'a [f32]) -> Vec<(String, TensorView<'a>)> {
+    let view = |spec: &'a crate::autograd::ParamSpec| {
+        let bytes = bytemuck::cast_slice(&arena[spec.range()]);
+        let view = TensorView::new(Dtype::F32, spec.shape.clone(), bytes).expect("a parameter's shape is its length");
+        (format!("{prefix}{}", spec.name), view)
+    };
+    layout.specs().iter().map(view).collect()
+}
+
+/// Writes a checkpoint whole or not at all.
+///
+/// # Errors
+/// If the disk refuses; nothing is left behind then, and earlier checkpoints are as they were.
+pub fn save(path: &Path, state: &State, layout: &Layout, weights: &[f32], moments: &Moments) -> Result<(), TrainError> {
+    let mut tensors = views(layout, "", weights);
+    tensors.extend(views(layout, "adamw.m/", &moments.m));
+    tensors.extend(views(layout, "adamw.v/", &moments.v));
+    let header = serde_json::to_string(state).map_err(|why| TrainError::io("write", path, why.into()))?;
+    let header = HashMap::from([(HEADER.to_owned(), header)]);
+    let partial = path.with_extension("partial");
+    let written = safetensors::serialize_to_file(tensors, Some(header), &partial)
+        .map_err(|why| match why {
+            safetensors::SafeTensorError::IoError(why) => why,
+            why => io::Error::other(why),
+        })
+        .and_then(|()| File::open(&partial)?.sync_all())
+        .and_then(|()| fs::rename(&partial, path))
+        .and_then(|()| sync_folder(path));
+    written.map_err(|why| {
+        // What is left of it would only take room; if even that fails there is nothing more to be done.
+        let _ = fs::remove_file(&partial);
+        TrainError::io("write", path, why)
+    })
+}
+
+/// Makes a rename last through a power cut.
+fn sync_folder(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        Some(folder) if cfg!(unix) => File::open(folder)?.sync_all(),
+        _ => Ok(()),
+    }
+}
+
+/// Where the checkpoint of a step lies in `folder`.
+pub fn path_of(folder: &Path, step: u64) -> PathBuf {
+    folder.join(format!("step-{step:08}.safetensors"))
+}
+
+/// The checkpoints in `folder`, oldest first.
+pub fn list(folder: &Path) -> Vec<PathBuf> {
+    let is_checkpoint = |path: &PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str());
+        name.is_some_and(|name| name.starts_with("step-") && name.ends_with(".safetensors"))
+    };
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut found: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(is_checkpoint).collect();
+    found.sort();
+    found
+}
+
+/// Removes all but the newest `keep` checkpoints.
+pub fn prune(folder: &Path, keep: usize) {
+    let found = list(folder);
+    for old in &found[..found.len().saturating_sub(keep)] {
+        // One that cannot be removed only takes room.
+        let _ = fs::remove_file(old);
+    }
+}
+
+impl Checkpoint {
+    /// Opens a checkpoint, or the newest of a run folder.
+    ///
+    /// # Errors
+    /// If there is none, or it is not one of flipk's.
+    pub fn open(path: &Path) -> Result<Self, TrainError> {
+        let bad = |path: &Path, problem: String| TrainError::Checkpoint { path: path.to_owned(), problem };
+        let path = match path.is_dir() {
+            false => path.to_owned(),
+            true => {
+                let newest = [path.join("checkpoints"), path.to_owned()].iter().find_map(|folder| list(folder).pop());
+                newest.ok_or_else(|| bad(path, "the folder holds no step-*.safetensors".to_owned()))?
+            }
+        };
+        let file = File::open(&path).map_err(|why| TrainError::io("open", &path, why))?;
+        // SAFETY: checkpoints are replaced by renaming, never changed in place, so the mapped bytes stay.
+        let map = unsafe { Mmap::map(&file) }.map_err(|why| TrainError::io("map", &path, why))?;
+        // Of a file that was cut short, the header may be whole: this looks at the length too.
+        SafeTensors::deserialize(&map).map_err(|why| bad(&path, why.to_string()))?;
+        let (_, header) = SafeTensors::read_metadata(&map).map_err(|why| bad(&path, why.to_string()))?;
+        let header = header.metadata().as_ref().and_then(|header| header.get(HEADER));
+        let header = header.ok_or_else(|| bad(&path, format!("its header has no `{HEADER}`")))?;
+        let state: State = serde_json::from_str(header).map_err(|why| bad(&path, format!("its header: {why}")))?;
+        state.model.check().map_err(|why| bad(&path, why))?;
+        Ok(Self { path, map, state })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The weights, `[layout.arena_len()]`.
+    ///
+    /// # Errors
+    /// A parameter that is missing or has another shape.
+    pub fn weights(&self, layout: &Layout) -> Result<Vec<f32>, TrainError> {
+        self.arena(layout, "")
+    }
+
+    /// AdamW's moments.
+    ///
+    /// # Errors
+    /// As [`Self::weights`].
+    pub fn moments(&self, layout: &Layout) -> Result<Moments, TrainError> {
+        let (m, v) = (self.arena(layout, "adamw.m/")?, self.arena(layout, "adamw.v/")?);
+        Ok(Moments { m, v, step: self.state.step })
+    }
+
+    fn arena(&self, layout: &Layout, prefix: &str) -> Result<Vec<f32>, TrainError> {
+        let bad = |problem: String| TrainError::Checkpoint { path: self.path.clone(), problem };
+        let file = SafeTensors::deserialize(&self.map).map_err(|why| bad(why.to_string()))?;
+        let mut arena = vec![0.0; layout.arena_len()];
+        for spec in layout.specs() {
+            let name = format!("{prefix}{}", spec.name);
+            let tensor = file.tensor(&name).map_err(|why| bad(format!("tensor `{name}`: {why}")))?;
+            if (tensor.dtype(), tensor.shape()) != (Dtype::F32, &spec.shape) {
+                let (dtype, shape) = (tensor.dtype(), tensor.shape());
+                return Err(bad(format!("tensor `{name}` is {dtype:?} {shape:?}, expected F32 {:?}", spec.shape)));
+            }
+            // Byte by byte: the file promises no alignment.
+            bytemuck::cast_slice_mut::<f32, u8>(&mut arena[spec.range()]).copy_from_slice(tensor.data());
+        }
+        Ok(arena)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Flip, Preset};
+
+    fn state(step: u64) -> State {
+        State {
+            model: Preset::Tiny.config(),
+            step,
+            samples: 640,
+            position: Position { epoch: 3, index: 17 },
+            seed: u64::MAX,
+            fingerprint: 5,
+            seconds: 1.5,
+        }
+    }
+
+    #[test]
+    fn a_checkpoint_comes_back_as_it_was_and_old_ones_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Flip::new(&Preset::Tiny.config(), true).layout().clone();
+        let arena = |seed| layout.initial_values(seed);
+        for step in 1..=4 {
+            let moments = Moments { m: arena(2), v: arena(3), step };
+            save(&path_of(folder.path(), step), &state(step), &layout, &arena(step), &moments).unwrap();
+            prune(folder.path(), 2);
+        }
+        let kept: Vec<PathBuf> = [3, 4].map(|step| path_of(folder.path(), step)).into();
+        assert_eq!(list(folder.path()), kept);
+        let newest = Checkpoint::open(folder.path()).unwrap();
+        assert_eq!(newest.state, state(4));
+        assert!(newest.weights(&layout).unwrap() == arena(4));
+        assert!(newest.moments(&layout).unwrap() == Moments { m: arena(2), v: arena(3), step: 4 });
+    }
+
+    #[test]
+    fn what_is_no_checkpoint_is_told_apart() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = |path: &Path| Checkpoint::open(path).err().map(|error| error.to_string()).unwrap();
+        assert!(error(folder.path()).contains("holds no step-*.safetensors"));
+        let path = path_of(folder.path(), 1);
+        fs::write(&path, b"not one").unwrap();
+        assert!(error(&path).contains("is not a checkpoint"));
+        let layout = Flip::new(&Preset::Tiny.config(), true).layout().clone();
+        let zeros = vec![0.0; layout.arena_len()];
+        let moments = Moments { m: zeros.clone(), v: zeros.clone(), step: 1 };
+        save(&path, &state(1), &layout, &zeros, &moments).unwrap();
+        let bytes = fs::read(&path).unwrap();
+        fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
+        assert!(error(&path).contains("is not a checkpoint"));
+        assert!(error(Path::new("/nowhere")).contains("cannot open /nowhere"));
+    }
+}

@@ -1,0 +1,145 @@
+//! What a run tells while it goes: lines of `metrics.jsonl`, which TensorBoard and the curve get as well.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::tensorboard::EventFile;
+use super::{TrainError, curve};
+
+/// One line of `metrics.jsonl`; means are over the steps since the line before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Metrics {
+    /// Optimizer steps made.
+    pub step: u64,
+    /// Samples seen.
+    pub samples: u64,
+    /// Passes over the data, broken samples included.
+    pub epoch: f64,
+    /// Mean of the contrastive loss, in nats.
+    pub loss: f64,
+    /// Share of the images whose own text was the nearest in the batch, and of texts likewise; their mean.
+    pub accuracy: f64,
+    pub learning_rate: f64,
+    /// Of all gradients together, before clipping, at the last step.
+    pub grad_norm: f64,
+    /// Inverse temperature, `exp` of the clipped parameter.
+    pub logit_scale: f64,
+    pub samples_per_second: f64,
+    /// Model FLOPs (forward and backward matrix products, nothing recomputed) per second, in units of 10^9.
+    pub gflops: f64,
+    /// Share of the time that was spent waiting for data.
+    pub data_wait: f64,
+    /// On the held-out data, at steps where it was evaluated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zero_shot_top1: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zero_shot_top5: Option<f64>,
+}
+
+impl Metrics {
+    /// The quantities with their names in TensorBoard.
+    fn scalars(&self) -> impl Iterator<Item = (&'static str, f64)> {
+        let always = [
+            ("train/loss", self.loss),
+            ("train/accuracy", self.accuracy),
+            ("train/learning_rate", self.learning_rate),
+            ("train/grad_norm", self.grad_norm),
+            ("train/logit_scale", self.logit_scale),
+            ("speed/samples_per_second", self.samples_per_second),
+            ("speed/gflops", self.gflops),
+            ("speed/data_wait", self.data_wait),
+        ];
+        let at_times = [("eval/zero_shot_top1", self.zero_shot_top1), ("eval/zero_shot_top5", self.zero_shot_top5)];
+        always.into_iter().chain(at_times.into_iter().filter_map(|(name, value)| Some((name, value?))))
+    }
+}
+
+/// The open files of a run's metrics.
+pub struct MetricsLog {
+    path: PathBuf,
+    file: File,
+    events: EventFile,
+    history: Vec<Metrics>,
+}
+
+impl MetricsLog {
+    /// Opens the metrics of the run in `folder`, which stands at `step`: lines after it, which a killed run may have
+    /// written beyond its last checkpoint, are dropped.
+    ///
+    /// # Errors
+    /// If the files cannot be read or written.
+    pub fn open(folder: &Path, step: u64) -> Result<Self, TrainError> {
+        let path = folder.join("metrics.jsonl");
+        let history = read(&path)?.into_iter().take_while(|line| line.step <= step).collect::<Vec<_>>();
+        let kept: io::Result<Vec<String>> = history.iter().map(line).collect();
+        let partial = path.with_extension("partial");
+        let rewritten = kept.and_then(|lines| fs::write(&partial, lines.concat()));
+        rewritten.and_then(|()| fs::rename(&partial, &path)).map_err(|why| TrainError::io("write", &path, why))?;
+        let file = OpenOptions::new().append(true).open(&path).map_err(|why| TrainError::io("open", &path, why))?;
+        let events = EventFile::create(&folder.join("tensorboard"), step)?;
+        Ok(Self { path, file, events, history })
+    }
+
+    /// Appends one line.
+    ///
+    /// # Errors
+    /// If the disk refuses.
+    pub fn write(&mut self, metrics: &Metrics) -> Result<(), TrainError> {
+        self.history.push(*metrics);
+        let written = line(metrics).and_then(|line| self.file.write_all(line.as_bytes()));
+        written.map_err(|why| TrainError::io("write", &self.path, why))?;
+        self.events.write(metrics.step, metrics.scalars())
+    }
+
+    /// The last line.
+    pub fn last(&self) -> Option<Metrics> {
+        self.history.last().copied()
+    }
+
+    /// Draws `curve.svg` anew.
+    ///
+    /// # Errors
+    /// If the disk refuses.
+    pub fn draw(&self, title: &str) -> Result<(), TrainError> {
+        let path = self.path.with_file_name("curve.svg");
+        fs::write(&path, curve::svg(title, &self.history)).map_err(|why| TrainError::io("write", &path, why))
+    }
+}
+
+fn line(metrics: &Metrics) -> io::Result<String> {
+    Ok(serde_json::to_string(metrics)? + "\n")
+}
+
+/// The whole lines of a file that may not exist yet, or end in half a line.
+fn read(path: &Path) -> Result<Vec<Metrics>, TrainError> {
+    match fs::read_to_string(path) {
+        Err(why) if why.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(why) => Err(TrainError::io("read", path, why)),
+        Ok(text) => Ok(text.lines().map_while(|line| serde_json::from_str(line).ok()).collect()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn going_on_drops_what_came_after_the_checkpoint() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |step| Metrics { step, loss: 1.0 / step as f64, ..Metrics::default() };
+        let mut log = MetricsLog::open(folder.path(), 0).unwrap();
+        for step in [10, 20, 30] {
+            log.write(&at(step)).unwrap();
+        }
+        let path = folder.path().join("metrics.jsonl");
+        OpenOptions::new().append(true).open(&path).unwrap().write_all(b"{\"step\": 4").unwrap();
+        let mut log = MetricsLog::open(folder.path(), 20).unwrap();
+        log.write(&at(25)).unwrap();
+        assert_eq!(read(&path).unwrap(), [at(10), at(20), at(25)]);
+        log.draw("a run").unwrap();
+        assert!(fs::read_to_string(folder.path().join("curve.svg")).unwrap().contains("<polyline"));
+    }
+}

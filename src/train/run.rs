@@ -1,0 +1,459 @@
+//! The loop of a run.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use indicatif::ProgressBar;
+use serde::Serialize;
+
+use super::checkpoint::{self, Checkpoint, State};
+use super::metrics::{Metrics, MetricsLog};
+use super::progress::Progress;
+use super::settings::is_embedded;
+use super::{Options, RunFolder, Settings, StepOutcome, TrainError, Trainer};
+use crate::data::{Batch, Dataset, Loader, Position, Skipped, Tokenizer};
+use crate::device::Device;
+use crate::eval::{self, Encoder, Templates, ZeroShot};
+use crate::model::Flip;
+use crate::ops::AllOps;
+use crate::optim::Schedule;
+
+/// Everything that a run needs but the device.
+pub struct Plan {
+    pub settings: Settings,
+    pub folder: RunFolder,
+    dataset: Arc<Dataset>,
+    held_out: Option<Arc<Dataset>>,
+    tokenizer: Tokenizer,
+    resume: Option<Checkpoint>,
+}
+
+/// Options that a resumed run may change and still give the same weights.
+const HARMLESS: &[&str] =
+    &["eval_data", "eval_every", "keep", "loader_threads", "log_every", "max_bad", "prefetch", "save_every"];
+
+impl Plan {
+    /// A new run in `out`, or in a fresh folder under `runs/`.
+    ///
+    /// # Errors
+    /// Options that are impossible, data or a tokenizer that cannot be used, a folder that holds a run already.
+    pub fn start(options: Options, out: Option<&Path>) -> Result<Self, TrainError> {
+        let tokenizer = tokenizer(&options)?;
+        let settings = Settings::resolve(options, tokenizer.vocab_size())?;
+        let (dataset, held_out) = datasets(&settings)?;
+        let name = settings.options.model.map_or_else(String::new, |preset| format!("{preset:?}").to_lowercase());
+        let folder = RunFolder::create(out, &name)?;
+        folder.describe(&settings.options, &tokenizer)?;
+        Ok(Self { settings, folder, dataset, held_out, tokenizer, resume: None })
+    }
+
+    /// Goes on with the run in `folder` from its newest checkpoint; `flags` win over what its `config.toml` says.
+    ///
+    /// # Errors
+    /// As [`Self::start`]; a checkpoint of another model, seed or data set.
+    pub fn resume(folder: &Path, flags: Options) -> Result<Self, TrainError> {
+        let folder = RunFolder::open(folder)?;
+        let before = Options::default().over_file(&folder.config())?;
+        let options = flags.over_file(&folder.config())?;
+        let changed: Vec<String> =
+            options.changed_from(&before).into_iter().filter(|key| !HARMLESS.contains(&key.as_str())).collect();
+        if !changed.is_empty() {
+            eprintln!("changed: {}; from here on this is not the run it would have been", changed.join(", "));
+        }
+        let tokenizer = Tokenizer::from_file(&folder.tokenizer())?;
+        let settings = Settings::resolve(options, tokenizer.vocab_size())?;
+        let (dataset, held_out) = datasets(&settings)?;
+        let resume = folder.newest().map(|path| Checkpoint::open(&path)).transpose()?;
+        if let Some(checkpoint) = &resume {
+            let State { model, seed, fingerprint, .. } = &checkpoint.state;
+            let differs = [
+                (*model != settings.model, "the model's sizes"),
+                (*seed != settings.seed, "the seed"),
+                (*fingerprint != dataset.fingerprint(), "the training data"),
+            ];
+            if let Some((_, what)) = differs.iter().find(|(differs, _)| *differs) {
+                let path = checkpoint.path().display();
+                let problem = format!("{what} differ from those of {path}; start a new run with --init-from {path}");
+                return Err(TrainError::Settings { problem });
+            }
+        }
+        folder.describe(&settings.options, &tokenizer)?;
+        Ok(Self { settings, folder, dataset, held_out, tokenizer, resume })
+    }
+
+    /// Optimizer steps of the whole run.
+    fn steps(&self) -> u64 {
+        self.settings.length.steps(self.settings.loader.batch, self.dataset.len())
+    }
+}
+
+fn tokenizer(options: &Options) -> Result<Tokenizer, TrainError> {
+    let embedded = options.data.iter().flatten().all(|spec| is_embedded(spec));
+    match &options.tokenizer {
+        Some(path) => Ok(Tokenizer::from_file(path)?),
+        None if embedded => Ok(Tokenizer::embedded()?),
+        None => {
+            let problem = "--data needs a --tokenizer: a tokenizer.json, or the vocab.txt of a BERT model (the paper \
+                           uses bert-base-uncased)";
+            Err(TrainError::Settings { problem: problem.to_owned() })
+        }
+    }
+}
+
+fn datasets(settings: &Settings) -> Result<(Arc<Dataset>, Option<Arc<Dataset>>), TrainError> {
+    let open = |specs: &[String]| Ok::<_, TrainError>(Arc::new(Dataset::open(specs, settings.captions.clone())?));
+    let held_out = (!settings.eval_data.is_empty()).then(|| open(&settings.eval_data)).transpose()?;
+    Ok((open(&settings.data)?, held_out))
+}
+
+/// How a run ended.
+#[derive(Clone, Debug)]
+pub enum Ended {
+    Finished(Box<Summary>),
+    /// Somebody asked it to stop; it goes on from this checkpoint.
+    Interrupted {
+        step: u64,
+        checkpoint: PathBuf,
+    },
+}
+
+/// What a finished run came to, as in `summary.json`.
+#[derive(Clone, Debug, Serialize)]
+pub struct Summary {
+    /// On the held-out data, as shares; `null` without.
+    pub zero_shot_top1: Option<f64>,
+    pub zero_shot_top5: Option<f64>,
+    pub classes: Option<usize>,
+    /// While training, evaluation and checkpoints not counted.
+    pub samples_per_second: f64,
+    /// Of the whole run, evaluation, checkpoints and all.
+    pub wall_seconds: f64,
+    pub samples: u64,
+    pub steps: u64,
+    /// Mean over the last line of metrics.
+    pub final_loss: f64,
+    pub gflops: f64,
+    pub parameters: usize,
+    pub activation_bytes: usize,
+    pub device: String,
+    pub seed: u64,
+    pub mask_ratio: f64,
+    /// Broken samples since the run was last started, by kind.
+    pub skipped: Skipped,
+    pub checkpoint: PathBuf,
+}
+
+/// Trains `plan` to its end, or until `stop` is set.
+///
+/// # Errors
+/// See [`TrainError`]; checkpoints that were written stay.
+pub fn train<D: AllOps>(device: Arc<D>, plan: Plan, stop: &AtomicBool) -> Result<Ended, TrainError> {
+    let mut run = Run::new(device, plan)?;
+    while run.state.step < run.total {
+        run.step()?;
+        if stop.load(Ordering::Relaxed) {
+            let checkpoint = run.save()?;
+            return Ok(Ended::Interrupted { step: run.state.step, checkpoint });
+        }
+    }
+    run.finish()
+}
+
+/// Sums since the last line of metrics.
+#[derive(Default)]
+struct Window {
+    steps: u64,
+    loss: f64,
+    accuracy: f64,
+    grad_norm: f64,
+    waited: Duration,
+    time: Duration,
+}
+
+struct Run<D: Device> {
+    plan: Plan,
+    trainer: Trainer<D>,
+    loader: Loader,
+    schedule: Schedule,
+    log: MetricsLog,
+    progress: Progress,
+    encoder: Option<Encoder<D>>,
+    state: State,
+    total: u64,
+    begun: Instant,
+    seconds_before: f64,
+    window: Window,
+    /// Steps of this process, and the time they took.
+    steps: u64,
+    stepping: Duration,
+    latest: Metrics,
+    saved: Option<PathBuf>,
+    log_failed: bool,
+}
+
+impl<D: AllOps> Run<D> {
+    fn new(device: Arc<D>, mut plan: Plan) -> Result<Self, TrainError> {
+        let settings = &plan.settings;
+        let flip = Flip::new(&settings.model, settings.decay_cls);
+        let layout = flip.layout().clone();
+        let resume = plan.resume.take();
+        let values = match (&resume, &settings.init_from) {
+            (Some(checkpoint), _) => checkpoint.weights(&layout)?,
+            (None, Some(path)) => Checkpoint::open(path)?.weights(&layout)?,
+            (None, None) => layout.initial_values(settings.seed),
+        };
+        let fresh = || State {
+            model: settings.model.clone(),
+            step: 0,
+            samples: 0,
+            position: Position::default(),
+            seed: settings.seed,
+            fingerprint: plan.dataset.fingerprint(),
+            seconds: 0.0,
+        };
+        let state = resume.as_ref().map_or_else(fresh, |checkpoint| checkpoint.state.clone());
+        let loader =
+            Loader::new(plan.dataset.clone(), plan.tokenizer.clone(), settings.loader.clone(), state.position)?;
+        let (batch, kept) = (settings.loader.batch, settings.loader.kept());
+        let mut trainer = Trainer::new(device, flip, &values, settings.adamw, batch, kept)?;
+        if let Some(checkpoint) = &resume {
+            trainer.set_moments(&checkpoint.moments(&layout)?)?;
+        }
+        let total = plan.steps();
+        let schedule = Schedule { peak: settings.peak_lr, warmup: settings.warmup_steps(total), total };
+        let log = MetricsLog::open(plan.folder.path(), state.step)?;
+        let progress = Progress::new(total, state.step);
+        let this = Self {
+            seconds_before: state.seconds,
+            saved: resume.map(|checkpoint| checkpoint.path().to_owned()),
+            plan,
+            trainer,
+            loader,
+            schedule,
+            log,
+            progress,
+            encoder: None,
+            state,
+            total,
+            begun: Instant::now(),
+            window: Window::default(),
+            steps: 0,
+            stepping: Duration::ZERO,
+            latest: Metrics::default(),
+            log_failed: false,
+        };
+        this.introduce();
+        Ok(this)
+    }
+
+    fn introduce(&self) {
+        let Settings { model, loader, .. } = &self.plan.settings;
+        self.progress.say(&format!(
+            "{} pairs; {:.1} M parameters; {} px, {} of {} patches visible; batch {}; {} steps from {}; activations {:.0} MB; {}",
+            self.plan.dataset.len(),
+            self.trainer.params().layout().count() as f64 / 1e6,
+            model.image_size,
+            loader.kept(),
+            loader.patches(),
+            loader.batch,
+            self.total,
+            self.state.step,
+            self.trainer.activation_bytes() as f64 / 1e6,
+            self.trainer.device().describe(),
+        ));
+        self.progress.say(&format!("run folder: {}", self.plan.folder.path().display()));
+    }
+
+    fn step(&mut self) -> Result<(), TrainError> {
+        let start = Instant::now();
+        let batch = self.loader.next_batch()?;
+        self.loader.take_warnings().iter().for_each(|warning| self.progress.say(warning));
+        let outcome = self.trainer.step(&batch, self.schedule.at(self.state.step))?;
+        self.check(&outcome, &batch)?;
+        self.state.step += 1;
+        self.state.samples += batch.samples.len() as u64;
+        self.state.position = batch.next;
+        let window = &mut self.window;
+        window.steps += 1;
+        window.loss += outcome.loss;
+        window.accuracy += outcome.accuracy;
+        window.grad_norm = outcome.grad_norm;
+        window.waited += batch.waited;
+        window.time += start.elapsed();
+        self.loader.recycle(batch);
+        self.steps += 1;
+        self.stepping += start.elapsed();
+        self.progress.step(self.state.step);
+        let Settings { log_every, save_every, eval_every, .. } = self.plan.settings;
+        let (step, last) = (self.state.step, self.state.step == self.total);
+        let due = |every: u64| every > 0 && step.is_multiple_of(every);
+        let evaluated = match (due(eval_every) || last, &self.plan.held_out) {
+            (true, Some(_)) => Some(self.evaluate()?),
+            _ => None,
+        };
+        if due(log_every) || last || evaluated.is_some() {
+            self.report(evaluated)?;
+        }
+        if due(save_every) && !last {
+            // The disk may have room again by the next time: no reason to lose the run.
+            match self.save() {
+                Err(error @ TrainError::Io { .. }) => {
+                    let next = step + save_every;
+                    self.progress.say(&format!("warning: {error}; training goes on, next attempt at step {next}"));
+                }
+                saved => drop(saved?),
+            }
+        }
+        Ok(())
+    }
+
+    fn check(&self, outcome: &StepOutcome, batch: &Batch) -> Result<(), TrainError> {
+        let quantities = [("loss", outcome.loss), ("gradient norm", outcome.grad_norm)];
+        match quantities.into_iter().find(|(_, value)| !value.is_finite()) {
+            Some((what, value)) => Err(self.diverged(what, value, batch)),
+            None => Ok(()),
+        }
+    }
+
+    fn diverged(&self, what: &'static str, value: f64, batch: &Batch) -> TrainError {
+        #[derive(Serialize)]
+        struct Report<'a> {
+            step: u64,
+            what: &'a str,
+            value: String,
+            samples: &'a [String],
+        }
+        const SHOWN: usize = 8;
+        let step = self.state.step + 1;
+        let names: Vec<String> = batch.samples.iter().map(|&sample| self.plan.dataset.name(sample)).collect();
+        let report = Report { step, what, value: value.to_string(), samples: &names };
+        let mut keys = names[..names.len().min(SHOWN)].join(", ");
+        if names.len() > SHOWN {
+            keys += &match self.plan.folder.write_json("diverged.json", &report) {
+                Ok(path) => format!(" and {} more, all in {}", names.len() - SHOWN, path.display()),
+                Err(_) => format!(" and {} more", names.len() - SHOWN),
+            };
+        }
+        let last = match &self.saved {
+            Some(path) => format!("The last good checkpoint is {}", path.display()),
+            None => "There is no checkpoint yet".to_owned(),
+        };
+        TrainError::Diverged { what, step, value, keys, last }
+    }
+
+    /// Writes a line of metrics and begins the next window.
+    fn report(&mut self, evaluated: Option<ZeroShot>) -> Result<(), TrainError> {
+        let window = std::mem::take(&mut self.window);
+        let (steps, seconds) = (window.steps.max(1) as f64, window.time.as_secs_f64().max(1e-9));
+        let position = self.state.position;
+        let metrics = Metrics {
+            step: self.state.step,
+            samples: self.state.samples,
+            epoch: position.epoch as f64 + position.index as f64 / self.plan.dataset.len() as f64,
+            loss: window.loss / steps,
+            accuracy: window.accuracy / steps,
+            learning_rate: self.schedule.at(self.state.step.saturating_sub(1)),
+            grad_norm: window.grad_norm,
+            logit_scale: self.trainer.logit_scale()?,
+            samples_per_second: steps * self.plan.settings.loader.batch as f64 / seconds,
+            gflops: steps * self.trainer.step_flops() as f64 / seconds / 1e9,
+            data_wait: window.waited.as_secs_f64() / seconds,
+            zero_shot_top1: evaluated.map(|found| found.top1),
+            zero_shot_top5: evaluated.map(|found| found.top5),
+        };
+        self.latest = metrics;
+        self.progress.show(&metrics, self.stepping.as_secs_f64() / self.steps.max(1) as f64);
+        let written = self.log.write(&metrics);
+        self.tolerate(written);
+        Ok(())
+    }
+
+    /// Tells once that metrics cannot be written: that alone is no reason to lose a run.
+    fn tolerate(&mut self, written: Result<(), TrainError>) {
+        if let (Err(error), false) = (written, self.log_failed) {
+            self.log_failed = true;
+            self.progress.say(&format!("warning: {error}; training goes on without"));
+        }
+    }
+
+    fn seconds(&self) -> f64 {
+        self.seconds_before + self.begun.elapsed().as_secs_f64()
+    }
+
+    fn save(&mut self) -> Result<PathBuf, TrainError> {
+        self.state.seconds = self.seconds();
+        let (weights, moments) = self.trainer.download()?;
+        let folder = self.plan.folder.checkpoints();
+        let path = checkpoint::path_of(&folder, self.state.step);
+        checkpoint::save(&path, &self.state, self.trainer.params().layout(), &weights, &moments)?;
+        checkpoint::prune(&folder, self.plan.settings.keep);
+        self.saved = Some(path.clone());
+        let drawn = self.log.draw(&self.title());
+        self.tolerate(drawn);
+        Ok(path)
+    }
+
+    fn title(&self) -> String {
+        let Settings { loader, options, .. } = &self.plan.settings;
+        let preset = options.model.map_or_else(String::new, |preset| format!("{preset:?}").to_lowercase());
+        format!("flipk: {preset}, mask ratio {}, batch {}", loader.mask_ratio, loader.batch)
+    }
+
+    fn evaluate(&mut self) -> Result<ZeroShot, TrainError> {
+        let Some(dataset) = &self.plan.held_out else {
+            return Err(TrainError::Settings { problem: "there is no held-out data to evaluate on".to_owned() });
+        };
+        let encoder = match &mut self.encoder {
+            Some(encoder) => encoder,
+            empty => empty.insert(Encoder::new(self.trainer.device(), self.trainer.flip(), EVAL_BATCH)?),
+        };
+        let inputs = eval::Inputs {
+            dataset,
+            tokenizer: &self.plan.tokenizer,
+            max_bad: self.plan.settings.loader.max_bad,
+            bar: &ProgressBar::hidden(),
+        };
+        Ok(eval::zero_shot(encoder, self.trainer.params(), &inputs, None, &Templates::default())?)
+    }
+
+    fn finish(mut self) -> Result<Ended, TrainError> {
+        // A run that was complete already when it was resumed has nothing to report but this.
+        if self.steps == 0 && self.plan.held_out.is_some() {
+            let evaluated = self.evaluate()?;
+            self.latest = Metrics {
+                zero_shot_top1: Some(evaluated.top1),
+                zero_shot_top5: Some(evaluated.top5),
+                ..self.log.last().unwrap_or_default()
+            };
+        }
+        let checkpoint = self.save()?;
+        let classes = self.plan.held_out.as_ref().map(|dataset| dataset.classes().names.len());
+        let seconds = self.stepping.as_secs_f64().max(1e-9);
+        let per_second = |per_step: f64| self.steps as f64 * per_step / seconds;
+        let summary = Summary {
+            zero_shot_top1: self.latest.zero_shot_top1,
+            zero_shot_top5: self.latest.zero_shot_top5,
+            classes,
+            samples_per_second: per_second(self.plan.settings.loader.batch as f64),
+            wall_seconds: self.seconds(),
+            samples: self.state.samples,
+            steps: self.state.step,
+            final_loss: self.latest.loss,
+            gflops: per_second(self.trainer.step_flops() as f64) / 1e9,
+            parameters: self.trainer.params().layout().count(),
+            activation_bytes: self.trainer.activation_bytes(),
+            device: self.trainer.device().describe(),
+            seed: self.plan.settings.seed,
+            mask_ratio: self.plan.settings.loader.mask_ratio,
+            skipped: self.loader.skipped(),
+            checkpoint,
+        };
+        self.plan.folder.write_json("summary.json", &summary)?;
+        Ok(Ended::Finished(Box::new(summary)))
+    }
+}
+
+/// Images that evaluation embeds at a time.
+const EVAL_BATCH: usize = 64;

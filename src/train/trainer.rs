@@ -1,0 +1,102 @@
+//! One optimizer step on one device.
+
+use std::sync::Arc;
+
+use crate::autograd::{Parameters, Program, Tape};
+use crate::data::Batch;
+use crate::device::{Device, DeviceError};
+use crate::model::{Embedded, Flip};
+use crate::ops::AllOps;
+use crate::ops::contrastive::{IMAGE_CORRECT, LOSS, MAX_LOGIT_SCALE, TEXT_CORRECT};
+use crate::optim::{AdamWConfig, Moments, Optimizer};
+
+/// A model in training: weights, moments and the recorded step.
+pub struct Trainer<D: Device> {
+    device: Arc<D>,
+    flip: Flip,
+    params: Parameters<D>,
+    optimizer: Optimizer<D>,
+    program: Program<D>,
+    embedded: Embedded,
+    batch: usize,
+}
+
+/// What a step tells.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepOutcome {
+    pub loss: f64,
+    /// Share of images and texts that found each other in the batch.
+    pub accuracy: f64,
+    pub grad_norm: f64,
+}
+
+impl<D: AllOps> Trainer<D> {
+    /// `values`: the weights to start from, `[arena_len]`; `kept`: visible patches per image.
+    pub fn new(
+        device: Arc<D>,
+        flip: Flip,
+        values: &[f32],
+        adamw: AdamWConfig,
+        batch: usize,
+        kept: usize,
+    ) -> Result<Self, DeviceError> {
+        let params = Parameters::new(&*device, flip.layout().clone(), values)?;
+        let optimizer = Optimizer::new(&*device, &params, adamw)?;
+        let mut tape = Tape::new(flip.layout().clone());
+        let embedded = flip.record(&mut tape, batch, kept);
+        let program = tape.train(device.clone())?;
+        Ok(Self { device, flip, params, optimizer, program, embedded, batch })
+    }
+
+    /// Forward, backward, update. Weights stay as they are if the loss or a gradient is not finite.
+    pub fn step(&mut self, batch: &Batch, lr: f64) -> Result<StepOutcome, DeviceError> {
+        let inputs = self.embedded.inputs;
+        self.program.write(inputs.images, &batch.images)?;
+        self.program.write(inputs.tokens, &batch.tokens)?;
+        self.program.write(inputs.ids_keep, &batch.ids_keep)?;
+        self.program.forward(&self.params)?;
+        self.program.backward(&mut self.params)?;
+        let grad_norm = self.optimizer.step(&self.device, &mut self.params, lr)?;
+        let outcome = self.program.read(self.embedded.outcome)?;
+        let correct = f64::from(outcome[IMAGE_CORRECT] + outcome[TEXT_CORRECT]);
+        Ok(StepOutcome { loss: f64::from(outcome[LOSS]), accuracy: correct / (2 * self.batch) as f64, grad_norm })
+    }
+
+    pub fn device(&self) -> &Arc<D> {
+        &self.device
+    }
+
+    pub fn flip(&self) -> &Flip {
+        &self.flip
+    }
+
+    pub fn params(&self) -> &Parameters<D> {
+        &self.params
+    }
+
+    /// Model FLOPs of a step.
+    pub fn step_flops(&self) -> u64 {
+        self.program.flops().1
+    }
+
+    /// Bytes of all activations of a step.
+    pub fn activation_bytes(&self) -> usize {
+        self.program.activation_bytes()
+    }
+
+    /// The inverse temperature that the loss uses.
+    pub fn logit_scale(&self) -> Result<f64, DeviceError> {
+        let raw = self.params.download(&self.device, self.flip.logit_scale())?[0];
+        Ok(f64::from(raw.clamp(0.0, MAX_LOGIT_SCALE)).exp())
+    }
+
+    /// Weights and moments on the host.
+    pub fn download(&self) -> Result<(Vec<f32>, Moments), DeviceError> {
+        Ok((self.params.download_values(&self.device)?, self.optimizer.download(&self.device)?))
+    }
+
+    /// Continues from `moments`.
+    pub fn set_moments(&mut self, moments: &Moments) -> Result<(), DeviceError> {
+        self.optimizer.upload(&self.device, moments)
+    }
+}
