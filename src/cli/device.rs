@@ -27,18 +27,18 @@ enum Kind {
 }
 
 /// Something to do on whichever device was chosen.
-pub trait Job {
-    type Output;
+pub trait Job: Send {
+    type Output: Send;
     fn run<D: AllOps>(self, device: Arc<D>) -> Result<Self::Output>;
 }
 
 impl DeviceArgs {
     /// Runs `job` on the chosen device.
     pub fn run<J: Job>(&self, job: J) -> Result<J::Output> {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(self.threads);
-        pool.build_global().context("cannot start the threads to compute with")?;
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(self.threads).build();
+        let pool = pool.context("cannot start the threads to compute with")?;
         match self.kind {
-            Kind::Auto | Kind::Cpu => job.run(Arc::new(Cpu)),
+            Kind::Auto | Kind::Cpu => pool.install(|| job.run(Arc::new(Cpu))),
         }
     }
 }

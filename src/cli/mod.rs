@@ -16,7 +16,7 @@ use clap::{Parser, Subcommand};
 /// Without any data of your own: `flipk train` trains a small model on the emoji inside the program, in about five
 /// minutes on two cores.
 #[derive(Parser)]
-#[command(name = "flipk", version, max_term_width = 110)]
+#[command(name = "flipk", version, max_term_width = 110, args_override_self = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

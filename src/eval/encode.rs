@@ -53,6 +53,8 @@ impl<D: AllOps> Encoder<D> {
         let mut tape = Tape::new(flip.layout().clone());
         let (pixels, ids, images) = flip.vision(&mut tape, batch, patches);
         tape.keep(images.slot());
+        // Written once, read at every run.
+        tape.keep(ids);
         let mut vision = tape.inference(device.clone())?;
         let all: Vec<u32> = (0..patches as u32).collect();
         vision.write(ids, &all.repeat(batch))?;

@@ -1,0 +1,50 @@
+//! `flipk eval` on a checkpoint.
+
+use crate::harness::{checkpoint, flipk, json, train};
+
+#[test]
+fn a_checkpoint_is_evaluated_as_at_the_end_of_its_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    train(&run, &["--steps=30", "--save-every=10"]).expect(0);
+    let summary = json(&run.join("summary.json"));
+    let eval = |more: &[&str]| {
+        let run = run.display().to_string();
+        let args: Vec<&str> = [&more[..1], &[&run, "--data=embedded:twemoji"], &more[1..]].concat();
+        flipk(&["eval"].iter().copied().chain(args).collect::<Vec<_>>()).expect(0).stdout
+    };
+    let found: serde_json::Value = serde_json::from_str(&eval(&["zero-shot", "--json"])).unwrap();
+    assert_eq!(found["top1"], summary["zero_shot_top1"]);
+    assert_eq!(found["top5"], summary["zero_shot_top5"]);
+    assert_eq!(found["classes"], 1852);
+    // The same classes from a file, and a template that is the name alone, change nothing; other batches neither.
+    let names = folder.path().join("names.txt");
+    let data = flipk::data::Dataset::open(&["embedded:twemoji"], flipk::data::CaptionKeys::default()).unwrap();
+    std::fs::write(&names, data.classes().names.join("\n")).unwrap();
+    let templates = folder.path().join("templates.txt");
+    std::fs::write(&templates, "{}\n\n{}\n").unwrap();
+    let (names, templates) = (format!("--classes={}", names.display()), format!("--templates={}", templates.display()));
+    let again: serde_json::Value =
+        serde_json::from_str(&eval(&["zero-shot", "--json", "--batch=100", &names, &templates])).unwrap();
+    assert_eq!(again, found);
+    let table = eval(&["retrieval"]);
+    assert!(table.contains("R@10") && table.contains("image to text     1852"), "{table}");
+    let found: serde_json::Value = serde_json::from_str(&eval(&["retrieval", "--json"])).unwrap();
+    assert_eq!(found["image_to_text"]["r1"], summary["zero_shot_top1"], "every caption is distinct here");
+    assert!(found["text_to_image"]["r10"].as_f64().unwrap() > 10.0 / 1852.0, "{found}");
+    let file = checkpoint(&run, 20).display().to_string();
+    flipk(&["eval", "retrieval", &file]).expect(0);
+}
+
+#[test]
+fn a_caption_that_is_no_class_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    train(&run, &["--steps=1"]).expect(0);
+    let names = folder.path().join("names.txt");
+    std::fs::write(&names, "cat\ndog\n").unwrap();
+    let args =
+        ["eval", "zero-shot", &run.display().to_string(), "--classes", &names.display().to_string()].map(str::to_owned);
+    let ran = flipk(&args).expect(1);
+    assert!(ran.stderr.contains("none of the 2 class names"), "{}", ran.stderr);
+}

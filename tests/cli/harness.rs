@@ -1,0 +1,91 @@
+//! The program as a user runs it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+pub const FLIPK: &str = env!("CARGO_BIN_EXE_flipk");
+
+/// A model of a few thousand weights beside its token table, so that a step takes milliseconds.
+pub const SMALL: &[&str] = &[
+    "--data=embedded:noto",
+    "--eval-data=embedded:twemoji",
+    "--image-size=16",
+    "--patch-size=4",
+    "--vision-layers=1",
+    "--vision-width=32",
+    "--vision-heads=2",
+    "--text-layers=1",
+    "--text-width=32",
+    "--text-heads=2",
+    "--embed-dim=16",
+    "--batch=32",
+    "--lr=1e-3",
+    "--log-every=1",
+];
+
+pub struct Ran {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Ran {
+    fn new(output: Output) -> Self {
+        let [stdout, stderr] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+        Self { code: output.status.code(), stdout, stderr }
+    }
+
+    /// Fails with all that was printed if the exit code is another.
+    pub fn expect(self, code: i32) -> Self {
+        assert_eq!(self.code, Some(code), "stdout:\n{}\nstderr:\n{}", self.stdout, self.stderr);
+        self
+    }
+}
+
+pub fn flipk<S: AsRef<str>>(args: &[S]) -> Ran {
+    let args = args.iter().map(AsRef::as_ref);
+    Ran::new(Command::new(FLIPK).args(args).output().unwrap())
+}
+
+/// `train` with [`SMALL`] and more.
+pub fn train(out: &Path, more: &[&str]) -> Ran {
+    flipk(&train_args(out, more))
+}
+
+pub fn train_args(out: &Path, more: &[&str]) -> Vec<String> {
+    let out = format!("--out={}", out.display());
+    ["train", &out].iter().chain(SMALL).chain(more).map(|arg| (*arg).to_owned()).collect()
+}
+
+/// Starts the program and waits until `path` exists.
+pub fn start_until(args: &[String], path: &Path) -> Child {
+    let mut child = Command::new(FLIPK).args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let begun = Instant::now();
+    while !path.exists() {
+        assert!(child.try_wait().unwrap().is_none(), "it ended before {} was there", path.display());
+        assert!(begun.elapsed() < Duration::from_secs(120), "{} never came", path.display());
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    child
+}
+
+pub fn ended(child: Child) -> Ran {
+    Ran::new(child.wait_with_output().unwrap())
+}
+
+pub fn checkpoint(run: &Path, step: u64) -> PathBuf {
+    run.join("checkpoints").join(format!("step-{step:08}.safetensors"))
+}
+
+/// Every tensor of a checkpoint, byte by byte: weights and moments.
+pub fn tensors(path: &Path) -> BTreeMap<String, Vec<u8>> {
+    let bytes = std::fs::read(path).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    file.tensors().into_iter().map(|(name, tensor)| (name, tensor.data().to_vec())).collect()
+}
+
+pub fn json(path: &Path) -> serde_json::Value {
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}

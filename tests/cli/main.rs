@@ -1,0 +1,9 @@
+//! The program from outside: every subcommand, and everything that may befall a run.
+
+mod eval;
+mod harness;
+mod mistakes;
+mod resume;
+mod robust;
+mod train;
+mod verify;

@@ -1,0 +1,72 @@
+//! What a user may get wrong: each gives exit code 1 or 2 and says what to do.
+
+use crate::harness::{SMALL, flipk, train};
+
+#[test]
+fn mistakes_are_told_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let out = format!("--out={}", path("run"));
+    let config = path("config.toml");
+    std::fs::write(&config, "mask_ration = 0.5\n").unwrap();
+    let missing = format!("--data={}", path("shards/{000..003}.tar"));
+    let cases: [(&[&str], i32, &[&str]); 9] = [
+        (
+            &["train", "--config", &config],
+            1,
+            &["config.toml", "unknown key `mask_ration`", "did you mean `mask_ratio`"],
+        ),
+        (&["train", "--mask-ration=0.5"], 2, &["--mask-ration", "--mask-ratio"]),
+        (&["train", "--mask-ratio=1"], 1, &["mask_ratio = 1", "0 <= ratio < 1"]),
+        (&["train", &missing], 1, &["--data needs a --tokenizer"]),
+        (&["train", &missing, "--tokenizer=Cargo.toml"], 1, &["Cargo.toml", "[UNK]"]),
+        (&["train", "--data=embedded:notto"], 1, &["embedded:notto", "embedded:noto"]),
+        (&["train", "--steps=1", "--epochs=1"], 2, &["--steps", "--epochs"]),
+        (&["train", "--resume=/nowhere"], 1, &["/nowhere is not a run folder"]),
+        (&["eval", "retrieval", "/nowhere"], 1, &["cannot open /nowhere"]),
+    ];
+    for (args, code, words) in cases {
+        let args: Vec<&str> = args
+            .iter()
+            .copied()
+            .chain((args[0] == "train" && !args[1].starts_with("--resume")).then_some(out.as_str()))
+            .collect();
+        let ran = flipk(&args).expect(code);
+        assert!(words.iter().all(|word| ran.stderr.contains(word)), "{args:?}: {}", ran.stderr);
+        assert!(!ran.stderr.contains("panicked"));
+    }
+    assert!(!folder.path().join("run").exists(), "a run that cannot start leaves no folder");
+}
+
+#[test]
+fn missing_shards_and_captions_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let tokenizer = folder.path().join("vocab.txt");
+    std::fs::write(&tokenizer, "[PAD]\n[UNK]\na\n").unwrap();
+    let tokenizer = format!("--tokenizer={}", tokenizer.display());
+    let missing = format!("--data={}/{{000..003}}.tar", folder.path().display());
+    let ran = flipk(&["train", &missing, &tokenizer]).expect(1);
+    assert!(ran.stderr.contains("4 of the 4 shards") && ran.stderr.contains("vocab.txt"), "{}", ran.stderr);
+    let ran = flipk(&["train", "--data=embedded:noto", "--caption-key=titel"]).expect(1);
+    assert!(ran.stderr.contains("the field `titel`") && ran.stderr.contains("caption"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_run_is_not_overwritten() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    train(&run, &["--steps=1"]).expect(0);
+    let ran = train(&run, &["--steps=1"]).expect(1);
+    assert!(ran.stderr.contains("holds a run already") && ran.stderr.contains("--resume"), "{}", ran.stderr);
+}
+
+#[test]
+fn help_teaches_and_flags_are_keys() {
+    let help = flipk(&["train", "--help"]).expect(0).stdout;
+    for flag in SMALL.iter().filter_map(|flag| flag.split('=').next()) {
+        assert!(help.contains(flag), "{flag}");
+    }
+    assert!(help.contains("Examples:") && help.contains("--resume"));
+    let info = flipk(&["info"]).expect(0).stdout;
+    assert!(["version", "cpu", "gpu", "kernels"].iter().all(|row| info.contains(row)), "{info}");
+}

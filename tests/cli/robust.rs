@@ -1,0 +1,107 @@
+//! What disks and numbers do to a run.
+
+use std::process::Command;
+
+use flipk::data::tar;
+
+use crate::harness::{FLIPK, SMALL, checkpoint, flipk, json, tensors, train};
+
+#[test]
+fn a_diverged_run_names_step_samples_and_checkpoint() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    // The warm-up's first step has rate 0, so that one checkpoint is good.
+    let ran = train(&run, &["--steps=20", "--save-every=1", "--lr=1e30", "--warmup-samples=32"]).expect(1);
+    let message = &ran.stderr[ran.stderr.find("error: ").unwrap()..];
+    assert!(message.contains("training has diverged") && message.contains("embedded:noto:"), "{message}");
+    let report = json(&run.join("diverged.json"));
+    assert_eq!(report["samples"].as_array().unwrap().len(), 32);
+    let step = report["step"].as_u64().unwrap();
+    let last = message.split("last good checkpoint is ").nth(1).unwrap();
+    assert!(step > 1 && last.contains("step-0000000") && last.contains("--lr"), "{message}");
+    assert!(!checkpoint(&run, step).exists(), "the step that failed is not saved");
+}
+
+/// A file-size limit stands in for a full disk: the write of a checkpoint fails half-way, smaller files go through.
+#[test]
+fn a_full_disk_loses_no_earlier_checkpoint() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    train(&run, &["--steps=4", "--save-every=2"]).expect(0);
+    let before = tensors(&checkpoint(&run, 4));
+    // In units of 1024 bytes; the signal would otherwise end the program before the write can fail.
+    let limited = format!("trap '' XFSZ; ulimit -f 400; exec {FLIPK} train --resume={} --steps=8", run.display());
+    let ran = Command::new("bash").args(["-c", &limited]).output().unwrap();
+    let stderr = String::from_utf8(ran.stderr).unwrap();
+    assert_eq!(ran.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("training goes on, next attempt at step 8"), "{stderr}");
+    assert!(stderr.contains("error: cannot write"), "{stderr}");
+    let left: Vec<_> = std::fs::read_dir(run.join("checkpoints")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(left.len(), 2, "no half-written file stays: {left:?}");
+    assert!(tensors(&checkpoint(&run, 4)) == before);
+    // With room again, the run goes on.
+    flipk(&["train", &format!("--resume={}", run.display())]).expect(0);
+    assert!(checkpoint(&run, 8).exists());
+}
+
+fn png(seed: u8) -> Vec<u8> {
+    let pixels = image::RgbImage::from_fn(20, 20, |x, y| image::Rgb([x as u8 * 12, y as u8 * 12, seed * 5]));
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    pixels.write_to(&mut bytes, image::ImageFormat::Png).unwrap();
+    bytes.into_inner()
+}
+
+/// 40 samples, the first `broken` of them in turn with a broken image, without caption, and with one in bad UTF-8.
+fn archive(broken: usize) -> Vec<u8> {
+    let mut archive = Vec::new();
+    for number in 0..40 {
+        let kind = if number < broken { number % 3 } else { 3 };
+        let image = png(number as u8);
+        let image = if kind == 0 { &image[..40] } else { &image[..] };
+        tar::append(&mut archive, &format!("{number:03}.png"), image);
+        if kind != 1 {
+            let caption: &[u8] = if kind == 2 { b"bad \xff" } else { b"a good one" };
+            tar::append(&mut archive, &format!("{number:03}.txt"), caption);
+        }
+    }
+    tar::finish(&mut archive);
+    archive
+}
+
+#[test]
+fn broken_samples_are_skipped_and_counted_and_too_many_stop_the_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let shard = folder.path().join("shard.tar");
+    let vocab = folder.path().join("vocab.txt");
+    std::fs::write(&vocab, "[PAD]\n[UNK]\na\ngood\none\n").unwrap();
+    let small = SMALL.iter().filter(|flag| !flag.contains("data="));
+    let run = |name: &str| {
+        let own = [
+            format!("--data={}", shard.display()),
+            format!("--tokenizer={}", vocab.display()),
+            format!("--out={}", folder.path().join(name).display()),
+            "--epochs=4".to_owned(),
+        ];
+        let args = ["train".to_owned()].into_iter().chain(small.clone().map(|flag| (*flag).to_owned())).chain(own);
+        flipk(&args.collect::<Vec<_>>())
+    };
+    let whole = archive(3);
+    std::fs::write(&shard, &whole).unwrap();
+    let ran = run("few").expect(0);
+    assert!(ran.stderr.contains("shard.tar:000: bad image"), "{}", ran.stderr);
+    let summary = json(&folder.path().join("few/summary.json"));
+    for kind in ["bad_image", "missing_caption", "non_utf8_caption"] {
+        assert!(summary["skipped"][kind].as_u64().unwrap() >= 3, "{summary}");
+    }
+    assert!(summary["zero_shot_top1"].is_null(), "nothing was held out");
+    // Cut inside the last sample: one more broken one, told as such.
+    std::fs::write(&shard, &whole[..whole.len() - 3000]).unwrap();
+    let ran = run("cut").expect(0);
+    assert!(ran.stderr.contains("truncated member"), "{}", ran.stderr);
+    std::fs::write(&shard, archive(6)).unwrap();
+    let ran = run("many").expect(1);
+    assert!(ran.stderr.contains("too many broken samples in") && ran.stderr.contains("shard.tar"), "{}", ran.stderr);
+    std::fs::write(&shard, b"").unwrap();
+    let ran = run("empty").expect(1);
+    assert!(ran.stderr.contains("shard.tar"), "{}", ran.stderr);
+}

@@ -1,0 +1,50 @@
+//! The quickstart, shortened, and the run folder it leaves.
+
+use crate::harness::{flipk, json, train};
+
+/// `flipk train` as in the README, on fewer samples. The bounds are far above chance (0.05 % and 0.27 %) and far below what
+/// is reached, since other processors round otherwise.
+#[test]
+fn the_quickstart_learns() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    let out = format!("--out={}", run.display());
+    let ran = flipk(&["train", &out, "--samples=20000", "--save-every=0"]).expect(0);
+    assert!(ran.stdout.contains("held-out zero-shot top-1"), "{}", ran.stdout);
+    assert!(ran.stderr.contains("samples/s") && ran.stderr.contains("GFLOP/s"), "{}", ran.stderr);
+    let summary = json(&run.join("summary.json"));
+    let number = |key: &str| summary[key].as_f64().unwrap_or_else(|| panic!("{key} in {summary}"));
+    assert!(number("zero_shot_top5") > 0.01 && number("zero_shot_top1") > 0.0, "{summary}");
+    assert!(number("final_loss") < 4.8, "{summary}");
+    assert_eq!((number("classes"), number("seed")), (1852.0, 0.0));
+    assert_eq!(number("samples"), 20_224.0, "whole batches");
+    assert!(number("samples_per_second") > 0.0 && number("wall_seconds") > 0.0);
+    assert!(summary["device"].as_str().unwrap().starts_with("cpu"));
+    for file in ["config.toml", "tokenizer.json", "metrics.jsonl", "curve.svg", "checkpoints/step-00000079.safetensors"]
+    {
+        assert!(run.join(file).is_file(), "{file}");
+    }
+    assert_eq!(std::fs::read_dir(run.join("tensorboard")).unwrap().count(), 1);
+}
+
+/// The run folder's configuration is the run: trained again from it, the metrics are the same but for speed.
+#[test]
+fn a_run_repeats_from_its_configuration() {
+    let folder = tempfile::tempdir().unwrap();
+    let [first, second] = ["a", "b"].map(|name| folder.path().join(name));
+    train(&first, &["--steps=4", "--mask-ratio=0.75", "--seed=3"]).expect(0);
+    let (config, out) =
+        (format!("--config={}", first.join("config.toml").display()), format!("--out={}", second.display()));
+    flipk(&["train", &config, &out, "--threads=1", "--loader-threads=3"]).expect(0);
+    let curve = |run: &std::path::Path| {
+        let text = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+        let numbers = |line: &str| {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap();
+            ["step", "loss", "accuracy", "grad_norm", "logit_scale", "zero_shot_top5"].map(|key| line[key].to_string())
+        };
+        text.lines().map(numbers).collect::<Vec<_>>()
+    };
+    assert_eq!(curve(&first).len(), 4);
+    assert_eq!(curve(&first), curve(&second), "threads and a repetition must not matter");
+    assert_eq!(json(&first.join("summary.json"))["mask_ratio"], 0.75);
+}
