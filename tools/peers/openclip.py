@@ -1,0 +1,45 @@
+"""Times OpenCLIP's training step on the CPU: forward, backward and AdamW in f32; see `run`."""
+
+import json
+import sys
+import time
+
+import torch
+from open_clip.loss import ClipLoss
+from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+
+
+def main():
+    case = json.loads(sys.argv[1])
+    torch.manual_seed(0)
+    width, heads = case["vision_width"], case["vision_heads"]
+    # Patch dropout is OpenCLIP's own FLIP: it embeds every patch and then keeps some.
+    vision = CLIPVisionCfg(layers=case["vision_layers"], width=width, head_width=width // heads,
+                           patch_size=case["patch_size"], image_size=case["image_size"], patch_dropout=case["ratio"])
+    text = CLIPTextCfg(context_length=case["context"], vocab_size=case["vocab"], width=case["text_width"],
+                       heads=case["text_heads"], layers=case["text_layers"])
+    model = CLIP(case["embed_dim"], vision, text)
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.2)
+    loss_function = ClipLoss()
+    images = torch.randn(case["batch"], 3, case["image_size"], case["image_size"])
+    tokens = torch.randint(1, case["vocab"], (case["batch"], case["context"]))
+
+    def step():
+        optimizer.zero_grad()
+        loss = loss_function(*model(images, tokens))
+        loss.backward()
+        optimizer.step()
+
+    step()
+    times = []
+    while len(times) < 3 or sum(times) < case["seconds"]:
+        start = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - start)
+    times.sort()
+    print(json.dumps({"samples_per_second": case["batch"] / times[len(times) // 2], "steps": len(times),
+                      "torch": torch.__version__, "threads": torch.get_num_threads()}))
+
+
+main()

@@ -1,0 +1,86 @@
+//! What a launch did, in numbers that do not depend on the machine.
+
+use crate::isa::Class;
+use std::collections::BTreeMap;
+
+/// Totals over a launch.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Instructions issued, once per warp, by class.
+    pub instructions: BTreeMap<Class, u64>,
+    /// The same counted once per active thread, over all classes.
+    pub thread_instructions: u64,
+    pub global_loads: Traffic,
+    pub global_stores: Traffic,
+    pub shared: Banks,
+    /// Barriers that warps waited at.
+    pub barriers: u64,
+    /// Floating-point operations of matrix instructions.
+    pub mma_flops: u64,
+    pub blocks: u64,
+}
+
+/// Traffic between a warp and global memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Distinct bytes that each warp asked for, added up.
+    pub bytes: u64,
+    /// 32-byte sectors that they lie in, per warp access.
+    pub sectors: u64,
+}
+
+impl Traffic {
+    /// Share of the moved bytes that were asked for; 1 if nothing moved.
+    pub fn efficiency(&self) -> f64 {
+        if self.sectors == 0 { 1.0 } else { self.bytes as f64 / (32 * self.sectors) as f64 }
+    }
+
+    fn add(&mut self, other: &Traffic) {
+        self.bytes += other.bytes;
+        self.sectors += other.sectors;
+    }
+}
+
+/// Passes over the banks of shared memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Banks {
+    pub passes: u64,
+    /// What accesses without conflicts would take.
+    pub least: u64,
+}
+
+impl Counts {
+    pub fn add(&mut self, other: &Counts) {
+        for (class, count) in &other.instructions {
+            *self.instructions.entry(*class).or_default() += count;
+        }
+        self.thread_instructions += other.thread_instructions;
+        self.global_loads.add(&other.global_loads);
+        self.global_stores.add(&other.global_stores);
+        self.shared.passes += other.shared.passes;
+        self.shared.least += other.shared.least;
+        self.barriers += other.barriers;
+        self.mma_flops += other.mma_flops;
+        self.blocks += other.blocks;
+    }
+}
+
+impl std::fmt::Display for Counts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut row = |name: &str, value: String| writeln!(f, "{name:<22}{value:>16}");
+        row("blocks", self.blocks.to_string())?;
+        for (class, count) in &self.instructions {
+            row(&format!("warp {class:?}"), count.to_string())?;
+        }
+        row("thread instructions", self.thread_instructions.to_string())?;
+        for (name, traffic) in [("loaded", &self.global_loads), ("stored", &self.global_stores)] {
+            row(&format!("global bytes {name}"), traffic.bytes.to_string())?;
+            row("  sectors of 32 bytes", traffic.sectors.to_string())?;
+            row("  useful", format!("{:.1} %", 100.0 * traffic.efficiency()))?;
+        }
+        row("shared passes", self.shared.passes.to_string())?;
+        row("  without conflicts", self.shared.least.to_string())?;
+        row("barriers", self.barriers.to_string())?;
+        row("matrix FLOPs", self.mma_flops.to_string())
+    }
+}

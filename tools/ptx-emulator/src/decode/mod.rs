@@ -1,0 +1,289 @@
+//! Syntax tree to decoded kernel: names become registers and addresses, labels become instruction indices,
+//! device functions are inlined.
+
+mod arith;
+mod flow;
+mod form;
+mod memory;
+mod operands;
+mod registers;
+mod warp;
+
+use crate::isa::{Class, File, Guard, Inst, Op, Preset, Reg, Space, Ty};
+use crate::module::{Kernel, Param};
+use crate::parser::ParseError;
+use crate::parser::ast::{Function, Instruction, Statement, Unit, Variable};
+use form::Form;
+use std::collections::HashMap;
+
+/// Decoding fails with a message; the instruction's line is added where it is known.
+type Decoded<T> = Result<T, String>;
+
+/// What a name stands for.
+#[derive(Clone)]
+enum Binding<'a> {
+    Register(Reg),
+    /// `%r<10>`: ten registers from `first` on.
+    Family {
+        file: File,
+        first: usize,
+        count: u32,
+    },
+    /// A variable and its address in its space.
+    Variable(Space, usize),
+    /// A `.global` or `.const` variable of the module, by its index.
+    Symbol(usize),
+    Label(u32),
+    Targets(&'a [&'a str]),
+}
+
+struct Decoder<'a> {
+    unit: &'a Unit<'a>,
+    scopes: Vec<HashMap<&'a str, Binding<'a>>>,
+    /// Functions being inlined, outermost first: a name that comes again is a recursion.
+    calls: Vec<&'a str>,
+    /// Scopes below this index belong to callers and are out of sight, the module's own aside.
+    visible: usize,
+    /// Where `ret` goes: the label behind an inlined body.
+    return_label: Option<u32>,
+    labels: Vec<Option<u32>>,
+    counts: [usize; 3],
+    names: HashMap<Reg, String>,
+    presets: HashMap<(File, Preset), Reg>,
+    code: Vec<Inst>,
+    operands: Vec<Reg>,
+    tables: Vec<Vec<u32>>,
+    shared_bytes: usize,
+    /// The alignment of dynamic shared memory, if the kernel names it.
+    dynamic_align: Option<usize>,
+    local_bytes: usize,
+    /// Of the instruction in hand.
+    line: u32,
+    location: Option<std::sync::Arc<crate::parser::ast::Location>>,
+    guard: Option<Guard>,
+}
+
+/// Decodes one kernel.
+pub fn kernel(unit: &Unit<'_>, function: &Function<'_>) -> Result<Kernel, ParseError> {
+    let mut decoder = Decoder {
+        unit,
+        scopes: vec![HashMap::new()],
+        calls: vec![function.name],
+        visible: 1,
+        return_label: None,
+        labels: Vec::new(),
+        counts: [0; 3],
+        names: HashMap::new(),
+        presets: HashMap::new(),
+        code: Vec::new(),
+        operands: Vec::new(),
+        tables: Vec::new(),
+        shared_bytes: 0,
+        dynamic_align: None,
+        local_bytes: 0,
+        line: function.line,
+        location: None,
+        guard: None,
+    };
+    let made = decoder.kernel(function);
+    made.map_err(|message| ParseError { line: decoder.line, message })
+}
+
+fn align_up(value: usize, align: usize) -> usize {
+    value.next_multiple_of(align.max(1))
+}
+
+impl<'a> Decoder<'a> {
+    fn kernel(&mut self, function: &'a Function<'a>) -> Decoded<Kernel> {
+        let module_space = |v: &&Variable| matches!(v.space, Space::Global | Space::Const);
+        for (index, variable) in self.unit.variables.iter().filter(module_space).enumerate() {
+            self.scopes[0].insert(variable.name, Binding::Symbol(index));
+        }
+        let mut scope = HashMap::new();
+        let mut params = Vec::new();
+        let mut end = 0;
+        for param in &function.params {
+            let offset = align_up(end, param.align);
+            end = offset + param.bytes;
+            scope.insert(param.name, Binding::Variable(Space::Param, offset));
+            params.push(Param { name: param.name.into(), offset, bytes: param.bytes });
+        }
+        self.scopes.push(scope);
+        self.body(&function.body)?;
+        self.emit(Op::Exit, Class::Branch, &[], &[]);
+        self.resolve_labels()?;
+        self.place_dynamic_shared();
+
+        let mut kernel = Kernel {
+            name: function.name.into(),
+            params,
+            static_shared: self.shared_bytes,
+            local_bytes: self.local_bytes,
+            max_threads: function.max_threads,
+            shared_granule: shared_granule(&self.code),
+            code: std::mem::take(&mut self.code),
+            operands: std::mem::take(&mut self.operands),
+            tables: std::mem::take(&mut self.tables),
+            presets: self.presets.iter().map(|((_, preset), reg)| (*reg, *preset)).collect(),
+            registers: self.counts,
+            tracked: Vec::new(),
+        };
+        kernel.presets.sort_by_key(|(reg, _)| (reg.file() as u8, reg.index()));
+        registers::allocate(&mut kernel, &self.names);
+        Ok(kernel)
+    }
+
+    /// Decodes statements in a scope of their own, nested scopes included.
+    fn body(&mut self, body: &'a [Statement<'a>]) -> Decoded<()> {
+        self.enter(body);
+        for (i, statement) in body.iter().enumerate() {
+            match statement {
+                Statement::Enter => self.enter(&body[i + 1..]),
+                Statement::Leave => {
+                    self.scopes.pop();
+                }
+                Statement::Registers { ty, name, count, line } => {
+                    self.line = *line;
+                    self.declare_registers(*ty, name, *count);
+                }
+                Statement::Variable(variable) => {
+                    let binding = self.place(variable)?;
+                    self.bind(variable.name, binding);
+                }
+                Statement::Label { name, line } => {
+                    self.line = *line;
+                    if let Some(Binding::Label(label)) = self.lookup(name) {
+                        self.labels[label as usize] = Some(self.code.len() as u32);
+                    }
+                }
+                Statement::Targets { .. } => {}
+                Statement::Instruction(instruction) => self.instruction(instruction)?,
+            }
+        }
+        self.scopes.pop();
+        Ok(())
+    }
+
+    /// Opens a scope and binds its labels, which may be named before they stand.
+    fn enter(&mut self, rest: &'a [Statement<'a>]) {
+        let mut scope = HashMap::new();
+        let mut depth = 0;
+        for statement in rest {
+            match statement {
+                Statement::Enter => depth += 1,
+                Statement::Leave if depth == 0 => break,
+                Statement::Leave => depth -= 1,
+                Statement::Label { name, .. } if depth == 0 => {
+                    scope.insert(*name, Binding::Label(self.labels.len() as u32));
+                    self.labels.push(None);
+                }
+                Statement::Targets { name, labels } if depth == 0 => {
+                    scope.insert(*name, Binding::Targets(labels));
+                }
+                _ => {}
+            }
+        }
+        self.scopes.push(scope);
+    }
+
+    fn bind(&mut self, name: &'a str, binding: Binding<'a>) {
+        self.scopes.last_mut().expect("a scope is open").insert(name, binding);
+    }
+
+    fn lookup(&self, name: &str) -> Option<Binding<'a>> {
+        let seen = self.scopes[self.visible..].iter().rev().chain([&self.scopes[0]]);
+        seen.into_iter().find_map(|scope| scope.get(name).cloned())
+    }
+
+    fn declare_registers(&mut self, ty: Ty, name: &'a str, count: Option<u32>) {
+        let file = ty.file();
+        let first = self.counts[file as usize];
+        self.counts[file as usize] += count.unwrap_or(1) as usize;
+        let binding = match count {
+            Some(count) => Binding::Family { file, first, count },
+            None => Binding::Register(Reg::new(file, first)),
+        };
+        self.bind(name, binding);
+    }
+
+    /// Gives a variable of a function its address.
+    fn place(&mut self, variable: &Variable<'a>) -> Decoded<Binding<'a>> {
+        let (space, end) = match variable.space {
+            Space::Shared => (Space::Shared, &mut self.shared_bytes),
+            // Parameters of calls are memory of the thread, like its other variables.
+            Space::Local | Space::Param => (Space::Local, &mut self.local_bytes),
+            _ => return Err(format!("`{}`: only shared and local variables may stand in a function", variable.name)),
+        };
+        let offset = align_up(*end, variable.align);
+        *end = offset + variable.bytes;
+        Ok(Binding::Variable(space, offset))
+    }
+
+    fn instruction(&mut self, instruction: &'a Instruction<'a>) -> Decoded<()> {
+        self.line = instruction.line;
+        self.location = instruction.location.clone();
+        self.guard = match instruction.guard {
+            Some((name, negated)) => Some(Guard { predicate: self.register(name, File::Pred)?, negated }),
+            None => None,
+        };
+        let mut form = Form::new(instruction.opcode);
+        let operands = instruction.operands.as_slice();
+        let known = self.arith(&mut form, operands)?
+            || self.memory(&mut form, operands)?
+            || self.warp(&mut form, operands)?
+            || self.flow(&mut form, operands)?;
+        if !known {
+            return Err(format!("the instruction `{}` is not supported", instruction.opcode));
+        }
+        form.finish()
+    }
+
+    fn emit(&mut self, op: Op, class: Class, destinations: &[Reg], sources: &[Reg]) {
+        let first = self.operands.len() as u32;
+        self.operands.extend(destinations);
+        self.operands.extend(sources);
+        self.code.push(Inst {
+            op,
+            class,
+            guard: self.guard,
+            first,
+            destinations: destinations.len() as u8,
+            sources: sources.len() as u8,
+            reads_tracked: false,
+            writes_tracked: false,
+            line: self.line,
+            location: self.location.clone(),
+        });
+    }
+
+    fn resolve_labels(&mut self) -> Decoded<()> {
+        let position = |label: &mut u32| *label = self.labels[*label as usize].unwrap_or(u32::MAX);
+        for inst in &mut self.code {
+            if let Op::Bra { target } = &mut inst.op {
+                position(target);
+            }
+        }
+        self.tables.iter_mut().flatten().for_each(position);
+        Ok(())
+    }
+
+    /// Dynamic shared memory begins behind the static variables, which are all known only now.
+    fn place_dynamic_shared(&mut self) {
+        if let Some(align) = self.dynamic_align {
+            self.shared_bytes = align_up(self.shared_bytes, align.max(16));
+        }
+    }
+}
+
+/// The widest unit in which every shared access of the kernel is whole.
+fn shared_granule(code: &[Inst]) -> usize {
+    let shared = |space| matches!(space, Space::Shared | Space::Generic);
+    let width = |inst: &Inst| match inst.op {
+        Op::Ld(a) | Op::St(a) | Op::Atom { access: a, .. } if shared(a.space) => {
+            Some((a.ty.bytes() * a.count as usize).min(16))
+        }
+        Op::CpAsync { bytes, .. } => Some(bytes as usize),
+        _ => None,
+    };
+    code.iter().filter_map(width).min().unwrap_or(16)
+}

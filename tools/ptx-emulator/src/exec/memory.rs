@@ -1,0 +1,504 @@
+//! Loads, stores, atomics, asynchronous copies and matrix loads, with their checks.
+
+use super::lanes::{lanes, read};
+use super::{BlockRun, Done, Warp};
+use crate::fault::FaultKind;
+use crate::isa::{Access, AtomOp, Inst, Op, Reg, Space, Ty};
+use crate::shared::{Trouble, passes};
+
+/// Windows of generic addresses, below all of global memory.
+const SHARED: u64 = 1 << 40;
+const LOCAL: u64 = 2 << 40;
+const PARAM: u64 = 3 << 40;
+const WINDOW: u64 = 1 << 40;
+
+/// An asynchronous copy under way; it is made as late as its wait allows.
+pub struct Copy {
+    pub lane: usize,
+    /// `None` until it is committed.
+    group: Option<u32>,
+    to: u64,
+    from: u64,
+    bytes: usize,
+    /// How many are read; the rest becomes zero.
+    size: usize,
+    pc: u32,
+}
+
+/// The space that a generic address is in, and the address there.
+fn generic(address: u64) -> (Space, u64) {
+    match address / WINDOW {
+        1 => (Space::Shared, address - SHARED),
+        2 => (Space::Local, address - LOCAL),
+        3 => (Space::Param, address - PARAM),
+        _ => (Space::Global, address),
+    }
+}
+
+fn name(space: Space) -> &'static str {
+    match space {
+        Space::Shared => "shared",
+        Space::Local => "local",
+        Space::Param => "parameter",
+        _ => "global",
+    }
+}
+
+/// Sign-extends what is loaded as a signed type.
+#[inline(always)]
+fn extend(ty: Ty, value: u64) -> u64 {
+    match ty {
+        Ty::S8 => value as i8 as i64 as u64,
+        Ty::S16 => value as i16 as i64 as u64,
+        Ty::S32 => value as i32 as i64 as u64,
+        _ => value,
+    }
+}
+
+impl BlockRun<'_> {
+    /// Executes a memory instruction; `false` if it is none.
+    pub(super) fn memory(&mut self, inst: &Inst, warp: &mut Warp, d: &[Reg], s: &[Reg], mask: u32) -> Done<bool> {
+        match inst.op {
+            Op::Ld(access) => self.load(access, warp, d, s, mask)?,
+            Op::St(access) => self.store(access, warp, s, mask)?,
+            Op::Atom { op, access } => self.atomic(op, access, warp, d, s, mask)?,
+            Op::LdMatrix { count, trans, offset } => {
+                self.load_matrix(count as usize, trans, offset, warp, d, s, mask)?;
+            }
+            Op::StMatrix { count, trans, offset } => {
+                self.store_matrix(count as usize, trans, offset, warp, s, mask)?;
+            }
+            Op::CpAsync { bytes, to, from } => {
+                for lane in lanes(mask) {
+                    let at = |reg: Reg, offset: i64| warp.regs.lane(reg, lane).wrapping_add_signed(offset);
+                    let (to, from) = (at(s[0], to), at(s[1], from));
+                    let size = (warp.regs.lane(s[2], lane) as usize).min(bytes as usize);
+                    let to = if to >= WINDOW { generic(to).1 } else { to };
+                    let start = self.in_shared(to, bytes as usize, lane)?;
+                    self.shared.note_copy(start, bytes as usize, true);
+                    let (bytes, pc) = (bytes as usize, warp.pc);
+                    warp.copies.push(Copy { lane, group: None, to, from, bytes, size, pc });
+                }
+                self.count_global(warp, mask, s[1], from, bytes as usize, true);
+            }
+            Op::CpCommit => {
+                for copy in warp.copies.iter_mut().filter(|copy| mask >> copy.lane & 1 == 1) {
+                    copy.group.get_or_insert(warp.groups[copy.lane]);
+                }
+                lanes(mask).for_each(|lane| warp.groups[lane] += 1);
+            }
+            Op::CpWait { groups } => self.wait(groups, warp, mask)?,
+            Op::Cvta { space, to_space } => {
+                let window = match space {
+                    Space::Shared => SHARED,
+                    Space::Local => LOCAL,
+                    Space::Param => PARAM,
+                    _ => 0,
+                };
+                for lane in lanes(mask) {
+                    let address = warp.regs.lane(s[0], lane);
+                    let moved = if to_space { address.wrapping_sub(window) } else { address.wrapping_add(window) };
+                    warp.regs.set_lane(d[0], lane, moved);
+                }
+            }
+            Op::IsSpace(space) => {
+                let inside = |lane| generic(warp.regs.lane(s[0], lane)).0 == space;
+                let found = lanes(mask).filter(|lane| inside(*lane)).fold(0, |bits, lane| bits | 1u32 << lane);
+                warp.regs.set_pred(d[0], mask, found);
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// Checks a range of shared memory.
+    fn in_shared(&self, address: u64, bytes: usize, lane: usize) -> Done<usize> {
+        self.check_alignment(Space::Shared, address, bytes, lane)?;
+        let fits = address.checked_add(bytes as u64).is_some_and(|end| end <= self.shared.bytes.len() as u64);
+        match fits {
+            true => Ok(address as usize),
+            false => Err((FaultKind::OutOfRange { space: "shared", address, bytes }, Some(lane))),
+        }
+    }
+
+    fn check_alignment(&self, space: Space, address: u64, bytes: usize, lane: usize) -> Done {
+        match address.is_multiple_of(bytes as u64) {
+            true => Ok(()),
+            false => Err((FaultKind::Misaligned { space: name(space), address, bytes }, Some(lane))),
+        }
+    }
+
+    /// The allocation and offset of a range of global memory.
+    fn in_global(&mut self, address: u64, bytes: usize, lane: usize) -> Done<(usize, usize)> {
+        self.check_alignment(Space::Global, address, bytes, lane)?;
+        let global = self.launch.global;
+        if !global.get(self.recent).is_some_and(|block| block.holds(address, bytes)) {
+            let after = global.partition_point(|block| block.start <= address);
+            let found = after.checked_sub(1).filter(|at| global[*at].holds(address, bytes));
+            let missing = (FaultKind::OutOfRange { space: "global", address, bytes }, Some(lane));
+            self.recent = found.ok_or(missing)?;
+        }
+        Ok((self.recent, (address - global[self.recent].start) as usize))
+    }
+
+    fn shared_trouble(&self, trouble: Option<Trouble>, address: u64, bytes: usize, lane: usize) -> Done {
+        let kind = match trouble {
+            None => return Ok(()),
+            Some(Trouble::Unwritten) => FaultKind::Unwritten { space: "shared", address, bytes },
+            Some(Trouble::Pending) => FaultKind::MissingWait { address },
+            Some(Trouble::Race { write, warp, lane }) => FaultKind::Race { address, other_writes: write, warp, lane },
+        };
+        Err((kind, Some(lane)))
+    }
+
+    /// Space and address of a lane's access.
+    #[inline(always)]
+    fn place(access: &Access, warp: &Warp, base: Reg, lane: usize) -> (Space, u64) {
+        let address = warp.regs.lane(base, lane).wrapping_add_signed(access.offset);
+        match access.space {
+            Space::Generic => generic(address),
+            // Registers of 32 bits hold shared addresses too.
+            Space::Shared => (Space::Shared, address & 0xffff_ffff),
+            space => (space, address),
+        }
+    }
+
+    fn load(&mut self, access: Access, warp: &mut Warp, d: &[Reg], s: &[Reg], mask: u32) -> Done {
+        let (size, total) = (access.ty.bytes(), access.ty.bytes() * access.count as usize);
+        let mut shared = [None; 32];
+        let mut in_global = 0;
+        for lane in lanes(mask) {
+            let (space, address) = Self::place(&access, warp, s[0], lane);
+            match space {
+                Space::Shared => {
+                    let at = self.in_shared(address, total, lane)?;
+                    let who = self.who(warp, lane);
+                    let trouble = self.shared.note_read(who, at, total, false, self.launch.watch);
+                    self.shared_trouble(trouble, address, total, lane)?;
+                    shared[lane] = Some(at);
+                    for (i, d) in d.iter().enumerate() {
+                        let value = self.shared.load(at + i * size, size);
+                        warp.regs.set_lane(*d, lane, extend(access.ty, value));
+                    }
+                }
+                Space::Local | Space::Param => {
+                    self.check_alignment(space, address, total, lane)?;
+                    let memory = if space == Space::Param { self.launch.params } else { warp.local_of(lane) };
+                    let end = (address as usize).checked_add(total).filter(|end| *end <= memory.len());
+                    let outside = FaultKind::OutOfRange { space: name(space), address, bytes: total };
+                    let end = end.ok_or((outside, Some(lane)))?;
+                    let mut values = [0; 8];
+                    for (value, bytes) in values.iter_mut().zip(memory[address as usize..end].chunks_exact(size)) {
+                        *value = bytes.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte));
+                    }
+                    for (d, value) in d.iter().zip(values) {
+                        warp.regs.set_lane(*d, lane, extend(access.ty, value));
+                    }
+                }
+                _ => {
+                    in_global |= 1 << lane;
+                    let (block, at) = self.in_global(address, total, lane)?;
+                    let block = &self.launch.global[block];
+                    if self.launch.check_global && !block.was_written(at, total) {
+                        let kind = FaultKind::Unwritten { space: "global", address, bytes: total };
+                        return Err((kind, Some(lane)));
+                    }
+                    for (i, d) in d.iter().enumerate() {
+                        warp.regs.set_lane(*d, lane, extend(access.ty, block.load(at + i * size, size)));
+                    }
+                }
+            }
+        }
+        self.count_shared(&shared, total);
+        if in_global != 0 && access.space != Space::Generic {
+            // The base may have been overwritten by what was loaded; that only happens to single-register loads.
+            if d.iter().all(|d| *d != s[0]) {
+                self.count_global(warp, in_global, s[0], access.offset, total, true);
+            } else {
+                self.counts.global_loads.bytes += total as u64 * u64::from(in_global.count_ones());
+                self.counts.global_loads.sectors += u64::from(in_global.count_ones());
+            }
+        }
+        Ok(())
+    }
+
+    fn store(&mut self, access: Access, warp: &mut Warp, s: &[Reg], mask: u32) -> Done {
+        let (size, total) = (access.ty.bytes(), access.ty.bytes() * access.count as usize);
+        let mut shared = [None; 32];
+        let mut in_global = 0;
+        for lane in lanes(mask) {
+            let (space, address) = Self::place(&access, warp, s[0], lane);
+            match space {
+                Space::Shared => {
+                    let at = self.in_shared(address, total, lane)?;
+                    let who = self.who(warp, lane);
+                    let trouble = self.shared.note_write(who, at, total, false, self.launch.watch);
+                    self.shared_trouble(trouble, address, total, lane)?;
+                    shared[lane] = Some(at);
+                    for (i, s) in s[1..].iter().enumerate() {
+                        self.shared.store(at + i * size, size, warp.regs.lane(*s, lane));
+                    }
+                }
+                Space::Local => {
+                    self.check_alignment(space, address, total, lane)?;
+                    let bytes = self.launch.kernel.local_bytes;
+                    if address + total as u64 > bytes as u64 {
+                        return Err((FaultKind::OutOfRange { space: "local", address, bytes: total }, Some(lane)));
+                    }
+                    let start = lane * bytes + address as usize;
+                    for (i, s) in s[1..].iter().enumerate() {
+                        let value = warp.regs.lane(*s, lane).to_le_bytes();
+                        warp.local[start + i * size..][..size].copy_from_slice(&value[..size]);
+                    }
+                }
+                Space::Param => {
+                    let kind = FaultKind::OutOfRange { space: "writable parameter", address, bytes: total };
+                    return Err((kind, Some(lane)));
+                }
+                _ => {
+                    in_global |= 1 << lane;
+                    let (block, at) = self.in_global(address, total, lane)?;
+                    let block = &self.launch.global[block];
+                    for (i, s) in s[1..].iter().enumerate() {
+                        block.store(at + i * size, size, warp.regs.lane(*s, lane));
+                    }
+                    block.mark_written(at, total);
+                }
+            }
+        }
+        self.count_shared(&shared, total);
+        if in_global != 0 {
+            self.count_global(warp, in_global, s[0], access.offset, total, false);
+        }
+        Ok(())
+    }
+
+    fn atomic(&mut self, op: AtomOp, access: Access, warp: &mut Warp, d: &[Reg], s: &[Reg], mask: u32) -> Done {
+        let bytes = access.ty.bytes();
+        for lane in lanes(mask) {
+            let (space, address) = Self::place(&access, warp, s[0], lane);
+            let operand = |i: usize| s.get(i).map_or(0, |reg| warp.regs.lane(*reg, lane));
+            let (a, b) = (operand(1), operand(2));
+            let change = |old: u64| changed(op, access.ty, old, a, b);
+            let old = match space {
+                Space::Shared => {
+                    let at = self.in_shared(address, bytes, lane)?;
+                    let who = self.who(warp, lane);
+                    let read = self.shared.note_read(who, at, bytes, true, self.launch.watch);
+                    let trouble = read.or_else(|| self.shared.note_write(who, at, bytes, true, self.launch.watch));
+                    self.shared_trouble(trouble, address, bytes, lane)?;
+                    let old = self.shared.load(at, bytes);
+                    self.shared.store(at, bytes, change(old));
+                    old
+                }
+                _ => {
+                    let (block, at) = self.in_global(address, bytes, lane)?;
+                    let block = &self.launch.global[block];
+                    if self.launch.check_global && !block.was_written(at, bytes) {
+                        return Err((FaultKind::Unwritten { space: "global", address, bytes }, Some(lane)));
+                    }
+                    block.update(at, bytes, change)
+                }
+            };
+            if let Some(d) = d.first() {
+                warp.regs.set_lane(*d, lane, old);
+            }
+        }
+        Ok(())
+    }
+
+    /// Row `row` of matrix `matrix` is at the address of lane `8 * matrix + row`, 16 bytes long.
+    fn matrix_rows(
+        &mut self,
+        count: usize,
+        offset: i64,
+        warp: &Warp,
+        base: Reg,
+        mask: u32,
+    ) -> Done<[Option<usize>; 32]> {
+        if mask != warp.live || mask != u32::MAX {
+            return Err((FaultKind::DivergentLanes { active: mask, mask: u32::MAX }, None));
+        }
+        let mut rows = [None; 32];
+        for (lane, row) in rows.iter_mut().enumerate().take(8 * count) {
+            let address = warp.regs.lane(base, lane).wrapping_add_signed(offset) & 0xffff_ffff;
+            *row = Some(self.in_shared(address, 16, lane)?);
+        }
+        self.count_shared(&rows, 16);
+        Ok(rows)
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "an instruction's parts")]
+    fn load_matrix(
+        &mut self,
+        count: usize,
+        trans: bool,
+        offset: i64,
+        warp: &mut Warp,
+        d: &[Reg],
+        s: &[Reg],
+        mask: u32,
+    ) -> Done {
+        let rows = self.matrix_rows(count, offset, warp, s[0], mask)?;
+        let mut matrices = [[[0u16; 8]; 8]; 4];
+        for (lane, at) in rows.iter().enumerate() {
+            let Some(at) = *at else { continue };
+            let who = self.who(warp, lane);
+            let trouble = self.shared.note_read(who, at, 16, false, self.launch.watch);
+            self.shared_trouble(trouble, at as u64, 16, lane)?;
+            let row = &mut matrices[lane / 8][lane % 8];
+            *row = std::array::from_fn(|column| self.shared.load(at + 2 * column, 2) as u16);
+        }
+        for (d, matrix) in d.iter().zip(&matrices) {
+            for lane in 0..32 {
+                let (row, column) = (lane / 4, lane % 4 * 2);
+                let element = |i: usize| if trans { matrix[column + i][row] } else { matrix[row][column + i] };
+                warp.regs.set_lane(*d, lane, u64::from(element(0)) | u64::from(element(1)) << 16);
+            }
+        }
+        Ok(())
+    }
+
+    fn store_matrix(&mut self, count: usize, trans: bool, offset: i64, warp: &Warp, s: &[Reg], mask: u32) -> Done {
+        let rows = self.matrix_rows(count, offset, warp, s[0], mask)?;
+        let mut matrices = [[[0u16; 8]; 8]; 4];
+        for (reg, matrix) in s[1..].iter().zip(&mut matrices) {
+            for (lane, word) in read::<u32>(&warp.regs, *reg).iter().enumerate() {
+                let (row, column) = (lane / 4, lane % 4 * 2);
+                for (i, half) in [*word as u16, (*word >> 16) as u16].into_iter().enumerate() {
+                    let place = if trans { &mut matrix[column + i][row] } else { &mut matrix[row][column + i] };
+                    *place = half;
+                }
+            }
+        }
+        for (lane, at) in rows.iter().enumerate() {
+            let Some(at) = *at else { continue };
+            let who = self.who(warp, lane);
+            let trouble = self.shared.note_write(who, at, 16, false, self.launch.watch);
+            self.shared_trouble(trouble, at as u64, 16, lane)?;
+            for (column, half) in matrices[lane / 8][lane % 8].iter().enumerate() {
+                self.shared.store(at + 2 * column, 2, u64::from(*half));
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the copies of all but the newest `groups` groups of each lane; `None`: all of them.
+    fn wait(&mut self, groups: Option<u32>, warp: &mut Warp, mask: u32) -> Done {
+        let due = |copy: &Copy| {
+            let committed = warp.groups[copy.lane];
+            let old_enough = match groups {
+                None => true,
+                Some(pending) => copy.group.is_some_and(|group| group + pending < committed),
+            };
+            mask >> copy.lane & 1 == 1 && old_enough
+        };
+        let (now, later): (Vec<Copy>, Vec<Copy>) = std::mem::take(&mut warp.copies).into_iter().partition(due);
+        warp.copies = later;
+        for copy in now {
+            // A fault in the copy belongs to the instruction that began it.
+            let wait = std::mem::replace(&mut warp.pc, copy.pc);
+            self.make(&copy, warp)?;
+            warp.pc = wait;
+        }
+        Ok(())
+    }
+
+    fn make(&mut self, copy: &Copy, warp: &Warp) -> Done {
+        let Copy { lane, to, from, bytes, size, .. } = *copy;
+        let at = to as usize;
+        self.shared.note_copy(at, bytes, false);
+        let who = self.who(warp, lane);
+        let trouble = self.shared.note_write(who, at, bytes, false, self.launch.watch);
+        self.shared_trouble(trouble, to, bytes, lane)?;
+        self.shared.bytes[at..at + bytes].fill(0);
+        if size > 0 {
+            let (block, start) = self.in_global(from, bytes, lane)?;
+            let block = &self.launch.global[block];
+            if self.launch.check_global && !block.was_written(start, size) {
+                return Err((FaultKind::Unwritten { space: "global", address: from, bytes: size }, Some(lane)));
+            }
+            for i in (0..size).step_by(4) {
+                self.shared.store(at + i, 4, block.load(start + i, 4));
+            }
+        }
+        Ok(())
+    }
+
+    fn count_shared(&mut self, addresses: &[Option<usize>; 32], bytes: usize) {
+        if self.launch.count && addresses.iter().any(Option::is_some) {
+            let (taken, least) = passes(addresses, bytes);
+            self.counts.shared.passes += u64::from(taken);
+            self.counts.shared.least += u64::from(least);
+        }
+    }
+
+    /// Counts the sectors that a warp's access touches, and its distinct bytes.
+    fn count_global(&mut self, warp: &Warp, mask: u32, base: Reg, offset: i64, bytes: usize, load: bool) {
+        if !self.launch.count {
+            return;
+        }
+        let mut addresses = [u64::MAX; 32];
+        for lane in lanes(mask) {
+            addresses[lane] = warp.regs.lane(base, lane).wrapping_add_signed(offset);
+        }
+        addresses.sort_unstable();
+        let (mut last, mut sector, mut distinct, mut sectors) = (u64::MAX, u64::MAX, 0, 0);
+        for address in addresses.into_iter().take(mask.count_ones() as usize) {
+            distinct += u64::from(address != last);
+            sectors += u64::from(address / 32 != sector);
+            (last, sector) = (address, address / 32);
+        }
+        let traffic = if load { &mut self.counts.global_loads } else { &mut self.counts.global_stores };
+        traffic.bytes += distinct * bytes as u64;
+        traffic.sectors += sectors;
+    }
+}
+
+impl Warp {
+    fn local_of(&self, lane: usize) -> &[u8] {
+        let bytes = self.local.len() / 32;
+        &self.local[lane * bytes..][..bytes]
+    }
+}
+
+/// What an atomic operation makes of `old`.
+fn changed(op: AtomOp, ty: Ty, old: u64, a: u64, b: u64) -> u64 {
+    let ones = if ty.bytes() == 8 { u64::MAX } else { (1 << (ty.bytes() * 8)) - 1 };
+    let signed = |x: u64| if ty.bytes() == 8 { x as i64 } else { i64::from(x as i32) };
+    let new = match (op, ty) {
+        (AtomOp::Add, Ty::F32) => u64::from((f32::from_bits(old as u32) + f32::from_bits(a as u32)).to_bits()),
+        (AtomOp::Add, Ty::F64) => (f64::from_bits(old) + f64::from_bits(a)).to_bits(),
+        (AtomOp::Add, _) => old.wrapping_add(a),
+        (AtomOp::Min, _) if ty.signed() => signed(old).min(signed(a)) as u64,
+        (AtomOp::Max, _) if ty.signed() => signed(old).max(signed(a)) as u64,
+        (AtomOp::Min, _) => old.min(a),
+        (AtomOp::Max, _) => old.max(a),
+        (AtomOp::And, _) => old & a,
+        (AtomOp::Or, _) => old | a,
+        (AtomOp::Xor, _) => old ^ a,
+        (AtomOp::Inc, _) => {
+            if old >= a {
+                0
+            } else {
+                old + 1
+            }
+        }
+        (AtomOp::Dec, _) => {
+            if old == 0 || old > a {
+                a
+            } else {
+                old - 1
+            }
+        }
+        (AtomOp::Exch, _) => a,
+        (AtomOp::Cas, _) => {
+            if old == a {
+                b
+            } else {
+                old
+            }
+        }
+    };
+    new & ones
+}

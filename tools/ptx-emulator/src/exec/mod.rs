@@ -1,0 +1,487 @@
+//! Executing a block: its warps in turn, each until it waits or ends.
+//!
+//! Divergence: the lanes of a warp form groups, each with a program counter; the group that is furthest behind runs, and
+//! groups that meet are joined. For code as compilers lay it out this reconverges where the hardware does.
+
+mod convert;
+mod float;
+mod int;
+pub(crate) mod lanes;
+mod memory;
+mod mma;
+mod rounding;
+mod warp;
+
+use crate::counts::Counts;
+use crate::fault::FaultKind;
+use crate::isa::{BarKind, File, Inst, LaneMask, Op, Preset, Reg};
+use crate::launch::Grid;
+use crate::memory::Block as Allocation;
+use crate::module::Kernel;
+use crate::shared::{Shared, Watch, Who};
+use lanes::{Regs, lanes};
+use std::sync::Arc;
+
+/// What is the same for all blocks of a launch.
+pub struct Launch<'a> {
+    pub kernel: &'a Kernel,
+    pub grid: Grid,
+    pub params: &'a [u8],
+    pub global: &'a [Arc<Allocation>],
+    pub symbols: &'a [u64],
+    pub watch: Watch,
+    pub check_global: bool,
+    pub limit: u64,
+    /// Counting takes time of its own.
+    pub count: bool,
+}
+
+/// A fault, at an instruction, perhaps in a lane.
+pub struct Failed {
+    pub kind: FaultKind,
+    pub pc: usize,
+    pub warp: usize,
+    pub lane: Option<usize>,
+}
+
+/// What an instruction may end in.
+type Done<T = ()> = Result<T, (FaultKind, Option<usize>)>;
+
+struct Warp {
+    regs: Regs,
+    index: usize,
+    /// Where the running group is, and which lanes it has.
+    pc: u32,
+    active: u32,
+    /// Groups that wait for the running one to catch up.
+    others: Vec<(u32, u32)>,
+    /// Lanes that have not ended.
+    live: u32,
+    /// One stretch per lane.
+    local: Vec<u8>,
+    copies: Vec<memory::Copy>,
+    /// Groups of copies that each lane has committed.
+    groups: [u32; 32],
+    interval: u32,
+    at_barrier: bool,
+}
+
+#[derive(Default)]
+struct Barrier {
+    /// Warps that wait, with where the result of a reduction goes.
+    waiting: Vec<(usize, Option<Reg>)>,
+    arrived: usize,
+    /// Threads that are needed; 0: all.
+    needed: u32,
+    kind: Option<BarKind>,
+    /// Threads whose predicate holds, and all of them.
+    holds: u32,
+    threads: u32,
+}
+
+/// One block in execution; reused for the next.
+pub struct BlockRun<'a> {
+    launch: &'a Launch<'a>,
+    shared: Shared,
+    warps: Vec<Warp>,
+    barriers: Vec<Barrier>,
+    interval: u32,
+    executed: u64,
+    issued: Vec<u64>,
+    pub counts: Counts,
+    /// The allocation that was last accessed.
+    recent: usize,
+}
+
+enum Stop {
+    Waiting,
+    Ended,
+}
+
+impl<'a> BlockRun<'a> {
+    pub fn new(launch: &'a Launch<'a>) -> Self {
+        let threads = launch.grid.threads();
+        let bytes = launch.kernel.static_shared + launch.grid.dynamic_shared;
+        let warp = |index| Warp {
+            regs: Regs::default(),
+            index,
+            pc: 0,
+            active: 0,
+            others: Vec::new(),
+            live: 0,
+            local: vec![0; 32 * launch.kernel.local_bytes],
+            copies: Vec::new(),
+            groups: [0; 32],
+            interval: 1,
+            at_barrier: false,
+        };
+        Self {
+            launch,
+            shared: Shared::new(bytes, launch.kernel.shared_granule),
+            warps: (0..threads.div_ceil(32)).map(warp).collect(),
+            barriers: (0..16).map(|_| Barrier::default()).collect(),
+            interval: 1,
+            executed: 0,
+            issued: vec![0; launch.kernel.code.len()],
+            counts: Counts::default(),
+            recent: 0,
+        }
+    }
+
+    /// Executes the block with index `block`; its warps take turns in `order`.
+    pub fn run(&mut self, block: [u32; 3], order: &[usize]) -> Result<(), Failed> {
+        self.reset(block);
+        loop {
+            let mut ran = false;
+            for &warp in order {
+                if !self.warps[warp].at_barrier && self.warps[warp].live != 0 {
+                    ran = true;
+                    let done = self.run_warp(warp);
+                    done.map_err(|(kind, lane)| Failed { kind, pc: self.warps[warp].pc as usize, warp, lane })?;
+                    self.release();
+                }
+            }
+            if !ran {
+                break;
+            }
+        }
+        match self.warps.iter().find(|warp| warp.live != 0) {
+            Some(warp) => Err(Failed { kind: FaultKind::Deadlock, pc: warp.pc as usize, warp: warp.index, lane: None }),
+            None => {
+                self.counts.blocks += 1;
+                Ok(())
+            }
+        }
+    }
+
+    fn reset(&mut self, block: [u32; 3]) {
+        let threads = self.launch.grid.threads();
+        self.shared.reset();
+        self.interval = 1;
+        self.executed = 0;
+        for warp in &mut self.warps {
+            let lanes = (threads - warp.index * 32).min(32);
+            warp.live = u32::MAX >> (32 - lanes);
+            (warp.pc, warp.active, warp.interval, warp.at_barrier) = (0, warp.live, 1, false);
+            warp.others.clear();
+            warp.copies.clear();
+            warp.groups = [0; 32];
+            warp.regs.reset(self.launch.kernel.registers);
+            // Only registers that may be read too early are watched; all others count as written.
+            warp.regs.written.iter_mut().flatten().for_each(|written| *written = u32::MAX);
+            for (reg, _) in &self.launch.kernel.tracked {
+                warp.regs.written[reg.file() as usize][reg.index()] = 0;
+            }
+            for (reg, preset) in &self.launch.kernel.presets {
+                for lane in 0..32 {
+                    let value = self.launch.preset(*preset, warp.index, lane, block);
+                    warp.regs.set_lane(*reg, lane, value);
+                }
+            }
+        }
+        self.barriers.iter_mut().for_each(|barrier| *barrier = Barrier::default());
+    }
+
+    /// Lets warps go on whose barrier is complete.
+    fn release(&mut self) {
+        let live = self.warps.iter().filter(|warp| warp.live != 0).count();
+        for barrier in &mut self.barriers {
+            let needed = if barrier.needed == 0 { live } else { barrier.needed as usize / 32 };
+            if barrier.arrived == 0 || barrier.arrived < needed {
+                continue;
+            }
+            self.interval += 1;
+            let result = match barrier.kind {
+                Some(BarKind::Popc) => u64::from(barrier.holds),
+                Some(BarKind::And) => u64::from(barrier.holds == barrier.threads),
+                _ => u64::from(barrier.holds > 0),
+            };
+            for (warp, reg) in std::mem::take(&mut barrier.waiting) {
+                let warp = &mut self.warps[warp];
+                warp.at_barrier = false;
+                if let Some(reg) = reg {
+                    lanes(warp.live).for_each(|lane| warp.regs.set_lane(reg, lane, result));
+                }
+            }
+            *barrier = Barrier::default();
+        }
+    }
+
+    /// Runs one warp until it waits or ends.
+    fn run_warp(&mut self, index: usize) -> Done<()> {
+        // Taken out while it runs, so that it and the block can both be changed.
+        let mut warp = std::mem::replace(&mut self.warps[index], Warp::empty());
+        let done = self.run_out(&mut warp);
+        if self.launch.count {
+            self.collect();
+        }
+        self.warps[index] = warp;
+        match done? {
+            Stop::Ended | Stop::Waiting => Ok(()),
+        }
+    }
+
+    fn collect(&mut self) {
+        for (inst, issued) in self.launch.kernel.code.iter().zip(&mut self.issued) {
+            if *issued > 0 {
+                *self.counts.instructions.entry(inst.class).or_default() += std::mem::take(issued);
+            }
+        }
+    }
+
+    fn run_out(&mut self, warp: &mut Warp) -> Done<Stop> {
+        let kernel = self.launch.kernel;
+        loop {
+            warp.rejoin();
+            let pc = warp.pc as usize;
+            let inst = &kernel.code[pc];
+            let mut mask = warp.active;
+            if let Some(guard) = inst.guard {
+                let holds = warp.regs.pred[guard.predicate.index()];
+                mask &= if guard.negated { !holds } else { holds };
+            }
+            self.executed += 1;
+            if self.executed > self.launch.limit {
+                return Err((FaultKind::TooLong { instructions: self.launch.limit }, None));
+            }
+            if self.launch.count {
+                self.issued[pc] += 1;
+                self.counts.thread_instructions += u64::from(mask.count_ones());
+            }
+            if inst.reads_tracked || inst.writes_tracked {
+                warp.track(kernel, inst, mask)?;
+            }
+            match inst.op {
+                Op::Bra { target } => {
+                    warp.jump(mask, |_| target);
+                    if warp.active == 0 {
+                        warp.next();
+                    }
+                    continue;
+                }
+                Op::BrxIdx { table } => {
+                    let (table, index) = (&kernel.tables[table as usize], kernel.sources(inst)[0]);
+                    let targets: [u32; 32] = std::array::from_fn(|lane| {
+                        table.get(warp.regs.lane(index, lane) as usize).copied().unwrap_or(u32::MAX)
+                    });
+                    if let Some(lane) = lanes(mask).find(|lane| targets[*lane] == u32::MAX) {
+                        let address = warp.regs.lane(index, lane);
+                        return Err((FaultKind::OutOfRange { space: "branch table", address, bytes: 1 }, Some(lane)));
+                    }
+                    warp.jump(mask, |lane| targets[lane]);
+                    if warp.active == 0 {
+                        warp.next();
+                    }
+                    continue;
+                }
+                Op::Exit => {
+                    warp.live &= !mask;
+                    warp.active &= !mask;
+                    warp.copies.retain(|copy| mask >> copy.lane & 1 == 0);
+                    if warp.live == 0 {
+                        return Ok(Stop::Ended);
+                    }
+                    if warp.active == 0 {
+                        warp.next();
+                    } else {
+                        warp.pc += 1;
+                    }
+                    continue;
+                }
+                Op::Bar(kind) if mask != 0 => {
+                    let waits = self.barrier(kind, kernel, inst, warp, mask)?;
+                    warp.pc += 1;
+                    if waits {
+                        return Ok(Stop::Waiting);
+                    }
+                    continue;
+                }
+                Op::Trap if mask != 0 => return Err((FaultKind::Trap, None)),
+                _ if mask == 0 => {}
+                _ => self.execute(kernel, inst, warp, mask)?,
+            }
+            warp.pc += 1;
+        }
+    }
+
+    fn execute(&mut self, kernel: &Kernel, inst: &Inst, warp: &mut Warp, mask: u32) -> Done {
+        let (d, s) = (kernel.destinations(inst), kernel.sources(inst));
+        match inst.op {
+            Op::Nop => {}
+            Op::Int(op, ty) => int::exec(op, ty, &mut warp.regs, d[0], s, mask),
+            Op::Float(float) => float::exec(float, &mut warp.regs, d[0], s, mask),
+            Op::Cvt(cvt) => convert::exec(cvt, &mut warp.regs, d[0], s, mask),
+            Op::Mov => match d[0].file() {
+                File::B32 => lanes::map1(&mut warp.regs, d[0], s, mask, |a: u32| a),
+                File::B64 => lanes::map1(&mut warp.regs, d[0], s, mask, |a: u64| a),
+                File::Pred => {
+                    let value = warp.regs.pred[s[0].index()];
+                    warp.regs.set_pred(d[0], mask, value);
+                }
+            },
+            Op::Pack { bits } => convert::pack(bits, &mut warp.regs, d[0], s, mask),
+            Op::Unpack { bits } => convert::unpack(bits, &mut warp.regs, d, s[0], mask),
+            // Time is not modelled: the count of instructions stands in, so that it at least rises.
+            Op::Clock => lanes(mask).for_each(|lane| warp.regs.set_lane(d[0], lane, self.executed)),
+            Op::Mma(mma) => {
+                if mask != warp.live {
+                    return Err((FaultKind::DivergentLanes { active: mask, mask: warp.live }, None));
+                }
+                mma::exec(mma, &mut warp.regs, d, s);
+                self.counts.mma_flops += 2 * 16 * 8 * u64::from(mma.k);
+            }
+            _ if float::select(inst.op, &mut warp.regs, d, s, mask) => {}
+            _ if self.memory(inst, warp, d, s, mask)? => {}
+            _ => warp::exec(inst.op, warp, d, s, mask)?,
+        }
+        Ok(())
+    }
+
+    /// Arrives at a barrier; whether the warp must wait.
+    fn barrier(&mut self, kind: BarKind, kernel: &Kernel, inst: &Inst, warp: &mut Warp, mask: u32) -> Done<bool> {
+        if mask != warp.live {
+            return Err((FaultKind::DivergentBarrier { active: mask, live: warp.live }, None));
+        }
+        let (d, s) = (kernel.destinations(inst), kernel.sources(inst));
+        let first = mask.trailing_zeros() as usize;
+        let (id, needed) = (warp.regs.lane(s[0], first) as usize % 16, warp.regs.lane(s[1], first) as u32);
+        let barrier = &mut self.barriers[id];
+        barrier.arrived += 1;
+        barrier.needed = needed;
+        self.counts.barriers += 1;
+        if let Some(predicate) = s.get(2) {
+            barrier.kind = Some(kind);
+            barrier.holds += (warp.regs.pred[predicate.index()] & mask).count_ones();
+            barrier.threads += mask.count_ones();
+        }
+        let waits = kind != BarKind::Arrive;
+        if waits {
+            barrier.waiting.push((warp.index, d.first().copied()));
+            warp.at_barrier = true;
+        }
+        Ok(waits)
+    }
+
+    fn who(&self, warp: &Warp, lane: usize) -> Who {
+        Who { warp: warp.index, lane, interval: self.interval, warp_interval: warp.interval }
+    }
+}
+
+impl Warp {
+    fn empty() -> Warp {
+        Warp {
+            regs: Regs::default(),
+            index: 0,
+            pc: 0,
+            active: 0,
+            others: Vec::new(),
+            live: 0,
+            local: Vec::new(),
+            copies: Vec::new(),
+            groups: [0; 32],
+            interval: 0,
+            at_barrier: false,
+        }
+    }
+
+    /// Sends the lanes of `mask` elsewhere; the others go on behind the instruction.
+    fn jump(&mut self, mask: u32, target: impl Fn(usize) -> u32) {
+        let stay = self.active & !mask;
+        for lane in lanes(mask) {
+            let target = target(lane);
+            match self.others.iter_mut().find(|group| group.0 == target) {
+                Some(group) => group.1 |= 1 << lane,
+                None => self.others.push((target, 1 << lane)),
+            }
+        }
+        self.active = stay;
+        if stay != 0 {
+            self.pc += 1;
+        }
+    }
+
+    /// Takes the group that is furthest behind.
+    fn next(&mut self) {
+        if let Some(at) = (0..self.others.len()).min_by_key(|at| self.others[*at].0) {
+            (self.pc, self.active) = self.others.swap_remove(at);
+        }
+    }
+
+    /// Lets a group that is further behind run first, and joins one that is met.
+    #[inline(always)]
+    fn rejoin(&mut self) {
+        if self.others.is_empty() {
+            return;
+        }
+        if self.others.iter().any(|group| group.0 < self.pc) {
+            self.others.push((self.pc, self.active));
+            self.next();
+        }
+        let (pc, mut joined) = (self.pc, 0);
+        self.others.retain(|group| {
+            let met = group.0 == pc;
+            joined |= if met { group.1 } else { 0 };
+            !met
+        });
+        self.active |= joined;
+    }
+
+    /// Watches reads of registers that may not have been written. Copies carry the knowledge on.
+    fn track(&mut self, kernel: &Kernel, inst: &Inst, mask: u32) -> Done {
+        let written = |regs: &Regs, reg: Reg| regs.written[reg.file() as usize][reg.index()];
+        let (d, s) = (kernel.destinations(inst), kernel.sources(inst));
+        let mut known = u32::MAX;
+        match inst.op {
+            Op::Mov => known = written(&self.regs, s[0]),
+            Op::Selp => {
+                let p = self.regs.pred[s[2].index()];
+                known = written(&self.regs, s[0]) & p | written(&self.regs, s[1]) & !p;
+            }
+            _ => {
+                let guard = inst.guard.map(|guard| guard.predicate);
+                for (reg, needed) in s.iter().map(|reg| (*reg, mask)).chain(guard.map(|reg| (reg, self.active))) {
+                    let missing = needed & !written(&self.regs, reg);
+                    if missing != 0 {
+                        let name = kernel.tracked.iter().find(|(tracked, _)| *tracked == reg);
+                        let name = name.map_or_else(|| "a temporary".to_owned(), |(_, name)| name.clone());
+                        return Err((FaultKind::UnwrittenRegister { name }, Some(missing.trailing_zeros() as usize)));
+                    }
+                }
+            }
+        }
+        for reg in d {
+            let word = &mut self.regs.written[reg.file() as usize][reg.index()];
+            *word = *word & !mask | known & mask;
+        }
+        Ok(())
+    }
+}
+
+impl Launch<'_> {
+    /// The value of a preset register in one lane.
+    fn preset(&self, preset: Preset, warp: usize, lane: usize, block: [u32; 3]) -> u64 {
+        let Grid { blocks, threads, dynamic_shared } = self.grid;
+        let linear = (warp * 32 + lane) as u32;
+        let thread = self.grid.thread(linear);
+        let below = (1u64 << lane) - 1;
+        match preset {
+            Preset::Bits(bits) => bits,
+            Preset::Symbol(index, offset) => self.symbols[index].wrapping_add_signed(offset),
+            Preset::DynamicBase(offset) => (self.kernel.static_shared as u64).wrapping_add_signed(offset),
+            Preset::Tid(axis) => u64::from(thread[axis as usize]),
+            Preset::Ntid(axis) => u64::from(threads[axis as usize]),
+            Preset::Ctaid(axis) => u64::from(block[axis as usize]),
+            Preset::Nctaid(axis) => u64::from(blocks[axis as usize]),
+            Preset::LaneId => lane as u64,
+            Preset::WarpId => warp as u64,
+            Preset::NWarpId => self.grid.threads().div_ceil(32) as u64,
+            Preset::LaneMask(LaneMask::Eq) => 1 << lane,
+            Preset::LaneMask(LaneMask::Lt) => below,
+            Preset::LaneMask(LaneMask::Le) => below | 1 << lane,
+            Preset::LaneMask(LaneMask::Gt) => !(below | 1 << lane) & 0xffff_ffff,
+            Preset::LaneMask(LaneMask::Ge) => !below & 0xffff_ffff,
+            Preset::DynamicShared => dynamic_shared as u64,
+            Preset::TotalShared => (self.kernel.static_shared + dynamic_shared) as u64,
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! A functional emulator of PTX: runs the kernels that nvcc makes on the CPU, checks their memory accesses and their
+//! synchronisation, and counts what they do.
+//!
+//! [`Module::parse`] reads a PTX file, [`Memory`] is the device's global memory, [`launch`] runs a kernel. What is and is
+//! not modelled is told below.
+#![doc = include_str!("../README.md")]
+
+mod counts;
+mod decode;
+mod exec;
+mod fault;
+mod isa;
+mod launch;
+mod memory;
+mod module;
+mod parser;
+mod shared;
+
+pub use counts::{Banks, Counts, Traffic};
+pub use fault::{Fault, FaultKind};
+pub use isa::Class;
+pub use launch::{Grid, Options, launch};
+pub use memory::{Memory, MemoryError};
+pub use module::{Kernel, Module, Param};
+pub use parser::{ParseError, ast::Location};

@@ -1,0 +1,169 @@
+//! `ptx-emulate`: runs one kernel of a PTX file and prints buffers, counts and findings.
+
+use clap::Parser;
+use ptx_emulator::{Grid, Memory, Module, Options, launch};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Run one kernel of a PTX file on the CPU, with every access checked
+///
+/// Exit code 0 if the kernel ran without a fault.
+#[derive(Parser)]
+#[command(
+    name = "ptx-emulate",
+    version,
+    after_help = "Arguments, one per parameter of the kernel:
+  f32:1.5  i32:-3  u32:7  i64:9  u64:9  u16:5      a number
+  buf:random:1024  buf:iota:1024  buf:zeros:1024   a buffer of so many f32
+  buf:empty:4096                                   a buffer of so many bytes, never written
+  buf:file:x.bin                                   a buffer with the bytes of a file
+A buffer may be followed by  ,print  or  ,save=FILE
+
+Example:
+  ptx-emulate layernorm.ptx layernorm --blocks 4 --threads 128 \\
+      buf:random:8192 buf:empty:32768,print i32:32 i32:256"
+)]
+struct Cli {
+    /// PTX file
+    ptx: PathBuf,
+    /// Kernel; without one, the kernels of the file are listed
+    kernel: Option<String>,
+    /// One per parameter; see below
+    arguments: Vec<String>,
+    /// Blocks of the grid: x, or x,y,z
+    #[arg(long, default_value = "1", value_parser = dimensions)]
+    blocks: Dimensions,
+    /// Threads of a block: x, or x,y,z
+    #[arg(long, default_value = "32", value_parser = dimensions)]
+    threads: Dimensions,
+    /// Bytes of dynamic shared memory
+    #[arg(long, default_value_t = 0)]
+    shared: usize,
+    /// Run blocks and warps in an order made by this seed
+    #[arg(long)]
+    order: Option<u64>,
+    /// Do not report reads of memory that was never written
+    #[arg(long)]
+    allow_unwritten: bool,
+    /// Do not report races on shared memory
+    #[arg(long)]
+    allow_races: bool,
+}
+
+#[derive(Clone, Copy)]
+struct Dimensions([u32; 3]);
+
+fn dimensions(text: &str) -> Result<Dimensions, String> {
+    let numbers: Result<Vec<u32>, _> = text.split(',').map(str::parse).collect();
+    match numbers.map_err(|why| why.to_string())?[..] {
+        [x] => Ok(Dimensions([x, 1, 1])),
+        [x, y] => Ok(Dimensions([x, y, 1])),
+        [x, y, z] => Ok(Dimensions([x, y, z])),
+        _ => Err("one to three numbers".to_owned()),
+    }
+}
+
+/// What to do with a buffer afterwards.
+struct Buffer {
+    name: String,
+    address: u64,
+    bytes: usize,
+    print: bool,
+    save: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    match run(&Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
+
+fn run(cli: &Cli) -> Outcome<()> {
+    let text = std::fs::read_to_string(&cli.ptx).map_err(|why| format!("{}: {why}", cli.ptx.display()))?;
+    let module = Module::parse(&text).map_err(|why| format!("{}: {why}", cli.ptx.display()))?;
+    let Some(name) = &cli.kernel else {
+        for kernel in module.kernels() {
+            let params = kernel.params().iter().map(|param| format!("{} bytes", param.bytes));
+            println!("{} ({})", kernel.name(), params.collect::<Vec<_>>().join(", "));
+        }
+        return Ok(());
+    };
+    let kernel = module.kernel(name).ok_or_else(|| {
+        let known: Vec<_> = module.kernels().map(|kernel| kernel.name()).collect();
+        format!("there is no kernel `{name}`; there are {}", known.join(", "))
+    })?;
+    let memory = Memory::new();
+    let mut buffers = Vec::new();
+    let mut values = Vec::new();
+    for argument in &cli.arguments {
+        values.push(parse(argument, &memory, &mut buffers).map_err(|why| format!("`{argument}`: {why}"))?);
+    }
+    let params = kernel.pack(&values.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
+    let grid = Grid { blocks: cli.blocks.0, threads: cli.threads.0, dynamic_shared: cli.shared };
+    let (unwritten, races) = (!cli.allow_unwritten, !cli.allow_races);
+    let options = Options { unwritten, races, order: cli.order, ..Options::default() };
+    let counts = launch(&memory, &module, kernel, grid, &params, &options)?;
+    for buffer in &buffers {
+        let mut bytes = vec![0; buffer.bytes];
+        memory.read(buffer.address, &mut bytes)?;
+        if buffer.print {
+            let numbers = bytes.chunks_exact(4).map(|word| f32::from_le_bytes([word[0], word[1], word[2], word[3]]));
+            println!("{}: {:?}", buffer.name, numbers.collect::<Vec<_>>());
+        }
+        if let Some(path) = &buffer.save {
+            std::fs::write(path, &bytes).map_err(|why| format!("{}: {why}", path.display()))?;
+        }
+    }
+    print!("{counts}");
+    Ok(())
+}
+
+/// The bytes of an argument; buffers are made and remembered.
+fn parse(argument: &str, memory: &Memory, buffers: &mut Vec<Buffer>) -> Outcome<Vec<u8>> {
+    let (kind, rest) = argument.split_once(':').ok_or("an argument is KIND:VALUE")?;
+    Ok(match kind {
+        "f32" => rest.parse::<f32>()?.to_le_bytes().to_vec(),
+        "i32" => rest.parse::<i32>()?.to_le_bytes().to_vec(),
+        "u32" => rest.parse::<u32>()?.to_le_bytes().to_vec(),
+        "u16" => rest.parse::<u16>()?.to_le_bytes().to_vec(),
+        "i64" => rest.parse::<i64>()?.to_le_bytes().to_vec(),
+        "u64" => rest.parse::<u64>()?.to_le_bytes().to_vec(),
+        "buf" => {
+            let mut options = rest.split(',');
+            let (fill, size) =
+                options.next().and_then(|what| what.split_once(':')).ok_or("a buffer is buf:FILL:SIZE")?;
+            let floats = |value: fn(u32) -> f32| {
+                let count: u32 = size.parse()?;
+                Ok::<_, std::num::ParseIntError>((0..count).flat_map(|i| value(i).to_le_bytes()).collect::<Vec<u8>>())
+            };
+            let content = match fill {
+                "random" => floats(|i| (i.wrapping_mul(2_654_435_761) >> 8) as f32 / (1 << 23) as f32 - 1.0)?,
+                "iota" => floats(|i| i as f32)?,
+                "zeros" => floats(|_| 0.0)?,
+                "file" => std::fs::read(size).map_err(|why| format!("{size}: {why}"))?,
+                "empty" => Vec::new(),
+                _ => return Err("buffers are filled by random, iota, zeros, empty or file".into()),
+            };
+            let bytes = if fill == "empty" { size.parse()? } else { content.len() };
+            let address = memory.allocate(bytes);
+            memory.write(address, &content)?;
+            let mut buffer = Buffer { name: argument.to_owned(), address, bytes, print: false, save: None };
+            for option in options {
+                match option.split_once('=') {
+                    None if option == "print" => buffer.print = true,
+                    Some(("save", path)) => buffer.save = Some(path.into()),
+                    _ => return Err(format!("`{option}` is neither print nor save=FILE").into()),
+                }
+            }
+            buffers.push(buffer);
+            address.to_le_bytes().to_vec()
+        }
+        _ => return Err(format!("`{kind}` is no kind of argument").into()),
+    })
+}

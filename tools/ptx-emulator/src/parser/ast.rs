@@ -1,0 +1,116 @@
+//! What the parser makes of a PTX file: declarations and instructions, names not yet resolved.
+
+use crate::isa::{Space, Ty};
+use std::sync::Arc;
+
+/// One PTX file.
+#[derive(Debug, Default)]
+pub struct Unit<'a> {
+    pub variables: Vec<Variable<'a>>,
+    pub functions: Vec<Function<'a>>,
+}
+
+/// A variable of `.global`, `.const`, `.shared`, `.local` or `.param` space.
+#[derive(Debug, Clone)]
+pub struct Variable<'a> {
+    pub name: &'a str,
+    pub space: Space,
+    pub align: usize,
+    /// 0 for `.extern .shared x[]`, whose size the launch decides.
+    pub bytes: usize,
+    /// Leading bytes; the rest is zero.
+    pub init: Vec<u8>,
+}
+
+/// An `.entry` (a kernel) or a `.func`.
+#[derive(Debug)]
+pub struct Function<'a> {
+    pub name: &'a str,
+    pub kernel: bool,
+    pub line: u32,
+    pub params: Vec<Variable<'a>>,
+    /// What a `.func` returns.
+    pub results: Vec<Variable<'a>>,
+    pub max_threads: Option<u32>,
+    pub body: Vec<Statement<'a>>,
+}
+
+#[derive(Debug)]
+pub enum Statement<'a> {
+    /// `{`
+    Enter,
+    /// `}`
+    Leave,
+    Registers {
+        ty: Ty,
+        name: &'a str,
+        count: Option<u32>,
+        line: u32,
+    },
+    Variable(Variable<'a>),
+    Label {
+        name: &'a str,
+        line: u32,
+    },
+    /// `name: .branchtargets a, b;`
+    Targets {
+        name: &'a str,
+        labels: Vec<&'a str>,
+    },
+    Instruction(Instruction<'a>),
+}
+
+#[derive(Debug, Clone)]
+pub struct Instruction<'a> {
+    pub line: u32,
+    /// The `.loc` in force.
+    pub location: Option<Arc<Location>>,
+    /// Predicate register, and whether `!` stands before it.
+    pub guard: Option<(&'a str, bool)>,
+    pub opcode: &'a str,
+    pub operands: Vec<Operand<'a>>,
+}
+
+#[derive(Debug, Clone)]
+pub enum Operand<'a> {
+    /// A register, special register, variable or label.
+    Name(&'a str),
+    Int(i64),
+    F32(u32),
+    F64(u64),
+    /// `{a, b}`
+    Vector(Vec<Operand<'a>>),
+    /// `[base+offset]`; base is a name, or an absolute address.
+    Address {
+        base: Option<&'a str>,
+        offset: i64,
+    },
+    /// `d|p`
+    Pair(Box<Operand<'a>>, Box<Operand<'a>>),
+    /// `!p`
+    Not(Box<Operand<'a>>),
+    /// `(a, b)` of a call
+    List(Vec<Operand<'a>>),
+    /// `_`
+    Sink,
+}
+
+/// A place in the CUDA source, from `.loc`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Location {
+    pub file: Arc<str>,
+    pub line: u32,
+    pub column: u32,
+    /// The call that this code was inlined into.
+    pub inlined_at: Option<Arc<Location>>,
+}
+
+impl std::fmt::Display for Location {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.file, self.line)?;
+        match &self.inlined_at {
+            Some(at) => write!(f, " (inlined at {at})"),
+            None => Ok(()),
+        }
+    }
+}
