@@ -143,7 +143,7 @@ pub struct Batch {
     pub waited: Duration,
 }
 
-/// Makes batches on threads; see the [module](self).
+/// Makes batches on threads; its loader threads decode, crop, mask and tokenise.
 #[derive(Debug)]
 pub struct Loader {
     /// `None` only while dropping, to tell the threads to end.
