@@ -1,0 +1,98 @@
+// The pixels of the visible patches, normalised, as rows of a matrix (src/ops/gather_patches):
+//   out[b, k, (y p + x) 3 + c] = (image[b, top + y, left + x, c] / 255 - mean[c]) / std[c]
+// where (top, left) is the corner of patch ids[b, k]. Only visible pixels are read: one byte in, one T out.
+#include "common.cuh"
+
+struct Normalisation {
+    // v -> v * scale + shift
+    float scale[3], shift[3];
+};
+
+// One thread per SIZE<T> numbers of a row. Grid: any; block: 256.
+// images: [batch, side, side, 3]; ids: [batch, kept]; out: [batch, kept, patch * patch * 3].
+// ALIGNED: 8 divides 3 patch and 3 side, so that a thread's bytes lie in one line and can be read at once.
+template <typename T, bool ALIGNED>
+__device__ void gather(const uint8_t* images, const uint32_t* ids, T* out, int batch, int side, int patch, int kept,
+                       Normalisation normalisation) {
+    constexpr int N = SIZE<T>;
+    unsigned line = patch * 3, length = line * patch, across = side / patch;
+    size_t total = (size_t)batch * kept * length;
+    for (size_t at = thread_index() * N; at < total; at += thread_count() * N) {
+        float v[N];
+        if (ALIGNED) {
+            unsigned row = at / length, inside = at % length;
+            unsigned id = ids[row], y = inside / line, x = inside % line;
+            const uint8_t* from = images + ((size_t)(row / kept) * side + id / across * patch + y) * side * 3 +
+                                  id % across * line + x;
+            uint32_t words[N / 4];
+            if (N == 8) {
+                uint2 raw = *reinterpret_cast<const uint2*>(from);
+                words[0] = raw.x, words[N / 4 - 1] = raw.y;
+            } else {
+                words[0] = *reinterpret_cast<const uint32_t*>(from);
+            }
+            unsigned channel = x % 3;
+#pragma unroll
+            for (int i = 0; i < N; i++) {
+                v[i] = (float)(words[i / 4] >> (i % 4 * 8) & 255) * normalisation.scale[channel] +
+                       normalisation.shift[channel];
+                channel = channel == 2 ? 0 : channel + 1;
+            }
+            store(out + at, v);
+        } else {
+            // The last thread may have fewer, and a pack may reach into the next line or patch.
+            for (int i = 0; i < N && at + i < total; i++) {
+                unsigned row = (at + i) / length, inside = (at + i) % length;
+                unsigned id = ids[row], y = inside / line, x = inside % line;
+                uint8_t byte = images[((size_t)(row / kept) * side + id / across * patch + y) * side * 3 +
+                                      id % across * line + x];
+                out[at + i] = from_float<T>((float)byte * normalisation.scale[x % 3] + normalisation.shift[x % 3]);
+            }
+        }
+    }
+}
+
+// From patches that were gathered before: bytes [count] -> out [count], channel fastest.
+template <typename T>
+__device__ void normalise(const uint8_t* bytes, T* out, size_t count, Normalisation normalisation) {
+    constexpr int N = SIZE<T>;
+    for (size_t at = thread_index() * N; at < count; at += thread_count() * N) {
+        unsigned channel = at % 3;
+        if (at + N <= count) {
+            float v[N];
+#pragma unroll
+            for (int i = 0; i < N; i += 4) {
+                uint32_t word = *reinterpret_cast<const uint32_t*>(bytes + at + i);
+#pragma unroll
+                for (int j = 0; j < 4; j++) {
+                    v[i + j] = (float)(word >> (j * 8) & 255) * normalisation.scale[channel] +
+                               normalisation.shift[channel];
+                    channel = channel == 2 ? 0 : channel + 1;
+                }
+            }
+            store(out + at, v);
+        } else {
+            for (size_t i = at; i < count; i++)
+                out[i] = from_float<T>((float)bytes[i] * normalisation.scale[i % 3] + normalisation.shift[i % 3]);
+        }
+    }
+}
+
+#define KERNELS(TYPE, NAME)                                                                                            \
+    extern "C" __global__ void __launch_bounds__(256) gather_patches_##NAME(                                            \
+        const uint8_t* images, const uint32_t* ids, TYPE* out, int batch, int side, int patch, int kept,                \
+        Normalisation normalisation) {                                                                                  \
+        gather<TYPE, false>(images, ids, out, batch, side, patch, kept, normalisation);                                 \
+    }                                                                                                                   \
+    extern "C" __global__ void __launch_bounds__(256) gather_patches_aligned_##NAME(                                    \
+        const uint8_t* images, const uint32_t* ids, TYPE* out, int batch, int side, int patch, int kept,                \
+        Normalisation normalisation) {                                                                                  \
+        gather<TYPE, true>(images, ids, out, batch, side, patch, kept, normalisation);                                  \
+    }                                                                                                                   \
+    extern "C" __global__ void __launch_bounds__(256) normalise_patches_##NAME(                                         \
+        const uint8_t* bytes, TYPE* out, size_t count, Normalisation normalisation) {                                   \
+        normalise(bytes, out, count, normalisation);                                                                    \
+    }
+
+KERNELS(bf16, bf16)
+KERNELS(float, f32)

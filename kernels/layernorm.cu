@@ -1,0 +1,163 @@
+// Layer normalisation over rows, fused with the residual sum before it (src/ops/layernorm).
+//
+//   s = x + delta (or x);  y = (s - mean) rstd gamma + beta;  rstd = 1 / sqrt(var + eps)
+//   g = dy gamma, n = (s - mean) rstd;  ds = rstd (g - mean(g) - n mean(g n)) + dx_in;  dgamma = sum dy n;  dbeta = sum dy
+//
+// One warp per row, the row in its registers: PACKS packs of 16 bytes per lane, so width <= 32 PACKS SIZE, and width is a
+// multiple of SIZE. Bytes moved: forward 2 rows (4 with delta), backward 3 (4 where dx is added to).
+#include "common.cuh"
+
+constexpr int WARPS = 4;
+
+// Grid: any; block: 128. `delta` and `sum` are both null, or neither.
+// x, delta, sum, y: [rows, width]; gamma, beta: [width]; mean, rstd: [rows].
+template <typename T, int PACKS>
+__device__ void forward(const T* x, const T* delta, T* sum, const float* gamma, const float* beta, T* y, float* mean,
+                        float* rstd, int rows, int width, float eps) {
+    constexpr int N = SIZE<T>;
+    int lane = threadIdx.x % 32;
+    for (int row = blockIdx.x * WARPS + threadIdx.x / 32; row < rows; row += gridDim.x * WARPS) {
+        size_t start = (size_t)row * width;
+        float s[PACKS][N];
+        float total = 0;
+#pragma unroll
+        for (int pack = 0; pack < PACKS; pack++) {
+            int column = (pack * 32 + lane) * N;
+            if (column < width) {
+                load(x + start + column, s[pack]);
+                if (delta) {
+                    float d[N];
+                    load(delta + start + column, d);
+                    // The statistics are those of what the backward pass will read.
+#pragma unroll
+                    for (int i = 0; i < N; i++) s[pack][i] = rounded<T>(s[pack][i] + d[i]);
+                    store(sum + start + column, s[pack]);
+                }
+#pragma unroll
+                for (int i = 0; i < N; i++) total += s[pack][i];
+            }
+        }
+        float mu = warp_sum(total) / width;
+        float squares = 0;
+#pragma unroll
+        for (int pack = 0; pack < PACKS; pack++) {
+            if ((pack * 32 + lane) * N < width) {
+#pragma unroll
+                for (int i = 0; i < N; i++) squares += (s[pack][i] - mu) * (s[pack][i] - mu);
+            }
+        }
+        float r = rsqrtf(warp_sum(squares) / width + eps);
+#pragma unroll
+        for (int pack = 0; pack < PACKS; pack++) {
+            int column = (pack * 32 + lane) * N;
+            if (column < width) {
+                float scale[N], shift[N];
+                load_params(gamma + column, scale);
+                load_params(beta + column, shift);
+#pragma unroll
+                for (int i = 0; i < N; i++) s[pack][i] = (s[pack][i] - mu) * r * scale[i] + shift[i];
+                store(y + start + column, s[pack]);
+            }
+        }
+        if (lane == 0) mean[row] = mu, rstd[row] = r;
+    }
+}
+
+// Grid: `blocks`, a function of rows alone, so that sums have one order; block: 128; dynamic shared memory:
+// 1024 * WARPS * PACKS bytes (f32: 512). dy, x, dx: [rows, width]; partials: [blocks, 2, width], the block's sums for gamma
+// and beta. `add`: dx holds the residual gradient, which is added to.
+template <typename T, int PACKS>
+__device__ void backward(const T* dy, const T* x, const float* gamma, const float* mean, const float* rstd, T* dx, int add,
+                         float* partials, int rows, int width) {
+    constexpr int N = SIZE<T>, QUADS = N / 4;
+    // [warp][gamma, beta][pack][quad of the pack][lane]: lanes are neighbours, so that no bank is met twice.
+    extern __shared__ float4 sums[];
+    int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    float4* gammas = sums + warp * 2 * PACKS * QUADS * 32 + lane;
+    float4* betas = gammas + PACKS * QUADS * 32;
+#pragma unroll
+    for (int quad = 0; quad < 2 * PACKS * QUADS; quad++) gammas[quad * 32] = make_float4(0, 0, 0, 0);
+    // Rows that are neighbours go to one block.
+    int each = (rows + gridDim.x - 1) / gridDim.x;
+    int end = min(rows, (int)(blockIdx.x + 1) * each);
+    for (int row = blockIdx.x * each + warp; row < end; row += WARPS) {
+        size_t start = (size_t)row * width;
+        float mu = mean[row], r = rstd[row];
+        float g[PACKS][N], n[PACKS][N];
+        float along = 0, through = 0;
+#pragma unroll
+        for (int pack = 0; pack < PACKS; pack++) {
+            int column = (pack * 32 + lane) * N;
+            if (column < width) {
+                float d[N], scale[N];
+                load(dy + start + column, d);
+                load(x + start + column, n[pack]);
+                load_params(gamma + column, scale);
+#pragma unroll
+                for (int i = 0; i < N; i++) {
+                    n[pack][i] = (n[pack][i] - mu) * r;
+                    g[pack][i] = d[i] * scale[i];
+                    along += g[pack][i];
+                    through += g[pack][i] * n[pack][i];
+                }
+#pragma unroll
+                for (int i = 0; i < N; i += 4) {
+                    int quad = (pack * QUADS + i / 4) * 32;
+                    float4 a = gammas[quad], b = betas[quad];
+                    const float* m = n[pack] + i;
+                    gammas[quad] = make_float4(a.x + d[i] * m[0], a.y + d[i + 1] * m[1], a.z + d[i + 2] * m[2],
+                                               a.w + d[i + 3] * m[3]);
+                    betas[quad] = make_float4(b.x + d[i], b.y + d[i + 1], b.z + d[i + 2], b.w + d[i + 3]);
+                }
+            }
+        }
+        float mean_g = warp_sum(along) / width, mean_gn = warp_sum(through) / width;
+#pragma unroll
+        for (int pack = 0; pack < PACKS; pack++) {
+            int column = (pack * 32 + lane) * N;
+            if (column < width) {
+                float out[N] = {};
+                if (add) load(dx + start + column, out);
+#pragma unroll
+                for (int i = 0; i < N; i++) out[i] += r * (g[pack][i] - mean_g - n[pack][i] * mean_gn);
+                store(dx + start + column, out);
+            }
+        }
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < 2 * PACKS * QUADS * 32; i += blockDim.x) {
+        float4 total = make_float4(0, 0, 0, 0);
+#pragma unroll
+        for (int w = 0; w < WARPS; w++) {
+            float4 v = sums[w * 2 * PACKS * QUADS * 32 + i];
+            total = make_float4(total.x + v.x, total.y + v.y, total.z + v.z, total.w + v.w);
+        }
+        int which = i / (PACKS * QUADS * 32), quad = i / 32 % (PACKS * QUADS);
+        int column = (quad / QUADS * 32 + i % 32) * N + quad % QUADS * 4;
+        if (column < width)
+            *reinterpret_cast<float4*>(partials + ((size_t)blockIdx.x * 2 + which) * width + column) = total;
+    }
+}
+
+#define KERNELS(TYPE, NAME, PACKS)                                                                                       \
+    extern "C" __global__ void __launch_bounds__(128) layernorm_forward_##NAME##_##PACKS(                                 \
+        const TYPE* x, const TYPE* delta, TYPE* sum, const float* gamma, const float* beta, TYPE* y, float* mean,         \
+        float* rstd, int rows, int width, float eps) {                                                                    \
+        forward<TYPE, PACKS>(x, delta, sum, gamma, beta, y, mean, rstd, rows, width, eps);                                \
+    }                                                                                                                     \
+    extern "C" __global__ void __launch_bounds__(128) layernorm_backward_##NAME##_##PACKS(                                \
+        const TYPE* dy, const TYPE* x, const float* gamma, const float* mean, const float* rstd, TYPE* dx, int add,       \
+        float* partials, int rows, int width) {                                                                           \
+        backward<TYPE, PACKS>(dy, x, gamma, mean, rstd, dx, add, partials, rows, width);                                  \
+    }
+
+// Widths up to 256, 512, 768, 1024, 1280 and 2048 in bf16; 512, 1024 and 2048 in f32.
+KERNELS(bf16, bf16, 1)
+KERNELS(bf16, bf16, 2)
+KERNELS(bf16, bf16, 3)
+KERNELS(bf16, bf16, 4)
+KERNELS(bf16, bf16, 5)
+KERNELS(bf16, bf16, 8)
+KERNELS(float, f32, 4)
+KERNELS(float, f32, 8)
+KERNELS(float, f32, 16)

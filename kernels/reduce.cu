@@ -1,0 +1,52 @@
+// Sums in a fixed order: over partial sums, over columns, over everything.
+#include "common.cuh"
+
+// sums[c] (+)= sum over r of partials[r, c], in the order of r. Grid: ceil(width / 256); block: 256.
+extern "C" __global__ void add_partials(const float* partials, float* sums, int rows, int width, int accumulate) {
+    int column = blockIdx.x * 256 + threadIdx.x;
+    if (column >= width) return;
+    float total = accumulate ? sums[column] : 0;
+    for (int row = 0; row < rows; row++) total += partials[(size_t)row * width + column];
+    sums[column] = total;
+}
+
+// partials[block, c] = sum of x[r, c] over the block's rows; row r begins at r * stride. A thread has a pack of columns and
+// every WARPS-th row. Grid: (ceil(width / (32 SIZE)), blocks), blocks a function of rows alone; block: (32, 8).
+// stride and width: multiples of SIZE. Bytes moved: those of x.
+template <typename T> __device__ void column_sums(const T* x, float* partials, int rows, int width, size_t stride) {
+    constexpr int N = SIZE<T>, WARPS = 8;
+    __shared__ float4 shared[WARPS][N / 4][32];
+    int column = (blockIdx.x * 32 + threadIdx.x) * N;
+    int each = (rows + gridDim.y - 1) / gridDim.y;
+    int end = min(rows, (int)(blockIdx.y + 1) * each);
+    float sums[N] = {};
+    if (column < width) {
+        for (int row = blockIdx.y * each + threadIdx.y; row < end; row += WARPS) {
+            float v[N];
+            load(x + row * stride + column, v);
+#pragma unroll
+            for (int i = 0; i < N; i++) sums[i] += v[i];
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < N; i += 4)
+        shared[threadIdx.y][i / 4][threadIdx.x] = make_float4(sums[i], sums[i + 1], sums[i + 2], sums[i + 3]);
+    __syncthreads();
+    // Warp q adds up quad q of every lane's pack.
+    if (threadIdx.y < N / 4 && column < width) {
+        float4 total = make_float4(0, 0, 0, 0);
+#pragma unroll
+        for (int warp = 0; warp < WARPS; warp++) {
+            float4 v = shared[warp][threadIdx.y][threadIdx.x];
+            total = make_float4(total.x + v.x, total.y + v.y, total.z + v.z, total.w + v.w);
+        }
+        *reinterpret_cast<float4*>(partials + (size_t)blockIdx.y * width + column + threadIdx.y * 4) = total;
+    }
+}
+
+extern "C" __global__ void column_sums_bf16(const bf16* x, float* partials, int rows, int width, size_t stride) {
+    column_sums(x, partials, rows, width, stride);
+}
+extern "C" __global__ void column_sums_f32(const float* x, float* partials, int rows, int width, size_t stride) {
+    column_sums(x, partials, rows, width, stride);
+}
