@@ -1,7 +1,7 @@
 // The vision tower's sequence (src/ops/assemble): a CLS token in front of the visible patches, positions by patch index.
 //   out[b, 0] = cls + pos[0];  out[b, 1 + k] = patches[b, k] + pos[1 + ids[b, k]]
-// Backward: dpatches is `copy_tokens`; dcls is `column_sums` over the first tokens (reduce.cu); dpos, where it is
-// learned, is `position_gradient`.
+// Backward: dpatches is `copy_tokens`; dcls is `column_sums` over the first tokens (reduce.cu); dpos, where it is learned, is
+// the same for row 0 and the gradient of an embedding by ids for the others (embedding.cu).
 #include "common.cuh"
 
 // One thread per pack. Grid: any; block: 256. width: a multiple of SIZE<T>. Bytes moved: patches in, out out.
@@ -39,41 +39,6 @@ template <typename T> __device__ void copy_tokens(const T* dout, T* dpatches, in
     }
 }
 
-// dpos[row] (+)= sum over b, in order, of dout[b, token that has this row]. ids are ascending.
-// Grid: (patches + 1); block: 128.
-template <typename T>
-__device__ void position_gradient(const T* dout, const uint32_t* ids, float* dpos, int batch, int kept, int width,
-                                  int accumulate) {
-    constexpr int N = SIZE<T>;
-    int row = blockIdx.x;
-    for (int column = threadIdx.x * N; column < width; column += blockDim.x * N) {
-        float sum[N] = {};
-        if (accumulate) load_params(dpos + (size_t)row * width + column, sum);
-        for (int b = 0; b < batch; b++) {
-            int token = 0;
-            if (row > 0) {
-                const uint32_t* mine = ids + (size_t)b * kept;
-                int low = 0, high = kept;
-                while (low < high) {
-                    int middle = (low + high) / 2;
-                    if (mine[middle] < row - 1) low = middle + 1;
-                    else high = middle;
-                }
-                if (low == kept || mine[low] != row - 1) continue;
-                token = low + 1;
-            }
-            float v[N];
-            load(dout + ((size_t)b * (kept + 1) + token) * width + column, v);
-#pragma unroll
-            for (int i = 0; i < N; i++) sum[i] += v[i];
-        }
-#pragma unroll
-        for (int i = 0; i < N; i += 4)
-            *reinterpret_cast<float4*>(dpos + (size_t)row * width + column + i) =
-                make_float4(sum[i], sum[i + 1], sum[i + 2], sum[i + 3]);
-    }
-}
-
 #define KERNELS(TYPE, NAME)                                                                                              \
     extern "C" __global__ void __launch_bounds__(256) assemble_forward_##NAME(                                            \
         const TYPE* patches, const uint32_t* ids, const float* cls, const float* pos, TYPE* out, int batch, int kept,     \
@@ -83,10 +48,6 @@ __device__ void position_gradient(const T* dout, const uint32_t* ids, float* dpo
     extern "C" __global__ void __launch_bounds__(256) assemble_copy_##NAME(const TYPE* dout, TYPE* dpatches, int batch,   \
                                                                            int kept, int width) {                        \
         copy_tokens(dout, dpatches, batch, kept, width);                                                                  \
-    }                                                                                                                     \
-    extern "C" __global__ void __launch_bounds__(128) assemble_positions_##NAME(                                          \
-        const TYPE* dout, const uint32_t* ids, float* dpos, int batch, int kept, int width, int accumulate) {             \
-        position_gradient(dout, ids, dpos, batch, kept, width, accumulate);                                               \
     }
 
 KERNELS(bf16, bf16)

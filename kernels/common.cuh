@@ -1,6 +1,7 @@
 // What every kernel uses: 16-byte accesses, conversions, reductions in a fixed order.
 #pragma once
 #include <cuda_bf16.h>
+#include <math_constants.h>
 #include <cstdint>
 
 typedef __nv_bfloat16 bf16;
@@ -45,6 +46,13 @@ __device__ __forceinline__ void store(float* to, const float (&v)[4]) {
 __device__ __forceinline__ void store(bf16* to, const float (&v)[8]) {
     *reinterpret_cast<uint4*>(to) =
         make_uint4(pack(v[0], v[1]), pack(v[2], v[3]), pack(v[4], v[5]), pack(v[6], v[7]));
+}
+
+// N floats, N a multiple of 4.
+template <int N> __device__ __forceinline__ void store_f32(float* to, const float (&v)[N]) {
+#pragma unroll
+    for (int i = 0; i < N; i += 4)
+        *reinterpret_cast<float4*>(to + i) = make_float4(v[i], v[i + 1], v[i + 2], v[i + 3]);
 }
 
 // v as it will be read back.

@@ -1,12 +1,13 @@
 // Sums in a fixed order: over partial sums, over columns, over everything.
 #include "common.cuh"
 
-// sums[c] (+)= sum over r of partials[r, c], in the order of r. Grid: ceil(width / 256); block: 256.
-extern "C" __global__ void add_partials(const float* partials, float* sums, int rows, int width, int accumulate) {
+// sums[c] (+)= sum over r of partials[r * stride + c], in the order of r. Grid: ceil(width / 256); block: 256.
+extern "C" __global__ void __launch_bounds__(256) add_partials(const float* partials, float* sums, int rows, int width,
+                                                               int stride, int accumulate) {
     int column = blockIdx.x * 256 + threadIdx.x;
     if (column >= width) return;
     float total = accumulate ? sums[column] : 0;
-    for (int row = 0; row < rows; row++) total += partials[(size_t)row * width + column];
+    for (int row = 0; row < rows; row++) total += partials[(size_t)row * stride + column];
     sums[column] = total;
 }
 
@@ -44,9 +45,9 @@ template <typename T> __device__ void column_sums(const T* x, float* partials, i
     }
 }
 
-extern "C" __global__ void column_sums_bf16(const bf16* x, float* partials, int rows, int width, size_t stride) {
+extern "C" __global__ void __launch_bounds__(256) column_sums_bf16(const bf16* x, float* partials, int rows, int width, size_t stride) {
     column_sums(x, partials, rows, width, stride);
 }
-extern "C" __global__ void column_sums_f32(const float* x, float* partials, int rows, int width, size_t stride) {
+extern "C" __global__ void __launch_bounds__(256) column_sums_f32(const float* x, float* partials, int rows, int width, size_t stride) {
     column_sums(x, partials, rows, width, stride);
 }

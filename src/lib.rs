@@ -1,6 +1,6 @@
 //! flipk trains FLIP, that is, CLIP with most of the image patches left out.
 //!
-//! The rooms, from the top; each imports only from those below it: `cli`, [`train`] and [`golden`], [`eval`], [`model`], [`data`], [`autograd`] with [`ops`], [`device`].
+//! The rooms, from the top; each imports only from those below it: `cli`, [`profile`], [`train`] and [`golden`], [`eval`], [`model`], [`data`], [`autograd`] with [`ops`], [`device`].
 
 pub mod autograd;
 pub mod cli;
@@ -11,5 +11,6 @@ pub mod golden;
 pub mod model;
 pub mod ops;
 pub mod optim;
+pub mod profile;
 pub mod random;
 pub mod train;

@@ -1,12 +1,10 @@
 //! The optimizer's state beside the parameter arena, and the learning-rate schedule.
 
-use std::ops::Range;
-
 use serde::{Deserialize, Serialize};
 
 use crate::autograd::Parameters;
 use crate::device::{Device, DeviceError};
-use crate::ops::adamw::{AdamW, Hyper};
+use crate::ops::adamw::{AdamW, DECAY_BLOCK, Hyper, Update};
 
 /// What stays the same over a run.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -30,9 +28,10 @@ impl Default for AdamWConfig {
 /// AdamW's moments, `[arena_len]` each, and the number of updates made.
 pub struct Optimizer<D: Device> {
     config: AdamWConfig,
-    decay: Vec<Range<usize>>,
+    decay: D::Memory,
     m: D::Memory,
     v: D::Memory,
+    norm: D::Memory,
     len: usize,
     step: u64,
 }
@@ -48,28 +47,42 @@ pub struct Moments {
 impl<D: AdamW> Optimizer<D> {
     pub fn new(device: &D, params: &Parameters<D>, config: AdamWConfig) -> Result<Self, DeviceError> {
         let layout = params.layout();
-        let len = layout.arena_len();
-        let (m, v) = (device.allocate(len * 4, "AdamW's moments")?, device.allocate(len * 4, "AdamW's moments")?);
-        Ok(Self { config, decay: layout.decay_ranges(), m, v, len, step: 0 })
+        let (len, flags) = (layout.arena_len(), layout.decay_blocks());
+        let decay = device.allocate(flags.len(), "AdamW's decay flags")?;
+        // SAFETY: the block was just made, with this length.
+        device.upload(unsafe { D::view_mut(&decay, 0, flags.len()) }, &flags)?;
+        let moments = || device.allocate(len * 4, "AdamW's moments");
+        let norm = device.allocate(D::norm_len(len) * 4, "the gradients' norm")?;
+        Ok(Self { config, decay, m: moments()?, v: moments()?, norm, len, step: 0 })
     }
 
-    /// Updates all parameters from their gradients and returns the norm of these before clipping. Where it is not finite,
-    /// nothing is changed.
-    pub fn step(&mut self, device: &D, params: &mut Parameters<D>, lr: f64) -> Result<f64, DeviceError> {
-        let norm = device.grad_norm(params.grads())?;
-        if !norm.is_finite() {
-            return Ok(norm);
-        }
+    /// Updates all parameters from their gradients. Where these are not finite, nothing is changed but [`Self::norm`].
+    pub fn step(&mut self, device: &D, params: &mut Parameters<D>, lr: f64) -> Result<(), DeviceError> {
         self.step += 1;
         let AdamWConfig { beta1, beta2, eps, weight_decay, clip_norm } = self.config;
-        let clip = f64::from(clip_norm);
-        let grad_scale = if clip > 0.0 && norm > clip { (clip / norm) as f32 } else { 1.0 };
-        let hyper = Hyper { lr: lr as f32, beta1, beta2, eps, weight_decay, step: self.step, grad_scale };
-        let (values, grads) = params.for_update();
-        // SAFETY: two blocks of `len` f32 that `&mut self` owns exclusively.
-        let moments = unsafe { (D::view_mut(&self.m, 0, self.len), D::view_mut(&self.v, 0, self.len)) };
-        device.adamw(&hyper, &self.decay, values, grads, moments)?;
-        Ok(norm)
+        let hyper = Hyper { lr: lr as f32, beta1, beta2, eps, weight_decay, step: self.step, clip_norm };
+        let (values, shadow, grads) = params.for_update();
+        // SAFETY: blocks of these lengths that `&mut self` owns exclusively.
+        let update = unsafe {
+            Update {
+                values,
+                shadow,
+                grads,
+                m: D::view_mut(&self.m, 0, self.len),
+                v: D::view_mut(&self.v, 0, self.len),
+                decay: D::view(&self.decay, 0, self.len / DECAY_BLOCK),
+                norm: D::view_mut(&self.norm, 0, D::norm_len(self.len)),
+            }
+        };
+        device.adamw(&hyper, update)
+    }
+
+    /// The L2 norm of the last step's gradients before clipping; not finite if any of them is not.
+    pub fn norm(&self, device: &D) -> Result<f64, DeviceError> {
+        let mut norm = [0.0f32];
+        // SAFETY: the block has at least one f32; `&self` excludes exclusive views.
+        device.download(&mut norm, unsafe { D::view(&self.norm, 0, 1) })?;
+        Ok(f64::from(norm[0]))
     }
 
     pub fn download(&self, device: &D) -> Result<Moments, DeviceError> {

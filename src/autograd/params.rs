@@ -6,11 +6,13 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::device::{Device, DeviceError};
+use crate::device::{Device, DeviceError, Real};
+use crate::ops::adamw::DECAY_BLOCK;
 use crate::random::{Purpose, Random};
 
-/// Parameters start at multiples of this many elements, so that every vector access is aligned on every device.
-const ALIGNMENT: usize = 64;
+/// Parameters start at multiples of this many elements, so that every vector access is aligned on every device, and a block
+/// of decay flags belongs to one parameter.
+const ALIGNMENT: usize = DECAY_BLOCK;
 
 /// How a parameter is first filled.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -70,6 +72,11 @@ impl Layout {
         &self.specs
     }
 
+    /// The parameter at this place of [`Self::specs`].
+    pub fn id(&self, index: usize) -> ParamId {
+        ParamId(index)
+    }
+
     pub fn get(&self, id: ParamId) -> &ParamSpec {
         &self.specs[id.0]
     }
@@ -84,16 +91,13 @@ impl Layout {
         self.specs.iter().map(|spec| spec.len).sum()
     }
 
-    /// The parts of the arena that decay, neighbours joined.
-    pub fn decay_ranges(&self) -> Vec<Range<usize>> {
-        let mut ranges: Vec<Range<usize>> = Vec::new();
+    /// For each [`DECAY_BLOCK`] of the arena 1 if it decays, 0 if not.
+    pub fn decay_blocks(&self) -> Vec<u8> {
+        let mut blocks = vec![0; self.len / DECAY_BLOCK];
         for spec in self.specs.iter().filter(|spec| spec.decay) {
-            match ranges.last_mut() {
-                Some(last) if last.end.next_multiple_of(ALIGNMENT) == spec.offset => last.end = spec.range().end,
-                _ => ranges.push(spec.range()),
-            }
+            blocks[spec.offset / DECAY_BLOCK..(spec.offset + spec.len).div_ceil(DECAY_BLOCK)].fill(1);
         }
-        ranges
+        blocks
     }
 
     /// The initial values of the whole arena; each parameter's numbers depend on the seed and its index only.
@@ -148,7 +152,11 @@ impl<D: Device> Parameters<D> {
 
     /// Replaces all values (`[arena_len]`).
     pub fn set_values(&mut self, device: &D, values: &[f32]) -> Result<(), DeviceError> {
-        device.upload(self.values_mut(), values)
+        device.upload(self.values_mut(), values)?;
+        let Some(shadow) = &self.shadow else { return Ok(()) };
+        let shadowed: Vec<D::Act> = values.iter().map(|value| D::Act::from_f32(*value)).collect();
+        // SAFETY: `&mut self` excludes every other view; the block has this length.
+        device.upload(unsafe { D::view_mut(shadow, 0, self.layout.arena_len()) }, &shadowed)
     }
 
     /// All values, `[arena_len]`.
@@ -169,11 +177,14 @@ impl<D: Device> Parameters<D> {
         unsafe { D::view_mut(&self.values, 0, self.layout.arena_len()) }
     }
 
-    /// Values exclusively and gradients shared, as an optimizer needs them.
-    pub fn for_update(&mut self) -> (D::ViewMut<'_, f32>, D::View<'_, f32>) {
+    /// Values and their compute copy exclusively and gradients shared, as an optimizer needs them.
+    pub fn for_update(&mut self) -> (D::ViewMut<'_, f32>, Option<D::ViewMut<'_, D::Act>>, D::View<'_, f32>) {
         let len = self.layout.arena_len();
-        // SAFETY: `&mut self` excludes every other view, and the two are different blocks.
-        unsafe { (D::view_mut(&self.values, 0, len), D::view(&self.grads, 0, len)) }
+        // SAFETY: `&mut self` excludes every other view, and these are different blocks.
+        unsafe {
+            let shadow = self.shadow.as_ref().map(|shadow| D::view_mut(shadow, 0, len));
+            (D::view_mut(&self.values, 0, len), shadow, D::view(&self.grads, 0, len))
+        }
     }
 
     /// One parameter on the host.
@@ -205,13 +216,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn neighbours_that_decay_are_joined_and_others_are_left_out() {
+    fn each_block_of_the_arena_has_its_decay_flag() {
         let mut layout = Layout::default();
         layout.add("a", &[3, 5], Init::Constant(0.0), true);
         layout.add("b", &[64], Init::Constant(0.0), true);
         layout.add("bias", &[7], Init::Constant(0.0), false);
         layout.add("c", &[2], Init::Constant(0.0), true);
-        assert_eq!(layout.decay_ranges(), [0..128, 192..194]);
+        assert_eq!(layout.decay_blocks(), [1, 1, 0, 1]);
         assert_eq!((layout.arena_len(), layout.count()), (256, 88));
     }
 

@@ -47,6 +47,8 @@ pub struct Program<D: Device> {
     scopes: Vec<String>,
     input_grads: Vec<Option<SlotId>>,
     combine: Option<Combine<D>>,
+    /// For each step the buffers whose time begins with it: until it writes them they hold nothing.
+    begins: Vec<Vec<SlotId>>,
 }
 
 /// What a tape hands over when it is closed.
@@ -66,8 +68,15 @@ impl<D: Device> Program<D> {
     pub(super) fn new(device: Arc<D>, closed: Closed<D>) -> Result<Self, DeviceError> {
         let Closed { ops, steps, slots, offsets, bytes, scopes, input_grads, constants, combine } = closed;
         let spans = slots.iter().zip(offsets).map(|(slot, offset)| Span { offset, len: slot.len }).collect();
-        let memory = device.allocate(bytes, "activations")?;
-        let mut this = Self { device, ops, steps, slots, spans, memory, bytes, scopes, input_grads, combine };
+        let memory = device.allocate_unwritten(bytes, "activations")?;
+        let mut begins = vec![Vec::new(); steps.len()];
+        for (index, slot) in slots.iter().enumerate() {
+            // Moment 0 is when the host writes the inputs.
+            if let Some(begins) = slot.begin().checked_sub(1).and_then(|step| begins.get_mut(step)) {
+                begins.push(SlotId(index));
+            }
+        }
+        let mut this = Self { device, ops, steps, slots, spans, memory, bytes, scopes, input_grads, combine, begins };
         for (id, values) in constants {
             this.write(Slot { id, elem: std::marker::PhantomData }, &values)?;
         }
@@ -103,7 +112,7 @@ impl<D: Device> Program<D> {
     /// Runs all ops forwards.
     pub fn forward(&mut self, params: &Parameters<D>) -> Result<(), DeviceError> {
         for index in 0..self.ops.len() {
-            self.run(self.steps[index], params)?;
+            self.run(index, params)?;
         }
         Ok(())
     }
@@ -111,7 +120,7 @@ impl<D: Device> Program<D> {
     /// Runs the backward pass; every parameter that was used has its gradient afterwards.
     pub fn backward(&mut self, params: &mut Parameters<D>) -> Result<(), DeviceError> {
         for index in self.ops.len()..self.steps.len() {
-            self.run(self.steps[index], params)?;
+            self.run(index, params)?;
         }
         Ok(())
     }
@@ -123,10 +132,16 @@ impl<D: Device> Program<D> {
 
     /// Runs one step, so that a profiler can time each. Steps must be run in order.
     pub fn run_step(&mut self, index: usize, params: &mut Parameters<D>) -> Result<(), DeviceError> {
-        self.run(self.steps[index], params)
+        self.run(index, params)
     }
 
-    fn run(&self, step: Step, params: &Parameters<D>) -> Result<(), DeviceError> {
+    fn run(&self, index: usize, params: &Parameters<D>) -> Result<(), DeviceError> {
+        for &SlotId(slot) in &self.begins[index] {
+            // SAFETY: the placement lies in the block, and whatever shared these bytes before is not used any more.
+            let view = unsafe { D::view_mut::<u8>(&self.memory, self.spans[slot].offset, self.slots[slot].bytes) };
+            self.device.forget(view);
+        }
+        let step = self.steps[index];
         let on = Access::new(&self.memory, &self.spans, params);
         let typed = |id| Slot { id, elem: std::marker::PhantomData };
         match (step, self.combine) {
@@ -142,6 +157,16 @@ impl<D: Device> Program<D> {
     pub fn op(&self, index: usize) -> (&'static str, &str, Cost) {
         let recorded = &self.ops[index];
         (recorded.op.name(), &self.scopes[recorded.scope], recorded.op.cost())
+    }
+
+    /// Bytes of a buffer.
+    pub fn slot_bytes(&self, slot: SlotId) -> usize {
+        self.slots[slot.0].bytes
+    }
+
+    /// The scope in which a buffer was made.
+    pub fn slot_scope(&self, slot: SlotId) -> &str {
+        &self.scopes[self.slots[slot.0].scope]
     }
 
     pub fn op_count(&self) -> usize {

@@ -99,6 +99,13 @@ pub(super) struct SlotInfo {
     keep: bool,
 }
 
+impl SlotInfo {
+    /// The moment at which it is first touched.
+    pub fn begin(&self) -> usize {
+        self.span.start
+    }
+}
+
 struct VarInfo {
     shape: Vec<usize>,
     slot: SlotId,

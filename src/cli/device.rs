@@ -5,15 +5,21 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
-use crate::device::Cpu;
+use half::bf16;
+
+use crate::device::cuda::{Driver, Emulated, EmulatorOptions, Gpu, kernels};
+use crate::device::{Cpu, Cuda};
 use crate::ops::AllOps;
 
-/// Where to compute, and on how many threads.
+/// Where to compute, with which numbers, and on how many threads.
 #[derive(Args)]
 pub struct DeviceArgs {
-    /// Device to compute on; `auto` is the best there is
+    /// Device to compute on; `auto` is the best there is, `emulator` runs the GPU's kernels on the CPU and checks them
     #[arg(long = "device", id = "device", value_enum, default_value_t)]
     kind: Kind,
+    /// Numbers of a GPU's activations and products; a CPU computes in f32
+    #[arg(long, value_enum, default_value_t)]
+    precision: Precision,
     /// Threads to compute with; 0: one per core. Results do not depend on it
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: usize,
@@ -24,6 +30,15 @@ enum Kind {
     #[default]
     Auto,
     Cpu,
+    Cuda,
+    Emulator,
+}
+
+#[derive(Clone, Copy, Default, ValueEnum)]
+enum Precision {
+    #[default]
+    Bf16,
+    F32,
 }
 
 /// Something to do on whichever device was chosen.
@@ -37,8 +52,24 @@ impl DeviceArgs {
     pub fn run<J: Job>(&self, job: J) -> Result<J::Output> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(self.threads).build();
         let pool = pool.context("cannot start the threads to compute with")?;
-        match self.kind {
-            Kind::Auto | Kind::Cpu => pool.install(|| job.run(Arc::new(Cpu))),
-        }
+        pool.install(|| match self.driver()? {
+            None => job.run(Arc::new(Cpu)),
+            Some(driver) => match self.precision {
+                Precision::Bf16 => job.run(Arc::new(Cuda::<bf16>::new(driver)?)),
+                Precision::F32 => job.run(Arc::new(Cuda::<f32>::new(driver)?)),
+            },
+        })
+    }
+
+    /// The GPU to drive, if it is not the CPU.
+    fn driver(&self) -> Result<Option<Arc<dyn Driver>>> {
+        Ok(match self.kind {
+            Kind::Cpu => None,
+            Kind::Emulator => Some(Arc::new(Emulated::new(EmulatorOptions::default()))),
+            Kind::Cuda => Some(Arc::new(Gpu::new(0)?)),
+            // Without a usable GPU, or without kernels for it, the CPU is the best there is.
+            Kind::Auto if kernels::KERNELS.is_empty() => None,
+            Kind::Auto => Gpu::new(0).ok().map(|gpu| Arc::new(gpu) as Arc<dyn Driver>),
+        })
     }
 }

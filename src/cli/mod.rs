@@ -3,6 +3,7 @@
 mod device;
 mod eval;
 mod info;
+mod profile;
 mod table;
 mod train;
 mod verify;
@@ -27,6 +28,7 @@ enum Command {
     Train(Box<train::Train>),
     Eval(eval::Eval),
     Verify(verify::Verify),
+    Profile(Box<profile::Profile>),
     Info(info::Info),
 }
 
@@ -36,6 +38,7 @@ pub fn main() -> ExitCode {
         Command::Train(command) => command.run(),
         Command::Eval(command) => command.run(),
         Command::Verify(command) => command.run(),
+        Command::Profile(command) => command.run(),
         Command::Info(command) => command.run(),
     };
     done.unwrap_or_else(|error| {

@@ -26,7 +26,7 @@ pub struct Verify {
 impl Job for &Verify {
     type Output = Vec<Check>;
     fn run<D: AllOps>(self, device: Arc<D>) -> Result<Vec<Check>> {
-        Ok(verify(&self.file, device, Tolerances::F32)?)
+        Ok(verify(&self.file, device, Tolerances::of::<D::Act>())?)
     }
 }
 

@@ -2,8 +2,9 @@
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ptr::NonNull;
+use std::time::Instant;
 
-use super::{Device, DeviceError, Elem};
+use super::{Device, DeviceError, Elem, ProbeSizes};
 
 /// The CPU as a device. Threads are those of the rayon pool that calls it; results do not depend on their number.
 #[derive(Clone, Copy, Debug, Default)]
@@ -35,6 +36,7 @@ impl Device for Cpu {
     type Memory = CpuMemory;
     type View<'a, T: Elem> = &'a [T];
     type ViewMut<'a, T: Elem> = &'a mut [T];
+    type Mark = Instant;
 
     const SHADOW_WEIGHTS: bool = false;
 
@@ -44,7 +46,13 @@ impl Device for Cpu {
     }
 
     fn allocate(&self, bytes: usize, purpose: &str) -> Result<CpuMemory, DeviceError> {
-        let failed = || DeviceError::OutOfMemory { device: "cpu", purpose: purpose.to_owned(), asked: bytes };
+        let failed = || DeviceError::OutOfMemory {
+            device: "cpu",
+            purpose: purpose.to_owned(),
+            asked: bytes,
+            free: None,
+            held: Vec::new(),
+        };
         let layout = Layout::from_size_align(bytes.max(1), ALIGNMENT).map_err(|_| failed())?;
         // SAFETY: the layout's size is not zero.
         let start = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or_else(failed)?;
@@ -61,6 +69,18 @@ impl Device for Cpu {
         debug_assert!(offset_bytes + len * size_of::<T>() <= memory.layout.size());
         // SAFETY: as in `view`, and exclusive by the caller's contract.
         unsafe { std::slice::from_raw_parts_mut(memory.start.as_ptr().add(offset_bytes).cast(), len) }
+    }
+
+    fn probe_sizes(&self) -> Option<ProbeSizes> {
+        Some(ProbeSizes { copy_bytes: 256 << 20, product_side: 2048 })
+    }
+
+    fn mark(&self) -> Result<Instant, DeviceError> {
+        Ok(Instant::now())
+    }
+
+    fn seconds(&self, from: &Instant, to: &Instant) -> Result<f64, DeviceError> {
+        Ok((*to - *from).as_secs_f64())
     }
 
     fn upload<T: Elem>(&self, to: &mut [T], from: &[T]) -> Result<(), DeviceError> {

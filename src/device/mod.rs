@@ -4,8 +4,11 @@
 //! in [`crate::ops`] (`LayerNorm`, `Attention`, ...), so a new op touches no list here.
 
 mod cpu;
+pub mod cuda;
+pub(crate) mod product;
 
 pub use cpu::{Cpu, CpuMemory};
+pub use cuda::Cuda;
 
 /// A number type that tensors can hold.
 pub trait Elem: bytemuck::Pod + Send + Sync + 'static {
@@ -18,25 +21,84 @@ macro_rules! elements {
 }
 elements!(f32 => "F32", half::bf16 => "BF16", u8 => "U8", i32 => "I32", u32 => "U32");
 
+/// A number type that activations can have.
+pub trait Real: Elem {
+    fn from_f32(value: f32) -> Self;
+    fn to_f32(self) -> f32;
+}
+
+impl Real for f32 {
+    fn from_f32(value: f32) -> Self {
+        value
+    }
+
+    fn to_f32(self) -> f32 {
+        self
+    }
+}
+
+impl Real for half::bf16 {
+    fn from_f32(value: f32) -> Self {
+        Self::from_f32(value)
+    }
+
+    fn to_f32(self) -> f32 {
+        self.to_f32()
+    }
+}
+
 /// What a device can fail with.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
-    #[error(
-        "{device}: out of memory: {asked} bytes were asked for {purpose}; use a smaller --batch or a higher --mask-ratio"
-    )]
-    OutOfMemory { device: &'static str, purpose: String, asked: usize },
+    #[error("{device}: out of memory: {asked} bytes were asked for {purpose}{}", told(*free, held))]
+    OutOfMemory {
+        device: &'static str,
+        purpose: String,
+        asked: usize,
+        /// Bytes that are left, where that is known.
+        free: Option<usize>,
+        /// What holds memory, and how much.
+        held: Vec<(String, usize)>,
+    },
+    #[error("this flipk was built without CUDA's compiler and has no kernels; run tools/cuda-compiler and build it again")]
+    NoKernels,
+    #[error("no NVIDIA GPU can be used: {problem}; --device cpu and --device emulator need none")]
+    NoGpu { problem: String },
+    #[error("the GPU failed in {call}: {problem}")]
+    Driver { call: String, problem: String },
+    #[error("kernel {kernel}: {problem}")]
+    Kernel { kernel: String, problem: String },
+    #[error("not possible on this device: {what}")]
+    Unsupported { what: String },
+}
+
+/// Who holds memory and what is left, as the end of an error message.
+fn told(free: Option<usize>, held: &[(String, usize)]) -> String {
+    let held: String = held.iter().map(|(purpose, bytes)| format!(", {bytes} by {purpose}")).collect();
+    free.map_or_else(String::new, |free| format!("; {free} are free")) + &held.replacen(',', "; held are", 1)
+}
+
+/// A copy and a product that are large enough to reach a device's ceilings.
+#[derive(Clone, Copy, Debug)]
+pub struct ProbeSizes {
+    /// Far more than any cache holds.
+    pub copy_bytes: usize,
+    /// Rows and columns of both square operands.
+    pub product_side: usize,
 }
 
 /// A place to compute: memory, views of it, and copies in and out.
 pub trait Device: Sized + Send + Sync + 'static {
     /// The type of activations, their gradients and matrix operands: f32 on the CPU, bf16 on a GPU.
-    type Act: Elem;
+    type Act: Real;
     /// One block of raw memory.
     type Memory: Send + Sync;
     /// A typed, shared view into a block.
     type View<'a, T: Elem>: Copy;
     /// A typed, exclusive view into a block.
     type ViewMut<'a, T: Elem>;
+    /// A moment of the device's time.
+    type Mark: Send;
 
     /// Whether matrix operands are a copy of the master weights in another type ([`Device::Act`]).
     const SHADOW_WEIGHTS: bool;
@@ -46,6 +108,14 @@ pub trait Device: Sized + Send + Sync + 'static {
 
     /// A zeroed block. `purpose` goes into the error if there is no room.
     fn allocate(&self, bytes: usize, purpose: &str) -> Result<Self::Memory, DeviceError>;
+
+    /// As [`Device::allocate`], where nobody reads what was not written before.
+    fn allocate_unwritten(&self, bytes: usize, purpose: &str) -> Result<Self::Memory, DeviceError> {
+        self.allocate(bytes, purpose)
+    }
+
+    /// Nobody will read what these elements hold now; a device that checks accesses may watch that.
+    fn forget<T: Elem>(&self, _view: Self::ViewMut<'_, T>) {}
 
     /// Elements `offset_bytes..` of `memory`, `len` of them.
     ///
@@ -61,6 +131,15 @@ pub trait Device: Sized + Send + Sync + 'static {
 
     /// Host to device; lengths are equal.
     fn upload<T: Elem>(&self, to: Self::ViewMut<'_, T>, from: &[T]) -> Result<(), DeviceError>;
+
+    /// What to measure the device's ceilings with; `None` where times are estimates.
+    fn probe_sizes(&self) -> Option<ProbeSizes>;
+
+    /// The moment at which all that was asked for so far is done.
+    fn mark(&self) -> Result<Self::Mark, DeviceError>;
+
+    /// Seconds from one moment to another; waits for both.
+    fn seconds(&self, from: &Self::Mark, to: &Self::Mark) -> Result<f64, DeviceError>;
 
     /// Device to host; waits for what computes `from`; lengths are equal.
     fn download<T: Elem>(&self, to: &mut [T], from: Self::View<'_, T>) -> Result<(), DeviceError>;

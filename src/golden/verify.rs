@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::file::{Golden, GoldenError};
 use super::names::{Piece, pieces};
 use crate::autograd::{Layout, Parameters, Program, Tape};
+use crate::device::Real;
 use crate::model::{Embedded, Flip, ModelConfig, sincos_2d};
 use crate::ops::AllOps;
 use crate::ops::contrastive::LOSS;
@@ -28,6 +29,15 @@ impl Tolerances {
     /// f32 throughout: what reorderings of sums in f32 may do.
     pub const F32: Self =
         Self { embeddings: 1e-5, loss: 1e-5, gradients: 1e-4, training_losses: 1e-4, final_norms: 1e-4 };
+
+    /// bf16 activations and operands, of which each rounding is off by up to 2^-9: what some tens of layers add up to.
+    pub const BF16: Self =
+        Self { embeddings: 1e-2, loss: 5e-3, gradients: 3e-2, training_losses: 2e-2, final_norms: 1e-2 };
+
+    /// Those for activations of type `A`.
+    pub fn of<A: Real>() -> Self {
+        if size_of::<A>() < 4 { Self::BF16 } else { Self::F32 }
+    }
 }
 
 /// One compared quantity.

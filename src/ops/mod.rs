@@ -16,7 +16,6 @@ pub mod l2norm;
 pub mod layernorm;
 pub mod linear;
 pub mod pool;
-mod product;
 pub mod simd;
 
 use crate::device::Device;

@@ -26,7 +26,7 @@ pub use self::{
     folder::RunFolder,
     metrics::Metrics,
     options::Options,
-    run::{Ended, Plan, Summary, train},
+    run::{Ended, Plan, Summary, tokenizer, train},
     settings::{Length, Settings},
     trainer::{StepOutcome, Trainer},
 };

@@ -89,7 +89,11 @@ impl Plan {
     }
 }
 
-fn tokenizer(options: &Options) -> Result<Tokenizer, TrainError> {
+/// The tokenizer that the options name, or the embedded one.
+///
+/// # Errors
+/// If it cannot be read, or none is named for data that is not embedded.
+pub fn tokenizer(options: &Options) -> Result<Tokenizer, TrainError> {
     let embedded = options.data.iter().flatten().all(|spec| is_embedded(spec));
     match &options.tokenizer {
         Some(path) => Ok(Tokenizer::from_file(path)?),

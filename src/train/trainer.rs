@@ -50,13 +50,37 @@ impl<D: AllOps> Trainer<D> {
 
     /// Forward, backward, update. Weights stay as they are if the loss or a gradient is not finite.
     pub fn step(&mut self, batch: &Batch, lr: f64) -> Result<StepOutcome, DeviceError> {
+        self.upload(batch)?;
+        self.program.forward(&self.params)?;
+        self.program.backward(&mut self.params)?;
+        self.optimizer.step(&self.device, &mut self.params, lr)?;
+        self.outcome()
+    }
+
+    /// As [`Self::step`], with a mark at the start, after the upload, after each step of [`Self::program`], and after the
+    /// update.
+    pub fn marked_step(&mut self, batch: &Batch, lr: f64) -> Result<Vec<D::Mark>, DeviceError> {
+        let mut marks = vec![self.device.mark()?];
+        self.upload(batch)?;
+        marks.push(self.device.mark()?);
+        for index in 0..self.program.steps().len() {
+            self.program.run_step(index, &mut self.params)?;
+            marks.push(self.device.mark()?);
+        }
+        self.optimizer.step(&self.device, &mut self.params, lr)?;
+        marks.push(self.device.mark()?);
+        Ok(marks)
+    }
+
+    fn upload(&mut self, batch: &Batch) -> Result<(), DeviceError> {
         let inputs = self.embedded.inputs;
         self.program.write(inputs.images, &batch.images)?;
         self.program.write(inputs.tokens, &batch.tokens)?;
-        self.program.write(inputs.ids_keep, &batch.ids_keep)?;
-        self.program.forward(&self.params)?;
-        self.program.backward(&mut self.params)?;
-        let grad_norm = self.optimizer.step(&self.device, &mut self.params, lr)?;
+        self.program.write(inputs.ids_keep, &batch.ids_keep)
+    }
+
+    fn outcome(&self) -> Result<StepOutcome, DeviceError> {
+        let grad_norm = self.optimizer.norm(&self.device)?;
         let outcome = self.program.read(self.embedded.outcome)?;
         let correct = f64::from(outcome[IMAGE_CORRECT] + outcome[TEXT_CORRECT]);
         Ok(StepOutcome { loss: f64::from(outcome[LOSS]), accuracy: correct / (2 * self.batch) as f64, grad_norm })
@@ -72,6 +96,11 @@ impl<D: AllOps> Trainer<D> {
 
     pub fn params(&self) -> &Parameters<D> {
         &self.params
+    }
+
+    /// The recorded step.
+    pub fn program(&self) -> &Program<D> {
+        &self.program
     }
 
     /// Model FLOPs of a step.

@@ -1,13 +1,11 @@
 //! AdamW on the CPU: one pass over values, gradients and moments, in parallel over chunks.
 
-use std::ops::Range;
-
 use rayon::prelude::*;
 
-use super::Hyper;
+use super::{DECAY_BLOCK, Hyper};
 use crate::ops::simd::wide;
 
-/// Elements of a chunk.
+/// Elements of a chunk, a multiple of [`DECAY_BLOCK`].
 const CHUNK: usize = 1 << 14;
 
 /// The L2 norm, in f64 over fixed chunks added in order; not finite if any element is not.
@@ -33,33 +31,38 @@ pub fn norm(grads: &[f32]) -> f64 {
     partials.iter().sum::<f64>().sqrt()
 }
 
-/// One update of `values`, `m` and `v`; `decay` lists the ranges that decay, ascending and apart.
-pub fn step(values: &mut [f32], grads: &[f32], m: &mut [f32], v: &mut [f32], decay: &[Range<usize>], hyper: &Hyper) {
+/// One update of `values`, `m` and `v` from `grad_scale · grads`.
+pub fn step(
+    values: &mut [f32],
+    grads: &[f32],
+    m: &mut [f32],
+    v: &mut [f32],
+    decay: &[u8],
+    hyper: &Hyper,
+    grad_scale: f32,
+) {
     let moments = m.par_chunks_mut(CHUNK).zip(v.par_chunks_mut(CHUNK));
-    let chunks = values.par_chunks_mut(CHUNK).zip(grads.par_chunks(CHUNK)).zip(moments).enumerate();
-    chunks.for_each(|(index, ((values, grads), (m, v)))| {
-        let (start, end) = (index * CHUNK, index * CHUNK + values.len());
-        let mut at = start;
-        let mut run = |until: usize, decays: bool| {
-            let part = at - start..until - start;
+    let chunks = values.par_chunks_mut(CHUNK).zip(grads.par_chunks(CHUNK)).zip(moments);
+    chunks.zip(decay.par_chunks(CHUNK / DECAY_BLOCK)).for_each(|(((values, grads), (m, v)), decay)| {
+        let mut start = 0;
+        for run in decay.chunk_by(|one, next| one == next) {
+            let end = (start + run.len() * DECAY_BLOCK).min(values.len());
+            let part = start..end;
             let part = (&mut values[part.clone()], &grads[part.clone()], &mut m[part.clone()], &mut v[part]);
-            update(hyper, if decays { hyper.weight_decay } else { 0.0 }, part);
-            at = until;
-        };
-        let first = decay.partition_point(|range| range.end <= start);
-        for range in decay[first..].iter().take_while(|range| range.start < end) {
-            run(range.start.max(start), false);
-            run(range.end.min(end), true);
+            update(hyper, grad_scale, if run[0] != 0 { hyper.weight_decay } else { 0.0 }, part);
+            start = end;
         }
-        run(end, false);
     });
 }
 
-fn update(hyper: &Hyper, decay: f32, (values, grads, m, v): (&mut [f32], &[f32], &mut [f32], &mut [f32])) {
-    let &Hyper { lr, beta1, beta2, eps, step, grad_scale, .. } = hyper;
-    // In f64: 1 - 0.95^t loses digits in f32 for small t.
-    let correct1 = (1.0 / (1.0 - f64::from(beta1).powf(step as f64))) as f32;
-    let correct2 = (1.0 / (1.0 - f64::from(beta2).powf(step as f64))) as f32;
+fn update(
+    hyper: &Hyper,
+    grad_scale: f32,
+    decay: f32,
+    (values, grads, m, v): (&mut [f32], &[f32], &mut [f32], &mut [f32]),
+) {
+    let &Hyper { lr, beta1, beta2, eps, .. } = hyper;
+    let (correct1, correct2) = hyper.corrections();
     wide(
         #[inline(always)]
         || {

@@ -4,10 +4,12 @@
 //! `v̂ = v / (1-β2ᵗ)`; the decay applies to the arena's decaying ranges only.
 
 pub mod cpu;
-
-use std::ops::Range;
+mod cuda;
 
 use crate::device::{Cpu, Device, DeviceError};
+
+/// Elements of the arena that share one decay flag.
+pub const DECAY_BLOCK: usize = 64;
 
 /// The numbers of one update.
 #[derive(Clone, Copy, Debug)]
@@ -19,40 +21,56 @@ pub struct Hyper {
     pub weight_decay: f32,
     /// Counted from 1.
     pub step: u64,
-    /// What gradients are multiplied by first: less than 1 where they are clipped.
-    pub grad_scale: f32,
+    /// Gradients with a larger norm are scaled down to this one; 0: no limit.
+    pub clip_norm: f32,
+}
+
+impl Hyper {
+    /// What moments are multiplied by to undo their start at zero: `(1 / (1-β1ᵗ), 1 / (1-β2ᵗ))`.
+    fn corrections(&self) -> (f32, f32) {
+        // In f64: 1 - 0.95^t loses digits in f32 for small t.
+        let correction = |beta: f32| (1.0 / (1.0 - f64::from(beta).powf(self.step as f64))) as f32;
+        (correction(self.beta1), correction(self.beta2))
+    }
+}
+
+/// The buffers of one update; all but `decay`, `shadow` and `norm` have the arena's length.
+pub struct Update<'a, D: Device> {
+    pub values: D::ViewMut<'a, f32>,
+    /// The copy of the values that products read.
+    pub shadow: Option<D::ViewMut<'a, D::Act>>,
+    pub grads: D::View<'a, f32>,
+    pub m: D::ViewMut<'a, f32>,
+    pub v: D::ViewMut<'a, f32>,
+    /// For each [`DECAY_BLOCK`] whether it decays (1) or not (0).
+    pub decay: D::View<'a, u8>,
+    /// Out, in element 0: the L2 norm of the gradients before clipping. The rest is scratch.
+    pub norm: D::ViewMut<'a, f32>,
 }
 
 /// Devices that update parameters.
 pub trait AdamW: Device {
-    /// The L2 norm of `grads`; not finite if any of them is not.
-    fn grad_norm(&self, grads: Self::View<'_, f32>) -> Result<f64, DeviceError>;
+    /// f32 elements of [`Update::norm`] for an arena of this length.
+    fn norm_len(arena_len: usize) -> usize;
 
-    /// One update; all arrays have the arena's length, and `decay` lists the ranges that decay, ascending.
-    fn adamw(
-        &self,
-        hyper: &Hyper,
-        decay: &[Range<usize>],
-        values: Self::ViewMut<'_, f32>,
-        grads: Self::View<'_, f32>,
-        moments: (Self::ViewMut<'_, f32>, Self::ViewMut<'_, f32>),
-    ) -> Result<(), DeviceError>;
+    /// One update. Where the gradients' norm is not finite, only that is written.
+    fn adamw(&self, hyper: &Hyper, update: Update<'_, Self>) -> Result<(), DeviceError>;
 }
 
 impl AdamW for Cpu {
-    fn grad_norm(&self, grads: &[f32]) -> Result<f64, DeviceError> {
-        Ok(cpu::norm(grads))
+    fn norm_len(_: usize) -> usize {
+        1
     }
 
-    fn adamw(
-        &self,
-        hyper: &Hyper,
-        decay: &[Range<usize>],
-        values: &mut [f32],
-        grads: &[f32],
-        moments: (&mut [f32], &mut [f32]),
-    ) -> Result<(), DeviceError> {
-        cpu::step(values, grads, moments.0, moments.1, decay, hyper);
+    fn adamw(&self, hyper: &Hyper, update: Update<'_, Self>) -> Result<(), DeviceError> {
+        let Update { values, grads, m, v, decay, norm, .. } = update;
+        let found = cpu::norm(grads);
+        norm[0] = found as f32;
+        if found.is_finite() {
+            let clip = f64::from(hyper.clip_norm);
+            let scale = if clip > 0.0 && found > clip { (clip / found) as f32 } else { 1.0 };
+            cpu::step(values, grads, m, v, decay, hyper, scale);
+        }
         Ok(())
     }
 }

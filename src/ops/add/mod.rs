@@ -1,5 +1,9 @@
 //! Sums of gradients, where a tensor was used twice. Recorded by the tape itself.
 
+mod cuda;
+
+use rayon::prelude::*;
+
 use crate::device::{Cpu, Device, DeviceError};
 
 /// Adding and copying whole buffers of activations.
@@ -13,12 +17,18 @@ pub trait Add: Device {
 
 impl Add for Cpu {
     fn add_into(&self, into: &mut [f32], from: &[f32]) -> Result<(), DeviceError> {
-        into.iter_mut().zip(from).for_each(|(into, from)| *into += from);
+        chunks(into, from, |into, from| into.iter_mut().zip(from).for_each(|(into, from)| *into += from));
         Ok(())
     }
 
     fn copy(&self, into: &mut [f32], from: &[f32]) -> Result<(), DeviceError> {
-        into.copy_from_slice(from);
+        chunks(into, from, |into, from| into.copy_from_slice(from));
         Ok(())
     }
+}
+
+/// Calls `body` for each two parts, on all threads.
+fn chunks(into: &mut [f32], from: &[f32], body: impl Fn(&mut [f32], &[f32]) + Sync) {
+    const CHUNK: usize = 1 << 16;
+    into.par_chunks_mut(CHUNK).zip(from.par_chunks(CHUNK)).for_each(|(into, from)| body(into, from));
 }

@@ -4,6 +4,7 @@
 //! for CLS (flip.md); CLIP's is learned.
 
 pub mod cpu;
+mod cuda;
 
 use super::act_bytes;
 use crate::autograd::{Access, Backward, Cost, Op, ParamGrad, ParamId, Slot, Tape, Var, Work};
@@ -29,10 +30,13 @@ pub struct Gradients<'a, D: Device> {
     pub dpatches: Option<D::ViewMut<'a, D::Act>>,
     pub dcls: (D::ViewMut<'a, f32>, bool),
     pub dpos: Option<(D::ViewMut<'a, f32>, bool)>,
+    pub scratch: D::ViewMut<'a, f32>,
 }
 
 /// Devices that assemble sequences.
 pub trait Assemble: Device {
+    /// f32 elements of scratch that the backward pass needs.
+    fn assemble_scratch(shape: &Shape) -> usize;
     fn assemble_forward(
         &self,
         shape: &Shape,
@@ -66,6 +70,7 @@ struct Planned<D: Device> {
     dpatches: Option<Slot<D::Act>>,
     dcls: ParamGrad,
     dpos: Option<ParamGrad>,
+    scratch: Slot<f32>,
 }
 
 impl<D: Assemble> Tape<D> {
@@ -116,7 +121,9 @@ impl<D: Assemble> Op<D> for AssembleOp<D> {
             Positions::Fixed(_) => None,
             Positions::Learned(table) => Some(plan.param(table)),
         };
-        self.back = Some(Planned { dout, dpatches: plan.give(self.patches), dcls: plan.param(self.cls), dpos });
+        let (dpatches, dcls) = (plan.give(self.patches), plan.param(self.cls));
+        let scratch = plan.scratch(D::assemble_scratch(&self.shape));
+        self.back = Some(Planned { dout, dpatches, dcls, dpos, scratch });
         true
     }
 
@@ -126,12 +133,17 @@ impl<D: Assemble> Op<D> for AssembleOp<D> {
             dpatches: back.dpatches.map(|slot| on.write(slot)),
             dcls: (on.grad(back.dcls), back.dcls.accumulate),
             dpos: back.dpos.map(|dpos| (on.grad(dpos), dpos.accumulate)),
+            scratch: on.write(back.scratch),
         };
         device.assemble_backward(&self.shape, on.read(back.dout), on.read(self.ids), gradients)
     }
 }
 
 impl Assemble for Cpu {
+    fn assemble_scratch(_: &Shape) -> usize {
+        0
+    }
+
     fn assemble_forward(
         &self,
         shape: &Shape,

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use rayon::prelude::*;
 
 use super::Shape;
-use crate::ops::product::{How, Strides, product};
+use crate::device::product::{How, Strides, product};
 use crate::ops::simd::{dot, exp, max, sum, wide};
 
 thread_local! {

@@ -7,6 +7,7 @@
 //! `dS = P ∘ (dP - rowsum(dO ∘ O))`, `dQ = dS K / √d`, `dK = dSᵀ Q / √d`.
 
 pub mod cpu;
+mod cuda;
 
 use super::act_bytes;
 use crate::autograd::{Access, Backward, Cost, Op, Slot, Tape, Var, Work};

@@ -1,3 +1,4 @@
 //! Adding a bias to every row, and its gradient, the column sums. Used inside [`super::linear`].
 
 pub mod cpu;
+pub mod cuda;

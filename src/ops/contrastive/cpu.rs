@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::{Gradients, IMAGE_CORRECT, Inputs, LOSS, Lse, MAX_LOGIT_SCALE, Shape, TEXT_CORRECT};
 use crate::device::Cpu;
-use crate::ops::product::{How, Strides, product};
+use crate::device::product::{How, Strides, product};
 use crate::ops::simd::{exp, max, sum, wide};
 
 /// Rows and columns of a tile.

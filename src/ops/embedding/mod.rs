@@ -3,6 +3,7 @@
 //! Backwards: `dtable[v] = Σ over the places of token v of dout`, `dpos[t] = Σ_b dout[b, t]`, both in a fixed order.
 
 pub mod cpu;
+pub(in crate::ops) mod cuda;
 
 use super::act_bytes;
 use crate::autograd::{Access, Backward, Cost, Op, ParamGrad, ParamId, Slot, Tape, Var, Work};
@@ -17,8 +18,17 @@ pub struct Shape {
     pub vocab: usize,
 }
 
+/// The gradients that the embedding hands back.
+pub struct Gradients<'a, D: Device> {
+    pub dtable: (D::ViewMut<'a, f32>, bool),
+    pub dpos: (D::ViewMut<'a, f32>, bool),
+    pub scratch: D::ViewMut<'a, f32>,
+}
+
 /// Devices that embed tokens.
 pub trait Embedding: Device {
+    /// f32 elements of scratch that the backward pass needs.
+    fn embedding_scratch(shape: &Shape) -> usize;
     fn embedding_forward(
         &self,
         shape: &Shape,
@@ -32,8 +42,7 @@ pub trait Embedding: Device {
         shape: &Shape,
         tokens: Self::View<'_, i32>,
         dout: Self::View<'_, Self::Act>,
-        dtable: (Self::ViewMut<'_, f32>, bool),
-        dpos: (Self::ViewMut<'_, f32>, bool),
+        gradients: Gradients<'_, Self>,
     ) -> Result<(), DeviceError>;
 }
 
@@ -43,7 +52,14 @@ struct EmbeddingOp<D: Device> {
     table: ParamId,
     pos: ParamId,
     out: Var<D::Act>,
-    back: Option<(Slot<D::Act>, ParamGrad, ParamGrad)>,
+    back: Option<Planned<D>>,
+}
+
+struct Planned<D: Device> {
+    dout: Slot<D::Act>,
+    dtable: ParamGrad,
+    dpos: ParamGrad,
+    scratch: Slot<f32>,
 }
 
 impl<D: Embedding> Tape<D> {
@@ -80,18 +96,27 @@ impl<D: Embedding> Op<D> for EmbeddingOp<D> {
     fn plan_backward(&mut self, plan: &mut Backward<D>) -> bool {
         let Some(dout) = plan.grad(self.out) else { return false };
         plan.read(self.tokens);
-        self.back = Some((dout, plan.param(self.table), plan.param(self.pos)));
+        let (dtable, dpos) = (plan.param(self.table), plan.param(self.pos));
+        self.back = Some(Planned { dout, dtable, dpos, scratch: plan.scratch(D::embedding_scratch(&self.shape)) });
         true
     }
 
     fn backward(&self, device: &D, on: &Access<D>) -> Result<(), DeviceError> {
-        let Some((dout, table, pos)) = self.back else { return Ok(()) };
-        let (dtable, dpos) = ((on.grad(table), table.accumulate), (on.grad(pos), pos.accumulate));
-        device.embedding_backward(&self.shape, on.read(self.tokens), on.read(dout), dtable, dpos)
+        let Some(back) = &self.back else { return Ok(()) };
+        let gradients = Gradients {
+            dtable: (on.grad(back.dtable), back.dtable.accumulate),
+            dpos: (on.grad(back.dpos), back.dpos.accumulate),
+            scratch: on.write(back.scratch),
+        };
+        device.embedding_backward(&self.shape, on.read(self.tokens), on.read(back.dout), gradients)
     }
 }
 
 impl Embedding for Cpu {
+    fn embedding_scratch(_: &Shape) -> usize {
+        0
+    }
+
     fn embedding_forward(
         &self,
         shape: &Shape,
@@ -109,10 +134,9 @@ impl Embedding for Cpu {
         shape: &Shape,
         tokens: &[i32],
         dout: &[f32],
-        dtable: (&mut [f32], bool),
-        dpos: (&mut [f32], bool),
+        gradients: Gradients<'_, Self>,
     ) -> Result<(), DeviceError> {
-        cpu::backward(*shape, tokens, dout, dtable, dpos);
+        cpu::backward(*shape, tokens, dout, gradients.dtable, gradients.dpos);
         Ok(())
     }
 }

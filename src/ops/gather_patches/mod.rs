@@ -4,6 +4,7 @@
 //! work: hidden patches are never read.
 
 pub mod cpu;
+mod cuda;
 
 use super::act_bytes;
 use crate::autograd::{Access, Backward, Cost, Op, Slot, Tape, Var, Work};
@@ -39,6 +40,14 @@ pub trait GatherPatches: Device {
         normalisation: &Normalisation,
         images: Self::View<'_, u8>,
         ids: Self::View<'_, u32>,
+        out: Self::ViewMut<'_, Self::Act>,
+    ) -> Result<(), DeviceError>;
+
+    /// As [`Self::gather_patches`], from patches that were gathered before: `patches`, `out: [rows, patch * patch * 3]`.
+    fn normalise_patches(
+        &self,
+        normalisation: &Normalisation,
+        patches: Self::View<'_, u8>,
         out: Self::ViewMut<'_, Self::Act>,
     ) -> Result<(), DeviceError>;
 }
@@ -102,6 +111,16 @@ impl GatherPatches for Cpu {
         out: &mut [f32],
     ) -> Result<(), DeviceError> {
         cpu::forward(*shape, images, ids, normalisation.mean, normalisation.std, out);
+        Ok(())
+    }
+
+    fn normalise_patches(
+        &self,
+        normalisation: &Normalisation,
+        patches: &[u8],
+        out: &mut [f32],
+    ) -> Result<(), DeviceError> {
+        cpu::from_patches(patches, normalisation.mean, normalisation.std, out);
         Ok(())
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{BackwardOperands, Forward, Linear, Shape, WeightLayout};
 use crate::device::{Cpu, DeviceError};
-use crate::ops::product::{How, Strides, product};
+use crate::device::product::{How, Strides, product};
 use crate::ops::{bias, gelu};
 
 const OVERWRITE: How = How { scale: 1.0, accumulate: false, parallel: true };

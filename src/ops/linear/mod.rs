@@ -4,6 +4,7 @@
 //! `db = Σ_rows dh`.
 
 mod cpu;
+mod cuda;
 
 use super::act_bytes;
 use super::gelu::Gelu;

@@ -1,6 +1,7 @@
 //! One row per sequence: the mean over its tokens (FLIP's images), or one token (text: token 0, or CLIP's end of text).
 
 pub mod cpu;
+mod cuda;
 
 use super::act_bytes;
 use crate::autograd::{Access, Backward, Cost, Op, Slot, Tape, Var, Work};

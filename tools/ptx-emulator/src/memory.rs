@@ -99,6 +99,28 @@ impl Block {
             self.written[word].fetch_or(bits, Relaxed);
         }
     }
+
+    /// The words of `written` that cover bytes, and which of their bits do.
+    fn cover(at: usize, bytes: usize) -> impl Iterator<Item = (usize, u32)> {
+        let end = at + bytes;
+        let ones = |count: usize| if count < 32 { (1 << count) - 1 } else { u32::MAX };
+        (at / 32..end.div_ceil(32)).map(move |word| {
+            let (first, last) = (at.saturating_sub(word * 32), end - word * 32);
+            (word, ones(last) & !ones(first))
+        })
+    }
+
+    fn first_unwritten(&self, at: usize, bytes: usize) -> Option<usize> {
+        let missing = |(word, bits): (usize, u32)| (word, bits & !self.written[word].load(Relaxed));
+        let found = Self::cover(at, bytes).map(missing).find(|(_, missing)| *missing != 0);
+        found.map(|(word, missing)| word * 32 + missing.trailing_zeros() as usize)
+    }
+
+    fn forget(&self, at: usize, bytes: usize) {
+        for (word, bits) in Self::cover(at, bytes) {
+            self.written[word].fetch_and(!bits, Relaxed);
+        }
+    }
 }
 
 /// A request that global memory cannot meet.
@@ -108,6 +130,8 @@ pub enum MemoryError {
     NotAllocated { address: u64 },
     #[error("{bytes} bytes at {address:#x} are not inside one allocation")]
     OutOfRange { address: u64, bytes: usize },
+    #[error("the byte at {address:#x} was never written")]
+    Unwritten { address: u64 },
 }
 
 /// The global memory of an emulated device; shared by reference, as its methods lock.
@@ -201,6 +225,28 @@ impl Memory {
         Ok(())
     }
 
+    /// As [`Memory::read`], of bytes that must have been written.
+    ///
+    /// # Errors
+    /// Also at the first byte that was not written since it was allocated or [forgotten](Memory::forget).
+    pub fn read_written(&self, address: u64, bytes: &mut [u8]) -> Result<(), MemoryError> {
+        let (block, start) = self.find(address, bytes.len())?;
+        match block.first_unwritten(start, bytes.len()) {
+            Some(at) => Err(MemoryError::Unwritten { address: block.start + at as u64 }),
+            None => self.read(address, bytes),
+        }
+    }
+
+    /// These bytes count as never written from now on.
+    ///
+    /// # Errors
+    /// If the range is not inside one allocation.
+    pub fn forget(&self, address: u64, bytes: usize) -> Result<(), MemoryError> {
+        let (block, start) = self.find(address, bytes)?;
+        block.forget(start, bytes);
+        Ok(())
+    }
+
     /// The addresses of a module's variables, which are made at its first launch.
     pub(crate) fn symbols(&self, module: &Module) -> Vec<u64> {
         let mut symbols = self.symbols.lock().unwrap_or_else(PoisonError::into_inner);
@@ -237,6 +283,10 @@ mod tests {
         );
         let (block, _) = memory.find(address, 1).unwrap();
         assert!(!block.was_written(0, 4) && block.was_written(4, 16) && !block.was_written(2, 2));
+        memory.read_written(address + 3, &mut back).unwrap();
+        memory.forget(address + 5, 1).unwrap();
+        let unwritten = Err(MemoryError::Unwritten { address: address + 5 });
+        assert_eq!(memory.read_written(address + 3, &mut back), unwritten);
         memory.free(address).unwrap();
         assert_eq!(memory.free(address), Err(MemoryError::NotAllocated { address }));
         assert_ne!(memory.allocate(23), address);

@@ -141,3 +141,21 @@ fn conversions_and_functions_agree_with_the_host() {
         assert!((y - expected).abs() <= 1e-5 * expected.abs() || y == expected, "{x}: {y}, {expected}");
     }
 }
+
+#[test]
+fn a_conversion_reads_the_low_part_of_a_wider_register() {
+    let ptx = ".version 8.0 .target sm_80 .address_size 64
+        .visible .entry widen(.param .u64 to) {
+            .reg .b64 %rd<5>;
+            ld.param.u64 %rd1, [to]; cvta.to.global.u64 %rd2, %rd1;
+            mov.u64 %rd3, 0x1fffffffe; cvt.s64.s32 %rd4, %rd3; st.global.u64 [%rd2], %rd4; ret;
+        }";
+    let (memory, module) = (Memory::new(), Module::parse(ptx).unwrap());
+    let (to, kernel) = (memory.allocate(8), module.kernel("widen").unwrap());
+    let params = kernel.pack(&[&to.to_le_bytes()]).unwrap();
+    let grid = Grid { blocks: [1; 3], threads: [1; 3], dynamic_shared: 0 };
+    launch(&memory, &module, kernel, grid, &params, &Options::default()).unwrap();
+    let mut back = [0; 8];
+    memory.read(to, &mut back).unwrap();
+    assert_eq!(i64::from_le_bytes(back), -2);
+}

@@ -386,7 +386,7 @@ impl<'a> Decoder<'a> {
             return Err("this conversion is not supported".into());
         }
         let d = self.destination(&o[0], to)?;
-        let s = o[1..].iter().map(|s| self.source(s, from)).collect::<Decoded<Vec<_>>>()?;
+        let s = o[1..].iter().map(|s| self.wide_source(s, from)).collect::<Decoded<Vec<_>>>()?;
         self.emit(Op::Cvt(cvt), Class::Convert, &[d], &s);
         Ok(())
     }

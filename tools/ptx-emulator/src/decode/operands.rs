@@ -78,7 +78,7 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    /// A source of a store, which may be a wider register than what is stored.
+    /// A source of a store or conversion, which may be a wider register than what is used of it.
     pub fn wide_source(&mut self, operand: &Operand<'a>, ty: Ty) -> Decoded<Reg> {
         if let Operand::Name(name) = operand
             && let Some(reg) = self.declared(name)?

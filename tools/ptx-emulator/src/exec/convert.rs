@@ -49,7 +49,8 @@ vectorised! {
 }
 
 pub fn exec(cvt: Cvt, regs: &mut Regs, d: Reg, s: &[Reg], mask: u32) {
-    if common(cvt, regs, d, s, mask) {
+    let narrow = s[0].file() == cvt.from.file();
+    if narrow && common(cvt, regs, d, s, mask) {
         return;
     }
     for lane in lanes(mask) {

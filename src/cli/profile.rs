@@ -1,0 +1,163 @@
+//! `flipk profile`.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use clap::Args;
+
+use super::device::{DeviceArgs, Job};
+use super::table::table;
+use crate::data::Dataset;
+use crate::ops::AllOps;
+use crate::profile::{self, Group, Line, chrome_trace, compare, group, measure_ceilings, svg};
+use crate::train::{Options, RunFolder, Settings, tokenizer};
+
+/// Time a training step, layer by layer, beside what the device allows
+///
+/// Runs some steps on real batches and prints each part's median time, its model FLOPs and least bytes, and how near it is to
+/// the ceiling that binds it; both ceilings (a copy, a matrix product) are measured on the device itself.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  flipk profile
+  flipk profile --model b16 --mask-ratio 0.75 --batch 16 --group op
+  flipk profile --model b16 --batch 16 --json before.json --picture step.svg --trace step.json
+  flipk profile --compare before.json after.json
+  flipk profile runs/b16-001                  # sizes of that run's model
+  flipk profile --batch 8 --device emulator   # estimates for an H100 from what the kernels did in emulation")]
+pub struct Profile {
+    /// Run folder whose options are taken; flags win over them
+    run: Option<PathBuf>,
+    /// What becomes one line
+    #[arg(long, value_enum, default_value_t)]
+    group: Group,
+    /// Steps that count; two more come before them
+    #[arg(long = "profile-steps", value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    count: u32,
+    /// Write everything as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write the step as a trace for Chrome's about:tracing and Perfetto
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
+    /// Write the step as a picture (SVG)
+    #[arg(long, value_name = "FILE")]
+    picture: Option<PathBuf>,
+    /// Compare two profiles that --json wrote, and run nothing
+    #[arg(long, num_args = 2, value_names = ["BEFORE", "AFTER"])]
+    compare: Option<Vec<PathBuf>>,
+    /// Measure the device's ceilings again, even if they were measured before
+    #[arg(long)]
+    ceilings: bool,
+    #[command(flatten)]
+    device: DeviceArgs,
+    #[command(flatten)]
+    options: Options,
+}
+
+struct Measurement {
+    job: profile::Job,
+    again: bool,
+}
+
+impl Job for Measurement {
+    type Output = profile::Profile;
+    fn run<D: AllOps>(self, device: Arc<D>) -> Result<profile::Profile> {
+        let ceilings = measure_ceilings(&device, self.again)?;
+        Ok(profile::profile(device, &self.job, ceilings)?)
+    }
+}
+
+impl Profile {
+    pub fn run(self) -> Result<ExitCode> {
+        if let Some([before, after]) = self.compare.as_deref() {
+            print!("{}", compared(&read(before)?, &read(after)?, self.group));
+            return Ok(ExitCode::SUCCESS);
+        }
+        let options = match &self.run {
+            Some(folder) => self.options.over_file(&RunFolder::open(folder)?.config())?,
+            None => self.options,
+        };
+        let tokenizer = tokenizer(&options)?;
+        let settings = Settings::resolve(options, tokenizer.vocab_size())?;
+        let dataset = Arc::new(Dataset::open(&settings.data, settings.captions.clone())?);
+        let model = settings.options.model.map_or_else(String::new, |preset| format!("{preset:?}").to_lowercase());
+        let job = profile::Job { settings, dataset, tokenizer, model, warm_up: 2, steps: self.count as usize };
+        let found = self.device.run(Measurement { job, again: self.ceilings })?;
+        print!("{}", shown(&found, self.group));
+        for (file, text) in [
+            (&self.json, serde_json::to_string_pretty(&found)?),
+            (&self.trace, chrome_trace(&found).to_string()),
+            (&self.picture, svg(&found)),
+        ] {
+            if let Some(file) = file {
+                std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
+                println!("written: {}", file.display());
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn read(file: &Path) -> Result<profile::Profile> {
+    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    serde_json::from_str(&text).with_context(|| format!("{} is not a profile that --json wrote", file.display()))
+}
+
+fn milliseconds(seconds: f64) -> String {
+    format!("{:.3}", 1e3 * seconds)
+}
+
+/// A rate in units of `1e9` or `1e12`, `-` where there is nothing to do.
+fn rate(amount: u64, seconds: f64, unit: f64) -> String {
+    if amount == 0 || seconds == 0.0 { "-".to_owned() } else { format!("{:.1}", amount as f64 / seconds / unit) }
+}
+
+fn shown(found: &profile::Profile, by: Group) -> String {
+    let profile::Profile { step_seconds, samples_per_second, ceilings, peak_memory_bytes, memory, .. } = found;
+    let row = |line: &Line| {
+        let near = line.fraction().map_or_else(|| "-".to_owned(), |share| format!("{:.0} %", 100.0 * share));
+        let share = format!("{:.1} %", 100.0 * line.seconds / step_seconds);
+        let (flops, bytes) = (rate(line.flops, line.seconds, 1e12), rate(line.bytes, line.seconds, 1e9));
+        let name = format!("{} {}", line.name, line.direction);
+        [name, milliseconds(line.seconds), share, flops, bytes, line.bound.clone(), near]
+    };
+    let rows: Vec<_> = group(found, by).iter().map(row).collect();
+    let mut text = table(["", "ms", "step", "TFLOP/s", "GB/s", "bound by", "of limit"], &rows);
+    let totals: Vec<_> = found.totals.iter().map(|(part, seconds)| format!("{part} {} ms", milliseconds(*seconds))).collect();
+    text += &format!("\n{}\n", totals.join(", "));
+    let kind = if ceilings.assumed { "assumed for an H100" } else { "measured here" };
+    text += &format!(
+        "ceilings, {kind}: {:.2} TFLOP/s, {:.1} GB/s\n",
+        ceilings.flops_per_second / 1e12,
+        ceilings.bytes_per_second / 1e9
+    );
+    let held: Vec<_> = memory.iter().map(|(what, bytes)| format!("{what} {:.1}", *bytes as f64 / 1e6)).collect();
+    text += &format!("memory: {:.1} MB ({})\n", *peak_memory_bytes as f64 / 1e6, held.join(", "));
+    text += &format!(
+        "{}: {:.2} ms a step, {samples_per_second:.2} samples/s, {:.2} GFLOP a sample, {:.1} % of the product ceiling\n",
+        found.device,
+        1e3 * step_seconds,
+        found.model_flops_per_sample as f64 / 1e9,
+        100.0 * found.model_flop_utilisation
+    );
+    text
+}
+
+fn compared(before: &profile::Profile, after: &profile::Profile, by: Group) -> String {
+    let seconds = |line: &Option<Line>| line.as_ref().map_or_else(|| "-".to_owned(), |line| milliseconds(line.seconds));
+    let row = |(old, new): &(Option<Line>, Option<Line>)| {
+        let line = new.as_ref().or(old.as_ref());
+        let name = line.map_or_else(String::new, |line| format!("{} {}", line.name, line.direction));
+        let factor = match (old, new) {
+            (Some(old), Some(new)) if new.seconds > 0.0 => format!("{:.2}", old.seconds / new.seconds),
+            _ => "-".to_owned(),
+        };
+        [name, seconds(old), seconds(new), factor]
+    };
+    let mut rows: Vec<_> = compare(before, after, by).iter().map(row).collect();
+    let (old, new) = (before.step_seconds, after.step_seconds);
+    rows.push(["step".to_owned(), milliseconds(old), milliseconds(new), format!("{:.2}", old / new)]);
+    table(["", "before, ms", "after, ms", "times faster"], &rows)
+}

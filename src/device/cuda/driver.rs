@@ -1,0 +1,162 @@
+//! What a GPU must be able to do: the seam between the real one and the emulated one. Everything above it is the same.
+
+use crate::device::DeviceError;
+
+/// Blocks, threads of a block, and bytes of dynamic shared memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grid {
+    pub blocks: [u32; 3],
+    pub threads: [u32; 3],
+    pub shared: usize,
+}
+
+impl Grid {
+    /// One row of `blocks` blocks of `threads` threads.
+    pub fn line(blocks: usize, threads: u32) -> Self {
+        Self { blocks: [saturated(blocks), 1, 1], threads: [threads, 1, 1], shared: 0 }
+    }
+
+    /// Enough blocks of `threads` threads for one thread per `SIZE` elements, and not so many that starting them counts.
+    pub fn over(elements: usize, per_thread: usize, threads: u32) -> Self {
+        const MOST: usize = 1 << 20;
+        Self::line(elements.div_ceil(per_thread * threads as usize).clamp(1, MOST), threads)
+    }
+
+    pub fn with_shared(self, shared: usize) -> Self {
+        Self { shared, ..self }
+    }
+}
+
+fn saturated(blocks: usize) -> u32 {
+    u32::try_from(blocks).unwrap_or(u32::MAX)
+}
+
+/// A kernel call: the file under `kernels/`, the kernel in it, and its arguments' bytes in order.
+#[derive(Clone, Copy, Debug)]
+pub struct Launch<'a> {
+    pub module: &'static str,
+    pub kernel: &'a str,
+    pub grid: Grid,
+    pub args: &'a [Arg],
+}
+
+/// One argument of a kernel.
+#[derive(Clone, Copy, Debug)]
+pub struct Arg {
+    bytes: [u8; Self::MOST],
+    len: usize,
+}
+
+impl Arg {
+    /// More bytes than any argument has.
+    const MOST: usize = 32;
+
+    pub fn new<T: bytemuck::NoUninit>(value: T) -> Self {
+        let mut bytes = [0; Self::MOST];
+        bytes[..size_of::<T>()].copy_from_slice(bytemuck::bytes_of(&value));
+        Self { bytes, len: size_of::<T>() }
+    }
+
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+/// The arguments of a [`Launch`].
+macro_rules! args {
+    ($($value:expr),* $(,)?) => { &[$($crate::device::cuda::Arg::new($value)),*] };
+}
+pub(crate) use args;
+
+/// Number types of matrix operands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Number {
+    F32,
+    Bf16,
+}
+
+impl Number {
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::Bf16 => 2,
+        }
+    }
+}
+
+/// A dense row-major operand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Operand {
+    pub address: u64,
+    /// It lies in memory as its transpose.
+    pub transposed: bool,
+}
+
+/// What happens to a product before it is stored; vectors and matrices are of the operands' number type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Epilogue {
+    None,
+    /// Adds `[n]` to each row.
+    Bias(u64),
+    /// Adds the bias, stores that `[m, n]` to `pre`, and hands on its tanh-GELU.
+    GeluBias {
+        bias: u64,
+        pre: u64,
+    },
+    /// Multiplies by the tanh-GELU's slope at `pre`, `[m, n]`.
+    GeluSlope {
+        pre: u64,
+    },
+}
+
+/// `d = epilogue(a b)`, or `d += a b`, with `a: [m, k]`, `b: [k, n]`, `d: [m, n]`; sums in f32.
+#[derive(Clone, Copy, Debug)]
+pub struct Product {
+    pub m: usize,
+    pub n: usize,
+    pub k: usize,
+    pub a: Operand,
+    pub b: Operand,
+    pub operands: Number,
+    pub d: u64,
+    pub result: Number,
+    pub accumulate: bool,
+    pub epilogue: Epilogue,
+}
+
+/// A moment of a GPU's time.
+pub enum Mark {
+    Event(cudarc::driver::CudaEvent),
+    /// Seconds since the start that a GPU would have taken, as the emulator estimates.
+    Estimated(f64),
+}
+
+/// A GPU, real or emulated. Calls are carried out in order; [`Driver::download`] and [`Driver::synchronize`] wait.
+///
+/// Addresses are those that [`Driver::allocate`] returned, or lie inside such a block.
+pub trait Driver: Send + Sync {
+    /// As it is shown to a user: `NVIDIA H100 80GB HBM3`.
+    fn describe(&self) -> String;
+    /// Whether its marks tell estimates.
+    fn estimates(&self) -> bool {
+        false
+    }
+    /// Unwritten memory; `None` if there is no room.
+    fn allocate(&self, bytes: usize) -> Result<Option<u64>, DeviceError>;
+    fn free(&self, address: u64);
+    /// Bytes that could be allocated still, where that is known.
+    fn free_bytes(&self) -> Option<usize>;
+    fn upload(&self, to: u64, from: &[u8]) -> Result<(), DeviceError>;
+    fn download(&self, to: &mut [u8], from: u64) -> Result<(), DeviceError>;
+    fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<(), DeviceError>;
+    fn zero(&self, to: u64, bytes: usize) -> Result<(), DeviceError>;
+    /// From now on this memory counts as unwritten; only the emulator minds.
+    fn forget(&self, _address: u64, _bytes: usize) {}
+    fn launch(&self, launch: &Launch) -> Result<(), DeviceError>;
+    fn product(&self, product: &Product) -> Result<(), DeviceError>;
+    /// The moment at which all calls so far are done.
+    fn mark(&self) -> Result<Mark, DeviceError>;
+    /// Seconds from one mark of this driver to another; waits for both.
+    fn seconds(&self, from: &Mark, to: &Mark) -> Result<f64, DeviceError>;
+    fn synchronize(&self) -> Result<(), DeviceError>;
+}

@@ -1,0 +1,209 @@
+//! A GPU on the CPU: kernels run in the PTX emulator with every check on, products with the operands' rounding and f32 sums.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use half::bf16;
+use ptx_emulator::{Counts, Memory, MemoryError, Module, Options, launch};
+
+use super::driver::{Arg, Driver, Epilogue, Launch, Mark, Number, Operand, Product};
+use super::{estimate, kernels};
+use crate::device::DeviceError;
+use crate::device::product::{How, Strides, product};
+
+/// What the emulator does beside computing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct EmulatorOptions {
+    /// Count instructions, traffic and conflicts, to be taken by [`Emulated::take_counts`].
+    pub count: bool,
+    /// A seed by which blocks and warps are put into another order.
+    pub order: Option<u64>,
+}
+
+/// An emulated GPU.
+pub struct Emulated {
+    memory: Memory,
+    modules: Mutex<HashMap<&'static str, Arc<Module>>>,
+    options: EmulatorOptions,
+    counts: Mutex<BTreeMap<String, Counts>>,
+    /// Seconds that a GPU would have taken so far.
+    estimated: Mutex<f64>,
+}
+
+impl Emulated {
+    pub fn new(options: EmulatorOptions) -> Self {
+        Self { memory: Memory::new(), modules: Mutex::default(), options, counts: Mutex::default(), estimated: Mutex::default() }
+    }
+
+    /// What each kernel did since the last call.
+    pub fn take_counts(&self) -> BTreeMap<String, Counts> {
+        std::mem::take(&mut self.counts.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn module(&self, name: &'static str) -> Result<Arc<Module>, String> {
+        let mut modules = self.modules.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(module) = modules.get(name) {
+            return Ok(module.clone());
+        }
+        let ptx = kernels::ptx(name).ok_or_else(|| format!("there is no kernels/{name}.cu"))?;
+        let module = Arc::new(Module::parse(ptx).map_err(|error| error.to_string())?);
+        modules.insert(name, module.clone());
+        Ok(module)
+    }
+
+    fn pass(&self, seconds: f64) {
+        *self.estimated.lock().unwrap_or_else(PoisonError::into_inner) += seconds;
+    }
+
+    fn read(&self, address: u64, len: usize, number: Number) -> Result<Vec<f32>, DeviceError> {
+        let mut bytes = vec![0u8; len * number.bytes()];
+        self.memory.read_written(address, &mut bytes).map_err(|error| failed("a matrix operand", &error))?;
+        Ok(match number {
+            Number::F32 => bytemuck::pod_collect_to_vec(&bytes),
+            Number::Bf16 => {
+                let values: Vec<bf16> = bytemuck::pod_collect_to_vec(&bytes);
+                values.into_iter().map(bf16::to_f32).collect()
+            }
+        })
+    }
+
+    fn write(&self, address: u64, values: &[f32], number: Number) -> Result<(), DeviceError> {
+        match number {
+            Number::F32 => self.upload(address, bytemuck::cast_slice(values)),
+            Number::Bf16 => {
+                let values: Vec<bf16> = values.iter().map(|value| bf16::from_f32(*value)).collect();
+                self.upload(address, bytemuck::cast_slice(&values))
+            }
+        }
+    }
+}
+
+fn failed(what: &str, error: &MemoryError) -> DeviceError {
+    DeviceError::Driver { call: what.to_owned(), problem: error.to_string() }
+}
+
+/// tanh-GELU and its slope, as cuBLASLt's epilogues have them.
+fn gelu(x: f32) -> (f32, f32) {
+    const SQRT_2_OVER_PI: f32 = 0.797_884_6;
+    let t = (SQRT_2_OVER_PI * (x + 0.044_715 * x * x * x)).tanh();
+    let inner = SQRT_2_OVER_PI * (1.0 + 3.0 * 0.044_715 * x * x);
+    (0.5 * x * (1.0 + t), 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * inner)
+}
+
+fn strides(operand: Operand, rows: usize, columns: usize) -> Strides {
+    match operand.transposed {
+        false => Strides::row_major(columns),
+        true => Strides::row_major(rows).transposed(),
+    }
+}
+
+impl Driver for Emulated {
+    fn describe(&self) -> String {
+        format!("emulated GPU ({} threads)", rayon::current_num_threads())
+    }
+
+    fn estimates(&self) -> bool {
+        true
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<Option<u64>, DeviceError> {
+        Ok(Some(self.memory.allocate(bytes)))
+    }
+
+    fn free(&self, address: u64) {
+        // An address that `allocate` has not given is a mistake in this program alone.
+        self.memory.free(address).unwrap_or_else(|error| unreachable!("{error}"));
+    }
+
+    fn free_bytes(&self) -> Option<usize> {
+        None
+    }
+
+    fn upload(&self, to: u64, from: &[u8]) -> Result<(), DeviceError> {
+        self.memory.write(to, from).map_err(|error| failed("upload", &error))
+    }
+
+    fn download(&self, to: &mut [u8], from: u64) -> Result<(), DeviceError> {
+        self.memory.read_written(from, to).map_err(|error| failed("download", &error))
+    }
+
+    fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<(), DeviceError> {
+        let mut content = vec![0; bytes];
+        self.download(&mut content, from)?;
+        self.upload(to, &content)
+    }
+
+    fn zero(&self, to: u64, bytes: usize) -> Result<(), DeviceError> {
+        self.upload(to, &vec![0; bytes])
+    }
+
+    fn forget(&self, address: u64, bytes: usize) {
+        self.memory.forget(address, bytes).unwrap_or_else(|error| unreachable!("{error}"));
+    }
+
+    fn launch(&self, call: &Launch) -> Result<(), DeviceError> {
+        let wrong = |problem: String| DeviceError::Kernel { kernel: call.kernel.to_owned(), problem };
+        let module = self.module(call.module).map_err(wrong)?;
+        let kernel = module.kernel(call.kernel).ok_or_else(|| wrong(format!("not in kernels/{}.cu", call.module)))?;
+        let args: Vec<&[u8]> = call.args.iter().map(Arg::bytes).collect();
+        let params = kernel.pack(&args).map_err(wrong)?;
+        let grid = ptx_emulator::Grid {
+            blocks: call.grid.blocks,
+            threads: call.grid.threads,
+            dynamic_shared: call.grid.shared,
+        };
+        let options = Options { count: self.options.count, order: self.options.order, ..Options::default() };
+        let counts = launch(&self.memory, &module, kernel, grid, &params, &options)
+            .map_err(|fault| wrong(format!("{fault}; grid {:?}", call.grid)))?;
+        if self.options.count {
+            let mut all = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+            all.entry(call.kernel.to_owned()).or_default().add(&counts);
+            self.pass(estimate::launch(&counts));
+        }
+        Ok(())
+    }
+
+    fn product(&self, call: &Product) -> Result<(), DeviceError> {
+        let Product { m, n, k, a, b, operands, d, result, accumulate, epilogue } = *call;
+        let (left, right) = (self.read(a.address, m * k, operands)?, self.read(b.address, k * n, operands)?);
+        let mut sums = match accumulate {
+            true => self.read(d, m * n, result)?,
+            false => vec![0.0; m * n],
+        };
+        let how = How { scale: 1.0, accumulate, parallel: true };
+        let (left, right) = ((&left[..], strides(a, m, k)), (&right[..], strides(b, k, n)));
+        product((m, n, k), (&mut sums, Strides::row_major(n)), left, right, how);
+        match epilogue {
+            Epilogue::None => {}
+            Epilogue::Bias(bias) | Epilogue::GeluBias { bias, .. } => {
+                let bias = self.read(bias, n, operands)?;
+                sums.chunks_exact_mut(n).for_each(|row| row.iter_mut().zip(&bias).for_each(|(sum, bias)| *sum += bias));
+                if let Epilogue::GeluBias { pre, .. } = epilogue {
+                    self.write(pre, &sums, operands)?;
+                    sums.iter_mut().for_each(|sum| *sum = gelu(*sum).0);
+                }
+            }
+            Epilogue::GeluSlope { pre } => {
+                let pre = self.read(pre, m * n, operands)?;
+                sums.iter_mut().zip(pre).for_each(|(sum, pre)| *sum *= gelu(pre).1);
+            }
+        }
+        self.pass(estimate::product(call));
+        self.write(d, &sums, result)
+    }
+
+    fn mark(&self) -> Result<Mark, DeviceError> {
+        Ok(Mark::Estimated(*self.estimated.lock().unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    fn seconds(&self, from: &Mark, to: &Mark) -> Result<f64, DeviceError> {
+        match (from, to) {
+            (Mark::Estimated(from), Mark::Estimated(to)) => Ok(to - from),
+            _ => Err(DeviceError::Unsupported { what: "marks of another device".to_owned() }),
+        }
+    }
+
+    fn synchronize(&self) -> Result<(), DeviceError> {
+        Ok(())
+    }
+}

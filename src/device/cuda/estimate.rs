@@ -1,0 +1,40 @@
+//! How long an H100 would take for what the emulator counted: the slowest of its units, each at what is reached in practice.
+//!
+//! A first estimate, not a measurement: latencies, caches and the overlap of units are not modelled.
+
+use ptx_emulator::Counts;
+
+use super::driver::Product;
+
+/// Bytes per second that a copy moves, read and written bytes both counted (an H100 SXM with 80 GB).
+pub const BANDWIDTH: f64 = 3.0e12;
+/// FLOP/s of large bf16 products by cuBLAS on random data.
+pub const PRODUCTS: f64 = 798e12;
+/// FLOP/s of `mma.sync` in bf16, about two thirds of what Hopper's own matrix instructions reach.
+const MMA: f64 = 620e12;
+/// Warp instructions per second: 132 processors with four schedulers at 1.7 GHz.
+const ISSUE: f64 = 132.0 * 4.0 * 1.7e9;
+/// Passes over shared memory per second: one per processor and clock.
+const SHARED: f64 = 132.0 * 1.7e9;
+/// What a kernel costs that does nothing.
+const LAUNCH: f64 = 2e-6;
+
+/// Seconds for a kernel.
+pub fn launch(counts: &Counts) -> f64 {
+    let moved = 32 * (counts.global_loads.sectors + counts.global_stores.sectors);
+    let issued: u64 = counts.instructions.values().sum();
+    let units = [
+        moved as f64 / BANDWIDTH,
+        counts.mma_flops as f64 / MMA,
+        issued as f64 / ISSUE,
+        counts.shared.passes as f64 / SHARED,
+    ];
+    units.into_iter().fold(0.0, f64::max) + LAUNCH
+}
+
+/// Seconds for a matrix product.
+pub fn product(product: &Product) -> f64 {
+    let &Product { m, n, k, operands, result, .. } = product;
+    let moved = (m * k + k * n) * operands.bytes() + m * n * result.bytes();
+    (2.0 * (m * n * k) as f64 / PRODUCTS).max(moved as f64 / BANDWIDTH) + LAUNCH
+}

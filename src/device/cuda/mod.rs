@@ -1,0 +1,242 @@
+//! NVIDIA GPUs, real and emulated: one device over a small [`Driver`].
+//!
+//! Kernels are compiled from `kernels/` by build.rs; the op folders' `cuda.rs` launch them. Matrix products go to cuBLASLt
+//! (emulated: to the CPU, with the same operands). Numbers are bf16 ([`Cuda<bf16>`](Cuda)), with f32 statistics, sums,
+//! master weights and moments; `Cuda<f32>` runs the same kernels' f32 instances and is there to hold them to tighter limits.
+
+mod driver;
+mod emulated;
+pub mod estimate;
+pub mod kernels;
+mod products;
+mod real;
+
+use std::marker::PhantomData;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use half::bf16;
+
+pub use driver::{Arg, Driver, Epilogue, Grid, Launch, Mark, Number, Operand, Product};
+pub(crate) use driver::args;
+pub use emulated::{Emulated, EmulatorOptions};
+pub use real::Gpu;
+
+use super::{Device, DeviceError, Elem, ProbeSizes, Real};
+
+/// What activations can be on a GPU.
+pub trait Activation: Real {
+    /// The ending of the kernels' names.
+    const SUFFIX: &'static str;
+    /// Elements of the 16 bytes in which kernels read and write.
+    const PACK: usize;
+    const NUMBER: Number;
+    /// Whether products read a copy of the weights.
+    const SHADOW: bool;
+}
+
+impl Activation for bf16 {
+    const SUFFIX: &'static str = "bf16";
+    const PACK: usize = 8;
+    const NUMBER: Number = Number::Bf16;
+    const SHADOW: bool = true;
+}
+
+impl Activation for f32 {
+    const SUFFIX: &'static str = "f32";
+    const PACK: usize = 4;
+    const NUMBER: Number = Number::F32;
+    const SHADOW: bool = false;
+}
+
+/// A GPU that computes with activations of type `T`.
+pub struct Cuda<T> {
+    driver: Arc<dyn Driver>,
+    held: Arc<Mutex<Vec<(String, usize)>>>,
+    activations: PhantomData<T>,
+}
+
+impl<T: Activation> Cuda<T> {
+    /// # Errors
+    /// If the program was built without kernels.
+    pub fn new(driver: Arc<dyn Driver>) -> Result<Self, DeviceError> {
+        if kernels::KERNELS.is_empty() {
+            return Err(DeviceError::NoKernels);
+        }
+        Ok(Self { driver, held: Arc::default(), activations: PhantomData })
+    }
+
+    /// Calls `kernels/{module}.cu`'s `{kernel}`.
+    pub fn launch(&self, module: &'static str, kernel: &str, grid: Grid, args: &[Arg]) -> Result<(), DeviceError> {
+        self.driver.launch(&Launch { module, kernel, grid, args })
+    }
+
+    /// Calls `kernels/{module}.cu`'s `{kernel}_{bf16 or f32}`.
+    pub fn launch_typed(
+        &self,
+        module: &'static str,
+        kernel: &str,
+        grid: Grid,
+        args: &[Arg],
+    ) -> Result<(), DeviceError> {
+        self.launch(module, &format!("{kernel}_{}", T::SUFFIX), grid, args)
+    }
+
+    pub fn driver(&self) -> &dyn Driver {
+        &*self.driver
+    }
+
+    /// Kernels work on whole packs of 16 bytes along the last axis.
+    ///
+    /// # Errors
+    /// If `width` is not a multiple of a pack.
+    pub fn check_width(op: &'static str, width: usize) -> Result<(), DeviceError> {
+        match width.is_multiple_of(T::PACK) {
+            true => Ok(()),
+            false => Err(DeviceError::Unsupported {
+                what: format!("{op}: a width of {width}; on a GPU it must be a multiple of {}", T::PACK),
+            }),
+        }
+    }
+}
+
+/// One allocation.
+pub struct CudaMemory {
+    driver: Arc<dyn Driver>,
+    held: Arc<Mutex<Vec<(String, usize)>>>,
+    address: u64,
+    bytes: usize,
+    purpose: String,
+}
+
+impl Drop for CudaMemory {
+    fn drop(&mut self) {
+        self.driver.free(self.address);
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(at) = held.iter().position(|(purpose, bytes)| *purpose == self.purpose && *bytes == self.bytes) {
+            held.swap_remove(at);
+        }
+    }
+}
+
+/// Elements in a GPU's memory.
+#[derive(Debug)]
+pub struct View<'a, T> {
+    address: u64,
+    len: usize,
+    memory: PhantomData<&'a T>,
+}
+
+impl<T> Clone for View<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<T> Copy for View<'_, T> {}
+
+/// Elements in a GPU's memory, exclusively.
+#[derive(Debug)]
+pub struct ViewMut<'a, T> {
+    address: u64,
+    len: usize,
+    memory: PhantomData<&'a mut T>,
+}
+
+macro_rules! view_methods {
+    ($view:ident) => {
+        impl<T> $view<'_, T> {
+            /// As kernels take it.
+            pub fn address(&self) -> u64 {
+                self.address
+            }
+
+            pub fn len(&self) -> usize {
+                self.len
+            }
+
+            pub fn is_empty(&self) -> bool {
+                self.len == 0
+            }
+        }
+    };
+}
+view_methods!(View);
+view_methods!(ViewMut);
+
+impl<'a, T> ViewMut<'a, T> {
+    /// The first `len` elements, and the others.
+    pub fn split_at(self, len: usize) -> (ViewMut<'a, T>, ViewMut<'a, T>) {
+        assert!(len <= self.len, "a view is split behind its end");
+        let part = |address, len| ViewMut { address, len, memory: PhantomData };
+        (part(self.address, len), part(self.address + (len * size_of::<T>()) as u64, self.len - len))
+    }
+}
+
+impl<T: Activation> Device for Cuda<T> {
+    type Act = T;
+    type Memory = CudaMemory;
+    type View<'a, E: Elem> = View<'a, E>;
+    type ViewMut<'a, E: Elem> = ViewMut<'a, E>;
+    type Mark = Mark;
+
+    const SHADOW_WEIGHTS: bool = T::SHADOW;
+
+    fn describe(&self) -> String {
+        format!("{}, {}", self.driver.describe(), T::SUFFIX)
+    }
+
+    fn allocate(&self, bytes: usize, purpose: &str) -> Result<CudaMemory, DeviceError> {
+        let memory = self.allocate_unwritten(bytes, purpose)?;
+        self.driver.zero(memory.address, bytes)?;
+        Ok(memory)
+    }
+
+    fn allocate_unwritten(&self, bytes: usize, purpose: &str) -> Result<CudaMemory, DeviceError> {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let address = self.driver.allocate(bytes.max(16))?.ok_or_else(|| DeviceError::OutOfMemory {
+            device: "cuda",
+            purpose: purpose.to_owned(),
+            asked: bytes,
+            free: self.driver.free_bytes(),
+            held: held.clone(),
+        })?;
+        held.push((purpose.to_owned(), bytes));
+        let (driver, purpose) = (self.driver.clone(), purpose.to_owned());
+        Ok(CudaMemory { driver, held: self.held.clone(), address, bytes, purpose })
+    }
+
+    unsafe fn view<E: Elem>(memory: &CudaMemory, offset_bytes: usize, len: usize) -> View<'_, E> {
+        debug_assert!(offset_bytes + len * size_of::<E>() <= memory.bytes);
+        View { address: memory.address + offset_bytes as u64, len, memory: PhantomData }
+    }
+
+    unsafe fn view_mut<E: Elem>(memory: &CudaMemory, offset_bytes: usize, len: usize) -> ViewMut<'_, E> {
+        debug_assert!(offset_bytes + len * size_of::<E>() <= memory.bytes);
+        ViewMut { address: memory.address + offset_bytes as u64, len, memory: PhantomData }
+    }
+
+    fn forget<E: Elem>(&self, view: ViewMut<'_, E>) {
+        self.driver.forget(view.address, view.len * size_of::<E>());
+    }
+
+    fn probe_sizes(&self) -> Option<ProbeSizes> {
+        (!self.driver.estimates()).then_some(ProbeSizes { copy_bytes: 1 << 30, product_side: 8192 })
+    }
+
+    fn mark(&self) -> Result<Mark, DeviceError> {
+        self.driver.mark()
+    }
+
+    fn seconds(&self, from: &Mark, to: &Mark) -> Result<f64, DeviceError> {
+        self.driver.seconds(from, to)
+    }
+
+    fn upload<E: Elem>(&self, to: ViewMut<'_, E>, from: &[E]) -> Result<(), DeviceError> {
+        assert_eq!(to.len, from.len(), "lengths of an upload");
+        self.driver.upload(to.address, bytemuck::cast_slice(from))
+    }
+
+    fn download<E: Elem>(&self, to: &mut [E], from: View<'_, E>) -> Result<(), DeviceError> {
+        assert_eq!(to.len(), from.len, "lengths of a download");
+        self.driver.download(bytemuck::cast_slice_mut(to), from.address)
+    }
+}

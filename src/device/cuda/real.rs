@@ -1,0 +1,215 @@
+//! A real GPU through NVIDIA's driver, which is loaded at run time.
+
+use std::collections::HashMap;
+use std::ffi::{CString, c_void};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cudarc::driver::sys::{
+    CUdevice_attribute_enum as Attribute, CUevent_flags, CUfunction, CUfunction_attribute_enum, CUresult,
+};
+use cudarc::driver::{CudaContext, CudaStream, DriverError, result};
+
+use super::driver::{Driver, Launch, Mark, Product};
+use super::{kernels, products::Products};
+use crate::device::DeviceError;
+
+/// bf16 matrix instructions and `cp.async`: Ampere.
+const LEAST_CAPABILITY: (i32, i32) = (8, 0);
+
+/// Dynamic shared memory that a kernel may use without asking.
+const SHARED_WITHOUT_ASKING: usize = 48 * 1024;
+
+#[derive(Default)]
+struct Loaded {
+    modules: HashMap<&'static str, Module>,
+    functions: HashMap<String, Function>,
+}
+
+struct Module(cudarc::driver::sys::CUmodule);
+
+struct Function(CUfunction);
+
+// SAFETY: handles of the driver, which is thread-safe; they are used with the context bound to the calling thread.
+unsafe impl Send for Module {}
+unsafe impl Send for Function {}
+
+/// The GPU of one context, with one stream on which everything runs in order.
+pub struct Gpu {
+    context: Arc<CudaContext>,
+    stream: Arc<CudaStream>,
+    loaded: Mutex<Loaded>,
+    products: Products,
+    name: String,
+}
+
+fn failed(call: impl Into<String>) -> impl FnOnce(DriverError) -> DeviceError {
+    let call = call.into();
+    move |error| DeviceError::Driver { call, problem: error.to_string() }
+}
+
+impl Gpu {
+    /// The GPU with this number.
+    ///
+    /// # Errors
+    /// If there is no driver, no such GPU, or one that is too old.
+    pub fn new(ordinal: usize) -> Result<Self, DeviceError> {
+        let none = |problem: String| DeviceError::NoGpu { problem };
+        // SAFETY: only asks the system's loader whether the library is there.
+        if !unsafe { cudarc::driver::sys::is_culib_present() } {
+            return Err(none("there is no NVIDIA driver (libcuda)".to_owned()));
+        }
+        // SAFETY: as above.
+        if !unsafe { cudarc::cublaslt::sys::is_culib_present() } {
+            return Err(none("there is no cuBLASLt (libcublasLt, part of CUDA's libraries) on the library path".to_owned()));
+        }
+        let context = CudaContext::new(ordinal).map_err(|error| none(error.to_string()))?;
+        let capability = context.compute_capability().map_err(|error| none(error.to_string()))?;
+        let name = context.name().map_err(|error| none(error.to_string()))?;
+        if capability < LEAST_CAPABILITY {
+            let (major, minor) = capability;
+            return Err(none(format!("{name} has compute capability {major}.{minor}; 8.0 (Ampere) is needed")));
+        }
+        // SAFETY: this device uses one stream, so nothing relies on cudarc's events between streams.
+        unsafe { context.disable_event_tracking() };
+        let stream = context.new_stream().map_err(failed("making a stream"))?;
+        let products = Products::new()?;
+        Ok(Self { context, stream, loaded: Mutex::default(), products, name })
+    }
+
+    fn bind(&self) -> Result<(), DeviceError> {
+        self.context.bind_to_thread().map_err(failed("binding the context"))
+    }
+
+    fn function(&self, call: &Launch) -> Result<CUfunction, DeviceError> {
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(function) = loaded.functions.get(call.kernel) {
+            return Ok(function.0);
+        }
+        let wrong = |problem: String| DeviceError::Kernel { kernel: call.kernel.to_owned(), problem };
+        let text = |text: &str| CString::new(text).map_err(|error| wrong(error.to_string()));
+        if !loaded.modules.contains_key(call.module) {
+            let ptx = kernels::ptx(call.module).ok_or_else(|| wrong(format!("there is no kernels/{}.cu", call.module)))?;
+            let ptx = text(ptx)?;
+            // SAFETY: a text that ends with a zero, as PTX must.
+            let module = unsafe { result::module::load_data(ptx.as_ptr().cast()) }.map_err(|error| {
+                wrong(match error.0 {
+                    CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION => {
+                        "the NVIDIA driver is too old for the kernels; CUDA 12.0 (driver 525) or newer is needed".to_owned()
+                    }
+                    _ => format!("the driver cannot load kernels/{}.cu: {error}", call.module),
+                })
+            })?;
+            loaded.modules.insert(call.module, Module(module));
+        }
+        let name = text(call.kernel)?;
+        // SAFETY: modules are never unloaded.
+        let function = unsafe { result::module::get_function(loaded.modules[call.module].0, name) };
+        let function = function.map_err(|error| wrong(error.to_string()))?;
+        if call.grid.shared > SHARED_WITHOUT_ASKING {
+            let most = self.context.attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN);
+            let most = most.map_err(failed("asking for the shared memory of a block"))?;
+            let attribute = CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            // SAFETY: the function was just loaded.
+            unsafe { result::function::set_function_attribute(function, attribute, most) }
+                .map_err(|error| wrong(format!("{} bytes of shared memory: {error}", call.grid.shared)))?;
+        }
+        loaded.functions.insert(call.kernel.to_owned(), Function(function));
+        Ok(function)
+    }
+}
+
+impl Driver for Gpu {
+    fn describe(&self) -> String {
+        self.name.clone()
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<Option<u64>, DeviceError> {
+        self.bind()?;
+        // SAFETY: nothing is read before it is written (`Device::allocate` zeroes).
+        match unsafe { result::malloc_sync(bytes) } {
+            Ok(address) => Ok(Some(address)),
+            Err(DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => Ok(None),
+            Err(error) => Err(failed(format!("an allocation of {bytes} bytes"))(error)),
+        }
+    }
+
+    fn free(&self, address: u64) {
+        // Work on the stream may still use it; an error here has nobody to hear it, and the next call will report it.
+        if self.bind().and_then(|()| self.synchronize()).is_ok() {
+            // SAFETY: `address` came from `allocate`, and nothing runs any more.
+            let _ = unsafe { result::free_sync(address) };
+        }
+    }
+
+    fn free_bytes(&self) -> Option<usize> {
+        self.bind().ok()?;
+        result::mem_get_info().ok().map(|(free, _)| free)
+    }
+
+    fn upload(&self, to: u64, from: &[u8]) -> Result<(), DeviceError> {
+        self.bind()?;
+        // SAFETY: the range was allocated; the driver has read pageable memory when the call returns.
+        unsafe { result::memcpy_htod_async(to, from, self.stream.cu_stream()) }
+            .map_err(failed(format!("an upload of {} bytes", from.len())))
+    }
+
+    fn download(&self, to: &mut [u8], from: u64) -> Result<(), DeviceError> {
+        self.bind()?;
+        // SAFETY: the range was allocated; `to` lives until the stream has been waited for.
+        unsafe { result::memcpy_dtoh_async(to, from, self.stream.cu_stream()) }
+            .map_err(failed(format!("a download of {} bytes", to.len())))?;
+        self.synchronize()
+    }
+
+    fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<(), DeviceError> {
+        self.bind()?;
+        // SAFETY: both ranges were allocated.
+        unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) }
+            .map_err(failed(format!("a copy of {bytes} bytes")))
+    }
+
+    fn zero(&self, to: u64, bytes: usize) -> Result<(), DeviceError> {
+        self.bind()?;
+        // SAFETY: the range was allocated.
+        unsafe { result::memset_d8_async(to, 0, bytes, self.stream.cu_stream()) }
+            .map_err(failed(format!("zeroing {bytes} bytes")))
+    }
+
+    fn launch(&self, call: &Launch) -> Result<(), DeviceError> {
+        self.bind()?;
+        let function = self.function(call)?;
+        let mut params: Vec<*mut c_void> = call.args.iter().map(|arg| arg.bytes().as_ptr().cast_mut().cast()).collect();
+        let [blocks, threads] = [call.grid.blocks, call.grid.threads].map(|[x, y, z]| (x, y, z));
+        let shared = call.grid.shared as u32;
+        // SAFETY: arguments agree with the kernel's declaration, which every test run checks in emulation, where every
+        // access of every kernel is checked too; the driver copies the arguments before it returns.
+        unsafe { result::launch_kernel(function, blocks, threads, shared, self.stream.cu_stream(), &mut params) }
+            .map_err(|error| DeviceError::Kernel {
+                kernel: call.kernel.to_owned(),
+                problem: format!("{error}; {:?}", call.grid),
+            })
+    }
+
+    fn product(&self, call: &Product) -> Result<(), DeviceError> {
+        self.bind()?;
+        self.products.run(call, self.stream.cu_stream())
+    }
+
+    fn mark(&self) -> Result<Mark, DeviceError> {
+        let event = self.context.new_event(Some(CUevent_flags::CU_EVENT_DEFAULT)).map_err(failed("making an event"))?;
+        event.record(&self.stream).map_err(failed("recording an event"))?;
+        Ok(Mark::Event(event))
+    }
+
+    fn seconds(&self, from: &Mark, to: &Mark) -> Result<f64, DeviceError> {
+        let (Mark::Event(from), Mark::Event(to)) = (from, to) else {
+            return Err(DeviceError::Unsupported { what: "marks of another device".to_owned() });
+        };
+        to.synchronize().map_err(failed("waiting for an event"))?;
+        Ok(f64::from(from.elapsed_ms(to).map_err(failed("asking for the time between events"))?) / 1e3)
+    }
+
+    fn synchronize(&self) -> Result<(), DeviceError> {
+        self.stream.synchronize().map_err(failed("waiting for the GPU (a kernel before may have failed)"))
+    }
+}

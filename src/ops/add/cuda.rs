@@ -1,0 +1,16 @@
+//! Sums of gradients on a GPU: `kernels/add.cu`.
+
+use super::Add;
+use crate::device::DeviceError;
+use crate::device::cuda::{Activation, Cuda, Grid, View, ViewMut, args};
+
+impl<T: Activation> Add for Cuda<T> {
+    fn add_into(&self, into: ViewMut<'_, T>, from: View<'_, T>) -> Result<(), DeviceError> {
+        let grid = Grid::over(into.len(), T::PACK, 256);
+        self.launch_typed("add", "add_into", grid, args![into.address(), from.address(), into.len()])
+    }
+
+    fn copy(&self, into: ViewMut<'_, T>, from: View<'_, T>) -> Result<(), DeviceError> {
+        self.driver().copy(into.address(), from.address(), into.len() * size_of::<T>())
+    }
+}

@@ -1,0 +1,119 @@
+//! Attention on a GPU: `kernels/attention.cu`, which tells what each kernel is for.
+
+use super::{Attention, BackwardOperands, Scratch, Shape};
+use crate::device::DeviceError;
+use crate::device::cuda::{Activation, Cuda, Grid, Number, View, ViewMut, args};
+
+/// Head dims for which there are matrix-instruction kernels; others take the simple ones.
+const FAST: [usize; 5] = [32, 64, 80, 96, 128];
+
+/// Largest head dim of the simple kernels.
+const MOST: usize = 256;
+
+/// Shared memory of an SM of compute capability 9.0, and what each block costs beside its own.
+const SHARED_OF_SM: usize = 228 * 1024;
+const SHARED_BESIDE: usize = 1024;
+
+/// Padded row lengths of the forward kernels that hold a whole row of scores in registers.
+fn whole_rows(head_dim: usize) -> &'static [usize] {
+    match head_dim {
+        64 => &[32, 64, 80, 112, 144, 208, 272],
+        80 => &[32, 80, 112, 144, 208, 272],
+        _ => &[64, 128],
+    }
+}
+
+/// The forward kernel's name without its beginning, and its grid.
+fn forward_kernel(shape: &Shape) -> (String, Grid) {
+    let &Shape { tokens, head_dim: d, .. } = shape;
+    let heads = shape.batch * shape.heads;
+    match whole_rows(d).iter().copied().find(|padded| tokens <= *padded) {
+        Some(padded) => {
+            let warps = if padded == 32 { 2 } else { 4 };
+            let grid = Grid::line(heads, 32 * warps as u32).with_shared((2 * padded + 16 * warps) * 2 * d);
+            (format!("d{d}_n{padded}"), grid)
+        }
+        None => (format!("d{d}_long"), Grid::line(heads * tokens.div_ceil(64), 128).with_shared(640 * d)),
+    }
+}
+
+/// The backward kernel's name without its beginning, and its grid: one block per head where at least two such fit an SM.
+fn backward_kernel(shape: &Shape) -> (String, Grid) {
+    let &Shape { tokens, head_dim: d, .. } = shape;
+    let heads = shape.batch * shape.heads;
+    let rows = tokens.next_multiple_of(16);
+    let shared = rows * (6 * d + 2 * d.max(rows + 8) + 8);
+    let together = SHARED_OF_SM / (shared + SHARED_BESIDE);
+    if together >= 2 {
+        let most = if d > 80 || together >= 3 { 4 } else { 6 };
+        let slabs = rows / 16;
+        let warps = slabs.div_ceil(slabs.div_ceil(most));
+        return (format!("d{d}"), Grid::line(heads, 32 * warps as u32).with_shared(shared));
+    }
+    let (slabs, stage) = match d {
+        32 | 64 => (2, 64),
+        128 => (1, 32),
+        _ => (1, 64),
+    };
+    let shared = (256 * slabs + 12 * stage) * d + 8 * stage.max(64 * slabs);
+    (format!("d{d}_long"), Grid::line(2 * heads * tokens.div_ceil(64 * slabs), 128).with_shared(shared))
+}
+
+/// Whether the matrix-instruction kernels serve.
+fn fast<T: Activation>(shape: &Shape) -> bool {
+    T::NUMBER == Number::Bf16 && FAST.contains(&shape.head_dim)
+}
+
+/// A grid of the simple kernels, which have a warp for each query.
+fn simple(shape: &Shape) -> Result<Grid, DeviceError> {
+    if shape.head_dim > MOST {
+        let what = format!("attention: a head dim of {}; at most {MOST} on a GPU", shape.head_dim);
+        return Err(DeviceError::Unsupported { what });
+    }
+    Ok(Grid::over(shape.batch * shape.heads * shape.tokens, 1, 4))
+}
+
+impl<T: Activation> Attention for Cuda<T> {
+    fn attention_scratch(_: &Shape) -> Scratch {
+        Scratch::default()
+    }
+
+    fn attention_forward(
+        &self,
+        shape: &Shape,
+        qkv: View<'_, T>,
+        out: ViewMut<'_, T>,
+        lse: ViewMut<'_, f32>,
+        _: ViewMut<'_, f32>,
+    ) -> Result<(), DeviceError> {
+        let [batch, tokens, heads, head_dim] =
+            [shape.batch, shape.tokens, shape.heads, shape.head_dim].map(|size| size as i32);
+        let (qkv, out, lse) = (qkv.address(), out.address(), lse.address());
+        let (causal, scale) = (i32::from(shape.causal), shape.scale());
+        if fast::<T>(shape) {
+            let (name, grid) = forward_kernel(shape);
+            let args = args![qkv, out, lse, batch, tokens, heads, causal, scale];
+            return self.launch("attention", &format!("attention_forward_bf16_{name}"), grid, args);
+        }
+        let grid = Grid { threads: [128, 1, 1], ..simple(shape)? };
+        let args = args![qkv, out, lse, batch, tokens, heads, head_dim, causal, scale];
+        self.launch_typed("attention", "attention_simple_forward", grid, args)
+    }
+
+    fn attention_backward(&self, shape: &Shape, operands: BackwardOperands<'_, Self>) -> Result<(), DeviceError> {
+        let BackwardOperands { qkv, out, lse, dout, dqkv, .. } = operands;
+        let [batch, tokens, heads, head_dim] =
+            [shape.batch, shape.tokens, shape.heads, shape.head_dim].map(|size| size as i32);
+        let (qkv, out, lse, dout, dqkv) =
+            (qkv.address(), out.address(), lse.address(), dout.address(), dqkv.address());
+        let (causal, scale) = (i32::from(shape.causal), shape.scale());
+        if fast::<T>(shape) {
+            let (name, grid) = backward_kernel(shape);
+            let args = args![qkv, out, lse, dout, dqkv, batch, tokens, heads, causal, scale];
+            return self.launch("attention", &format!("attention_backward_bf16_{name}"), grid, args);
+        }
+        let grid = Grid { threads: [128, 1, 1], ..simple(shape)? };
+        let args = args![qkv, out, lse, dout, dqkv, batch, tokens, heads, head_dim, causal, scale];
+        self.launch_typed("attention", "attention_simple_backward", grid, args)
+    }
+}

@@ -1,0 +1,77 @@
+//! Token embedding on a GPU: `kernels/embedding.cu`.
+
+use super::{Embedding, Gradients, Shape};
+use crate::device::DeviceError;
+use crate::device::cuda::{Activation, Cuda, Grid, View, ViewMut, args};
+use crate::ops::bias::cuda::{Rows, column_sums, column_sums_scratch_len};
+
+/// Rows of the table that a block owns, as in the kernel.
+const ROWS: usize = 8;
+/// Dynamic shared memory that is used for more groups than one.
+const SHARED: usize = 48 * 1024;
+
+/// A table's gradient.
+#[derive(Clone, Copy)]
+pub struct Table {
+    pub address: u64,
+    pub rows: usize,
+    pub width: usize,
+    /// Add to what is there instead of overwriting it.
+    pub accumulate: bool,
+}
+
+/// `table[v] (+)= Σ rows[i]` over the places `i` with `indices[i] = v`, in a fixed order; `indices: [places]`, 32 bits each,
+/// `rows: [places, width]`.
+pub fn scatter<T: Activation>(
+    device: &Cuda<T>,
+    indices: u64,
+    places: usize,
+    rows: u64,
+    table: Table,
+) -> Result<(), DeviceError> {
+    let Table { address, rows: count, width, accumulate } = table;
+    let sums = ROWS * width * 4;
+    let groups = (256 / (width / T::PACK)).min(SHARED / sums).max(1);
+    let grid = Grid::line(count.div_ceil(ROWS), 256).with_shared(groups * sums);
+    let [places, wide, count, groups] = [places, width, count, groups].map(|size| size as i32);
+    let args = args![indices, rows, address, places, wide, count, groups, i32::from(accumulate)];
+    device.launch_typed("embedding", "embedding_backward", grid, args)
+}
+
+impl<T: Activation> Embedding for Cuda<T> {
+    fn embedding_scratch(shape: &Shape) -> usize {
+        column_sums_scratch_len(shape.batch, shape.context * shape.width)
+    }
+
+    fn embedding_forward(
+        &self,
+        shape: &Shape,
+        tokens: View<'_, i32>,
+        table: View<'_, T>,
+        pos: View<'_, f32>,
+        out: ViewMut<'_, T>,
+    ) -> Result<(), DeviceError> {
+        let &Shape { batch, context, width, .. } = shape;
+        Self::check_width("embedding", width)?;
+        let sizes = [batch * context, context, width].map(|size| size as i32);
+        let addresses = [tokens.address(), table.address(), pos.address(), out.address()];
+        let [tokens, table, pos, to] = addresses;
+        let args = args![tokens, table, pos, to, sizes[0], sizes[1], sizes[2]];
+        self.launch_typed("embedding", "embedding_forward", Grid::over(out.len(), T::PACK, 256), args)
+    }
+
+    fn embedding_backward(
+        &self,
+        shape: &Shape,
+        tokens: View<'_, i32>,
+        dout: View<'_, T>,
+        gradients: Gradients<'_, Self>,
+    ) -> Result<(), DeviceError> {
+        let &Shape { batch, context, width, vocab } = shape;
+        let Gradients { dtable: (dtable, accumulate), dpos, scratch } = gradients;
+        let table = Table { address: dtable.address(), rows: vocab, width, accumulate };
+        scatter(self, tokens.address(), batch * context, dout.address(), table)?;
+        let samples = Rows { address: dout.address(), rows: batch, width: context * width, stride: context * width };
+        column_sums(self, samples, dpos, &scratch)
+    }
+}

@@ -1,0 +1,24 @@
+//! The GELU on a GPU, where no epilogue serves: `kernels/gelu.cu`.
+
+use super::Gelu;
+use crate::device::DeviceError;
+use crate::device::cuda::{Activation, Cuda, Grid, args};
+
+fn form(kind: Gelu) -> &'static str {
+    match kind {
+        Gelu::Tanh => "tanh",
+        Gelu::Exact => "exact",
+    }
+}
+
+/// `y = gelu(x)`, `len` elements each.
+pub fn forward<T: Activation>(device: &Cuda<T>, kind: Gelu, x: u64, y: u64, len: usize) -> Result<(), DeviceError> {
+    let kernel = format!("gelu_{}_forward", form(kind));
+    device.launch_typed("gelu", &kernel, Grid::over(len, T::PACK, 256), args![x, y, len])
+}
+
+/// In: the gradient of `gelu(x)`; out: that of `x`.
+pub fn backward<T: Activation>(device: &Cuda<T>, kind: Gelu, x: u64, d: u64, len: usize) -> Result<(), DeviceError> {
+    let kernel = format!("gelu_{}_backward", form(kind));
+    device.launch_typed("gelu", &kernel, Grid::over(len, T::PACK, 256), args![x, d, len])
+}

@@ -1,0 +1,107 @@
+//! Matrix products on a GPU: cuBLASLt with a bias and, where it can, the GELU in the product's epilogue.
+
+use super::{BackwardOperands, Forward, Linear, Shape, WeightLayout};
+use crate::device::DeviceError;
+use crate::device::cuda::{Activation, Cuda, Epilogue, Number, Operand, Product};
+use crate::ops::bias::cuda::{Rows, column_sums, column_sums_scratch_len};
+use crate::ops::gelu::{self, Gelu};
+
+fn plain(address: u64) -> Operand {
+    Operand { address, transposed: false }
+}
+
+fn transposed(address: u64) -> Operand {
+    Operand { address, transposed: true }
+}
+
+/// Whether cuBLASLt's tanh-GELU epilogue serves: its saved input needs rows of a multiple of 16 bytes.
+fn gelu_in_epilogue<T: Activation>(kind: Gelu, outputs: usize) -> bool {
+    kind == Gelu::Tanh && T::NUMBER == Number::Bf16 && outputs.is_multiple_of(T::PACK)
+}
+
+impl<T: Activation> Linear for Cuda<T> {
+    fn linear_scratch(shape: &Shape) -> usize {
+        column_sums_scratch_len(shape.rows, shape.outputs)
+    }
+
+    fn linear_forward(&self, shape: &Shape, operands: Forward<'_, Self>) -> Result<(), DeviceError> {
+        let Forward { x, weight, bias, gelu, y } = operands;
+        let &Shape { rows, inputs, outputs, layout } = shape;
+        let weight = match layout {
+            WeightLayout::OutIn => transposed(weight.address()),
+            WeightLayout::InOut => plain(weight.address()),
+        };
+        let product = |d: u64, epilogue| Product {
+            m: rows,
+            n: outputs,
+            k: inputs,
+            a: plain(x.address()),
+            b: weight,
+            operands: T::NUMBER,
+            d,
+            result: T::NUMBER,
+            accumulate: false,
+            epilogue,
+        };
+        let biased = bias.map_or(Epilogue::None, |bias| Epilogue::Bias(bias.address()));
+        match (gelu, bias) {
+            (None, _) => self.driver().product(&product(y.address(), biased)),
+            (Some((kind, pre)), Some(bias)) if gelu_in_epilogue::<T>(kind, outputs) => {
+                let epilogue = Epilogue::GeluBias { bias: bias.address(), pre: pre.address() };
+                self.driver().product(&product(y.address(), epilogue))
+            }
+            (Some((kind, pre)), _) => {
+                self.driver().product(&product(pre.address(), biased))?;
+                gelu::cuda::forward(self, kind, pre.address(), y.address(), y.len())
+            }
+        }
+    }
+
+    fn linear_backward(&self, shape: &Shape, operands: BackwardOperands<'_, Self>) -> Result<(), DeviceError> {
+        let BackwardOperands { x, weight, gelu, dy, dx, dweight: (dweight, accumulate), dbias, scratch } = operands;
+        let &Shape { rows, inputs, outputs, layout } = shape;
+        if let Some((kind, pre)) = gelu {
+            gelu::cuda::backward(self, kind, pre.address(), dy.address(), dy.len())?;
+        }
+        if let Some(dbias) = dbias {
+            Self::check_width("linear", outputs)?;
+            let rows = Rows { address: dy.address(), rows, width: outputs, stride: outputs };
+            column_sums(self, rows, dbias, &scratch)?;
+        }
+        let (x, dy) = (x.address(), dy.address());
+        if let Some(dx) = dx {
+            let weight = match layout {
+                WeightLayout::OutIn => plain(weight.address()),
+                WeightLayout::InOut => transposed(weight.address()),
+            };
+            self.driver().product(&Product {
+                m: rows,
+                n: inputs,
+                k: outputs,
+                a: plain(dy),
+                b: weight,
+                operands: T::NUMBER,
+                d: dx.address(),
+                result: T::NUMBER,
+                accumulate: false,
+                epilogue: Epilogue::None,
+            })?;
+        }
+        let (m, n, a, b) = match layout {
+            WeightLayout::OutIn => (outputs, inputs, dy, x),
+            WeightLayout::InOut => (inputs, outputs, x, dy),
+        };
+        self.driver().product(&Product {
+            m,
+            n,
+            k: rows,
+            a: transposed(a),
+            b: plain(b),
+            operands: T::NUMBER,
+            d: dweight.address(),
+            result: Number::F32,
+            accumulate,
+            epilogue: Epilogue::None,
+        })
+    }
+}

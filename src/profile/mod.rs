@@ -1,0 +1,201 @@
+//! Where a training step spends its time: per op, forwards and backwards, each beside the limit that binds it.
+//!
+//! Times are the medians over several steps of a real run: real batches from the loader, the device's own clock
+//! ([`mark`](crate::device::Device::mark)). In emulation they are estimates of an H100's ([`crate::device::cuda::estimate`]).
+
+mod ceilings;
+mod compare;
+mod picture;
+mod report;
+mod trace;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::autograd::{Step, Work};
+use crate::data::{Dataset, Loader, Position, Tokenizer};
+use crate::model::Flip;
+use crate::ops::AllOps;
+use crate::train::{Settings, TrainError, Trainer};
+
+pub use ceilings::{Ceilings, measure_ceilings};
+pub use compare::compare;
+pub use picture::svg;
+pub use report::{Group, Line, group};
+pub use trace::chrome_trace;
+
+/// One op in one direction, or another part of the step.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Scope {
+    /// `vision/block_03/attention`; `optimizer`, `upload`.
+    pub scope: String,
+    pub op: String,
+    /// `forward`, `backward`, or `update`.
+    pub direction: String,
+    /// Median over the steps.
+    pub seconds: f64,
+    /// Of matrix products; model work only.
+    pub flops: u64,
+    /// That must be read or written at least once.
+    pub bytes: u64,
+    /// The least time that the ceilings allow.
+    pub limit_seconds: f64,
+    /// What sets that: `compute` or `memory`.
+    pub bound: String,
+}
+
+/// A profiled step; what `--json` writes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Profile {
+    pub device: String,
+    pub model: String,
+    pub mask_ratio: f64,
+    pub batch: usize,
+    /// Without waiting for data.
+    pub samples_per_second: f64,
+    /// Upload, forward, backward and update.
+    pub step_seconds: f64,
+    /// Median wait for the next batch before a step.
+    pub data_wait_seconds: f64,
+    pub model_flops_per_sample: u64,
+    /// Model FLOPs over time, as a share of the ceiling.
+    pub model_flop_utilisation: f64,
+    pub peak_memory_bytes: usize,
+    /// Bytes by what holds them, largest first; activations by scope before sharing.
+    pub memory: Vec<(String, usize)>,
+    /// Seconds of the parts of a step.
+    pub totals: BTreeMap<String, f64>,
+    pub ceilings: Ceilings,
+    pub scopes: Vec<Scope>,
+}
+
+/// What is profiled.
+pub struct Job {
+    pub settings: Settings,
+    pub dataset: Arc<Dataset>,
+    pub tokenizer: Tokenizer,
+    pub model: String,
+    /// Steps before those that count.
+    pub warm_up: usize,
+    pub steps: usize,
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(0.0)
+}
+
+/// Runs a few training steps and times their parts.
+///
+/// # Errors
+/// As training.
+pub fn profile<D: AllOps>(device: Arc<D>, job: &Job, ceilings: Ceilings) -> Result<Profile, TrainError> {
+    let settings = &job.settings;
+    let (batch, kept) = (settings.loader.batch, settings.loader.kept());
+    let mut loader =
+        Loader::new(job.dataset.clone(), job.tokenizer.clone(), settings.loader.clone(), Position::default())?;
+    let flip = Flip::new(&settings.model, settings.decay_cls);
+    let values = flip.layout().initial_values(settings.seed);
+    let mut trainer = Trainer::new(device.clone(), flip, &values, settings.adamw, batch, kept)?;
+    let (mut waits, mut times) = (Vec::new(), Vec::<Vec<f64>>::new());
+    for step in 0..job.warm_up + job.steps {
+        let data = loader.next_batch()?;
+        let marks = trainer.marked_step(&data, 0.0)?;
+        let between = marks.windows(2).map(|pair| device.seconds(&pair[0], &pair[1]));
+        let spent = between.collect::<Result<Vec<f64>, _>>()?;
+        if step >= job.warm_up {
+            waits.push(data.waited.as_secs_f64());
+            times.push(spent);
+        }
+        loader.recycle(data);
+    }
+    let seconds = |place: usize| median(times.iter().map(|spent| spent[place]));
+    let scopes = scopes(&trainer, &ceilings, seconds);
+    let step_seconds: f64 = scopes.iter().map(|scope| scope.seconds).sum();
+    let flops = trainer.step_flops();
+    let mut totals = BTreeMap::from([("data wait".to_owned(), median(waits.into_iter()))]);
+    for scope in &scopes {
+        let part = scope.scope.split('/').next().unwrap_or_default().to_owned();
+        *totals.entry(part).or_default() += scope.seconds;
+    }
+    let (peak_memory_bytes, memory) = memory(&trainer);
+    Ok(Profile {
+        device: device.describe(),
+        model: job.model.clone(),
+        mask_ratio: settings.loader.mask_ratio,
+        batch,
+        samples_per_second: batch as f64 / step_seconds,
+        step_seconds,
+        data_wait_seconds: totals["data wait"],
+        model_flops_per_sample: flops / batch as u64,
+        model_flop_utilisation: flops as f64 / step_seconds / ceilings.flops_per_second,
+        peak_memory_bytes,
+        memory,
+        totals,
+        ceilings,
+        scopes,
+    })
+}
+
+/// The parts of a step in order, timed by `seconds` of their place among the marks.
+fn scopes<D: AllOps>(trainer: &Trainer<D>, ceilings: &Ceilings, seconds: impl Fn(usize) -> f64) -> Vec<Scope> {
+    let program = trainer.program();
+    let scope = |scope: &str, op: &str, direction: &str, place: usize, work: Work| {
+        let (limit_seconds, bound) = ceilings.limit(work);
+        Scope {
+            scope: scope.to_owned(),
+            op: op.to_owned(),
+            direction: direction.to_owned(),
+            seconds: seconds(place),
+            flops: work.flops,
+            bytes: work.bytes,
+            limit_seconds,
+            bound: bound.to_owned(),
+        }
+    };
+    // The upload crosses the bus, whose limit is not one of the device's: no bytes are counted for it.
+    let mut scopes = vec![scope("upload", "upload", "forward", 0, Work::default())];
+    for (index, step) in program.steps().iter().enumerate() {
+        let place = index + 1;
+        scopes.push(match *step {
+            Step::Forward(op) => {
+                let (name, within, cost) = program.op(op);
+                scope(within, name, "forward", place, cost.forward)
+            }
+            Step::Backward(op) => {
+                let (name, within, cost) = program.op(op);
+                scope(within, name, "backward", place, cost.backward)
+            }
+            Step::Add { into, .. } => {
+                let work = Work { flops: 0, bytes: 3 * program.slot_bytes(into) as u64 };
+                scope(program.slot_scope(into), "add", "backward", place, work)
+            }
+            Step::Copy { into, .. } => {
+                let work = Work { flops: 0, bytes: 2 * program.slot_bytes(into) as u64 };
+                scope(program.slot_scope(into), "copy", "backward", place, work)
+            }
+        });
+    }
+    // Weights, gradients and moments read, weights and moments written, the norm's pass over the gradients, and the copy.
+    let parameters = trainer.params().layout().arena_len() as u64;
+    let shadow = if D::SHADOW_WEIGHTS { size_of::<D::Act>() as u64 } else { 0 };
+    let work = Work { flops: 0, bytes: parameters * (7 * 4 + 4 + shadow) };
+    scopes.push(scope("optimizer", "adamw", "update", program.steps().len() + 1, work));
+    scopes
+}
+
+fn memory<D: AllOps>(trainer: &Trainer<D>) -> (usize, Vec<(String, usize)>) {
+    let arena = 4 * trainer.params().layout().arena_len();
+    let shadow = if D::SHADOW_WEIGHTS { arena / 4 * size_of::<D::Act>() } else { 0 };
+    let fixed = [("weights", arena), ("gradients", arena), ("moments", 2 * arena), ("compute copy of weights", shadow)];
+    let activations = trainer.activation_bytes();
+    let total = activations + fixed.iter().map(|(_, bytes)| bytes).sum::<usize>();
+    let mut held = vec![("activations".to_owned(), activations)];
+    held.extend(fixed.into_iter().filter(|(_, bytes)| *bytes > 0).map(|(what, bytes)| (what.to_owned(), bytes)));
+    let scopes = trainer.program().bytes_by_scope();
+    held.extend(scopes.into_iter().take(12).map(|(scope, bytes)| (format!("activations of {scope}"), bytes)));
+    (total, held)
+}

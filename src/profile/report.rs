@@ -1,0 +1,141 @@
+//! Rows of a profile, grouped as a reader wants them.
+
+use super::{Profile, Scope};
+
+/// What becomes one line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Group {
+    /// Each layer of each tower
+    #[default]
+    Layer,
+    /// Each kind of op
+    Op,
+    /// Each tower
+    Tower,
+}
+
+/// The sum over some scopes in one direction.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Line {
+    pub name: String,
+    pub direction: String,
+    pub seconds: f64,
+    pub flops: u64,
+    pub bytes: u64,
+    pub limit_seconds: f64,
+    /// What binds most of the limit.
+    pub bound: String,
+}
+
+impl Line {
+    /// How near the time is to its limit, where there is one.
+    pub fn fraction(&self) -> Option<f64> {
+        (self.limit_seconds > 0.0 && self.seconds > 0.0).then(|| self.limit_seconds / self.seconds)
+    }
+}
+
+impl Scope {
+    fn line(&self, group: Group) -> String {
+        let mut parts = self.scope.split('/');
+        match group {
+            Group::Op => self.op.clone(),
+            Group::Tower => parts.next().unwrap_or_default().to_owned(),
+            // `vision/block_03/attention` belongs to `vision/block_03`.
+            Group::Layer => parts.by_ref().take(2).collect::<Vec<_>>().join("/"),
+        }
+    }
+}
+
+/// The lines of `profile` in the order of their first scope.
+pub fn group(profile: &Profile, by: Group) -> Vec<Line> {
+    let mut lines: Vec<(Line, f64)> = Vec::new();
+    for scope in &profile.scopes {
+        let name = scope.line(by);
+        let same = |(line, _): &&mut (Line, f64)| line.name == name && line.direction == scope.direction;
+        let by_compute = if scope.bound == "compute" { scope.limit_seconds } else { 0.0 };
+        match lines.iter_mut().find(same) {
+            Some((line, compute)) => {
+                line.seconds += scope.seconds;
+                line.flops += scope.flops;
+                line.bytes += scope.bytes;
+                line.limit_seconds += scope.limit_seconds;
+                *compute += by_compute;
+            }
+            None => lines.push((
+                Line {
+                    name,
+                    direction: scope.direction.clone(),
+                    seconds: scope.seconds,
+                    flops: scope.flops,
+                    bytes: scope.bytes,
+                    limit_seconds: scope.limit_seconds,
+                    bound: String::new(),
+                },
+                by_compute,
+            )),
+        }
+    }
+    let finish = |(line, compute): (Line, f64)| {
+        let bound = match line.limit_seconds {
+            0.0 => "-",
+            limit if compute > limit / 2.0 => "compute",
+            _ => "memory",
+        };
+        Line { bound: bound.to_owned(), ..line }
+    };
+    lines.into_iter().map(finish).collect()
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::profile::Ceilings;
+
+    pub fn sample() -> Profile {
+        let scope = |scope: &str, op: &str, direction: &str, seconds, limit_seconds, bound: &str| Scope {
+            scope: scope.to_owned(),
+            op: op.to_owned(),
+            direction: direction.to_owned(),
+            seconds,
+            flops: 10,
+            bytes: 5,
+            limit_seconds,
+            bound: bound.to_owned(),
+        };
+        Profile {
+            device: "test".to_owned(),
+            model: "tiny".to_owned(),
+            mask_ratio: 0.5,
+            batch: 4,
+            samples_per_second: 0.5,
+            step_seconds: 8.0,
+            data_wait_seconds: 0.0,
+            model_flops_per_sample: 10,
+            model_flop_utilisation: 0.5,
+            peak_memory_bytes: 100,
+            memory: vec![("activations".to_owned(), 100)],
+            totals: BTreeMap::new(),
+            ceilings: Ceilings::ESTIMATED,
+            scopes: vec![
+                scope("vision/block_00", "layernorm", "forward", 1.0, 0.5, "memory"),
+                scope("vision/block_00/attention", "linear", "forward", 2.0, 1.5, "compute"),
+                scope("vision/block_00/attention", "linear", "backward", 4.0, 3.0, "compute"),
+                scope("optimizer", "adamw", "update", 1.0, 0.9, "memory"),
+            ],
+        }
+    }
+
+    #[test]
+    fn scopes_add_up_to_lines() {
+        let lines = group(&sample(), Group::Layer);
+        assert_eq!(lines.len(), 3);
+        let first = &lines[0];
+        assert_eq!((first.name.as_str(), first.seconds, first.limit_seconds), ("vision/block_00", 3.0, 2.0));
+        assert_eq!((first.bound.as_str(), first.flops), ("compute", 20));
+        assert_eq!(group(&sample(), Group::Op).len(), 4);
+        let towers = group(&sample(), Group::Tower);
+        assert_eq!((towers[1].direction.as_str(), towers[1].fraction()), ("backward", Some(0.75)));
+    }
+}

@@ -1,0 +1,72 @@
+use flipk::autograd::{ParamId, Tape, Var};
+use flipk::ops::AllOps;
+
+use crate::harness::{Case, Recorded, assert_lean, check};
+
+struct Attention {
+    batch: usize,
+    tokens: usize,
+    heads: usize,
+    head_dim: usize,
+    causal: bool,
+}
+
+impl Case for Attention {
+    fn inputs(&self) -> Vec<Vec<usize>> {
+        vec![vec![self.batch, self.tokens, 3 * self.heads * self.head_dim]]
+    }
+
+    fn params(&self) -> Vec<Vec<usize>> {
+        vec![]
+    }
+
+    fn record<D: AllOps>(&self, tape: &mut Tape<D>, x: &[Var<D::Act>], _: &[ParamId]) -> Recorded<D::Act> {
+        tape.attention(x[0], self.heads, self.causal).into()
+    }
+
+    // Forwards P and the result. Backwards P, dS and the result, over sums in which P and dS reach several times the
+    // typical size of what comes out.
+    fn roundings(&self) -> (f64, f64) {
+        (3.0, 6.0)
+    }
+}
+
+fn sweep(head_dims: &[usize], tokens: &[usize], heads: usize) {
+    for &head_dim in head_dims {
+        for &tokens in tokens {
+            for causal in [false, true] {
+                let case = Attention { batch: 2, tokens, heads, head_dim, causal };
+                check(&format!("{tokens} tokens, head dim {head_dim}, causal {causal}"), &case);
+            }
+        }
+    }
+}
+
+#[test]
+fn short_rows() {
+    sweep(&[32, 64, 80, 96, 128], &[1, 2, 17, 32, 50, 77], 3);
+}
+
+#[test]
+fn whole_rows_of_the_presets() {
+    sweep(&[64, 80], &[65, 99, 129, 197, 257], 1);
+}
+
+#[test]
+fn long_rows() {
+    sweep(&[32, 64, 128], &[300, 577], 1);
+}
+
+#[test]
+fn any_head_dim() {
+    sweep(&[8, 24, 40, 160], &[3, 33], 2);
+}
+
+#[test]
+fn moves_whole_sectors_without_conflicts() {
+    for (tokens, head_dim) in [(50, 64), (99, 64), (197, 64), (65, 80), (129, 80), (257, 80)] {
+        let counts = check("presets", &Attention { batch: 1, tokens, heads: 4, head_dim, causal: false });
+        assert_eq!(counts.len(), 2, "one kernel each way: {:?}", counts.keys());
+        assert_lean(&counts);
+    }
+}

@@ -1,0 +1,87 @@
+use std::sync::Arc;
+
+use flipk::autograd::{ParamId, Tape, Var};
+use flipk::device::{Cpu, Device, Real};
+use flipk::ops::AllOps;
+use flipk::ops::gather_patches::{GatherPatches, Normalisation, Shape};
+use flipk::random::{Purpose, Random};
+use half::bf16;
+
+use crate::harness::{Case, Recorded, assert_lean, check, emulated, error};
+
+struct Gather(Shape);
+
+fn bytes(len: usize) -> Vec<u8> {
+    let mut random = Random::new(6, Purpose::Test, 0, 0);
+    (0..len).map(|_| random.below(256) as u8).collect()
+}
+
+/// Some of the patches of each image, in any order.
+pub fn visible(batch: usize, patches: usize, kept: usize) -> Vec<u32> {
+    let mut random = Random::new(5, Purpose::Test, 0, 0);
+    (0..batch).flat_map(|_| random.permutation(patches).into_iter().take(kept).collect::<Vec<_>>()).collect()
+}
+
+impl Case for Gather {
+    fn inputs(&self) -> Vec<Vec<usize>> {
+        vec![]
+    }
+
+    fn params(&self) -> Vec<Vec<usize>> {
+        vec![]
+    }
+
+    fn record<D: AllOps>(&self, tape: &mut Tape<D>, _: &[Var<D::Act>], _: &[ParamId]) -> Recorded<D::Act> {
+        let Shape { batch, side, patch, kept } = self.0;
+        let images = bytes(batch * side * side * 3);
+        let ids = visible(batch, (side / patch).pow(2), kept);
+        let (image_slot, id_slot) = (tape.input(images.len()), tape.input(ids.len()));
+        let out = tape.gather_patches(image_slot, id_slot, self.0, Normalisation::IMAGENET);
+        Recorded { bytes: vec![(image_slot, images)], indices: vec![(id_slot, ids)], ..Recorded::from(out) }
+    }
+}
+
+#[test]
+fn visible_patches_of_all_sizes() {
+    for (batch, side, patch, kept) in [(1, 8, 8, 1), (3, 12, 4, 5), (2, 42, 14, 4), (5, 48, 8, 18), (2, 64, 16, 8), (3, 15, 5, 9)]
+    {
+        check(&format!("{side} px, patch {patch}"), &Gather(Shape { batch, side, patch, kept }));
+    }
+}
+
+/// Lines of 42 bytes (patch 14) begin in the middle of sectors, so only the aligned variant is held to whole sectors.
+#[test]
+fn reads_only_what_is_visible() {
+    let shape = Shape { batch: 3, side: 224, patch: 16, kept: 49 };
+    let counts = check("b16", &Gather(shape));
+    assert_lean(&counts);
+    let pixels = (3 * 49 * 16 * 16 * 3) as u64;
+    let loads = counts["gather_patches_aligned_bf16"].global_loads.bytes;
+    // Beside the pixels each warp reads its patches' indices.
+    assert!(loads >= pixels && (loads as f64) < 1.05 * pixels as f64, "{loads} bytes read for {pixels} pixels");
+}
+
+fn normalised<D: Device + GatherPatches>(device: &D, patches: &[u8]) -> Vec<f32> {
+    let (from, to) = (device.allocate(patches.len(), "").unwrap(), device.allocate(4 * patches.len(), "").unwrap());
+    let mut out = vec![D::Act::from_f32(0.0); patches.len()];
+    // SAFETY: both blocks have room, and no other views exist.
+    unsafe {
+        device.upload(D::view_mut(&from, 0, patches.len()), patches).unwrap();
+        let (from, to_mut) = (D::view(&from, 0, patches.len()), D::view_mut(&to, 0, patches.len()));
+        device.normalise_patches(&Normalisation::IMAGENET, from, to_mut).unwrap();
+        device.download(&mut out, D::view(&to, 0, patches.len())).unwrap();
+    }
+    out.into_iter().map(Real::to_f32).collect()
+}
+
+#[test]
+fn patches_that_were_gathered_before() {
+    for len in [3, 9, 588, 3072] {
+        let patches = bytes(len);
+        let expected = normalised(&Cpu, &patches);
+        let (_, single) = emulated::<f32>(Default::default());
+        let (_, half) = emulated::<bf16>(Default::default());
+        assert!(error(&normalised(&*Arc::clone(&single), &patches), &expected) < 1e-6);
+        assert!(error(&normalised(&*half, &patches), &expected) <= 2f64.powi(-8));
+    }
+}

@@ -1,0 +1,160 @@
+//! Records an op on the CPU and on an emulated GPU, with the same operands, and compares results and gradients.
+//!
+//! Operands are rounded to bf16 before either device sees them, so what differs is what the device rounds on the way: each
+//! rounding to bf16 is off by at most 2^-9 of the number. A case states how many there are between operands and results.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use flipk::autograd::{Init, Layout, ParamId, Parameters, Slot, Tape, Var};
+use flipk::device::cuda::{Activation, Emulated, EmulatorOptions};
+use flipk::device::{Cpu, Cuda, Device, Real};
+use flipk::ops::AllOps;
+use flipk::random::{Purpose, Random};
+use half::bf16;
+use ptx_emulator::Counts;
+
+/// What a recorded op made, and buffers that the host fills.
+pub struct Recorded<A> {
+    pub out: Var<A>,
+    pub bytes: Vec<(Slot<u8>, Vec<u8>)>,
+    pub indices: Vec<(Slot<u32>, Vec<u32>)>,
+    pub tokens: Vec<(Slot<i32>, Vec<i32>)>,
+}
+
+impl<A> From<Var<A>> for Recorded<A> {
+    fn from(out: Var<A>) -> Self {
+        Self { out, bytes: vec![], indices: vec![], tokens: vec![] }
+    }
+}
+
+/// An op with its operands' shapes, on any device.
+pub trait Case {
+    /// Activations.
+    fn inputs(&self) -> Vec<Vec<usize>>;
+    fn params(&self) -> Vec<Vec<usize>>;
+    fn record<D: AllOps>(&self, tape: &mut Tape<D>, inputs: &[Var<D::Act>], params: &[ParamId]) -> Recorded<D::Act>;
+    /// Roundings to bf16 between the operands and the result, and between them and the gradients.
+    fn roundings(&self) -> (f64, f64) {
+        (1.0, 1.0)
+    }
+}
+
+/// The result, then the gradients of all inputs and parameters that have one.
+#[derive(PartialEq)]
+pub struct Found(Vec<(String, Vec<f32>)>);
+
+pub fn normals(len: usize, item: u64) -> Vec<f32> {
+    let mut random = Random::new(9, Purpose::Test, 0, item);
+    (0..len).map(|_| bf16::from_f32(random.normal()).to_f32()).collect()
+}
+
+fn act<A: Real>(values: &[f32]) -> Vec<A> {
+    values.iter().map(|value| A::from_f32(*value)).collect()
+}
+
+fn run<D: AllOps>(device: Arc<D>, case: &impl Case) -> Found {
+    let mut layout = Layout::default();
+    let normal = Init::Normal { std: 1.0 };
+    let params: Vec<ParamId> = (case.params().iter().enumerate())
+        .map(|(index, shape)| layout.add(format!("p{index}"), shape, normal, true))
+        .collect();
+    let layout = Arc::new(layout);
+    let values: Vec<f32> = layout.initial_values(4).iter().map(|value| bf16::from_f32(*value).to_f32()).collect();
+    let mut tape = Tape::<D>::new(layout.clone());
+    let inputs: Vec<Var<D::Act>> = case.inputs().iter().map(|shape| tape.input_var(shape)).collect();
+    let recorded = case.record(&mut tape, &inputs, &params);
+    tape.keep(recorded.out.slot());
+    let mut seed = None;
+    let wants_grad = tape.wants_grad(recorded.out);
+    let plan = |plan: &mut flipk::autograd::Backward<D>| seed = wants_grad.then(|| plan.seed(recorded.out));
+    let mut program = tape.train_from(device.clone(), plan).unwrap();
+    let mut parameters = Parameters::new(&*device, layout.clone(), &values).unwrap();
+    for (index, (var, shape)) in inputs.iter().zip(case.inputs()).enumerate() {
+        program.write(var.slot(), &act(&normals(shape.iter().product(), index as u64))).unwrap();
+    }
+    recorded.bytes.iter().for_each(|(slot, values)| program.write(*slot, values).unwrap());
+    recorded.indices.iter().for_each(|(slot, values)| program.write(*slot, values).unwrap());
+    recorded.tokens.iter().for_each(|(slot, values)| program.write(*slot, values).unwrap());
+    program.forward(&parameters).unwrap_or_else(|error| panic!("{error}"));
+    let floats = |values: Vec<D::Act>| values.into_iter().map(Real::to_f32).collect::<Vec<f32>>();
+    let out = floats(program.read(recorded.out.slot()).unwrap());
+    let mut found = vec![("the result".to_owned(), out)];
+    if let Some(seed) = seed {
+        program.write(seed, &act(&normals(found[0].1.len(), 99))).unwrap();
+        program.backward(&mut parameters).unwrap_or_else(|error| panic!("{error}"));
+        for (index, var) in inputs.iter().enumerate() {
+            if let Some(grad) = program.input_grad(*var) {
+                found.push((format!("the gradient of input {index}"), floats(program.read(grad).unwrap())));
+            }
+        }
+        let grads = parameters.download_grads(&*device).unwrap();
+        for id in &params {
+            let spec = layout.get(*id);
+            found.push((format!("the gradient of parameter {}", spec.name), grads[spec.range()].to_vec()));
+        }
+    }
+    Found(found)
+}
+
+/// The largest difference, each relative to its number or, for small ones, to the root mean square of all.
+pub fn error(found: &[f32], expected: &[f32]) -> f64 {
+    assert_eq!(found.len(), expected.len());
+    let squares: f64 = expected.iter().map(|value| f64::from(*value).powi(2)).sum();
+    let typical = (squares / expected.len().max(1) as f64).sqrt().max(1e-30);
+    let differences = found.iter().zip(expected).map(|(found, expected)| {
+        let (found, expected) = (f64::from(*found), f64::from(*expected));
+        (found - expected).abs() / expected.abs().max(typical)
+    });
+    differences.fold(0.0, |most, error| if error <= most { most } else { error })
+}
+
+/// f32 sums in another order than the CPU's, over some thousand terms.
+const F32_TOLERANCE: f64 = 2e-5;
+
+pub fn emulated<T: Activation>(options: EmulatorOptions) -> (Arc<Emulated>, Arc<Cuda<T>>) {
+    let driver = Arc::new(Emulated::new(options));
+    let device = Cuda::new(driver.clone()).expect("the test command installs nvcc where there is none: tools/test");
+    (driver, Arc::new(device))
+}
+
+fn on_gpu<T: Activation>(case: &impl Case, order: Option<u64>) -> (Found, BTreeMap<String, Counts>) {
+    let (driver, device) = emulated::<T>(EmulatorOptions { count: true, order });
+    (run(device, case), driver.take_counts())
+}
+
+fn compare<T: Activation>(name: &str, case: &impl Case, expected: &Found) -> BTreeMap<String, Counts> {
+    let (found, counts) = on_gpu::<T>(case, None);
+    let (out, grads) = match size_of::<T>() {
+        2 => (case.roundings().0 * 2f64.powi(-8), case.roundings().1 * 2f64.powi(-8)),
+        _ => (F32_TOLERANCE, F32_TOLERANCE),
+    };
+    for (index, ((what, found), (_, expected))) in found.0.iter().zip(&expected.0).enumerate() {
+        let (error, tolerance) = (error(found, expected), if index == 0 { out } else { grads });
+        assert!(error <= tolerance, "{name}, {}: {what} is off by {error:.2e}, allowed {tolerance:.2e}", T::SUFFIX);
+    }
+    assert_eq!(found.0.len(), expected.0.len());
+    for order in [1, 2] {
+        assert!(on_gpu::<T>(case, Some(order)).0 == found, "{name}: another order of blocks gives another result");
+    }
+    counts
+}
+
+/// Holds both precisions to the CPU; returns what the bf16 kernels did.
+pub fn check(name: &str, case: &impl Case) -> BTreeMap<String, Counts> {
+    let expected = run(Arc::new(Cpu), case);
+    compare::<f32>(name, case, &expected);
+    compare::<bf16>(name, case, &expected)
+}
+
+/// Whole sectors, and no avoidable bank conflict.
+pub fn assert_lean(counts: &BTreeMap<String, Counts>) {
+    for (kernel, counts) in counts {
+        for (what, traffic) in [("loads", &counts.global_loads), ("stores", &counts.global_stores)] {
+            let efficiency = traffic.efficiency();
+            assert!(efficiency >= 0.9, "{kernel}: {:.0} % of what its {what} move is used", 100.0 * efficiency);
+        }
+        let banks = counts.shared;
+        assert!(banks.passes == banks.least, "{kernel}: {} passes over banks, {} needed", banks.passes, banks.least);
+    }
+}

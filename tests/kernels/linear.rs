@@ -1,0 +1,55 @@
+use flipk::autograd::{ParamId, Tape, Var};
+use flipk::ops::AllOps;
+use flipk::ops::gelu::Gelu;
+use flipk::ops::linear::{WeightLayout, Weights};
+
+use crate::harness::{Case, Recorded, check};
+
+struct Linear {
+    rows: usize,
+    inputs: usize,
+    outputs: usize,
+    layout: WeightLayout,
+    bias: bool,
+    gelu: Option<Gelu>,
+}
+
+impl Case for Linear {
+    fn inputs(&self) -> Vec<Vec<usize>> {
+        vec![vec![self.rows, self.inputs]]
+    }
+
+    fn params(&self) -> Vec<Vec<usize>> {
+        let weight = match self.layout {
+            WeightLayout::OutIn => vec![self.outputs, self.inputs],
+            WeightLayout::InOut => vec![self.inputs, self.outputs],
+        };
+        if self.bias { vec![weight, vec![self.outputs]] } else { vec![weight] }
+    }
+
+    fn record<D: AllOps>(&self, tape: &mut Tape<D>, x: &[Var<D::Act>], p: &[ParamId]) -> Recorded<D::Act> {
+        let weights = Weights { weight: p[0], bias: p.get(1).copied(), layout: self.layout };
+        tape.linear(x[0], weights, self.gelu).into()
+    }
+
+    // Forwards the input of the GELU is rounded where no epilogue holds it; backwards the GELU's slope is taken at a rounded
+    // input and the gradient is rounded before the products.
+    fn roundings(&self) -> (f64, f64) {
+        if self.gelu.is_some() { (3.0, 4.0) } else { (1.0, 1.0) }
+    }
+}
+
+#[test]
+fn layouts_biases_and_gelus() {
+    use WeightLayout::{InOut, OutIn};
+    for (rows, inputs, outputs) in [(1, 8, 8), (7, 12, 24), (65, 588, 40), (130, 64, 256)] {
+        for layout in [OutIn, InOut] {
+            for bias in [false, true] {
+                for gelu in [None, Some(Gelu::Tanh), Some(Gelu::Exact)] {
+                    let name = format!("{rows} x {inputs} x {outputs}, {layout:?}, bias {bias}, {gelu:?}");
+                    check(&name, &Linear { rows, inputs, outputs, layout, bias, gelu });
+                }
+            }
+        }
+    }
+}

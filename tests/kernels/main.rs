@@ -1,0 +1,14 @@
+//! Every kernel, in emulation with all checks on, against the CPU's op: the very PTX that a GPU runs.
+
+mod assemble;
+mod attention;
+mod budget;
+mod contrastive;
+mod elementwise;
+mod embedding;
+mod gather_patches;
+mod harness;
+mod layernorm;
+mod linear;
+mod optimizer;
+mod pool;
