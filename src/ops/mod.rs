@@ -15,8 +15,10 @@ pub mod gelu;
 pub mod l2norm;
 pub mod layernorm;
 pub mod linear;
+mod logits;
 pub mod pool;
 mod product;
+pub mod sigmoid;
 pub mod simd;
 
 use crate::device::Device;
@@ -35,6 +37,7 @@ pub trait AllOps:
     + layernorm::LayerNorm
     + linear::Linear
     + pool::Pool
+    + sigmoid::Sigmoid
 {
 }
 
@@ -51,6 +54,7 @@ impl<D> AllOps for D where
         + layernorm::LayerNorm
         + linear::Linear
         + pool::Pool
+        + sigmoid::Sigmoid
 {
 }
 
