@@ -5,7 +5,7 @@ use crate::autograd::{Init, Layout, ParamId, Tape, Var};
 use crate::ops::AllOps;
 use crate::ops::gelu::Gelu;
 use crate::ops::layernorm::Norm;
-use crate::ops::linear::{WeightLayout, Weights};
+use crate::ops::linear::Weights;
 
 /// Adds `prefix.weight` (ones) and `prefix.bias` (zeros), which do not decay.
 pub(super) fn norm(layout: &mut Layout, prefix: &str, width: usize, eps: f32) -> Norm {
@@ -21,14 +21,12 @@ pub(super) fn linear(layout: &mut Layout, [weight, bias]: [String; 2], outputs: 
     Weights {
         weight: layout.add(weight, &[outputs, inputs], Init::Xavier { fan_in: inputs, fan_out: outputs }, true),
         bias: Some(layout.add(bias, &[outputs], Init::Constant(0.0), false)),
-        layout: WeightLayout::OutIn,
     }
 }
 
 /// Adds a projection `[inputs, outputs]` without bias, Xavier-uniform.
-pub(super) fn projection(layout: &mut Layout, name: &str, inputs: usize, outputs: usize) -> Weights {
-    let weight: ParamId = layout.add(name, &[inputs, outputs], Init::Xavier { fan_in: inputs, fan_out: outputs }, true);
-    Weights { weight, bias: None, layout: WeightLayout::InOut }
+pub(super) fn projection(layout: &mut Layout, name: &str, inputs: usize, outputs: usize) -> ParamId {
+    layout.add(name, &[inputs, outputs], Init::Xavier { fan_in: inputs, fan_out: outputs }, true)
 }
 
 struct Block {

@@ -49,6 +49,17 @@ pub enum Preset {
     H14,
 }
 
+/// What the towers are trained to minimise; [`crate::ops::contrastive`] and [`crate::ops::sigmoid`] have the formulas.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Loss {
+    /// Softmax over the batch, both ways: the paper's
+    #[default]
+    Infonce,
+    /// A yes or no for each pair: SigLIP's
+    Sigmoid,
+}
+
 impl Preset {
     pub fn config(self) -> ModelConfig {
         let tower = |layers, width, heads| TowerConfig { layers, width, heads };

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::blocks::{Transformer, linear, projection};
-use super::config::ModelConfig;
+use super::config::{Loss, ModelConfig};
 use super::positions::sincos_2d;
 use crate::autograd::{Init, Layout, ParamId, Slot, Tape, Var};
 use crate::ops::AllOps;
@@ -19,12 +19,14 @@ pub struct Flip {
     patch: Weights,
     cls: ParamId,
     vision: Transformer,
-    vision_projection: Weights,
+    vision_projection: ParamId,
     tokens: ParamId,
     text_positions: ParamId,
     text: Transformer,
-    text_projection: Weights,
+    text_projection: ParamId,
     logit_scale: ParamId,
+    /// Of the sigmoid loss alone.
+    logit_bias: Option<ParamId>,
 }
 
 /// What the host fills before each step.
@@ -50,10 +52,22 @@ pub struct Embedded {
 
 /// The temperature's start: ln(1 / 0.07) (flip.md, "Loss").
 const LOGIT_SCALE: f32 = 2.659_26;
+/// The sigmoid loss's: ln 10 and a bias that makes every pair unlikely (Zhai et al. 2023, section 3.2).
+const SIGMOID_LOGIT_SCALE: f32 = std::f32::consts::LN_10;
+const SIGMOID_LOGIT_BIAS: f32 = -10.0;
 
 impl Flip {
     /// `decay_cls`: whether weight decay applies to the CLS token, as in the authors' recipe.
     pub fn new(config: &ModelConfig, decay_cls: bool) -> Self {
+        Self::with_loss(config, Loss::Infonce, decay_cls)
+    }
+
+    /// The sigmoid loss has one parameter more, `logit_bias`; the towers are the same.
+    pub fn with_loss(config: &ModelConfig, loss: Loss, decay_cls: bool) -> Self {
+        let (logit_scale, logit_bias) = match loss {
+            Loss::Infonce => (LOGIT_SCALE, None),
+            Loss::Sigmoid => (SIGMOID_LOGIT_SCALE, Some(SIGMOID_LOGIT_BIAS)),
+        };
         let mut layout = Layout::default();
         let (vision, text) = (&config.vision, &config.text);
         let conv = ["visual.conv1.weight".to_owned(), "visual.conv1.bias".to_owned()];
@@ -67,7 +81,8 @@ impl Flip {
             text_positions: layout.add("positional_embedding", &[config.context, text.width], normal, false),
             text: Transformer::new(&mut layout, "transformer", "ln_final", text, config.ln_eps),
             text_projection: projection(&mut layout, "text_projection", text.width, config.embed_dim),
-            logit_scale: layout.add("logit_scale", &[1], Init::Constant(LOGIT_SCALE), true),
+            logit_scale: layout.add("logit_scale", &[1], Init::Constant(logit_scale), true),
+            logit_bias: logit_bias.map(|bias| layout.add("logit_bias", &[1], Init::Constant(bias), false)),
             config: config.clone(),
             layout: Arc::new(layout),
         }
@@ -96,7 +111,7 @@ impl Flip {
             let x = self.vision.record(tape, x);
             let z = tape.scope("project", |tape| {
                 let pooled = tape.pool(x, Pooling::Mean);
-                let projected = tape.linear(pooled, self.vision_projection, None);
+                let projected = tape.projection(pooled, self.vision_projection);
                 tape.l2norm(projected)
             });
             (images, ids, z)
@@ -111,7 +126,7 @@ impl Flip {
             let x = self.text.record(tape, x);
             let z = tape.scope("project", |tape| {
                 let pooled = tape.pool(x, Pooling::First);
-                let projected = tape.linear(pooled, self.text_projection, None);
+                let projected = tape.projection(pooled, self.text_projection);
                 tape.l2norm(projected)
             });
             (tokens, z)
@@ -122,7 +137,10 @@ impl Flip {
     pub fn record<D: AllOps>(&self, tape: &mut Tape<D>, batch: usize, kept: usize) -> Embedded {
         let (images, ids_keep, z_images) = self.vision(tape, batch, kept);
         let (tokens, z_texts) = self.text(tape, batch);
-        let outcome = tape.scope("loss", |tape| tape.contrastive(z_images, z_texts, self.logit_scale));
+        let outcome = tape.scope("loss", |tape| match self.logit_bias {
+            None => tape.contrastive(z_images, z_texts, self.logit_scale),
+            Some(bias) => tape.sigmoid(z_images, z_texts, self.logit_scale, bias),
+        });
         tape.keep(z_images.slot());
         tape.keep(z_texts.slot());
         Embedded { inputs: Inputs { images, ids_keep, tokens }, images: z_images, texts: z_texts, outcome }

@@ -15,7 +15,10 @@ pub mod gelu;
 pub mod l2norm;
 pub mod layernorm;
 pub mod linear;
+mod logits;
 pub mod pool;
+pub mod projection;
+pub mod sigmoid;
 pub mod simd;
 
 use crate::device::Device;
@@ -34,6 +37,8 @@ pub trait AllOps:
     + layernorm::LayerNorm
     + linear::Linear
     + pool::Pool
+    + projection::Projection
+    + sigmoid::Sigmoid
 {
 }
 
@@ -50,6 +55,8 @@ impl<D> AllOps for D where
         + layernorm::LayerNorm
         + linear::Linear
         + pool::Pool
+    + projection::Projection
+        + sigmoid::Sigmoid
 {
 }
 

@@ -102,6 +102,29 @@ pub fn tanh(x: f32) -> f32 {
     1.0 - 2.0 / (exp(2.0 * x) + 1.0)
 }
 
+/// `1 / (1 + e^-x)`, within 3 units in the last place where `|x| < 87`.
+#[inline(always)]
+pub fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + exp(-x))
+}
+
+/// `ln(1 + e^x)`, within 5 units in the last place where `x > -87`.
+///
+/// `max(x, 0) + ln(1 + e)` with `e = e^-|x|`, and `ln(1 + e) = 2 atanh s` with `s = e / (2 + e) ≤ 1/3` by its power series.
+#[inline(always)]
+pub fn softplus(x: f32) -> f32 {
+    let e = exp(-x.abs());
+    let s = e / (2.0 + e);
+    let t = s * s;
+    let p = 1.0 / 13.0;
+    let p = p * t + 1.0 / 11.0;
+    let p = p * t + 1.0 / 9.0;
+    let p = p * t + 1.0 / 7.0;
+    let p = p * t + 1.0 / 5.0;
+    let p = p * t + 1.0 / 3.0;
+    (if x > 0.0 { x } else { 0.0 }) + 2.0 * (p * t * s + s)
+}
+
 /// The error function, with an absolute error below 5e-7 (Abramowitz and Stegun, 7.1.26).
 #[inline(always)]
 pub fn erf(x: f32) -> f32 {
@@ -142,6 +165,14 @@ mod tests {
     fn tanh_is_within_its_stated_error() {
         let error = worst(-20..20, tanh, f64::tanh, |_| 1.0);
         assert!(error < 2e-7, "{error}");
+    }
+
+    #[test]
+    fn sigmoid_and_softplus_are_within_their_stated_errors() {
+        let ulp = |exact: f64| exact * f64::from(f32::EPSILON);
+        let sigmoids = worst(-80..80, sigmoid, |x| 1.0 / (1.0 + (-x).exp()), ulp);
+        let softpluses = worst(-80..80, softplus, |x| x.max(0.0) + (-x.abs()).exp().ln_1p(), ulp);
+        assert!(sigmoids < 3.0 && softpluses < 5.0, "{sigmoids} {softpluses}");
     }
 
     /// erf by its power series, which converges everywhere; 100 terms serve |x| < 5 in f64.

@@ -9,7 +9,7 @@ use crate::autograd::{Init, Layout, Parameters, Tape, Work};
 use crate::device::cuda::estimate;
 use crate::device::{DeviceError, Real};
 use crate::ops::AllOps;
-use crate::ops::linear::{WeightLayout, Weights};
+use crate::ops::linear::Weights;
 use crate::random::{Purpose, Random};
 
 /// The two ceilings that bind everything.
@@ -97,7 +97,7 @@ fn product<D: AllOps>(device: &Arc<D>, size: usize) -> Result<f64, DeviceError> 
     let mut tape = Tape::<D>::new(layout);
     let x = tape.input_var::<D::Act>(&[size, size]);
     tape.keep(x.slot());
-    tape.linear(x, Weights { weight, bias: None, layout: WeightLayout::OutIn }, None);
+    tape.linear(x, Weights { weight, bias: None }, None);
     let mut program = tape.inference(device.clone())?;
     let mut random = Random::new(0, Purpose::Test, 0, 0);
     let values: Vec<D::Act> = (0..size * size).map(|_| D::Act::from_f32(random.normal())).collect();

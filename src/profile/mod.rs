@@ -97,7 +97,7 @@ pub fn profile<D: AllOps>(device: Arc<D>, job: &Job, ceilings: Ceilings) -> Resu
     let (batch, kept) = (settings.loader.batch, settings.loader.kept());
     let mut loader =
         Loader::new(job.dataset.clone(), job.tokenizer.clone(), settings.loader.clone(), Position::default())?;
-    let flip = Flip::new(&settings.model, settings.decay_cls);
+    let flip = Flip::with_loss(&settings.model, settings.loss, settings.decay_cls);
     let values = flip.layout().initial_values(settings.seed);
     let mut trainer = Trainer::new(device.clone(), flip, &values, settings.adamw, batch, kept)?;
     let (mut waits, mut times) = (Vec::new(), Vec::<Vec<f64>>::new());

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::TrainError;
 use crate::autograd::Layout;
 use crate::data::Position;
-use crate::model::ModelConfig;
+use crate::model::{Loss, ModelConfig};
 use crate::optim::Moments;
 
 /// The header's key.
@@ -27,6 +27,8 @@ const HEADER: &str = "flipk";
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct State {
     pub model: ModelConfig,
+    #[serde(default)]
+    pub loss: Loss,
     /// Optimizer steps made.
     pub step: u64,
     /// Samples seen.
@@ -156,6 +158,14 @@ impl Checkpoint {
         self.arena(layout, "")
     }
 
+    /// The weights over `values`, of which those that belong to a loss stay as they are.
+    ///
+    /// # Errors
+    /// As [`Self::weights`].
+    pub fn towers(&self, layout: &Layout, values: Vec<f32>) -> Result<Vec<f32>, TrainError> {
+        self.read(layout, "", values, |name| !name.starts_with("logit_"))
+    }
+
     /// AdamW's moments.
     ///
     /// # Errors
@@ -166,10 +176,20 @@ impl Checkpoint {
     }
 
     fn arena(&self, layout: &Layout, prefix: &str) -> Result<Vec<f32>, TrainError> {
+        self.read(layout, prefix, vec![0.0; layout.arena_len()], |_| true)
+    }
+
+    /// Reads the parameters whose names are `wanted` into `arena`.
+    fn read(
+        &self,
+        layout: &Layout,
+        prefix: &str,
+        mut arena: Vec<f32>,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<Vec<f32>, TrainError> {
         let bad = |problem: String| TrainError::Checkpoint { path: self.path.clone(), problem };
         let file = SafeTensors::deserialize(&self.map).map_err(|why| bad(why.to_string()))?;
-        let mut arena = vec![0.0; layout.arena_len()];
-        for spec in layout.specs() {
+        for spec in layout.specs().iter().filter(|spec| wanted(&spec.name)) {
             let name = format!("{prefix}{}", spec.name);
             let tensor = file.tensor(&name).map_err(|why| bad(format!("tensor `{name}`: {why}")))?;
             if (tensor.dtype(), tensor.shape()) != (Dtype::F32, &spec.shape) {
@@ -191,6 +211,7 @@ mod tests {
     fn state(step: u64) -> State {
         State {
             model: Preset::Tiny.config(),
+            loss: Loss::Infonce,
             step,
             samples: 640,
             position: Position { epoch: 3, index: 17 },

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use super::TrainError;
-use crate::model::Preset;
+use crate::model::{Loss, Preset};
 
 /// Every option of `flipk train`; `None` is the default.
 #[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -99,6 +99,9 @@ pub struct Options {
     #[arg(long, value_name = "PATH", help_heading = "Model")]
     pub init_from: Option<PathBuf>,
 
+    /// What is minimised
+    #[arg(long, help_heading = "Training")]
+    pub loss: Option<Loss>,
     /// Pairs per step
     #[arg(long, value_name = "N", help_heading = "Training")]
     pub batch: Option<usize>,

@@ -67,9 +67,10 @@ impl Plan {
         let (dataset, held_out) = datasets(&settings)?;
         let resume = folder.newest().map(|path| Checkpoint::open(&path)).transpose()?;
         if let Some(checkpoint) = &resume {
-            let State { model, seed, fingerprint, .. } = &checkpoint.state;
+            let State { model, loss, seed, fingerprint, .. } = &checkpoint.state;
             let differs = [
                 (*model != settings.model, "the model's sizes"),
+                (*loss != settings.loss, "the losses"),
                 (*seed != settings.seed, "the seed"),
                 (*fingerprint != dataset.fingerprint(), "the training data"),
             ];
@@ -200,16 +201,23 @@ struct Run<D: Device> {
 impl<D: AllOps> Run<D> {
     fn new(device: Arc<D>, mut plan: Plan) -> Result<Self, TrainError> {
         let settings = &plan.settings;
-        let flip = Flip::new(&settings.model, settings.decay_cls);
+        let flip = Flip::with_loss(&settings.model, settings.loss, settings.decay_cls);
         let layout = flip.layout().clone();
         let resume = plan.resume.take();
         let values = match (&resume, &settings.init_from) {
             (Some(checkpoint), _) => checkpoint.weights(&layout)?,
-            (None, Some(path)) => Checkpoint::open(path)?.weights(&layout)?,
+            (None, Some(path)) => {
+                let from = Checkpoint::open(path)?;
+                match from.state.loss == settings.loss {
+                    true => from.weights(&layout)?,
+                    false => from.towers(&layout, layout.initial_values(settings.seed))?,
+                }
+            }
             (None, None) => layout.initial_values(settings.seed),
         };
         let fresh = || State {
             model: settings.model.clone(),
+            loss: settings.loss,
             step: 0,
             samples: 0,
             position: Position::default(),

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::{Options, TrainError};
 use crate::data::{Augmentation, CaptionKeys, CaptionVariation, LoaderConfig};
-use crate::model::{ModelConfig, Preset, TowerConfig};
+use crate::model::{Loss, ModelConfig, Preset, TowerConfig};
 use crate::optim::AdamWConfig;
 
 /// What a run is trained on and how; `options` are the user's with every default filled in.
@@ -19,6 +19,7 @@ pub struct Settings {
     pub tokenizer: Option<PathBuf>,
     pub model: ModelConfig,
     pub loader: LoaderConfig,
+    pub loss: Loss,
     pub adamw: AdamWConfig,
     pub decay_cls: bool,
     pub peak_lr: f64,
@@ -128,6 +129,7 @@ impl Settings {
             eval_data,
             captions,
             tokenizer: o.tokenizer.clone(),
+            loss: or(&mut o.loss, Loss::default()),
             adamw: adamw(o, recipe.adamw)?,
             decay_cls: or(&mut o.decay_cls, true),
             peak_lr: peak_lr(o, recipe.rate, loader.batch)?,
@@ -306,6 +308,12 @@ mod tests {
         assert_eq!(again.options, first.options);
         assert_eq!((again.length, again.peak_lr), (Length::Epochs(1.5), first.peak_lr));
         assert_eq!(Length::Epochs(1.5).steps(10, 101), 16);
+    }
+
+    #[test]
+    fn the_loss_is_the_papers_unless_told_otherwise() {
+        let loss = |loss| resolve(Options { loss, ..Options::default() }).unwrap().loss;
+        assert_eq!((loss(None), loss(Some(Loss::Sigmoid))), (Loss::Infonce, Loss::Sigmoid));
     }
 
     #[test]

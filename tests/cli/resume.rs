@@ -67,3 +67,30 @@ fn changing_the_run_is_told_and_another_model_refused() {
     let ran = train(&tuned, &["--steps=1", "--mask-ratio=0", &from]).expect(0);
     assert!(ran.stderr.contains("16 of 16 patches visible"), "{}", ran.stderr);
 }
+
+#[test]
+fn the_sigmoid_loss_trains_goes_on_to_the_bit_and_is_evaluated() {
+    let folder = tempfile::tempdir().unwrap();
+    let [whole, parts, tuned] = ["whole", "parts", "tuned"].map(|name| folder.path().join(name));
+    train(&whole, &["--loss=sigmoid", "--steps=6", "--warmup-samples=0"]).expect(0);
+    train(&parts, &["--loss=sigmoid", "--steps=6", "--warmup-samples=0", "--save-every=3"]).expect(0);
+    std::fs::remove_file(checkpoint(&parts, 6)).unwrap();
+    let resume = format!("--resume={}", parts.display());
+    let ran = flipk(&["train", &resume, "--loss=infonce"]).expect(1);
+    assert!(ran.stderr.contains("the losses differ"), "{}", ran.stderr);
+    flipk(&["train", &resume, "--loss=sigmoid"]).expect(0);
+    let one = tensors(&checkpoint(&whole, 6));
+    assert!(one["logit_bias"] != (-10f32).to_le_bytes() && tensors(&checkpoint(&parts, 6)) == one);
+    let loss = |run: &std::path::Path, line: usize| {
+        let lines = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+        let line: serde_json::Value = serde_json::from_str(lines.lines().nth(line).unwrap()).unwrap();
+        line["loss"].as_f64().unwrap()
+    };
+    // A bias of -10 and a temperature of 10: one pair of a batch costs about 10 at first.
+    assert!((5.0..15.0).contains(&loss(&whole, 0)) && loss(&whole, 5) < loss(&whole, 0));
+    let run = whole.display().to_string();
+    flipk(&["eval", "zero-shot", &run, "--data=embedded:twemoji", "--json"]).expect(0);
+    // The towers serve any loss.
+    train(&tuned, &["--steps=1", &format!("--init-from={run}")]).expect(0);
+    assert!(!tensors(&checkpoint(&tuned, 1)).contains_key("logit_bias"));
+}

@@ -1,0 +1,93 @@
+//! Both losses over all pairs: infonce and sigmoid, on unit rows as the model makes them.
+
+use std::sync::Arc;
+
+use flipk::autograd::{Init, Layout, Parameters, Tape};
+use flipk::device::Cpu;
+use flipk::device::cuda::EmulatorOptions;
+use flipk::ops::AllOps;
+use half::bf16;
+
+use crate::harness::{assert_lean, emulated, error, normals};
+
+#[derive(Clone, Copy, Debug)]
+enum Loss {
+    Infonce,
+    Sigmoid,
+}
+
+/// The outcome, and the gradients of images, texts and scalars.
+fn run<D: AllOps>(device: Arc<D>, loss: Loss, batch: usize, width: usize, logit_scale: f32) -> [Vec<f32>; 4] {
+    let mut layout = Layout::default();
+    let scale = layout.add("logit_scale", &[1], Init::Constant(logit_scale), true);
+    let bias = layout.add("logit_bias", &[1], Init::Constant(-3.0), true);
+    let layout = Arc::new(layout);
+    let mut tape = Tape::<D>::new(layout.clone());
+    let (images, texts) = (tape.input_var(&[batch, width]), tape.input_var(&[batch, width]));
+    let outcome = match loss {
+        Loss::Infonce => tape.contrastive(images, texts, scale),
+        Loss::Sigmoid => tape.sigmoid(images, texts, scale, bias),
+    };
+    let mut program = tape.train(device.clone()).unwrap();
+    let mut params = Parameters::new(&*device, layout.clone(), &layout.initial_values(0)).unwrap();
+    for (item, var) in [images, texts].into_iter().enumerate() {
+        let mut rows = normals(batch * width, item as u64);
+        for row in rows.chunks_exact_mut(width) {
+            let norm = row.iter().map(|x| x * x).sum::<f32>().sqrt();
+            row.iter_mut().for_each(|x| *x /= norm);
+        }
+        program.write(var.slot(), &rows).unwrap();
+    }
+    program.forward(&params).unwrap_or_else(|error| panic!("{error}"));
+    program.backward(&mut params).unwrap_or_else(|error| panic!("{error}"));
+    let read = |slot| program.read(slot).unwrap();
+    let grads = params.download_grads(&*device).unwrap();
+    let scalars = match loss {
+        Loss::Infonce => vec![grads[layout.get(scale).offset]],
+        Loss::Sigmoid => vec![grads[layout.get(scale).offset], grads[layout.get(bias).offset]],
+    };
+    let gradient = |var| read(program.input_grad(var).unwrap());
+    [read(outcome), gradient(images), gradient(texts), scalars]
+}
+
+/// What only makes sense for one type is an `f32` tape: the losses compute in f32 whatever the activations are.
+fn check(loss: Loss, batch: usize, width: usize, logit_scale: f32) {
+    let expected = run(Arc::new(Cpu), loss, batch, width, logit_scale);
+    for order in [None, Some(1), Some(2)] {
+        let (driver, device) = emulated::<bf16>(EmulatorOptions { count: true, order });
+        let found = run(device, loss, batch, width, logit_scale);
+        let name = format!("{loss:?}, {batch} x {width}");
+        assert_eq!(found[0][1..], expected[0][1..], "{name}: correct pairs");
+        // f32 sums of terms of either sign up to the temperature.
+        let temperature = f64::from(logit_scale.exp().clamp(1.0, 100.0));
+        for (part, (found, expected)) in found.iter().zip(&expected).enumerate().filter(|(part, _)| *part < 3) {
+            let error = error(&found[..], &expected[..]);
+            assert!(error < 3e-6 * temperature.max(4.0), "{name}: part {part} is off by {error:e}");
+        }
+        for (found, expected) in found[3].iter().zip(&expected[3]) {
+            assert!(f64::from(found - expected).abs() < 2e-5 * temperature, "{name}: {found}, not {expected}");
+        }
+        if width.is_multiple_of(8) && batch >= 64 {
+            let mut counts = driver.take_counts();
+            counts.retain(|kernel, _| ["lse", "rows", "gradient"].iter().any(|part| kernel.contains(part)));
+            assert_eq!(counts.len(), 2);
+            assert_lean(&counts);
+        }
+    }
+}
+
+#[test]
+fn infonce() {
+    for (batch, width) in [(1, 8), (7, 5), (64, 96), (128, 3), (131, 100), (260, 64)] {
+        check(Loss::Infonce, batch, width, 2.659_26);
+    }
+    check(Loss::Infonce, 9, 6, 5.0);
+}
+
+#[test]
+fn sigmoid() {
+    for (batch, width) in [(1, 8), (7, 5), (64, 96), (131, 100), (260, 64)] {
+        check(Loss::Sigmoid, batch, width, 2.302_6);
+    }
+    check(Loss::Sigmoid, 9, 6, -0.5);
+}

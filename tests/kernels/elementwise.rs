@@ -1,6 +1,6 @@
 use flipk::autograd::{ParamId, Tape, Var};
 use flipk::ops::AllOps;
-use flipk::ops::linear::{WeightLayout, Weights};
+use flipk::ops::linear::Weights;
 
 use crate::harness::{Case, Recorded, assert_lean, check};
 
@@ -20,7 +20,7 @@ impl Case for Twice {
     }
 
     fn record<D: AllOps>(&self, tape: &mut Tape<D>, x: &[Var<D::Act>], p: &[ParamId]) -> Recorded<D::Act> {
-        let linear = tape.linear(x[0], Weights { weight: p[0], bias: None, layout: WeightLayout::OutIn }, None);
+        let linear = tape.linear(x[0], Weights { weight: p[0], bias: None }, None);
         let norm = flipk::ops::layernorm::Norm { gamma: p[1], beta: p[2], eps: 1e-6 };
         tape.residual_layernorm(linear, Some(x[0]), norm).1.into()
     }

@@ -1,30 +1,44 @@
 //! Records an op on the CPU and on an emulated GPU, with the same operands, and compares results and gradients.
 //!
 //! Operands are rounded to bf16 before either device sees them, so what differs is what the device rounds on the way: each
-//! rounding to bf16 is off by at most 2^-9 of the number. A case states how many there are between operands and results.
+//! rounding to bf16 is off by at most 2^-9 of the number. A case states how many roundings there are between operands and
+//! results; the difference may be as large as if all of them erred as far as they can, and that of a single number eight
+//! times as large, since it may be small where what was rounded was large.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use flipk::autograd::{Init, Layout, ParamId, Parameters, Slot, Tape, Var};
+use flipk::autograd::{Backward, Init, Layout, ParamId, Parameters, Slot, Tape, Var};
 use flipk::device::cuda::{Activation, Emulated, EmulatorOptions};
-use flipk::device::{Cpu, Cuda, Device, Real};
+use flipk::device::{Cpu, Cuda, Real};
 use flipk::ops::AllOps;
 use flipk::random::{Purpose, Random};
 use half::bf16;
 use ptx_emulator::Counts;
 
+/// The result of an op.
+pub enum Out<A> {
+    Act(Var<A>),
+    Full(Var<f32>),
+}
+
 /// What a recorded op made, and buffers that the host fills.
 pub struct Recorded<A> {
-    pub out: Var<A>,
+    pub out: Out<A>,
     pub bytes: Vec<(Slot<u8>, Vec<u8>)>,
     pub indices: Vec<(Slot<u32>, Vec<u32>)>,
     pub tokens: Vec<(Slot<i32>, Vec<i32>)>,
 }
 
+impl<A> From<Out<A>> for Recorded<A> {
+    fn from(out: Out<A>) -> Self {
+        Self { out, bytes: vec![], indices: vec![], tokens: vec![] }
+    }
+}
+
 impl<A> From<Var<A>> for Recorded<A> {
     fn from(out: Var<A>) -> Self {
-        Self { out, bytes: vec![], indices: vec![], tokens: vec![] }
+        Out::Act(out).into()
     }
 }
 
@@ -64,10 +78,21 @@ fn run<D: AllOps>(device: Arc<D>, case: &impl Case) -> Found {
     let mut tape = Tape::<D>::new(layout.clone());
     let inputs: Vec<Var<D::Act>> = case.inputs().iter().map(|shape| tape.input_var(shape)).collect();
     let recorded = case.record(&mut tape, &inputs, &params);
-    tape.keep(recorded.out.slot());
-    let mut seed = None;
-    let wants_grad = tape.wants_grad(recorded.out);
-    let plan = |plan: &mut flipk::autograd::Backward<D>| seed = wants_grad.then(|| plan.seed(recorded.out));
+    let wants_grad = match recorded.out {
+        Out::Act(out) => {
+            tape.keep(out.slot());
+            tape.wants_grad(out)
+        }
+        Out::Full(out) => {
+            tape.keep(out.slot());
+            tape.wants_grad(out)
+        }
+    };
+    let (mut seed_act, mut seed_full) = (None, None);
+    let plan = |plan: &mut Backward<D>| match recorded.out {
+        Out::Act(out) => seed_act = wants_grad.then(|| plan.seed(out)),
+        Out::Full(out) => seed_full = wants_grad.then(|| plan.seed(out)),
+    };
     let mut program = tape.train_from(device.clone(), plan).unwrap();
     let mut parameters = Parameters::new(&*device, layout.clone(), &values).unwrap();
     for (index, (var, shape)) in inputs.iter().zip(case.inputs()).enumerate() {
@@ -78,10 +103,15 @@ fn run<D: AllOps>(device: Arc<D>, case: &impl Case) -> Found {
     recorded.tokens.iter().for_each(|(slot, values)| program.write(*slot, values).unwrap());
     program.forward(&parameters).unwrap_or_else(|error| panic!("{error}"));
     let floats = |values: Vec<D::Act>| values.into_iter().map(Real::to_f32).collect::<Vec<f32>>();
-    let out = floats(program.read(recorded.out.slot()).unwrap());
+    let out = match recorded.out {
+        Out::Act(out) => floats(program.read(out.slot()).unwrap()),
+        Out::Full(out) => program.read(out.slot()).unwrap(),
+    };
     let mut found = vec![("the result".to_owned(), out)];
-    if let Some(seed) = seed {
-        program.write(seed, &act(&normals(found[0].1.len(), 99))).unwrap();
+    if wants_grad {
+        let seeds = normals(found[0].1.len(), 99);
+        seed_act.into_iter().for_each(|seed| program.write(seed, &act(&seeds)).unwrap());
+        seed_full.into_iter().for_each(|seed| program.write(seed, &seeds).unwrap());
         program.backward(&mut parameters).unwrap_or_else(|error| panic!("{error}"));
         for (index, var) in inputs.iter().enumerate() {
             if let Some(grad) = program.input_grad(*var) {
@@ -95,6 +125,13 @@ fn run<D: AllOps>(device: Arc<D>, case: &impl Case) -> Found {
         }
     }
     Found(found)
+}
+
+/// The L2 norm of the difference relative to that of `expected`.
+fn distance(found: &[f32], expected: &[f32]) -> f64 {
+    let squares = |values: &mut dyn Iterator<Item = f64>| values.map(|value| value * value).sum::<f64>().sqrt();
+    let differences = &mut found.iter().zip(expected).map(|(found, expected)| f64::from(*found) - f64::from(*expected));
+    squares(differences) / squares(&mut expected.iter().map(|value| f64::from(*value))).max(1e-30)
 }
 
 /// The largest difference, each relative to its number or, for small ones, to the root mean square of all.
@@ -125,13 +162,19 @@ fn on_gpu<T: Activation>(case: &impl Case, order: Option<u64>) -> (Found, BTreeM
 
 fn compare<T: Activation>(name: &str, case: &impl Case, expected: &Found) -> BTreeMap<String, Counts> {
     let (found, counts) = on_gpu::<T>(case, None);
-    let (out, grads) = match size_of::<T>() {
-        2 => (case.roundings().0 * 2f64.powi(-8), case.roundings().1 * 2f64.powi(-8)),
-        _ => (F32_TOLERANCE, F32_TOLERANCE),
-    };
+    let roundings = case.roundings();
     for (index, ((what, found), (_, expected))) in found.0.iter().zip(&expected.0).enumerate() {
-        let (error, tolerance) = (error(found, expected), if index == 0 { out } else { grads });
-        assert!(error <= tolerance, "{name}, {}: {what} is off by {error:.2e}, allowed {tolerance:.2e}", T::SUFFIX);
+        let (all, one) = match size_of::<T>() {
+            2 => {
+                let all = 2f64.powi(-9) * if index == 0 { roundings.0 } else { roundings.1 };
+                (all, 8.0 * all)
+            }
+            _ => (F32_TOLERANCE, F32_TOLERANCE),
+        };
+        let (distance, error) = (distance(found, expected), error(found, expected));
+        let precision = T::SUFFIX;
+        assert!(distance <= all, "{name}, {precision}: {what} is off by {distance:.2e}, allowed {all:.2e}");
+        assert!(error <= one, "{name}, {precision}: an element of {what} is off by {error:.2e}, allowed {one:.2e}");
     }
     assert_eq!(found.0.len(), expected.0.len());
     for order in [1, 2] {

@@ -1,7 +1,7 @@
 use flipk::autograd::{ParamId, Tape, Var};
 use flipk::ops::AllOps;
 use flipk::ops::gelu::Gelu;
-use flipk::ops::linear::{WeightLayout, Weights};
+use flipk::ops::linear::Weights;
 
 use crate::harness::{Case, Recorded, check};
 
@@ -9,7 +9,6 @@ struct Linear {
     rows: usize,
     inputs: usize,
     outputs: usize,
-    layout: WeightLayout,
     bias: bool,
     gelu: Option<Gelu>,
 }
@@ -20,15 +19,12 @@ impl Case for Linear {
     }
 
     fn params(&self) -> Vec<Vec<usize>> {
-        let weight = match self.layout {
-            WeightLayout::OutIn => vec![self.outputs, self.inputs],
-            WeightLayout::InOut => vec![self.inputs, self.outputs],
-        };
+        let weight = vec![self.outputs, self.inputs];
         if self.bias { vec![weight, vec![self.outputs]] } else { vec![weight] }
     }
 
     fn record<D: AllOps>(&self, tape: &mut Tape<D>, x: &[Var<D::Act>], p: &[ParamId]) -> Recorded<D::Act> {
-        let weights = Weights { weight: p[0], bias: p.get(1).copied(), layout: self.layout };
+        let weights = Weights { weight: p[0], bias: p.get(1).copied() };
         tape.linear(x[0], weights, self.gelu).into()
     }
 
@@ -40,15 +36,12 @@ impl Case for Linear {
 }
 
 #[test]
-fn layouts_biases_and_gelus() {
-    use WeightLayout::{InOut, OutIn};
+fn biases_and_gelus() {
     for (rows, inputs, outputs) in [(1, 8, 8), (7, 12, 24), (65, 588, 40), (130, 64, 256)] {
-        for layout in [OutIn, InOut] {
-            for bias in [false, true] {
-                for gelu in [None, Some(Gelu::Tanh), Some(Gelu::Exact)] {
-                    let name = format!("{rows} x {inputs} x {outputs}, {layout:?}, bias {bias}, {gelu:?}");
-                    check(&name, &Linear { rows, inputs, outputs, layout, bias, gelu });
-                }
+        for bias in [false, true] {
+            for gelu in [None, Some(Gelu::Tanh), Some(Gelu::Exact)] {
+                let name = format!("{rows} x {inputs} x {outputs}, bias {bias}, {gelu:?}");
+                check(&name, &Linear { rows, inputs, outputs, bias, gelu });
             }
         }
     }

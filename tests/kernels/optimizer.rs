@@ -2,9 +2,9 @@ use std::sync::Arc;
 
 use flipk::autograd::{Init, Layout, ParamId, Parameters, Tape};
 use flipk::device::cuda::{Activation, EmulatorOptions};
-use flipk::device::{Cpu, Device, Real};
+use flipk::device::{Cpu, Real};
 use flipk::ops::AllOps;
-use flipk::ops::linear::{WeightLayout, Weights};
+use flipk::ops::linear::Weights;
 use flipk::optim::{AdamWConfig, Optimizer};
 use half::bf16;
 
@@ -25,7 +25,7 @@ fn run<D: AllOps>(device: &Arc<D>, clip_norm: f32, poison: bool) -> (Vec<f32>, V
         for (index, (id, [outputs, inputs])) in ids.iter().zip(SIZES).enumerate() {
             let mut tape = Tape::<D>::new(layout.clone());
             let x = tape.input_var::<D::Act>(&[8, inputs]);
-            let y = tape.linear(x, Weights { weight: *id, bias: None, layout: WeightLayout::OutIn }, None);
+            let y = tape.linear(x, Weights { weight: *id, bias: None }, None);
             let mut seed = None;
             let mut program = tape.train_from(device.clone(), |plan| seed = Some(plan.seed(y))).unwrap();
             let act = |values: Vec<f32>| values.into_iter().map(D::Act::from_f32).collect::<Vec<_>>();
@@ -51,7 +51,7 @@ fn shadow<D: AllOps>(device: &Arc<D>, layout: &Arc<Layout>, params: &Parameters<
     let mut tape = Tape::<D>::new(layout.clone());
     let x = tape.input_var::<D::Act>(&[inputs, inputs]);
     let id = layout.specs().iter().position(|spec| spec.name == "w2").map(|index| layout.id(index)).unwrap();
-    let y = tape.linear(x, Weights { weight: id, bias: None, layout: WeightLayout::OutIn }, None);
+    let y = tape.linear(x, Weights { weight: id, bias: None }, None);
     tape.keep(y.slot());
     let mut program = tape.inference(device.clone()).unwrap();
     let identity: Vec<D::Act> =

@@ -1,8 +1,10 @@
+//! The tail of a tower, in f32: pooling, projection, L2 normalisation.
+
 use flipk::autograd::{ParamId, Tape, Var};
 use flipk::ops::AllOps;
 use flipk::ops::pool::Pooling;
 
-use crate::harness::{Case, Recorded, assert_lean, check};
+use crate::harness::{Case, Out, Recorded, assert_lean, check};
 
 #[derive(Clone, Copy, Debug)]
 enum Which {
@@ -11,41 +13,55 @@ enum Which {
     At,
 }
 
-struct Pool {
+struct Tail {
     batch: usize,
     tokens: usize,
     width: usize,
+    /// Width of the joint space; 0: only the pooling.
+    embed: usize,
     which: Which,
 }
 
-impl Case for Pool {
+impl Case for Tail {
     fn inputs(&self) -> Vec<Vec<usize>> {
         vec![vec![self.batch, self.tokens, self.width]]
     }
 
     fn params(&self) -> Vec<Vec<usize>> {
-        vec![]
+        if self.embed > 0 { vec![vec![self.width, self.embed]] } else { vec![] }
     }
 
-    fn record<D: AllOps>(&self, tape: &mut Tape<D>, x: &[Var<D::Act>], _: &[ParamId]) -> Recorded<D::Act> {
-        match self.which {
-            Which::Mean => tape.pool(x[0], Pooling::Mean).into(),
-            Which::First => tape.pool(x[0], Pooling::First).into(),
-            Which::At => {
-                let slot = tape.input(self.batch);
-                let index: Vec<u32> = (0..self.batch).map(|sample| (sample * 7 % self.tokens) as u32).collect();
-                let out = tape.pool(x[0], Pooling::At(slot));
-                Recorded { indices: vec![(slot, index)], ..Recorded::from(out) }
+    fn record<D: AllOps>(&self, tape: &mut Tape<D>, x: &[Var<D::Act>], p: &[ParamId]) -> Recorded<D::Act> {
+        let slot = tape.input(self.batch);
+        let pooling = match self.which {
+            Which::Mean => Pooling::Mean,
+            Which::First => Pooling::First,
+            Which::At => Pooling::At(slot),
+        };
+        let pooled = tape.pool(x[0], pooling);
+        let out = match p.first() {
+            Some(weight) => {
+                let projected = tape.projection(pooled, *weight);
+                tape.l2norm(projected)
             }
-        }
+            None => pooled,
+        };
+        let index: Vec<u32> = (0..self.batch).map(|sample| (sample * 7 % self.tokens) as u32).collect();
+        Recorded { indices: vec![(slot, index)], ..Recorded::from(Out::Full(out)) }
+    }
+
+    // Only the gradient of the tokens is bf16.
+    fn roundings(&self) -> (f64, f64) {
+        (0.01, 1.0)
     }
 }
 
 #[test]
 fn mean_first_and_any_token() {
-    for (batch, tokens, width) in [(1, 1, 8), (3, 50, 24), (130, 5, 32)] {
+    for (batch, tokens, width, embed) in [(1, 1, 8, 0), (3, 50, 24, 0), (3, 50, 24, 5), (130, 5, 32, 64), (2, 9, 768, 512)] {
         for which in [Which::Mean, Which::First, Which::At] {
-            check(&format!("{which:?} of {batch} x {tokens} x {width}"), &Pool { batch, tokens, width, which });
+            let tail = Tail { batch, tokens, width, embed, which };
+            check(&format!("{which:?} of {batch} x {tokens} x {width} to {embed}"), &tail);
         }
     }
 }
@@ -53,6 +69,6 @@ fn mean_first_and_any_token() {
 #[test]
 fn moves_whole_sectors() {
     for which in [Which::Mean, Which::First] {
-        assert_lean(&check("b16", &Pool { batch: 8, tokens: 50, width: 768, which }));
+        assert_lean(&check("b16", &Tail { batch: 8, tokens: 50, width: 768, embed: 512, which }));
     }
 }

@@ -4,7 +4,7 @@ use flipk::autograd::{Init, Layout, Parameters, Tape};
 use flipk::device::Cpu;
 use flipk::ops::contrastive::{IMAGE_CORRECT, LOSS, TEXT_CORRECT};
 
-use crate::harness::{TOLERANCE, error, normals};
+use crate::harness::{TOLERANCE, error, unit_rows};
 
 /// Loss and both counts from the whole matrix of logits.
 fn reference(images: &[f64], texts: &[f64], batch: usize, width: usize, logit_scale: f64) -> (f64, usize, usize) {
@@ -36,16 +36,7 @@ fn check(batch: usize, width: usize, logit_scale: f32) {
     let outcome = tape.contrastive(images, texts, id);
     let mut program = tape.train(Arc::new(Cpu)).unwrap();
     let mut parameters = Parameters::new(&Cpu, layout.clone(), &layout.initial_values(0)).unwrap();
-    let unit = |item| -> Vec<f32> {
-        let rows = normals(batch * width, item);
-        let rows = rows.chunks_exact(width);
-        rows.flat_map(|row| {
-            let norm = row.iter().map(|x| x * x).sum::<f32>().sqrt();
-            row.iter().map(move |x| x / norm)
-        })
-        .collect()
-    };
-    let operands = [unit(0), unit(1)];
+    let operands = [0, 1].map(|item| unit_rows(batch, width, item));
     program.write(images.slot(), &operands[0]).unwrap();
     program.write(texts.slot(), &operands[1]).unwrap();
     program.forward(&parameters).unwrap();

@@ -34,6 +34,17 @@ pub fn normals(len: usize, item: u64) -> Vec<f32> {
     (0..len).map(|_| random.normal()).collect()
 }
 
+/// `[rows, width]`, each row of length 1.
+pub fn unit_rows(rows: usize, width: usize, item: u64) -> Vec<f32> {
+    let values = normals(rows * width, item);
+    let rows = values.chunks_exact(width);
+    rows.flat_map(|row| {
+        let norm = row.iter().map(|x| x * x).sum::<f32>().sqrt();
+        row.iter().map(move |x| x / norm)
+    })
+    .collect()
+}
+
 /// The largest difference, relative to the largest element of `expected`.
 pub fn error(found: &[f32], expected: &[f64]) -> f64 {
     assert_eq!(found.len(), expected.len());

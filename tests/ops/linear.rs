@@ -1,5 +1,5 @@
 use flipk::ops::gelu::Gelu;
-use flipk::ops::linear::{WeightLayout, Weights};
+use flipk::ops::linear::Weights;
 
 use crate::harness::Case;
 
@@ -22,23 +22,17 @@ fn gelu(kind: Option<Gelu>, x: f64) -> f64 {
     }
 }
 
-fn check(rows: usize, inputs: usize, outputs: usize, layout: WeightLayout, bias: bool, kind: Option<Gelu>) {
-    let shape = match layout {
-        WeightLayout::OutIn => [outputs, inputs],
-        WeightLayout::InOut => [inputs, outputs],
-    };
+fn check(rows: usize, inputs: usize, outputs: usize, bias: bool, kind: Option<Gelu>) {
+    let shape = [outputs, inputs];
     let params: &[&[usize]] = if bias { &[&shape, &[outputs]] } else { &[&shape] };
     Case { inputs: &[&[rows, inputs]], params }.check(
-        |tape, x, p| tape.linear(x[0], Weights { weight: p[0], bias: p.get(1).copied(), layout }, kind),
+        |tape, x, p| tape.linear(x[0], Weights { weight: p[0], bias: p.get(1).copied() }, kind),
         |operands| {
             let (x, weight) = (&operands[0], &operands[1]);
             let mut y = Vec::new();
             for row in 0..rows {
                 for output in 0..outputs {
-                    let at = |input: usize| match layout {
-                        WeightLayout::OutIn => weight[output * inputs + input],
-                        WeightLayout::InOut => weight[input * outputs + output],
-                    };
+                    let at = |input: usize| weight[output * inputs + input];
                     let product: f64 = (0..inputs).map(|input| x[row * inputs + input] * at(input)).sum();
                     y.push(gelu(kind, product + operands.get(2).map_or(0.0, |bias| bias[output])));
                 }
@@ -50,16 +44,31 @@ fn check(rows: usize, inputs: usize, outputs: usize, layout: WeightLayout, bias:
 
 #[test]
 fn plain_and_with_bias() {
-    check(1, 1, 1, WeightLayout::OutIn, true, None);
-    check(5, 7, 3, WeightLayout::OutIn, true, None);
-    check(130, 33, 17, WeightLayout::OutIn, false, None);
-    check(9, 16, 40, WeightLayout::InOut, false, None);
+    check(1, 1, 1, true, None);
+    check(5, 7, 3, true, None);
+    check(130, 33, 17, false, None);
 }
 
 #[test]
 fn with_gelu() {
-    check(3, 4, 5, WeightLayout::OutIn, true, Some(Gelu::Tanh));
-    check(65, 2, 31, WeightLayout::OutIn, true, Some(Gelu::Tanh));
-    check(7, 2, 9, WeightLayout::OutIn, false, Some(Gelu::Tanh));
-    check(7, 2, 9, WeightLayout::OutIn, true, Some(Gelu::Exact));
+    check(3, 4, 5, true, Some(Gelu::Tanh));
+    check(65, 2, 31, true, Some(Gelu::Tanh));
+    check(7, 2, 9, false, Some(Gelu::Tanh));
+    check(7, 2, 9, true, Some(Gelu::Exact));
+}
+
+#[test]
+fn projection_multiplies_by_inputs_times_outputs() {
+    for (rows, inputs, outputs) in [(1, 1, 1), (9, 16, 40), (130, 7, 3)] {
+        Case { inputs: &[&[rows, inputs]], params: &[&[inputs, outputs]] }.check(
+            |tape, x, p| tape.projection(x[0], p[0]),
+            |operands| {
+                let (x, weight) = (&operands[0], &operands[1]);
+                let at = |row: usize, output: usize| {
+                    (0..inputs).map(|input| x[row * inputs + input] * weight[input * outputs + output]).sum::<f64>()
+                };
+                (0..rows * outputs).map(|place| at(place / outputs, place % outputs)).collect()
+            },
+        );
+    }
 }

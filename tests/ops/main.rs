@@ -11,4 +11,5 @@ mod layernorm;
 mod linear;
 mod optimizer;
 mod sequence;
+mod sigmoid;
 mod tape;

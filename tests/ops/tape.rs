@@ -7,7 +7,7 @@ use flipk::device::Cpu;
 use flipk::model::{Flip, ModelConfig, Preset};
 use flipk::ops::gelu::Gelu;
 use flipk::ops::layernorm::Norm;
-use flipk::ops::linear::{WeightLayout, Weights};
+use flipk::ops::linear::Weights;
 
 use crate::harness::Case;
 
@@ -20,7 +20,7 @@ fn product(x: &[f64], weight: &[f64], width: usize) -> Vec<f64> {
 #[test]
 fn gradients_of_what_is_used_twice_are_summed() {
     let (rows, width) = (6, 5);
-    let dense = |weight| Weights { weight, bias: None, layout: WeightLayout::OutIn };
+    let dense = |weight| Weights { weight, bias: None };
     Case { inputs: &[&[rows, width]], params: &[&[width, width], &[width], &[width]] }.check(
         |tape, x, p| {
             let once = tape.linear(x[0], dense(p[0]), None);
@@ -49,7 +49,7 @@ fn gradients_of_what_is_used_twice_are_summed() {
 #[test]
 fn a_shared_gradient_is_copied_before_it_is_changed() {
     let (rows, width) = (4, 3);
-    let dense = |weight| Weights { weight, bias: None, layout: WeightLayout::OutIn };
+    let dense = |weight| Weights { weight, bias: None };
     let gelu = |x: f64| 0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh());
     Case { inputs: &[&[rows, width], &[rows, width]], params: &[&[width, width], &[width], &[width]] }.check(
         |tape, x, p| {

@@ -92,6 +92,16 @@ pub struct Operand {
     pub transposed: bool,
 }
 
+impl Operand {
+    pub fn plain(address: u64) -> Self {
+        Self { address, transposed: false }
+    }
+
+    pub fn transposed(address: u64) -> Self {
+        Self { address, transposed: true }
+    }
+}
+
 /// What happens to a product before it is stored; vectors and matrices are of the operands' number type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Epilogue {

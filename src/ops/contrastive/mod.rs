@@ -19,6 +19,19 @@ pub struct Shape {
     pub width: usize,
 }
 
+impl Shape {
+    /// What a loss over all pairs of the batch costs at least.
+    pub(super) fn cost(&self, backward: bool) -> Cost {
+        let product = 2 * (self.batch * self.batch * self.width) as u64;
+        let tensor = 4 * (self.batch * self.width) as u64;
+        let backward = match backward {
+            true => Work { flops: 2 * product, bytes: 4 * tensor },
+            false => Work::default(),
+        };
+        Cost { forward: Work { flops: product, bytes: 2 * tensor }, backward }
+    }
+}
+
 /// The largest logarithm of the inverse temperature `τ`: `ln 100` (flip.md, "Loss").
 pub const MAX_LOGIT_SCALE: f32 = 4.605_170_2;
 
@@ -112,14 +125,7 @@ impl<D: Contrastive> Op<D> for ContrastiveOp {
     }
 
     fn cost(&self) -> Cost {
-        let Shape { batch, width } = self.shape;
-        let product = 2 * (batch * batch * width) as u64;
-        let tensor = 4 * (batch * width) as u64;
-        let backward = match self.back {
-            Some(_) => Work { flops: 2 * product, bytes: 4 * tensor },
-            None => Work::default(),
-        };
-        Cost { forward: Work { flops: product, bytes: 2 * tensor }, backward }
+        self.shape.cost(self.back.is_some())
     }
 
     fn forward(&self, device: &D, on: &Access<D>) -> Result<(), DeviceError> {

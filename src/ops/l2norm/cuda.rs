@@ -8,26 +8,25 @@ impl<T: Activation> L2Norm for Cuda<T> {
     fn l2norm_forward(
         &self,
         width: usize,
-        x: View<'_, T>,
+        x: View<'_, f32>,
         y: ViewMut<'_, f32>,
         norm: ViewMut<'_, f32>,
     ) -> Result<(), DeviceError> {
-        Self::check_width("l2norm", width)?;
         let rows = norm.len();
         let args = args![x.address(), y.address(), norm.address(), rows as i32, width as i32];
-        self.launch_typed("l2norm", "l2norm_forward", Grid::line(rows.div_ceil(4), 128), args)
+        self.launch("l2norm", "l2norm_forward", Grid::line(rows.div_ceil(4), 128), args)
     }
 
     fn l2norm_backward(
         &self,
         width: usize,
         dy: View<'_, f32>,
-        x: View<'_, T>,
+        x: View<'_, f32>,
         norm: View<'_, f32>,
-        dx: ViewMut<'_, T>,
+        dx: ViewMut<'_, f32>,
     ) -> Result<(), DeviceError> {
         let rows = norm.len();
         let args = args![dy.address(), x.address(), norm.address(), dx.address(), rows as i32, width as i32];
-        self.launch_typed("l2norm", "l2norm_backward", Grid::line(rows.div_ceil(4), 128), args)
+        self.launch("l2norm", "l2norm_backward", Grid::line(rows.div_ceil(4), 128), args)
     }
 }

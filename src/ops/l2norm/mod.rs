@@ -1,11 +1,10 @@
-//! L2 normalisation of each row, as FLIP has it: `y = x / (|x| + 1e-8)`; the result is f32, for the loss.
+//! L2 normalisation of each row, as FLIP has it: `y = x / (|x| + 1e-8)`, in f32.
 //!
 //! Backwards, with `n = |x|`, `s = n + 1e-8`: `dx = dy / s - x · (x · dy) / (n s²)` (zero where `n` is).
 
 pub mod cpu;
 mod cuda;
 
-use super::act_bytes;
 use crate::autograd::{Access, Backward, Cost, Op, Slot, Tape, Var, Work};
 use crate::device::{Cpu, Device, DeviceError};
 
@@ -15,7 +14,7 @@ pub trait L2Norm: Device {
     fn l2norm_forward(
         &self,
         width: usize,
-        x: Self::View<'_, Self::Act>,
+        x: Self::View<'_, f32>,
         y: Self::ViewMut<'_, f32>,
         norm: Self::ViewMut<'_, f32>,
     ) -> Result<(), DeviceError>;
@@ -23,24 +22,24 @@ pub trait L2Norm: Device {
         &self,
         width: usize,
         dy: Self::View<'_, f32>,
-        x: Self::View<'_, Self::Act>,
+        x: Self::View<'_, f32>,
         norm: Self::View<'_, f32>,
-        dx: Self::ViewMut<'_, Self::Act>,
+        dx: Self::ViewMut<'_, f32>,
     ) -> Result<(), DeviceError>;
 }
 
-struct L2NormOp<D: Device> {
+struct L2NormOp {
     width: usize,
     rows: usize,
-    x: Var<D::Act>,
+    x: Var<f32>,
     y: Var<f32>,
     norm: Slot<f32>,
-    back: Option<(Slot<f32>, Slot<D::Act>)>,
+    back: Option<(Slot<f32>, Slot<f32>)>,
 }
 
 impl<D: L2Norm> Tape<D> {
     /// `x: [rows, width] -> [rows, width]`, each row of length 1.
-    pub fn l2norm(&mut self, x: Var<D::Act>) -> Var<f32> {
+    pub fn l2norm(&mut self, x: Var<f32>) -> Var<f32> {
         let (rows, width) = self.rows(x);
         let y = self.result(&[rows, width], true);
         let norm = self.buffer(rows);
@@ -49,16 +48,15 @@ impl<D: L2Norm> Tape<D> {
     }
 }
 
-impl<D: L2Norm> Op<D> for L2NormOp<D> {
+impl<D: L2Norm> Op<D> for L2NormOp {
     fn name(&self) -> &'static str {
         "l2norm"
     }
 
     fn cost(&self) -> Cost {
-        let count = self.rows * self.width;
-        let (act, full) = (act_bytes::<D>(count), 4 * count as u64);
-        let backward = if self.back.is_some() { 2 * act + full } else { 0 };
-        Cost { forward: Work { flops: 0, bytes: act + full }, backward: Work { flops: 0, bytes: backward } }
+        let tensor = 4 * (self.rows * self.width) as u64;
+        let backward = if self.back.is_some() { 3 * tensor } else { 0 };
+        Cost { forward: Work { flops: 0, bytes: 2 * tensor }, backward: Work { flops: 0, bytes: backward } }
     }
 
     fn forward(&self, device: &D, on: &Access<D>) -> Result<(), DeviceError> {

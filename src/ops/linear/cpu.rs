@@ -1,19 +1,11 @@
 //! Matrix products on the CPU by the `gemm` crate, on all threads of the calling rayon pool.
 
-use super::{BackwardOperands, Forward, Linear, Shape, WeightLayout};
+use super::{BackwardOperands, Forward, Linear, Shape};
 use crate::device::{Cpu, DeviceError};
 use crate::device::product::{How, Strides, product};
 use crate::ops::{bias, gelu};
 
 const OVERWRITE: How = How { scale: 1.0, accumulate: false, parallel: true };
-
-/// The strides of the weight seen as `[outputs, inputs]`.
-fn weight_strides(shape: &Shape) -> Strides {
-    match shape.layout {
-        WeightLayout::OutIn => Strides::row_major(shape.inputs),
-        WeightLayout::InOut => Strides::row_major(shape.outputs).transposed(),
-    }
-}
 
 impl Linear for Cpu {
     fn linear_scratch(shape: &Shape) -> usize {
@@ -22,9 +14,9 @@ impl Linear for Cpu {
 
     fn linear_forward(&self, shape: &Shape, operands: Forward<'_, Self>) -> Result<(), DeviceError> {
         let Forward { x, weight, bias, gelu, y } = operands;
-        let Shape { rows, inputs, outputs, .. } = *shape;
+        let Shape { rows, inputs, outputs } = *shape;
         let sizes = (rows, outputs, inputs);
-        let (x, weight) = ((x, Strides::row_major(inputs)), (weight, weight_strides(shape).transposed()));
+        let (x, weight) = ((x, Strides::row_major(inputs)), (weight, Strides::row_major(inputs).transposed()));
         match (gelu, bias) {
             (Some((kind, pre)), Some(bias)) => {
                 product(sizes, (&mut *pre, Strides::row_major(outputs)), x, weight, OVERWRITE);
@@ -46,7 +38,7 @@ impl Linear for Cpu {
 
     fn linear_backward(&self, shape: &Shape, operands: BackwardOperands<'_, Self>) -> Result<(), DeviceError> {
         let BackwardOperands { x, weight, gelu, dy, dx, dweight: (dweight, accumulate), dbias, scratch } = operands;
-        let Shape { rows, inputs, outputs, .. } = *shape;
+        let Shape { rows, inputs, outputs } = *shape;
         if let Some((kind, pre)) = gelu {
             gelu::cpu::backward(kind, pre, dy);
         }
@@ -55,10 +47,10 @@ impl Linear for Cpu {
         }
         let (dy, x) = ((&*dy, Strides::row_major(outputs)), (x, Strides::row_major(inputs)));
         if let Some(dx) = dx {
-            product((rows, inputs, outputs), (dx, x.1), dy, (weight, weight_strides(shape)), OVERWRITE);
+            product((rows, inputs, outputs), (dx, x.1), dy, (weight, Strides::row_major(inputs)), OVERWRITE);
         }
         let sizes = (outputs, inputs, rows);
-        product(sizes, (dweight, weight_strides(shape)), (dy.0, dy.1.transposed()), x, How { accumulate, ..OVERWRITE });
+        product(sizes, (dweight, Strides::row_major(inputs)), (dy.0, dy.1.transposed()), x, How { accumulate, ..OVERWRITE });
         Ok(())
     }
 }

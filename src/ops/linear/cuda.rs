@@ -1,18 +1,10 @@
 //! Matrix products on a GPU: cuBLASLt with a bias and, where it can, the GELU in the product's epilogue.
 
-use super::{BackwardOperands, Forward, Linear, Shape, WeightLayout};
+use super::{BackwardOperands, Forward, Linear, Shape};
 use crate::device::DeviceError;
 use crate::device::cuda::{Activation, Cuda, Epilogue, Number, Operand, Product};
 use crate::ops::bias::cuda::{Rows, column_sums, column_sums_scratch_len};
 use crate::ops::gelu::{self, Gelu};
-
-fn plain(address: u64) -> Operand {
-    Operand { address, transposed: false }
-}
-
-fn transposed(address: u64) -> Operand {
-    Operand { address, transposed: true }
-}
 
 /// Whether cuBLASLt's tanh-GELU epilogue serves: its saved input needs rows of a multiple of 16 bytes.
 fn gelu_in_epilogue<T: Activation>(kind: Gelu, outputs: usize) -> bool {
@@ -26,17 +18,13 @@ impl<T: Activation> Linear for Cuda<T> {
 
     fn linear_forward(&self, shape: &Shape, operands: Forward<'_, Self>) -> Result<(), DeviceError> {
         let Forward { x, weight, bias, gelu, y } = operands;
-        let &Shape { rows, inputs, outputs, layout } = shape;
-        let weight = match layout {
-            WeightLayout::OutIn => transposed(weight.address()),
-            WeightLayout::InOut => plain(weight.address()),
-        };
+        let &Shape { rows, inputs, outputs } = shape;
         let product = |d: u64, epilogue| Product {
             m: rows,
             n: outputs,
             k: inputs,
-            a: plain(x.address()),
-            b: weight,
+            a: Operand::plain(x.address()),
+            b: Operand::transposed(weight.address()),
             operands: T::NUMBER,
             d,
             result: T::NUMBER,
@@ -59,7 +47,7 @@ impl<T: Activation> Linear for Cuda<T> {
 
     fn linear_backward(&self, shape: &Shape, operands: BackwardOperands<'_, Self>) -> Result<(), DeviceError> {
         let BackwardOperands { x, weight, gelu, dy, dx, dweight: (dweight, accumulate), dbias, scratch } = operands;
-        let &Shape { rows, inputs, outputs, layout } = shape;
+        let &Shape { rows, inputs, outputs } = shape;
         if let Some((kind, pre)) = gelu {
             gelu::cuda::backward(self, kind, pre.address(), dy.address(), dy.len())?;
         }
@@ -70,16 +58,12 @@ impl<T: Activation> Linear for Cuda<T> {
         }
         let (x, dy) = (x.address(), dy.address());
         if let Some(dx) = dx {
-            let weight = match layout {
-                WeightLayout::OutIn => plain(weight.address()),
-                WeightLayout::InOut => transposed(weight.address()),
-            };
             self.driver().product(&Product {
                 m: rows,
                 n: inputs,
                 k: outputs,
-                a: plain(dy),
-                b: weight,
+                a: Operand::plain(dy),
+                b: Operand::plain(weight.address()),
                 operands: T::NUMBER,
                 d: dx.address(),
                 result: T::NUMBER,
@@ -87,16 +71,12 @@ impl<T: Activation> Linear for Cuda<T> {
                 epilogue: Epilogue::None,
             })?;
         }
-        let (m, n, a, b) = match layout {
-            WeightLayout::OutIn => (outputs, inputs, dy, x),
-            WeightLayout::InOut => (inputs, outputs, x, dy),
-        };
         self.driver().product(&Product {
-            m,
-            n,
+            m: outputs,
+            n: inputs,
             k: rows,
-            a: transposed(a),
-            b: plain(b),
+            a: Operand::transposed(dy),
+            b: Operand::plain(x),
             operands: T::NUMBER,
             d: dweight.address(),
             result: Number::F32,

@@ -11,21 +11,11 @@ use super::gelu::Gelu;
 use crate::autograd::{Access, Backward, Cost, Op, ParamGrad, ParamId, Slot, Tape, Var, Work};
 use crate::device::{Device, DeviceError};
 
-/// How a weight lies in memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WeightLayout {
-    /// `[outputs, inputs]`, as in PyTorch's `Linear`.
-    OutIn,
-    /// `[inputs, outputs]`, as OpenCLIP stores its projections.
-    InOut,
-}
-
-/// The parameters of a linear layer.
+/// The parameters of a linear layer; the weight is `[outputs, inputs]`, as in PyTorch's `Linear`.
 #[derive(Clone, Copy, Debug)]
 pub struct Weights {
     pub weight: ParamId,
     pub bias: Option<ParamId>,
-    pub layout: WeightLayout,
 }
 
 /// `[rows, inputs] -> [rows, outputs]`.
@@ -34,7 +24,6 @@ pub struct Shape {
     pub rows: usize,
     pub inputs: usize,
     pub outputs: usize,
-    pub layout: WeightLayout,
 }
 
 /// The operands of the forward product.
@@ -95,7 +84,7 @@ impl<D: Linear> Tape<D> {
         shape.last_mut().into_iter().for_each(|width| *width = outputs);
         let y = self.result(&shape, true);
         let gelu = gelu.map(|kind| (kind, self.buffer(rows * outputs)));
-        let shape = Shape { rows, inputs, outputs, layout: weights.layout };
+        let shape = Shape { rows, inputs, outputs };
         self.record(LinearOp { shape, weights, gelu, x, y, back: None }, &[x.id()]);
         y
     }
@@ -107,7 +96,7 @@ impl<D: Linear> Op<D> for LinearOp<D> {
     }
 
     fn cost(&self) -> Cost {
-        let Shape { rows, inputs, outputs, .. } = self.shape;
+        let Shape { rows, inputs, outputs } = self.shape;
         let flops = 2 * (rows * inputs * outputs) as u64;
         let tensors = act_bytes::<D>(rows * (inputs + outputs));
         let saved = if self.gelu.is_some() { act_bytes::<D>(rows * outputs) } else { 0 };

@@ -10,7 +10,7 @@ impl<T: Activation> Pool for Cuda<T> {
         shape: &Shape,
         place: Place<'_, Self>,
         x: View<'_, T>,
-        y: ViewMut<'_, T>,
+        y: ViewMut<'_, f32>,
     ) -> Result<(), DeviceError> {
         Self::check_width("pool", shape.width)?;
         let [batch, tokens, width] = [shape.batch, shape.tokens, shape.width].map(|size| size as i32);
@@ -28,7 +28,7 @@ impl<T: Activation> Pool for Cuda<T> {
         &self,
         shape: &Shape,
         place: Place<'_, Self>,
-        dy: View<'_, T>,
+        dy: View<'_, f32>,
         dx: ViewMut<'_, T>,
     ) -> Result<(), DeviceError> {
         let [batch, tokens, width] = [shape.batch, shape.tokens, shape.width].map(|size| size as i32);

@@ -1,4 +1,5 @@
-//! One row per sequence: the mean over its tokens (FLIP's images), or one token (text: token 0, or CLIP's end of text).
+//! One row per sequence: the mean over its tokens (FLIP's images), or one token (text: token 0, or CLIP's end of text); the
+//! result is f32, as all that follows to the loss.
 
 pub mod cpu;
 mod cuda;
@@ -39,13 +40,13 @@ pub trait Pool: Device {
         shape: &Shape,
         place: Place<'_, Self>,
         x: Self::View<'_, Self::Act>,
-        y: Self::ViewMut<'_, Self::Act>,
+        y: Self::ViewMut<'_, f32>,
     ) -> Result<(), DeviceError>;
     fn pool_backward(
         &self,
         shape: &Shape,
         place: Place<'_, Self>,
-        dy: Self::View<'_, Self::Act>,
+        dy: Self::View<'_, f32>,
         dx: Self::ViewMut<'_, Self::Act>,
     ) -> Result<(), DeviceError>;
 }
@@ -54,13 +55,13 @@ struct PoolOp<D: Device> {
     shape: Shape,
     pooling: Pooling,
     x: Var<D::Act>,
-    y: Var<D::Act>,
-    back: Option<(Slot<D::Act>, Slot<D::Act>)>,
+    y: Var<f32>,
+    back: Option<(Slot<f32>, Slot<D::Act>)>,
 }
 
 impl<D: Pool> Tape<D> {
     /// `x: [batch, tokens, width] -> [batch, width]`.
-    pub fn pool(&mut self, x: Var<D::Act>, pooling: Pooling) -> Var<D::Act> {
+    pub fn pool(&mut self, x: Var<D::Act>, pooling: Pooling) -> Var<f32> {
         let &[batch, tokens, width] = self.shape(x) else { panic!("what is pooled is [batch, tokens, width]") };
         let y = self.result(&[batch, width], true);
         let op = PoolOp { shape: Shape { batch, tokens, width }, pooling, x, y, back: None };
@@ -89,10 +90,11 @@ impl<D: Pool> Op<D> for PoolOp<D> {
 
     fn cost(&self) -> Cost {
         let Shape { batch, tokens, width } = self.shape;
+        let row = 4 * (batch * width) as u64;
         let read = if matches!(self.pooling, Pooling::Mean) { tokens } else { 1 };
-        let forward = Work { flops: 0, bytes: act_bytes::<D>(batch * width * (read + 1)) };
+        let forward = Work { flops: 0, bytes: act_bytes::<D>(batch * width * read) + row };
         let backward = match self.back {
-            Some(_) => Work { flops: 0, bytes: act_bytes::<D>(batch * width * (tokens + 1)) },
+            Some(_) => Work { flops: 0, bytes: act_bytes::<D>(batch * width * tokens) + row },
             None => Work::default(),
         };
         Cost { forward, backward }

@@ -25,12 +25,13 @@ pub struct Counts {
 pub struct Traffic {
     /// Distinct bytes that each warp asked for, added up.
     pub bytes: u64,
-    /// 32-byte sectors that they lie in, per warp access.
+    /// 32-byte sectors moved for them: those that each warp access touches, but for loads from sectors that the same warp
+    /// loaded just before.
     pub sectors: u64,
 }
 
 impl Traffic {
-    /// Share of the moved bytes that were asked for; 1 if nothing moved.
+    /// Share of the moved bytes that were asked for; 1 if nothing moved, more where bytes were asked for again.
     pub fn efficiency(&self) -> f64 {
         if self.sectors == 0 { 1.0 } else { self.bytes as f64 / (32 * self.sectors) as f64 }
     }

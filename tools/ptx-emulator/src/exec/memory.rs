@@ -55,6 +55,10 @@ fn extend(ty: Ty, value: u64) -> u64 {
     }
 }
 
+/// Sectors that a warp finds again in the first-level cache: 4 KiB of the 256 that its processor's warps share. What one
+/// instruction asks for by halves is moved once.
+pub(super) const CACHED: usize = 128;
+
 impl BlockRun<'_> {
     /// Executes a memory instruction; `false` if it is none.
     pub(super) fn memory(&mut self, inst: &Inst, warp: &mut Warp, d: &[Reg], s: &[Reg], mask: u32) -> Done<bool> {
@@ -433,7 +437,7 @@ impl BlockRun<'_> {
         }
     }
 
-    /// Counts the sectors that a warp's access touches, and its distinct bytes.
+    /// Counts the sectors that a warp's access moves, and its distinct bytes.
     fn count_global(&mut self, warp: &Warp, mask: u32, base: Reg, offset: i64, bytes: usize, load: bool) {
         if !self.launch.count {
             return;
@@ -444,10 +448,15 @@ impl BlockRun<'_> {
         }
         addresses.sort_unstable();
         let (mut last, mut sector, mut distinct, mut sectors) = (u64::MAX, u64::MAX, 0, 0);
+        let cached = &mut self.cached[warp.index];
         for address in addresses.into_iter().take(mask.count_ones() as usize) {
             distinct += u64::from(address != last);
-            sectors += u64::from(address / 32 != sector);
-            (last, sector) = (address, address / 32);
+            if address / 32 != sector {
+                sector = address / 32;
+                let held = std::mem::replace(&mut cached[sector as usize % CACHED], sector);
+                sectors += u64::from(!load || held != sector);
+            }
+            last = address;
         }
         let traffic = if load { &mut self.counts.global_loads } else { &mut self.counts.global_stores };
         traffic.bytes += distinct * bytes as u64;

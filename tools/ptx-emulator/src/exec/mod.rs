@@ -91,6 +91,8 @@ pub struct BlockRun<'a> {
     pub counts: Counts,
     /// The allocation that was last accessed.
     recent: usize,
+    /// For each warp the sectors of global memory that it loaded last, each at its number modulo the length.
+    cached: Vec<[u64; memory::CACHED]>,
 }
 
 enum Stop {
@@ -125,6 +127,7 @@ impl<'a> BlockRun<'a> {
             issued: vec![0; launch.kernel.code.len()],
             counts: Counts::default(),
             recent: 0,
+            cached: vec![[u64::MAX; memory::CACHED]; threads.div_ceil(32)],
         }
     }
 
@@ -159,6 +162,7 @@ impl<'a> BlockRun<'a> {
         self.shared.reset();
         self.interval = 1;
         self.executed = 0;
+        self.cached.fill([u64::MAX; memory::CACHED]);
         for warp in &mut self.warps {
             let lanes = (threads - warp.index * 32).min(32);
             warp.live = u32::MAX >> (32 - lanes);

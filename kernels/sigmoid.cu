@@ -1,0 +1,110 @@
+// The sigmoid loss with the logits never stored (src/ops/sigmoid; tiles and splits: logits.cuh). All in f32.
+//
+//   x_ij = tau a_i . b_j + bias, tau = exp(clip(logit_scale, 0, ln 100)), the pair of row i is column i + offset
+//   loss = weight * sum_ij softplus(-z_ij x_ij), z = 1 on the pairs and -1 elsewhere;  weight = 1 / B
+//   G_ij = weight (sigmoid(x_ij) - [j = i + offset]);  da = tau G b;  dbias = sum of G
+//   dlogit_scale = sum of G o L (zero where the clip holds it), L = x - bias
+//
+// Launches: types, alignment, rows, columns, offset, tiles(n) and splits as in contrastive.cu.
+// Forward; scratch: 2 P with P = (2 splits + 1) rows:
+//   1. sigmoid_rows_f32(images, texts, logit_scale, bias, scratch, rows, columns, width, offset)
+//   2. sigmoid_rows_f32(texts, images, logit_scale, bias, scratch + P, rows, columns, width, offset)
+//      grid (tiles(rows), splits), block 256, no dynamic shared memory
+//   3. sigmoid_outcome_f32(scratch, outcome, rows, splits, weight): grid 1, block 1024
+//
+// Backward; scratch: 2 tiles(rows) splits, rounded up to a multiple of 64 (`sums`), and then, if splits > 1,
+// splits rows width (`parts`, at most 33,792 width; 16-byte aligned):
+//   1. sigmoid_gradient_f32(images, texts, logit_scale, bias, to, sums, rows, columns, width, offset, weight):
+//      grid (tiles(rows), splits), block 256, dynamic shared memory 98,304 bytes (opt in);
+//      `to` is parts if splits > 1, else dimages
+//   2. if splits > 1: add_partials(parts, dimages, splits, rows * width, 0) of reduce.cu
+//   3. and 4. the same with (texts, images), null for sums, and dtexts
+//   5. sigmoid_dscalars_f32(sums, logit_scale, dlogit_scale, dbias, tiles(rows) * splits, accumulate_scale,
+//      accumulate_bias): grid 1, block 256
+#include "logits.cuh"
+
+// ln(1 + e) for 0 <= e <= 1, within 2 units in the last place: 2 atanh(s) with s = e / (2 + e) <= 1/3.
+__device__ __forceinline__ float log_1_plus(float e) {
+    float s = __fdividef(e, 2 + e), t = s * s;
+    float p = fmaf(t, 1.0f / 13, 1.0f / 11);
+    p = fmaf(t, p, 1.0f / 9);
+    p = fmaf(t, p, 1.0f / 7);
+    p = fmaf(t, p, 1.0f / 5);
+    p = fmaf(t, p, 1.0f / 3);
+    return 2 * fmaf(s * t, p, s);
+}
+
+struct Sigmoid {
+    static constexpr bool BIAS = true;
+    const float* bias;
+
+    // `sum` is the row's loss; the pair is at 16 j == pair.
+    __device__ __forceinline__ void add(const float (&logits)[MICRO], int pair, float& most, float& sum) const {
+        float larger = most, here = 0, shift = *bias;
+#pragma unroll
+        for (int j = 0; j < MICRO; j++) {
+            larger = fmaxf(larger, logits[j]);
+            float x = logits[j] + shift;
+            x = 16 * j == pair ? -x : x;
+            // softplus: ln(1 + e^x); columns out of range are -infinity and give 0.
+            here += fmaxf(x, 0) + log_1_plus(__expf(-fabsf(x)));
+        }
+        most = larger;
+        sum += here;
+    }
+
+    __device__ __forceinline__ void merge(float& most, float& sum, float most2, float sum2) const {
+        most = fmaxf(most, most2);
+        sum += sum2;
+    }
+
+    __device__ __forceinline__ float row(int) const { return 0; }
+    __device__ __forceinline__ float column(int) const { return 0; }
+
+    // On the pair -sigmoid(-x), elsewhere sigmoid(x): neither cancels.
+    __device__ __forceinline__ float gradient(float logit, float, float, bool pair) const {
+        float x = pair ? -(logit + *bias) : logit + *bias;
+        float p = __fdividef(1, 1 + __expf(-x));
+        return pair ? -p : p;
+    }
+};
+
+extern "C" __global__ void __launch_bounds__(256, 2)
+    sigmoid_rows_f32(const float* a, const float* b, const float* logit_scale, const float* bias, float* parts, int rows,
+                     int columns, int width, int offset) {
+    forward_rows(Sigmoid{bias}, a, b, logit_scale, parts, rows, columns, width, offset);
+}
+
+// outcome = [loss, image_correct, text_correct]; a row is correct if no column beats its pair.
+extern "C" __global__ void __launch_bounds__(1024)
+    sigmoid_outcome_f32(const float* parts, float* outcome, int rows, int splits, float weight) {
+    __shared__ float scratch[32];
+    float loss = 0, correct[2] = {};
+#pragma unroll
+    for (int side = 0; side < 2; side++) {
+        for (int row = threadIdx.x; row < rows; row += 1024) {
+            float most, sum, own;
+            merge_row(Sigmoid{}, parts, row, rows, splits, most, sum, own);
+            // Both sides see the whole loss.
+            if (side == 0) loss += sum;
+            correct[side] += own >= most ? 1.0f : 0.0f;
+        }
+        parts += (size_t)(2 * splits + 1) * rows;
+    }
+    float values[3] = {weight * block_sum<32>(loss, scratch), block_sum<32>(correct[0], scratch),
+                       block_sum<32>(correct[1], scratch)};
+    if (threadIdx.x == 0) outcome[0] = values[0], outcome[1] = values[1], outcome[2] = values[2];
+}
+
+extern "C" __global__ void __launch_bounds__(256, 2)
+    sigmoid_gradient_f32(const float* a, const float* b, const float* logit_scale, const float* bias, float* da,
+                         float* sums, int rows, int columns, int width, int offset, float weight) {
+    gradient_rows(Sigmoid{bias}, a, b, logit_scale, da, sums, rows, columns, width, offset, weight);
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+    sigmoid_dscalars_f32(const float* sums, const float* logit_scale, float* dlogit_scale, float* dbias, int blocks,
+                         int accumulate_scale, int accumulate_bias) {
+    add_up(sums, blocks, dlogit_scale, accumulate_scale, clip_holds(*logit_scale));
+    add_up(sums + blocks, blocks, dbias, accumulate_bias, false);
+}

@@ -1,0 +1,105 @@
+//! The projection into the joint space: `y = x W`, with `W: [inputs, outputs]`, as OpenCLIP stores it, and no bias.
+//!
+//! In f32 on every device: one row per sample costs little, and what is rounded here the temperature multiplies.
+//! Backwards: `dx = dy Wᵀ`, `dW = xᵀ dy`.
+
+mod cpu;
+mod cuda;
+
+use crate::autograd::{Access, Backward, Cost, Op, ParamGrad, ParamId, Slot, Tape, Var, Work};
+use crate::device::{Device, DeviceError};
+
+/// `[rows, inputs] -> [rows, outputs]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    pub rows: usize,
+    pub inputs: usize,
+    pub outputs: usize,
+}
+
+/// The operands of the backward products.
+pub struct BackwardOperands<'a, D: Device> {
+    pub x: D::View<'a, f32>,
+    pub weight: D::View<'a, f32>,
+    pub dy: D::View<'a, f32>,
+    pub dx: Option<D::ViewMut<'a, f32>>,
+    pub dweight: (D::ViewMut<'a, f32>, bool),
+}
+
+/// Devices that project.
+pub trait Projection: Device {
+    fn projection_forward(
+        &self,
+        shape: &Shape,
+        x: Self::View<'_, f32>,
+        weight: Self::View<'_, f32>,
+        y: Self::ViewMut<'_, f32>,
+    ) -> Result<(), DeviceError>;
+    fn projection_backward(&self, shape: &Shape, operands: BackwardOperands<'_, Self>) -> Result<(), DeviceError>;
+}
+
+struct ProjectionOp {
+    shape: Shape,
+    weight: ParamId,
+    x: Var<f32>,
+    y: Var<f32>,
+    back: Option<Planned>,
+}
+
+struct Planned {
+    dy: Slot<f32>,
+    dx: Option<Slot<f32>>,
+    dweight: ParamGrad,
+}
+
+impl<D: Projection> Tape<D> {
+    /// `x: [rows, inputs] -> [rows, outputs]`, with a weight `[inputs, outputs]`.
+    pub fn projection(&mut self, x: Var<f32>, weight: ParamId) -> Var<f32> {
+        let (rows, inputs) = self.rows(x);
+        let outputs = self.layout().get(weight).len / inputs;
+        let y = self.result(&[rows, outputs], true);
+        let op = ProjectionOp { shape: Shape { rows, inputs, outputs }, weight, x, y, back: None };
+        self.record(op, &[x.id()]);
+        y
+    }
+}
+
+impl<D: Projection> Op<D> for ProjectionOp {
+    fn name(&self) -> &'static str {
+        "projection"
+    }
+
+    fn cost(&self) -> Cost {
+        let Shape { rows, inputs, outputs } = self.shape;
+        let work = |products: usize| Work {
+            flops: (products * 2 * rows * inputs * outputs) as u64,
+            bytes: (products * 4 * (rows * (inputs + outputs) + inputs * outputs)) as u64,
+        };
+        let products = |back: &Planned| if back.dx.is_some() { 2 } else { 1 };
+        Cost { forward: work(1), backward: work(self.back.as_ref().map_or(0, products)) }
+    }
+
+    fn forward(&self, device: &D, on: &Access<D>) -> Result<(), DeviceError> {
+        let (x, weight) = (on.read(self.x.slot()), on.master(self.weight));
+        device.projection_forward(&self.shape, x, weight, on.write(self.y.slot()))
+    }
+
+    fn plan_backward(&mut self, plan: &mut Backward<D>) -> bool {
+        let Some(dy) = plan.grad(self.y) else { return false };
+        plan.read(self.x.slot());
+        self.back = Some(Planned { dy, dx: plan.give(self.x), dweight: plan.param(self.weight) });
+        true
+    }
+
+    fn backward(&self, device: &D, on: &Access<D>) -> Result<(), DeviceError> {
+        let Some(back) = &self.back else { return Ok(()) };
+        let operands = BackwardOperands {
+            x: on.read(self.x.slot()),
+            weight: on.master(self.weight),
+            dy: on.read(back.dy),
+            dx: back.dx.map(|dx| on.write(dx)),
+            dweight: (on.grad(back.dweight), back.dweight.accumulate),
+        };
+        device.projection_backward(&self.shape, operands)
+    }
+}

@@ -1,0 +1,60 @@
+//! The sigmoid loss on a GPU: `kernels/sigmoid.cu`, whose head tells the launches and their scratch.
+
+use super::{Gradients, Inputs, Shape, Sigmoid};
+use crate::device::DeviceError;
+use crate::device::cuda::{Activation, Cuda, Grid, ViewMut, args};
+use crate::ops::contrastive::cuda::Cut;
+
+/// Scalars whose gradients are sums over all logits: temperature and bias.
+const SCALARS: usize = 2;
+
+impl<T: Activation> Sigmoid for Cuda<T> {
+    fn sigmoid_scratch(shape: &Shape) -> usize {
+        Cut::of(shape).scratch(SCALARS)
+    }
+
+    fn sigmoid_forward(
+        &self,
+        shape: &Shape,
+        inputs: Inputs<'_, Self>,
+        outcome: ViewMut<'_, f32>,
+        scratch: ViewMut<'_, f32>,
+    ) -> Result<(), DeviceError> {
+        let cut = Cut::of(shape);
+        let [batch, width, splits] = [shape.batch, shape.width, cut.splits].map(|size| size as i32);
+        let (images, texts) = (inputs.images.address(), inputs.texts.address());
+        let (scale, bias, parts) = (inputs.logit_scale.address(), inputs.logit_bias.address(), scratch.address());
+        for (a, b, to) in [(images, texts, parts), (texts, images, parts + 4 * cut.pass() as u64)] {
+            let args = args![a, b, scale, bias, to, batch, batch, width, 0i32];
+            self.launch("sigmoid", "sigmoid_rows_f32", cut.grid(), args)?;
+        }
+        let args = args![parts, outcome.address(), batch, splits, 1.0 / shape.batch as f32];
+        self.launch("sigmoid", "sigmoid_outcome_f32", Grid::line(1, 1024), args)
+    }
+
+    fn sigmoid_backward(
+        &self,
+        shape: &Shape,
+        inputs: Inputs<'_, Self>,
+        gradients: Gradients<'_, Self>,
+        scratch: ViewMut<'_, f32>,
+    ) -> Result<(), DeviceError> {
+        let cut = Cut::of(shape);
+        let [batch, width] = [shape.batch, shape.width].map(|size| size as i32);
+        let (images, texts) = (inputs.images.address(), inputs.texts.address());
+        let (scale, bias, sums) = (inputs.logit_scale.address(), inputs.logit_bias.address(), scratch.address());
+        let weight = 1.0 / shape.batch as f32;
+        let Gradients { dimages, dtexts, dlogit_scale, dlogit_bias } = gradients;
+        for (a, b, sums_to, d) in [(images, texts, sums, dimages), (texts, images, 0, dtexts)] {
+            cut.gradient(self, d, sums, SCALARS, |grid, to| {
+                let args = args![a, b, scale, bias, to, sums_to, batch, batch, width, 0i32, weight];
+                self.launch("sigmoid", "sigmoid_gradient_f32", grid, args)
+            })?;
+        }
+        let blocks = (cut.tiles * cut.splits) as i32;
+        let (dscale, dbias) = (dlogit_scale.0.address(), dlogit_bias.0.address());
+        let [add_scale, add_bias] = [dlogit_scale.1, dlogit_bias.1].map(i32::from);
+        let args = args![sums, scale, dscale, dbias, blocks, add_scale, add_bias];
+        self.launch("sigmoid", "sigmoid_dscalars_f32", Grid::line(1, 256), args)
+    }
+}

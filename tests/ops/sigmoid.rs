@@ -1,0 +1,107 @@
+use std::sync::Arc;
+
+use flipk::autograd::{Init, Layout, Parameters, Tape};
+use flipk::device::Cpu;
+use flipk::ops::contrastive::{IMAGE_CORRECT, LOSS, TEXT_CORRECT};
+
+use crate::harness::{TOLERANCE, error, unit_rows};
+
+/// Both towers and the two scalars.
+#[derive(Clone)]
+struct Point {
+    images: Vec<f64>,
+    texts: Vec<f64>,
+    logit_scale: f64,
+    logit_bias: f64,
+}
+
+/// Loss and both counts from the whole matrix of logits.
+fn reference(at: &Point, batch: usize, width: usize) -> (f64, usize, usize) {
+    let scale = at.logit_scale.clamp(0.0, 100f64.ln()).exp();
+    let logit = |i: usize, j: usize| -> f64 {
+        scale * (0..width).map(|k| at.images[i * width + k] * at.texts[j * width + k]).sum::<f64>()
+    };
+    let (mut loss, mut rows, mut columns) = (0.0, 0, 0);
+    for i in 0..batch {
+        for j in 0..batch {
+            let z = if i == j { 1.0 } else { -1.0 };
+            // -ln σ(x) = ln(1 + e^-x)
+            loss += (-z * (logit(i, j) + at.logit_bias)).exp().ln_1p();
+        }
+        rows += usize::from((0..batch).all(|j| logit(i, i) >= logit(i, j)));
+        columns += usize::from((0..batch).all(|j| logit(i, i) >= logit(j, i)));
+    }
+    (loss / batch as f64, rows, columns)
+}
+
+fn check(batch: usize, width: usize, logit_scale: f32, logit_bias: f32) {
+    let mut layout = Layout::default();
+    let scale = layout.add("logit_scale", &[1], Init::Constant(logit_scale), true);
+    let bias = layout.add("logit_bias", &[1], Init::Constant(logit_bias), false);
+    let layout = Arc::new(layout);
+    let mut tape = Tape::<Cpu>::new(layout.clone());
+    let (images, texts) = (tape.input_var(&[batch, width]), tape.input_var(&[batch, width]));
+    let outcome = tape.sigmoid(images, texts, scale, bias);
+    let mut program = tape.train(Arc::new(Cpu)).unwrap();
+    let mut parameters = Parameters::new(&Cpu, layout.clone(), &layout.initial_values(0)).unwrap();
+    let operands = [0, 1].map(|item| unit_rows(batch, width, item));
+    program.write(images.slot(), &operands[0]).unwrap();
+    program.write(texts.slot(), &operands[1]).unwrap();
+    program.forward(&parameters).unwrap();
+    program.backward(&mut parameters).unwrap();
+
+    let exact = |values: &[f32]| values.iter().map(|value| f64::from(*value)).collect::<Vec<f64>>();
+    let point = Point {
+        images: exact(&operands[0]),
+        texts: exact(&operands[1]),
+        logit_scale: logit_scale.into(),
+        logit_bias: logit_bias.into(),
+    };
+    let (loss, rows, columns) = reference(&point, batch, width);
+    let found = program.read(outcome).unwrap();
+    assert!((f64::from(found[LOSS]) - loss).abs() < 1e-5 * loss.max(0.1), "{} {loss}", found[LOSS]);
+    assert_eq!((found[IMAGE_CORRECT] as usize, found[TEXT_CORRECT] as usize), (rows, columns));
+
+    const STEP: f64 = 1e-5;
+    let slope = |place: &dyn Fn(&mut Point) -> &mut f64| {
+        let at = |delta: f64| {
+            let mut moved = point.clone();
+            *place(&mut moved) += delta;
+            reference(&moved, batch, width).0
+        };
+        (at(STEP) - at(-STEP)) / (2.0 * STEP)
+    };
+    for (operand, var) in [images, texts].into_iter().enumerate() {
+        let grad = program.read(program.input_grad(var).unwrap()).unwrap();
+        let places: Vec<usize> = (0..grad.len()).step_by(grad.len().div_ceil(20)).collect();
+        let checked: Vec<f32> = places.iter().map(|place| grad[*place]).collect();
+        let expected: Vec<f64> = (places.iter())
+            .map(|place| slope(&|point| &mut [&mut point.images, &mut point.texts][operand][*place]))
+            .collect();
+        let error = error(&checked, &expected);
+        assert!(error < TOLERANCE, "operand {operand}: {error:e}");
+    }
+    let grads = parameters.download_grads(&Cpu).unwrap();
+    let expected = [slope(&|point| &mut point.logit_scale), slope(&|point| &mut point.logit_bias)];
+    for (id, expected) in [scale, bias].into_iter().zip(expected) {
+        let found = f64::from(grads[layout.get(id).range()][0]);
+        // Both sum batch x batch terms of both signs, up to the temperature each.
+        let size = f64::from(logit_scale).exp().clamp(1.0, 100.0) * expected.abs().max(1.0);
+        assert!((found - expected).abs() < 1e-5 * size, "{found} {expected}");
+    }
+}
+
+#[test]
+fn one_pair_one_tile_and_odd_tiles() {
+    check(1, 8, 1.0, 0.5);
+    check(7, 5, 2.0, -1.0);
+    check(128, 16, 2.3, -10.0);
+    check(131, 12, 3.0, -4.0);
+    check(260, 3, 1.0, 2.0);
+}
+
+#[test]
+fn a_temperature_outside_its_limits_is_held_and_gets_no_gradient() {
+    check(9, 6, 5.0, -10.0);
+    check(9, 6, -0.5, 0.0);
+}
