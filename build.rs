@@ -66,7 +66,8 @@ fn stem(path: &Path) -> String {
 /// The kernels' files, sorted.
 fn sources(folder: &Path) -> Result<Vec<PathBuf>> {
     let paths = fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
-    let mut sources: Vec<PathBuf> = paths.into_iter().filter(|path| path.extension().is_some_and(|e| e == "cu")).collect();
+    let mut sources: Vec<PathBuf> =
+        paths.into_iter().filter(|path| path.extension().is_some_and(|e| e == "cu")).collect();
     sources.sort();
     Ok(sources)
 }
@@ -91,7 +92,9 @@ fn compile_all(nvcc: &Path, sources: &[PathBuf], out: &Path) -> Result<String> {
         for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
             scope.spawn(|| {
                 while let Some(source) = queue.lock().ok().and_then(|mut queue| queue.next()) {
-                    if let (Err(error), Ok(mut failures)) = (compile(nvcc, source, out, common.clone()), failures.lock()) {
+                    if let (Err(error), Ok(mut failures)) =
+                        (compile(nvcc, source, out, common.clone()), failures.lock())
+                    {
                         failures.push(error.to_string());
                     }
                 }

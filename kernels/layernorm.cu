@@ -8,6 +8,8 @@
 #include "common.cuh"
 
 constexpr int WARPS = 4;
+// float4s from one quad of a pack to the next in shared memory: 32 lanes, and half the banks further.
+constexpr int STRIDE = 36;
 
 // Grid: any; block: 128. `delta` and `sum` are both null, or neither.
 // x, delta, sum, y: [rows, width]; gamma, beta: [width]; mean, rstd: [rows].
@@ -64,7 +66,7 @@ __device__ void forward(const T* x, const T* delta, T* sum, const float* gamma, 
 }
 
 // Grid: `blocks`, a function of rows alone, so that sums have one order; block: 128; dynamic shared memory:
-// 1024 * WARPS * PACKS bytes (f32: 512). dy, x, dx: [rows, width]; partials: [blocks, 2, width], the block's sums for gamma
+// 2 * WARPS * PACKS * QUADS * STRIDE * 16 bytes. dy, x, dx: [rows, width]; partials: [blocks, 2, width], the block's sums for gamma
 // and beta. `add`: dx holds the residual gradient, which is added to.
 template <typename T, int PACKS>
 __device__ void backward(const T* dy, const T* x, const float* gamma, const float* mean, const float* rstd, T* dx, int add,
@@ -73,10 +75,10 @@ __device__ void backward(const T* dy, const T* x, const float* gamma, const floa
     // [warp][gamma, beta][pack][quad of the pack][lane]: lanes are neighbours, so that no bank is met twice.
     extern __shared__ float4 sums[];
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    float4* gammas = sums + warp * 2 * PACKS * QUADS * 32 + lane;
-    float4* betas = gammas + PACKS * QUADS * 32;
+    float4* gammas = sums + warp * 2 * PACKS * QUADS * STRIDE + lane;
+    float4* betas = gammas + PACKS * QUADS * STRIDE;
 #pragma unroll
-    for (int quad = 0; quad < 2 * PACKS * QUADS; quad++) gammas[quad * 32] = make_float4(0, 0, 0, 0);
+    for (int quad = 0; quad < 2 * PACKS * QUADS; quad++) gammas[quad * STRIDE] = make_float4(0, 0, 0, 0);
     // Rows that are neighbours go to one block.
     int each = (rows + gridDim.x - 1) / gridDim.x;
     int end = min(rows, (int)(blockIdx.x + 1) * each);
@@ -102,7 +104,7 @@ __device__ void backward(const T* dy, const T* x, const float* gamma, const floa
                 }
 #pragma unroll
                 for (int i = 0; i < N; i += 4) {
-                    int quad = (pack * QUADS + i / 4) * 32;
+                    int quad = (pack * QUADS + i / 4) * STRIDE;
                     float4 a = gammas[quad], b = betas[quad];
                     const float* m = n[pack] + i;
                     gammas[quad] = make_float4(a.x + d[i] * m[0], a.y + d[i + 1] * m[1], a.z + d[i + 2] * m[2],
@@ -125,15 +127,16 @@ __device__ void backward(const T* dy, const T* x, const float* gamma, const floa
         }
     }
     __syncthreads();
+    // Neighbouring threads have neighbouring columns.
     for (int i = threadIdx.x; i < 2 * PACKS * QUADS * 32; i += blockDim.x) {
+        int which = i / (PACKS * QUADS * 32), column = i % (PACKS * QUADS * 32) * 4;
+        int quad = (which * PACKS + column / (32 * N)) * QUADS + i % QUADS, from = column / N % 32;
         float4 total = make_float4(0, 0, 0, 0);
 #pragma unroll
         for (int w = 0; w < WARPS; w++) {
-            float4 v = sums[w * 2 * PACKS * QUADS * 32 + i];
+            float4 v = sums[(w * 2 * PACKS * QUADS + quad) * STRIDE + from];
             total = make_float4(total.x + v.x, total.y + v.y, total.z + v.z, total.w + v.w);
         }
-        int which = i / (PACKS * QUADS * 32), quad = i / 32 % (PACKS * QUADS);
-        int column = (quad / QUADS * 32 + i % 32) * N + quad % QUADS * 4;
         if (column < width)
             *reinterpret_cast<float4*>(partials + ((size_t)blockIdx.x * 2 + which) * width + column) = total;
     }

@@ -5,6 +5,8 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Args;
 
+use crate::device::cuda::kernels;
+
 /// Show version, devices, CPU features and compiled kernels
 #[derive(Args)]
 pub struct Info {}
@@ -16,11 +18,20 @@ impl Info {
             ["version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()],
             ["cpu".to_owned(), format!("{cores} threads, {}", cpu_features().join(" "))],
             ["gpu".to_owned(), gpus()],
-            ["kernels".to_owned(), "none compiled in: this version computes on the CPU".to_owned()],
+            ["kernels".to_owned(), compiled()],
         ];
         rows.iter().for_each(|[name, value]| println!("{name:<8} {value}"));
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// The kernels that the program carries.
+fn compiled() -> String {
+    if kernels::KERNELS.is_empty() {
+        return "none compiled in; for GPUs run tools/cuda-compiler and build again".to_owned();
+    }
+    let names: Vec<&str> = kernels::KERNELS.iter().map(|(name, _)| *name).collect();
+    format!("{} (nvcc {})", names.join(" "), kernels::NVCC)
 }
 
 /// Those that the CPU ops make use of.

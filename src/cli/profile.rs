@@ -125,7 +125,8 @@ fn shown(found: &profile::Profile, by: Group) -> String {
     };
     let rows: Vec<_> = group(found, by).iter().map(row).collect();
     let mut text = table(["", "ms", "step", "TFLOP/s", "GB/s", "bound by", "of limit"], &rows);
-    let totals: Vec<_> = found.totals.iter().map(|(part, seconds)| format!("{part} {} ms", milliseconds(*seconds))).collect();
+    let totals: Vec<_> =
+        found.totals.iter().map(|(part, seconds)| format!("{part} {} ms", milliseconds(*seconds))).collect();
     text += &format!("\n{}\n", totals.join(", "));
     let kind = if ceilings.assumed { "assumed for an H100" } else { "measured here" };
     text += &format!(

@@ -60,7 +60,9 @@ pub enum DeviceError {
         /// What holds memory, and how much.
         held: Vec<(String, usize)>,
     },
-    #[error("this flipk was built without CUDA's compiler and has no kernels; run tools/cuda-compiler and build it again")]
+    #[error(
+        "this flipk was built without CUDA's compiler and has no kernels; run tools/cuda-compiler and build it again"
+    )]
     NoKernels,
     #[error("no NVIDIA GPU can be used: {problem}; --device cpu and --device emulator need none")]
     NoGpu { problem: String },

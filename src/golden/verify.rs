@@ -30,7 +30,7 @@ impl Tolerances {
     pub const F32: Self =
         Self { embeddings: 1e-5, loss: 1e-5, gradients: 1e-4, training_losses: 1e-4, final_norms: 1e-4 };
 
-    /// bf16 activations and operands, of which each rounding is off by up to 2^-9: what some tens of layers add up to.
+    /// bf16 activations and operands, of which each rounding is off by up to 2^-8: what some tens of layers add up to.
     pub const BF16: Self =
         Self { embeddings: 1e-2, loss: 5e-3, gradients: 3e-2, training_losses: 2e-2, final_norms: 1e-2 };
 

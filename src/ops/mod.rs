@@ -55,7 +55,7 @@ impl<D> AllOps for D where
         + layernorm::LayerNorm
         + linear::Linear
         + pool::Pool
-    + projection::Projection
+        + projection::Projection
         + sigmoid::Sigmoid
 {
 }

@@ -30,8 +30,7 @@ impl Ceilings {
 
     /// The least seconds for `work`, and what binds it.
     pub fn limit(&self, work: Work) -> (f64, &'static str) {
-        let (compute, memory) =
-            (work.flops as f64 / self.flops_per_second, work.bytes as f64 / self.bytes_per_second);
+        let (compute, memory) = (work.flops as f64 / self.flops_per_second, work.bytes as f64 / self.bytes_per_second);
         if compute > memory { (compute, "compute") } else { (memory, "memory") }
     }
 }
@@ -47,8 +46,11 @@ pub fn measure_ceilings<D: AllOps>(device: &Arc<D>, again: bool) -> Result<Ceili
     if let Some(ceilings) = cached.and_then(|text| serde_json::from_slice(&text).ok()) {
         return Ok(ceilings);
     }
-    let ceilings =
-        Ceilings { bytes_per_second: copy(device, sizes.copy_bytes)?, flops_per_second: product(device, sizes.product_side)?, assumed: false };
+    let ceilings = Ceilings {
+        bytes_per_second: copy(device, sizes.copy_bytes)?,
+        flops_per_second: product(device, sizes.product_side)?,
+        assumed: false,
+    };
     if let (Some(file), Ok(text)) = (file, serde_json::to_vec(&ceilings)) {
         // A cache that cannot be written costs a second the next time.
         let _ = file.parent().map(std::fs::create_dir_all).map(|_| std::fs::write(&file, text));
@@ -84,8 +86,7 @@ fn copy<D: AllOps>(device: &Arc<D>, bytes: usize) -> Result<f64, DeviceError> {
     let bytes = len * size_of::<D::Act>();
     let (from, to) = (device.allocate(bytes, "measuring a copy")?, device.allocate(bytes, "measuring a copy")?);
     // SAFETY: two blocks of this length, and no other views of them.
-    let seconds =
-        time(&**device, || unsafe { device.copy(D::view_mut(&to, 0, len), D::view(&from, 0, len)) })?;
+    let seconds = time(&**device, || unsafe { device.copy(D::view_mut(&to, 0, len), D::view(&from, 0, len)) })?;
     Ok(2.0 * bytes as f64 / seconds)
 }
 

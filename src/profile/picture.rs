@@ -56,7 +56,8 @@ fn draw(root: &Area, profile: &Profile, lines: &[Line]) -> Result<(), Box<dyn st
         write(format!("{} {}", line.name, line.direction), 12, top + 6, 14)?;
         root.draw(&Rectangle::new(bar(line.seconds), color(&line.direction).mix(0.4).filled()))?;
         root.draw(&Rectangle::new(bar(line.limit_seconds.min(line.seconds)), color(&line.direction).filled()))?;
-        let near = line.fraction().map_or_else(String::new, |share| format!(", {:.0} % of {}", 100.0 * share, line.bound));
+        let near =
+            line.fraction().map_or_else(String::new, |share| format!(", {:.0} % of {}", 100.0 * share, line.bound));
         let share = 100.0 * line.seconds / step_seconds;
         let at = LEFT + (line.seconds * scale) as i32 + 8;
         write(format!("{:.2} ms, {share:.0} %{near}", 1e3 * line.seconds), at, top + 6, 13)?;

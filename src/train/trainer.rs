@@ -21,6 +21,18 @@ pub struct Trainer<D: Device> {
     batch: usize,
 }
 
+/// Says which batch would fit, where the activations of `batch` do not: they grow with it.
+fn fitting(error: DeviceError, batch: usize) -> DeviceError {
+    match error {
+        DeviceError::OutOfMemory { device, purpose, asked, free: Some(free), held } => {
+            let fits = (batch as u128 * free as u128 / asked.max(1) as u128) as usize / 8 * 8;
+            let purpose = format!("{purpose} of a batch of {batch} (--batch {fits} would fit)");
+            DeviceError::OutOfMemory { device, purpose, asked, free: Some(free), held }
+        }
+        other => other,
+    }
+}
+
 /// What a step tells.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepOutcome {
@@ -44,7 +56,7 @@ impl<D: AllOps> Trainer<D> {
         let optimizer = Optimizer::new(&*device, &params, adamw)?;
         let mut tape = Tape::new(flip.layout().clone());
         let embedded = flip.record(&mut tape, batch, kept);
-        let program = tape.train(device.clone())?;
+        let program = tape.train(device.clone()).map_err(|error| fitting(error, batch))?;
         Ok(Self { device, flip, params, optimizer, program, embedded, batch })
     }
 
@@ -127,5 +139,28 @@ impl<D: AllOps> Trainer<D> {
     /// Continues from `moments`.
     pub fn set_moments(&mut self, moments: &Moments) -> Result<(), DeviceError> {
         self.optimizer.upload(&self.device, moments)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_that_fits_is_named() {
+        let held = vec![("the weights".to_owned(), 40)];
+        let error = DeviceError::OutOfMemory {
+            device: "cuda",
+            purpose: "activations".to_owned(),
+            asked: 1000,
+            free: Some(260),
+            held,
+        };
+        let text = fitting(error, 128).to_string();
+        assert!(
+            text.contains("1000 bytes were asked for activations of a batch of 128 (--batch 32 would fit)"),
+            "{text}"
+        );
+        assert!(text.contains("260 are free; held are 40 by the weights"), "{text}");
     }
 }

@@ -1,8 +1,10 @@
 //! The program from outside: every subcommand, and everything that may befall a run.
 
+mod emulator;
 mod eval;
 mod harness;
 mod mistakes;
+mod profile;
 mod resume;
 mod robust;
 mod train;

@@ -24,9 +24,10 @@ impl Case for Attention {
         tape.attention(x[0], self.heads, self.causal).into()
     }
 
-    // Forwards P and the result; backwards P, dS, the result and, through the rows' sums, the forward result.
+    // Forwards P and the result; backwards P, dS, the result and, through the rows' sums, the forward result. Sums over many
+    // keys average them: half of what they could do.
     fn roundings(&self) -> (f64, f64) {
-        (2.0, 4.0)
+        (1.5, 3.0)
     }
 }
 
@@ -43,7 +44,7 @@ fn sweep(head_dims: &[usize], tokens: &[usize], heads: usize) {
 
 #[test]
 fn short_rows() {
-    sweep(&[32, 64, 80, 96, 128], &[1, 2, 17, 32, 50, 77], 3);
+    sweep(&[32, 64, 80, 96, 128], &[1, 2, 17, 32, 50, 77], 2);
 }
 
 #[test]

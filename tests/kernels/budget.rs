@@ -24,7 +24,12 @@ fn compile(ptxas: &Path, name: &str, ptx: &str, arch: &str) -> (BTreeMap<String,
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join(format!("{name}.ptx"));
     std::fs::write(&file, ptx).unwrap();
-    let run = Command::new(ptxas).args(["-v", "-arch", arch, "-o"]).arg(folder.path().join("out")).arg(file).output().unwrap();
+    let run = Command::new(ptxas)
+        .args(["-v", "-arch", arch, "-o"])
+        .arg(folder.path().join("out"))
+        .arg(file)
+        .output()
+        .unwrap();
     let said = String::from_utf8(run.stderr).unwrap() + &String::from_utf8(run.stdout).unwrap();
     assert!(run.status.success(), "ptxas -arch {arch} does not take {name}.ptx:\n{said}");
     let (mut uses, mut spilled, mut kernel) = (BTreeMap::new(), Vec::new(), String::new());
@@ -54,7 +59,9 @@ fn kernels_stay_within_their_budget() {
     let (mut uses, mut problems) = (BTreeMap::new(), Vec::new());
     for (name, ptx) in KERNELS {
         let [ampere, hopper] = std::thread::scope(|scope| {
-            ["sm_80", "sm_90"].map(|arch| scope.spawn(|| compile(&ptxas, name, ptx, arch))).map(|run| run.join().unwrap())
+            ["sm_80", "sm_90"]
+                .map(|arch| scope.spawn(|| compile(&ptxas, name, ptx, arch)))
+                .map(|run| run.join().unwrap())
         });
         for (arch, spilled) in [("sm_80", ampere.1), ("sm_90", hopper.1)] {
             problems.extend(spilled.into_iter().map(|kernel| format!("{kernel} spills registers on {arch}")));

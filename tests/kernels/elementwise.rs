@@ -26,7 +26,7 @@ impl Case for Twice {
     }
 
     fn roundings(&self) -> (f64, f64) {
-        (4.0, 8.0)
+        (2.0, 3.0)
     }
 }
 

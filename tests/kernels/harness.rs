@@ -1,9 +1,9 @@
 //! Records an op on the CPU and on an emulated GPU, with the same operands, and compares results and gradients.
 //!
 //! Operands are rounded to bf16 before either device sees them, so what differs is what the device rounds on the way: each
-//! rounding to bf16 is off by at most 2^-9 of the number. A case states how many roundings there are between operands and
-//! results; the difference may be as large as if all of them erred as far as they can, and that of a single number eight
-//! times as large, since it may be small where what was rounded was large.
+//! rounding to bf16 (8 significant bits) is off by at most 2^-8 of the number. A case states how many roundings there are
+//! between operands and results; the difference of all numbers together may be as large as if each of them erred as far as it
+//! can, that of a single one four times as large, since it may be small where what was rounded was large.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -166,8 +166,8 @@ fn compare<T: Activation>(name: &str, case: &impl Case, expected: &Found) -> BTr
     for (index, ((what, found), (_, expected))) in found.0.iter().zip(&expected.0).enumerate() {
         let (all, one) = match size_of::<T>() {
             2 => {
-                let all = 2f64.powi(-9) * if index == 0 { roundings.0 } else { roundings.1 };
-                (all, 8.0 * all)
+                let all = 2f64.powi(-8) * if index == 0 { roundings.0 } else { roundings.1 };
+                (all, 4.0 * all)
             }
             _ => (F32_TOLERANCE, F32_TOLERANCE),
         };
@@ -190,12 +190,15 @@ pub fn check(name: &str, case: &impl Case) -> BTreeMap<String, Counts> {
     compare::<bf16>(name, case, &expected)
 }
 
-/// Whole sectors, and no avoidable bank conflict.
+/// Whole sectors, both ways (but for a direction with less than a tenth of the traffic: statistics, pooled rows), and no
+/// avoidable bank conflict.
 pub fn assert_lean(counts: &BTreeMap<String, Counts>) {
     for (kernel, counts) in counts {
+        let all = counts.global_loads.sectors + counts.global_stores.sectors;
         for (what, traffic) in [("loads", &counts.global_loads), ("stores", &counts.global_stores)] {
             let efficiency = traffic.efficiency();
-            assert!(efficiency >= 0.9, "{kernel}: {:.0} % of what its {what} move is used", 100.0 * efficiency);
+            let lean = efficiency >= 0.9 || traffic.sectors * 10 < all;
+            assert!(lean, "{kernel}: {:.0} % of what its {what} move is used", 100.0 * efficiency);
         }
         let banks = counts.shared;
         assert!(banks.passes == banks.least, "{kernel}: {} passes over banks, {} needed", banks.passes, banks.least);

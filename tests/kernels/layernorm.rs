@@ -43,16 +43,16 @@ impl Case for Residual {
         tape.residual_layernorm(sum, Some(y), norm(2)).1.into()
     }
 
-    // Two sums and two normalised tensors on the way, each with values of several times the typical one; backwards also
-    // their gradients.
+    // Two sums and two normalised tensors; backwards also their gradients.
     fn roundings(&self) -> (f64, f64) {
-        (6.0, 8.0)
+        (2.0, 3.0)
     }
 }
 
 #[test]
 fn plain() {
-    for (rows, width) in [(1, 8), (3, 24), (5, 256), (131, 264), (65, 512), (7, 768), (33, 1024), (9, 1280), (4, 2048)] {
+    for (rows, width) in [(1, 8), (3, 24), (5, 256), (131, 264), (65, 512), (7, 768), (33, 1024), (9, 1280), (4, 2048)]
+    {
         check(&format!("{rows} x {width}"), &Plain { rows, width });
     }
 }

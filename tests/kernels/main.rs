@@ -10,5 +10,6 @@ mod gather_patches;
 mod harness;
 mod layernorm;
 mod linear;
+mod model;
 mod optimizer;
 mod pool;

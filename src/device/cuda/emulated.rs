@@ -32,7 +32,13 @@ pub struct Emulated {
 
 impl Emulated {
     pub fn new(options: EmulatorOptions) -> Self {
-        Self { memory: Memory::new(), modules: Mutex::default(), options, counts: Mutex::default(), estimated: Mutex::default() }
+        Self {
+            memory: Memory::new(),
+            modules: Mutex::default(),
+            options,
+            counts: Mutex::default(),
+            estimated: Mutex::default(),
+        }
     }
 
     /// What each kernel did since the last call.

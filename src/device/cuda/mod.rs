@@ -16,8 +16,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use half::bf16;
 
-pub use driver::{Arg, Driver, Epilogue, Grid, Launch, Mark, Number, Operand, Product};
 pub(crate) use driver::args;
+pub use driver::{Arg, Driver, Epilogue, Grid, Launch, Mark, Number, Operand, Product};
 pub use emulated::{Emulated, EmulatorOptions};
 pub use real::Gpu;
 

@@ -60,7 +60,9 @@ impl Gpu {
         }
         // SAFETY: as above.
         if !unsafe { cudarc::cublaslt::sys::is_culib_present() } {
-            return Err(none("there is no cuBLASLt (libcublasLt, part of CUDA's libraries) on the library path".to_owned()));
+            return Err(none(
+                "there is no cuBLASLt (libcublasLt, part of CUDA's libraries) on the library path".to_owned(),
+            ));
         }
         let context = CudaContext::new(ordinal).map_err(|error| none(error.to_string()))?;
         let capability = context.compute_capability().map_err(|error| none(error.to_string()))?;
@@ -88,13 +90,15 @@ impl Gpu {
         let wrong = |problem: String| DeviceError::Kernel { kernel: call.kernel.to_owned(), problem };
         let text = |text: &str| CString::new(text).map_err(|error| wrong(error.to_string()));
         if !loaded.modules.contains_key(call.module) {
-            let ptx = kernels::ptx(call.module).ok_or_else(|| wrong(format!("there is no kernels/{}.cu", call.module)))?;
+            let ptx =
+                kernels::ptx(call.module).ok_or_else(|| wrong(format!("there is no kernels/{}.cu", call.module)))?;
             let ptx = text(ptx)?;
             // SAFETY: a text that ends with a zero, as PTX must.
             let module = unsafe { result::module::load_data(ptx.as_ptr().cast()) }.map_err(|error| {
                 wrong(match error.0 {
                     CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION => {
-                        "the NVIDIA driver is too old for the kernels; CUDA 12.0 (driver 525) or newer is needed".to_owned()
+                        "the NVIDIA driver is too old for the kernels; CUDA 12.0 (driver 525) or newer is needed"
+                            .to_owned()
                     }
                     _ => format!("the driver cannot load kernels/{}.cu: {error}", call.module),
                 })

@@ -104,8 +104,7 @@ impl<T: Activation> Attention for Cuda<T> {
         let BackwardOperands { qkv, out, lse, dout, dqkv, .. } = operands;
         let [batch, tokens, heads, head_dim] =
             [shape.batch, shape.tokens, shape.heads, shape.head_dim].map(|size| size as i32);
-        let (qkv, out, lse, dout, dqkv) =
-            (qkv.address(), out.address(), lse.address(), dout.address(), dqkv.address());
+        let (qkv, out, lse, dout, dqkv) = (qkv.address(), out.address(), lse.address(), dout.address(), dqkv.address());
         let (causal, scale) = (i32::from(shape.causal), shape.scale());
         if fast::<T>(shape) {
             let (name, grid) = backward_kernel(shape);

@@ -46,7 +46,6 @@ pub fn add_partials<T: Activation>(
     (rows, width, stride): (usize, usize, usize),
     (sums, accumulate): (ViewMut<'_, f32>, bool),
 ) -> Result<(), DeviceError> {
-    let args =
-        args![partials, sums.address(), rows as i32, width as i32, stride as i32, i32::from(accumulate)];
+    let args = args![partials, sums.address(), rows as i32, width as i32, stride as i32, i32::from(accumulate)];
     device.launch("reduce", "add_partials", Grid::line(width.div_ceil(256), 256), args)
 }

@@ -8,6 +8,9 @@ use crate::ops::bias::cuda::add_partials;
 /// Warps of a block, as in the kernel; each has a row.
 const WARPS: usize = 4;
 
+/// As in the kernel: float4s from one quad to the next in shared memory.
+const STRIDE: usize = 36;
+
 /// Packs per lane that the kernels were compiled for.
 fn instances<T: Activation>() -> &'static [usize] {
     if T::PACK == 8 { &[1, 2, 3, 4, 5, 8] } else { &[4, 8, 16] }
@@ -46,7 +49,7 @@ impl<T: Activation> LayerNorm for Cuda<T> {
         let packs = packs::<T>(width)?;
         let kernel = format!("layernorm_backward_{}_{packs}", T::SUFFIX);
         let blocks = blocks(rows);
-        let shared = WARPS * 2 * packs * 32 * T::PACK * 4;
+        let shared = 2 * WARPS * packs * T::PACK / 4 * STRIDE * 16;
         let grid = Grid::line(blocks, 32 * WARPS as u32).with_shared(shared);
         let (gamma, mean, rstd, partials) = (gamma.address(), mean.address(), rstd.address(), scratch.address());
         let (add, rows, wide) = (i32::from(add), rows as i32, width as i32);

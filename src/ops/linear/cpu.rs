@@ -1,8 +1,8 @@
 //! Matrix products on the CPU by the `gemm` crate, on all threads of the calling rayon pool.
 
 use super::{BackwardOperands, Forward, Linear, Shape};
-use crate::device::{Cpu, DeviceError};
 use crate::device::product::{How, Strides, product};
+use crate::device::{Cpu, DeviceError};
 use crate::ops::{bias, gelu};
 
 const OVERWRITE: How = How { scale: 1.0, accumulate: false, parallel: true };
@@ -50,7 +50,13 @@ impl Linear for Cpu {
             product((rows, inputs, outputs), (dx, x.1), dy, (weight, Strides::row_major(inputs)), OVERWRITE);
         }
         let sizes = (outputs, inputs, rows);
-        product(sizes, (dweight, Strides::row_major(inputs)), (dy.0, dy.1.transposed()), x, How { accumulate, ..OVERWRITE });
+        product(
+            sizes,
+            (dweight, Strides::row_major(inputs)),
+            (dy.0, dy.1.transposed()),
+            x,
+            How { accumulate, ..OVERWRITE },
+        );
         Ok(())
     }
 }

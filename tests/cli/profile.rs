@@ -1,0 +1,36 @@
+//! `flipk profile`.
+
+use crate::harness::{SMALL, flipk, json};
+
+#[test]
+fn a_step_is_told_layer_by_layer_on_every_device() {
+    let folder = tempfile::tempdir().unwrap();
+    for device in ["cpu", "emulator"] {
+        let file = |name: &str| folder.path().join(format!("{device}-{name}"));
+        let small = SMALL.iter().filter(|arg| !arg.contains("eval-data") && !arg.contains("log-every"));
+        let options = ["json", "trace", "picture"].map(|name| format!("--{name}={}", file(name).display()));
+        let device_option = format!("--device={device}");
+        let mut args = vec!["profile", "--profile-steps=2", "--group=op", device_option.as_str()];
+        args.extend(small);
+        args.extend(options.iter().map(String::as_str));
+        let ran = flipk(&args).expect(0);
+        assert!(ran.stdout.contains("attention backward") && ran.stdout.contains("of limit"), "{}", ran.stdout);
+        let profile = json(&file("json"));
+        for key in ["samples_per_second", "step_seconds", "model_flops_per_sample", "model_flop_utilisation"] {
+            assert!(profile[key].as_f64().unwrap() > 0.0, "{key} on {device}");
+        }
+        assert!(profile["peak_memory_bytes"].as_u64().unwrap() > 1000);
+        assert!(profile["device"].as_str().unwrap().contains(if device == "cpu" { "cpu" } else { "emulated" }));
+        let scopes = profile["scopes"].as_array().unwrap();
+        let sum: f64 = scopes.iter().map(|scope| scope["seconds"].as_f64().unwrap()).sum();
+        assert!((sum - profile["step_seconds"].as_f64().unwrap()).abs() < 1e-9);
+        assert!(scopes.iter().any(|scope| scope["scope"] == "vision/block_00/attention" && scope["op"] == "attention"));
+        assert!(!json(&file("trace"))["traceEvents"].as_array().unwrap().is_empty());
+        assert!(std::fs::read_to_string(file("picture")).unwrap().contains("</svg>"));
+    }
+    let [before, after] = ["cpu-json", "emulator-json"].map(|name| folder.path().join(name).display().to_string());
+    let ran = flipk(&["profile", "--compare", &before, &after]).expect(0);
+    assert!(ran.stdout.contains("times faster") && ran.stdout.contains("vision/block_00 forward"), "{}", ran.stdout);
+    let ran = flipk(&["profile", "--compare", &before, "Cargo.toml"]).expect(1);
+    assert!(ran.stderr.contains("Cargo.toml is not a profile"), "{}", ran.stderr);
+}
