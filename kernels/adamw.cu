@@ -2,8 +2,14 @@
 // the compute copy of the weights.
 //   g = scale grad;  m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2
 //   w -= lr (m correct1 / (sqrt(v correct2) + eps) + decay w)
-// Gradients that are not finite show in the norm, which is read anyway: then nothing is changed.
+// Gradients that are not finite show in the norm, which is read anyway: then nothing is changed. What changes from step to
+// step is read from memory, so that a recorded launch can be made again.
 #include "common.cuh"
+
+// As src/ops/adamw has them.
+struct Hyper {
+    float lr, beta1, beta2, eps, decay, correct1, correct2, clip;
+};
 
 // partials[block] = sum of x^2 over the block's share. Grid: a function of `len` alone; block: 256. len: a multiple of 4.
 extern "C" __global__ void __launch_bounds__(256) adamw_squares(const float* x, float* partials, size_t len) {
@@ -20,9 +26,10 @@ extern "C" __global__ void __launch_bounds__(256) adamw_squares(const float* x, 
 
 // norm[0] = the norm, norm[1] = what gradients are multiplied by: less than 1 where they are clipped, NaN if the norm is not
 // finite. Grid: 1; block: 256.
-extern "C" __global__ void __launch_bounds__(256) adamw_scale(const float* partials, float* norm, int count, float clip) {
+extern "C" __global__ void __launch_bounds__(256) adamw_scale(const float* partials, float* norm, int count,
+                                                              const Hyper* hyper) {
     __shared__ float scratch[8];
-    float sum = 0;
+    float sum = 0, clip = hyper->clip;
     for (int i = threadIdx.x; i < count; i += 256) sum += partials[i];
     float n = sqrtf(block_sum<8>(sum, scratch));
     if (threadIdx.x == 0) {
@@ -31,15 +38,12 @@ extern "C" __global__ void __launch_bounds__(256) adamw_scale(const float* parti
     }
 }
 
-struct Hyper {
-    float lr, beta1, beta2, eps, decay, correct1, correct2;
-};
-
 // Grid: any; block: 256. values, grads, m, v: [len], shadow: [len] or null, decays: [len / 64]; len: a multiple of 64.
 // Bytes moved per parameter: 28, and 2 for the shadow.
 extern "C" __global__ void __launch_bounds__(256) adamw_update(float* values, bf16* shadow, const float* grads, float* m,
                                                                float* v, const uint8_t* decays, const float* norm,
-                                                               size_t len, Hyper hyper) {
+                                                               size_t len, const Hyper* numbers) {
+    Hyper hyper = *numbers;
     float scale = norm[1];
     if (isnan(scale)) return;
     for (size_t at = thread_index() * 4; at < len; at += thread_count() * 4) {

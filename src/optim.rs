@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::autograd::Parameters;
 use crate::device::{Device, DeviceError};
-use crate::ops::adamw::{AdamW, DECAY_BLOCK, Hyper, Update};
+use crate::ops::adamw::{AdamW, DECAY_BLOCK, Hyper, NUMBERS, Update};
 
 /// What stays the same over a run.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -27,13 +27,14 @@ impl Default for AdamWConfig {
 
 /// AdamW's moments, `[arena_len]` each, and the number of updates made.
 pub struct Optimizer<D: Device> {
-    config: AdamWConfig,
     decay: D::Memory,
     m: D::Memory,
     v: D::Memory,
     norm: D::Memory,
+    /// [`Hyper::numbers`] of the next update.
+    numbers: D::Memory,
     len: usize,
-    step: u64,
+    hyper: Hyper,
 }
 
 /// The moments on the host, as a checkpoint holds them.
@@ -53,14 +54,28 @@ impl<D: AdamW> Optimizer<D> {
         device.upload(unsafe { D::view_mut(&decay, 0, flags.len()) }, &flags)?;
         let moments = || device.allocate(len * 4, "AdamW's moments");
         let norm = device.allocate(D::norm_len(len) * 4, "the gradients' norm")?;
-        Ok(Self { config, decay, m: moments()?, v: moments()?, norm, len, step: 0 })
+        let numbers = device.allocate(NUMBERS * 4, "AdamW's numbers")?;
+        let AdamWConfig { beta1, beta2, eps, weight_decay, clip_norm } = config;
+        let hyper = Hyper { lr: 0.0, beta1, beta2, eps, weight_decay, step: 0, clip_norm };
+        Ok(Self { decay, m: moments()?, v: moments()?, norm, numbers, len, hyper })
+    }
+
+    /// [`Self::prepare`] and [`Self::apply`].
+    pub fn step(&mut self, device: &D, params: &mut Parameters<D>, lr: f64) -> Result<(), DeviceError> {
+        self.prepare(device, lr)?;
+        self.apply(device, params)
+    }
+
+    /// Counts the next update and sets its numbers.
+    pub fn prepare(&mut self, device: &D, lr: f64) -> Result<(), DeviceError> {
+        self.hyper.step += 1;
+        self.hyper.lr = lr as f32;
+        // SAFETY: a block of this length that `&mut self` owns exclusively.
+        device.upload(unsafe { D::view_mut(&self.numbers, 0, NUMBERS) }, &self.hyper.numbers())
     }
 
     /// Updates all parameters from their gradients. Where these are not finite, nothing is changed but [`Self::norm`].
-    pub fn step(&mut self, device: &D, params: &mut Parameters<D>, lr: f64) -> Result<(), DeviceError> {
-        self.step += 1;
-        let AdamWConfig { beta1, beta2, eps, weight_decay, clip_norm } = self.config;
-        let hyper = Hyper { lr: lr as f32, beta1, beta2, eps, weight_decay, step: self.step, clip_norm };
+    pub fn apply(&mut self, device: &D, params: &mut Parameters<D>) -> Result<(), DeviceError> {
         let (values, shadow, grads) = params.for_update();
         // SAFETY: blocks of these lengths that `&mut self` owns exclusively.
         let update = unsafe {
@@ -72,9 +87,10 @@ impl<D: AdamW> Optimizer<D> {
                 v: D::view_mut(&self.v, 0, self.len),
                 decay: D::view(&self.decay, 0, self.len / DECAY_BLOCK),
                 norm: D::view_mut(&self.norm, 0, D::norm_len(self.len)),
+                numbers: D::view(&self.numbers, 0, NUMBERS),
             }
         };
-        device.adamw(&hyper, update)
+        device.adamw(&self.hyper, update)
     }
 
     /// The L2 norm of the last step's gradients before clipping; not finite if any of them is not.
@@ -92,7 +108,7 @@ impl<D: AdamW> Optimizer<D> {
             device.download(&mut m, D::view(&self.m, 0, self.len))?;
             device.download(&mut v, D::view(&self.v, 0, self.len))?;
         }
-        Ok(Moments { m, v, step: self.step })
+        Ok(Moments { m, v, step: self.hyper.step })
     }
 
     /// Continues from `moments`, whose arrays have the arena's length.
@@ -102,7 +118,7 @@ impl<D: AdamW> Optimizer<D> {
             device.upload(D::view_mut(&self.m, 0, self.len), &moments.m)?;
             device.upload(D::view_mut(&self.v, 0, self.len), &moments.v)?;
         }
-        self.step = moments.step;
+        self.hyper.step = moments.step;
         Ok(())
     }
 }

@@ -139,7 +139,7 @@ impl<D: Device> Program<D> {
         for &SlotId(slot) in &self.begins[index] {
             // SAFETY: the placement lies in the block, and whatever shared these bytes before is not used any more.
             let view = unsafe { D::view_mut::<u8>(&self.memory, self.spans[slot].offset, self.slots[slot].bytes) };
-            self.device.forget(view);
+            self.device.forget(view)?;
         }
         let step = self.steps[index];
         let on = Access::new(&self.memory, &self.spans, params);

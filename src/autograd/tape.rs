@@ -10,6 +10,7 @@ use super::place::{Request, place};
 use super::program::{Closed, Combine, Program, Step};
 use crate::device::{Device, DeviceError, Elem};
 use crate::ops::add::Add;
+use crate::ops::gelu::Gelu;
 
 /// A buffer of the step, before its type is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,6 +117,12 @@ struct VarInfo {
     grad_taken: bool,
     /// No op made it: the host writes it and may read its gradient.
     input: bool,
+    /// Ops that read it, forwards.
+    readers: usize,
+    /// It is the GELU of this buffer.
+    gelu_of: Option<(Gelu, SlotId)>,
+    /// Its gradient is that of the GELU's input already.
+    grad_is_of_input: bool,
 }
 
 pub(super) struct Recorded<D: Device> {
@@ -188,7 +195,18 @@ impl<D: Device> Tape<D> {
         let slot = self.new_slot(shape.iter().product(), moment);
         let (shape, elem) = (shape.to_vec(), T::NAME);
         let input = moment == 0;
-        self.vars.push(VarInfo { shape, slot: slot.id, elem, wants_grad, grad: None, grad_taken: false, input });
+        self.vars.push(VarInfo {
+            shape,
+            slot: slot.id,
+            elem,
+            wants_grad,
+            grad: None,
+            grad_taken: false,
+            input,
+            readers: 0,
+            gelu_of: None,
+            grad_is_of_input: false,
+        });
         Var { index: self.vars.len() - 1, slot }
     }
 
@@ -237,9 +255,17 @@ impl<D: Device> Tape<D> {
             grad: None,
             grad_taken: false,
             input: false,
+            readers: 0,
+            gelu_of: None,
+            grad_is_of_input: false,
         };
         self.vars.push(info);
         Var { index: self.vars.len() - 1, slot: var.slot }
+    }
+
+    /// Tells that `var` is the GELU of `pre`, so that the op that makes its gradient can multiply by the slope on the way.
+    pub fn is_gelu_of<T>(&mut self, var: Var<T>, kind: Gelu, pre: Slot<T>) {
+        self.vars[var.index].gelu_of = Some((kind, pre.id));
     }
 
     pub fn shape<T>(&self, var: Var<T>) -> &[usize] {
@@ -262,6 +288,7 @@ impl<D: Device> Tape<D> {
         let now = self.now();
         for &slot in touches {
             self.touch(slot, now);
+            self.vars.iter_mut().filter(|var| var.slot == slot).for_each(|var| var.readers += 1);
         }
         self.ops.push(Recorded { op: Box::new(op), scope: self.scope });
     }
@@ -401,6 +428,21 @@ impl<D: Device> Backward<'_, D> {
         let copy = self.scratch(self.tape.slots[slot.id.0].len);
         self.before.push(Step::Copy { into: copy.id, from: slot.id });
         copy
+    }
+
+    /// The GELU's input, if `var` is a GELU that no other op reads: then the op may hand on the gradient of that input instead
+    /// ([`Backward::give`] as for `var`), having multiplied by the slope there.
+    pub fn through_gelu<T>(&mut self, var: Var<T>) -> Option<(Gelu, Slot<T>)> {
+        let info = &mut self.tape.vars[var.index];
+        let (kind, pre) = info.gelu_of.filter(|_| info.readers == 1 && info.wants_grad)?;
+        info.grad_is_of_input = true;
+        let pre = self.typed(pre);
+        Some((kind, self.touch(pre)))
+    }
+
+    /// Whether the gradient of this GELU's result is that of its input already.
+    pub fn grad_is_of_gelu_input<T>(&self, var: Var<T>) -> bool {
+        self.tape.vars[var.index].grad_is_of_input
     }
 
     /// A buffer for the gradient of an input of the op; `None` if nobody needs it.

@@ -18,8 +18,9 @@ pub struct DeviceArgs {
     #[arg(long = "device", id = "device", value_enum, default_value_t)]
     kind: Kind,
     /// Numbers of a GPU's activations and products; a CPU computes in f32
-    #[arg(long, value_enum, default_value_t)]
-    precision: Precision,
+    /// [default: bf16, and for `flipk verify` f32, whose tolerances tell more]
+    #[arg(long, value_enum)]
+    precision: Option<Precision>,
     /// Threads to compute with; 0: one per core. Results do not depend on it
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: usize,
@@ -34,9 +35,8 @@ enum Kind {
     Emulator,
 }
 
-#[derive(Clone, Copy, Default, ValueEnum)]
-enum Precision {
-    #[default]
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Precision {
     Bf16,
     F32,
 }
@@ -48,13 +48,18 @@ pub trait Job: Send {
 }
 
 impl DeviceArgs {
-    /// Runs `job` on the chosen device.
+    /// Runs `job` on the chosen device, in bf16 unless the user said otherwise.
     pub fn run<J: Job>(&self, job: J) -> Result<J::Output> {
+        self.run_in(Precision::Bf16, job)
+    }
+
+    /// Runs `job` on the chosen device, in `precision` unless the user said otherwise.
+    pub fn run_in<J: Job>(&self, precision: Precision, job: J) -> Result<J::Output> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(self.threads).build();
         let pool = pool.context("cannot start the threads to compute with")?;
         pool.install(|| match self.driver()? {
             None => job.run(Arc::new(Cpu)),
-            Some(driver) => match self.precision {
+            Some(driver) => match self.precision.unwrap_or(precision) {
                 Precision::Bf16 => job.run(Arc::new(Cuda::<bf16>::new(driver)?)),
                 Precision::F32 => job.run(Arc::new(Cuda::<f32>::new(driver)?)),
             },
@@ -65,7 +70,7 @@ impl DeviceArgs {
     fn driver(&self) -> Result<Option<Arc<dyn Driver>>> {
         Ok(match self.kind {
             Kind::Cpu => None,
-            Kind::Emulator => Some(Arc::new(Emulated::new(EmulatorOptions::default()))),
+            Kind::Emulator => Some(Arc::new(Emulated::new(EmulatorOptions { count: true, order: None }))),
             Kind::Cuda => Some(Arc::new(Gpu::new(0)?)),
             // Without a usable GPU, or without kernels for it, the CPU is the best there is.
             Kind::Auto if kernels::KERNELS.is_empty() => None,

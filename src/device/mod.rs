@@ -80,6 +80,11 @@ fn told(free: Option<usize>, held: &[(String, usize)]) -> String {
     free.map_or_else(String::new, |free| format!("; {free} are free")) + &held.replacen(',', "; held are", 1)
 }
 
+/// Calls that a device has recorded, to be made again with the same addresses (a CUDA graph).
+pub trait Recording: Send {
+    fn replay(&self) -> Result<(), DeviceError>;
+}
+
 /// A copy and a product that are large enough to reach a device's ceilings.
 #[derive(Clone, Copy, Debug)]
 pub struct ProbeSizes {
@@ -117,7 +122,9 @@ pub trait Device: Sized + Send + Sync + 'static {
     }
 
     /// Nobody will read what these elements hold now; a device that checks accesses may watch that.
-    fn forget<T: Elem>(&self, _view: Self::ViewMut<'_, T>) {}
+    fn forget<T: Elem>(&self, _view: Self::ViewMut<'_, T>) -> Result<(), DeviceError> {
+        Ok(())
+    }
 
     /// Elements `offset_bytes..` of `memory`, `len` of them.
     ///
@@ -133,6 +140,17 @@ pub trait Device: Sized + Send + Sync + 'static {
 
     /// Host to device; lengths are equal.
     fn upload<T: Elem>(&self, to: Self::ViewMut<'_, T>, from: &[T]) -> Result<(), DeviceError>;
+
+    /// From now on calls are recorded instead of made, until [`Device::end_recording`]. Uploads, downloads, marks and
+    /// allocations are not possible meanwhile. Returns whether the device can record at all.
+    fn begin_recording(&self) -> Result<bool, DeviceError> {
+        Ok(false)
+    }
+
+    /// What was recorded; `None` from a device that cannot.
+    fn end_recording(&self) -> Result<Option<Box<dyn Recording>>, DeviceError> {
+        Ok(None)
+    }
 
     /// What to measure the device's ceilings with; `None` where times are estimates.
     fn probe_sizes(&self) -> Option<ProbeSizes>;

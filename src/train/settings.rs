@@ -73,13 +73,13 @@ enum Rate {
 impl Recipe {
     fn of(preset: Preset) -> Self {
         match preset {
-            // Found on the training styles alone; docs/embedded-data.md tells how.
+            // Found on the training styles alone; docs/architecture.md tells how.
             Preset::Tiny => Self {
                 batch: 256,
-                length: Length::Samples(400_000),
+                length: Length::Samples(640_000),
                 rate: Rate::Peak(2e-3),
                 adamw: AdamWConfig::default(),
-                augmentation: Augmentation::default(),
+                augmentation: Augmentation { area: (0.7, 1.0), color_jitter: 0.5, ..Augmentation::default() },
                 captions: CaptionVariation::default(),
             },
             // flip.md, "Recipe". The paper's batch of 65,536 is for many accelerators; its rate scales with the batch.

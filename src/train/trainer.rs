@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::autograd::{Parameters, Program, Tape};
 use crate::data::Batch;
-use crate::device::{Device, DeviceError};
+use crate::device::{Device, DeviceError, Recording};
 use crate::model::{Embedded, Flip};
 use crate::ops::AllOps;
 use crate::ops::contrastive::{IMAGE_CORRECT, LOSS, MAX_LOGIT_SCALE, TEXT_CORRECT};
@@ -19,6 +19,10 @@ pub struct Trainer<D: Device> {
     program: Program<D>,
     embedded: Embedded,
     batch: usize,
+    /// Steps made call by call.
+    plain_steps: u64,
+    /// The calls of a step, once they are recorded.
+    recording: Option<Box<dyn Recording>>,
 }
 
 /// Says which batch would fit, where the activations of `batch` do not: they grow with it.
@@ -57,16 +61,43 @@ impl<D: AllOps> Trainer<D> {
         let mut tape = Tape::new(flip.layout().clone());
         let embedded = flip.record(&mut tape, batch, kept);
         let program = tape.train(device.clone()).map_err(|error| fitting(error, batch))?;
-        Ok(Self { device, flip, params, optimizer, program, embedded, batch })
+        Ok(Self { device, flip, params, optimizer, program, embedded, batch, plain_steps: 0, recording: None })
     }
 
     /// Forward, backward, update. Weights stay as they are if the loss or a gradient is not finite.
+    ///
+    /// A device that can record does so at the second step (the first one loads what it needs) and from then on makes the
+    /// same calls again, which gives the same bits.
     pub fn step(&mut self, batch: &Batch, lr: f64) -> Result<StepOutcome, DeviceError> {
         self.upload(batch)?;
+        self.optimizer.prepare(&self.device, lr)?;
+        if self.plain_steps == 1 && self.device.begin_recording()? {
+            let recorded = self.compute();
+            // The device goes back to making calls whatever happened.
+            let recording = self.device.end_recording();
+            recorded?;
+            self.recording = recording?;
+        }
+        match &self.recording {
+            Some(recording) => recording.replay()?,
+            None => {
+                self.plain_steps += 1;
+                self.compute()?;
+            }
+        }
+        self.outcome()
+    }
+
+    /// From now on each step makes its calls one by one, as one does to compare.
+    pub fn do_not_record(&mut self) {
+        self.recording = None;
+        self.plain_steps = u64::MAX / 2;
+    }
+
+    fn compute(&mut self) -> Result<(), DeviceError> {
         self.program.forward(&self.params)?;
         self.program.backward(&mut self.params)?;
-        self.optimizer.step(&self.device, &mut self.params, lr)?;
-        self.outcome()
+        self.optimizer.apply(&self.device, &mut self.params)
     }
 
     /// As [`Self::step`], with a mark at the start, after the upload, after each step of [`Self::program`], and after the

@@ -2,7 +2,7 @@ use flipk::autograd::{ParamId, Tape, Var};
 use flipk::ops::AllOps;
 use flipk::ops::linear::Weights;
 
-use crate::harness::{Case, Recorded, assert_lean, check};
+use crate::harness::{Case, Recorded, assert_lean, check, real};
 
 /// A tensor that is used twice: its gradients are added.
 struct Twice {
@@ -34,7 +34,7 @@ impl Case for Twice {
 fn gradients_are_added() {
     for (rows, width) in [(1, 8), (37, 40), (300, 256)] {
         let counts = check(&format!("{rows} x {width}"), &Twice { rows, width });
-        assert!(counts.contains_key("add_into_bf16"));
+        assert!(real() || counts.contains_key("add_into_bf16"));
         if width == 256 {
             assert_lean(&counts);
         }

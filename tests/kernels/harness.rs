@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use flipk::autograd::{Backward, Init, Layout, ParamId, Parameters, Slot, Tape, Var};
-use flipk::device::cuda::{Activation, Emulated, EmulatorOptions};
+use flipk::device::cuda::{Activation, Driver, Emulated, EmulatorOptions, Gpu};
 use flipk::device::{Cpu, Cuda, Real};
 use flipk::ops::AllOps;
 use flipk::random::{Purpose, Random};
@@ -149,15 +149,35 @@ pub fn error(found: &[f32], expected: &[f32]) -> f64 {
 /// f32 sums in another order than the CPU's, over some thousand terms.
 const F32_TOLERANCE: f64 = 2e-5;
 
-pub fn emulated<T: Activation>(options: EmulatorOptions) -> (Arc<Emulated>, Arc<Cuda<T>>) {
-    let driver = Arc::new(Emulated::new(options));
-    let device = Cuda::new(driver.clone()).expect("the test command installs nvcc where there is none: tools/test");
-    (driver, Arc::new(device))
+/// Whether the kernels run on a real GPU instead of the emulator (`tools/gpu/run` sets this).
+pub fn real() -> bool {
+    std::env::var("FLIPK_TEST_DEVICE").is_ok_and(|device| device == "cuda")
+}
+
+fn device<T: Activation>(driver: Arc<dyn Driver>) -> Arc<Cuda<T>> {
+    Arc::new(Cuda::new(driver).expect("the test command installs nvcc where there is none: tools/test"))
+}
+
+/// The GPU under test, and what takes its counts: those of the emulator, none of a real one.
+pub fn gpu<T: Activation>(options: EmulatorOptions) -> (Arc<Cuda<T>>, impl Fn() -> BTreeMap<String, Counts>) {
+    let emulated = (!real()).then(|| Arc::new(Emulated::new(options)));
+    let driver: Arc<dyn Driver> = match &emulated {
+        Some(emulated) => emulated.clone(),
+        None => Arc::new(Gpu::new(0).unwrap_or_else(|error| panic!("{error}"))),
+    };
+    (device(driver), move || emulated.as_ref().map(|driver| driver.take_counts()).unwrap_or_default())
 }
 
 fn on_gpu<T: Activation>(case: &impl Case, order: Option<u64>) -> (Found, BTreeMap<String, Counts>) {
-    let (driver, device) = emulated::<T>(EmulatorOptions { count: true, order });
-    (run(device, case), driver.take_counts())
+    let (device, counts) = gpu::<T>(EmulatorOptions { count: true, order });
+    (run(device, case), counts())
+}
+
+/// Tells how far the GPU is from the emulator on the same inputs; both are within the tolerance of the CPU.
+fn tell_difference<T: Activation>(name: &str, case: &impl Case, found: &Found) {
+    let emulated = run(device::<T>(Arc::new(Emulated::new(EmulatorOptions::default()))), case);
+    let differences = found.0.iter().zip(&emulated.0).map(|((_, gpu), (_, emulated))| distance(gpu, emulated));
+    println!("{name}, {}: emulator and GPU differ by {:e}", T::SUFFIX, differences.fold(0.0, f64::max));
 }
 
 fn compare<T: Activation>(name: &str, case: &impl Case, expected: &Found) -> BTreeMap<String, Counts> {
@@ -177,6 +197,9 @@ fn compare<T: Activation>(name: &str, case: &impl Case, expected: &Found) -> BTr
         assert!(error <= one, "{name}, {precision}: an element of {what} is off by {error:.2e}, allowed {one:.2e}");
     }
     assert_eq!(found.0.len(), expected.0.len());
+    if real() {
+        tell_difference::<T>(name, case, &found);
+    }
     for order in [1, 2] {
         assert!(on_gpu::<T>(case, Some(order)).0 == found, "{name}: another order of blocks gives another result");
     }

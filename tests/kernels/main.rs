@@ -13,3 +13,4 @@ mod linear;
 mod model;
 mod optimizer;
 mod pool;
+mod recording;

@@ -11,7 +11,7 @@ use flipk::ops::AllOps;
 use flipk::random::{Purpose, Random};
 use half::bf16;
 
-use crate::harness::emulated;
+use crate::harness::gpu;
 
 struct Found {
     images: Vec<f32>,
@@ -55,7 +55,7 @@ fn norm(values: impl Iterator<Item = f32>) -> f64 {
 }
 
 fn compare<T: Activation>(name: &str, config: &ModelConfig, batch: usize, kept: usize, expected: &Found) {
-    let found = run(&emulated::<T>(EmulatorOptions::default()).1, config, batch, kept);
+    let found = run(&gpu::<T>(EmulatorOptions::default()).0, config, batch, kept);
     let tolerances = Tolerances::of::<T>();
     for (found, expected) in [(&found.images, &expected.images), (&found.texts, &expected.texts)] {
         let off = found.iter().zip(expected).map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max);

@@ -11,7 +11,7 @@ use crate::harness::normals;
 /// that decay and others that do not.
 #[test]
 fn adamw_follows_its_formula() {
-    let len = (1 << 14) + 77;
+    let len: usize = (1 << 14) + 77;
     let decay: Vec<u8> = (0..len.div_ceil(DECAY_BLOCK)).map(|block| u8::from(block % 5 < 3)).collect();
     let (mut values, mut m, mut v) = (normals(len, 0), vec![0.0; len], vec![0.0; len]);
     let mut exact: Vec<(f64, f64, f64)> = values.iter().map(|value| (f64::from(*value), 0.0, 0.0)).collect();

@@ -1,6 +1,6 @@
 //! What a GPU must be able to do: the seam between the real one and the emulated one. Everything above it is the same.
 
-use crate::device::DeviceError;
+use crate::device::{DeviceError, Recording};
 
 /// Blocks, threads of a block, and bytes of dynamic shared memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,9 +161,14 @@ pub trait Driver: Send + Sync {
     fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<(), DeviceError>;
     fn zero(&self, to: u64, bytes: usize) -> Result<(), DeviceError>;
     /// From now on this memory counts as unwritten; only the emulator minds.
-    fn forget(&self, _address: u64, _bytes: usize) {}
+    fn forget(&self, _address: u64, _bytes: usize) -> Result<(), DeviceError> {
+        Ok(())
+    }
     fn launch(&self, launch: &Launch) -> Result<(), DeviceError>;
     fn product(&self, product: &Product) -> Result<(), DeviceError>;
+    /// From now on launches, products and copies are recorded instead of made.
+    fn begin_recording(&self) -> Result<(), DeviceError>;
+    fn end_recording(&self) -> Result<Box<dyn Recording>, DeviceError>;
     /// The moment at which all calls so far are done.
     fn mark(&self) -> Result<Mark, DeviceError>;
     /// Seconds from one mark of this driver to another; waits for both.

@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use half::bf16;
 use ptx_emulator::{Counts, Memory, MemoryError, Module, Options, launch};
 
-use super::driver::{Arg, Driver, Epilogue, Launch, Mark, Number, Operand, Product};
+use super::driver::{Arg, Driver, Epilogue, Grid, Launch, Mark, Number, Operand, Product};
 use super::{estimate, kernels};
-use crate::device::DeviceError;
+use crate::device::{DeviceError, Recording};
 use crate::device::product::{How, Strides, product};
 
 /// What the emulator does beside computing.
@@ -22,6 +22,33 @@ pub struct EmulatorOptions {
 
 /// An emulated GPU.
 pub struct Emulated {
+    machine: Arc<Machine>,
+    /// The calls recorded so far, while it records.
+    recording: Mutex<Option<Vec<Call>>>,
+}
+
+/// A call that can be made later.
+enum Call {
+    Launch { module: &'static str, kernel: String, grid: Grid, args: Vec<Arg> },
+    Product(Product),
+    Copy { to: u64, from: u64, bytes: usize },
+    Zero { to: u64, bytes: usize },
+    Forget { address: u64, bytes: usize },
+}
+
+struct Recorded {
+    machine: Arc<Machine>,
+    calls: Vec<Call>,
+}
+
+impl Recording for Recorded {
+    fn replay(&self) -> Result<(), DeviceError> {
+        self.calls.iter().try_for_each(|call| self.machine.make(call))
+    }
+}
+
+/// What computes.
+struct Machine {
     memory: Memory,
     modules: Mutex<HashMap<&'static str, Arc<Module>>>,
     options: EmulatorOptions,
@@ -32,18 +59,58 @@ pub struct Emulated {
 
 impl Emulated {
     pub fn new(options: EmulatorOptions) -> Self {
-        Self {
+        let machine = Machine {
             memory: Memory::new(),
             modules: Mutex::default(),
             options,
             counts: Mutex::default(),
             estimated: Mutex::default(),
-        }
+        };
+        Self { machine: Arc::new(machine), recording: Mutex::default() }
     }
 
     /// What each kernel did since the last call.
     pub fn take_counts(&self) -> BTreeMap<String, Counts> {
-        std::mem::take(&mut self.counts.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut self.machine.counts.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Makes the call, or notes it down.
+    fn call(&self, call: Call) -> Result<(), DeviceError> {
+        match &mut *self.recording.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(calls) => {
+                calls.push(call);
+                Ok(())
+            }
+            None => self.machine.make(&call),
+        }
+    }
+
+    /// As a stream that is being captured, whose host must not wait or allocate.
+    fn not_recording(&self, what: &str) -> Result<(), DeviceError> {
+        match *self.recording.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(_) => Err(DeviceError::Unsupported { what: format!("{what} while a graph is recorded") }),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Machine {
+    fn make(&self, call: &Call) -> Result<(), DeviceError> {
+        match call {
+            Call::Launch { module, kernel, grid, args } => {
+                self.launch(&Launch { module, kernel, grid: *grid, args })
+            }
+            Call::Product(product) => self.product(product),
+            Call::Copy { to, from, bytes } => {
+                let mut content = vec![0; *bytes];
+                self.download(&mut content, *from)?;
+                self.upload(*to, &content)
+            }
+            Call::Zero { to, bytes } => self.upload(*to, &vec![0; *bytes]),
+            Call::Forget { address, bytes } => {
+                self.memory.forget(*address, *bytes).map_err(|error| failed("forget", &error))
+            }
+        }
     }
 
     fn module(&self, name: &'static str) -> Result<Arc<Module>, String> {
@@ -82,48 +149,6 @@ impl Emulated {
             }
         }
     }
-}
-
-fn failed(what: &str, error: &MemoryError) -> DeviceError {
-    DeviceError::Driver { call: what.to_owned(), problem: error.to_string() }
-}
-
-/// tanh-GELU and its slope, as cuBLASLt's epilogues have them.
-fn gelu(x: f32) -> (f32, f32) {
-    const SQRT_2_OVER_PI: f32 = 0.797_884_6;
-    let t = (SQRT_2_OVER_PI * (x + 0.044_715 * x * x * x)).tanh();
-    let inner = SQRT_2_OVER_PI * (1.0 + 3.0 * 0.044_715 * x * x);
-    (0.5 * x * (1.0 + t), 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * inner)
-}
-
-fn strides(operand: Operand, rows: usize, columns: usize) -> Strides {
-    match operand.transposed {
-        false => Strides::row_major(columns),
-        true => Strides::row_major(rows).transposed(),
-    }
-}
-
-impl Driver for Emulated {
-    fn describe(&self) -> String {
-        format!("emulated GPU ({} threads)", rayon::current_num_threads())
-    }
-
-    fn estimates(&self) -> bool {
-        true
-    }
-
-    fn allocate(&self, bytes: usize) -> Result<Option<u64>, DeviceError> {
-        Ok(Some(self.memory.allocate(bytes)))
-    }
-
-    fn free(&self, address: u64) {
-        // An address that `allocate` has not given is a mistake in this program alone.
-        self.memory.free(address).unwrap_or_else(|error| unreachable!("{error}"));
-    }
-
-    fn free_bytes(&self) -> Option<usize> {
-        None
-    }
 
     fn upload(&self, to: u64, from: &[u8]) -> Result<(), DeviceError> {
         self.memory.write(to, from).map_err(|error| failed("upload", &error))
@@ -131,20 +156,6 @@ impl Driver for Emulated {
 
     fn download(&self, to: &mut [u8], from: u64) -> Result<(), DeviceError> {
         self.memory.read_written(from, to).map_err(|error| failed("download", &error))
-    }
-
-    fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<(), DeviceError> {
-        let mut content = vec![0; bytes];
-        self.download(&mut content, from)?;
-        self.upload(to, &content)
-    }
-
-    fn zero(&self, to: u64, bytes: usize) -> Result<(), DeviceError> {
-        self.upload(to, &vec![0; bytes])
-    }
-
-    fn forget(&self, address: u64, bytes: usize) {
-        self.memory.forget(address, bytes).unwrap_or_else(|error| unreachable!("{error}"));
     }
 
     fn launch(&self, call: &Launch) -> Result<(), DeviceError> {
@@ -197,9 +208,94 @@ impl Driver for Emulated {
         self.pass(estimate::product(call));
         self.write(d, &sums, result)
     }
+}
+
+fn failed(what: &str, error: &MemoryError) -> DeviceError {
+    DeviceError::Driver { call: what.to_owned(), problem: error.to_string() }
+}
+
+/// tanh-GELU and its slope, as cuBLASLt's epilogues have them.
+fn gelu(x: f32) -> (f32, f32) {
+    const SQRT_2_OVER_PI: f32 = 0.797_884_6;
+    let t = (SQRT_2_OVER_PI * (x + 0.044_715 * x * x * x)).tanh();
+    let inner = SQRT_2_OVER_PI * (1.0 + 3.0 * 0.044_715 * x * x);
+    (0.5 * x * (1.0 + t), 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * inner)
+}
+
+fn strides(operand: Operand, rows: usize, columns: usize) -> Strides {
+    match operand.transposed {
+        false => Strides::row_major(columns),
+        true => Strides::row_major(rows).transposed(),
+    }
+}
+
+impl Driver for Emulated {
+    fn describe(&self) -> String {
+        format!("emulated GPU ({} threads)", rayon::current_num_threads())
+    }
+
+    fn estimates(&self) -> bool {
+        true
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<Option<u64>, DeviceError> {
+        self.not_recording("an allocation")?;
+        Ok(Some(self.machine.memory.allocate(bytes)))
+    }
+
+    fn free(&self, address: u64) {
+        // An address that `allocate` has not given is a mistake in this program alone.
+        self.machine.memory.free(address).unwrap_or_else(|error| unreachable!("{error}"));
+    }
+
+    fn free_bytes(&self) -> Option<usize> {
+        None
+    }
+
+    fn upload(&self, to: u64, from: &[u8]) -> Result<(), DeviceError> {
+        self.not_recording("an upload")?;
+        self.machine.upload(to, from)
+    }
+
+    fn download(&self, to: &mut [u8], from: u64) -> Result<(), DeviceError> {
+        self.not_recording("a download")?;
+        self.machine.download(to, from)
+    }
+
+    fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<(), DeviceError> {
+        self.call(Call::Copy { to, from, bytes })
+    }
+
+    fn zero(&self, to: u64, bytes: usize) -> Result<(), DeviceError> {
+        self.call(Call::Zero { to, bytes })
+    }
+
+    fn forget(&self, address: u64, bytes: usize) -> Result<(), DeviceError> {
+        self.call(Call::Forget { address, bytes })
+    }
+
+    fn launch(&self, call: &Launch) -> Result<(), DeviceError> {
+        let &Launch { module, kernel, grid, args } = call;
+        self.call(Call::Launch { module, kernel: kernel.to_owned(), grid, args: args.to_vec() })
+    }
+
+    fn product(&self, product: &Product) -> Result<(), DeviceError> {
+        self.call(Call::Product(*product))
+    }
+
+    fn begin_recording(&self) -> Result<(), DeviceError> {
+        self.not_recording("another recording")?;
+        *self.recording.lock().unwrap_or_else(PoisonError::into_inner) = Some(Vec::new());
+        Ok(())
+    }
+
+    fn end_recording(&self) -> Result<Box<dyn Recording>, DeviceError> {
+        let calls = self.recording.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default();
+        Ok(Box::new(Recorded { machine: self.machine.clone(), calls }))
+    }
 
     fn mark(&self) -> Result<Mark, DeviceError> {
-        Ok(Mark::Estimated(*self.estimated.lock().unwrap_or_else(PoisonError::into_inner)))
+        Ok(Mark::Estimated(*self.machine.estimated.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 
     fn seconds(&self, from: &Mark, to: &Mark) -> Result<f64, DeviceError> {
@@ -210,6 +306,6 @@ impl Driver for Emulated {
     }
 
     fn synchronize(&self) -> Result<(), DeviceError> {
-        Ok(())
+        self.not_recording("waiting")
     }
 }

@@ -21,7 +21,7 @@ pub use driver::{Arg, Driver, Epilogue, Grid, Launch, Mark, Number, Operand, Pro
 pub use emulated::{Emulated, EmulatorOptions};
 pub use real::Gpu;
 
-use super::{Device, DeviceError, Elem, ProbeSizes, Real};
+use super::{Device, DeviceError, Elem, ProbeSizes, Real, Recording};
 
 /// What activations can be on a GPU.
 pub trait Activation: Real {
@@ -214,8 +214,16 @@ impl<T: Activation> Device for Cuda<T> {
         ViewMut { address: memory.address + offset_bytes as u64, len, memory: PhantomData }
     }
 
-    fn forget<E: Elem>(&self, view: ViewMut<'_, E>) {
-        self.driver.forget(view.address, view.len * size_of::<E>());
+    fn forget<E: Elem>(&self, view: ViewMut<'_, E>) -> Result<(), DeviceError> {
+        self.driver.forget(view.address, view.len * size_of::<E>())
+    }
+
+    fn begin_recording(&self) -> Result<bool, DeviceError> {
+        self.driver.begin_recording().map(|()| true)
+    }
+
+    fn end_recording(&self) -> Result<Option<Box<dyn Recording>>, DeviceError> {
+        self.driver.end_recording().map(Some)
     }
 
     fn probe_sizes(&self) -> Option<ProbeSizes> {

@@ -4,6 +4,7 @@
 //! calls a bias of rows is ours of columns.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ffi::c_void;
 use std::sync::{Mutex, PoisonError};
 
@@ -92,10 +93,10 @@ impl Products {
         let transposed = (a.transposed, b.transposed);
         let kind = Kind { m, n, k, transposed, operands, result: number, accumulate, epilogue };
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
-        if !plans.contains_key(&kind) {
-            plans.insert(kind, self.plan(&kind)?);
-        }
-        let plan = &plans[&kind];
+        let plan = match plans.entry(kind) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert(self.plan(&kind)?),
+        };
         let pointer = |attribute, address: u64| {
             let (value, size) = bytes(&address);
             // SAFETY: the descriptor is alive and the attribute is a pointer.

@@ -5,13 +5,14 @@ use std::ffi::{CString, c_void};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::driver::sys::{
-    CUdevice_attribute_enum as Attribute, CUevent_flags, CUfunction, CUfunction_attribute_enum, CUresult,
+    CUdevice_attribute_enum as Attribute, CUevent_flags, CUfunction, CUfunction_attribute_enum,
+    CUgraphInstantiate_flags, CUresult, CUstreamCaptureMode,
 };
-use cudarc::driver::{CudaContext, CudaStream, DriverError, result};
+use cudarc::driver::{CudaContext, CudaGraph, CudaStream, DriverError, result};
 
 use super::driver::{Driver, Launch, Mark, Product};
 use super::{kernels, products::Products};
-use crate::device::DeviceError;
+use crate::device::{DeviceError, Recording};
 
 /// bf16 matrix instructions and `cp.async`: Ampere.
 const LEAST_CAPABILITY: (i32, i32) = (8, 0);
@@ -40,6 +41,19 @@ pub struct Gpu {
     loaded: Mutex<Loaded>,
     products: Products,
     name: String,
+}
+
+/// A captured stream.
+struct Graph(CudaGraph);
+
+// SAFETY: graphs of the driver need calls to be one at a time, which `&self` behind a `Box` of one owner and the absence of
+// `Sync` give; they belong to a context, not to a thread.
+unsafe impl Send for Graph {}
+
+impl Recording for Graph {
+    fn replay(&self) -> Result<(), DeviceError> {
+        self.0.launch().map_err(failed("launching a graph"))
+    }
 }
 
 fn failed(call: impl Into<String>) -> impl FnOnce(DriverError) -> DeviceError {
@@ -197,6 +211,21 @@ impl Driver for Gpu {
     fn product(&self, call: &Product) -> Result<(), DeviceError> {
         self.bind()?;
         self.products.run(call, self.stream.cu_stream())
+    }
+
+    fn begin_recording(&self) -> Result<(), DeviceError> {
+        let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        self.stream.begin_capture(mode).map_err(failed("beginning a graph"))
+    }
+
+    fn end_recording(&self) -> Result<Box<dyn Recording>, DeviceError> {
+        let graph = self.stream.end_capture(CUgraphInstantiate_flags(0)).map_err(failed("ending a graph"))?;
+        let graph = graph.ok_or_else(|| DeviceError::Driver {
+            call: "ending a graph".to_owned(),
+            problem: "nothing was recorded".to_owned(),
+        })?;
+        graph.upload().map_err(failed("uploading a graph"))?;
+        Ok(Box::new(Graph(graph)))
     }
 
     fn mark(&self) -> Result<Mark, DeviceError> {

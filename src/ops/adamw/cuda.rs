@@ -1,8 +1,6 @@
 //! AdamW on a GPU: `kernels/adamw.cu`.
 
-use bytemuck::{Pod, Zeroable};
-
-use super::{AdamW, DECAY_BLOCK, Update};
+use super::{AdamW, DECAY_BLOCK, Hyper, Update};
 use crate::device::cuda::{Activation, Cuda, Grid, args};
 use crate::device::{Device, DeviceError};
 
@@ -14,35 +12,19 @@ fn blocks(len: usize) -> usize {
     len.div_ceil(256 * 16).clamp(1, 1056)
 }
 
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct Hyper {
-    lr: f32,
-    beta1: f32,
-    beta2: f32,
-    eps: f32,
-    decay: f32,
-    correct1: f32,
-    correct2: f32,
-}
-
 impl<T: Activation> AdamW for Cuda<T> {
     fn norm_len(arena_len: usize) -> usize {
         HEAD + blocks(arena_len)
     }
 
-    fn adamw(&self, hyper: &super::Hyper, update: Update<'_, Self>) -> Result<(), DeviceError> {
-        let Update { values, shadow, grads, m, v, decay, norm } = update;
+    fn adamw(&self, _: &Hyper, update: Update<'_, Self>) -> Result<(), DeviceError> {
+        let Update { values, shadow, grads, m, v, decay, norm, numbers } = update;
         let len = values.len();
         debug_assert!(len.is_multiple_of(DECAY_BLOCK) && (shadow.is_some() == Self::SHADOW_WEIGHTS));
-        let (count, head) = (blocks(len), norm.address());
+        let (count, head, numbers) = (blocks(len), norm.address(), numbers.address());
         let partials = head + 4 * HEAD as u64;
         self.launch("adamw", "adamw_squares", Grid::line(count, 256), args![grads.address(), partials, len])?;
-        let clip = hyper.clip_norm;
-        self.launch("adamw", "adamw_scale", Grid::line(1, 256), args![partials, head, count as i32, clip])?;
-        let (correct1, correct2) = hyper.corrections();
-        let &super::Hyper { lr, beta1, beta2, eps, weight_decay: decay_by, .. } = hyper;
-        let numbers = Hyper { lr, beta1, beta2, eps, decay: decay_by, correct1, correct2 };
+        self.launch("adamw", "adamw_scale", Grid::line(1, 256), args![partials, head, count as i32, numbers])?;
         let shadow = shadow.map_or(0, |shadow| shadow.address());
         let (grads, m, v, decay) = (grads.address(), m.address(), v.address(), decay.address());
         let args = args![values.address(), shadow, grads, m, v, decay, head, len, numbers];

@@ -25,7 +25,18 @@ pub struct Hyper {
     pub clip_norm: f32,
 }
 
+/// Floats of [`Hyper::numbers`].
+pub const NUMBERS: usize = 8;
+
 impl Hyper {
+    /// What a device reads at each update, so that a recorded update can be made again with other numbers: rate, betas, epsilon,
+    /// decay, both corrections, largest norm.
+    pub fn numbers(&self) -> [f32; NUMBERS] {
+        let (correct1, correct2) = self.corrections();
+        let &Self { lr, beta1, beta2, eps, weight_decay, clip_norm, .. } = self;
+        [lr, beta1, beta2, eps, weight_decay, correct1, correct2, clip_norm]
+    }
+
     /// What moments are multiplied by to undo their start at zero: `(1 / (1-β1ᵗ), 1 / (1-β2ᵗ))`.
     fn corrections(&self) -> (f32, f32) {
         // In f64: 1 - 0.95^t loses digits in f32 for small t.
@@ -46,6 +57,8 @@ pub struct Update<'a, D: Device> {
     pub decay: D::View<'a, u8>,
     /// Out, in element 0: the L2 norm of the gradients before clipping. The rest is scratch.
     pub norm: D::ViewMut<'a, f32>,
+    /// [`Hyper::numbers`].
+    pub numbers: D::View<'a, f32>,
 }
 
 /// Devices that update parameters.
@@ -53,7 +66,7 @@ pub trait AdamW: Device {
     /// f32 elements of [`Update::norm`] for an arena of this length.
     fn norm_len(arena_len: usize) -> usize;
 
-    /// One update. Where the gradients' norm is not finite, only that is written.
+    /// One update; `hyper` and [`Update::numbers`] say the same. Where the gradients' norm is not finite, only that is written.
     fn adamw(&self, hyper: &Hyper, update: Update<'_, Self>) -> Result<(), DeviceError>;
 }
 

@@ -37,7 +37,7 @@ impl Linear for Cpu {
     }
 
     fn linear_backward(&self, shape: &Shape, operands: BackwardOperands<'_, Self>) -> Result<(), DeviceError> {
-        let BackwardOperands { x, weight, gelu, dy, dx, dweight: (dweight, accumulate), dbias, scratch } = operands;
+        let BackwardOperands { x, weight, gelu, dy, dx, x_gelu, dweight: (dweight, accumulate), dbias, scratch } = operands;
         let Shape { rows, inputs, outputs } = *shape;
         if let Some((kind, pre)) = gelu {
             gelu::cpu::backward(kind, pre, dy);
@@ -47,7 +47,10 @@ impl Linear for Cpu {
         }
         let (dy, x) = ((&*dy, Strides::row_major(outputs)), (x, Strides::row_major(inputs)));
         if let Some(dx) = dx {
-            product((rows, inputs, outputs), (dx, x.1), dy, (weight, Strides::row_major(inputs)), OVERWRITE);
+            product((rows, inputs, outputs), (&mut *dx, x.1), dy, (weight, Strides::row_major(inputs)), OVERWRITE);
+            if let Some((kind, pre)) = x_gelu {
+                gelu::cpu::backward(kind, pre, dx);
+            }
         }
         let sizes = (outputs, inputs, rows);
         product(

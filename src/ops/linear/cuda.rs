@@ -6,9 +6,9 @@ use crate::device::cuda::{Activation, Cuda, Epilogue, Number, Operand, Product};
 use crate::ops::bias::cuda::{Rows, column_sums, column_sums_scratch_len};
 use crate::ops::gelu::{self, Gelu};
 
-/// Whether cuBLASLt's tanh-GELU epilogue serves: its saved input needs rows of a multiple of 16 bytes.
-fn gelu_in_epilogue<T: Activation>(kind: Gelu, outputs: usize) -> bool {
-    kind == Gelu::Tanh && T::NUMBER == Number::Bf16 && outputs.is_multiple_of(T::PACK)
+/// Whether cuBLASLt's tanh-GELU epilogues serve: the saved input needs rows of a multiple of 16 bytes.
+fn gelu_in_epilogue<T: Activation>(kind: Gelu, width: usize) -> bool {
+    kind == Gelu::Tanh && T::NUMBER == Number::Bf16 && width.is_multiple_of(T::PACK)
 }
 
 impl<T: Activation> Linear for Cuda<T> {
@@ -46,7 +46,7 @@ impl<T: Activation> Linear for Cuda<T> {
     }
 
     fn linear_backward(&self, shape: &Shape, operands: BackwardOperands<'_, Self>) -> Result<(), DeviceError> {
-        let BackwardOperands { x, weight, gelu, dy, dx, dweight: (dweight, accumulate), dbias, scratch } = operands;
+        let BackwardOperands { x, weight, gelu, dy, dx, x_gelu, dweight: (dweight, accumulate), dbias, scratch } = operands;
         let &Shape { rows, inputs, outputs } = shape;
         if let Some((kind, pre)) = gelu {
             gelu::cuda::backward(self, kind, pre.address(), dy.address(), dy.len())?;
@@ -58,6 +58,8 @@ impl<T: Activation> Linear for Cuda<T> {
         }
         let (x, dy) = (x.address(), dy.address());
         if let Some(dx) = dx {
+            let fused = x_gelu.as_ref().filter(|(kind, _)| gelu_in_epilogue::<T>(*kind, inputs));
+            let epilogue = fused.map_or(Epilogue::None, |(_, pre)| Epilogue::GeluSlope { pre: pre.address() });
             self.driver().product(&Product {
                 m: rows,
                 n: inputs,
@@ -68,8 +70,11 @@ impl<T: Activation> Linear for Cuda<T> {
                 d: dx.address(),
                 result: T::NUMBER,
                 accumulate: false,
-                epilogue: Epilogue::None,
+                epilogue,
             })?;
+            if let (Some((kind, pre)), Epilogue::None) = (x_gelu, epilogue) {
+                gelu::cuda::backward(self, kind, pre.address(), dx.address(), dx.len())?;
+            }
         }
         self.driver().product(&Product {
             m: outputs,

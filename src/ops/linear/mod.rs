@@ -1,7 +1,8 @@
 //! Matrix product with a weight, an optional bias and an optional GELU: `y = gelu(x Wᵀ + b)`.
 //!
 //! Backwards, with `h = x Wᵀ + b` saved where there is a GELU: `dh = dy ∘ gelu'(h)`, `dx = dh W`, `dW = dhᵀ x`,
-//! `db = Σ_rows dh`.
+//! `db = Σ_rows dh`. Where `x` is itself a GELU that nothing else reads, its slope is multiplied in as `dx` is made, so that
+//! no pass over memory of its own is needed.
 
 mod cpu;
 mod cuda;
@@ -40,11 +41,13 @@ pub struct Forward<'a, D: Device> {
 pub struct BackwardOperands<'a, D: Device> {
     pub x: D::View<'a, D::Act>,
     pub weight: D::View<'a, D::Act>,
-    /// The GELU and its saved input.
+    /// The GELU and its saved input, where `dy` is not the gradient of that already.
     pub gelu: Option<(Gelu, D::View<'a, D::Act>)>,
     /// In: the gradient of `y`; where there is a GELU, left as that of its input.
     pub dy: D::ViewMut<'a, D::Act>,
     pub dx: Option<D::ViewMut<'a, D::Act>>,
+    /// The GELU that made `x`, and its input: `dx` is to be the gradient of that.
+    pub x_gelu: Option<(Gelu, D::View<'a, D::Act>)>,
     pub dweight: (D::ViewMut<'a, f32>, bool),
     pub dbias: Option<(D::ViewMut<'a, f32>, bool)>,
     pub scratch: D::ViewMut<'a, f32>,
@@ -69,7 +72,10 @@ struct LinearOp<D: Device> {
 
 struct Planned<D: Device> {
     dy: Slot<D::Act>,
+    /// Multiply `dy` by the slope of the GELU first.
+    through_gelu: bool,
     dx: Option<Slot<D::Act>>,
+    x_gelu: Option<(Gelu, Slot<D::Act>)>,
     dweight: ParamGrad,
     dbias: Option<ParamGrad>,
     scratch: Slot<f32>,
@@ -83,7 +89,10 @@ impl<D: Linear> Tape<D> {
         let mut shape = self.shape(x).to_vec();
         shape.last_mut().into_iter().for_each(|width| *width = outputs);
         let y = self.result(&shape, true);
-        let gelu = gelu.map(|kind| (kind, self.buffer(rows * outputs)));
+        let gelu: Option<(Gelu, Slot<D::Act>)> = gelu.map(|kind| (kind, self.buffer(rows * outputs)));
+        if let Some((kind, pre)) = gelu {
+            self.is_gelu_of(y, kind, pre);
+        }
         let shape = Shape { rows, inputs, outputs };
         self.record(LinearOp { shape, weights, gelu, x, y, back: None }, &[x.id()]);
         y
@@ -124,7 +133,8 @@ impl<D: Linear> Op<D> for LinearOp<D> {
     }
 
     fn plan_backward(&mut self, plan: &mut Backward<D>) -> bool {
-        let dy = match self.gelu {
+        let through_gelu = self.gelu.is_some() && !plan.grad_is_of_gelu_input(self.y);
+        let dy = match self.gelu.filter(|_| through_gelu) {
             Some((_, pre)) => {
                 plan.read(pre);
                 plan.grad_in_place(self.y)
@@ -133,9 +143,12 @@ impl<D: Linear> Op<D> for LinearOp<D> {
         };
         let Some(dy) = dy else { return false };
         plan.read(self.x.slot());
+        let x_gelu = plan.through_gelu(self.x);
         self.back = Some(Planned {
             dy,
+            through_gelu,
             dx: plan.give(self.x),
+            x_gelu,
             dweight: plan.param(self.weights.weight),
             dbias: self.weights.bias.map(|bias| plan.param(bias)),
             scratch: plan.scratch(D::linear_scratch(&self.shape)),
@@ -148,9 +161,10 @@ impl<D: Linear> Op<D> for LinearOp<D> {
         let operands = BackwardOperands {
             x: on.read(self.x.slot()),
             weight: on.weight(self.weights.weight),
-            gelu: self.gelu.map(|(kind, pre)| (kind, on.read(pre))),
+            gelu: self.gelu.filter(|_| back.through_gelu).map(|(kind, pre)| (kind, on.read(pre))),
             dy: on.write(back.dy),
             dx: back.dx.map(|dx| on.write(dx)),
+            x_gelu: back.x_gelu.map(|(kind, pre)| (kind, on.read(pre))),
             dweight: (on.grad(back.dweight), back.dweight.accumulate),
             dbias: back.dbias.map(|dbias| (on.grad(dbias), dbias.accumulate)),
             scratch: on.write(back.scratch),
