@@ -130,9 +130,21 @@ impl<D: AllOps> Bench<'_, D> {
     fn tower(&self, name: &str, tokens: usize, width: usize, heads: usize) {
         let batch = self.batch;
         let rows: &[usize] = &[batch, tokens, width];
-        self.op(&format!("attention {name}"), &[&[batch, tokens, 3 * width]], &[], |t, x, _| t.attention(x[0], heads, false), |_| {});
+        self.op(
+            &format!("attention {name}"),
+            &[&[batch, tokens, 3 * width]],
+            &[],
+            |t, x, _| t.attention(x[0], heads, false),
+            |_| {},
+        );
         let norm = |p: &[ParamId]| Norm { gamma: p[0], beta: p[1], eps: 1e-6 };
-        self.op(&format!("layernorm {name}"), &[rows], &[&[width], &[width]], |t, x, p| t.layernorm(x[0], norm(p)), |_| {});
+        self.op(
+            &format!("layernorm {name}"),
+            &[rows],
+            &[&[width], &[width]],
+            |t, x, p| t.layernorm(x[0], norm(p)),
+            |_| {},
+        );
         self.op(
             &format!("residual layernorm {name}"),
             &[rows, rows],
@@ -141,7 +153,13 @@ impl<D: AllOps> Bench<'_, D> {
             |_| {},
         );
         let linear = |p: &[ParamId]| Weights { weight: p[0], bias: Some(p[1]) };
-        self.op(&format!("linear qkv {name}"), &[rows], &[&[3 * width, width], &[3 * width]], |t, x, p| t.linear(x[0], linear(p), None), |_| {});
+        self.op(
+            &format!("linear qkv {name}"),
+            &[rows],
+            &[&[3 * width, width], &[3 * width]],
+            |t, x, p| t.linear(x[0], linear(p), None),
+            |_| {},
+        );
         self.op(
             &format!("linear gelu {name}"),
             &[rows],
@@ -291,8 +309,13 @@ fn run<D: AllOps>(device: D, batch: usize, presets: &[Preset], losses: &[usize])
     let device = Arc::new(device);
     let ceilings = measure_ceilings(&device, false).unwrap();
     let mut criterion = Criterion::default().configure_from_args();
-    let bench =
-        Bench { device: device.clone(), ceilings, criterion: RefCell::new(&mut criterion), rows: RefCell::default(), batch };
+    let bench = Bench {
+        device: device.clone(),
+        ceilings,
+        criterion: RefCell::new(&mut criterion),
+        rows: RefCell::default(),
+        batch,
+    };
     bench.all(presets, losses);
     let rows = bench.rows.into_inner();
     criterion.final_summary();
@@ -308,7 +331,10 @@ fn run<D: AllOps>(device: D, batch: usize, presets: &[Preset], losses: &[usize])
     );
     for Row { name, seconds, gigabytes_per_second, teraflops, bound, of_limit } in &rows {
         let (us, share) = (1e6 * seconds, 100.0 * of_limit);
-        let _ = writeln!(table, "{name:<44}{us:>10.1}{gigabytes_per_second:>10.1}{teraflops:>10.2}  {bound:<8}{share:>9.0} %");
+        let _ = writeln!(
+            table,
+            "{name:<44}{us:>10.1}{gigabytes_per_second:>10.1}{teraflops:>10.2}  {bound:<8}{share:>9.0} %"
+        );
     }
     print!("{table}");
     let file = std::env::var("FLIPK_BENCH_JSON").unwrap_or_else(|_| "target/criterion/ops.json".to_owned());
@@ -320,7 +346,8 @@ fn run<D: AllOps>(device: D, batch: usize, presets: &[Preset], losses: &[usize])
 
 fn main() {
     let device = std::env::var("FLIPK_BENCH_DEVICE").unwrap_or_else(|_| "cpu".to_owned());
-    let batch = |default: usize| std::env::var("FLIPK_BENCH_BATCH").map_or(default, |batch| batch.parse().expect("a number"));
+    let batch =
+        |default: usize| std::env::var("FLIPK_BENCH_BATCH").map_or(default, |batch| batch.parse().expect("a number"));
     let all = [Preset::B16, Preset::L16, Preset::H14];
     match device.as_str() {
         "cpu" => run(Cpu, batch(8), &all, &[4096, 8192]),

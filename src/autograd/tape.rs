@@ -325,12 +325,28 @@ impl<D: Device + Add> Tape<D> {
         self.train_from(device, |_| {})
     }
 
+    /// Bytes of the block that [`Tape::train`] would take.
+    pub fn training_bytes(mut self) -> usize {
+        let (steps, input_grads) = self.plan_backward(|_| {});
+        self.close(steps, input_grads).bytes
+    }
+
     /// As [`Tape::train`], after `seed` has given some variables their gradient by [`Backward::seed`].
     pub fn train_from(
         mut self,
         device: Arc<D>,
         seed: impl FnOnce(&mut Backward<D>),
     ) -> Result<Program<D>, DeviceError> {
+        let (steps, input_grads) = self.plan_backward(seed);
+        let combine: Combine<D> = |device, on, into, from, add| match add {
+            true => device.add_into(on.write(into), on.read(from)),
+            false => device.copy(on.write(into), on.read(from)),
+        };
+        Program::new(device, Closed { combine: Some(combine), ..self.close(steps, input_grads) })
+    }
+
+    /// All steps, forwards and backwards, and the gradients of inputs.
+    fn plan_backward(&mut self, seed: impl FnOnce(&mut Backward<D>)) -> (Vec<Step>, Vec<Option<SlotId>>) {
         let mut ops = std::mem::take(&mut self.ops);
         let mut steps: Vec<Step> = (0..ops.len()).map(Step::Forward).collect();
         let mut plan = Backward {
@@ -338,7 +354,7 @@ impl<D: Device + Add> Tape<D> {
             seen: vec![false; self.layout.specs().len()],
             before: vec![],
             after: vec![],
-            tape: &mut self,
+            tape: self,
         };
         seed(&mut plan);
         for (index, recorded) in ops.iter_mut().enumerate().rev() {
@@ -358,11 +374,7 @@ impl<D: Device + Add> Tape<D> {
             self.slots[slot.0].keep = true;
         }
         self.ops = ops;
-        let combine: Combine<D> = |device, on, into, from, add| match add {
-            true => device.add_into(on.write(into), on.read(from)),
-            false => device.copy(on.write(into), on.read(from)),
-        };
-        Program::new(device, Closed { combine: Some(combine), ..self.close(steps, input_grads) })
+        (steps, input_grads)
     }
 }
 

@@ -10,8 +10,9 @@ use clap::Args;
 use super::device::{DeviceArgs, Job};
 use super::table::table;
 use crate::data::Dataset;
+use crate::model::Preset;
 use crate::ops::AllOps;
-use crate::profile::{self, Group, Line, chrome_trace, compare, group, measure_ceilings, svg};
+use crate::profile::{self, Group, Line, chrome_trace, compare, group, largest_batch, measure_ceilings, svg};
 use crate::train::{Options, RunFolder, Settings, tokenizer};
 
 /// Time a training step, layer by layer, beside what the device allows
@@ -24,6 +25,7 @@ use crate::train::{Options, RunFolder, Settings, tokenizer};
   flipk profile --model b16 --mask-ratio 0.75 --batch 16 --group op
   flipk profile --model b16 --batch 16 --json before.json --picture step.svg --trace step.json
   flipk profile --compare before.json after.json
+  flipk profile --fit                         # largest batches by card
   flipk profile runs/b16-001                  # sizes of that run's model
   flipk profile --batch 8 --device emulator   # estimates for an H100 from what the kernels did in emulation")]
 pub struct Profile {
@@ -47,6 +49,10 @@ pub struct Profile {
     /// Compare two profiles that --json wrote, and run nothing
     #[arg(long, num_args = 2, value_names = ["BEFORE", "AFTER"])]
     compare: Option<Vec<PathBuf>>,
+    /// Print the largest batch that fits 24, 40, 80 and 141 GB for each preset and ratio, from the plan of a step's buffers in
+    /// bf16, and run nothing
+    #[arg(long, conflicts_with = "compare")]
+    fit: bool,
     /// Measure the device's ceilings again, even if they were measured before
     #[arg(long)]
     ceilings: bool,
@@ -75,6 +81,10 @@ impl Profile {
             print!("{}", compared(&read(before)?, &read(after)?, self.group));
             return Ok(ExitCode::SUCCESS);
         }
+        if self.fit {
+            print!("{}", fitting());
+            return Ok(ExitCode::SUCCESS);
+        }
         let options = match &self.run {
             Some(folder) => self.options.over_file(&RunFolder::open(folder)?.config())?,
             None => self.options,
@@ -98,6 +108,21 @@ impl Profile {
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Memory of cards that are commonly rented, in GB as their makers count.
+const MEMORY: [usize; 4] = [24, 40, 80, 141];
+
+fn fitting() -> String {
+    let mut rows = Vec::new();
+    for preset in [Preset::B16, Preset::L16, Preset::L14, Preset::H14] {
+        for ratio in [0.0, 0.5, 0.75] {
+            let most = MEMORY.map(|gigabytes| largest_batch(&preset.config(), ratio, gigabytes * 1_000_000_000));
+            let [a, b, c, d] = most.map(|batch| batch.map_or_else(|| "-".to_owned(), |batch| batch.to_string()));
+            rows.push([format!("{preset:?}").to_lowercase(), ratio.to_string(), a, b, c, d]);
+        }
+    }
+    table(["model", "mask ratio", "24 GB", "40 GB", "80 GB", "141 GB"], &rows)
 }
 
 fn read(file: &Path) -> Result<profile::Profile> {

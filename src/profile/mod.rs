@@ -5,6 +5,7 @@
 
 mod ceilings;
 mod compare;
+mod fit;
 mod picture;
 mod report;
 mod trace;
@@ -22,6 +23,7 @@ use crate::train::{Settings, TrainError, Trainer};
 
 pub use ceilings::{Ceilings, measure_ceilings};
 pub use compare::compare;
+pub use fit::{largest_batch, step_bytes};
 pub use picture::svg;
 pub use report::{Group, Line, group};
 pub use trace::chrome_trace;

@@ -31,6 +31,8 @@ fn a_step_is_told_layer_by_layer_on_every_device() {
     let [before, after] = ["cpu-json", "emulator-json"].map(|name| folder.path().join(name).display().to_string());
     let ran = flipk(&["profile", "--compare", &before, &after]).expect(0);
     assert!(ran.stdout.contains("times faster") && ran.stdout.contains("vision/block_00 forward"), "{}", ran.stdout);
+    let ran = flipk(&["profile", "--fit"]).expect(0);
+    assert!(ran.stdout.contains("141 GB") && ran.stdout.lines().count() == 13, "{}", ran.stdout);
     let ran = flipk(&["profile", "--compare", &before, "Cargo.toml"]).expect(1);
     assert!(ran.stderr.contains("Cargo.toml is not a profile"), "{}", ran.stderr);
 }

@@ -8,8 +8,8 @@ use ptx_emulator::{Counts, Memory, MemoryError, Module, Options, launch};
 
 use super::driver::{Arg, Driver, Epilogue, Grid, Launch, Mark, Number, Operand, Product};
 use super::{estimate, kernels};
-use crate::device::{DeviceError, Recording};
 use crate::device::product::{How, Strides, product};
+use crate::device::{DeviceError, Recording};
 
 /// What the emulator does beside computing.
 #[derive(Clone, Copy, Debug, Default)]
@@ -97,9 +97,7 @@ impl Emulated {
 impl Machine {
     fn make(&self, call: &Call) -> Result<(), DeviceError> {
         match call {
-            Call::Launch { module, kernel, grid, args } => {
-                self.launch(&Launch { module, kernel, grid: *grid, args })
-            }
+            Call::Launch { module, kernel, grid, args } => self.launch(&Launch { module, kernel, grid: *grid, args }),
             Call::Product(product) => self.product(product),
             Call::Copy { to, from, bytes } => {
                 let mut content = vec![0; *bytes];

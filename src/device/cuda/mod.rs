@@ -10,6 +10,7 @@ pub mod estimate;
 pub mod kernels;
 mod products;
 mod real;
+mod staging;
 
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, PoisonError};

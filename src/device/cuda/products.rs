@@ -21,6 +21,9 @@ use crate::device::DeviceError;
 /// What Hopper's algorithms may ask for (cuBLAS's documentation recommends 32 MiB there).
 const WORKSPACE: usize = 32 << 20;
 
+/// What every operand is aligned to, in bytes; without being told, the library expects 256.
+const ALIGNMENT: u32 = 16;
+
 /// All of a product but its addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Kind {
@@ -170,11 +173,22 @@ impl Products {
         let (a, b, d) =
             (layout(operands, b_rows, b_columns)?, layout(operands, a_rows, a_columns)?, layout(number, m, n)?);
         let preference = result::create_matmul_pref().map_err(error("a preference"))?;
-        let (value, size) = bytes(&WORKSPACE);
-        let attribute = Preference::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
+        let prefer = |attribute, (value, size): (*const c_void, usize)| {
+            // SAFETY: the preference is alive, and the value has the attribute's type.
+            unsafe { result::set_matmul_pref_attribute(preference, attribute, value, size) }
+                .map_err(error("a preference"))
+        };
+        prefer(Preference::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, bytes(&WORKSPACE))?;
+        for attribute in [
+            Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
+            Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+            Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
+            Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
+        ] {
+            prefer(attribute, bytes(&ALIGNMENT))?;
+        }
         // SAFETY: all descriptors are alive.
         let found = unsafe {
-            result::set_matmul_pref_attribute(preference, attribute, value, size).map_err(error("a preference"))?;
             let found = result::get_matmul_algo_heuristic(self.handle, desc, a, b, d, d, preference);
             result::destroy_matmul_pref(preference).map_err(error("a preference"))?;
             found

@@ -5,13 +5,14 @@ use std::ffi::{CString, c_void};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::driver::sys::{
-    CUdevice_attribute_enum as Attribute, CUevent_flags, CUfunction, CUfunction_attribute_enum,
-    CUgraphInstantiate_flags, CUresult, CUstreamCaptureMode,
+    CUevent_flags, CUfunction, CUfunction_attribute_enum, CUgraphInstantiate_flags, CUresult, CUstreamCaptureMode,
 };
 use cudarc::driver::{CudaContext, CudaGraph, CudaStream, DriverError, result};
 
 use super::driver::{Driver, Launch, Mark, Product};
-use super::{kernels, products::Products};
+use super::kernels;
+use super::products::Products;
+use super::staging::Staging;
 use crate::device::{DeviceError, Recording};
 
 /// bf16 matrix instructions and `cp.async`: Ampere.
@@ -28,7 +29,11 @@ struct Loaded {
 
 struct Module(cudarc::driver::sys::CUmodule);
 
-struct Function(CUfunction);
+struct Function {
+    handle: CUfunction,
+    /// Dynamic shared memory that it may use.
+    shared: usize,
+}
 
 // SAFETY: handles of the driver, which is thread-safe; they are used with the context bound to the calling thread.
 unsafe impl Send for Module {}
@@ -39,6 +44,7 @@ pub struct Gpu {
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
     loaded: Mutex<Loaded>,
+    staging: Staging,
     products: Products,
     name: String,
 }
@@ -89,7 +95,7 @@ impl Gpu {
         unsafe { context.disable_event_tracking() };
         let stream = context.new_stream().map_err(failed("making a stream"))?;
         let products = Products::new()?;
-        Ok(Self { context, stream, loaded: Mutex::default(), products, name })
+        Ok(Self { context, stream, loaded: Mutex::default(), staging: Staging::default(), products, name })
     }
 
     fn bind(&self) -> Result<(), DeviceError> {
@@ -98,8 +104,9 @@ impl Gpu {
 
     fn function(&self, call: &Launch) -> Result<CUfunction, DeviceError> {
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(function) = loaded.functions.get(call.kernel) {
-            return Ok(function.0);
+        if let Some(function) = loaded.functions.get(call.kernel).filter(|function| call.grid.shared <= function.shared)
+        {
+            return Ok(function.handle);
         }
         let wrong = |problem: String| DeviceError::Kernel { kernel: call.kernel.to_owned(), problem };
         let text = |text: &str| CString::new(text).map_err(|error| wrong(error.to_string()));
@@ -123,15 +130,14 @@ impl Gpu {
         // SAFETY: modules are never unloaded.
         let function = unsafe { result::module::get_function(loaded.modules[call.module].0, name) };
         let function = function.map_err(|error| wrong(error.to_string()))?;
-        if call.grid.shared > SHARED_WITHOUT_ASKING {
-            let most = self.context.attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN);
-            let most = most.map_err(failed("asking for the shared memory of a block"))?;
+        let shared = call.grid.shared.max(SHARED_WITHOUT_ASKING);
+        if shared > SHARED_WITHOUT_ASKING {
             let attribute = CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             // SAFETY: the function was just loaded.
-            unsafe { result::function::set_function_attribute(function, attribute, most) }
-                .map_err(|error| wrong(format!("{} bytes of shared memory: {error}", call.grid.shared)))?;
+            unsafe { result::function::set_function_attribute(function, attribute, shared as i32) }
+                .map_err(|error| wrong(format!("{shared} bytes of shared memory: {error}")))?;
         }
-        loaded.functions.insert(call.kernel.to_owned(), Function(function));
+        loaded.functions.insert(call.kernel.to_owned(), Function { handle: function, shared });
         Ok(function)
     }
 }
@@ -166,9 +172,8 @@ impl Driver for Gpu {
 
     fn upload(&self, to: u64, from: &[u8]) -> Result<(), DeviceError> {
         self.bind()?;
-        // SAFETY: the range was allocated; the driver has read pageable memory when the call returns.
-        unsafe { result::memcpy_htod_async(to, from, self.stream.cu_stream()) }
-            .map_err(failed(format!("an upload of {} bytes", from.len())))
+        let staged = self.staging.upload(&self.context, &self.stream, to, from);
+        staged.map_err(failed(format!("an upload of {} bytes", from.len())))
     }
 
     fn download(&self, to: &mut [u8], from: u64) -> Result<(), DeviceError> {

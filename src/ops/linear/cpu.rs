@@ -37,7 +37,8 @@ impl Linear for Cpu {
     }
 
     fn linear_backward(&self, shape: &Shape, operands: BackwardOperands<'_, Self>) -> Result<(), DeviceError> {
-        let BackwardOperands { x, weight, gelu, dy, dx, x_gelu, dweight: (dweight, accumulate), dbias, scratch } = operands;
+        let BackwardOperands { x, weight, gelu, dy, dx, x_gelu, dweight: (dweight, accumulate), dbias, scratch } =
+            operands;
         let Shape { rows, inputs, outputs } = *shape;
         if let Some((kind, pre)) = gelu {
             gelu::cpu::backward(kind, pre, dy);

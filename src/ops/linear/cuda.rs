@@ -46,7 +46,8 @@ impl<T: Activation> Linear for Cuda<T> {
     }
 
     fn linear_backward(&self, shape: &Shape, operands: BackwardOperands<'_, Self>) -> Result<(), DeviceError> {
-        let BackwardOperands { x, weight, gelu, dy, dx, x_gelu, dweight: (dweight, accumulate), dbias, scratch } = operands;
+        let BackwardOperands { x, weight, gelu, dy, dx, x_gelu, dweight: (dweight, accumulate), dbias, scratch } =
+            operands;
         let &Shape { rows, inputs, outputs } = shape;
         if let Some((kind, pre)) = gelu {
             gelu::cuda::backward(self, kind, pre.address(), dy.address(), dy.len())?;

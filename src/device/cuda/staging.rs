@@ -1,0 +1,84 @@
+//! Uploads through pinned host memory, which the GPU reads while the host goes on.
+
+use std::ffi::c_void;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cudarc::driver::sys::CUevent_flags;
+use cudarc::driver::{CudaContext, CudaEvent, CudaStream, DriverError, result};
+
+/// Buffers that are used in turns: images, tokens and indices of one step, and those of the next while they are in flight.
+const BUFFERS: usize = 8;
+
+/// Smaller uploads are copied by the driver itself before its call returns.
+const LEAST: usize = 64 * 1024;
+
+/// Pinned memory that is free again once `copied` has happened.
+struct Buffer {
+    start: *mut c_void,
+    bytes: usize,
+    copied: CudaEvent,
+}
+
+// SAFETY: plain memory and an event handle, used by one thread at a time (they are behind a mutex).
+unsafe impl Send for Buffer {}
+
+/// A ring of pinned buffers.
+#[derive(Default)]
+pub(super) struct Staging {
+    ring: Mutex<(Vec<Buffer>, usize)>,
+}
+
+impl Staging {
+    /// Copies `from` to the address `to` on the device, in the order of the stream. `from` may be changed afterwards.
+    pub fn upload(
+        &self,
+        context: &Arc<CudaContext>,
+        stream: &CudaStream,
+        to: u64,
+        from: &[u8],
+    ) -> Result<(), DriverError> {
+        if from.len() < LEAST {
+            // SAFETY: the caller's range was allocated; the driver has read pageable memory when the call returns.
+            return unsafe { result::memcpy_htod_async(to, from, stream.cu_stream()) };
+        }
+        let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
+        let (buffers, next) = &mut *ring;
+        let place = *next % BUFFERS;
+        *next += 1;
+        match buffers.get_mut(place) {
+            None => buffers.push(Buffer::new(context, from.len())?),
+            Some(buffer) => {
+                buffer.copied.synchronize()?;
+                if buffer.bytes < from.len() {
+                    *buffer = Buffer::new(context, from.len())?;
+                }
+            }
+        }
+        let buffer = &buffers[place];
+        // SAFETY: the buffer has room, is not being read (its event has happened), and overlaps no memory of the caller's.
+        unsafe {
+            std::ptr::copy_nonoverlapping(from.as_ptr(), buffer.start.cast(), from.len());
+            let staged = std::slice::from_raw_parts(buffer.start.cast::<u8>(), from.len());
+            result::memcpy_htod_async(to, staged, stream.cu_stream())?;
+        }
+        buffer.copied.record(stream)
+    }
+}
+
+impl Buffer {
+    fn new(context: &Arc<CudaContext>, bytes: usize) -> Result<Self, DriverError> {
+        let copied = context.new_event(Some(CUevent_flags::CU_EVENT_DISABLE_TIMING))?;
+        // SAFETY: it is written before it is read.
+        let start = unsafe { result::malloc_host(bytes, 0) }?;
+        Ok(Self { start, bytes, copied })
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        // An error here has nobody to hear it; the next call of the driver will report what is wrong.
+        let _ = self.copied.synchronize();
+        // SAFETY: `start` came from `malloc_host`, and nothing reads it any more.
+        let _ = unsafe { result::free_host(self.start) };
+    }
+}
