@@ -18,8 +18,15 @@ impl<'a> Decoder<'a> {
                 let ty = form.ty()?;
                 self.float(form, ty, o)?
             }
+            "prmt" => {
+                // Its mode stands behind its type.
+                if !form.take("b32") {
+                    return Err("prmt of another type than .b32".into());
+                }
+                self.int(form, Ty::B32, o)?;
+            }
             "addc" | "subc" | "mul24" | "mad24" | "rem" | "sad" | "cnot" | "brev" | "popc" | "clz" | "bfind"
-            | "bfe" | "bfi" | "shl" | "shr" | "shf" | "prmt" | "lop3" => {
+            | "bfe" | "bfi" | "shl" | "shr" | "shf" | "lop3" => {
                 let ty = form.ty()?;
                 self.int(form, ty, o)?
             }

@@ -162,6 +162,14 @@ impl<'a> Decoder<'a> {
             })
         });
         let op = op.ok_or("an atomic operation of this kind is not supported")?;
+        let exists = match op {
+            AtomOp::Add | AtomOp::Exch | AtomOp::Cas => true,
+            AtomOp::Inc | AtomOp::Dec => ty == Ty::U32,
+            _ => !ty.float() && ty.bytes() >= 4,
+        };
+        if !exists {
+            return Err("an atomic operation of this kind on this type is not supported".into());
+        }
         let returns = (form.name == "atom") as usize;
         self.count(o, 2 + returns + (op == AtomOp::Cas) as usize)?;
         let at = self.address(&o[returns])?;

@@ -21,6 +21,8 @@ impl<'a> Decoder<'a> {
                 } else if form.take("any") {
                     let d = self.destination(&o[0], Ty::B32)?;
                     self.emit(Op::MatchAny, Class::Shuffle, &[d], &[mask, a]);
+                } else {
+                    return Err("match without a mode".into());
                 }
             }
             "activemask" => {

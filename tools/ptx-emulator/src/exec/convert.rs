@@ -74,13 +74,14 @@ fn one(cvt: Cvt, bits: u64) -> u64 {
             let value = integer(cvt.from, bits);
             if cvt.sat { clamped(cvt.to, value) } else { extended(cvt.to, value) }
         }
+        (false, true) if cvt.to == Ty::F64 => number(cvt, double(integer(cvt.from, bits), cvt.round)),
         (false, true) => number(cvt, odd(integer(cvt.from, bits))),
         (true, false) => {
             let x = float(cvt.from, bits);
             let x = if cvt.ftz && cvt.from == Ty::F32 { f64::from(flush_if(true, x as f32)) } else { x };
             let x = integral(x, cvt.round);
             match x.is_nan() {
-                true if cvt.to.bytes() == 8 => 1 << 63,
+                true if cvt.from == Ty::F64 || cvt.to.bytes() == 8 => extended(cvt.to, 1 << (8 * cvt.to.bytes() - 1)),
                 true => 0,
                 false => clamped(cvt.to, x as i128),
             }
@@ -109,6 +110,19 @@ fn float(ty: Ty, bits: u64) -> f64 {
         Ty::Bf16 => bf16::from_bits(bits as u16).to_f64(),
         Ty::F64 => f64::from_bits(bits),
         _ => f64::from(f32::from_bits(bits as u32)),
+    }
+}
+
+/// An integer of at most 64 bits as an f64.
+fn double(value: i128, round: Round) -> f64 {
+    let nearest = value as f64;
+    let (above, below) = (nearest as i128 > value, (nearest as i128) < value);
+    match round {
+        Round::Down if above => nearest.next_down(),
+        Round::Up if below => nearest.next_up(),
+        Round::Zero if above && value > 0 => nearest.next_down(),
+        Round::Zero if below && value < 0 => nearest.next_up(),
+        _ => nearest,
     }
 }
 
@@ -154,9 +168,9 @@ fn clamped(ty: Ty, value: i128) -> u64 {
 /// Rounds to a floating-point type.
 fn number(cvt: Cvt, x: f64) -> u64 {
     let round = if cvt.integral { Round::Nearest } else { cvt.round };
-    let x = if cvt.relu && x < 0.0 { 0.0 } else { x };
-    let x = if cvt.sat { f64::from(saturate(x as f32)) } else { x };
-    match cvt.to {
+    let x = if cvt.relu && x <= 0.0 { 0.0 } else { x };
+    let x = if cvt.sat { saturate(x) } else { x };
+    let bits = match cvt.to {
         Ty::F64 => x.to_bits(),
         Ty::F16 => u64::from(to_f16(x, round).to_bits()),
         Ty::Bf16 => {
@@ -166,5 +180,12 @@ fn number(cvt: Cvt, x: f64) -> u64 {
         }
         Ty::Tf32 => u64::from(to_tf32(x as f32, round).to_bits()),
         _ => u64::from(flush_if(cvt.ftz, canonical(to_f32(x, round))).to_bits()),
-    }
+    };
+    // The infinity of a format without its sign, and its largest number.
+    let (sign, infinity, largest) = match cvt.to {
+        Ty::F16 => (0x8000, 0x7c00, 0x7bff),
+        Ty::Bf16 => (0x8000, 0x7f80, 0x7f7f),
+        _ => (0x8000_0000, 0x7f80_0000, 0x7f7f_e000),
+    };
+    if cvt.satfinite && bits & !sign == infinity { bits & sign | largest } else { bits }
 }

@@ -36,6 +36,22 @@ fn extreme(a: f32, b: f32, larger: bool, nan: bool) -> f32 {
     if a_first { a } else { b }
 }
 
+/// As [`extreme`]; one NaN loses.
+#[inline(always)]
+fn extreme_double(a: f64, b: f64, larger: bool) -> f64 {
+    match (a == b, larger) {
+        (true, _) => {
+            if a.is_sign_negative() != larger {
+                a
+            } else {
+                b
+            }
+        }
+        (_, true) => a.max(b),
+        (_, false) => a.min(b),
+    }
+}
+
 #[inline(always)]
 fn single(float: Float, regs: &mut Regs, d: Reg, s: &[Reg], mask: u32) {
     let Float { op, round, ftz, sat, nan, relu, .. } = float;
@@ -45,7 +61,12 @@ fn single(float: Float, regs: &mut Regs, d: Reg, s: &[Reg], mask: u32) {
         let x = if relu && x <= 0.0 { 0.0 } else { x };
         if sat { saturate(x) } else { x }
     };
-    let directed = |a: f32, b: f32, c: f32| to_f32(fma_odd(a, b, c), round);
+    let directed = |a: f32, b: f32, c: f32| {
+        let sum = fma_odd(a, b, c);
+        // Unlike terms that cancel give -0 when rounding down (IEEE 754, 6.3).
+        let unlike = (a.is_sign_negative() != b.is_sign_negative()) != c.is_sign_negative();
+        to_f32(if sum == 0.0 && unlike && round == Round::Down { -0.0 } else { sum }, round)
+    };
     match (op, round) {
         (FloatOp::Add, Round::Nearest) => map2(regs, d, s, mask, |a: f32, b: f32| after(before(a) + before(b))),
         (FloatOp::Sub, Round::Nearest) => map2(regs, d, s, mask, |a: f32, b: f32| after(before(a) - before(b))),
@@ -89,8 +110,8 @@ fn double(op: FloatOp, regs: &mut Regs, d: Reg, s: &[Reg], mask: u32) {
         FloatOp::Mul => map2(regs, d, s, mask, |a: f64, b: f64| a * b),
         FloatOp::Fma => map3(regs, d, s, mask, |a: f64, b: f64, c: f64| a.mul_add(b, c)),
         FloatOp::Div => map2(regs, d, s, mask, |a: f64, b: f64| a / b),
-        FloatOp::Min => map2(regs, d, s, mask, f64::min),
-        FloatOp::Max => map2(regs, d, s, mask, f64::max),
+        FloatOp::Min => map2(regs, d, s, mask, |a, b| extreme_double(a, b, false)),
+        FloatOp::Max => map2(regs, d, s, mask, |a, b| extreme_double(a, b, true)),
         FloatOp::Copysign => map2(regs, d, s, mask, |a: f64, b: f64| b.copysign(a)),
         FloatOp::Abs => map1(regs, d, s, mask, f64::abs),
         FloatOp::Neg => map1(regs, d, s, mask, |a: f64| -a),
@@ -110,6 +131,8 @@ pub trait Half: Lane<Word = u32> {
     fn wide(self) -> f32;
     /// From an f64 that is exact, or rounded to odd.
     fn narrow(x: f64) -> Self;
+    /// A subnormal of the format becomes a zero of its sign: in f32 it would be a normal number.
+    fn flush(self) -> Self;
 }
 
 impl Half for f16 {
@@ -120,6 +143,11 @@ impl Half for f16 {
     #[inline(always)]
     fn narrow(x: f64) -> f16 {
         to_f16(x, Round::Nearest)
+    }
+    #[inline(always)]
+    fn flush(self) -> f16 {
+        let bits = self.to_bits();
+        f16::from_bits(if bits & 0x7c00 == 0 { bits & 0x8000 } else { bits })
     }
 }
 
@@ -135,13 +163,18 @@ impl Half for bf16 {
         let inexact = f64::from(cut) != x && cut.is_finite();
         to_bf16(f32::from_bits(cut.to_bits() | u32::from(inexact)), Round::Nearest)
     }
+    #[inline(always)]
+    fn flush(self) -> bf16 {
+        let bits = self.to_bits();
+        bf16::from_bits(if bits & 0x7f80 == 0 { bits & 0x8000 } else { bits })
+    }
 }
 
 /// One operation on numbers of a 16-bit format.
 #[inline(always)]
 fn apply<H: Half>(float: Float, a: H, b: H, c: H) -> H {
-    let before = |x: H| flush_if(float.ftz, x.wide());
-    let (a, b, c) = (before(a), before(b), before(c));
+    let flushed = |x: H| if float.ftz { x.flush() } else { x };
+    let [a, b, c] = [a, b, c].map(|x| flushed(x).wide());
     let value = match float.op {
         FloatOp::Add => fma_odd(a, 1.0, b),
         FloatOp::Sub => fma_odd(a, 1.0, -b),
@@ -154,8 +187,7 @@ fn apply<H: Half>(float: Float, a: H, b: H, c: H) -> H {
         _ => f64::from(a).tanh(),
     };
     let value = if float.relu && value <= 0.0 { 0.0 } else { value };
-    let value = if float.sat { value.clamp(0.0, 1.0) } else { value };
-    H::narrow(value)
+    flushed(H::narrow(if float.sat { saturate(value) } else { value }))
 }
 
 #[inline(always)]
@@ -203,6 +235,12 @@ fn holds<T: PartialOrd>(cmp: Cmp, a: &T, b: &T) -> bool {
     }
 }
 
+/// A number as comparisons see it.
+#[inline(always)]
+fn number<H: Half>(ftz: bool, x: H) -> f32 {
+    if ftz { x.flush().wide() } else { x.wide() }
+}
+
 vectorised! {
     /// A bit per lane: does the comparison hold?
     fn compare(cmp: Cmp, ty: Ty, ftz: bool, regs: &Regs, s: &[Reg]) -> u32 {
@@ -210,8 +248,8 @@ vectorised! {
         match ty {
             Ty::F32 => test2::<f32>(regs, s, |a, b| holds(cmp, &flushed(a), &flushed(b))),
             Ty::F64 => test2::<f64>(regs, s, |a, b| holds(cmp, &a, &b)),
-            Ty::F16 => test2::<f16>(regs, s, |a, b| holds(cmp, &flushed(a.to_f32()), &flushed(b.to_f32()))),
-            Ty::Bf16 => test2::<bf16>(regs, s, |a, b| holds(cmp, &flushed(a.to_f32()), &flushed(b.to_f32()))),
+            Ty::F16 => test2::<f16>(regs, s, |a, b| holds(cmp, &number(ftz, a), &number(ftz, b))),
+            Ty::Bf16 => test2::<bf16>(regs, s, |a, b| holds(cmp, &number(ftz, a), &number(ftz, b))),
             Ty::S16 => test2::<i16>(regs, s, |a, b| holds(cmp, &a, &b)),
             Ty::B16 | Ty::U16 => test2::<u16>(regs, s, |a, b| holds(cmp, &a, &b)),
             Ty::S32 => test2::<i32>(regs, s, |a, b| holds(cmp, &a, &b)),
@@ -253,13 +291,14 @@ pub fn select(op: Op, regs: &mut Regs, d: &[Reg], s: &[Reg], mask: u32) -> bool 
         Op::SetpHalves { cmp, ty, ftz } => {
             for (half, d) in d.iter().enumerate() {
                 let (a, b) = (read::<u32>(regs, s[0]), read::<u32>(regs, s[1]));
-                let number = |word: u32| {
+                let half = |word: u32| {
                     let bits = (word >> (16 * half)) as u16;
-                    let x =
-                        if ty == Ty::F16x2 { f16::from_bits(bits).to_f32() } else { bf16::from_bits(bits).to_f32() };
-                    flush_if(ftz, x)
+                    match ty {
+                        Ty::F16x2 => number(ftz, f16::from_bits(bits)),
+                        _ => number(ftz, bf16::from_bits(bits)),
+                    }
                 };
-                let found = (0..32).fold(0, |bits, i| bits | u32::from(holds(cmp, &number(a[i]), &number(b[i]))) << i);
+                let found = (0..32).fold(0, |bits, i| bits | u32::from(holds(cmp, &half(a[i]), &half(b[i]))) << i);
                 regs.set_pred(*d, mask, found);
             }
         }

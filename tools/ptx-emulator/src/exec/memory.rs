@@ -1,10 +1,13 @@
 //! Loads, stores, atomics, asynchronous copies and matrix loads, with their checks.
 
+use super::float::Half;
 use super::lanes::{lanes, read};
+use super::rounding::{flush, fma_odd};
 use super::{BlockRun, Done, Warp};
 use crate::fault::FaultKind;
 use crate::isa::{Access, AtomOp, Inst, Op, Reg, Space, Ty};
 use crate::shared::{Trouble, passes};
+use half::{bf16, f16};
 
 /// Windows of generic addresses, below all of global memory.
 const SHARED: u64 = 1 << 40;
@@ -135,6 +138,10 @@ impl BlockRun<'_> {
     /// The allocation and offset of a range of global memory.
     fn in_global(&mut self, address: u64, bytes: usize, lane: usize) -> Done<(usize, usize)> {
         self.check_alignment(Space::Global, address, bytes, lane)?;
+        self.find_global(address, bytes, lane)
+    }
+
+    fn find_global(&mut self, address: u64, bytes: usize, lane: usize) -> Done<(usize, usize)> {
         let global = self.launch.global;
         if !global.get(self.recent).is_some_and(|block| block.holds(address, bytes)) {
             let after = global.partition_point(|block| block.start <= address);
@@ -246,7 +253,7 @@ impl BlockRun<'_> {
                 Space::Local => {
                     self.check_alignment(space, address, total, lane)?;
                     let bytes = self.launch.kernel.local_bytes;
-                    if address + total as u64 > bytes as u64 {
+                    if address.checked_add(total as u64).is_none_or(|end| end > bytes as u64) {
                         return Err((FaultKind::OutOfRange { space: "local", address, bytes: total }, Some(lane)));
                     }
                     let start = lane * bytes + address as usize;
@@ -301,7 +308,7 @@ impl BlockRun<'_> {
                     if self.launch.check_global && !block.was_written(at, bytes) {
                         return Err((FaultKind::Unwritten { space: "global", address, bytes }, Some(lane)));
                     }
-                    block.update(at, bytes, change)
+                    block.update(at, bytes, |old| changed_in_global(op, access.ty, old, a, b))
                 }
             };
             if let Some(d) = d.first() {
@@ -417,13 +424,16 @@ impl BlockRun<'_> {
         self.shared_trouble(trouble, to, bytes, lane)?;
         self.shared.bytes[at..at + bytes].fill(0);
         if size > 0 {
-            let (block, start) = self.in_global(from, bytes, lane)?;
+            // Aligned as a whole, but only what is read must be there.
+            self.check_alignment(Space::Global, from, bytes, lane)?;
+            let (block, start) = self.find_global(from, size, lane)?;
             let block = &self.launch.global[block];
             if self.launch.check_global && !block.was_written(start, size) {
                 return Err((FaultKind::Unwritten { space: "global", address: from, bytes: size }, Some(lane)));
             }
-            for i in (0..size).step_by(4) {
-                self.shared.store(at + i, 4, block.load(start + i, 4));
+            let words = size / 4 * 4;
+            for (i, width) in (0..words).step_by(4).map(|i| (i, 4)).chain((words..size).map(|i| (i, 1))) {
+                self.shared.store(at + i, width, block.load(start + i, width));
             }
         }
         Ok(())
@@ -453,8 +463,10 @@ impl BlockRun<'_> {
             distinct += u64::from(address != last);
             if address / 32 != sector {
                 sector = address / 32;
-                let held = std::mem::replace(&mut cached[sector as usize % CACHED], sector);
-                sectors += u64::from(!load || held != sector);
+                // Stores go through the cache and leave in it what was loaded.
+                let held = &mut cached[sector as usize % CACHED];
+                sectors += u64::from(!load || *held != sector);
+                *held = if load { sector } else { *held };
             }
             last = address;
         }
@@ -471,12 +483,36 @@ impl Warp {
     }
 }
 
+/// As [`changed`], of global memory, where sums in f32 have no subnormal numbers.
+fn changed_in_global(op: AtomOp, ty: Ty, old: u64, a: u64, b: u64) -> u64 {
+    if (op, ty) != (AtomOp::Add, Ty::F32) {
+        return changed(op, ty, old, a, b);
+    }
+    let flushed = |bits: u64| u64::from(flush(f32::from_bits(bits as u32)).to_bits());
+    flushed(changed(op, ty, flushed(old), flushed(a), b))
+}
+
+/// The sum of two numbers of a 16-bit format.
+fn half_sum<H: Half>(a: u64, b: u64) -> u64 {
+    let [a, b] = [a, b].map(|bits| H::get(bits as u32).wide());
+    u64::from(H::narrow(fma_odd(a, 1.0, b)).put())
+}
+
+/// The sums of two pairs of them.
+fn pair_sum<H: Half>(a: u64, b: u64) -> u64 {
+    half_sum::<H>(a, b) | half_sum::<H>(a >> 16, b >> 16) << 16
+}
+
 /// What an atomic operation makes of `old`.
 fn changed(op: AtomOp, ty: Ty, old: u64, a: u64, b: u64) -> u64 {
     let ones = if ty.bytes() == 8 { u64::MAX } else { (1 << (ty.bytes() * 8)) - 1 };
     let signed = |x: u64| if ty.bytes() == 8 { x as i64 } else { i64::from(x as i32) };
     let new = match (op, ty) {
         (AtomOp::Add, Ty::F32) => u64::from((f32::from_bits(old as u32) + f32::from_bits(a as u32)).to_bits()),
+        (AtomOp::Add, Ty::F16) => half_sum::<f16>(old, a),
+        (AtomOp::Add, Ty::Bf16) => half_sum::<bf16>(old, a),
+        (AtomOp::Add, Ty::F16x2) => pair_sum::<f16>(old, a),
+        (AtomOp::Add, Ty::Bf16x2) => pair_sum::<bf16>(old, a),
         (AtomOp::Add, Ty::F64) => (f64::from_bits(old) + f64::from_bits(a)).to_bits(),
         (AtomOp::Add, _) => old.wrapping_add(a),
         (AtomOp::Min, _) if ty.signed() => signed(old).min(signed(a)) as u64,

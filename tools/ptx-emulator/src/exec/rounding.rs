@@ -11,7 +11,9 @@ pub const NAN: f32 = f32::from_bits(0x7fff_ffff);
 
 #[inline(always)]
 pub fn canonical(x: f32) -> f32 {
-    if x.is_nan() { NAN } else { x }
+    // By its bits: between floats the compiler may take any NaN for any other.
+    let bits = x.to_bits();
+    f32::from_bits(if bits & 0x7fff_ffff > 0x7f80_0000 { NAN.to_bits() } else { bits })
 }
 
 #[inline(always)]
@@ -24,10 +26,11 @@ pub fn flush_if(ftz: bool, x: f32) -> f32 {
     if ftz { flush(x) } else { x }
 }
 
-/// Clamps to [0, 1]; NaN becomes 0.
+/// Clamps to [0, 1]; NaN and -0 become 0.
 #[inline(always)]
-pub fn saturate(x: f32) -> f32 {
-    if x > 0.0 { if x < 1.0 { x } else { 1.0 } } else { 0.0 }
+pub fn saturate<T: PartialOrd + From<u8>>(x: T) -> T {
+    let (zero, one) = (T::from(0), T::from(1));
+    if x > zero { if x < one { x } else { one } } else { zero }
 }
 
 /// Sets the last bit of `sum` if `error`, the rest of the exact value, is not zero, after undoing its rounding.

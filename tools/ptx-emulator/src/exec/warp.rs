@@ -5,15 +5,19 @@ use super::{Done, Warp};
 use crate::fault::FaultKind;
 use crate::isa::{AtomOp, Op, Reg, ShflMode, VoteMode};
 
-/// The mask operand must name the lanes that take part; lanes that have ended may be named too.
-fn together(warp: &Warp, mask_reg: Reg, active: u32) -> Done {
-    for lane in lanes(active) {
-        let mask = warp.regs.lane(mask_reg, lane) as u32;
-        if mask >> lane & 1 == 0 || mask & warp.live & !active != 0 {
-            return Err((FaultKind::DivergentLanes { active, mask }, Some(lane)));
-        }
+/// The lanes of `active` that give the same mask as its first: they take part together. The mask must name just these;
+/// lanes that have ended may be named too.
+fn together(warp: &Warp, mask_reg: Reg, active: u32) -> Done<u32> {
+    let given = |lane: usize| warp.regs.lane(mask_reg, lane) as u32;
+    let first = active.trailing_zeros() as usize;
+    let mask = given(first);
+    let group = lanes(active).filter(|lane| given(*lane) == mask).fold(0, |group, lane| group | 1u32 << lane);
+    let unnamed = group & !mask;
+    if unnamed != 0 || mask & warp.live & !group != 0 {
+        let lane = if unnamed != 0 { unnamed.trailing_zeros() as usize } else { first };
+        return Err((FaultKind::DivergentLanes { active: group, mask }, Some(lane)));
     }
-    Ok(())
+    Ok(group)
 }
 
 pub fn exec(op: Op, warp: &mut Warp, d: &[Reg], s: &[Reg], mask: u32) -> Done {
@@ -21,7 +25,18 @@ pub fn exec(op: Op, warp: &mut Warp, d: &[Reg], s: &[Reg], mask: u32) -> Done {
         write(&mut warp.regs, d[0], mask, &[mask; 32]);
         return Ok(());
     }
-    together(warp, s[0], mask)?;
+    // A result may overwrite the register of the masks, which the groups still to come are made by.
+    let mut groups = [0; 32];
+    let (mut left, mut count) = (mask, 0);
+    while left != 0 {
+        groups[count] = together(warp, s[0], left)?;
+        left &= !groups[count];
+        count += 1;
+    }
+    groups[..count].iter().try_for_each(|group| in_group(op, warp, d, s, *group))
+}
+
+fn in_group(op: Op, warp: &mut Warp, d: &[Reg], s: &[Reg], mask: u32) -> Done {
     match op {
         Op::Shfl(mode) => shuffle(mode, warp, d, s, mask)?,
         Op::Vote(mode) => {
