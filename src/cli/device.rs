@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use half::bf16;
 
 use crate::device::cuda::{Driver, Emulated, EmulatorOptions, Gpu, kernels};
-use crate::device::{Cpu, Cuda};
+use crate::device::{Cpu, Cuda, DeviceError};
 use crate::ops::AllOps;
 
 /// Where to compute, with which numbers, and on how many threads.
@@ -72,9 +72,22 @@ impl DeviceArgs {
             Kind::Cpu => None,
             Kind::Emulator => Some(Arc::new(Emulated::new(EmulatorOptions { count: true, order: None }))),
             Kind::Cuda => Some(Arc::new(Gpu::new(0)?)),
-            // Without a usable GPU, or without kernels for it, the CPU is the best there is.
-            Kind::Auto if kernels::KERNELS.is_empty() => None,
-            Kind::Auto => Gpu::new(0).ok().map(|gpu| Arc::new(gpu) as Arc<dyn Driver>),
+            Kind::Auto if !Gpu::has_driver() => None,
+            Kind::Auto => match best_gpu() {
+                Ok(gpu) => Some(Arc::new(gpu)),
+                Err(error) => {
+                    eprintln!("computing on the CPU: {error}");
+                    None
+                }
+            },
         })
     }
+}
+
+/// The first GPU, if there are kernels for it.
+fn best_gpu() -> std::result::Result<Gpu, DeviceError> {
+    if kernels::KERNELS.is_empty() {
+        return Err(DeviceError::NoKernels);
+    }
+    Gpu::new(0)
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Args;
 
-use crate::device::cuda::kernels;
+use crate::device::cuda::{Gpu, kernels};
 
 /// Show version, devices, CPU features and compiled kernels
 #[derive(Args)]
@@ -52,8 +52,7 @@ fn cpu_features() -> Vec<&'static str> {
 
 /// The NVIDIA GPUs that the driver shows.
 fn gpus() -> String {
-    // SAFETY: only asks the system's loader whether the library is there.
-    if !unsafe { cudarc::driver::sys::is_culib_present() } {
+    if !Gpu::has_driver() {
         return "none: no NVIDIA driver (libcuda) on this machine".to_owned();
     }
     use cudarc::driver::result;

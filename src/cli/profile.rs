@@ -153,7 +153,10 @@ fn shown(found: &profile::Profile, by: Group) -> String {
     let totals: Vec<_> =
         found.totals.iter().map(|(part, seconds)| format!("{part} {} ms", milliseconds(*seconds))).collect();
     text += &format!("\n{}\n", totals.join(", "));
-    let kind = if ceilings.assumed { "assumed for an H100" } else { "measured here" };
+    let kind = match ceilings.assumed {
+        true => "assumed for an H100",
+        false => "measured here once (--ceilings measures them again)",
+    };
     text += &format!(
         "ceilings, {kind}: {:.2} TFLOP/s, {:.1} GB/s\n",
         ceilings.flops_per_second / 1e12,

@@ -68,17 +68,22 @@ fn failed(call: impl Into<String>) -> impl FnOnce(DriverError) -> DeviceError {
 }
 
 impl Gpu {
+    /// Whether NVIDIA's driver is on this machine.
+    pub fn has_driver() -> bool {
+        // SAFETY: only asks the system's loader whether the library is there.
+        unsafe { cudarc::driver::sys::is_culib_present() }
+    }
+
     /// The GPU with this number.
     ///
     /// # Errors
     /// If there is no driver, no such GPU, or one that is too old.
     pub fn new(ordinal: usize) -> Result<Self, DeviceError> {
         let none = |problem: String| DeviceError::NoGpu { problem };
-        // SAFETY: only asks the system's loader whether the library is there.
-        if !unsafe { cudarc::driver::sys::is_culib_present() } {
+        if !Self::has_driver() {
             return Err(none("there is no NVIDIA driver (libcuda)".to_owned()));
         }
-        // SAFETY: as above.
+        // SAFETY: only asks the system's loader whether the library is there.
         if !unsafe { cudarc::cublaslt::sys::is_culib_present() } {
             return Err(none(
                 "there is no cuBLASLt (libcublasLt, part of CUDA's libraries) on the library path".to_owned(),
