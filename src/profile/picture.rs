@@ -8,7 +8,7 @@ use super::{Group, Line, Profile, group};
 const WIDTH: u32 = 960;
 const ROW: u32 = 26;
 const LEFT: i32 = 250;
-const RIGHT: i32 = 190;
+const RIGHT: i32 = 240;
 const TOP: i32 = 64;
 
 fn color(direction: &str) -> RGBColor {
