@@ -6,7 +6,7 @@ use crate::harness::{checkpoint, flipk, json, train};
 fn a_checkpoint_is_evaluated_as_at_the_end_of_its_run() {
     let folder = tempfile::tempdir().unwrap();
     let run = folder.path().join("run");
-    train(&run, &["--steps=80", "--save-every=20"]).expect(0);
+    train(&run, &["--steps=240", "--save-every=60", "--color-jitter=0", "--lr=4e-3"]).expect(0);
     let summary = json(&run.join("summary.json"));
     let eval = |more: &[&str]| {
         let run = run.display().to_string();
@@ -32,7 +32,7 @@ fn a_checkpoint_is_evaluated_as_at_the_end_of_its_run() {
     let found: serde_json::Value = serde_json::from_str(&eval(&["retrieval", "--json"])).unwrap();
     assert_eq!(found["image_to_text"]["r1"], summary["zero_shot_top1"], "every caption is distinct here");
     assert!(found["text_to_image"]["r10"].as_f64().unwrap() > 10.0 / 1852.0, "{found}");
-    let file = checkpoint(&run, 60).display().to_string();
+    let file = checkpoint(&run, 180).display().to_string();
     flipk(&["eval", "retrieval", &file]).expect(0);
 }
 
