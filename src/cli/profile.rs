@@ -1,11 +1,13 @@
 //! `flipk profile`.
 
+use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
 
 use super::device::{DeviceArgs, Job};
 use super::table::table;
@@ -89,11 +91,19 @@ impl Profile {
             Some(folder) => self.options.over_file(&RunFolder::open(folder)?.config())?,
             None => self.options,
         };
+        // Before any step is run: a slow one is not to be lost to a wrong path. What is there stays until there is better.
+        for file in [&self.json, &self.trace, &self.picture].into_iter().flatten() {
+            let opened = OpenOptions::new().create(true).append(true).open(file);
+            opened.with_context(|| format!("cannot write {}", file.display()))?;
+        }
         let tokenizer = tokenizer(&options)?;
         let settings = Settings::resolve(options, tokenizer.vocab_size())?;
         let dataset = Arc::new(Dataset::open(&settings.data, settings.captions.clone())?);
         let model = settings.options.model.map_or_else(String::new, |preset| format!("{preset:?}").to_lowercase());
-        let job = profile::Job { settings, dataset, tokenizer, model, warm_up: 2, steps: self.count as usize };
+        let (warm_up, steps) = (2, self.count as usize);
+        let bar = ProgressBar::new((warm_up + steps) as u64);
+        bar.set_style(ProgressStyle::with_template("{bar:24.cyan/blue} {pos}/{len} steps  {elapsed}  {eta} left")?);
+        let job = profile::Job { settings, dataset, tokenizer, model, warm_up, steps, bar };
         let found = self.device.run(Measurement { job, again: self.ceilings })?;
         print!("{}", shown(&found, self.group));
         for (file, text) in [

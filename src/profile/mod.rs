@@ -13,6 +13,7 @@ mod trace;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use indicatif::ProgressBar;
 use serde::{Deserialize, Serialize};
 
 use crate::autograd::{Step, Work};
@@ -82,6 +83,8 @@ pub struct Job {
     /// Steps before those that count.
     pub warm_up: usize,
     pub steps: usize,
+    /// Shows the steps made.
+    pub bar: ProgressBar,
 }
 
 fn median(values: impl Iterator<Item = f64>) -> f64 {
@@ -113,7 +116,9 @@ pub fn profile<D: AllOps>(device: Arc<D>, job: &Job, ceilings: Ceilings) -> Resu
             times.push(spent);
         }
         loader.recycle(data);
+        job.bar.inc(1);
     }
+    job.bar.finish_and_clear();
     let seconds = |place: usize| median(times.iter().map(|spent| spent[place]));
     let scopes = scopes(&trainer, &ceilings, seconds);
     let step_seconds: f64 = scopes.iter().map(|scope| scope.seconds).sum();

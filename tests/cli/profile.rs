@@ -33,6 +33,8 @@ fn a_step_is_told_layer_by_layer_on_every_device() {
     assert!(ran.stdout.contains("times faster") && ran.stdout.contains("vision/block_00 forward"), "{}", ran.stdout);
     let ran = flipk(&["profile", "--fit"]).expect(0);
     assert!(ran.stdout.contains("141 GB") && ran.stdout.lines().count() == 13, "{}", ran.stdout);
+    let ran = flipk(&["profile", "--json=/nowhere/step.json"]).expect(1);
+    assert!(ran.stderr.contains("cannot write /nowhere/step.json") && ran.stdout.is_empty(), "{}", ran.stderr);
     let ran = flipk(&["profile", "--compare", &before, "Cargo.toml"]).expect(1);
     assert!(ran.stderr.contains("Cargo.toml is not a profile"), "{}", ran.stderr);
 }
