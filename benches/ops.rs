@@ -350,7 +350,7 @@ fn main() {
         |default: usize| std::env::var("FLIPK_BENCH_BATCH").map_or(default, |batch| batch.parse().expect("a number"));
     let all = [Preset::B16, Preset::L16, Preset::H14];
     match device.as_str() {
-        "cpu" => run(Cpu, batch(8), &all, &[4096, 8192]),
+        "cpu" => run(Cpu::default(), batch(8), &all, &[4096, 8192]),
         "cuda" => {
             let gpu = Arc::new(Gpu::new(0).unwrap_or_else(|error| panic!("{error}")));
             run(Cuda::<bf16>::new(gpu).unwrap(), batch(1024), &all, &[4096, 16_384, 65_536]);

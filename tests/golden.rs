@@ -16,7 +16,8 @@ fn checks<D: AllOps>(device: Arc<D>) -> Vec<Check> {
         println!("skipped: no golden state beside the project (../shared/fixtures)");
         return Vec::new();
     }
-    let checks = verify(&path, device, Tolerances::of::<D::Act>()).unwrap();
+    let tolerances = Tolerances::of(&*device);
+    let checks = verify(&path, device, tolerances).unwrap();
     // 3 masks of 4 quantities, 62 gradients at ratio 0.5, 20 losses, 58 norms and the table: none may be left out.
     assert!(checks.len() > 140, "only {} quantities were compared", checks.len());
     checks
@@ -29,7 +30,15 @@ fn assert_all_hold(checks: &[Check]) {
 
 #[test]
 fn cpu_agrees_with_the_authors_model() {
-    assert_all_hold(&checks(Arc::new(Cpu)));
+    assert_all_hold(&checks(Arc::new(Cpu::default())));
+}
+
+#[test]
+fn cpu_with_bf16_products_agrees_with_the_authors_model() {
+    match Cpu::bf16() {
+        Ok(cpu) => assert_all_hold(&checks(Arc::new(cpu))),
+        Err(error) => println!("skipped: {error}"),
+    }
 }
 
 fn emulated<T: Activation>() -> Arc<Cuda<T>> {

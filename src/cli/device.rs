@@ -17,8 +17,8 @@ pub struct DeviceArgs {
     /// Device to compute on; `auto` is the best there is, `emulator` runs the GPU's kernels on the CPU and checks them
     #[arg(long = "device", id = "device", value_enum, default_value_t)]
     kind: Kind,
-    /// Numbers of a GPU's activations and products; a CPU computes in f32
-    /// [default: bf16, and for `flipk verify` f32, whose tolerances tell more]
+    /// Numbers of a GPU's activations and products, and of what a CPU multiplies (bf16 needs AVX-512 BF16 and takes about half the
+    /// time) [default: f32 on a CPU and for `flipk verify`, otherwise bf16]
     #[arg(long, value_enum)]
     precision: Option<Precision>,
     /// Threads to compute with; 0: one per core. Results do not depend on it
@@ -35,7 +35,7 @@ enum Kind {
     Emulator,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Precision {
     Bf16,
     F32,
@@ -48,17 +48,18 @@ pub trait Job: Send {
 }
 
 impl DeviceArgs {
-    /// Runs `job` on the chosen device, in bf16 unless the user said otherwise.
+    /// Runs `job` on the chosen device, on a GPU in bf16 unless the user said otherwise.
     pub fn run<J: Job>(&self, job: J) -> Result<J::Output> {
         self.run_in(Precision::Bf16, job)
     }
 
-    /// Runs `job` on the chosen device, in `precision` unless the user said otherwise.
+    /// Runs `job` on the chosen device, on a GPU in `precision` unless the user said otherwise.
     pub fn run_in<J: Job>(&self, precision: Precision, job: J) -> Result<J::Output> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(self.threads).build();
         let pool = pool.context("cannot start the threads to compute with")?;
         pool.install(|| match self.driver()? {
-            None => job.run(Arc::new(Cpu)),
+            None if self.precision == Some(Precision::Bf16) => job.run(Arc::new(Cpu::bf16()?)),
+            None => job.run(Arc::new(Cpu::default())),
             Some(driver) => match self.precision.unwrap_or(precision) {
                 Precision::Bf16 => job.run(Arc::new(Cuda::<bf16>::new(driver)?)),
                 Precision::F32 => job.run(Arc::new(Cuda::<f32>::new(driver)?)),

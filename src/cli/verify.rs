@@ -27,7 +27,8 @@ pub struct Verify {
 impl Job for &Verify {
     type Output = Vec<Check>;
     fn run<D: AllOps>(self, device: Arc<D>) -> Result<Vec<Check>> {
-        Ok(verify(&self.file, device, Tolerances::of::<D::Act>())?)
+        let tolerances = Tolerances::of(&*device);
+        Ok(verify(&self.file, device, tolerances)?)
     }
 }
 

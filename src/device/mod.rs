@@ -113,6 +113,9 @@ pub trait Device: Sized + Send + Sync + 'static {
     /// As it is shown to a user: `cpu (2 threads)`.
     fn describe(&self) -> String;
 
+    /// Whether the operands of the towers' products are rounded to bf16.
+    fn rounds_operands(&self) -> bool;
+
     /// A zeroed block. `purpose` goes into the error if there is no room.
     fn allocate(&self, bytes: usize, purpose: &str) -> Result<Self::Memory, DeviceError>;
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::file::{Golden, GoldenError};
 use super::names::{Piece, pieces};
 use crate::autograd::{Layout, Parameters, Program, Tape};
-use crate::device::Real;
+use crate::device::Device;
 use crate::model::{Embedded, Flip, ModelConfig, sincos_2d};
 use crate::ops::AllOps;
 use crate::ops::contrastive::LOSS;
@@ -34,9 +34,9 @@ impl Tolerances {
     pub const BF16: Self =
         Self { embeddings: 1e-2, loss: 5e-3, gradients: 3e-2, training_losses: 2e-2, final_norms: 1e-2 };
 
-    /// Those for activations of type `A`.
-    pub fn of<A: Real>() -> Self {
-        if size_of::<A>() < 4 { Self::BF16 } else { Self::F32 }
+    /// Those for what `device` computes in.
+    pub fn of(device: &impl Device) -> Self {
+        if device.rounds_operands() { Self::BF16 } else { Self::F32 }
     }
 }
 

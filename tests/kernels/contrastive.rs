@@ -52,7 +52,7 @@ fn run<D: AllOps>(device: Arc<D>, loss: Loss, batch: usize, width: usize, logit_
 
 /// What only makes sense for one type is an `f32` tape: the losses compute in f32 whatever the activations are.
 fn check(loss: Loss, batch: usize, width: usize, logit_scale: f32) {
-    let expected = run(Arc::new(Cpu), loss, batch, width, logit_scale);
+    let expected = run(Arc::new(Cpu::default()), loss, batch, width, logit_scale);
     for order in [None, Some(1), Some(2)] {
         let (device, counts) = gpu::<bf16>(EmulatorOptions { count: true, order });
         let found = run(device, loss, batch, width, logit_scale);

@@ -83,7 +83,7 @@ fn normalised<D: Device + GatherPatches>(device: &D, patches: &[u8]) -> Vec<f32>
 fn patches_that_were_gathered_before() {
     for len in [3, 9, 588, 3072] {
         let patches = bytes(len);
-        let expected = normalised(&Cpu, &patches);
+        let expected = normalised(&Cpu::default(), &patches);
         let (single, _) = gpu::<f32>(EmulatorOptions::default());
         let (half, _) = gpu::<bf16>(EmulatorOptions::default());
         assert!(error(&normalised(&*single, &patches), &expected) < 1e-6);

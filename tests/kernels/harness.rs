@@ -208,7 +208,7 @@ fn compare<T: Activation>(name: &str, case: &impl Case, expected: &Found) -> BTr
 
 /// Holds both precisions to the CPU; returns what the bf16 kernels did.
 pub fn check(name: &str, case: &impl Case) -> BTreeMap<String, Counts> {
-    let expected = run(Arc::new(Cpu), case);
+    let expected = run(Arc::new(Cpu::default()), case);
     compare::<f32>(name, case, &expected);
     compare::<bf16>(name, case, &expected)
 }

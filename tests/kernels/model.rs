@@ -55,8 +55,8 @@ fn norm(values: impl Iterator<Item = f32>) -> f64 {
 }
 
 fn compare<T: Activation>(name: &str, config: &ModelConfig, batch: usize, kept: usize, expected: &Found) {
-    let found = run(&gpu::<T>(EmulatorOptions::default()).0, config, batch, kept);
-    let tolerances = Tolerances::of::<T>();
+    let (device, _) = gpu::<T>(EmulatorOptions::default());
+    let (found, tolerances) = (run(&device, config, batch, kept), Tolerances::of(&*device));
     for (found, expected) in [(&found.images, &expected.images), (&found.texts, &expected.texts)] {
         let off = found.iter().zip(expected).map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max);
         assert!(off <= tolerances.embeddings, "{name}: an embedding is off by {off:e}");
@@ -73,7 +73,7 @@ fn compare<T: Activation>(name: &str, config: &ModelConfig, batch: usize, kept: 
 }
 
 fn check(name: &str, config: &ModelConfig, batch: usize, kept: usize) {
-    let expected = run(&Arc::new(Cpu), config, batch, kept);
+    let expected = run(&Arc::new(Cpu::default()), config, batch, kept);
     compare::<f32>(name, config, batch, kept, &expected);
     compare::<bf16>(name, config, batch, kept, &expected);
 }

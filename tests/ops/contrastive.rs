@@ -34,8 +34,8 @@ fn check(batch: usize, width: usize, logit_scale: f32) {
     let mut tape = Tape::<Cpu>::new(layout.clone());
     let (images, texts) = (tape.input_var(&[batch, width]), tape.input_var(&[batch, width]));
     let outcome = tape.contrastive(images, texts, id);
-    let mut program = tape.train(Arc::new(Cpu)).unwrap();
-    let mut parameters = Parameters::new(&Cpu, layout.clone(), &layout.initial_values(0)).unwrap();
+    let mut program = tape.train(Arc::new(Cpu::default())).unwrap();
+    let mut parameters = Parameters::new(&Cpu::default(), layout.clone(), &layout.initial_values(0)).unwrap();
     let operands = [0, 1].map(|item| unit_rows(batch, width, item));
     program.write(images.slot(), &operands[0]).unwrap();
     program.write(texts.slot(), &operands[1]).unwrap();
@@ -68,7 +68,7 @@ fn check(batch: usize, width: usize, logit_scale: f32) {
     }
     let at = |delta: f64| reference(&exact[0], &exact[1], batch, width, raw + delta).0;
     let expected = (at(STEP) - at(-STEP)) / (2.0 * STEP);
-    let found = f64::from(parameters.download_grads(&Cpu).unwrap()[0]);
+    let found = f64::from(parameters.download_grads(&Cpu::default()).unwrap()[0]);
     // Σ G ∘ L sums terms of both signs up to the temperature.
     assert!((found - expected).abs() < 1e-5 * raw.exp().clamp(1.0, 100.0), "{found} {expected}");
 }

@@ -73,7 +73,8 @@ impl Case<'_> {
         let recorded: Recorded = record(&mut tape, &inputs, &params).into();
         tape.keep(recorded.out.slot());
         let mut seed = None;
-        let mut program = tape.train_from(Arc::new(Cpu), |plan| seed = Some(plan.seed(recorded.out))).unwrap();
+        let mut program =
+            tape.train_from(Arc::new(Cpu::default()), |plan| seed = Some(plan.seed(recorded.out))).unwrap();
         let mut operands: Vec<Vec<f32>> = (self.inputs.iter().enumerate())
             .map(|(index, shape)| normals(shape.iter().product(), index as u64))
             .collect();
@@ -87,7 +88,7 @@ impl Case<'_> {
             recorded.indices.iter().for_each(|(slot, values)| program.write(*slot, values).unwrap());
             recorded.tokens.iter().for_each(|(slot, values)| program.write(*slot, values).unwrap());
         };
-        let mut parameters = Parameters::new(&Cpu, layout.clone(), &values).unwrap();
+        let mut parameters = Parameters::new(&Cpu::default(), layout.clone(), &values).unwrap();
         write(&mut program);
         program.forward(&parameters).unwrap();
         let exact: Vec<Vec<f64>> =
@@ -99,7 +100,7 @@ impl Case<'_> {
         let weights = normals(expected.len(), 99);
         program.write(seed.unwrap(), &weights).unwrap();
         program.backward(&mut parameters).unwrap();
-        let grads = parameters.download_grads(&Cpu).unwrap();
+        let grads = parameters.download_grads(&Cpu::default()).unwrap();
         for operand in 0..operands.len() {
             let found: Vec<f32> = match operand.checked_sub(inputs.len()) {
                 None => program.read(program.input_grad(inputs[operand]).unwrap()).unwrap(),

@@ -49,13 +49,13 @@ fn without_gradients_weights_only_decay() {
     let mut layout = Layout::default();
     layout.add("w", &[3], Init::Constant(1.0), true);
     let layout = Arc::new(layout);
-    let mut params = Parameters::new(&Cpu, layout.clone(), &layout.initial_values(0)).unwrap();
-    let mut optimizer = Optimizer::new(&Cpu, &params, AdamWConfig::default()).unwrap();
-    let before = params.download_values(&Cpu).unwrap();
+    let mut params = Parameters::new(&Cpu::default(), layout.clone(), &layout.initial_values(0)).unwrap();
+    let mut optimizer = Optimizer::new(&Cpu::default(), &params, AdamWConfig::default()).unwrap();
+    let before = params.download_values(&Cpu::default()).unwrap();
     // All gradients are zero: the update decays the weights.
-    optimizer.step(&Cpu, &mut params, 0.1).unwrap();
-    assert_eq!(optimizer.norm(&Cpu).unwrap(), 0.0);
-    let after = params.download_values(&Cpu).unwrap();
+    optimizer.step(&Cpu::default(), &mut params, 0.1).unwrap();
+    assert_eq!(optimizer.norm(&Cpu::default()).unwrap(), 0.0);
+    let after = params.download_values(&Cpu::default()).unwrap();
     assert!(after[0] < before[0]);
-    assert_eq!(optimizer.download(&Cpu).unwrap().step, 1);
+    assert_eq!(optimizer.download(&Cpu::default()).unwrap().step, 1);
 }

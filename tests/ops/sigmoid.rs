@@ -42,8 +42,8 @@ fn check(batch: usize, width: usize, logit_scale: f32, logit_bias: f32) {
     let mut tape = Tape::<Cpu>::new(layout.clone());
     let (images, texts) = (tape.input_var(&[batch, width]), tape.input_var(&[batch, width]));
     let outcome = tape.sigmoid(images, texts, scale, bias);
-    let mut program = tape.train(Arc::new(Cpu)).unwrap();
-    let mut parameters = Parameters::new(&Cpu, layout.clone(), &layout.initial_values(0)).unwrap();
+    let mut program = tape.train(Arc::new(Cpu::default())).unwrap();
+    let mut parameters = Parameters::new(&Cpu::default(), layout.clone(), &layout.initial_values(0)).unwrap();
     let operands = [0, 1].map(|item| unit_rows(batch, width, item));
     program.write(images.slot(), &operands[0]).unwrap();
     program.write(texts.slot(), &operands[1]).unwrap();
@@ -81,7 +81,7 @@ fn check(batch: usize, width: usize, logit_scale: f32, logit_bias: f32) {
         let error = error(&checked, &expected);
         assert!(error < TOLERANCE, "operand {operand}: {error:e}");
     }
-    let grads = parameters.download_grads(&Cpu).unwrap();
+    let grads = parameters.download_grads(&Cpu::default()).unwrap();
     let expected = [slope(&|point| &mut point.logit_scale), slope(&|point| &mut point.logit_bias)];
     for (id, expected) in [scale, bias].into_iter().zip(expected) {
         let found = f64::from(grads[layout.get(id).range()][0]);

@@ -83,8 +83,9 @@ fn step(threads: usize) -> (Vec<f32>, Vec<f32>) {
         let flip = Flip::new(&config, true);
         let mut tape = Tape::new(flip.layout().clone());
         let embedded = flip.record(&mut tape, batch, kept);
-        let mut program = tape.train(Arc::new(Cpu)).unwrap();
-        let mut params = Parameters::new(&Cpu, flip.layout().clone(), &flip.layout().initial_values(1)).unwrap();
+        let mut program = tape.train(Arc::new(Cpu::default())).unwrap();
+        let mut params =
+            Parameters::new(&Cpu::default(), flip.layout().clone(), &flip.layout().initial_values(1)).unwrap();
         let bytes: Vec<u8> = (0..batch * 40 * 40 * 3).map(|i| (i * 31 % 251) as u8).collect();
         let ids: Vec<u32> = (0..batch * kept).map(|i| (i * 7 % 25) as u32).collect();
         let tokens: Vec<i32> = (0..batch * config.context).map(|i| (i * 13 % 97) as i32).collect();
@@ -93,7 +94,7 @@ fn step(threads: usize) -> (Vec<f32>, Vec<f32>) {
         program.write(embedded.inputs.tokens, &tokens).unwrap();
         program.forward(&params).unwrap();
         program.backward(&mut params).unwrap();
-        (program.read(embedded.outcome).unwrap(), params.download_grads(&Cpu).unwrap())
+        (program.read(embedded.outcome).unwrap(), params.download_grads(&Cpu::default()).unwrap())
     })
 }
 

@@ -8,7 +8,7 @@ use ptx_emulator::{Counts, Memory, MemoryError, Module, Options, launch};
 
 use super::driver::{Arg, Driver, Epilogue, Grid, Launch, Mark, Number, Operand, Product};
 use super::{estimate, kernels};
-use crate::device::product::{How, Strides, product};
+use crate::device::product::{How, Operands, Strides, product};
 use crate::device::{DeviceError, Recording};
 
 /// What the emulator does beside computing.
@@ -185,7 +185,7 @@ impl Machine {
             true => self.read(d, m * n, result)?,
             false => vec![0.0; m * n],
         };
-        let how = How { scale: 1.0, accumulate, parallel: true };
+        let how = How { operands: Operands::F32, scale: 1.0, accumulate, parallel: true };
         let (left, right) = ((&left[..], strides(a, m, k)), (&right[..], strides(b, k, n)));
         product((m, n, k), (&mut sums, Strides::row_major(n)), left, right, how);
         match epilogue {

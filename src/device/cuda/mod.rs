@@ -185,6 +185,10 @@ impl<T: Activation> Device for Cuda<T> {
         format!("{}, {}", self.driver.describe(), T::SUFFIX)
     }
 
+    fn rounds_operands(&self) -> bool {
+        T::NUMBER == Number::Bf16
+    }
+
     fn allocate(&self, bytes: usize, purpose: &str) -> Result<CudaMemory, DeviceError> {
         let memory = self.allocate_unwritten(bytes, purpose)?;
         self.driver.zero(memory.address, bytes)?;

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use rayon::prelude::*;
 
 use super::Shape;
-use crate::device::product::{How, Strides, product};
+use crate::device::product::{How, Operands, Strides, product};
 use crate::ops::simd::{dot, exp, max, sum, wide};
 
 thread_local! {
@@ -22,18 +22,8 @@ fn with_scores<R>(len: usize, body: impl FnOnce(&mut [f32]) -> R) -> R {
     })
 }
 
-/// Scratch beside what each thread keeps: none.
-pub fn forward_scratch_len(_: Shape) -> usize {
-    0
-}
-
-/// Scratch beside what each thread keeps: none.
-pub fn backward_scratch_len(_: Shape) -> usize {
-    0
-}
-
-fn once(scale: f32) -> How {
-    How { scale, accumulate: false, parallel: false }
+fn once(operands: Operands, scale: f32) -> How {
+    How { operands, scale, accumulate: false, parallel: false }
 }
 
 /// The keys that query `row` sees.
@@ -43,7 +33,7 @@ fn seen(shape: Shape, row: usize) -> usize {
 }
 
 /// `qkv: [batch * tokens, 3 * width] -> out: [batch * tokens, width]`, `lse: [batch, heads, tokens]`.
-pub fn forward(shape: Shape, qkv: &[f32], out: &mut [f32], lse: &mut [f32], _scratch: &mut [f32]) {
+pub fn forward(shape: Shape, operands: Operands, qkv: &[f32], out: &mut [f32], lse: &mut [f32]) {
     let Shape { tokens: n, heads, head_dim: d, .. } = shape;
     let width = shape.width();
     let (packed, single) = (Strides::row_major(3 * width), Strides::row_major(width));
@@ -53,12 +43,18 @@ pub fn forward(shape: Shape, qkv: &[f32], out: &mut [f32], lse: &mut [f32], _scr
             for head in 0..heads {
                 let [q, k, v] = [0, 1, 2].map(|part| &qkv[part * width + head * d..]);
                 let square = Strides::row_major(n);
-                product((n, n, d), (scores, square), (q, packed), (k, packed.transposed()), once(shape.scale()));
+                product(
+                    (n, n, d),
+                    (scores, square),
+                    (q, packed),
+                    (k, packed.transposed()),
+                    once(operands, shape.scale()),
+                );
                 wide(
                     #[inline(always)]
                     || softmax(shape, scores, &mut lse[head * n..][..n]),
                 );
-                product((n, d, n), (&mut out[head * d..], single), (scores, square), (v, packed), once(1.0));
+                product((n, d, n), (&mut out[head * d..], single), (scores, square), (v, packed), once(operands, 1.0));
             }
         });
     });
@@ -81,12 +77,12 @@ fn softmax(shape: Shape, scores: &mut [f32], lse: &mut [f32]) {
 /// `dqkv: [batch * tokens, 3 * width]` from `dout: [batch * tokens, width]`; `P` is computed again from `lse`.
 pub fn backward(
     shape: Shape,
+    operands: Operands,
     qkv: &[f32],
     out: &[f32],
     lse: &[f32],
     dout: &[f32],
     dqkv: &mut [f32],
-    _scratch: &mut [f32],
 ) {
     let Shape { tokens: n, heads, head_dim: d, .. } = shape;
     let width = shape.width();
@@ -99,22 +95,28 @@ pub fn backward(
             for head in 0..heads {
                 let [q, k, v] = [0, 1, 2].map(|part| &qkv[part * width + head * d..]);
                 let (out, dout) = (&out[head * d..], &dout[head * d..]);
-                product((n, n, d), (p, square), (q, packed), (k, packed.transposed()), once(shape.scale()));
-                product((n, n, d), (ds, square), (dout, single), (v, packed.transposed()), once(1.0));
+                product((n, n, d), (p, square), (q, packed), (k, packed.transposed()), once(operands, shape.scale()));
+                product((n, n, d), (ds, square), (dout, single), (v, packed.transposed()), once(operands, 1.0));
                 wide(
                     #[inline(always)]
                     || scores_backward(shape, p, ds, &lse[head * n..][..n], out, dout),
                 );
                 let [dq, dk, dv] = [0, 1, 2].map(|part| part * width + head * d);
-                product((n, d, n), (&mut dqkv[dq..], packed), (ds, square), (k, packed), once(shape.scale()));
+                product((n, d, n), (&mut dqkv[dq..], packed), (ds, square), (k, packed), once(operands, shape.scale()));
                 product(
                     (n, d, n),
                     (&mut dqkv[dk..], packed),
                     (ds, square.transposed()),
                     (q, packed),
-                    once(shape.scale()),
+                    once(operands, shape.scale()),
                 );
-                product((n, d, n), (&mut dqkv[dv..], packed), (p, square.transposed()), (dout, single), once(1.0));
+                product(
+                    (n, d, n),
+                    (&mut dqkv[dv..], packed),
+                    (p, square.transposed()),
+                    (dout, single),
+                    once(operands, 1.0),
+                );
             }
         });
     });

@@ -1,6 +1,6 @@
 //! Attention on a GPU: `kernels/attention.cu`, which tells what each kernel is for.
 
-use super::{Attention, BackwardOperands, Scratch, Shape};
+use super::{Attention, BackwardOperands, Shape};
 use crate::device::DeviceError;
 use crate::device::cuda::{Activation, Cuda, Grid, Number, View, ViewMut, args};
 
@@ -74,17 +74,12 @@ fn simple(shape: &Shape) -> Result<Grid, DeviceError> {
 }
 
 impl<T: Activation> Attention for Cuda<T> {
-    fn attention_scratch(_: &Shape) -> Scratch {
-        Scratch::default()
-    }
-
     fn attention_forward(
         &self,
         shape: &Shape,
         qkv: View<'_, T>,
         out: ViewMut<'_, T>,
         lse: ViewMut<'_, f32>,
-        _: ViewMut<'_, f32>,
     ) -> Result<(), DeviceError> {
         let [batch, tokens, heads, head_dim] =
             [shape.batch, shape.tokens, shape.heads, shape.head_dim].map(|size| size as i32);

@@ -33,13 +33,6 @@ impl Shape {
     }
 }
 
-/// f32 elements of scratch for each direction.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Scratch {
-    pub forward: usize,
-    pub backward: usize,
-}
-
 /// The operands of the backward pass.
 pub struct BackwardOperands<'a, D: Device> {
     pub qkv: D::View<'a, D::Act>,
@@ -47,19 +40,16 @@ pub struct BackwardOperands<'a, D: Device> {
     pub lse: D::View<'a, f32>,
     pub dout: D::View<'a, D::Act>,
     pub dqkv: D::ViewMut<'a, D::Act>,
-    pub scratch: D::ViewMut<'a, f32>,
 }
 
 /// Devices that have attention.
 pub trait Attention: Device {
-    fn attention_scratch(shape: &Shape) -> Scratch;
     fn attention_forward(
         &self,
         shape: &Shape,
         qkv: Self::View<'_, Self::Act>,
         out: Self::ViewMut<'_, Self::Act>,
         lse: Self::ViewMut<'_, f32>,
-        scratch: Self::ViewMut<'_, f32>,
     ) -> Result<(), DeviceError>;
     fn attention_backward(&self, shape: &Shape, operands: BackwardOperands<'_, Self>) -> Result<(), DeviceError>;
 }
@@ -69,14 +59,12 @@ struct AttentionOp<D: Device> {
     qkv: Var<D::Act>,
     out: Var<D::Act>,
     lse: Slot<f32>,
-    scratch: Slot<f32>,
     back: Option<Planned<D>>,
 }
 
 struct Planned<D: Device> {
     dout: Slot<D::Act>,
     dqkv: Slot<D::Act>,
-    scratch: Slot<f32>,
 }
 
 impl<D: Attention> Tape<D> {
@@ -86,8 +74,7 @@ impl<D: Attention> Tape<D> {
         let shape = Shape { batch, tokens, heads, head_dim: packed / 3 / heads, causal };
         let out = self.result(&[batch, tokens, packed / 3], true);
         let lse = self.buffer(batch * heads * tokens);
-        let scratch = self.buffer(D::attention_scratch(&shape).forward);
-        self.record(AttentionOp { shape, qkv, out, lse, scratch, back: None }, &[qkv.id()]);
+        self.record(AttentionOp { shape, qkv, out, lse, back: None }, &[qkv.id()]);
         out
     }
 }
@@ -114,7 +101,7 @@ impl<D: Attention> Op<D> for AttentionOp<D> {
 
     fn forward(&self, device: &D, on: &Access<D>) -> Result<(), DeviceError> {
         let (qkv, out) = (on.read(self.qkv.slot()), on.write(self.out.slot()));
-        device.attention_forward(&self.shape, qkv, out, on.write(self.lse), on.write(self.scratch))
+        device.attention_forward(&self.shape, qkv, out, on.write(self.lse))
     }
 
     fn plan_backward(&mut self, plan: &mut Backward<D>) -> bool {
@@ -123,8 +110,7 @@ impl<D: Attention> Op<D> for AttentionOp<D> {
         plan.read(self.qkv.slot());
         plan.read(self.out.slot());
         plan.read(self.lse);
-        let scratch = plan.scratch(D::attention_scratch(&self.shape).backward);
-        self.back = Some(Planned { dout, dqkv, scratch });
+        self.back = Some(Planned { dout, dqkv });
         true
     }
 
@@ -136,32 +122,26 @@ impl<D: Attention> Op<D> for AttentionOp<D> {
             lse: on.read(self.lse),
             dout: on.read(back.dout),
             dqkv: on.write(back.dqkv),
-            scratch: on.write(back.scratch),
         };
         device.attention_backward(&self.shape, operands)
     }
 }
 
 impl Attention for Cpu {
-    fn attention_scratch(shape: &Shape) -> Scratch {
-        Scratch { forward: cpu::forward_scratch_len(*shape), backward: cpu::backward_scratch_len(*shape) }
-    }
-
     fn attention_forward(
         &self,
         shape: &Shape,
         qkv: &[f32],
         out: &mut [f32],
         lse: &mut [f32],
-        scratch: &mut [f32],
     ) -> Result<(), DeviceError> {
-        cpu::forward(*shape, qkv, out, lse, scratch);
+        cpu::forward(*shape, self.operands(), qkv, out, lse);
         Ok(())
     }
 
     fn attention_backward(&self, shape: &Shape, operands: BackwardOperands<'_, Self>) -> Result<(), DeviceError> {
-        let BackwardOperands { qkv, out, lse, dout, dqkv, scratch } = operands;
-        cpu::backward(*shape, qkv, out, lse, dout, dqkv, scratch);
+        let BackwardOperands { qkv, out, lse, dout, dqkv } = operands;
+        cpu::backward(*shape, self.operands(), qkv, out, lse, dout, dqkv);
         Ok(())
     }
 }

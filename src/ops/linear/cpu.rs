@@ -1,11 +1,13 @@
-//! Matrix products on the CPU by the `gemm` crate, on all threads of the calling rayon pool.
+//! Matrix products on the CPU, on all threads of the calling rayon pool.
 
 use super::{BackwardOperands, Forward, Linear, Shape};
 use crate::device::product::{How, Strides, product};
 use crate::device::{Cpu, DeviceError};
 use crate::ops::{bias, gelu};
 
-const OVERWRITE: How = How { scale: 1.0, accumulate: false, parallel: true };
+fn overwrite(cpu: &Cpu) -> How {
+    How { operands: cpu.operands(), scale: 1.0, accumulate: false, parallel: true }
+}
 
 impl Linear for Cpu {
     fn linear_scratch(shape: &Shape) -> usize {
@@ -15,19 +17,19 @@ impl Linear for Cpu {
     fn linear_forward(&self, shape: &Shape, operands: Forward<'_, Self>) -> Result<(), DeviceError> {
         let Forward { x, weight, bias, gelu, y } = operands;
         let Shape { rows, inputs, outputs } = *shape;
-        let sizes = (rows, outputs, inputs);
+        let (sizes, how) = ((rows, outputs, inputs), overwrite(self));
         let (x, weight) = ((x, Strides::row_major(inputs)), (weight, Strides::row_major(inputs).transposed()));
         match (gelu, bias) {
             (Some((kind, pre)), Some(bias)) => {
-                product(sizes, (&mut *pre, Strides::row_major(outputs)), x, weight, OVERWRITE);
+                product(sizes, (&mut *pre, Strides::row_major(outputs)), x, weight, how);
                 gelu::cpu::bias_gelu_forward(kind, pre, bias, y);
             }
             (Some((kind, pre)), None) => {
-                product(sizes, (&mut *pre, Strides::row_major(outputs)), x, weight, OVERWRITE);
+                product(sizes, (&mut *pre, Strides::row_major(outputs)), x, weight, how);
                 gelu::cpu::forward(kind, pre, y);
             }
             (None, bias) => {
-                product(sizes, (&mut *y, Strides::row_major(outputs)), x, weight, OVERWRITE);
+                product(sizes, (&mut *y, Strides::row_major(outputs)), x, weight, how);
                 if let Some(bias) = bias {
                     bias::cpu::add_rows(y, bias);
                 }
@@ -46,21 +48,16 @@ impl Linear for Cpu {
         if let Some((dbias, accumulate)) = dbias {
             bias::cpu::column_sums(dy, outputs, dbias, accumulate, scratch);
         }
+        let how = overwrite(self);
         let (dy, x) = ((&*dy, Strides::row_major(outputs)), (x, Strides::row_major(inputs)));
         if let Some(dx) = dx {
-            product((rows, inputs, outputs), (&mut *dx, x.1), dy, (weight, Strides::row_major(inputs)), OVERWRITE);
+            product((rows, inputs, outputs), (&mut *dx, x.1), dy, (weight, Strides::row_major(inputs)), how);
             if let Some((kind, pre)) = x_gelu {
                 gelu::cpu::backward(kind, pre, dx);
             }
         }
         let sizes = (outputs, inputs, rows);
-        product(
-            sizes,
-            (dweight, Strides::row_major(inputs)),
-            (dy.0, dy.1.transposed()),
-            x,
-            How { accumulate, ..OVERWRITE },
-        );
+        product(sizes, (dweight, Strides::row_major(inputs)), (dy.0, dy.1.transposed()), x, How { accumulate, ..how });
         Ok(())
     }
 }

@@ -1,10 +1,10 @@
 //! The projection on the CPU, on all threads of the calling rayon pool.
 
 use super::{BackwardOperands, Projection, Shape};
-use crate::device::product::{How, Strides, product};
+use crate::device::product::{How, Operands, Strides, product};
 use crate::device::{Cpu, DeviceError};
 
-const OVERWRITE: How = How { scale: 1.0, accumulate: false, parallel: true };
+const OVERWRITE: How = How { operands: Operands::F32, scale: 1.0, accumulate: false, parallel: true };
 
 impl Projection for Cpu {
     fn projection_forward(&self, shape: &Shape, x: &[f32], weight: &[f32], y: &mut [f32]) -> Result<(), DeviceError> {

@@ -1,0 +1,197 @@
+//! What the bf16 product does with registers: AVX-512 and its BF16 instructions.
+//!
+//! `vdpbf16ps` multiplies sixteen pairs of bf16 by sixteen others and adds both products of each to sixteen f32 sums; it takes
+//! denormal operands for zero. So both operands are packed as strips of [`LANES`] rows of `a` (or columns of `b`):
+//! `[k / 2, LANES]` pairs, each a `u32` whose low half is the earlier of two neighbours along `k`. What is missing is zero.
+
+use std::arch::x86_64::*;
+
+use super::How;
+
+/// Rows or columns of a strip: the 32-bit lanes of a register.
+pub const LANES: usize = 16;
+/// Rows of a tile of sums; with three vectors of columns, 24 of the 32 registers are sums.
+const ROWS: usize = 8;
+/// Most strips of columns of a tile.
+pub const STRIPS: usize = 3;
+/// Strips of columns that are finished before others are begun.
+const NEAR: usize = 4 * STRIPS;
+/// Pairs along `k` that a tile takes at a time: three strips of so many lie in the first-level cache.
+const PAIRS: usize = 160;
+
+/// Whether this processor has the instructions.
+pub fn available() -> bool {
+    is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512bf16")
+}
+
+fn lanes(count: usize) -> __mmask16 {
+    if count >= LANES { !0 } else { (1 << count) - 1 }
+}
+
+/// Up to 16 numbers from `start`; zeros where there are none.
+#[target_feature(enable = "avx512f")]
+fn load(from: &[f32], start: usize, count: usize) -> __m512 {
+    let from = from.get(start..).unwrap_or_default();
+    // SAFETY: lanes beyond the slice's end are masked off, and not touched.
+    unsafe { _mm512_maskz_loadu_ps(lanes(count.min(from.len())), from.as_ptr()) }
+}
+
+#[target_feature(enable = "avx512f")]
+fn store(to: &mut [u32; LANES], pairs: __m512i) {
+    // SAFETY: the array has the register's size.
+    unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), pairs) }
+}
+
+/// `low` and `high` in bf16, rounded to the nearest even, one after the other.
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn narrow(low: __m512, high: __m512) -> __m512i {
+    // SAFETY: two types of one register.
+    unsafe { std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low)) }
+}
+
+/// Packs a strip of `count` rows whose `k` numbers each are neighbours; rows are `stride` apart.
+///
+/// # Safety
+/// The processor has the instructions ([`available`]).
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+pub unsafe fn pack_along(strip: &mut [u32], from: &[f32], stride: usize, count: usize, k: usize) {
+    let (vectors, _) = strip.as_chunks_mut::<LANES>();
+    for (block, to) in vectors.chunks_mut(LANES).enumerate() {
+        let at = 2 * LANES * block;
+        let mut rows = [_mm512_setzero_si512(); LANES];
+        for (row, pairs) in rows.iter_mut().enumerate().take(count) {
+            let (start, left) = (row * stride + at, k - at);
+            let high = if left > LANES { load(from, start + LANES, left - LANES) } else { _mm512_setzero_ps() };
+            *pairs = narrow(load(from, start, left), high);
+        }
+        for (to, pairs) in to.iter_mut().zip(transposed(rows)) {
+            store(to, pairs);
+        }
+    }
+}
+
+/// Packs strips of `count` columns that are neighbours, `k` rows deep; rows are `stride` apart. Goes row by row through all
+/// strips, since a row's numbers are what lies together in memory.
+///
+/// # Safety
+/// The processor has the instructions ([`available`]).
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+pub unsafe fn pack_across(strips: &mut [u32], from: &[f32], stride: usize, count: usize, k: usize) {
+    let in_turns: [i16; 2 * LANES] = std::array::from_fn(|i| (i / 2 + i % 2 * LANES) as i16);
+    // SAFETY: the array has the register's size.
+    let in_turns = unsafe { _mm512_loadu_si512(in_turns.as_ptr().cast()) };
+    let (vectors, _) = strips.as_chunks_mut::<LANES>();
+    let pairs = k.div_ceil(2);
+    for pair in 0..pairs {
+        for (strip, to) in vectors[pair..].iter_mut().step_by(pairs).enumerate() {
+            let (at, left) = (2 * pair * stride + strip * LANES, count - strip * LANES);
+            let high = if 2 * pair + 1 < k { load(from, at + stride, left) } else { _mm512_setzero_ps() };
+            store(to, _mm512_permutexvar_epi16(in_turns, narrow(load(from, at, left), high)));
+        }
+    }
+}
+
+/// Sixteen registers of sixteen lanes as the columns of a square: its rows.
+#[target_feature(enable = "avx512f")]
+fn transposed(rows: [__m512i; LANES]) -> [__m512i; LANES] {
+    let mut by_two = rows;
+    for i in (0..LANES).step_by(2) {
+        by_two[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
+        by_two[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
+    }
+    // Register 4 g + j has, in its 128-bit part p, column 4 p + j of rows 4 g to 4 g + 3.
+    let mut by_four = by_two;
+    for g in (0..LANES).step_by(4) {
+        by_four[g] = _mm512_unpacklo_epi64(by_two[g], by_two[g + 2]);
+        by_four[g + 1] = _mm512_unpackhi_epi64(by_two[g], by_two[g + 2]);
+        by_four[g + 2] = _mm512_unpacklo_epi64(by_two[g + 1], by_two[g + 3]);
+        by_four[g + 3] = _mm512_unpackhi_epi64(by_two[g + 1], by_two[g + 3]);
+    }
+    // What remains is to transpose the 4 x 4 parts.
+    let mut columns = by_four;
+    for j in 0..4 {
+        let [a, b, c, d] = [0, 4, 8, 12].map(|g| by_four[g + j]);
+        let (even_ab, odd_ab) = (_mm512_shuffle_i32x4::<0x88>(a, b), _mm512_shuffle_i32x4::<0xdd>(a, b));
+        let (even_cd, odd_cd) = (_mm512_shuffle_i32x4::<0x88>(c, d), _mm512_shuffle_i32x4::<0xdd>(c, d));
+        columns[j] = _mm512_shuffle_i32x4::<0x88>(even_ab, even_cd);
+        columns[4 + j] = _mm512_shuffle_i32x4::<0x88>(odd_ab, odd_cd);
+        columns[8 + j] = _mm512_shuffle_i32x4::<0xdd>(even_ab, even_cd);
+        columns[12 + j] = _mm512_shuffle_i32x4::<0xdd>(odd_ab, odd_cd);
+    }
+    columns
+}
+
+/// `c = scale · a b`, or added to it: `a` and `b` in strips of `pairs` pairs, `c` in rows of `columns` that are `stride` apart.
+///
+/// # Safety
+/// The processor has the instructions ([`available`]).
+#[target_feature(enable = "avx512f,avx512bf16")]
+pub unsafe fn multiply(c: &mut [f32], (columns, stride): (usize, usize), a: &[u32], b: &[u32], pairs: usize, how: How) {
+    // What `c` gets from one piece along `k` after the other stays in the second-level cache.
+    for (block, b) in b.chunks(NEAR * pairs * LANES).enumerate() {
+        for first in (0..pairs).step_by(PAIRS) {
+            let piece = first * LANES..PAIRS.min(pairs - first) * LANES + first * LANES;
+            let accumulate = how.accumulate || first > 0;
+            for (index, b) in b.chunks(STRIPS * pairs * LANES).enumerate() {
+                let at = (block * NEAR + index * STRIPS) * LANES;
+                let mut b = b.chunks_exact(pairs * LANES).map(|strip| &strip[piece.clone()]);
+                let strips = [b.next(), b.next(), b.next()].map(Option::unwrap_or_default);
+                for (c, a) in c.chunks_mut(LANES * stride).zip(a.chunks_exact(pairs * LANES)) {
+                    for (half, c) in c.chunks_mut(ROWS * stride).enumerate() {
+                        let a = &a[piece.clone()][half * ROWS..];
+                        let to = Part { c: &mut c[at..], stride, columns: columns - at, accumulate };
+                        match strips {
+                            [x, [], _] => tile(to, a, [x], how.scale),
+                            [x, y, []] => tile(to, a, [x, y], how.scale),
+                            strips => tile(to, a, strips, how.scale),
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Where a tile of sums goes: from the first element of `c` on, up to [`ROWS`] rows and at most `columns`.
+struct Part<'a> {
+    c: &'a mut [f32],
+    stride: usize,
+    columns: usize,
+    accumulate: bool,
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn tile<const V: usize>(to: Part<'_>, a: &[u32], b: [&[u32]; V], scale: f32) {
+    let mut sums = [[_mm512_setzero_ps(); V]; ROWS];
+    let pairs = b[0].len() / LANES;
+    assert!(b.iter().all(|strip| strip.len() == pairs * LANES) && a.len() + ROWS >= pairs * LANES && pairs > 0);
+    for pair in 0..pairs {
+        // SAFETY: by the check above, strips of `b` have a register at each pair, and `a` eight pairs.
+        let vectors = b.map(|strip| unsafe { _mm512_loadu_si512(strip.as_ptr().add(pair * LANES).cast()) });
+        for (row, sums) in sums.iter_mut().enumerate() {
+            // SAFETY: as above.
+            let one = _mm512_set1_epi32(unsafe { *a.get_unchecked(pair * LANES + row) } as i32);
+            for (sum, vector) in sums.iter_mut().zip(vectors) {
+                // SAFETY: registers of one size.
+                let pairs = |register| unsafe { std::mem::transmute::<__m512i, __m512bh>(register) };
+                *sum = _mm512_dpbf16_ps(*sum, pairs(one), pairs(vector));
+            }
+        }
+    }
+    let scale = _mm512_set1_ps(scale);
+    for (sums, c) in sums.into_iter().zip(to.c.chunks_mut(to.stride)) {
+        for (strip, sum) in sums.into_iter().enumerate() {
+            let at = strip * LANES;
+            let c = &mut c[at..];
+            let mask = lanes((to.columns - at).min(c.len()));
+            // SAFETY: lanes beyond the row's end are masked off, and not touched.
+            unsafe {
+                let before = if to.accumulate { _mm512_maskz_loadu_ps(mask, c.as_ptr()) } else { _mm512_setzero_ps() };
+                _mm512_mask_storeu_ps(c.as_mut_ptr(), mask, _mm512_fmadd_ps(sum, scale, before));
+            }
+        }
+    }
+}
