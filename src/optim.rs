@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::autograd::Parameters;
-use crate::device::{Device, DeviceError};
+use crate::device::{Device, DeviceError, Later};
 use crate::ops::adamw::{AdamW, DECAY_BLOCK, Hyper, NUMBERS, Update};
 
 /// What stays the same over a run.
@@ -99,6 +99,12 @@ impl<D: AdamW> Optimizer<D> {
         // SAFETY: the block has at least one f32; `&self` excludes exclusive views.
         device.download(&mut norm, unsafe { D::view(&self.norm, 0, 1) })?;
         Ok(f64::from(norm[0]))
+    }
+
+    /// As [`Self::norm`], for when the host needs it.
+    pub fn norm_later(&self, device: &D) -> Result<Later, DeviceError> {
+        // SAFETY: as in `norm`.
+        device.download_later(unsafe { D::view(&self.norm, 0, 1) })
     }
 
     pub fn download(&self, device: &D) -> Result<Moments, DeviceError> {

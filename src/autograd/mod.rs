@@ -10,6 +10,7 @@
 //! Parameters live outside the tape, in one flat [`Parameters`] arena.
 
 mod access;
+mod ahead;
 mod params;
 mod place;
 mod program;

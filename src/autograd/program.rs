@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use super::access::{Access, Span};
+use super::ahead::Ahead;
 use super::params::Parameters;
 use super::tape::{Cost, Recorded, Slot, SlotId, SlotInfo, Var};
-use crate::device::{Device, DeviceError, Elem};
+use crate::device::{Device, DeviceError, Elem, Later};
 
 /// Forwards or backwards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -37,18 +38,19 @@ pub(super) type Combine<D> =
 
 /// A closed tape with its memory.
 pub struct Program<D: Device> {
-    device: Arc<D>,
+    pub(super) device: Arc<D>,
     ops: Vec<Recorded<D>>,
     steps: Vec<Step>,
-    slots: Vec<SlotInfo>,
-    spans: Vec<Span>,
-    memory: D::Memory,
+    pub(super) slots: Vec<SlotInfo>,
+    pub(super) spans: Vec<Span>,
+    pub(super) memory: D::Memory,
     bytes: usize,
     scopes: Vec<String>,
     input_grads: Vec<Option<SlotId>>,
     combine: Option<Combine<D>>,
     /// For each step the buffers whose time begins with it: until it writes them they hold nothing.
     begins: Vec<Vec<SlotId>>,
+    pub(super) ahead: Ahead<D>,
 }
 
 /// What a tape hands over when it is closed.
@@ -76,7 +78,20 @@ impl<D: Device> Program<D> {
                 begins.push(SlotId(index));
             }
         }
-        let mut this = Self { device, ops, steps, slots, spans, memory, bytes, scopes, input_grads, combine, begins };
+        let mut this = Self {
+            device,
+            ops,
+            steps,
+            slots,
+            spans,
+            memory,
+            bytes,
+            scopes,
+            input_grads,
+            combine,
+            begins,
+            ahead: vec![],
+        };
         for (id, values) in constants {
             this.write(Slot { id, elem: std::marker::PhantomData }, &values)?;
         }
@@ -93,6 +108,13 @@ impl<D: Device> Program<D> {
         let span = self.spans[slot.id.0];
         // SAFETY: the placement lies in the block, aligned; `&mut self` excludes every other view.
         self.device.upload(unsafe { D::view_mut(&self.memory, span.offset, span.len) }, values)
+    }
+
+    /// As [`Self::read`], of f32 that the host will need only later.
+    pub fn read_later(&self, slot: Slot<f32>) -> Result<Later, DeviceError> {
+        let span = self.spans[slot.id.0];
+        // SAFETY: as in `read`.
+        self.device.download_later(unsafe { D::view(&self.memory, span.offset, span.len) })
     }
 
     /// Copies a buffer to the host. Only one that was kept ([`super::Tape::keep`]) still holds its value after a run.

@@ -6,7 +6,7 @@ use std::ptr::NonNull;
 use std::time::Instant;
 
 use super::product::Operands;
-use super::{Device, DeviceError, Elem, ProbeSizes};
+use super::{Device, DeviceError, Elem, Later, ProbeSizes};
 
 /// The CPU as a device. Threads are those of the rayon pool that calls it; results do not depend on their number.
 #[derive(Clone, Copy, Debug, Default)]
@@ -112,6 +112,16 @@ impl Device for Cpu {
     fn upload<T: Elem>(&self, to: &mut [T], from: &[T]) -> Result<(), DeviceError> {
         to.copy_from_slice(from);
         Ok(())
+    }
+
+    fn take_aside(&self, copies: Vec<(&mut [u8], &[u8])>) -> Result<(), DeviceError> {
+        copies.into_iter().for_each(|(to, from)| to.copy_from_slice(from));
+        Ok(())
+    }
+
+    fn download_later(&self, from: &[f32]) -> Result<Later, DeviceError> {
+        let values = from.to_vec();
+        Ok(Box::new(|| Ok(values)))
     }
 
     fn download<T: Elem>(&self, to: &mut [T], from: &[T]) -> Result<(), DeviceError> {

@@ -85,6 +85,9 @@ pub trait Recording: Send {
     fn replay(&self) -> Result<(), DeviceError>;
 }
 
+/// Numbers on their way to the host; to be called when they are needed, which waits for them.
+pub type Later = Box<dyn FnOnce() -> Result<Vec<f32>, DeviceError> + Send>;
+
 /// A copy and a product that are large enough to reach a device's ceilings.
 #[derive(Clone, Copy, Debug)]
 pub struct ProbeSizes {
@@ -144,6 +147,14 @@ pub trait Device: Sized + Send + Sync + 'static {
     /// Host to device; lengths are equal.
     fn upload<T: Elem>(&self, to: Self::ViewMut<'_, T>, from: &[T]) -> Result<(), DeviceError>;
 
+    /// As [`Device::upload`], but beside what is being computed, which goes on meanwhile: only [`Device::take_aside`] sees it.
+    fn upload_aside<T: Elem>(&self, to: Self::ViewMut<'_, T>, from: &[T]) -> Result<(), DeviceError> {
+        self.upload(to, from)
+    }
+
+    /// Copies each pair's second to its first, of equal length, after all uploads aside; later ones wait for these copies.
+    fn take_aside(&self, copies: Vec<(Self::ViewMut<'_, u8>, Self::View<'_, u8>)>) -> Result<(), DeviceError>;
+
     /// From now on calls are recorded instead of made, until [`Device::end_recording`]. Uploads, downloads, marks and
     /// allocations are not possible meanwhile. Returns whether the device can record at all.
     fn begin_recording(&self) -> Result<bool, DeviceError> {
@@ -166,4 +177,7 @@ pub trait Device: Sized + Send + Sync + 'static {
 
     /// Device to host; waits for what computes `from`; lengths are equal.
     fn download<T: Elem>(&self, to: &mut [T], from: Self::View<'_, T>) -> Result<(), DeviceError>;
+
+    /// What `from` holds when all that was asked for so far is done; nobody waits for it now.
+    fn download_later(&self, from: Self::View<'_, f32>) -> Result<Later, DeviceError>;
 }

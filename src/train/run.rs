@@ -196,6 +196,8 @@ struct Run<D: Device> {
     latest: Metrics,
     saved: Option<PathBuf>,
     log_failed: bool,
+    /// The batch of the last step, as long as its outcome is not known.
+    in_flight: Option<Batch>,
 }
 
 impl<D: AllOps> Run<D> {
@@ -255,6 +257,7 @@ impl<D: AllOps> Run<D> {
             stepping: Duration::ZERO,
             latest: Metrics::default(),
             log_failed: false,
+            in_flight: None,
         };
         this.introduce();
         Ok(this)
@@ -282,19 +285,15 @@ impl<D: AllOps> Run<D> {
         let start = Instant::now();
         let batch = self.loader.next_batch()?;
         self.loader.take_warnings().iter().for_each(|warning| self.progress.say(warning));
-        let outcome = self.trainer.step(&batch, self.schedule.at(self.state.step))?;
-        self.check(&outcome, &batch)?;
+        // The device computes this step while the next batch is fetched: what came of it is asked for a step later.
+        let before = self.trainer.submit(&batch, self.schedule.at(self.state.step))?;
+        self.note(before, self.state.step)?;
         self.state.step += 1;
         self.state.samples += batch.samples.len() as u64;
         self.state.position = batch.next;
-        let window = &mut self.window;
-        window.steps += 1;
-        window.loss += outcome.loss;
-        window.accuracy += outcome.accuracy;
-        window.grad_norm = outcome.grad_norm;
-        window.waited += batch.waited;
-        window.time += start.elapsed();
-        self.loader.recycle(batch);
+        self.window.waited += batch.waited;
+        self.in_flight = Some(batch);
+        self.window.time += start.elapsed();
         self.steps += 1;
         self.stepping += start.elapsed();
         self.progress.step(self.state.step);
@@ -321,15 +320,33 @@ impl<D: AllOps> Run<D> {
         Ok(())
     }
 
-    fn check(&self, outcome: &StepOutcome, batch: &Batch) -> Result<(), TrainError> {
-        let quantities = [("loss", outcome.loss), ("gradient norm", outcome.grad_norm)];
-        match quantities.into_iter().find(|(_, value)| !value.is_finite()) {
-            Some((what, value)) => Err(self.diverged(what, value, batch)),
-            None => Ok(()),
-        }
+    /// Waits until all steps so far are made, and takes note of the last.
+    fn settle(&mut self) -> Result<(), TrainError> {
+        let start = Instant::now();
+        let outcome = self.trainer.settle()?;
+        self.note(outcome, self.state.step)?;
+        self.window.time += start.elapsed();
+        self.stepping += start.elapsed();
+        Ok(())
     }
 
-    fn diverged(&self, what: &'static str, value: f64, batch: &Batch) -> TrainError {
+    /// Counts the outcome of step number `step`, whose batch was in flight.
+    fn note(&mut self, outcome: Option<StepOutcome>, step: u64) -> Result<(), TrainError> {
+        let (Some(outcome), Some(batch)) = (outcome, self.in_flight.take()) else { return Ok(()) };
+        let quantities = [("loss", outcome.loss), ("gradient norm", outcome.grad_norm)];
+        if let Some((what, value)) = quantities.into_iter().find(|(_, value)| !value.is_finite()) {
+            return Err(self.diverged(what, value, step, &batch));
+        }
+        let window = &mut self.window;
+        window.steps += 1;
+        window.loss += outcome.loss;
+        window.accuracy += outcome.accuracy;
+        window.grad_norm = outcome.grad_norm;
+        self.loader.recycle(batch);
+        Ok(())
+    }
+
+    fn diverged(&self, what: &'static str, value: f64, step: u64, batch: &Batch) -> TrainError {
         #[derive(Serialize)]
         struct Report<'a> {
             step: u64,
@@ -338,7 +355,6 @@ impl<D: AllOps> Run<D> {
             samples: &'a [String],
         }
         const SHOWN: usize = 8;
-        let step = self.state.step + 1;
         let names: Vec<String> = batch.samples.iter().map(|&sample| self.plan.dataset.name(sample)).collect();
         let report = Report { step, what, value: value.to_string(), samples: &names };
         let mut keys = names[..names.len().min(SHOWN)].join(", ");
@@ -357,6 +373,7 @@ impl<D: AllOps> Run<D> {
 
     /// Writes a line of metrics and begins the next window.
     fn report(&mut self, evaluated: Option<ZeroShot>) -> Result<(), TrainError> {
+        self.settle()?;
         let window = std::mem::take(&mut self.window);
         let (steps, seconds) = (window.steps.max(1) as f64, window.time.as_secs_f64().max(1e-9));
         let position = self.state.position;
@@ -395,6 +412,7 @@ impl<D: AllOps> Run<D> {
     }
 
     fn save(&mut self) -> Result<PathBuf, TrainError> {
+        self.settle()?;
         self.state.seconds = self.seconds();
         let (weights, moments) = self.trainer.download()?;
         let folder = self.plan.folder.checkpoints();
@@ -414,6 +432,7 @@ impl<D: AllOps> Run<D> {
     }
 
     fn evaluate(&mut self) -> Result<ZeroShot, TrainError> {
+        self.settle()?;
         let Some(dataset) = &self.plan.held_out else {
             return Err(TrainError::Settings { problem: "there is no held-out data to evaluate on".to_owned() });
         };

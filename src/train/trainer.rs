@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::autograd::{Parameters, Program, Tape};
 use crate::data::Batch;
-use crate::device::{Device, DeviceError, Recording};
+use crate::device::{Device, DeviceError, Later, Recording};
 use crate::model::{Embedded, Flip};
 use crate::ops::AllOps;
 use crate::ops::contrastive::{IMAGE_CORRECT, LOSS, MAX_LOGIT_SCALE, TEXT_CORRECT};
@@ -23,6 +23,14 @@ pub struct Trainer<D: Device> {
     plain_steps: u64,
     /// The calls of a step, once they are recorded.
     recording: Option<Box<dyn Recording>>,
+    /// The last step, if nobody has asked yet what came of it.
+    submitted: Option<Submitted>,
+}
+
+/// A step that may still be computed.
+struct Submitted {
+    outcome: Later,
+    grad_norm: Later,
 }
 
 /// Says which batch would fit, where the activations of `batch` do not: they grow with it.
@@ -60,16 +68,39 @@ impl<D: AllOps> Trainer<D> {
         let optimizer = Optimizer::new(&*device, &params, adamw)?;
         let mut tape = Tape::new(flip.layout().clone());
         let embedded = flip.record(&mut tape, batch, kept);
-        let program = tape.train(device.clone()).map_err(|error| fitting(error, batch))?;
-        Ok(Self { device, flip, params, optimizer, program, embedded, batch, plain_steps: 0, recording: None })
+        let mut program = tape.train(device.clone()).map_err(|error| fitting(error, batch))?;
+        let inputs = embedded.inputs;
+        program.make_room_ahead(&[inputs.images.id(), inputs.tokens.id(), inputs.ids_keep.id()])?;
+        let (recording, submitted) = (None, None);
+        Ok(Self { device, flip, params, optimizer, program, embedded, batch, plain_steps: 0, recording, submitted })
     }
 
     /// Forward, backward, update. Weights stay as they are if the loss or a gradient is not finite.
-    ///
+    pub fn step(&mut self, batch: &Batch, lr: f64) -> Result<StepOutcome, DeviceError> {
+        let submitted = self.run(batch, lr)?;
+        self.wait(submitted)
+    }
+
+    /// As [`Self::step`], but does not wait for the device, which still computes the step before while this one's batch is on
+    /// its way there. Returns what came of the step before, unless that is known already.
+    pub fn submit(&mut self, batch: &Batch, lr: f64) -> Result<Option<StepOutcome>, DeviceError> {
+        let submitted = self.run(batch, lr)?;
+        self.submitted.replace(submitted).map(|before| self.wait(before)).transpose()
+    }
+
+    /// What came of the last submitted step, unless that is known already.
+    pub fn settle(&mut self) -> Result<Option<StepOutcome>, DeviceError> {
+        self.submitted.take().map(|last| self.wait(last)).transpose()
+    }
+
     /// A device that can record does so at the second step (the first one loads what it needs) and from then on makes the
     /// same calls again, which gives the same bits.
-    pub fn step(&mut self, batch: &Batch, lr: f64) -> Result<StepOutcome, DeviceError> {
-        self.upload(batch)?;
+    fn run(&mut self, batch: &Batch, lr: f64) -> Result<Submitted, DeviceError> {
+        let inputs = self.embedded.inputs;
+        self.program.write_ahead(inputs.images, &batch.images)?;
+        self.program.write_ahead(inputs.tokens, &batch.tokens)?;
+        self.program.write_ahead(inputs.ids_keep, &batch.ids_keep)?;
+        self.program.take_ahead()?;
         self.optimizer.prepare(&self.device, lr)?;
         if self.plain_steps == 1 && self.device.begin_recording()? {
             let recorded = self.compute();
@@ -85,7 +116,15 @@ impl<D: AllOps> Trainer<D> {
                 self.compute()?;
             }
         }
-        self.outcome()
+        let outcome = self.program.read_later(self.embedded.outcome)?;
+        Ok(Submitted { outcome, grad_norm: self.optimizer.norm_later(&self.device)? })
+    }
+
+    fn wait(&self, submitted: Submitted) -> Result<StepOutcome, DeviceError> {
+        let (outcome, grad_norm) = ((submitted.outcome)()?, (submitted.grad_norm)()?[0]);
+        let correct = f64::from(outcome[IMAGE_CORRECT] + outcome[TEXT_CORRECT]);
+        let accuracy = correct / (2 * self.batch) as f64;
+        Ok(StepOutcome { loss: f64::from(outcome[LOSS]), accuracy, grad_norm: f64::from(grad_norm) })
     }
 
     /// From now on each step makes its calls one by one, as one does to compare.
@@ -104,7 +143,10 @@ impl<D: AllOps> Trainer<D> {
     /// update.
     pub fn marked_step(&mut self, batch: &Batch, lr: f64) -> Result<Vec<D::Mark>, DeviceError> {
         let mut marks = vec![self.device.mark()?];
-        self.upload(batch)?;
+        let inputs = self.embedded.inputs;
+        self.program.write(inputs.images, &batch.images)?;
+        self.program.write(inputs.tokens, &batch.tokens)?;
+        self.program.write(inputs.ids_keep, &batch.ids_keep)?;
         marks.push(self.device.mark()?);
         for index in 0..self.program.steps().len() {
             self.program.run_step(index, &mut self.params)?;
@@ -113,20 +155,6 @@ impl<D: AllOps> Trainer<D> {
         self.optimizer.step(&self.device, &mut self.params, lr)?;
         marks.push(self.device.mark()?);
         Ok(marks)
-    }
-
-    fn upload(&mut self, batch: &Batch) -> Result<(), DeviceError> {
-        let inputs = self.embedded.inputs;
-        self.program.write(inputs.images, &batch.images)?;
-        self.program.write(inputs.tokens, &batch.tokens)?;
-        self.program.write(inputs.ids_keep, &batch.ids_keep)
-    }
-
-    fn outcome(&self) -> Result<StepOutcome, DeviceError> {
-        let grad_norm = self.optimizer.norm(&self.device)?;
-        let outcome = self.program.read(self.embedded.outcome)?;
-        let correct = f64::from(outcome[IMAGE_CORRECT] + outcome[TEXT_CORRECT]);
-        Ok(StepOutcome { loss: f64::from(outcome[LOSS]), accuracy: correct / (2 * self.batch) as f64, grad_norm })
     }
 
     pub fn device(&self) -> &Arc<D> {

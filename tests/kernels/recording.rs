@@ -38,7 +38,7 @@ fn recorded_steps_give_the_same_bits() {
         embed_dim: 16,
         ln_eps: 1e-6,
     };
-    let run = |record: bool| {
+    let run = |record: bool, wait: bool| {
         let (device, _) = gpu::<bf16>(EmulatorOptions::default());
         let flip = Flip::new(&config, true);
         let values = flip.layout().initial_values(2);
@@ -48,11 +48,16 @@ fn recorded_steps_give_the_same_bits() {
         if !record {
             trainer.do_not_record();
         }
-        let outcomes: Vec<_> =
-            (0..5).map(|step| trainer.step(&batch(&config, 8, 8, step), 1e-3 * step as f64).unwrap()).collect();
+        let batches = (0..5).map(|step| (batch(&config, 8, 8, step), 1e-3 * step as f64));
+        let mut outcomes: Vec<_> = match wait {
+            true => batches.map(|(batch, lr)| trainer.step(&batch, lr).unwrap()).collect(),
+            false => batches.filter_map(|(batch, lr)| trainer.submit(&batch, lr).unwrap()).collect(),
+        };
+        outcomes.extend(trainer.settle().unwrap());
         (outcomes, trainer.download().unwrap())
     };
-    let (plain, recorded) = (run(false), run(true));
+    let (plain, recorded) = (run(false, true), run(true, true));
     assert!(plain == recorded);
+    assert!(plain == run(true, false), "not waiting changes nothing");
     assert!(plain.0[4].loss != plain.0[0].loss, "the steps do something");
 }

@@ -1,6 +1,6 @@
 //! What a GPU must be able to do: the seam between the real one and the emulated one. Everything above it is the same.
 
-use crate::device::{DeviceError, Recording};
+use crate::device::{DeviceError, Later, Recording};
 
 /// Blocks, threads of a block, and bytes of dynamic shared memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,6 +158,12 @@ pub trait Driver: Send + Sync {
     fn free_bytes(&self) -> Option<usize>;
     fn upload(&self, to: u64, from: &[u8]) -> Result<(), DeviceError>;
     fn download(&self, to: &mut [u8], from: u64) -> Result<(), DeviceError>;
+    /// As [`Driver::upload`], on a stream of its own, in no order with other calls but [`Driver::take_aside`].
+    fn upload_aside(&self, to: u64, from: &[u8]) -> Result<(), DeviceError>;
+    /// Makes the copies `(to, from, bytes)` after all uploads aside; later ones wait for these copies.
+    fn take_aside(&self, copies: &[(u64, u64, usize)]) -> Result<(), DeviceError>;
+    /// `len` f32 as they are after all calls so far; nobody waits for them now.
+    fn download_later(&self, from: u64, len: usize) -> Result<Later, DeviceError>;
     fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<(), DeviceError>;
     fn zero(&self, to: u64, bytes: usize) -> Result<(), DeviceError>;
     /// From now on this memory counts as unwritten; only the emulator minds.

@@ -9,7 +9,7 @@ use ptx_emulator::{Counts, Memory, MemoryError, Module, Options, launch};
 use super::driver::{Arg, Driver, Epilogue, Grid, Launch, Mark, Number, Operand, Product};
 use super::{estimate, kernels};
 use crate::device::product::{How, Operands, Strides, product};
-use crate::device::{DeviceError, Recording};
+use crate::device::{DeviceError, Later, Recording};
 
 /// What the emulator does beside computing.
 #[derive(Clone, Copy, Debug, Default)]
@@ -25,6 +25,8 @@ pub struct Emulated {
     machine: Arc<Machine>,
     /// The calls recorded so far, while it records.
     recording: Mutex<Option<Vec<Call>>>,
+    /// Uploads aside that nobody has taken yet: as late as a GPU could make them.
+    aside: Mutex<Vec<(u64, Vec<u8>)>>,
 }
 
 /// A call that can be made later.
@@ -66,7 +68,7 @@ impl Emulated {
             counts: Mutex::default(),
             estimated: Mutex::default(),
         };
-        Self { machine: Arc::new(machine), recording: Mutex::default() }
+        Self { machine: Arc::new(machine), recording: Mutex::default(), aside: Mutex::default() }
     }
 
     /// What each kernel did since the last call.
@@ -258,6 +260,25 @@ impl Driver for Emulated {
     fn download(&self, to: &mut [u8], from: u64) -> Result<(), DeviceError> {
         self.not_recording("a download")?;
         self.machine.download(to, from)
+    }
+
+    fn upload_aside(&self, to: u64, from: &[u8]) -> Result<(), DeviceError> {
+        self.not_recording("an upload")?;
+        self.aside.lock().unwrap_or_else(PoisonError::into_inner).push((to, from.to_vec()));
+        Ok(())
+    }
+
+    fn take_aside(&self, copies: &[(u64, u64, usize)]) -> Result<(), DeviceError> {
+        self.not_recording("taking uploads")?;
+        let uploads = std::mem::take(&mut *self.aside.lock().unwrap_or_else(PoisonError::into_inner));
+        uploads.iter().try_for_each(|(to, from)| self.machine.upload(*to, from))?;
+        copies.iter().try_for_each(|&(to, from, bytes)| self.copy(to, from, bytes))
+    }
+
+    fn download_later(&self, from: u64, len: usize) -> Result<Later, DeviceError> {
+        let mut values = vec![0.0f32; len];
+        self.download(bytemuck::cast_slice_mut(&mut values), from)?;
+        Ok(Box::new(|| Ok(values)))
     }
 
     fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<(), DeviceError> {

@@ -22,7 +22,7 @@ pub use driver::{Arg, Driver, Epilogue, Grid, Launch, Mark, Number, Operand, Pro
 pub use emulated::{Emulated, EmulatorOptions};
 pub use real::Gpu;
 
-use super::{Device, DeviceError, Elem, ProbeSizes, Real, Recording};
+use super::{Device, DeviceError, Elem, Later, ProbeSizes, Real, Recording};
 
 /// What activations can be on a GPU.
 pub trait Activation: Real {
@@ -246,6 +246,21 @@ impl<T: Activation> Device for Cuda<T> {
     fn upload<E: Elem>(&self, to: ViewMut<'_, E>, from: &[E]) -> Result<(), DeviceError> {
         assert_eq!(to.len, from.len(), "lengths of an upload");
         self.driver.upload(to.address, bytemuck::cast_slice(from))
+    }
+
+    fn upload_aside<E: Elem>(&self, to: ViewMut<'_, E>, from: &[E]) -> Result<(), DeviceError> {
+        assert_eq!(to.len, from.len(), "lengths of an upload");
+        self.driver.upload_aside(to.address, bytemuck::cast_slice(from))
+    }
+
+    fn take_aside(&self, copies: Vec<(ViewMut<'_, u8>, View<'_, u8>)>) -> Result<(), DeviceError> {
+        assert!(copies.iter().all(|(to, from)| to.len == from.len), "lengths of copies");
+        let copies: Vec<_> = copies.iter().map(|(to, from)| (to.address, from.address, to.len)).collect();
+        self.driver.take_aside(&copies)
+    }
+
+    fn download_later(&self, from: View<'_, f32>) -> Result<Later, DeviceError> {
+        self.driver.download_later(from.address, from.len)
     }
 
     fn download<E: Elem>(&self, to: &mut [E], from: View<'_, E>) -> Result<(), DeviceError> {

@@ -7,13 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use cudarc::driver::sys::{
     CUevent_flags, CUfunction, CUfunction_attribute_enum, CUgraphInstantiate_flags, CUresult, CUstreamCaptureMode,
 };
-use cudarc::driver::{CudaContext, CudaGraph, CudaStream, DriverError, result};
+use cudarc::driver::{CudaContext, CudaEvent, CudaGraph, CudaStream, DriverError, result};
 
 use super::driver::{Driver, Launch, Mark, Product};
 use super::kernels;
 use super::products::Products;
 use super::staging::Staging;
-use crate::device::{DeviceError, Recording};
+use crate::device::{DeviceError, Later, Recording};
 
 /// bf16 matrix instructions and `cp.async`: Ampere.
 const LEAST_CAPABILITY: (i32, i32) = (8, 0);
@@ -39,10 +39,14 @@ struct Function {
 unsafe impl Send for Module {}
 unsafe impl Send for Function {}
 
-/// The GPU of one context, with one stream on which everything runs in order.
+/// The GPU of one context, with one stream on which everything runs in order but for uploads aside.
 pub struct Gpu {
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
+    /// For uploads aside, and what has happened when they may begin and when they are done.
+    aside: Arc<CudaStream>,
+    taken: CudaEvent,
+    arrived: CudaEvent,
     loaded: Mutex<Loaded>,
     staging: Staging,
     products: Products,
@@ -96,11 +100,24 @@ impl Gpu {
             let (major, minor) = capability;
             return Err(none(format!("{name} has compute capability {major}.{minor}; 8.0 (Ampere) is needed")));
         }
-        // SAFETY: this device uses one stream, so nothing relies on cudarc's events between streams.
+        // SAFETY: this device orders its two streams itself, so nothing relies on cudarc's events between streams.
         unsafe { context.disable_event_tracking() };
         let stream = context.new_stream().map_err(failed("making a stream"))?;
+        let aside = context.new_stream().map_err(failed("making a stream"))?;
+        let event = || context.new_event(None).map_err(failed("making an event"));
+        let (taken, arrived) = (event()?, event()?);
         let products = Products::new()?;
-        Ok(Self { context, stream, loaded: Mutex::default(), staging: Staging::default(), products, name })
+        Ok(Self {
+            context,
+            stream,
+            aside,
+            taken,
+            arrived,
+            loaded: Mutex::default(),
+            staging: Staging::default(),
+            products,
+            name,
+        })
     }
 
     fn bind(&self) -> Result<(), DeviceError> {
@@ -163,8 +180,8 @@ impl Driver for Gpu {
     }
 
     fn free(&self, address: u64) {
-        // Work on the stream may still use it; an error here has nobody to hear it, and the next call will report it.
-        if self.bind().and_then(|()| self.synchronize()).is_ok() {
+        // Work on the streams may still use it; an error here has nobody to hear it, and the next call will report it.
+        if self.bind().and_then(|()| self.synchronize()).is_ok() && self.aside.synchronize().is_ok() {
             // SAFETY: `address` came from `allocate`, and nothing runs any more.
             let _ = unsafe { result::free_sync(address) };
         }
@@ -187,6 +204,28 @@ impl Driver for Gpu {
         unsafe { result::memcpy_dtoh_async(to, from, self.stream.cu_stream()) }
             .map_err(failed(format!("a download of {} bytes", to.len())))?;
         self.synchronize()
+    }
+
+    fn upload_aside(&self, to: u64, from: &[u8]) -> Result<(), DeviceError> {
+        self.bind()?;
+        let wrong = || failed(format!("an upload aside of {} bytes", from.len()));
+        self.aside.wait(&self.taken).map_err(wrong())?;
+        self.staging.upload(&self.context, &self.aside, to, from).map_err(wrong())
+    }
+
+    fn take_aside(&self, copies: &[(u64, u64, usize)]) -> Result<(), DeviceError> {
+        let wrong = || failed("taking uploads");
+        self.arrived.record(&self.aside).map_err(wrong())?;
+        self.stream.wait(&self.arrived).map_err(wrong())?;
+        copies.iter().try_for_each(|&(to, from, bytes)| self.copy(to, from, bytes))?;
+        self.taken.record(&self.stream).map_err(wrong())
+    }
+
+    fn download_later(&self, from: u64, len: usize) -> Result<Later, DeviceError> {
+        self.bind()?;
+        let wrong = |error| failed("a download of a step's outcome")(error);
+        let wait = self.staging.download(&self.context, &self.stream, from, len).map_err(wrong)?;
+        Ok(Box::new(move || wait().map_err(wrong)))
     }
 
     fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<(), DeviceError> {

@@ -1,4 +1,4 @@
-//! Uploads through pinned host memory, which the GPU reads while the host goes on.
+//! Uploads and downloads through pinned host memory, which the GPU reads and writes while the host goes on.
 
 use std::ffi::c_void;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,7 +12,7 @@ const BUFFERS: usize = 8;
 /// Smaller uploads are copied by the driver itself before its call returns.
 const LEAST: usize = 64 * 1024;
 
-/// Pinned memory that is free again once `copied` has happened.
+/// Pinned memory that is free again, or filled, once `copied` has happened.
 struct Buffer {
     start: *mut c_void,
     bytes: usize,
@@ -22,10 +22,11 @@ struct Buffer {
 // SAFETY: plain memory and an event handle, used by one thread at a time (they are behind a mutex).
 unsafe impl Send for Buffer {}
 
-/// A ring of pinned buffers.
+/// A ring of pinned buffers for uploads, and those for downloads that are free.
 #[derive(Default)]
 pub(super) struct Staging {
     ring: Mutex<(Vec<Buffer>, usize)>,
+    returns: Arc<Mutex<Vec<Buffer>>>,
 }
 
 impl Staging {
@@ -62,6 +63,35 @@ impl Staging {
             result::memcpy_htod_async(to, staged, stream.cu_stream())?;
         }
         buffer.copied.record(stream)
+    }
+
+    /// Begins to copy `len` f32 from the address `from`, in the order of the stream; what this returns waits for them.
+    pub fn download(
+        &self,
+        context: &Arc<CudaContext>,
+        stream: &CudaStream,
+        from: u64,
+        len: usize,
+    ) -> Result<impl FnOnce() -> Result<Vec<f32>, DriverError> + Send + 'static, DriverError> {
+        let bytes = 4 * len;
+        let mut free = self.returns.lock().unwrap_or_else(PoisonError::into_inner);
+        let fitting = free.iter().position(|buffer| buffer.bytes >= bytes);
+        let buffer = fitting.map_or_else(|| Buffer::new(context, bytes), |place| Ok(free.swap_remove(place)))?;
+        drop(free);
+        // SAFETY: the caller's range was allocated; the buffer has room and nobody reads it before `copied` has happened.
+        unsafe {
+            let to = std::slice::from_raw_parts_mut(buffer.start.cast::<u8>(), bytes);
+            result::memcpy_dtoh_async(to, from, stream.cu_stream())?;
+        }
+        buffer.copied.record(stream)?;
+        let returns = self.returns.clone();
+        Ok(move || {
+            buffer.copied.synchronize()?;
+            // SAFETY: pinned memory is aligned to a page, and the copy has been made.
+            let values = unsafe { std::slice::from_raw_parts(buffer.start.cast::<f32>(), len) }.to_vec();
+            returns.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
+            Ok(values)
+        })
     }
 }
 

@@ -126,7 +126,8 @@ mod tests {
         let Some(operands) = Operands::bf16() else {
             return println!("skipped: this processor has no AVX-512 BF16");
         };
-        for (m, n, k) in [(1, 1, 1), (7, 5, 3), (8, 48, 32), (17, 33, 31), (100, 200, 64), (9, 65, 700), (300, 16, 322)] {
+        for (m, n, k) in [(1, 1, 1), (7, 5, 3), (8, 48, 32), (17, 33, 31), (100, 200, 64), (9, 65, 700), (300, 16, 322)]
+        {
             let (a, b, before) = (draw(m * k, 0), draw(k * n, 1), draw(m * n, 2));
             let layouts = [
                 (Strides::row_major(k), Strides::row_major(k).transposed()),
