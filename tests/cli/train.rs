@@ -1,5 +1,9 @@
 //! The quickstart, shortened, and the run folder it leaves.
 
+use std::path::Path;
+
+use flipk::device::Cpu;
+
 use crate::harness::{flipk, json, train};
 
 /// `flipk train` as in the README, on fewer samples. The bounds are far above chance (0.05 % and 0.27 %) and far below what
@@ -27,6 +31,16 @@ fn the_quickstart_learns() {
     assert_eq!(std::fs::read_dir(run.join("tensorboard")).unwrap().count(), 1);
 }
 
+/// What each line of metrics says, but for speed.
+fn curve(run: &Path) -> Vec<[String; 6]> {
+    let text = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    let numbers = |line: &str| {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        ["step", "loss", "accuracy", "grad_norm", "logit_scale", "zero_shot_top5"].map(|key| line[key].to_string())
+    };
+    text.lines().map(numbers).collect()
+}
+
 /// The run folder's configuration is the run: trained again from it, the metrics are the same but for speed.
 #[test]
 fn a_run_repeats_from_its_configuration() {
@@ -36,15 +50,33 @@ fn a_run_repeats_from_its_configuration() {
     let (config, out) =
         (format!("--config={}", first.join("config.toml").display()), format!("--out={}", second.display()));
     flipk(&["train", &config, &out, "--threads=1", "--loader-threads=3"]).expect(0);
-    let curve = |run: &std::path::Path| {
-        let text = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
-        let numbers = |line: &str| {
-            let line: serde_json::Value = serde_json::from_str(line).unwrap();
-            ["step", "loss", "accuracy", "grad_norm", "logit_scale", "zero_shot_top5"].map(|key| line[key].to_string())
-        };
-        text.lines().map(numbers).collect::<Vec<_>>()
-    };
     assert_eq!(curve(&first).len(), 4);
     assert_eq!(curve(&first), curve(&second), "threads and a repetition must not matter");
     assert_eq!(json(&first.join("summary.json"))["mask_ratio"], 0.75);
+}
+
+/// With operands rounded to bf16 a run is near that in f32, is not the same, and repeats; threads do not matter.
+#[test]
+fn a_run_in_bf16_is_near_that_in_f32_and_repeats() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |name: &str, more: &str| {
+        let out = folder.path().join(name);
+        (train(&out, &["--device=cpu", "--steps=6", "--seed=3", more]), out)
+    };
+    let (rounded, first) = run("bf16", "--precision=bf16");
+    if let Err(error) = Cpu::bf16() {
+        println!("bf16 is refused here: {error}");
+        let said = rounded.expect(1).stderr;
+        return assert!(said.contains("AVX-512 BF16") && said.contains("--precision f32"), "{said}");
+    }
+    assert!(rounded.expect(0).stderr.contains("bf16 products"));
+    let second = folder.path().join("again");
+    let args = ["--device=cpu", "--steps=6", "--seed=3", "--precision=bf16", "--threads=1"];
+    train(&second, &args).expect(0);
+    assert_eq!(curve(&first), curve(&second));
+    let (plain, third) = run("f32", "--precision=f32");
+    plain.expect(0);
+    let loss = |run: &Path| json(&run.join("summary.json"))["final_loss"].as_f64().unwrap();
+    let off = (loss(&first) - loss(&third)).abs() / loss(&third);
+    assert!(off > 0.0 && off < 0.01, "{} and {}", loss(&first), loss(&third));
 }
