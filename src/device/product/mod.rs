@@ -1,9 +1,9 @@
-//! Matrix products on the CPU: a safe face for the `gemm` crate's in f32, and our own with bf16 operands.
+//! Matrix products on the CPU: our own where the processor has AVX-512 BF16, otherwise the `gemm` crate's.
 
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 #[cfg(target_arch = "x86_64")]
-mod bf16;
+mod packed;
 
 use gemm::Parallelism;
 
@@ -24,7 +24,8 @@ impl Strides {
     }
 
     fn fits(self, rows: usize, columns: usize, len: usize) -> bool {
-        rows == 0 || columns == 0 || (rows - 1) * self.rows + (columns - 1) * self.columns < len
+        let inside = rows == 0 || columns == 0 || (rows - 1) * self.rows + (columns - 1) * self.columns < len;
+        inside && (self.rows == 1 || self.columns == 1)
     }
 }
 
@@ -41,9 +42,17 @@ impl Operands {
     /// bf16, if this processor multiplies such numbers.
     pub fn bf16() -> Option<Self> {
         #[cfg(target_arch = "x86_64")]
-        return bf16::available().then_some(Self::Bf16);
+        return avx512::available().then_some(Self::Bf16);
         #[cfg(not(target_arch = "x86_64"))]
         return None;
+    }
+
+    /// Numbers in 32 bits.
+    fn per_unit(self) -> usize {
+        match self {
+            Self::F32 => 1,
+            Self::Bf16 => 2,
+        }
     }
 }
 
@@ -60,9 +69,8 @@ pub struct How {
 
 /// `c = scale · a b`, or `c += scale · a b`, with `c: [m, n]` and `a: [m, k]`.
 ///
-/// Panics where an operand does not fit the sizes; in bf16 also where `c` does not have its columns side by side or `a` or `b` has
-/// neighbours neither along its rows nor along its columns. The sum over `k` is never split between threads, so the bits of
-/// the result do not depend on their number.
+/// Panics where an operand does not fit the sizes, `c` does not lie row by row, or `a` or `b` neither row by row nor column by
+/// column. The sum over `k` is never split between threads, so the bits of the result do not depend on their number.
 pub fn product(
     (m, n, k): (usize, usize, usize),
     (c, c_strides): (&mut [f32], Strides),
@@ -71,11 +79,12 @@ pub fn product(
     how: How,
 ) {
     let fits = c_strides.fits(m, n, c.len()) && a_strides.fits(m, k, a.len()) && b_strides.fits(k, n, b.len());
-    assert!(fits, "operands do not fit {m} x {n} x {k}");
+    assert!(fits && c_strides.columns == 1, "operands do not fit {m} x {n} x {k}");
     #[cfg(target_arch = "x86_64")]
-    if how.operands == Operands::Bf16 {
-        return bf16::product((m, n, k), (c, c_strides), (a, a_strides), (b, b_strides), how);
+    if avx512::available() && m * n * k > 0 {
+        return packed::product((m, n, k), (c, c_strides), (a, a_strides), (b, b_strides), how);
     }
+    assert!(how.operands == Operands::F32 || m * n * k == 0, "only an AVX-512 processor multiplies bf16");
     // SAFETY: by the check above every element that these sizes and strides reach lies in its slice, and `c`, which is
     // borrowed exclusively, overlaps neither of the others.
     unsafe {
@@ -115,16 +124,12 @@ mod tests {
         (0..len).map(|_| random.normal()).collect()
     }
 
-    fn at(operand: &[f32], strides: Strides, row: usize, column: usize) -> f64 {
-        f64::from(bf16::from_f32(operand[row * strides.rows + column * strides.columns]).to_f32())
-    }
-
-    /// Against f64 sums of operands that are rounded first: what remains is the f32 sums' own error. Odd sizes leave partial
-    /// pairs, strips, tiles and pieces along `k`; the layouts are those of the forward pass and of both gradients.
-    #[test]
-    fn bf16_products_are_those_of_rounded_operands() {
-        let Some(operands) = Operands::bf16() else {
-            return println!("skipped: this processor has no AVX-512 BF16");
+    /// Against f64 sums of the rounded operands: what remains is the f32 sums' own error. Odd sizes leave partial units,
+    /// strips, tiles and pieces along `k`; the layouts are those of the forward pass and of both gradients.
+    fn check(operands: Operands) {
+        let at = |operand: &[f32], strides: Strides, row: usize, column: usize| {
+            let number = operand[row * strides.rows + column * strides.columns];
+            f64::from(if operands == Operands::Bf16 { bf16::from_f32(number).to_f32() } else { number })
         };
         for (m, n, k) in [(1, 1, 1), (7, 5, 3), (8, 48, 32), (17, 33, 31), (100, 200, 64), (9, 65, 700), (300, 16, 322)]
         {
@@ -153,5 +158,15 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn products_are_exact_but_for_the_sums() {
+        check(Operands::F32);
+    }
+
+    #[test]
+    fn bf16_products_are_those_of_rounded_operands() {
+        Operands::bf16().map_or_else(|| println!("skipped: this processor has no AVX-512 BF16"), check);
     }
 }
