@@ -1,7 +1,7 @@
-//! Samples per second of the loader: JPEG decoding, random resized crop, flip, tokens, mask.
+//! Samples per second of the loader, and of its parts on one thread: `decode` (a JPEG), `crop` (random resized crop, flip),
+//! `tokenise` (a caption).
 //!
-//! The limit is the JPEG decoder: the bench `decode` is one thread that does nothing else. The embedded emoji are
-//! decoded once and then come from the cache.
+//! The limit of the whole is the JPEG decoder. The embedded emoji are decoded once and then come from the cache.
 
 use std::{hint::black_box, sync::Arc, time::Instant};
 
@@ -73,6 +73,18 @@ fn bench(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(1)).sample_size(10);
     let first = dataset.image(0).expect("the first image");
     group.bench_function("decode", |bencher| bencher.iter(|| image::decode(black_box(first))));
+    let decoded = image::decode(first).expect("a JPEG that was encoded here");
+    let LoaderConfig { image_size, context, augmentation, .. } = LoaderConfig::default();
+    let mut square = image::Square::new(image_size as u32);
+    let (mut pixels, mut random) = (vec![0; square.bytes()], Random::new(0, Purpose::Test, 0, 0));
+    group.bench_function("crop", |bencher| {
+        bencher.iter(|| square.augmented(black_box(&decoded), &augmentation, &mut random, &mut pixels));
+    });
+    let mut tokens = vec![0; context];
+    group.bench_function("tokenise", |bencher| {
+        bencher
+            .iter(|| emoji_tokenizer.encode(black_box("a photo of a woman with red hair on a bicycle"), &mut tokens));
+    });
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     for threads in [1, cores] {
         let config = LoaderConfig { batch: 32, threads, prefetch: 1, ..LoaderConfig::default() };

@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand; each parses, calls and prints, and computes nothing.
 
+pub mod benches;
 mod device;
 mod eval;
 mod info;

@@ -5,16 +5,18 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
+use serde::Deserialize;
 
+use super::benches::shown as shown_benches;
 use super::device::{DeviceArgs, Job};
 use super::table::table;
 use crate::data::Dataset;
 use crate::model::Preset;
 use crate::ops::AllOps;
-use crate::profile::{self, Group, Line, chrome_trace, compare, group, largest_batch, measure_ceilings, svg};
+use crate::profile::{self, Benches, Group, Line, chrome_trace, compare, group, largest_batch, measure_ceilings, svg};
 use crate::train::{Options, RunFolder, Settings, tokenizer};
 
 /// Time a training step, layer by layer, beside what the device allows
@@ -48,7 +50,7 @@ pub struct Profile {
     /// Write the step as a picture (SVG)
     #[arg(long, value_name = "FILE")]
     picture: Option<PathBuf>,
-    /// Compare two profiles that --json wrote, and run nothing
+    /// Compare two profiles that --json wrote, or two results of `cargo bench --bench ops`, and run nothing
     #[arg(long, num_args = 2, value_names = ["BEFORE", "AFTER"])]
     compare: Option<Vec<PathBuf>>,
     /// Print the largest batch that fits 24, 40, 80 and 141 GB for each preset and ratio, from the plan of a step's buffers in
@@ -80,7 +82,7 @@ impl Job for Measurement {
 impl Profile {
     pub fn run(self) -> Result<ExitCode> {
         if let Some([before, after]) = self.compare.as_deref() {
-            print!("{}", compared(&read(before)?, &read(after)?, self.group));
+            print!("{}", beside(before, after, self.group)?);
             return Ok(ExitCode::SUCCESS);
         }
         if self.fit {
@@ -135,9 +137,32 @@ fn fitting() -> String {
     table(["model", "mask ratio", "24 GB", "40 GB", "80 GB", "141 GB"], &rows)
 }
 
-fn read(file: &Path) -> Result<profile::Profile> {
+/// What can be compared.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Saved {
+    Step(profile::Profile),
+    Ops(Benches),
+}
+
+fn read(file: &Path) -> Result<Saved> {
     let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-    serde_json::from_str(&text).with_context(|| format!("{} is not a profile that --json wrote", file.display()))
+    serde_json::from_str(&text).with_context(|| {
+        let file = file.display();
+        format!("{file} is neither a profile that --json wrote nor what `cargo bench --bench ops` wrote")
+    })
+}
+
+fn beside(before: &Path, after: &Path, by: Group) -> Result<String> {
+    let problem = match (read(before)?, read(after)?) {
+        (Saved::Step(before), Saved::Step(after)) => return Ok(compared(&before, &after, by)),
+        (Saved::Ops(before), Saved::Ops(after)) => match after.incomparable(&before) {
+            None => return Ok(shown_benches(&after, Some(&before))),
+            Some(problem) => problem,
+        },
+        _ => "one is a profile of a step, the other is of single ops".to_owned(),
+    };
+    bail!("{} and {} cannot be compared: {problem}", before.display(), after.display())
 }
 
 fn milliseconds(seconds: f64) -> String {

@@ -3,6 +3,7 @@
 //! Times are the medians over several steps of a real run: real batches from the loader, the device's own clock
 //! ([`mark`](crate::device::Device::mark)). In emulation they are estimates of an H100's ([`crate::device::cuda::estimate`]).
 
+pub(crate) mod benches;
 mod ceilings;
 mod compare;
 mod fit;
@@ -22,6 +23,7 @@ use crate::model::Flip;
 use crate::ops::AllOps;
 use crate::train::{Settings, TrainError, Trainer};
 
+pub use benches::{BenchRow, Benches, Verdict};
 pub use ceilings::{Ceilings, measure_ceilings};
 pub use compare::compare;
 pub use fit::{largest_batch, step_bytes};

@@ -36,5 +36,43 @@ fn a_step_is_told_layer_by_layer_on_every_device() {
     let ran = flipk(&["profile", "--json=/nowhere/step.json"]).expect(1);
     assert!(ran.stderr.contains("cannot write /nowhere/step.json") && ran.stdout.is_empty(), "{}", ran.stderr);
     let ran = flipk(&["profile", "--compare", &before, "Cargo.toml"]).expect(1);
-    assert!(ran.stderr.contains("Cargo.toml is not a profile"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("Cargo.toml is neither a profile"), "{}", ran.stderr);
+}
+
+#[test]
+fn results_of_the_op_benches_are_compared_unless_devices_differ() {
+    let folder = tempfile::tempdir().unwrap();
+    let save = |name: &str, device: &str, seconds: f64| {
+        let work = flipk::autograd::Work { flops: 0, bytes: 1000 };
+        let ceilings = flipk::profile::Ceilings::ESTIMATED;
+        let row = |op: &str, seconds| {
+            flipk::profile::BenchRow::new(op.to_owned(), "8x98".to_owned(), work, seconds, &ceilings)
+        };
+        let found = flipk::profile::Benches {
+            device: device.to_owned(),
+            batch: [("b16".to_owned(), 8)].into(),
+            commit: Some(name.to_owned()),
+            date: "2026-01-31".to_owned(),
+            inputs: "medians".to_owned(),
+            ceilings,
+            rows: vec![row("add", 1e-6), row("gelu", seconds)],
+            left_out: vec![],
+        };
+        let file = folder.path().join(name).display().to_string();
+        std::fs::write(&file, serde_json::to_string(&found).unwrap()).unwrap();
+        file
+    };
+    let (before, after, other) = (save("old", "cpu", 1e-6), save("new", "cpu", 4e-6), save("other", "gpu", 4e-6));
+    let ran = flipk(&["profile", "--compare", &before, &after]).expect(0);
+    assert!(
+        ran.stdout.contains("0.500 times faster") && ran.stdout.contains("gelu 8x98: 300 % longer"),
+        "{}",
+        ran.stdout
+    );
+    let ran = flipk(&["profile", "--compare", &before, &other]).expect(1);
+    assert!(
+        ran.stderr.contains("one was measured on `cpu`, the other on `gpu`") && ran.stdout.is_empty(),
+        "{}",
+        ran.stderr
+    );
 }

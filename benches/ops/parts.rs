@@ -1,0 +1,192 @@
+//! What no tape records by itself: parts of other ops, sums of gradients, the optimizer.
+
+use flipk::autograd::Work;
+use flipk::device::cuda::{Activation, View, ViewMut};
+use flipk::device::{Cpu, Cuda, Device, DeviceError};
+use flipk::ops::AllOps;
+use flipk::ops::adamw::{DECAY_BLOCK, Hyper, NUMBERS, Update};
+use flipk::ops::bias::{self, cuda::Rows};
+use flipk::ops::gelu::{self, Gelu};
+
+use crate::measure::{Bench, Block, Case, Done, dims, normals};
+
+/// GELU and column sums, which `linear` calls inside of it.
+pub trait Parts: AllOps {
+    fn gelu_forward(&self, x: Self::View<'_, Self::Act>, y: Self::ViewMut<'_, Self::Act>) -> Done;
+    fn gelu_backward(&self, x: Self::View<'_, Self::Act>, d: Self::ViewMut<'_, Self::Act>) -> Done;
+    fn sums_scratch(rows: usize, width: usize) -> usize;
+    fn column_sums(
+        &self,
+        shape: [usize; 2],
+        x: Self::View<'_, Self::Act>,
+        sums: Self::ViewMut<'_, f32>,
+        scratch: Self::ViewMut<'_, f32>,
+    ) -> Done;
+}
+
+impl Parts for Cpu {
+    fn gelu_forward(&self, x: &[f32], y: &mut [f32]) -> Done {
+        gelu::cpu::forward(Gelu::Tanh, x, y);
+        Ok(())
+    }
+
+    fn gelu_backward(&self, x: &[f32], d: &mut [f32]) -> Done {
+        gelu::cpu::backward(Gelu::Tanh, x, d);
+        Ok(())
+    }
+
+    fn sums_scratch(rows: usize, width: usize) -> usize {
+        bias::cpu::column_sums_scratch_len(rows, width)
+    }
+
+    fn column_sums(&self, [_, width]: [usize; 2], x: &[f32], sums: &mut [f32], scratch: &mut [f32]) -> Done {
+        bias::cpu::column_sums(x, width, sums, false, scratch);
+        Ok(())
+    }
+}
+
+impl<T: Activation> Parts for Cuda<T> {
+    fn gelu_forward(&self, x: View<'_, T>, y: ViewMut<'_, T>) -> Done {
+        gelu::cuda::forward(self, Gelu::Tanh, x.address(), y.address(), x.len())
+    }
+
+    fn gelu_backward(&self, x: View<'_, T>, d: ViewMut<'_, T>) -> Done {
+        gelu::cuda::backward(self, Gelu::Tanh, x.address(), d.address(), x.len())
+    }
+
+    fn sums_scratch(rows: usize, width: usize) -> usize {
+        bias::cuda::column_sums_scratch_len(rows, width)
+    }
+
+    fn column_sums(
+        &self,
+        [rows, width]: [usize; 2],
+        x: View<'_, T>,
+        sums: ViewMut<'_, f32>,
+        scratch: ViewMut<'_, f32>,
+    ) -> Done {
+        bias::cuda::column_sums(
+            self,
+            Rows { address: x.address(), rows, width, stride: width },
+            (sums, false),
+            &scratch,
+        )
+    }
+}
+
+/// The buffers of what goes element by element.
+struct Elements<D: Device> {
+    x: Block<D, D::Act>,
+    y: Block<D, D::Act>,
+    sums: Block<D, f32>,
+    scratch: Block<D, f32>,
+}
+
+/// The buffers of AdamW, of the arena's length where nothing else is said.
+struct Arena<D: Device> {
+    values: Block<D, f32>,
+    shadow: Option<Block<D, D::Act>>,
+    grads: Block<D, f32>,
+    m: Block<D, f32>,
+    v: Block<D, f32>,
+    decay: Block<D, u8>,
+    norm: Block<D, f32>,
+    numbers: Block<D, f32>,
+}
+
+impl<D: AllOps> Arena<D> {
+    fn new(device: &D, len: usize) -> Result<Self, DeviceError> {
+        Ok(Self {
+            values: Block::new(device, len)?,
+            shadow: D::SHADOW_WEIGHTS.then(|| Block::new(device, len)).transpose()?,
+            grads: Block::new(device, len)?,
+            m: Block::new(device, len)?,
+            v: Block::new(device, len)?,
+            decay: Block::new(device, len / DECAY_BLOCK)?,
+            norm: Block::new(device, D::norm_len(len))?,
+            numbers: Block::new(device, NUMBERS)?,
+        })
+    }
+
+    fn fill(&mut self, device: &D, len: usize, hyper: &Hyper) -> Done {
+        let mut values: Vec<f32> = normals(len, 0.05);
+        for block in [&mut self.values, &mut self.grads, &mut self.m] {
+            block.fill(device, &values)?;
+        }
+        values.iter_mut().for_each(|value| *value *= *value);
+        self.v.fill(device, &values)?;
+        self.decay.fill(device, &vec![1; len / DECAY_BLOCK])?;
+        self.numbers.fill(device, &hyper.numbers())
+    }
+
+    fn update(&mut self) -> Update<'_, D> {
+        Update {
+            values: self.values.write(),
+            shadow: self.shadow.as_mut().map(Block::write),
+            grads: self.grads.read(),
+            m: self.m.write(),
+            v: self.v.write(),
+            decay: self.decay.read(),
+            norm: self.norm.write(),
+            numbers: self.numbers.read(),
+        }
+    }
+}
+
+impl<D: Parts> Bench<D> {
+    /// Element by element over `[rows, width]`.
+    pub fn parts(&mut self, name: &str, rows: usize, width: usize) -> Done {
+        let done = self.try_parts(name, rows, width);
+        self.or_left_out(&format!("gelu, bias and add {name}"), done)
+    }
+
+    fn try_parts(&mut self, name: &str, rows: usize, width: usize) -> Done {
+        let (device, len) = (self.device.clone(), rows * width);
+        let mut on = Elements::<D> {
+            x: Block::new(&*device, len)?,
+            y: Block::new(&*device, len)?,
+            sums: Block::new(&*device, width)?,
+            scratch: Block::new(&*device, D::sums_scratch(rows, width))?,
+        };
+        let mut time = |part: &str, passes: usize, run: &dyn Fn(&mut Elements<D>) -> Done| {
+            let (op, direction) = part.split_once(' ').unwrap_or((part, ""));
+            let work = Work { flops: 0, bytes: (passes * len * size_of::<D::Act>()) as u64 };
+            let case = Case { name: format!("{op} {name} {direction}"), shape: dims(&[rows, width]), work };
+            let fill = |on: &mut Elements<D>| {
+                on.x.fill(&device, &normals(len, 1.0))?;
+                on.y.fill(&device, &normals(len, 1.0))
+            };
+            self.time(case, &mut on, fill, run);
+        };
+        time("gelu forward", 2, &|on| device.gelu_forward(on.x.read(), on.y.write()));
+        // In place: the gradient soon is 0 or infinite, which takes as long.
+        time("gelu backward", 3, &|on| device.gelu_backward(on.x.read(), on.y.write()));
+        time("bias backward", 1, &|on| {
+            device.column_sums([rows, width], on.x.read(), on.sums.write(), on.scratch.write())
+        });
+        time("add backward", 3, &|on| device.add_into(on.y.write(), on.x.read()));
+        time("copy backward", 2, &|on| device.copy(on.y.write(), on.x.read()));
+        Ok(())
+    }
+
+    /// One update of an arena of this length.
+    pub fn optimizer(&mut self, name: &str, len: usize) -> Done {
+        let device = self.device.clone();
+        let mut arena = match Arena::new(&*device, len) {
+            Ok(arena) => arena,
+            Err(error) => return self.or_left_out(name, Err(error)),
+        };
+        let hyper = Hyper { lr: 1e-4, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.2, step: 1, clip_norm: 0.0 };
+        let shadow = if D::SHADOW_WEIGHTS { size_of::<D::Act>() } else { 0 };
+        // Weights, gradients and moments read, weights and moments written, the norm's pass over the gradients, and the copy.
+        let work = Work { flops: 0, bytes: (len * (8 * size_of::<f32>() + shadow)) as u64 };
+        let case = Case { name: name.to_owned(), shape: len.to_string(), work };
+        self.time(
+            case,
+            &mut arena,
+            |arena| arena.fill(&device, len, &hyper),
+            |arena| device.adamw(&hyper, arena.update()),
+        );
+        Ok(())
+    }
+}
