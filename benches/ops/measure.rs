@@ -194,7 +194,7 @@ impl<D: AllOps> Bench<D> {
             let ((op, direction), cost) = match step {
                 Step::Forward(op) => ((op, "forward"), running.program.op(op).2.forward),
                 Step::Backward(op) => ((op, "backward"), running.program.op(op).2.backward),
-                Step::Add { .. } | Step::Copy { .. } => continue,
+                Step::Again { .. } | Step::Add { .. } | Step::Copy { .. } => continue,
             };
             let (name, shape) = &named[op];
             let case = Case { name: format!("{name} {direction}"), shape: shape.clone(), work: cost };

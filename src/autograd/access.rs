@@ -20,6 +20,8 @@ pub struct ParamGrad {
 pub(super) struct Span {
     pub offset: usize,
     pub len: usize,
+    /// It was dropped, and this pass does not make it again.
+    pub gone: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -69,6 +71,7 @@ impl<'a, D: Device> Access<'a, D> {
 
     fn span<T: Elem>(&self, slot: Slot<T>) -> (Span, Range<usize>) {
         let span = self.spans[slot.id.0];
+        assert!(!span.gone, "an op took a buffer that was dropped, and did not ask for it");
         (span, span.offset..span.offset + span.len * size_of::<T>())
     }
 

@@ -20,6 +20,11 @@ impl<D: Device> Program<D> {
         Ok(())
     }
 
+    /// Bytes of that room.
+    pub fn bytes_ahead(&self) -> usize {
+        self.ahead.iter().map(|(slot, _)| self.slots[slot.0].bytes).sum()
+    }
+
     /// Gives a buffer its contents for the next run from the host while the present one may still be computed.
     ///
     /// Panics if no room was made for it.
@@ -27,13 +32,13 @@ impl<D: Device> Program<D> {
         let room = self.ahead.iter().find(|(id, _)| *id == slot.id).map(|(_, memory)| memory);
         let memory = room.expect("room was made for what is written ahead");
         // SAFETY: a block of this length; `&mut self` excludes every other view.
-        self.device.upload_aside(unsafe { D::view_mut(memory, 0, self.spans[slot.id.0].len) }, values)
+        self.device.upload_aside(unsafe { D::view_mut(memory, 0, self.spans[0][slot.id.0].len) }, values)
     }
 
     /// The contents that were written ahead are those of the next run.
     pub fn take_ahead(&mut self) -> Result<(), DeviceError> {
         let copies = self.ahead.iter().map(|(slot, memory)| {
-            let (span, bytes) = (self.spans[slot.0], self.slots[slot.0].bytes);
+            let (span, bytes) = (self.spans[0][slot.0], self.slots[slot.0].bytes);
             // SAFETY: the placement lies in the block, aligned, and the room has the slot's length; `&mut self` excludes every
             // other view.
             unsafe { (D::view_mut(&self.memory, span.offset, bytes), D::view(memory, 0, bytes)) }

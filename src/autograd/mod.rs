@@ -11,12 +11,16 @@
 
 mod access;
 mod ahead;
+mod backward;
+mod lives;
 mod params;
 mod place;
 mod program;
 mod tape;
 
 pub use access::{Access, ParamGrad};
+pub use backward::Backward;
+pub use lives::Recompute;
 pub use params::{Init, Layout, ParamId, ParamSpec, Parameters};
-pub use program::{Direction, Program, Step};
-pub use tape::{Backward, Cost, Op, Slot, SlotId, Tape, Var, Work};
+pub use program::{Program, Step};
+pub use tape::{Cost, Op, Slot, SlotId, Tape, Var, Work};

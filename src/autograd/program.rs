@@ -4,22 +4,22 @@ use std::sync::Arc;
 
 use super::access::{Access, Span};
 use super::ahead::Ahead;
+use super::lives::SlotInfo;
 use super::params::Parameters;
-use super::tape::{Cost, Recorded, Slot, SlotId, SlotInfo, Var};
+use super::tape::{Cost, Recorded, Slot, SlotId, Var, Work};
 use crate::device::{Device, DeviceError, Elem, Later};
-
-/// Forwards or backwards.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Direction {
-    Forward,
-    Backward,
-}
 
 /// One thing that a program does; the numbers are those of its ops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     Forward(usize),
     Backward(usize),
+    /// Makes results of an op once more, which were not kept: by [`Op::again`](super::Op::again) where that is `cheap`, else by
+    /// its forward pass.
+    Again {
+        op: usize,
+        cheap: bool,
+    },
     /// Adds one gradient to another, where a tensor was used twice.
     Add {
         into: SlotId,
@@ -42,7 +42,8 @@ pub struct Program<D: Device> {
     ops: Vec<Recorded<D>>,
     steps: Vec<Step>,
     pub(super) slots: Vec<SlotInfo>,
-    pub(super) spans: Vec<Span>,
+    /// Where each buffer lies in the forward and in the backward pass.
+    pub(super) spans: [Vec<Span>; 2],
     pub(super) memory: D::Memory,
     bytes: usize,
     scopes: Vec<String>,
@@ -58,7 +59,7 @@ pub(super) struct Closed<D: Device> {
     pub ops: Vec<Recorded<D>>,
     pub steps: Vec<Step>,
     pub slots: Vec<SlotInfo>,
-    pub offsets: Vec<usize>,
+    pub spans: [Vec<Span>; 2],
     pub bytes: usize,
     pub scopes: Vec<String>,
     pub input_grads: Vec<Option<SlotId>>,
@@ -68,14 +69,13 @@ pub(super) struct Closed<D: Device> {
 
 impl<D: Device> Program<D> {
     pub(super) fn new(device: Arc<D>, closed: Closed<D>) -> Result<Self, DeviceError> {
-        let Closed { ops, steps, slots, offsets, bytes, scopes, input_grads, constants, combine } = closed;
-        let spans = slots.iter().zip(offsets).map(|(slot, offset)| Span { offset, len: slot.len }).collect();
+        let Closed { ops, steps, slots, spans, bytes, scopes, input_grads, constants, combine } = closed;
         let memory = device.allocate_unwritten(bytes, "activations")?;
         let mut begins = vec![Vec::new(); steps.len()];
         for (index, slot) in slots.iter().enumerate() {
             // Moment 0 is when the host writes the inputs.
-            if let Some(begins) = slot.begin().checked_sub(1).and_then(|step| begins.get_mut(step)) {
-                begins.push(SlotId(index));
+            for step in slot.begins().filter_map(|moment| moment.checked_sub(1)) {
+                begins[step].push(SlotId(index));
             }
         }
         let mut this = Self {
@@ -105,21 +105,21 @@ impl<D: Device> Program<D> {
 
     /// Fills a buffer from the host.
     pub fn write<T: Elem>(&mut self, slot: Slot<T>, values: &[T]) -> Result<(), DeviceError> {
-        let span = self.spans[slot.id.0];
+        let span = self.spans[0][slot.id.0];
         // SAFETY: the placement lies in the block, aligned; `&mut self` excludes every other view.
         self.device.upload(unsafe { D::view_mut(&self.memory, span.offset, span.len) }, values)
     }
 
     /// As [`Self::read`], of f32 that the host will need only later.
     pub fn read_later(&self, slot: Slot<f32>) -> Result<Later, DeviceError> {
-        let span = self.spans[slot.id.0];
+        let span = self.spans[0][slot.id.0];
         // SAFETY: as in `read`.
         self.device.download_later(unsafe { D::view(&self.memory, span.offset, span.len) })
     }
 
     /// Copies a buffer to the host. Only one that was kept ([`super::Tape::keep`]) still holds its value after a run.
     pub fn read<T: Elem>(&self, slot: Slot<T>) -> Result<Vec<T>, DeviceError> {
-        let span = self.spans[slot.id.0];
+        let span = self.spans[0][slot.id.0];
         let mut values = vec![T::zeroed(); span.len];
         // SAFETY: the placement lies in the block, aligned; `&self` excludes exclusive views, which need `&mut self`.
         self.device.download(&mut values, unsafe { D::view(&self.memory, span.offset, span.len) })?;
@@ -158,17 +158,20 @@ impl<D: Device> Program<D> {
     }
 
     fn run(&self, index: usize, params: &Parameters<D>) -> Result<(), DeviceError> {
+        let spans = &self.spans[usize::from(index >= self.ops.len())];
         for &SlotId(slot) in &self.begins[index] {
             // SAFETY: the placement lies in the block, and whatever shared these bytes before is not used any more.
-            let view = unsafe { D::view_mut::<u8>(&self.memory, self.spans[slot].offset, self.slots[slot].bytes) };
+            let view = unsafe { D::view_mut::<u8>(&self.memory, spans[slot].offset, self.slots[slot].bytes) };
             self.device.forget(view)?;
         }
         let step = self.steps[index];
-        let on = Access::new(&self.memory, &self.spans, params);
+        let on = Access::new(&self.memory, spans, params);
         let typed = |id| Slot { id, elem: std::marker::PhantomData };
         match (step, self.combine) {
             (Step::Forward(op), _) => self.ops[op].op.forward(&self.device, &on),
             (Step::Backward(op), _) => self.ops[op].op.backward(&self.device, &on),
+            (Step::Again { op, cheap: true }, _) => self.ops[op].op.again(&self.device, &on),
+            (Step::Again { op, cheap: false }, _) => self.ops[op].op.forward(&self.device, &on),
             (Step::Add { into, from }, Some(combine)) => combine(&self.device, &on, typed(into), typed(from), true),
             (Step::Copy { into, from }, Some(combine)) => combine(&self.device, &on, typed(into), typed(from), false),
             (Step::Add { .. } | Step::Copy { .. }, None) => unreachable!("only training tapes plan gradients"),
@@ -179,6 +182,12 @@ impl<D: Device> Program<D> {
     pub fn op(&self, index: usize) -> (&'static str, &str, Cost) {
         let recorded = &self.ops[index];
         (recorded.op.name(), &self.scopes[recorded.scope], recorded.op.cost())
+    }
+
+    /// What it costs at least to make the results of an op again, as [`Step::Again`] does.
+    pub fn again_work(&self, op: usize, cheap: bool) -> Work {
+        let op = &self.ops[op].op;
+        if cheap { op.again_work() } else { op.cost().forward }
     }
 
     /// Bytes of a buffer.
@@ -195,7 +204,8 @@ impl<D: Device> Program<D> {
         self.ops.len()
     }
 
-    /// Floating-point operations of the matrix products of one run: forward, and forward with backward.
+    /// Floating-point operations of the matrix products of one run: forward, and forward with backward. What is computed again
+    /// counts once: the model's work is the same.
     pub fn flops(&self) -> (u64, u64) {
         let costs = || self.ops.iter().map(|recorded| recorded.op.cost());
         let forward: u64 = costs().map(|cost| cost.forward.flops).sum();

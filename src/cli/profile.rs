@@ -13,6 +13,7 @@ use serde::Deserialize;
 use super::benches::shown as shown_benches;
 use super::device::{DeviceArgs, Job};
 use super::table::table;
+use crate::autograd::Recompute;
 use crate::data::Dataset;
 use crate::model::Preset;
 use crate::ops::AllOps;
@@ -22,7 +23,8 @@ use crate::train::{Options, RunFolder, Settings, tokenizer};
 /// Time a training step, layer by layer, beside what the device allows
 ///
 /// Runs some steps on real batches and prints each part's median time, its model FLOPs and least bytes, and how near it is to
-/// the ceiling that binds it; both ceilings (a copy, a matrix product) are measured on the device itself.
+/// the ceiling that binds it; both ceilings (a copy, a matrix product) are measured on the device itself. Lines marked `again`
+/// are what --recompute makes once more: no model FLOPs.
 #[derive(Args)]
 #[command(after_help = "Examples:
   flipk profile
@@ -30,6 +32,7 @@ use crate::train::{Options, RunFolder, Settings, tokenizer};
   flipk profile --model b16 --batch 16 --json before.json --picture step.svg --trace step.json
   flipk profile --compare before.json after.json
   flipk profile --fit                         # largest batches by card
+  flipk profile --fit --recompute blocks      # the same with little kept for the backward pass
   flipk profile runs/b16-001                  # sizes of that run's model
   flipk profile --batch 8 --device emulator   # estimates for an H100 from what the kernels did in emulation")]
 pub struct Profile {
@@ -54,7 +57,7 @@ pub struct Profile {
     #[arg(long, num_args = 2, value_names = ["BEFORE", "AFTER"])]
     compare: Option<Vec<PathBuf>>,
     /// Print the largest batch that fits 24, 40, 80 and 141 GB for each preset and ratio, from the plan of a step's buffers in
-    /// bf16, and run nothing
+    /// bf16 with --recompute as given, and run nothing
     #[arg(long, conflicts_with = "compare")]
     fit: bool,
     /// Measure the device's ceilings again, even if they were measured before
@@ -86,7 +89,7 @@ impl Profile {
             return Ok(ExitCode::SUCCESS);
         }
         if self.fit {
-            print!("{}", fitting());
+            print!("{}", fitting(self.options.recompute.unwrap_or_default()));
             return Ok(ExitCode::SUCCESS);
         }
         let options = match &self.run {
@@ -125,11 +128,12 @@ impl Profile {
 /// Memory of cards that are commonly rented, in GB as their makers count.
 const MEMORY: [usize; 4] = [24, 40, 80, 141];
 
-fn fitting() -> String {
+fn fitting(recompute: Recompute) -> String {
     let mut rows = Vec::new();
     for preset in [Preset::B16, Preset::L16, Preset::L14, Preset::H14] {
         for ratio in [0.0, 0.5, 0.75] {
-            let most = MEMORY.map(|gigabytes| largest_batch(&preset.config(), ratio, gigabytes * 1_000_000_000));
+            let config = preset.config();
+            let most = MEMORY.map(|gigabytes| largest_batch(&config, ratio, gigabytes * 1_000_000_000, recompute));
             let [a, b, c, d] = most.map(|batch| batch.map_or_else(|| "-".to_owned(), |batch| batch.to_string()));
             rows.push([format!("{preset:?}").to_lowercase(), ratio.to_string(), a, b, c, d]);
         }

@@ -72,19 +72,22 @@ impl Transformer {
     pub fn record<D: AllOps>(&self, tape: &mut Tape<D>, x: Var<D::Act>) -> Var<D::Act> {
         let (mut stream, mut branch) = (x, None);
         for (index, block) in self.blocks.iter().enumerate() {
-            tape.scope(&format!("block_{index:02}"), |tape| {
-                let (sum, normal) = tape.residual_layernorm(stream, branch, block.norm1);
-                let attended = tape.scope("attention", |tape| {
-                    let qkv = tape.linear(normal, block.qkv, None);
-                    let attended = tape.attention(qkv, self.heads, false);
-                    tape.linear(attended, block.out, None)
-                });
-                let (sum, normal) = tape.residual_layernorm(sum, Some(attended), block.norm2);
-                let mlp = tape.scope("mlp", |tape| {
-                    let hidden = tape.linear(normal, block.up, Some(Gelu::Tanh));
-                    tape.linear(hidden, block.down, None)
-                });
-                (stream, branch) = (sum, Some(mlp));
+            let name = format!("block_{index:02}");
+            (stream, branch) = tape.scope(&name, |tape| {
+                tape.block(|tape| {
+                    let (sum, normal) = tape.residual_layernorm(stream, branch, block.norm1);
+                    let attended = tape.scope("attention", |tape| {
+                        let qkv = tape.linear(normal, block.qkv, None);
+                        let attended = tape.attention(qkv, self.heads, false);
+                        tape.linear(attended, block.out, None)
+                    });
+                    let (sum, normal) = tape.residual_layernorm(sum, Some(attended), block.norm2);
+                    let mlp = tape.scope("mlp", |tape| {
+                        let hidden = tape.linear(normal, block.up, Some(Gelu::Tanh));
+                        tape.linear(hidden, block.down, None)
+                    });
+                    (sum, Some(mlp))
+                })
             });
         }
         tape.scope("final_norm", |tape| tape.residual_layernorm(stream, branch, self.final_norm).1)

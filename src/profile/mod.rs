@@ -37,11 +37,11 @@ pub struct Scope {
     /// `vision/block_03/attention`; `optimizer`, `upload`.
     pub scope: String,
     pub op: String,
-    /// `forward`, `backward`, or `update`.
+    /// `forward`, `backward`, `again` (what the backward pass makes once more), or `update`.
     pub direction: String,
     /// Median over the steps.
     pub seconds: f64,
-    /// Of matrix products; model work only.
+    /// Of matrix products; model work, but for what is made `again`.
     pub flops: u64,
     /// That must be read or written at least once.
     pub bytes: u64,
@@ -106,7 +106,7 @@ pub fn profile<D: AllOps>(device: Arc<D>, job: &Job, ceilings: Ceilings) -> Resu
         Loader::new(job.dataset.clone(), job.tokenizer.clone(), settings.loader.clone(), Position::default())?;
     let flip = Flip::with_loss(&settings.model, settings.loss, settings.decay_cls);
     let values = flip.layout().initial_values(settings.seed);
-    let mut trainer = Trainer::new(device.clone(), flip, &values, settings.adamw, batch, kept)?;
+    let mut trainer = Trainer::new(device.clone(), flip, &values, settings.adamw, batch, kept, settings.recompute)?;
     let (mut waits, mut times) = (Vec::new(), Vec::<Vec<f64>>::new());
     for step in 0..job.warm_up + job.steps {
         let data = loader.next_batch()?;
@@ -178,6 +178,10 @@ fn scopes<D: AllOps>(trainer: &Trainer<D>, ceilings: &Ceilings, seconds: impl Fn
                 let (name, within, cost) = program.op(op);
                 scope(within, name, "backward", place, cost.backward)
             }
+            Step::Again { op, cheap } => {
+                let (name, within, _) = program.op(op);
+                scope(within, name, "again", place, program.again_work(op, cheap))
+            }
             Step::Add { into, .. } => {
                 let work = Work { flops: 0, bytes: 3 * program.slot_bytes(into) as u64 };
                 scope(program.slot_scope(into), "add", "backward", place, work)
@@ -199,7 +203,14 @@ fn scopes<D: AllOps>(trainer: &Trainer<D>, ceilings: &Ceilings, seconds: impl Fn
 fn memory<D: AllOps>(trainer: &Trainer<D>) -> (usize, Vec<(String, usize)>) {
     let arena = 4 * trainer.params().layout().arena_len();
     let shadow = if D::SHADOW_WEIGHTS { arena / 4 * size_of::<D::Act>() } else { 0 };
-    let fixed = [("weights", arena), ("gradients", arena), ("moments", 2 * arena), ("compute copy of weights", shadow)];
+    let ahead = trainer.program().bytes_ahead();
+    let fixed = [
+        ("weights", arena),
+        ("gradients", arena),
+        ("moments", 2 * arena),
+        ("compute copy of weights", shadow),
+        ("the next batch", ahead),
+    ];
     let activations = trainer.activation_bytes();
     let total = activations + fixed.iter().map(|(_, bytes)| bytes).sum::<usize>();
     let mut held = vec![("activations".to_owned(), activations)];

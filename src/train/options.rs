@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use super::TrainError;
+use crate::autograd::Recompute;
 use crate::model::{Loss, Preset};
 
 /// Every option of `flipk train`; `None` is the default.
@@ -137,6 +138,9 @@ pub struct Options {
     /// Whether weight decay applies to the CLS token, as in the authors' code
     #[arg(long, value_name = "BOOL", help_heading = "Training")]
     pub decay_cls: Option<bool>,
+    /// What the backward pass computes again instead of keeping it, so that larger batches fit [default: none]
+    #[arg(long, help_heading = "Training")]
+    pub recompute: Option<Recompute>,
     /// Key of all random numbers; same seed, same run, to the bit
     #[arg(long, help_heading = "Training")]
     pub seed: Option<u64>,

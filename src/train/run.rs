@@ -231,7 +231,7 @@ impl<D: AllOps> Run<D> {
         let loader =
             Loader::new(plan.dataset.clone(), plan.tokenizer.clone(), settings.loader.clone(), state.position)?;
         let (batch, kept) = (settings.loader.batch, settings.loader.kept());
-        let mut trainer = Trainer::new(device, flip, &values, settings.adamw, batch, kept)?;
+        let mut trainer = Trainer::new(device, flip, &values, settings.adamw, batch, kept, settings.recompute)?;
         if let Some(checkpoint) = &resume {
             trainer.set_moments(&checkpoint.moments(&layout)?)?;
         }

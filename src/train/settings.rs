@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::{Options, TrainError};
+use crate::autograd::Recompute;
 use crate::data::{Augmentation, CaptionKeys, CaptionVariation, LoaderConfig};
 use crate::model::{Loss, ModelConfig, Preset, TowerConfig};
 use crate::optim::AdamWConfig;
@@ -22,6 +23,7 @@ pub struct Settings {
     pub loss: Loss,
     pub adamw: AdamWConfig,
     pub decay_cls: bool,
+    pub recompute: Recompute,
     pub peak_lr: f64,
     pub warmup_samples: Option<u64>,
     pub length: Length,
@@ -132,6 +134,7 @@ impl Settings {
             loss: or(&mut o.loss, Loss::default()),
             adamw: adamw(o, recipe.adamw)?,
             decay_cls: or(&mut o.decay_cls, true),
+            recompute: or(&mut o.recompute, Recompute::default()),
             peak_lr: peak_lr(o, recipe.rate, loader.batch)?,
             warmup_samples: o.warmup_samples,
             length: length(o, recipe.length)?,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::autograd::{Parameters, Program, Tape};
+use crate::autograd::{Parameters, Program, Recompute, Tape};
 use crate::data::Batch;
 use crate::device::{Device, DeviceError, Later, Recording};
 use crate::model::{Embedded, Flip};
@@ -34,11 +34,12 @@ struct Submitted {
 }
 
 /// Says which batch would fit, where the activations of `batch` do not: they grow with it.
-fn fitting(error: DeviceError, batch: usize) -> DeviceError {
+fn fitting(error: DeviceError, batch: usize, recompute: Recompute) -> DeviceError {
     match error {
         DeviceError::OutOfMemory { device, purpose, asked, free: Some(free), held } => {
             let fits = (batch as u128 * free as u128 / asked.max(1) as u128) as usize / 8 * 8;
-            let purpose = format!("{purpose} of a batch of {batch} (--batch {fits} would fit)");
+            let less = if recompute == Recompute::Blocks { "" } else { "; --recompute blocks takes less" };
+            let purpose = format!("{purpose} of a batch of {batch} (--batch {fits} would fit{less})");
             DeviceError::OutOfMemory { device, purpose, asked, free: Some(free), held }
         }
         other => other,
@@ -55,7 +56,8 @@ pub struct StepOutcome {
 }
 
 impl<D: AllOps> Trainer<D> {
-    /// `values`: the weights to start from, `[arena_len]`; `kept`: visible patches per image.
+    /// `values`: the weights to start from, `[arena_len]`; `kept`: visible patches per image; `recompute`: what is not kept for
+    /// the backward pass.
     pub fn new(
         device: Arc<D>,
         flip: Flip,
@@ -63,12 +65,14 @@ impl<D: AllOps> Trainer<D> {
         adamw: AdamWConfig,
         batch: usize,
         kept: usize,
+        recompute: Recompute,
     ) -> Result<Self, DeviceError> {
         let params = Parameters::new(&*device, flip.layout().clone(), values)?;
         let optimizer = Optimizer::new(&*device, &params, adamw)?;
         let mut tape = Tape::new(flip.layout().clone());
+        tape.recompute(recompute);
         let embedded = flip.record(&mut tape, batch, kept);
-        let mut program = tape.train(device.clone()).map_err(|error| fitting(error, batch))?;
+        let mut program = tape.train(device.clone()).map_err(|error| fitting(error, batch, recompute))?;
         let inputs = embedded.inputs;
         program.make_room_ahead(&[inputs.images.id(), inputs.tokens.id(), inputs.ids_keep.id()])?;
         let (recording, submitted) = (None, None);
@@ -207,19 +211,22 @@ mod tests {
 
     #[test]
     fn a_batch_that_fits_is_named() {
-        let held = vec![("the weights".to_owned(), 40)];
-        let error = DeviceError::OutOfMemory {
-            device: "cuda",
-            purpose: "activations".to_owned(),
-            asked: 1000,
-            free: Some(260),
-            held,
+        let told = |recompute| {
+            let error = DeviceError::OutOfMemory {
+                device: "cuda",
+                purpose: "activations".to_owned(),
+                asked: 1000,
+                free: Some(260),
+                held: vec![("the weights".to_owned(), 40)],
+            };
+            fitting(error, 128, recompute).to_string()
         };
-        let text = fitting(error, 128).to_string();
+        let text = told(Recompute::Blocks);
         assert!(
             text.contains("1000 bytes were asked for activations of a batch of 128 (--batch 32 would fit)"),
             "{text}"
         );
         assert!(text.contains("260 are free; held are 40 by the weights"), "{text}");
+        assert!(told(Recompute::Cheap).contains("(--batch 32 would fit; --recompute blocks takes less)"));
     }
 }

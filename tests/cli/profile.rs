@@ -1,20 +1,23 @@
 //! `flipk profile`.
 
+use std::path::Path;
+
 use crate::harness::{SMALL, flipk, json};
 
 #[test]
 fn a_step_is_told_layer_by_layer_on_every_device() {
     let folder = tempfile::tempdir().unwrap();
-    for device in ["cpu", "emulator"] {
+    for (device, recompute) in [("cpu", "none"), ("emulator", "blocks")] {
         let file = |name: &str| folder.path().join(format!("{device}-{name}"));
         let small = SMALL.iter().filter(|arg| !arg.contains("eval-data") && !arg.contains("log-every"));
         let options = ["json", "trace", "picture"].map(|name| format!("--{name}={}", file(name).display()));
-        let device_option = format!("--device={device}");
-        let mut args = vec!["profile", "--profile-steps=2", "--group=op", device_option.as_str()];
+        let (device_option, recompute_option) = (format!("--device={device}"), format!("--recompute={recompute}"));
+        let mut args = vec!["profile", "--profile-steps=2", "--group=op", &device_option, &recompute_option];
         args.extend(small);
         args.extend(options.iter().map(String::as_str));
         let ran = flipk(&args).expect(0);
         assert!(ran.stdout.contains("attention backward") && ran.stdout.contains("of limit"), "{}", ran.stdout);
+        assert_eq!(ran.stdout.contains("linear again"), recompute == "blocks", "{}", ran.stdout);
         let profile = json(&file("json"));
         for key in ["samples_per_second", "step_seconds", "model_flops_per_sample", "model_flop_utilisation"] {
             assert!(profile[key].as_f64().unwrap() > 0.0, "{key} on {device}");
@@ -29,10 +32,17 @@ fn a_step_is_told_layer_by_layer_on_every_device() {
         assert!(std::fs::read_to_string(file("picture")).unwrap().contains("</svg>"));
     }
     let [before, after] = ["cpu-json", "emulator-json"].map(|name| folder.path().join(name).display().to_string());
+    let model_work = [&before, &after].map(|file| json(Path::new(file))["model_flops_per_sample"].clone());
+    assert_eq!(model_work[0], model_work[1], "what is computed again is no work of the model");
     let ran = flipk(&["profile", "--compare", &before, &after]).expect(0);
     assert!(ran.stdout.contains("times faster") && ran.stdout.contains("vision/block_00 forward"), "{}", ran.stdout);
-    let ran = flipk(&["profile", "--fit"]).expect(0);
-    assert!(ran.stdout.contains("141 GB") && ran.stdout.lines().count() == 13, "{}", ran.stdout);
+    let [fit, more] = ["none", "blocks"].map(|mode| flipk(&["profile", "--fit", "--recompute", mode]).expect(0).stdout);
+    assert!(fit.contains("141 GB") && fit.lines().count() == 13, "{fit}");
+    let batches = |table: &str| -> Vec<usize> {
+        table.lines().skip(1).flat_map(|line| line.split_whitespace().skip(2).map(|n| n.parse().unwrap())).collect()
+    };
+    let least = batches(&fit).into_iter().zip(batches(&more)).map(|(fit, more)| more as f64 / fit as f64);
+    assert!(least.fold(f64::INFINITY, f64::min) > 4.0, "{fit}{more}");
     let ran = flipk(&["profile", "--json=/nowhere/step.json"]).expect(1);
     assert!(ran.stderr.contains("cannot write /nowhere/step.json") && ran.stdout.is_empty(), "{}", ran.stderr);
     let ran = flipk(&["profile", "--compare", &before, "Cargo.toml"]).expect(1);

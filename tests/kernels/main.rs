@@ -13,4 +13,5 @@ mod linear;
 mod model;
 mod optimizer;
 mod pool;
+mod recompute;
 mod recording;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use flipk::autograd::Recompute;
 use flipk::data::{Batch, Position};
 use flipk::device::cuda::EmulatorOptions;
 use flipk::model::{Flip, ModelConfig, TowerConfig};
@@ -12,7 +13,7 @@ use half::bf16;
 
 use crate::harness::gpu;
 
-fn batch(config: &ModelConfig, size: usize, kept: usize, step: u64) -> Batch {
+pub fn batch(config: &ModelConfig, size: usize, kept: usize, step: u64) -> Batch {
     let mut random = Random::new(4, Purpose::Test, step, 0);
     let visible = |random: &mut Random| random.permutation(config.patches()).into_iter().take(kept).collect::<Vec<_>>();
     Batch {
@@ -44,7 +45,7 @@ fn recorded_steps_give_the_same_bits() {
         let values = flip.layout().initial_values(2);
         // A norm that clips, so that what changes from step to step reaches every kernel of the update.
         let adamw = AdamWConfig { clip_norm: 0.5, ..AdamWConfig::default() };
-        let mut trainer = Trainer::new(device, flip, &values, adamw, 8, 8).unwrap();
+        let mut trainer = Trainer::new(device, flip, &values, adamw, 8, 8, Recompute::None).unwrap();
         if !record {
             trainer.do_not_record();
         }

@@ -10,6 +10,7 @@ mod contrastive;
 mod layernorm;
 mod linear;
 mod optimizer;
+mod recompute;
 mod sequence;
 mod sigmoid;
 mod tape;

@@ -76,6 +76,11 @@ impl Emulated {
         std::mem::take(&mut self.machine.counts.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Bytes that are allocated now.
+    pub fn allocated(&self) -> usize {
+        self.machine.memory.allocated()
+    }
+
     /// Makes the call, or notes it down.
     fn call(&self, call: Call) -> Result<(), DeviceError> {
         match &mut *self.recording.lock().unwrap_or_else(PoisonError::into_inner) {

@@ -116,6 +116,13 @@ impl<D: LayerNorm> Tape<D> {
         let (rows, width) = self.rows(x);
         let y = self.result_like(x);
         let (mean, rstd) = (self.buffer(rows), self.buffer(rows));
+        let input = sum.unwrap_or(x).slot();
+        self.cheap(y.slot(), input);
+        self.hold(mean);
+        self.hold(rstd);
+        if sum.is_some() {
+            self.hold(input);
+        }
         let op = LayerNormOp { shape: Shape { rows, width }, norm, x, delta, sum, y, mean, rstd, back: None };
         let delta = delta.unwrap_or(x);
         self.record(op, &[x.id(), delta.id()]);
@@ -130,14 +137,41 @@ impl<D: Device> LayerNormOp<D> {
     }
 }
 
+impl<D: LayerNorm> LayerNormOp<D> {
+    /// `y` and the statistics from `x`, and its sum with what is added first.
+    fn normalise(
+        &self,
+        device: &D,
+        on: &Access<D>,
+        x: Slot<D::Act>,
+        delta_sum: Option<(Slot<D::Act>, Slot<D::Act>)>,
+    ) -> Result<(), DeviceError> {
+        let operands = Forward {
+            x: on.read(x),
+            delta_sum: delta_sum.map(|(delta, sum)| (on.read(delta), on.write(sum))),
+            gamma: on.master(self.norm.gamma),
+            beta: on.master(self.norm.beta),
+            eps: self.norm.eps,
+            y: on.write(self.y.slot()),
+            mean: on.write(self.mean),
+            rstd: on.write(self.rstd),
+        };
+        device.layernorm_forward(&self.shape, operands)
+    }
+
+    /// Bytes of a tensor, and of both statistics.
+    fn sizes(&self) -> (u64, u64) {
+        (act_bytes::<D>(self.shape.rows * self.shape.width), 8 * self.shape.rows as u64)
+    }
+}
+
 impl<D: LayerNorm> Op<D> for LayerNormOp<D> {
     fn name(&self) -> &'static str {
         "layernorm"
     }
 
     fn cost(&self) -> Cost {
-        let tensor = act_bytes::<D>(self.shape.rows * self.shape.width);
-        let statistics = 8 * self.shape.rows as u64;
+        let (tensor, statistics) = self.sizes();
         let forward = if self.delta.is_some() { 4 } else { 2 };
         let backward = match &self.back {
             None => 0,
@@ -150,20 +184,18 @@ impl<D: LayerNorm> Op<D> for LayerNormOp<D> {
     }
 
     fn forward(&self, device: &D, on: &Access<D>) -> Result<(), DeviceError> {
-        let operands = Forward {
-            x: on.read(self.x.slot()),
-            delta_sum: match (self.delta, self.sum) {
-                (Some(delta), Some(sum)) => Some((on.read(delta.slot()), on.write(sum.slot()))),
-                _ => None,
-            },
-            gamma: on.master(self.norm.gamma),
-            beta: on.master(self.norm.beta),
-            eps: self.norm.eps,
-            y: on.write(self.y.slot()),
-            mean: on.write(self.mean),
-            rstd: on.write(self.rstd),
-        };
-        device.layernorm_forward(&self.shape, operands)
+        let delta_sum = self.delta.zip(self.sum).map(|(delta, sum)| (delta.slot(), sum.slot()));
+        self.normalise(device, on, self.x.slot(), delta_sum)
+    }
+
+    /// From the sum, which is kept as it was rounded: the same bits as before, also of the statistics.
+    fn again(&self, device: &D, on: &Access<D>) -> Result<(), DeviceError> {
+        self.normalise(device, on, self.input(), None)
+    }
+
+    fn again_work(&self) -> Work {
+        let (tensor, statistics) = self.sizes();
+        Work { flops: 0, bytes: 2 * tensor + statistics }
     }
 
     fn plan_backward(&mut self, plan: &mut Backward<D>) -> bool {

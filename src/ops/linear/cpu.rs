@@ -3,7 +3,8 @@
 use super::{BackwardOperands, Forward, Linear, Shape};
 use crate::device::product::{How, Strides, product};
 use crate::device::{Cpu, DeviceError};
-use crate::ops::{bias, gelu};
+use crate::ops::bias;
+use crate::ops::gelu::{self, Gelu};
 
 fn overwrite(cpu: &Cpu) -> How {
     How { operands: cpu.operands(), scale: 1.0, accumulate: false, parallel: true }
@@ -35,6 +36,11 @@ impl Linear for Cpu {
                 }
             }
         }
+        Ok(())
+    }
+
+    fn linear_gelu(&self, kind: Gelu, pre: &[f32], y: &mut [f32]) -> Result<(), DeviceError> {
+        gelu::cpu::forward(kind, pre, y);
         Ok(())
     }
 

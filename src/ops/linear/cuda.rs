@@ -2,7 +2,7 @@
 
 use super::{BackwardOperands, Forward, Linear, Shape};
 use crate::device::DeviceError;
-use crate::device::cuda::{Activation, Cuda, Epilogue, Number, Operand, Product};
+use crate::device::cuda::{Activation, Cuda, Epilogue, Number, Operand, Product, View, ViewMut};
 use crate::ops::bias::cuda::{Rows, column_sums, column_sums_scratch_len};
 use crate::ops::gelu::{self, Gelu};
 
@@ -43,6 +43,10 @@ impl<T: Activation> Linear for Cuda<T> {
                 gelu::cuda::forward(self, kind, pre.address(), y.address(), y.len())
             }
         }
+    }
+
+    fn linear_gelu(&self, kind: Gelu, pre: View<'_, T>, y: ViewMut<'_, T>) -> Result<(), DeviceError> {
+        gelu::cuda::forward(self, kind, pre.address(), y.address(), y.len())
     }
 
     fn linear_backward(&self, shape: &Shape, operands: BackwardOperands<'_, Self>) -> Result<(), DeviceError> {

@@ -58,6 +58,13 @@ pub trait Linear: Device {
     /// f32 elements of scratch that the backward pass needs.
     fn linear_scratch(shape: &Shape) -> usize;
     fn linear_forward(&self, shape: &Shape, operands: Forward<'_, Self>) -> Result<(), DeviceError>;
+    /// `y = gelu(pre)` from the input that [`Self::linear_forward`] saved.
+    fn linear_gelu(
+        &self,
+        kind: Gelu,
+        pre: Self::View<'_, Self::Act>,
+        y: Self::ViewMut<'_, Self::Act>,
+    ) -> Result<(), DeviceError>;
     fn linear_backward(&self, shape: &Shape, operands: BackwardOperands<'_, Self>) -> Result<(), DeviceError>;
 }
 
@@ -92,6 +99,7 @@ impl<D: Linear> Tape<D> {
         let gelu: Option<(Gelu, Slot<D::Act>)> = gelu.map(|kind| (kind, self.buffer(rows * outputs)));
         if let Some((kind, pre)) = gelu {
             self.is_gelu_of(y, kind, pre);
+            self.cheap(y.slot(), pre);
         }
         let shape = Shape { rows, inputs, outputs };
         self.record(LinearOp { shape, weights, gelu, x, y, back: None }, &[x.id()]);
@@ -130,6 +138,17 @@ impl<D: Linear> Op<D> for LinearOp<D> {
             y: on.write(self.y.slot()),
         };
         device.linear_forward(&self.shape, operands)
+    }
+
+    fn again(&self, device: &D, on: &Access<D>) -> Result<(), DeviceError> {
+        match self.gelu {
+            Some((kind, pre)) => device.linear_gelu(kind, on.read(pre), on.write(self.y.slot())),
+            None => self.forward(device, on),
+        }
+    }
+
+    fn again_work(&self) -> Work {
+        Work { flops: 0, bytes: 2 * act_bytes::<D>(self.shape.rows * self.shape.outputs) }
     }
 
     fn plan_backward(&mut self, plan: &mut Backward<D>) -> bool {

@@ -164,6 +164,11 @@ impl Memory {
         start
     }
 
+    /// Bytes of all allocations that were not given back.
+    pub fn allocated(&self) -> usize {
+        self.snapshot().iter().map(|block| block.bytes).sum()
+    }
+
     /// Gives an allocation back.
     ///
     /// # Errors

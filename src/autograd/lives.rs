@@ -1,0 +1,121 @@
+//! When buffers hold something, and which of them are made twice.
+//!
+//! A buffer lives from its first touch to its last. One that is dropped is not kept for the backward pass: its life forwards
+//! ends with its last reader there, and if the backward pass reads it, it has a second one, from where it is made again
+//! (Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost"). Each life has a place of its own.
+
+use std::ops::Range;
+
+use serde::{Deserialize, Serialize};
+
+use super::access::Span;
+use super::place::{Request, place};
+use super::tape::SlotId;
+
+/// Which activations the backward pass computes again instead of keeping them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Recompute {
+    /// Nothing
+    #[default]
+    None,
+    /// Outputs of LayerNorm and GELU: activations take two thirds of the memory, for a few more passes over them
+    Cheap,
+    /// All of a transformer block but its residual sums: a sixth of the memory, for a fifth more matrix products
+    Blocks,
+}
+
+/// A life that has not begun.
+const NEVER: Range<usize> = Range { start: usize::MAX, end: 0 };
+
+/// A buffer of the step.
+pub(super) struct SlotInfo {
+    pub len: usize,
+    pub bytes: usize,
+    pub scope: usize,
+    /// Nobody else may use its bytes until the end of the run.
+    pub keep: bool,
+    /// The op that writes it forwards.
+    pub made_by: Option<usize>,
+    /// The block that it was made in.
+    pub block: Option<usize>,
+    /// It is read forwards outside that block.
+    pub leaves_block: bool,
+    /// It is never made again.
+    pub hold: bool,
+    /// It is made again from this buffer alone, at little cost.
+    pub cheap_from: Option<SlotId>,
+    dropped: bool,
+    /// Moments: of a buffer that is not dropped the only life, of others that in each direction.
+    lives: [Range<usize>; 2],
+}
+
+impl SlotInfo {
+    pub fn new(len: usize, bytes: usize, scope: usize) -> Self {
+        Self {
+            len,
+            bytes,
+            scope,
+            keep: false,
+            made_by: None,
+            block: None,
+            leaves_block: false,
+            hold: false,
+            cheap_from: None,
+            dropped: false,
+            lives: [NEVER, NEVER],
+        }
+    }
+
+    /// To be called between the passes: from now on touches belong to the second life, if the buffer has one.
+    pub fn choose(&mut self, mode: Recompute) {
+        let may = self.made_by.is_some() && !self.keep && !self.hold;
+        let (cheap, inside) = (self.cheap_from.is_some(), self.block.is_some() && !self.leaves_block);
+        self.dropped = may
+            && match mode {
+                Recompute::None => false,
+                Recompute::Cheap => cheap,
+                Recompute::Blocks => cheap || inside,
+            };
+    }
+
+    pub fn dropped(&self) -> bool {
+        self.dropped
+    }
+
+    /// Whether it holds its value at the present moment of the backward pass.
+    pub fn alive(&self) -> bool {
+        !self.dropped || !self.lives[1].is_empty()
+    }
+
+    pub fn touch(&mut self, moment: usize) {
+        let life = &mut self.lives[usize::from(self.dropped)];
+        *life = life.start.min(moment)..life.end.max(moment + 1);
+    }
+
+    /// The moments at which its lives begin.
+    pub fn begins(&self) -> impl Iterator<Item = usize> {
+        self.lives.iter().filter(|life| !life.is_empty()).map(|life| life.start)
+    }
+}
+
+/// Where each buffer lies in the forward and in the backward pass, and the bytes of the block that holds them; `end`: the end
+/// of the run.
+pub(super) fn spans(slots: &[SlotInfo], end: usize) -> ([Vec<Span>; 2], usize) {
+    let request = |slot: &SlotInfo, life: usize| Request {
+        bytes: slot.bytes,
+        span: slot.lives[life].start..if slot.keep { end } else { slot.lives[life].end },
+    };
+    let twice: Vec<usize> = (0..slots.len()).filter(|&slot| !slots[slot].lives[1].is_empty()).collect();
+    let mut requests: Vec<Request> = slots.iter().map(|slot| request(slot, 0)).collect();
+    requests.extend(twice.iter().map(|&slot| request(&slots[slot], 1)));
+    let (offsets, bytes) = place(&requests);
+    let placed = slots.iter().zip(&offsets);
+    let forward: Vec<Span> = placed.map(|(slot, &offset)| Span { offset, len: slot.len, gone: false }).collect();
+    let mut backward = forward.clone();
+    backward.iter_mut().zip(slots).for_each(|(span, slot)| span.gone = slot.dropped);
+    for (slot, &offset) in twice.into_iter().zip(&offsets[slots.len()..]) {
+        backward[slot] = Span { offset, gone: false, ..forward[slot] };
+    }
+    ([forward, backward], bytes)
+}
