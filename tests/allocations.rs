@@ -1,0 +1,80 @@
+//! A step on the CPU allocates nothing that grows with the model or the batch: what it needs was placed when the step was
+//! recorded, or is kept from the first one. A dozen small blocks remain, in which outcomes are handed over.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use flipk::autograd::Recompute;
+use flipk::data::{Batch, Position};
+use flipk::device::Cpu;
+use flipk::model::{Flip, Preset};
+use flipk::optim::AdamWConfig;
+use flipk::random::{Purpose, Random};
+use flipk::train::Trainer;
+
+struct Counting;
+
+static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
+static BYTES: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: hands everything on to the system's allocator.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        BYTES.fetch_add(layout.size(), Ordering::Relaxed);
+        // SAFETY: as the caller's.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
+        // SAFETY: as the caller's.
+        unsafe { System.dealloc(start, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Allocations of a step and their bytes, after the first ones.
+fn per_step(cpu: Cpu, size: usize) -> (usize, usize) {
+    let config = Preset::Tiny.config();
+    let kept = config.patches() / 2;
+    let mut random = Random::new(1, Purpose::Test, 0, 0);
+    let batch = Batch {
+        images: (0..size * config.image_size.pow(2) * 3).map(|_| random.below(256) as u8).collect(),
+        tokens: (0..size * config.context).map(|_| random.below(config.vocab as u32) as i32).collect(),
+        ids_keep: (0..size as u32 * kept as u32).map(|index| index % kept as u32).collect(),
+        samples: (0..size as u64).collect(),
+        next: Position::default(),
+        waited: Duration::ZERO,
+    };
+    let flip = Flip::new(&config, true);
+    let values = flip.layout().initial_values(1);
+    let mut trainer =
+        Trainer::new(Arc::new(cpu), flip, &values, AdamWConfig::default(), size, kept, Recompute::None).unwrap();
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
+    pool.install(|| {
+        for _ in 0..3 {
+            trainer.step(&batch, 1e-3).unwrap();
+        }
+        let before = (ALLOCATIONS.load(Ordering::Relaxed), BYTES.load(Ordering::Relaxed));
+        for _ in 0..10 {
+            trainer.step(&batch, 1e-3).unwrap();
+        }
+        ((ALLOCATIONS.load(Ordering::Relaxed) - before.0) / 10, (BYTES.load(Ordering::Relaxed) - before.1) / 10)
+    })
+}
+
+#[test]
+fn a_step_allocates_nothing_large() {
+    // The `gemm` crate, which multiplies on processors without AVX-512 BF16, allocates in each call.
+    let Ok(bf16) = Cpu::bf16() else { return println!("skipped: this processor has no AVX-512 BF16") };
+    for cpu in [Cpu::default(), bf16] {
+        for batch in [8, 64] {
+            let (count, bytes) = per_step(cpu, batch);
+            assert!(count <= 12 && bytes <= 2048, "batch {batch}: {count} allocations, {bytes} bytes a step");
+        }
+    }
+}
