@@ -7,7 +7,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{How, Operands};
+use super::{Finish, How, Operands};
 
 /// Rows or columns of a strip: the 32-bit lanes of a register.
 pub const LANES: usize = 16;
@@ -135,11 +135,19 @@ fn transposed(rows: [__m512i; LANES]) -> [__m512i; LANES] {
 }
 
 /// `c = scale · a b`, or added to it: `a` and `b` in strips of `units` units, `c` in rows of `columns` that are `stride` apart.
+/// Then `finish(row, column, ...)`, where the first row is number `row`, for what is in the second-level cache.
 ///
 /// # Safety
 /// The processor has the instructions ([`available`]).
 #[target_feature(enable = "avx512f,avx512bf16")]
-pub unsafe fn multiply(c: &mut [f32], (columns, stride): (usize, usize), a: &[u32], b: &[u32], units: usize, how: How) {
+pub unsafe fn multiply(
+    (c, columns, stride): (&mut [f32], usize, usize),
+    a: &[u32],
+    b: &[u32],
+    units: usize,
+    how: How,
+    (row, beside, finish): (usize, &mut [f32], Finish),
+) {
     // What `c` gets from one piece along `k` after the other stays in the second-level cache.
     for (block, b) in b.chunks(NEAR * units * LANES).enumerate() {
         for first in (0..units).step_by(DEPTH) {
@@ -163,6 +171,15 @@ pub unsafe fn multiply(c: &mut [f32], (columns, stride): (usize, usize), a: &[u3
                         }
                     }
                 }
+            }
+        }
+        if let Some(finish) = finish {
+            let first = block * NEAR * LANES;
+            let piece = first..columns.min(first + NEAR * LANES);
+            let mut beside = beside.chunks_mut(stride);
+            for (index, c) in c.chunks_mut(stride).enumerate() {
+                let beside = beside.next().map_or(&mut [][..], |beside| &mut beside[piece.clone()]);
+                finish(row + index, first, &mut c[piece.clone()], beside);
             }
         }
     }

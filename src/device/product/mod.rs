@@ -6,6 +6,7 @@ mod avx512;
 mod packed;
 
 use gemm::Parallelism;
+use rayon::prelude::*;
 
 /// Element `(i, j)` lies at `i * rows + j * columns`.
 #[derive(Clone, Copy)]
@@ -67,22 +68,39 @@ pub struct How {
     pub parallel: bool,
 }
 
+/// `f(row, column, c, beside)`: what is done to a product, a piece of a row at a time, while it is in the caches still.
+pub type Finish<'a> = Option<&'a (dyn Fn(usize, usize, &mut [f32], &mut [f32]) + Sync)>;
+
 /// `c = scale · a b`, or `c += scale · a b`, with `c: [m, n]` and `a: [m, k]`.
 ///
 /// Panics where an operand does not fit the sizes, `c` does not lie row by row, or `a` or `b` neither row by row nor column by
 /// column. The sum over `k` is never split between threads, so the bits of the result do not depend on their number.
 pub fn product(
-    (m, n, k): (usize, usize, usize),
+    sizes: (usize, usize, usize),
     (c, c_strides): (&mut [f32], Strides),
+    a: (&[f32], Strides),
+    b: (&[f32], Strides),
+    how: How,
+) {
+    assert!(c_strides.columns == 1, "the result's columns must lie side by side");
+    product_then(sizes, (c, c_strides.rows), a, b, how, (&mut [], None));
+}
+
+/// As [`product`] with rows of `c` that are `stride` apart; then `finish` is called with each piece of `c` and that of `beside`,
+/// which is as `c` or empty.
+pub fn product_then(
+    (m, n, k): (usize, usize, usize),
+    (c, stride): (&mut [f32], usize),
     (a, a_strides): (&[f32], Strides),
     (b, b_strides): (&[f32], Strides),
     how: How,
+    (beside, finish): (&mut [f32], Finish),
 ) {
-    let fits = c_strides.fits(m, n, c.len()) && a_strides.fits(m, k, a.len()) && b_strides.fits(k, n, b.len());
-    assert!(fits && c_strides.columns == 1, "operands do not fit {m} x {n} x {k}");
+    let fits = a_strides.fits(m, k, a.len()) && b_strides.fits(k, n, b.len());
+    assert!(fits && Strides::row_major(stride).fits(m, n, c.len()), "operands do not fit {m} x {n} x {k}");
     #[cfg(target_arch = "x86_64")]
     if avx512::available() && m * n * k > 0 {
-        return packed::product((m, n, k), (c, c_strides), (a, a_strides), (b, b_strides), how);
+        return packed::product((m, n, k), (c, stride), (a, a_strides), (b, b_strides), how, (beside, finish));
     }
     assert!(how.operands == Operands::F32 || m * n * k == 0, "only an AVX-512 processor multiplies bf16");
     // SAFETY: by the check above every element that these sizes and strides reach lies in its slice, and `c`, which is
@@ -93,8 +111,8 @@ pub fn product(
             n,
             k,
             c.as_mut_ptr(),
-            c_strides.columns as isize,
-            c_strides.rows as isize,
+            1,
+            stride as isize,
             how.accumulate,
             a.as_ptr(),
             a_strides.columns as isize,
@@ -109,6 +127,26 @@ pub fn product(
             false,
             if how.parallel { Parallelism::Rayon(0) } else { Parallelism::None },
         );
+    }
+    if let Some(finish) = finish {
+        finish_rows(c, n, stride, beside, finish);
+    }
+}
+
+/// `finish` for whole rows, on all threads.
+fn finish_rows(
+    c: &mut [f32],
+    n: usize,
+    stride: usize,
+    beside: &mut [f32],
+    finish: &(dyn Fn(usize, usize, &mut [f32], &mut [f32]) + Sync),
+) {
+    let rows = c.par_chunks_mut(stride).enumerate();
+    match beside.is_empty() {
+        true => rows.for_each(|(row, c)| finish(row, 0, &mut c[..n], &mut [])),
+        false => rows
+            .zip(beside.par_chunks_mut(stride))
+            .for_each(|((row, c), beside)| finish(row, 0, &mut c[..n], &mut beside[..n])),
     }
 }
 
@@ -156,6 +194,32 @@ mod tests {
                     let error = (f64::from(found) - expected).abs() / magnitude;
                     assert!(error < 1e-6, "{m} x {n} x {k}, element ({row}, {column}): {found} for {expected}");
                 }
+            }
+        }
+    }
+
+    /// Every element is finished once, after the whole product, in its place; what lies between rows stays.
+    #[test]
+    fn products_are_finished_piece_by_piece() {
+        let (m, n, k, stride) = (300, 210, 20, 213);
+        let (a, b) = ((draw(m * k, 0), Strides::row_major(k)), (draw(k * n, 1), Strides::row_major(n)));
+        let how = |parallel| How { operands: Operands::F32, scale: 1.0, accumulate: false, parallel };
+        let mut plain = vec![7.0; m * stride];
+        product((m, n, k), (&mut plain, Strides::row_major(stride)), (&a.0, a.1), (&b.0, b.1), how(false));
+        for parallel in [false, true] {
+            let (mut c, mut beside) = (vec![7.0; m * stride], vec![0.0; m * stride]);
+            let finish = |row: usize, column: usize, c: &mut [f32], beside: &mut [f32]| {
+                for (index, (c, beside)) in c.iter_mut().zip(beside).enumerate() {
+                    *beside += *c + (row * n + column + index) as f32;
+                    *c = -*c;
+                }
+            };
+            let (operands, last) = ((&mut c[..], stride), (&mut beside[..], Some(&finish as _)));
+            product_then((m, n, k), operands, (&a.0, a.1), (&b.0, b.1), how(parallel), last);
+            for (index, plain) in plain.iter().enumerate() {
+                let (row, column) = (index / stride, index % stride);
+                let expected = if column < n { (-plain, plain + (row * n + column) as f32) } else { (7.0, 0.0) };
+                assert_eq!((c[index], beside[index]), expected, "({row}, {column})");
             }
         }
     }

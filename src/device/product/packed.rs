@@ -6,7 +6,7 @@ use std::cell::Cell;
 use rayon::prelude::*;
 
 use super::avx512::{LANES, available, multiply, pack_across, pack_along};
-use super::{How, Operands, Strides};
+use super::{Finish, How, Operands, Strides};
 
 /// Rows that are computed together, at most: so many rows of `a` lie in the second-level cache while `b` passes by.
 const BLOCK: usize = 256;
@@ -19,18 +19,19 @@ thread_local! {
     static PACKED: Cell<Vec<u32>> = const { Cell::new(Vec::new()) };
 }
 
-/// As [`super::product`], which has checked the sizes.
+/// As [`super::product_then`], which has checked the sizes; rows of `c` are `stride` apart.
 ///
 /// Sums run along `k` in an order that depends on `k` alone. In bf16 denormal operands count as zero.
 pub fn product(
     (m, n, k): (usize, usize, usize),
-    (c, c_strides): (&mut [f32], Strides),
+    (c, stride): (&mut [f32], usize),
     (a, a_strides): (&[f32], Strides),
     (b, b_strides): (&[f32], Strides),
     how: How,
+    (beside, finish): (&mut [f32], Finish),
 ) {
-    assert!(available() && c_strides.columns == 1 && m * n * k > 0, "not a product for this code");
-    let (units, stride) = (k.div_ceil(how.operands.per_unit()), c_strides.rows);
+    assert!(available() && m * n * k > 0, "not a product for this code");
+    let units = k.div_ceil(how.operands.per_unit());
     let strip = units * LANES;
     let (a_len, b_len) = (m.div_ceil(LANES) * strip, n.div_ceil(LANES) * strip);
     let mut packed = PACKED.take();
@@ -38,29 +39,57 @@ pub fn product(
         packed.resize(a_len + b_len, 0);
     }
     let (a_strips, b_strips) = packed[..a_len + b_len].split_at_mut(a_len);
-    let c = &mut c[..(m - 1) * stride + n];
-    let pack_a =
-        |(index, to): (usize, &mut [u32])| pack(how.operands, to, index, (a, a_strides.rows, a_strides.columns), m, k);
-    let pack_b =
-        |(index, to): (usize, &mut [u32])| pack(how.operands, to, index, (b, b_strides.columns, b_strides.rows), n, k);
-    // SAFETY: the processor has the instructions.
-    let compute = |c: &mut [f32], a: &[u32], b: &[u32]| unsafe { multiply(c, (n, stride), a, b, units, how) };
-    if how.parallel {
-        a_strips.par_chunks_mut(GROUP * strip).enumerate().for_each(pack_a);
-        b_strips.par_chunks_mut(GROUP * strip).enumerate().for_each(pack_b);
-        let threads = rayon::current_num_threads();
-        let tasks = m.div_ceil(BLOCK).next_multiple_of(threads);
-        let strips = m.div_ceil(LANES).div_ceil(tasks);
-        let blocks = c.par_chunks_mut(strips * LANES * stride).zip(a_strips.par_chunks(strips * strip));
-        blocks.for_each(|(c, a)| compute(c, a, b_strips));
-    } else {
-        a_strips.chunks_mut(GROUP * strip).enumerate().for_each(pack_a);
-        b_strips.chunks_mut(GROUP * strip).enumerate().for_each(pack_b);
-        c.chunks_mut(BLOCK * stride)
-            .zip(a_strips.chunks(BLOCK / LANES * strip))
-            .for_each(|(c, a)| compute(c, a, b_strips));
+    let sides = [(a_strips, a, a_strides, m), (b_strips, b, b_strides.transposed(), n)];
+    for (strips, from, Strides { rows, columns }, count) in sides {
+        let pack = |(index, to): (usize, &mut [u32])| pack(how.operands, to, index, (from, rows, columns), count, k);
+        match how.parallel {
+            true => strips.par_chunks_mut(GROUP * strip).enumerate().for_each(pack),
+            false => strips.chunks_mut(GROUP * strip).enumerate().for_each(pack),
+        }
     }
+    let (a_strips, b_strips) = packed[..a_len + b_len].split_at(a_len);
+    let threads = if how.parallel { rayon::current_num_threads() } else { 1 };
+    let most = BLOCK.min(m.div_ceil(threads).next_multiple_of(LANES));
+    let all = Block { row: 0, c: &mut c[..(m - 1) * stride + n], beside, a: a_strips };
+    all.split(most, stride, strip, how.parallel, &|Block { row, c, beside, a }| {
+        // SAFETY: the processor has the instructions.
+        unsafe { multiply((c, n, stride), a, b_strips, units, how, (row, beside, finish)) }
+    });
     PACKED.set(packed);
+}
+
+/// Whole strips of rows of a product.
+struct Block<'a> {
+    row: usize,
+    c: &'a mut [f32],
+    beside: &'a mut [f32],
+    a: &'a [u32],
+}
+
+impl Block<'_> {
+    /// Calls `body` with parts of at most `most` rows.
+    fn split(self, most: usize, stride: usize, strip: usize, parallel: bool, body: &(impl Fn(Block) + Sync)) {
+        let Self { row, c, beside, a } = self;
+        let strips = a.len() / strip;
+        if strips * LANES <= most {
+            return body(Block { row, c, beside, a });
+        }
+        let half = strips / 2;
+        let rows = half * LANES;
+        let (c_low, c_high) = c.split_at_mut(rows * stride);
+        let (beside_low, beside_high) = beside.split_at_mut(beside.len().min(rows * stride));
+        let (a_low, a_high) = a.split_at(half * strip);
+        let low = Block { row, c: c_low, beside: beside_low, a: a_low };
+        let high = Block { row: row + rows, c: c_high, beside: beside_high, a: a_high };
+        let [low, high] = [low, high].map(|part| move || part.split(most, stride, strip, parallel, body));
+        match parallel {
+            true => drop(rayon::join(low, high)),
+            false => {
+                low();
+                high();
+            }
+        }
+    }
 }
 
 /// Packs group `index` of an operand's `count` rows or columns, which are `apart` one from the next, `k` numbers each that are

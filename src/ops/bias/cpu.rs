@@ -7,18 +7,12 @@ use crate::ops::simd::wide;
 /// Rows that one partial sum covers; a function of nothing, so that results do not depend on the threads.
 const ROWS: usize = 128;
 
-/// `y[r] += bias` for each row; `y: [rows, bias.len()]`.
-pub fn add_rows(y: &mut [f32], bias: &[f32]) {
-    y.par_chunks_mut(ROWS * bias.len()).for_each(|rows| {
-        wide(
-            #[inline(always)]
-            || {
-                for row in rows.chunks_exact_mut(bias.len()) {
-                    row.iter_mut().zip(bias).for_each(|(y, bias)| *y += bias);
-                }
-            },
-        );
-    });
+/// `y += bias`, for a piece of a row that is in the caches.
+pub fn add(y: &mut [f32], bias: &[f32]) {
+    wide(
+        #[inline(always)]
+        || y.iter_mut().zip(bias).for_each(|(y, bias)| *y += bias),
+    );
 }
 
 /// f32 elements of scratch for [`column_sums`].

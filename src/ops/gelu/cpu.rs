@@ -36,39 +36,26 @@ fn slope(kind: Gelu, x: f32) -> f32 {
 
 /// `y = gelu(x)`
 pub fn forward(kind: Gelu, x: &[f32], y: &mut [f32]) {
-    y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| {
-        wide(
-            #[inline(always)]
-            || y.iter_mut().zip(x).for_each(|(y, x)| *y = value(kind, *x)),
-        );
-    });
+    y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| piece(kind, x, y));
 }
 
-/// `pre += bias` per row, then `y = gelu(pre)`; `pre, y: [rows, bias.len()]`.
-pub fn bias_gelu_forward(kind: Gelu, pre: &mut [f32], bias: &[f32], y: &mut [f32]) {
-    let width = bias.len();
-    let rows = (CHUNK / width).max(1);
-    y.par_chunks_mut(rows * width).zip(pre.par_chunks_mut(rows * width)).for_each(|(y, pre)| {
-        wide(
-            #[inline(always)]
-            || {
-                for (y, pre) in y.chunks_exact_mut(width).zip(pre.chunks_exact_mut(width)) {
-                    for ((y, pre), bias) in y.iter_mut().zip(pre).zip(bias) {
-                        *pre += bias;
-                        *y = value(kind, *pre);
-                    }
-                }
-            },
-        );
-    });
+/// `y = gelu(x)`, for a piece that is in the caches.
+pub fn piece(kind: Gelu, x: &[f32], y: &mut [f32]) {
+    wide(
+        #[inline(always)]
+        || y.iter_mut().zip(x).for_each(|(y, x)| *y = value(kind, *x)),
+    );
+}
+
+/// `d *= gelu'(pre)`, for a piece that is in the caches.
+pub fn piece_backward(kind: Gelu, pre: &[f32], d: &mut [f32]) {
+    wide(
+        #[inline(always)]
+        || d.iter_mut().zip(pre).for_each(|(d, pre)| *d *= slope(kind, *pre)),
+    );
 }
 
 /// In: the gradient of `gelu(pre)`; out: that of `pre`.
 pub fn backward(kind: Gelu, pre: &[f32], d: &mut [f32]) {
-    d.par_chunks_mut(CHUNK).zip(pre.par_chunks(CHUNK)).for_each(|(d, pre)| {
-        wide(
-            #[inline(always)]
-            || d.iter_mut().zip(pre).for_each(|(d, pre)| *d *= slope(kind, *pre)),
-        );
-    });
+    d.par_chunks_mut(CHUNK).zip(pre.par_chunks(CHUNK)).for_each(|(d, pre)| piece_backward(kind, pre, d));
 }

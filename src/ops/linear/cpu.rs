@@ -1,7 +1,7 @@
 //! Matrix products on the CPU, on all threads of the calling rayon pool.
 
 use super::{BackwardOperands, Forward, Linear, Shape};
-use crate::device::product::{How, Strides, product};
+use crate::device::product::{How, Strides, product, product_then};
 use crate::device::{Cpu, DeviceError};
 use crate::ops::bias;
 use crate::ops::gelu::{self, Gelu};
@@ -18,24 +18,21 @@ impl Linear for Cpu {
     fn linear_forward(&self, shape: &Shape, operands: Forward<'_, Self>) -> Result<(), DeviceError> {
         let Forward { x, weight, bias, gelu, y } = operands;
         let Shape { rows, inputs, outputs } = *shape;
-        let (sizes, how) = ((rows, outputs, inputs), overwrite(self));
-        let (x, weight) = ((x, Strides::row_major(inputs)), (weight, Strides::row_major(inputs).transposed()));
-        match (gelu, bias) {
-            (Some((kind, pre)), Some(bias)) => {
-                product(sizes, (&mut *pre, Strides::row_major(outputs)), x, weight, how);
-                gelu::cpu::bias_gelu_forward(kind, pre, bias, y);
+        let x = (x, Strides::row_major(inputs));
+        let weight = (weight, Strides::row_major(inputs).transposed());
+        let with_bias = |column: usize, h: &mut [f32]| {
+            if let Some(bias) = bias {
+                bias::cpu::add(h, &bias[column..]);
             }
-            (Some((kind, pre)), None) => {
-                product(sizes, (&mut *pre, Strides::row_major(outputs)), x, weight, how);
-                gelu::cpu::forward(kind, pre, y);
-            }
-            (None, bias) => {
-                product(sizes, (&mut *y, Strides::row_major(outputs)), x, weight, how);
-                if let Some(bias) = bias {
-                    bias::cpu::add_rows(y, bias);
-                }
-            }
-        }
+        };
+        let (c, beside, finish): (_, _, &(dyn Fn(usize, usize, &mut [f32], &mut [f32]) + Sync)) = match gelu {
+            Some((kind, pre)) => (pre, y, &move |_, column, pre, y| {
+                with_bias(column, pre);
+                gelu::cpu::piece(kind, pre, y);
+            }),
+            None => (y, &mut [], &|_, column, y, _| with_bias(column, y)),
+        };
+        product_then((rows, outputs, inputs), (c, outputs), x, weight, overwrite(self), (beside, Some(finish)));
         Ok(())
     }
 
@@ -57,10 +54,13 @@ impl Linear for Cpu {
         let how = overwrite(self);
         let (dy, x) = ((&*dy, Strides::row_major(outputs)), (x, Strides::row_major(inputs)));
         if let Some(dx) = dx {
-            product((rows, inputs, outputs), (&mut *dx, x.1), dy, (weight, Strides::row_major(inputs)), how);
-            if let Some((kind, pre)) = x_gelu {
-                gelu::cpu::backward(kind, pre, dx);
-            }
+            let weight = (weight, Strides::row_major(inputs));
+            let finish = |row: usize, column: usize, dx: &mut [f32], _: &mut [f32]| {
+                if let Some((kind, pre)) = x_gelu {
+                    gelu::cpu::piece_backward(kind, &pre[row * inputs + column..], dx);
+                }
+            };
+            product_then((rows, inputs, outputs), (dx, inputs), dy, weight, how, (&mut [], Some(&finish)));
         }
         let sizes = (outputs, inputs, rows);
         product(sizes, (dweight, Strides::row_major(inputs)), (dy.0, dy.1.transposed()), x, How { accumulate, ..how });
