@@ -5,33 +5,38 @@
 //   G_ij = weight (exp(L_ij - lse_row_i) + exp(L_ij - lse_col_j) - 2 [j = i + offset]);  da = tau G b
 //   dlogit_scale = sum of G o L (zero where the clip holds it)
 //
-// Launches. Parameters in the order of the signatures below: pointers to f32 in global memory, `int` (rows, columns, width,
-// offset, splits, blocks, accumulate) and `float` (weight), 4 bytes each.
+// Launches. Parameters in the order of the signatures below: pointers to global memory (images, texts: halves of split.cu; the
+// others f32), `int` (rows, columns, width, offset, and counts) and `float` (weight), 4 bytes each.
 // With one device rows = columns = B and offset = 0; with several, rows = B / devices, the columns are gathered, offset is
 // the index of the device's first row, and weight is that of the whole batch, so that the devices' losses, counts and
-// dlogit_scale add up; dimages and dtexts are complete.
-//   tiles(n) = ceil(n / 128);  splits = clamp(264 / tiles(rows), 1, tiles(columns)), in whole numbers
-//   (264 = two blocks on each of an H100's 132 SMs; a constant, so that sums have one order everywhere.)
+// dlogit_scale add up; dimages and dtexts are complete. A device's parts of the columns are then those of its rows: of its own
+// columns, the outcome needs the parts of all devices, in their order.
+//   tiles(n) = ceil(n / 128);  blocks = ceil(width / 32);  row_tiles, column_tiles: those of one block, chosen by the
+//   launcher so that about 264 blocks (two on each of an H100's 132 SMs; a constant, so that sums have one order everywhere)
+//   share the work;  row_shares = ceil(tiles(rows) / row_tiles), column_shares = ceil(tiles(columns) / column_tiles)
 //
-// Forward; scratch: 2 P with P = (2 splits + 1) rows:
-//   1. contrastive_lse_f32(images, texts, logit_scale, scratch, rows, columns, width, offset)
-//   2. contrastive_lse_f32(texts, images, logit_scale, scratch + P, rows, columns, width, offset)
-//      grid (tiles(rows), splits), block 256, no dynamic shared memory
-//   3. contrastive_outcome_f32(scratch, lse_rows, lse_columns, outcome, rows, splits, weight): grid 1, block 1024
+// First, either way: split_halves(images, halves, rows, width) of split.cu, and the same of texts: 4 bytes per element.
 //
-// Backward; scratch: tiles(rows) splits, rounded up to a multiple of 64 (`sums`), and then, if splits > 1,
-// splits rows width (`parts`, at most 33,792 width; 16-byte aligned):
-//   1. contrastive_gradient_f32(images, texts, logit_scale, lse_rows, lse_columns, to, sums, rows, columns, width, offset,
-//      weight): grid (tiles(rows), splits), block 256, dynamic shared memory 98,304 bytes (opt in);
-//      `to` is parts if splits > 1, else dimages
-//   2. if splits > 1: add_partials(parts, dimages, splits, rows * width, 0) of reduce.cu
+// Forward; scratch beside the halves: parts = [most: column_shares x rows, sum: column_shares x rows, own: rows,
+// most: row_shares x columns, sum: row_shares x columns]:
+//   1. contrastive_lse_f32(images, texts, logit_scale, parts, rows, columns, blocks, offset, row_tiles, column_tiles):
+//      grid (column_shares, row_shares), block 256, dynamic shared memory 98,304 bytes (opt in)
+//   2. contrastive_outcome_f32(parts, lse_rows, lse_columns, outcome, rows, row_shares, column_shares, weight), rows = columns:
+//      grid 1, block 1024
+//
+// Backward; scratch beside the halves: tiles(rows) column_shares, rounded up to a multiple of 64 (`sums`), and then, if
+// column_shares > 1, column_shares rows width (`parts`, at most 33,792 width):
+//   1. contrastive_gradient_f32(images, texts, logit_scale, lse_rows, lse_columns, to, sums, rows, columns, width, blocks,
+//      offset, column_tiles, weight): grid (tiles(rows), column_shares), block 256, dynamic shared memory 98,304 bytes (opt
+//      in); `to` is parts if column_shares > 1, else dimages; 8-byte aligned if width is even (odd widths are slower)
+//   2. if column_shares > 1: add_partials(parts, dimages, column_shares, rows * width, 0) of reduce.cu
 //   3. and 4. the same with (texts, images, lse_columns, lse_rows), null for sums, and dtexts
-//   5. contrastive_dlogit_scale_f32(sums, logit_scale, dlogit_scale, tiles(rows) * splits, accumulate): grid 1, block 256
+//   5. contrastive_dlogit_scale_f32(sums, logit_scale, dlogit_scale, tiles(rows) * column_shares, accumulate): grid 1,
+//      block 256
 // lse_a has `rows` elements and lse_b `columns`: several devices gather both before the backward pass.
-// With a width that is a multiple of 4, images, texts and `to` are 16-byte aligned; other widths are slower.
 //
-// FLOPs: 4 B^2 width forwards, 8 B^2 width backwards (4 of them S again). Bytes: a and b once per tile that they meet, from
-// L2; da is read and written once per column tile of its block.
+// FLOPs: 2 B^2 width forwards, 8 B^2 width backwards (4 of them S again), each three times on the tensor cores. Bytes: halves
+// of a and b once per tile that they meet, from L2; da is read and written once per column tile of its block.
 #include "logits.cuh"
 
 struct InfoNce {
@@ -49,6 +54,9 @@ struct InfoNce {
         sum = sum * __expf(most - larger) + here;
         most = larger;
     }
+    __device__ __forceinline__ void add_column(const float (&logits)[MICRO], float& most, float& sum) const {
+        add(logits, 0, most, sum);
+    }
 
     __device__ __forceinline__ void merge(float& most, float& sum, float most2, float sum2) const {
         float larger = fmaxf(most, most2);
@@ -65,29 +73,28 @@ struct InfoNce {
 };
 
 extern "C" __global__ void __launch_bounds__(256, 2)
-    contrastive_lse_f32(const float* a, const float* b, const float* logit_scale, float* parts, int rows, int columns,
-                        int width, int offset) {
-    forward_rows(InfoNce{}, a, b, logit_scale, parts, rows, columns, width, offset);
+    contrastive_lse_f32(const void* a, const void* b, const float* logit_scale, float* parts, int rows, int columns,
+                        int blocks, int offset, int row_tiles, int column_tiles) {
+    forward_tiles(InfoNce{}, a, b, logit_scale, parts, rows, columns, blocks, offset, row_tiles, column_tiles);
 }
 
 // outcome = [loss, image_correct, text_correct]; a row is correct if no column beats its pair.
 extern "C" __global__ void __launch_bounds__(1024)
-    contrastive_outcome_f32(const float* parts, float* lse_rows, float* lse_columns, float* outcome, int rows, int splits,
-                            float weight) {
+    contrastive_outcome_f32(float* to, float* lse_rows, float* lse_columns, float* outcome, int rows, int row_shares,
+                            int column_shares, float weight) {
     __shared__ float scratch[32];
+    Parts parts(to, rows, rows, row_shares, column_shares);
     float loss = 0, correct[2] = {};
-#pragma unroll
-    for (int side = 0; side < 2; side++) {
-        float* lse = side == 0 ? lse_rows : lse_columns;
-        for (int row = threadIdx.x; row < rows; row += 1024) {
-            float most, sum, own;
-            merge_row(InfoNce{}, parts, row, rows, splits, most, sum, own);
-            float all = most + logf(sum);
-            lse[row] = all;
-            loss += all - own;
-            correct[side] += own >= most ? 1.0f : 0.0f;
-        }
-        parts += (size_t)(2 * splits + 1) * rows;
+    for (int row = threadIdx.x; row < rows; row += 1024) {
+        float most, sum, own = parts.own[row];
+        merge_parts(InfoNce{}, parts.row_most, parts.row_sum, row, rows, column_shares, most, sum);
+        float all = lse_rows[row] = most + logf(sum);
+        loss += all - own;
+        correct[0] += own >= most ? 1.0f : 0.0f;
+        merge_parts(InfoNce{}, parts.column_most, parts.column_sum, row, rows, row_shares, most, sum);
+        all = lse_columns[row] = most + logf(sum);
+        loss += all - own;
+        correct[1] += own >= most ? 1.0f : 0.0f;
     }
     float values[3] = {weight * block_sum<32>(loss, scratch), block_sum<32>(correct[0], scratch),
                        block_sum<32>(correct[1], scratch)};
@@ -95,10 +102,11 @@ extern "C" __global__ void __launch_bounds__(1024)
 }
 
 extern "C" __global__ void __launch_bounds__(256, 2)
-    contrastive_gradient_f32(const float* a, const float* b, const float* logit_scale, const float* lse_a,
-                             const float* lse_b, float* da, float* sums, int rows, int columns, int width, int offset,
-                             float weight) {
-    gradient_rows(InfoNce{lse_a, lse_b}, a, b, logit_scale, da, sums, rows, columns, width, offset, weight);
+    contrastive_gradient_f32(const void* a, const void* b, const float* logit_scale, const float* lse_a,
+                             const float* lse_b, float* da, float* sums, int rows, int columns, int width, int blocks,
+                             int offset, int column_tiles, float weight) {
+    gradient_rows(InfoNce{lse_a, lse_b}, a, b, logit_scale, da, sums, rows, columns, width, blocks, offset, column_tiles,
+                  weight);
 }
 
 extern "C" __global__ void __launch_bounds__(256)

@@ -1,29 +1,45 @@
 // Tiles of logits L = tau a b^T, which are never stored: what contrastive.cu and sigmoid.cu share.
 //
-// Rows `a: [rows, width]` belong to this device, columns `b: [columns, width]` may be gathered from several; the pair of row
-// i is column i + offset. A block of 256 threads computes tiles of 128 x 128 logits, 8 x 8 of them per thread, in f32 and
-// with k in order. It keeps one tile of rows and walks over its share of the column tiles; the shares, and so every order of
-// summation, follow from `splits`, which the launcher derives from rows and columns alone.
+// Rows `a` belong to this device, columns `b` may be gathered from several; the pair of row i is column i + offset. A block of
+// 256 threads computes tiles of 128 x 128 logits on tensor cores, a warp 64 x 32 of each.
 //
-// A loss is a struct that says what a row sums up (`add`, `merge`) and what the gradient of a logit is (`row`, `column`,
-// `gradient`).
+// As accurate as f32: a number x is the sum of two f16, high = x rounded and low = what is left, together 23 bits; a product is
+// low high + high low + high high. Tensor cores cut off what their sums cannot hold, so they add up no more than 16 of k,
+// and those sums are added in f32 (with one sum for all of k, errors at width 512 are ten times as large).
+// split.cu makes halves of a and b times 2^10: |x| < 64 fits (of larger ones the loss is NaN), and of small ones nothing is lost
+// above 2^-35. G is within -2 and 2 and is split times 2^14: what is lost is below 2^-39.
 //
-// Registers: 64 sums, and the 36 operands of a step beside them, leave few of the 128 at which two blocks fit on an SM. So
-// what is between the products goes through shared memory, row by row.
+// A row of halves is [width / 32, rounded up][high, low][32], zeros behind `width`, so that a block, 32 of k, is 128 bytes; rows
+// of zeros fill the last tile. In shared memory operands are slabs: one block of each of 128 rows.
+//
+// The order of every sum follows from how many tiles a block has, which the launcher derives from rows and columns alone.
+//
+// A loss is a struct that says what a row or a column sums up (`add`, `add_column`, `merge`) and what the gradient of a
+// logit is (`row`, `column`, `gradient`).
+//
+// Registers: 64 sums, 24 for operands and up to 16 for sums over 16 of k leave few of the 128 at which two blocks fit on an SM. So
+// what comes after a product goes through shared memory.
 #pragma once
-#include "common.cuh"
+#include "mma.cuh"
 #include <cfloat>
+#include <cuda_fp16.h>
 
-constexpr int TILE = 128, THREADS = 256, MICRO = 8;
-// k per step of the product a b^T, and columns per step of the product G b.
-constexpr int STEP = 16, COLUMN_STEP = 32;
-// f32 of a stage: what one step reads. There are two, so that one is filled while the other is used.
-constexpr int STAGE = 2 * TILE * STEP;
-static_assert(STAGE == COLUMN_STEP * TILE, "both products use the same stages");
-// Bytes of dynamic shared memory of gradient_rows.
-constexpr int GRADIENT_SHARED = (2 * STAGE + TILE * TILE) * 4;
-static_assert(GRADIENT_SHARED == 98304, "the launchers' figure");
+constexpr int TILE = 128, THREADS = 256, STEP = 32;
+// A warp's part of a tile, in tiles of mma: 16 rows, 8 columns.
+constexpr int ROW_TILES = 4, COLUMN_TILES = 4;
+using Slab = Rows<2 * STEP>;
+constexpr int SLAB = TILE * Slab::BYTES;
+// Shared memory: stages of two slabs for a b^T; then the tile or G, four slabs, and two stages of one slab for G b.
+constexpr int STAGES = 3, G_SLABS = TILE / STEP;
+constexpr int SHARED = STAGES * 2 * SLAB;
+static_assert(SHARED == 98304 && SHARED == (G_SLABS + 2) * SLAB, "the launchers' figure");
+// Logits of a row or a column that a loss adds up at once.
+constexpr int MICRO = 8;
+constexpr float ROW_SCALE = 1024, GRADIENT_SCALE = 16384;
 constexpr float MAX_LOGIT_SCALE = 4.6051702f; // ln 100
+
+// A warp's sums: value v of tile (m, n) is that of lane 4 g + t at row 16 m + g + v / 2 * 8, column 8 n + 2 t + v % 2.
+typedef float Sums[ROW_TILES][COLUMN_TILES][4];
 
 // Read again for each tile. NaN stays.
 __device__ __forceinline__ float temperature(const float* logit_scale) {
@@ -37,310 +53,360 @@ __device__ __forceinline__ unsigned thread() {
     asm volatile("mov.u32 %0, %%tid.x;" : "=r"(index));
     return index;
 }
+__device__ __forceinline__ int lane() { return thread() % 32; }
+// The first row and column of a thread's warp in a tile.
+__device__ __forceinline__ int warp_row() { return thread() / 128 * 64; }
+__device__ __forceinline__ int warp_column() { return thread() / 32 % 4 * 32; }
 
-// A thread's logits are those of rows y + 16 i and columns x + 16 j. A warp spans 8 neighbours along y and 4 along x.
-__device__ __forceinline__ int thread_y() {
-    unsigned index = thread();
-    return index / 32 % 2 * 8 + index % 8;
-}
-__device__ __forceinline__ int thread_x() {
-    unsigned index = thread();
-    return index / 64 * 4 + index % 32 / 8;
-}
-
-// Column tiles first_tile(s) to first_tile(s + 1) are the share of split s.
-__device__ __forceinline__ int first_tile(int tiles, int split, int splits) {
-    return (int)((long long)tiles * split / splits);
+// What f16 holds of x and y, and what it leaves.
+__device__ __forceinline__ void split(float x, float y, uint32_t& high, uint32_t& low) {
+    half2 both = __floats2half2_rn(x, y);
+    float2 held = __half22float2(both);
+    half2 rest = __floats2half2_rn(x - held.x, y - held.y);
+    high = *reinterpret_cast<uint32_t*>(&both), low = *reinterpret_cast<uint32_t*>(&rest);
 }
 
-// Fills 4 floats of shared memory, `count` of them from global memory, the others with 0. Returns before they are there.
-__device__ __forceinline__ void copy_quad(float* to, const float* from, int count, bool aligned) {
-    uint32_t at = (uint32_t)__cvta_generic_to_shared(to);
-    if (aligned) {
-        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at), "l"(from), "r"(count > 0 ? 16 : 0));
-    } else {
+// c += a b in f16, of 16 x 16 and 16 x 8.
+__device__ __forceinline__ void mma_f16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+__device__ __forceinline__ void clear(Sums& sums) {
 #pragma unroll
-        for (int i = 0; i < 4; i++)
-            asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(at + 4 * i), "l"(from + (i < count ? i : 0)),
-                         "r"(i < count ? 4 : 0));
-    }
-}
-
-// Waits for this thread's copies, then for everybody's.
-__device__ __forceinline__ void copies_done() {
-    asm volatile("cp.async.wait_all;" ::: "memory");
-    __syncthreads();
-}
-
-// k to k + STEP of the TILE rows from `first`. Quad q of row r lies at q ^ (r / 2 % 4): 8 rows that are neighbours meet all
-// banks, whichever quad is read.
-__device__ __forceinline__ void copy_rows(float* stage, const float* from, int first, int rows, int width, int k) {
-    unsigned index = thread();
+    for (int m = 0; m < ROW_TILES; m++)
 #pragma unroll
-    for (int i = 0; i < TILE * STEP / 4 / THREADS; i++) {
-        int row = (index + i * THREADS) / 4, quad = index % 4;
-        int count = first + row < rows ? min(4, width - k - quad * 4) : 0;
-        const float* source = count > 0 ? from + (size_t)(first + row) * width + k + quad * 4 : from;
-        copy_quad(stage + row * STEP + (quad ^ row / 2 % 4) * 4, source, count, width % 4 == 0);
-    }
+        for (int n = 0; n < COLUMN_TILES; n++)
+#pragma unroll
+            for (int v = 0; v < 4; v++) sums[m][n][v] = 0;
 }
 
-// Columns `at` to at + TILE of the COLUMN_STEP rows from `first`.
-__device__ __forceinline__ void copy_columns(float* stage, const float* from, int first, int rows, int width, int at) {
-    unsigned index = thread();
-#pragma unroll
-    for (int i = 0; i < COLUMN_STEP * TILE / 4 / THREADS; i++) {
-        int row = (index + i * THREADS) / (TILE / 4), quad = index % (TILE / 4);
-        int count = first + row < rows ? min(4, width - at - quad * 4) : 0;
-        const float* source = count > 0 ? from + (size_t)(first + row) * width + at + quad * 4 : from;
-        copy_quad(stage + row * TILE + quad * 4, source, count, width % 4 == 0);
-    }
-}
-
-__device__ __forceinline__ const float4& quad_at(const float* from) { return *reinterpret_cast<const float4*>(from); }
-
-__device__ __forceinline__ void clear(float (&sums)[MICRO][MICRO]) {
-#pragma unroll
-    for (int i = 0; i < MICRO; i++)
-#pragma unroll
-        for (int j = 0; j < MICRO; j++) sums[i][j] = 0;
-}
-
-// The thread's part of a b^T for the tile at (row, column); rows and columns out of range give 0.
-__device__ __forceinline__ void product_of_rows(const float* a, int row, int rows, const float* b, int column, int columns,
-                                                int width, float* stages, float (&sums)[MICRO][MICRO]) {
-    int y = thread_y(), x = thread_x();
-    clear(sums);
-    __syncthreads();
-    copy_rows(stages, a, row, rows, width, 0);
-    copy_rows(stages + TILE * STEP, b, column, columns, width, 0);
-    for (int k = 0, stage = 0; k < width; k += STEP, stage ^= STAGE) {
-        copies_done();
-        if (k + STEP < width) {
-            copy_rows(stages + (stage ^ STAGE), a, row, rows, width, k + STEP);
-            copy_rows(stages + (stage ^ STAGE) + TILE * STEP, b, column, columns, width, k + STEP);
-        }
-        const float* at_a = stages + stage + y * STEP;
-        const float* at_b = stages + stage + TILE * STEP + x * STEP;
+// sums += a b over 32 of k. `a`, `b`: this lane's parts of the warp's first tiles, of b's rows (k runs along them) or, with
+// TRANS, of its columns.
+template <bool TRANS> __device__ __forceinline__ void multiply(Sums& sums, uint32_t a, uint32_t b) {
+    // Not unrolled: the operands of both halves would take too many registers.
 #pragma unroll 1
-        for (int quad = 0; quad < STEP / 4; quad++) {
-            float4 u[MICRO];
+    for (int half = 0; half < 2; half++) {
+        uint32_t b_high[COLUMN_TILES / 2][4], b_low[COLUMN_TILES / 2][4];
 #pragma unroll
-            for (int i = 0; i < MICRO; i++) u[i] = quad_at(at_a + i * 16 * STEP + (quad ^ y / 2 % 4) * 4);
+        for (int n = 0; n < COLUMN_TILES / 2; n++) {
+            load_tile<TRANS>(b_high[n], TRANS ? Slab::tile(b, 0, n) : Slab::tile(b, 16 * n, 0));
+            load_tile<TRANS>(b_low[n], TRANS ? Slab::tile(b, 0, n + 2) : Slab::tile(b, 16 * n, 2));
+        }
 #pragma unroll
-            for (int j = 0; j < MICRO; j++) {
-                float4 v = quad_at(at_b + j * 16 * STEP + (quad ^ x / 2 % 4) * 4);
+        for (int m = 0; m < ROW_TILES; m++) {
+            uint32_t a_high[4], a_low[4];
+            load_tile<false>(a_high, Slab::tile(a, 16 * m, 0));
+            load_tile<false>(a_low, Slab::tile(a, 16 * m, 2));
 #pragma unroll
-                for (int i = 0; i < MICRO; i++) {
-                    sums[i][j] = fmaf(u[i].x, v.x, sums[i][j]);
-                    sums[i][j] = fmaf(u[i].y, v.y, sums[i][j]);
-                    sums[i][j] = fmaf(u[i].z, v.z, sums[i][j]);
-                    sums[i][j] = fmaf(u[i].w, v.w, sums[i][j]);
-                }
+            for (int n = 0; n < COLUMN_TILES; n++) {
+                uint32_t(&high)[4] = b_high[n / 2], (&low)[4] = b_low[n / 2];
+                int at = n % 2 * 2;
+                float part[4] = {};
+                mma_f16(part, a_low, high[at], high[at + 1]);
+                mma_f16(part, a_high, low[at], low[at + 1]);
+                mma_f16(part, a_high, high[at], high[at + 1]);
+#pragma unroll
+                for (int v = 0; v < 4; v++) sums[m][n][v] += part[v];
             }
         }
+        // The next 16 of k.
+        a = Slab::tile(a, 0, 1), b = TRANS ? Slab::tile(b, 16, 0) : Slab::tile(b, 0, 1);
     }
 }
 
-// The thread's part of G b[column .. column + TILE, at .. at + TILE]: rows y + 16 i, columns 4 x + j (j < 4) and
-// 64 + 4 x + j - 4. Quad q of row r of G lies at q ^ (r % 8).
-__device__ __forceinline__ void product_with_columns(const float* g, const float* b, int column, int columns, int width,
-                                                     int at, float* stages, float (&sums)[MICRO][MICRO]) {
-    int y = thread_y(), x = thread_x(), count = min(TILE, columns - column);
-    clear(sums);
+// Rows of halves in global memory: as many as fill tiles, zeros behind the last.
+struct Halves {
+    const void* rows;
+    int blocks; // of 32 elements
+
+    __device__ __forceinline__ unsigned pitch() const { return blocks * Slab::BYTES; }
+
+    // What this thread copies of the 32 rows from `first`: 16 bytes of block 0.
+    __device__ __forceinline__ const char* part(int first) const {
+        return static_cast<const char*>(rows) + (size_t)(first + thread() / 8) * pitch() + thread() % 8 * 16;
+    }
+};
+
+// Where this thread copies it to in a slab.
+__device__ __forceinline__ uint32_t part_of_slab() { return Slab::offset(thread() / 8, thread() % 8); }
+
+// Where a block's tile begins is in shared memory: the products leave no register for it.
+__device__ __forceinline__ void move_to(int& place, int to) {
     __syncthreads();
-    copy_columns(stages, b, column, columns, width, at);
-    for (int k = 0, stage = 0; k < count; k += COLUMN_STEP, stage ^= STAGE) {
-        copies_done();
-        if (k + COLUMN_STEP < count)
-            copy_columns(stages + (stage ^ STAGE), b, column + k + COLUMN_STEP, columns, width, at);
-        const float* at_g = g + y * TILE + k;
-        const float* at_b = stages + stage + x * 4;
-#pragma unroll 1
-        for (int quad = 0; quad < COLUMN_STEP / 4; quad++) {
-            float u[MICRO][4];
-#pragma unroll
-            for (int i = 0; i < MICRO; i++) load(at_g + i * 16 * TILE + (quad ^ y % 8) * 4, u[i]);
-#pragma unroll
-            for (int n = 0; n < 4; n++) {
-                float v[MICRO];
-#pragma unroll
-                for (int half = 0; half < 2; half++) {
-                    float4 four = quad_at(at_b + (quad * 4 + n) * TILE + half * 64);
-                    v[half * 4] = four.x, v[half * 4 + 1] = four.y, v[half * 4 + 2] = four.z, v[half * 4 + 3] = four.w;
-                }
-#pragma unroll
-                for (int i = 0; i < MICRO; i++)
-#pragma unroll
-                    for (int j = 0; j < MICRO; j++) sums[i][j] = fmaf(u[i][n], v[j], sums[i][j]);
-            }
-        }
-    }
+    if (thread() == 0) place = to;
+    __syncthreads();
 }
 
-// For each row the largest logit and the loss's sum over the columns of split blockIdx.y, and the logit of its pair.
-// Grid: (ceil(rows / 128), splits); block: 256. parts: [most: splits x rows, sum: splits x rows, own: rows].
-template <typename Loss>
-__device__ void forward_rows(const Loss& loss, const float* a, const float* b, const float* logit_scale, float* parts,
-                             int rows, int columns, int width, int offset) {
-    __shared__ float4 shared[2 * STAGE / 4];
-    // What each thread knows of its rows: the largest logit and the sum.
-    __shared__ float known[2][MICRO][THREADS];
-    float* stages = reinterpret_cast<float*>(shared);
-    int first = blockIdx.x * TILE, splits = gridDim.y, split = blockIdx.y;
-    int tiles = (columns + TILE - 1) / TILE, end = first_tile(tiles, split + 1, splits);
+// a b^T for the tile at (row, column). Takes all of the shared memory.
+__device__ __forceinline__ void product_of_rows(Sums& sums, const Halves& a, int row, const Halves& b, int column,
+                                                uint32_t stages) {
+    constexpr int STAGE = 2 * SLAB;
+    const char *from_a = a.part(row), *from_b = b.part(column);
+    auto fetch = [&](uint32_t stage) {
+        stage += part_of_slab();
 #pragma unroll
-    for (int i = 0; i < MICRO; i++) known[0][i][threadIdx.x] = -FLT_MAX, known[1][i][threadIdx.x] = 0;
-    for (int tile = first_tile(tiles, split, splits); tile < end; tile++) {
-        float sums[MICRO][MICRO];
-        product_of_rows(a, first, rows, b, tile * TILE, columns, width, stages, sums);
-        float tau = temperature(logit_scale);
-        int y = thread_y(), x = thread_x(), left = columns - tile * TILE - x;
-        // Half of the products at a time go through the stages, to be treated a row at a time.
+        for (int i = 0; i < TILE / 32; i++) {
+            copy_async(stage + i * 32 * Slab::BYTES, from_a + i * 32 * a.pitch(), true);
+            copy_async(stage + SLAB + i * 32 * Slab::BYTES, from_b + i * 32 * b.pitch(), true);
+        }
+        from_a += Slab::BYTES, from_b += Slab::BYTES;
+    };
+    clear(sums);
+#pragma unroll
+    for (int block = 0; block < STAGES - 1; block++) {
+        if (block < a.blocks) fetch(stages + block * STAGE);
+        copies_commit();
+    }
+    uint32_t stage = stages, last = stages + (STAGES - 1) * STAGE;
+#pragma unroll 1
+    for (int left = a.blocks; left > 0; left--) {
+        copies_wait<STAGES - 2>();
         __syncthreads();
-#pragma unroll
-        for (int half = 0; half < MICRO; half += 4) {
-            float* parked = stages + threadIdx.x * 4;
-#pragma unroll
-            for (int i = 0; i < 4; i++)
-#pragma unroll
-                for (int j = 0; j < MICRO; j += 4)
-                    store(parked + (i * MICRO + j) * THREADS, {sums[half + i][j], sums[half + i][j + 1],
-                                                               sums[half + i][j + 2], sums[half + i][j + 3]});
+        multiply<false>(sums, stage + warp_row() * Slab::BYTES + Slab::across(lane()),
+                        stage + SLAB + warp_column() * Slab::BYTES + Slab::along(lane()));
+        // To where the block before this one was. Earlier, its addresses would take registers.
+        if (left >= STAGES) fetch(stage == stages ? last : stage - STAGE);
+        copies_commit();
+        stage = stage == last ? stages : stage + STAGE;
+    }
+    __syncthreads();
+}
+
+// Where the tile of logits has (row, column): the quads of 8 neighbouring rows are swapped, so that they and what a warp's
+// lanes have of a tile of mma meet all banks.
+__device__ __forceinline__ int place(int row, int column) {
+    return row * TILE + (column / 4 ^ (row % 4 * 2 + row / 4 % 2)) * 4 + column % 4;
+}
+
+// As one instruction, which nvcc does not always make of it.
+__device__ __forceinline__ void store_pair(uint32_t at, float first, float second) {
+    asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(at), "f"(first), "f"(second) : "memory");
+}
+
+// Where the parts of the forward pass lie: of each row those of the shares of the columns, and the other way round.
+struct Parts {
+    float *row_most, *row_sum, *own, *column_most, *column_sum;
+
+    __device__ __forceinline__ Parts(float* parts, int rows, int columns, int row_shares, int column_shares)
+        : row_most(parts), row_sum(row_most + (size_t)column_shares * rows), own(row_sum + (size_t)column_shares * rows),
+          column_most(own + rows), column_sum(column_most + (size_t)row_shares * columns) {}
+};
+
+// Adds a tile's logits to the parts of its rows, of which half of the threads have one each, and of its columns, which the others
+// have. `below`, `behind`: whether the block had a tile above it, or in front of it.
+template <typename Loss>
+__device__ __forceinline__ void add_up_tile(const Loss& loss, const float* logits, const Parts& parts, int row, int rows,
+                                            int column, int columns, int offset, bool below, bool behind) {
+    int i = threadIdx.x % TILE;
+    if (threadIdx.x < TILE && row + i < rows) {
+        int pair = row + i + offset - column, left = columns - column;
+        size_t at = (size_t)blockIdx.x * rows + row + i;
+        float most = behind ? parts.row_most[at] : -FLT_MAX, sum = behind ? parts.row_sum[at] : 0, own = 0;
 #pragma unroll 1
-            for (int i = half; i < half + 4; i++) {
-                // The pair is the logit j with 16 j == pair.
-                int row = first + y + 16 * i, pair = row + offset - tile * TILE - x;
-                float fours[2][4], logits[MICRO];
+        for (int j = 0; j < TILE; j += MICRO) {
+            float values[MICRO];
 #pragma unroll
-                for (int j = 0; j < 2; j++) load(parked + ((i - half) * MICRO + j * 4) * THREADS, fours[j]);
+            for (int quad = 0; quad < MICRO; quad += 4) {
+                float four[4];
+                load(logits + place(i, j + quad), four);
 #pragma unroll
-                for (int j = 0; j < MICRO; j++) {
-                    logits[j] = tau * fours[j / 4][j % 4];
-                    if (16 * j >= left) logits[j] = -INFINITY;
-                    if (16 * j == pair && row < rows) parts[(size_t)2 * splits * rows + row] = logits[j];
+                for (int v = 0; v < 4; v++) {
+                    own = j + quad + v == pair ? four[v] : own;
+                    values[quad + v] = j + quad + v < left ? four[v] : -INFINITY;
                 }
-                loss.add(logits, pair, known[0][i][threadIdx.x], known[1][i][threadIdx.x]);
             }
+            loss.add(values, pair - j, most, sum);
         }
-    }
-    float most[MICRO], sum[MICRO];
+        parts.row_most[at] = most, parts.row_sum[at] = sum;
+        if (0 <= pair && pair < min(TILE, left)) parts.own[row + i] = own;
+    } else if (threadIdx.x >= TILE && column + i < columns) {
+        size_t at = (size_t)blockIdx.y * columns + column + i;
+        float most = below ? parts.column_most[at] : -FLT_MAX, sum = below ? parts.column_sum[at] : 0;
+#pragma unroll 1
+        for (int j = 0; j < TILE; j += MICRO) {
+            float values[MICRO];
 #pragma unroll
-    for (int i = 0; i < MICRO; i++) most[i] = known[0][i][threadIdx.x], sum[i] = known[1][i][threadIdx.x];
-    // Over the 4 lanes, then the 4 warps, that share a row.
-#pragma unroll
-    for (int i = 0; i < MICRO; i++) {
-#pragma unroll
-        for (int lanes = 8; lanes < 32; lanes *= 2)
-            loss.merge(most[i], sum[i], __shfl_xor_sync(ALL_LANES, most[i], lanes),
-                       __shfl_xor_sync(ALL_LANES, sum[i], lanes));
-    }
-    int y = thread_y();
-    __syncthreads();
-    float (*both)[4][TILE] = reinterpret_cast<float (*)[4][TILE]>(stages);
-    if (threadIdx.x % 32 < 8) {
-#pragma unroll
-        for (int i = 0; i < MICRO; i++) {
-            both[0][threadIdx.x / 64][y + 16 * i] = most[i];
-            both[1][threadIdx.x / 64][y + 16 * i] = sum[i];
+            for (int v = 0; v < MICRO; v++) values[v] = row + j + v < rows ? logits[place(j + v, i)] : -INFINITY;
+            loss.add_column(values, most, sum);
         }
-    }
-    __syncthreads();
-    int row = first + threadIdx.x;
-    if (threadIdx.x < TILE && row < rows) {
-        float m = both[0][0][threadIdx.x], s = both[1][0][threadIdx.x];
-#pragma unroll
-        for (int warp = 1; warp < 4; warp++) loss.merge(m, s, both[0][warp][threadIdx.x], both[1][warp][threadIdx.x]);
-        parts[(size_t)split * rows + row] = m;
-        parts[(size_t)(splits + split) * rows + row] = s;
+        parts.column_most[at] = most, parts.column_sum[at] = sum;
     }
 }
 
-// A row's parts, put together in the order of the splits.
+// For each row the largest logit and the loss's sum over the columns of share blockIdx.x, for each column those over the rows
+// of share blockIdx.y, and the logit of each row's pair. A part grows from tile to tile, by the same thread.
+// Grid: (shares of the columns, shares of the rows), of `column_tiles` and `row_tiles` tiles; block: 256; dynamic shared
+// memory: SHARED.
 template <typename Loss>
-__device__ __forceinline__ void merge_row(const Loss& loss, const float* parts, int row, int rows, int splits, float& most,
-                                          float& sum, float& own) {
-    most = parts[row], sum = parts[(size_t)splits * rows + row], own = parts[(size_t)2 * splits * rows + row];
-    for (int split = 1; split < splits; split++)
-        loss.merge(most, sum, parts[(size_t)split * rows + row], parts[(size_t)(splits + split) * rows + row]);
+__device__ void forward_tiles(const Loss& loss, const void* a_halves, const void* b_halves, const float* logit_scale,
+                              float* to, int rows, int columns, int blocks, int offset, int row_tiles, int column_tiles) {
+    extern __shared__ __align__(128) float4 shared[];
+    float* logits = reinterpret_cast<float*>(shared);
+    __shared__ int row, column;
+    int first_row = blockIdx.y * row_tiles * TILE, first_column = blockIdx.x * column_tiles * TILE;
+    for (move_to(row, first_row); row < first_row + row_tiles * TILE && row < rows; move_to(row, row + TILE))
+        for (move_to(column, first_column); column < first_column + column_tiles * TILE && column < columns;
+             move_to(column, column + TILE)) {
+            Sums sums;
+            product_of_rows(sums, {a_halves, blocks}, row, {b_halves, blocks}, column, shared_address(shared));
+            float tau = temperature(logit_scale) / (ROW_SCALE * ROW_SCALE);
+            // This lane's two columns of tile (0, 0); those of another column tile lie at the exclusive or.
+            uint32_t first = 4 * place(warp_row() + lane() / 4, warp_column() + lane() % 4 * 2);
+#pragma unroll
+            for (int m = 0; m < ROW_TILES; m++)
+#pragma unroll
+                for (int n = 0; n < COLUMN_TILES; n++)
+#pragma unroll
+                    for (int v = 0; v < 4; v += 2)
+                        store_pair(shared_address(shared) + (first ^ 32 * n) + (16 * m + 4 * v) * TILE * 4,
+                                   tau * sums[m][n][v], tau * sums[m][n][v + 1]);
+            __syncthreads();
+            add_up_tile(loss, logits, Parts(to, rows, columns, gridDim.y, gridDim.x), row, rows, column, columns, offset,
+                        row > first_row, column > first_column);
+        }
 }
 
-// da (or its part of split blockIdx.y) = tau G b with G_ij = weight * loss.gradient, tile by tile: S, then G in shared
-// memory, then G b for each 128 columns of da, added to what the tiles before left in global memory. With `sums`, also
-// sums[0, block] = sum of G o L and, for a loss with a bias, sums[1, block] = sum of G over the block.
-// Grid: (ceil(rows / 128), splits); block: 256; dynamic shared memory: GRADIENT_SHARED.
+// A row's (or column's) parts, put together in the order of the shares.
 template <typename Loss>
-__device__ void gradient_rows(const Loss& loss, const float* a, const float* b, const float* logit_scale, float* da,
-                              float* sums, int rows, int columns, int width, int offset, float weight) {
-    extern __shared__ float4 shared[];
-    float* stages = reinterpret_cast<float*>(shared);
-    float* g = stages + 2 * STAGE;
-    int first = blockIdx.x * TILE, splits = gridDim.y, split = blockIdx.y;
-    int tiles = (columns + TILE - 1) / TILE;
-    int begin = first_tile(tiles, split, splits), end = first_tile(tiles, split + 1, splits);
-    da += (size_t)split * rows * width;
-    float along = 0, total = 0; // of G o L and of G
-    for (int tile = begin; tile < end; tile++) {
-        float part[MICRO][MICRO];
-        product_of_rows(a, first, rows, b, tile * TILE, columns, width, stages, part);
-        // The products become G in place, a row at a time.
-        float tau = temperature(logit_scale);
-        int y = thread_y(), x = thread_x(), left = columns - tile * TILE - x;
-        auto place = [&](int i, int j) { return (y + 16 * i) * TILE + ((x / 4 + 4 * j) ^ y % 8) * 4 + x % 4; };
+__device__ __forceinline__ void merge_parts(const Loss& loss, const float* mosts, const float* sums, int row, int rows,
+                                            int shares, float& most, float& sum) {
+    most = mosts[row], sum = sums[row];
+#pragma unroll 2
+    for (int share = 1; share < shares; share++)
+        loss.merge(most, sum, mosts[(size_t)share * rows + row], sums[(size_t)share * rows + row]);
+}
+
+// A tile's products become G in shared memory. They are first stored as they are, two neighbours where their halves will be, so
+// that the loop over rows takes few registers. `along`, `total`: each warp's sums of G o L and of G, without the weight.
+template <typename Loss>
+__device__ __forceinline__ void make_gradient(const Loss& loss, char* g, const Sums& sums, float tau, int first, int rows,
+                                              int column, int columns, int offset, float* along, float* total) {
+    int y = warp_row() + lane() / 4, x = warp_column() + lane() % 4 * 2;
+    // This lane's two columns of chunk 0 of row y in its slab.
+    g += warp_column() / STEP * SLAB;
+    uint32_t at = Slab::offset(y, 0) + lane() % 4 * 4;
+    auto high = [&](int n, int down) { return reinterpret_cast<uint32_t*>(g + (at ^ n * 16) + down * Slab::BYTES); };
+    auto low = [&](int n, int down) { return high(n + STEP / 8, down); };
 #pragma unroll
-        for (int i = 0; i < MICRO; i++)
+    for (int m = 0; m < ROW_TILES; m++)
 #pragma unroll
-            for (int j = 0; j < MICRO; j++) g[place(i, j)] = part[i][j];
+        for (int n = 0; n < COLUMN_TILES; n++)
+#pragma unroll
+            for (int v = 0; v < 4; v += 2) {
+                *high(n, 16 * m + 4 * v) = __float_as_uint(sums[m][n][v]);
+                *low(n, 16 * m + 4 * v) = __float_as_uint(sums[m][n][v + 1]);
+            }
+    float scale = tau / (ROW_SCALE * ROW_SCALE), along_here = 0, total_here = 0;
+    int left = columns - column - x;
+    float by_column[COLUMN_TILES][2];
+#pragma unroll
+    for (int n = 0; n < COLUMN_TILES; n++)
+#pragma unroll
+        for (int v = 0; v < 2; v++) by_column[n][v] = 8 * n + v < left ? loss.column(column + x + 8 * n + v) : 0;
 #pragma unroll 1
-        for (int i = 0; i < MICRO; i++) {
-            // The pair is the logit j with 16 j == pair.
-            int row = first + y + 16 * i, pair = row + offset - tile * TILE - x;
-            float by_row = row < rows ? loss.row(row) : 0;
+    for (int down = 0; down < 16 * ROW_TILES; down += 8) {
+        // The pair is the logit with 8 n + v == pair.
+        int row = first + y + down, pair = row + offset - column - x;
+        float by_row = row < rows ? loss.row(row) : 0;
 #pragma unroll
-            for (int j = 0; j < MICRO; j++) {
-                float logit = tau * g[place(i, j)];
-                float by_column = 16 * j < left ? loss.column(tile * TILE + x + 16 * j) : 0;
-                float value = weight * loss.gradient(logit, by_row, by_column, 16 * j == pair);
-                value = row < rows && 16 * j < left ? value : 0;
-                along += value * logit;
-                total += value;
-                g[place(i, j)] = tau * value;
+        for (int n = 0; n < COLUMN_TILES; n++) {
+            float values[2] = {__uint_as_float(*high(n, down)), __uint_as_float(*low(n, down))};
+#pragma unroll
+            for (int v = 0; v < 2; v++) {
+                float logit = scale * values[v];
+                float value = loss.gradient(logit, by_row, by_column[n][v], 8 * n + v == pair);
+                value = row < rows && 8 * n + v < left ? value : 0;
+                along_here += value * logit;
+                total_here += value;
+                values[v] = GRADIENT_SCALE * value;
             }
+            split(values[0], values[1], *high(n, down), *low(n, down));
         }
-        for (int at = 0; at < width; at += TILE) {
-            product_with_columns(g, b, tile * TILE, columns, width, at, stages, part);
-            y = thread_y(), x = thread_x();
+    }
+    along_here = warp_sum(along_here), total_here = warp_sum(total_here);
+    if (lane() == 0) along[thread() / 32] += along_here, total[thread() / 32] += total_here;
+}
+
+// da, of share blockIdx.y, = scale * sums, or += if `more`; `row`, `column`: those of this thread's first value.
+__device__ __forceinline__ void store_gradient(float* da, const Sums& sums, float scale, int row, int rows, int column,
+                                               int width, bool more) {
+    da += ((size_t)blockIdx.y * rows + row) * width + column;
 #pragma unroll
-            for (int i = 0; i < MICRO; i++) {
-                int row = first + y + 16 * i;
-                if (row >= rows) continue;
+    for (int down = 0; down < 16 * ROW_TILES; down += 8, da += 8 * (size_t)width) {
+        if (row + down >= rows) break;
 #pragma unroll
-                for (int half = 0; half < 2; half++) {
-                    int column = at + half * 64 + x * 4;
-                    float* to = da + (size_t)row * width + column;
-                    float v[4], before[4] = {};
-                    if (width % 4 == 0 && column < width) {
-                        if (tile > begin) load(to, before);
-#pragma unroll
-                        for (int j = 0; j < 4; j++) v[j] = before[j] + part[i][half * 4 + j];
-                        store(to, v);
-                    } else {
-#pragma unroll
-                        for (int j = 0; j < 4; j++)
-                            if (column + j < width) to[j] = (tile > begin ? to[j] : 0) + part[i][half * 4 + j];
-                    }
-                }
+        for (int n = 0; n < COLUMN_TILES; n++) {
+            if (column + 8 * n >= width) break;
+            float first = scale * sums[down / 16][n][down % 16 / 4], second = scale * sums[down / 16][n][down % 16 / 4 + 1];
+            if (width % 2 == 0) {
+                float2* to = reinterpret_cast<float2*>(da + 8 * n);
+                float2 before = more ? *to : make_float2(0, 0);
+                *to = make_float2(before.x + first, before.y + second);
+            } else {
+                da[8 * n] = (more ? da[8 * n] : 0) + first;
+                if (column + 8 * n + 1 < width) da[8 * n + 1] = (more ? da[8 * n + 1] : 0) + second;
             }
         }
     }
-    if (!sums) return;
-    int block = split * gridDim.x + blockIdx.x;
-    along = block_sum<THREADS / 32>(along, stages);
-    if (threadIdx.x == 0) sums[block] = along;
-    if constexpr (Loss::BIAS) {
-        total = block_sum<THREADS / 32>(total, stages);
-        if (threadIdx.x == 0) sums[gridDim.x * splits + block] = total;
+}
+
+// da (or its part of share blockIdx.y) = tau G b with G_ij = weight * loss.gradient, tile by tile: S in registers, then G in
+// shared memory, then G b for each 128 columns of da, added to what the tiles before left in global memory. With `scalars`,
+// also scalars[0, block] = sum of G o L and, for a loss with a bias, scalars[1, block] = sum of G over the block.
+// Grid: (ceil(rows / 128), splits); block: 256; dynamic shared memory: SHARED.
+template <typename Loss>
+__device__ void gradient_rows(const Loss& loss, const void* a_halves, const void* b_halves, const float* logit_scale, float* da,
+                              float* scalars, int rows, int columns, int width, int blocks, int offset, int column_tiles,
+                              float weight) {
+    extern __shared__ __align__(128) float4 shared[];
+    uint32_t g = shared_address(shared), stages = g + G_SLABS * SLAB;
+    Halves a{a_halves, blocks}, b{b_halves, blocks};
+    int first = blockIdx.x * TILE, begin = blockIdx.y * column_tiles * TILE, end = begin + column_tiles * TILE;
+    __shared__ float along[THREADS / 32], total[THREADS / 32];
+    if (threadIdx.x < THREADS / 32) along[threadIdx.x] = 0, total[threadIdx.x] = 0;
+    __shared__ int column;
+    for (move_to(column, begin); column < end && column < columns; move_to(column, column + TILE)) {
+        Sums sums;
+        product_of_rows(sums, a, first, b, column, g);
+        // G b, for 128 columns of da after each other, in steps of 32 of k: slab `step` of G and, for each of the warps that are
+        // side by side, one block of 32 of b's rows.
+        auto fetch = [&](int step) {
+            int block = step / G_SLABS * (TILE / STEP);
+            const char* from = b.part(column + step % G_SLABS * STEP) + block * Slab::BYTES;
+            uint32_t to = stages + step % 2 * SLAB + part_of_slab();
+#pragma unroll
+            for (int n = 0; n < TILE / STEP; n++)
+                if (block + n < blocks) copy_async(to + n * STEP * Slab::BYTES, from + n * Slab::BYTES, true);
+            copies_commit();
+        };
+        fetch(0);
+        make_gradient(loss, reinterpret_cast<char*>(shared), sums, temperature(logit_scale), first, rows, column, columns, offset,
+                      along, total);
+        int steps = (width + TILE - 1) / TILE * G_SLABS;
+#pragma unroll 1
+        for (int step = 0; step < steps; step++) {
+            auto at = [&] { return step / G_SLABS * TILE + warp_column(); };
+            copies_wait<0>();
+            __syncthreads();
+            if (step + 1 < steps) fetch(step + 1);
+            if (step % G_SLABS == 0) clear(sums);
+            if (at() < width)
+                multiply<true>(sums, g + step % G_SLABS * SLAB + warp_row() * Slab::BYTES + Slab::across(lane()),
+                               stages + step % 2 * SLAB + warp_column() * Slab::BYTES + Slab::across(lane()));
+            if (step % G_SLABS == G_SLABS - 1) {
+                float scale = temperature(logit_scale) * weight / (ROW_SCALE * GRADIENT_SCALE);
+                store_gradient(da, sums, scale, first + warp_row() + lane() / 4, rows, at() + lane() % 4 * 2, width,
+                               column > begin);
+            }
+        }
     }
+    // Thread 0 has the sum of G o L, thread 1 that of G.
+    if (!scalars || threadIdx.x > Loss::BIAS) return;
+    float sum = 0;
+    for (int warp = 0; warp < THREADS / 32; warp++) sum += threadIdx.x ? total[warp] : along[warp];
+    scalars[(threadIdx.x * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x] = weight * sum;
 }
 
 // *to (+)= the sum over a block of 256 of `from`, or 0 where `held`.

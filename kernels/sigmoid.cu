@@ -5,21 +5,20 @@
 //   G_ij = weight (sigmoid(x_ij) - [j = i + offset]);  da = tau G b;  dbias = sum of G
 //   dlogit_scale = sum of G o L (zero where the clip holds it), L = x - bias
 //
-// Launches: types, alignment, rows, columns, offset, tiles(n) and splits as in contrastive.cu.
-// Forward; scratch: 2 P with P = (2 splits + 1) rows:
-//   1. sigmoid_rows_f32(images, texts, logit_scale, bias, scratch, rows, columns, width, offset)
-//   2. sigmoid_rows_f32(texts, images, logit_scale, bias, scratch + P, rows, columns, width, offset)
-//      grid (tiles(rows), splits), block 256, no dynamic shared memory
-//   3. sigmoid_outcome_f32(scratch, outcome, rows, splits, weight): grid 1, block 1024
+// Launches: types, halves, rows, columns, blocks, offset, tiles and shares as in contrastive.cu. Every row has its whole loss, so
+// of a column only the largest logit is wanted; its sum is 0.
+// Forward; scratch as there:
+//   1. sigmoid_rows_f32(images, texts, logit_scale, bias, parts, rows, columns, blocks, offset, row_tiles, column_tiles):
+//      grid (column_shares, row_shares), block 256, dynamic shared memory 98,304 bytes (opt in)
+//   2. sigmoid_outcome_f32(parts, outcome, rows, row_shares, column_shares, weight), rows = columns: grid 1, block 1024
 //
-// Backward; scratch: 2 tiles(rows) splits, rounded up to a multiple of 64 (`sums`), and then, if splits > 1,
-// splits rows width (`parts`, at most 33,792 width; 16-byte aligned):
-//   1. sigmoid_gradient_f32(images, texts, logit_scale, bias, to, sums, rows, columns, width, offset, weight):
-//      grid (tiles(rows), splits), block 256, dynamic shared memory 98,304 bytes (opt in);
-//      `to` is parts if splits > 1, else dimages
-//   2. if splits > 1: add_partials(parts, dimages, splits, rows * width, 0) of reduce.cu
+// Backward; scratch as there, but for twice as many `sums`:
+//   1. sigmoid_gradient_f32(images, texts, logit_scale, bias, to, sums, rows, columns, width, blocks, offset, column_tiles,
+//      weight): grid (tiles(rows), column_shares), block 256, dynamic shared memory 98,304 bytes (opt in);
+//      `to` is parts if column_shares > 1, else dimages
+//   2. if column_shares > 1: add_partials(parts, dimages, column_shares, rows * width, 0) of reduce.cu
 //   3. and 4. the same with (texts, images), null for sums, and dtexts
-//   5. sigmoid_dscalars_f32(sums, logit_scale, dlogit_scale, dbias, tiles(rows) * splits, accumulate_scale,
+//   5. sigmoid_dscalars_f32(sums, logit_scale, dlogit_scale, dbias, tiles(rows) * column_shares, accumulate_scale,
 //      accumulate_bias): grid 1, block 256
 #include "logits.cuh"
 
@@ -38,19 +37,24 @@ struct Sigmoid {
     static constexpr bool BIAS = true;
     const float* bias;
 
-    // `sum` is the row's loss; the pair is at 16 j == pair.
+    // `sum` is the row's loss; logit `pair` is the pair's.
     __device__ __forceinline__ void add(const float (&logits)[MICRO], int pair, float& most, float& sum) const {
         float larger = most, here = 0, shift = *bias;
 #pragma unroll
         for (int j = 0; j < MICRO; j++) {
             larger = fmaxf(larger, logits[j]);
             float x = logits[j] + shift;
-            x = 16 * j == pair ? -x : x;
+            x = j == pair ? -x : x;
             // softplus: ln(1 + e^x); columns out of range are -infinity and give 0.
             here += fmaxf(x, 0) + log_1_plus(__expf(-fabsf(x)));
         }
         most = larger;
         sum += here;
+    }
+
+    __device__ __forceinline__ void add_column(const float (&logits)[MICRO], float& most, float&) const {
+#pragma unroll
+        for (int j = 0; j < MICRO; j++) most = fmaxf(most, logits[j]);
     }
 
     __device__ __forceinline__ void merge(float& most, float& sum, float most2, float sum2) const {
@@ -70,26 +74,24 @@ struct Sigmoid {
 };
 
 extern "C" __global__ void __launch_bounds__(256, 2)
-    sigmoid_rows_f32(const float* a, const float* b, const float* logit_scale, const float* bias, float* parts, int rows,
-                     int columns, int width, int offset) {
-    forward_rows(Sigmoid{bias}, a, b, logit_scale, parts, rows, columns, width, offset);
+    sigmoid_rows_f32(const void* a, const void* b, const float* logit_scale, const float* bias, float* parts, int rows,
+                     int columns, int blocks, int offset, int row_tiles, int column_tiles) {
+    forward_tiles(Sigmoid{bias}, a, b, logit_scale, parts, rows, columns, blocks, offset, row_tiles, column_tiles);
 }
 
 // outcome = [loss, image_correct, text_correct]; a row is correct if no column beats its pair.
 extern "C" __global__ void __launch_bounds__(1024)
-    sigmoid_outcome_f32(const float* parts, float* outcome, int rows, int splits, float weight) {
+    sigmoid_outcome_f32(float* to, float* outcome, int rows, int row_shares, int column_shares, float weight) {
     __shared__ float scratch[32];
+    Parts parts(to, rows, rows, row_shares, column_shares);
     float loss = 0, correct[2] = {};
-#pragma unroll
-    for (int side = 0; side < 2; side++) {
-        for (int row = threadIdx.x; row < rows; row += 1024) {
-            float most, sum, own;
-            merge_row(Sigmoid{}, parts, row, rows, splits, most, sum, own);
-            // Both sides see the whole loss.
-            if (side == 0) loss += sum;
-            correct[side] += own >= most ? 1.0f : 0.0f;
-        }
-        parts += (size_t)(2 * splits + 1) * rows;
+    for (int row = threadIdx.x; row < rows; row += 1024) {
+        float most, sum, own = parts.own[row];
+        merge_parts(Sigmoid{}, parts.row_most, parts.row_sum, row, rows, column_shares, most, sum);
+        loss += sum;
+        correct[0] += own >= most ? 1.0f : 0.0f;
+        merge_parts(Sigmoid{}, parts.column_most, parts.column_sum, row, rows, row_shares, most, sum);
+        correct[1] += own >= most ? 1.0f : 0.0f;
     }
     float values[3] = {weight * block_sum<32>(loss, scratch), block_sum<32>(correct[0], scratch),
                        block_sum<32>(correct[1], scratch)};
@@ -97,9 +99,10 @@ extern "C" __global__ void __launch_bounds__(1024)
 }
 
 extern "C" __global__ void __launch_bounds__(256, 2)
-    sigmoid_gradient_f32(const float* a, const float* b, const float* logit_scale, const float* bias, float* da,
-                         float* sums, int rows, int columns, int width, int offset, float weight) {
-    gradient_rows(Sigmoid{bias}, a, b, logit_scale, da, sums, rows, columns, width, offset, weight);
+    sigmoid_gradient_f32(const void* a, const void* b, const float* logit_scale, const float* bias, float* da,
+                         float* sums, int rows, int columns, int width, int blocks, int offset, int column_tiles,
+                         float weight) {
+    gradient_rows(Sigmoid{bias}, a, b, logit_scale, da, sums, rows, columns, width, blocks, offset, column_tiles, weight);
 }
 
 extern "C" __global__ void __launch_bounds__(256)

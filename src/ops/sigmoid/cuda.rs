@@ -21,14 +21,15 @@ impl<T: Activation> Sigmoid for Cuda<T> {
         scratch: ViewMut<'_, f32>,
     ) -> Result<(), DeviceError> {
         let cut = Cut::of(shape);
-        let [batch, width, splits] = [shape.batch, shape.width, cut.splits].map(|size| size as i32);
-        let (images, texts) = (inputs.images.address(), inputs.texts.address());
-        let (scale, bias, parts) = (inputs.logit_scale.address(), inputs.logit_bias.address(), scratch.address());
-        for (a, b, to) in [(images, texts, parts), (texts, images, parts + 4 * cut.pass() as u64)] {
-            let args = args![a, b, scale, bias, to, batch, batch, width, 0i32];
-            self.launch("sigmoid", "sigmoid_rows_f32", cut.grid(), args)?;
-        }
-        let args = args![parts, outcome.address(), batch, splits, 1.0 / shape.batch as f32];
+        let [batch, row, down, across] =
+            [shape.batch, cut.row(), cut.forward[0], cut.forward[1]].map(|size| size as i32);
+        let (scale, bias) = (inputs.logit_scale.address(), inputs.logit_bias.address());
+        let towers = [inputs.images.address(), inputs.texts.address()];
+        let [images, texts, parts] = cut.split(self, towers, scratch.address())?;
+        let args = args![images, texts, scale, bias, parts, batch, batch, row, 0i32, down, across];
+        self.launch("sigmoid", "sigmoid_rows_f32", cut.forward_grid(), args)?;
+        let [row_shares, column_shares] = cut.shares().map(|shares| shares as i32);
+        let args = args![parts, outcome.address(), batch, row_shares, column_shares, 1.0 / shape.batch as f32];
         self.launch("sigmoid", "sigmoid_outcome_f32", Grid::line(1, 1024), args)
     }
 
@@ -40,18 +41,19 @@ impl<T: Activation> Sigmoid for Cuda<T> {
         scratch: ViewMut<'_, f32>,
     ) -> Result<(), DeviceError> {
         let cut = Cut::of(shape);
-        let [batch, width] = [shape.batch, shape.width].map(|size| size as i32);
-        let (images, texts) = (inputs.images.address(), inputs.texts.address());
-        let (scale, bias, sums) = (inputs.logit_scale.address(), inputs.logit_bias.address(), scratch.address());
+        let [batch, width, row, across] = [shape.batch, shape.width, cut.row(), cut.across].map(|size| size as i32);
+        let (scale, bias) = (inputs.logit_scale.address(), inputs.logit_bias.address());
+        let towers = [inputs.images.address(), inputs.texts.address()];
+        let [images, texts, sums] = cut.split(self, towers, scratch.address())?;
         let weight = 1.0 / shape.batch as f32;
         let Gradients { dimages, dtexts, dlogit_scale, dlogit_bias } = gradients;
         for (a, b, sums_to, d) in [(images, texts, sums, dimages), (texts, images, 0, dtexts)] {
             cut.gradient(self, d, sums, SCALARS, |grid, to| {
-                let args = args![a, b, scale, bias, to, sums_to, batch, batch, width, 0i32, weight];
+                let args = args![a, b, scale, bias, to, sums_to, batch, batch, width, row, 0i32, across, weight];
                 self.launch("sigmoid", "sigmoid_gradient_f32", grid, args)
             })?;
         }
-        let blocks = (cut.tiles * cut.splits) as i32;
+        let blocks = cut.blocks() as i32;
         let (dscale, dbias) = (dlogit_scale.0.address(), dlogit_bias.0.address());
         let [add_scale, add_bias] = [dlogit_scale.1, dlogit_bias.1].map(i32::from);
         let args = args![sums, scale, dscale, dbias, blocks, add_scale, add_bias];
