@@ -14,6 +14,7 @@
 //   forward_bf16_dD_nP            | P - 64 < N <= P  | B                      | 32 w       | (2 P + 16 w) * 2 D
 //   forward_bf16_dD_long          | any N            | B * ceil(N / 64)       | 128        | 640 D
 //   backward_bf16_dD              | what fits        | B                      | 32 v       | R (6 D + 2 max(R + 8, D) + 8)
+//   backward_bf16_dD_row          | 145 <= N <= 272  | B (D 64: or less)      | 256        | 2 D (2 a R + 384) + 144 (R + 16) + 512
 //   backward_bf16_dD_long         | any N            | 2 B * ceil(N / (64 s)) | 128        | (256 s + 12 u) D + 8 max(u, 64 s)
 //   simple_forward_T              | any D <= 256, N  | ceil(B N / 4), or less | 128        | 0
 //   simple_backward_T             | any D <= 256, N  | ceil(B N / 4), or less | 128        | 0
@@ -23,13 +24,16 @@
 //             (others). Beyond, forward_long.
 //   w         2 for P = 32, else 4
 //   v         ceil(R / 16 / ceil(R / 16 / most)), with most = 4 for c >= 3, 6 for c = 2, 12 for c = 1; for D > 80: 4 for
-//             c >= 2, else 8 (what the kernels are compiled for). Meant for c >= 2 (D 64: N <= 144); beyond, backward_long.
+//             c >= 2, else 8 (what the kernels are compiled for). Meant for c >= 2 (D 64: N <= 144); beyond, backward_row
+//             where it serves and fits the GPU's shared memory, else backward_long.
+//   a         2 for D 64, where as many blocks as the GPU has SMs go on from head to head; 1 for D 80. There is no other D.
 //   s, u      D 32 and 64: 2, 64; D 80 and 96: 1, 64; D 128: 1, 32
 //
 // Pointers are multiples of 16 bytes (simple: of T). More than 48 KB of dynamic shared memory must be asked for by the
 // function's attribute.
 // Every element of out, lse and dqkv is written, by one thread; sums have one order.
 #include "attention_backward.cuh"
+#include "attention_backward_row.cuh"
 #include "attention_forward.cuh"
 #include "attention_simple.cuh"
 
@@ -43,6 +47,12 @@
         NAME(const bf16* qkv, const bf16* out, const float* lse, const bf16* dout, bf16* dqkv, int batch, int tokens, int heads,    \
              int causal, float scale) {                                                                                            \
         BODY(qkv, out, lse, dout, dqkv, tokens, heads, causal, scale);                                                             \
+    }
+#define ROW(D)                                                                                                                   \
+    extern "C" __global__ void __launch_bounds__(256, 1)                                                                           \
+        attention_backward_bf16_d##D##_row(const bf16* qkv, const bf16* out, const float* lse, const bf16* dout, bf16* dqkv,        \
+                                           int batch, int tokens, int heads, int causal, float scale) {                            \
+        backward_row<D>(qkv, out, lse, dout, dqkv, batch, tokens, heads, causal, scale);                                           \
     }
 #define COMMA ,
 #define WHOLE(D, N, WARPS, BLOCKS)                                                                                               \
@@ -87,5 +97,7 @@ KERNELS(64, 3, 12, 2, 64)
 KERNELS(80, 2, 12, 1, 64)
 KERNELS(96, 2, 8, 1, 64)
 KERNELS(128, 2, 8, 1, 32)
+ROW(64)
+ROW(80)
 SIMPLE(float, f32)
 SIMPLE(bf16, bf16)

@@ -9,13 +9,13 @@
 // get lse = inf, so that their P is 0.
 template <int HEAD_DIM, int PARTS>
 __device__ __forceinline__ void row_statistics(float2* statistics, const float* lse, const bf16* out, size_t pitch,
-                                               const uint4* rows, int count, int there, int threads) {
+                                               const uint4* rows, int count, int there, int thread, int threads) {
     typedef Rows<HEAD_DIM> R;
     constexpr int GROUP = R::GROUP;
-    int lane = threadIdx.x % GROUP;
+    int lane = thread % GROUP;
     // All lanes of a warp stay: they exchange their sums.
     for (int first = 0; first < count; first += threads / GROUP) {
-        int row = first + threadIdx.x / GROUP;
+        int row = first + thread / GROUP;
         bool inside = row < count && row < there;
         float sum = 0;
         if (inside) {
@@ -35,6 +35,53 @@ __device__ __forceinline__ void row_statistics(float2* statistics, const float* 
         if (row < count && lane == 0) statistics[row] = make_float2(inside ? lse[row] * LOG2E : INFINITY, sum);
     }
 }
+
+// What a lane of transposed products needs of 16 queries: lse and rowsum(dO O) of 2 t, of the next, and of those 8 on.
+struct Statistics {
+    float4 of[2];
+
+    // `at`: of query 2 t.
+    __device__ __forceinline__ Statistics(const float2* at) {
+#pragma unroll
+        for (int tile = 0; tile < 2; tile++) of[tile] = *reinterpret_cast<const float4*>(at + 8 * tile);
+    }
+
+    // S^T of 16 SLABS keys becomes P^T. `key`, `query`: the first of each.
+    template <int SLABS>
+    __device__ __forceinline__ void probabilities(float (&s)[SLABS][2][4], int key, int query, int tokens, bool causal,
+                                                  float to_base_2) const {
+        int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+#pragma unroll
+        for (int slab = 0; slab < SLABS; slab++) {
+#pragma unroll
+            for (int tile = 0; tile < 2; tile++) {
+#pragma unroll
+                for (int i = 0; i < 4; i++)
+                    s[slab][tile][i] = exp2_approx(s[slab][tile][i] * to_base_2 - (i % 2 ? of[tile].z : of[tile].x));
+            }
+        }
+        if (key + 16 * SLABS > tokens || causal && key + 16 * SLABS > query + 1) {
+            asm volatile("");  // A branch, which is seldom taken, and not a choice for each number.
+#pragma unroll
+            for (int slab = 0; slab < SLABS; slab++) {
+#pragma unroll
+                for (int i = 0; i < 8; i++) {
+                    int at_key = key + 16 * slab + g + i % 4 / 2 * 8, at_query = query + i / 4 * 8 + 2 * t + i % 2;
+                    if (at_key >= tokens || causal && at_key > at_query) s[slab][i / 4][i % 4] = 0;
+                }
+            }
+        }
+    }
+
+    // dP^T becomes dS^T.
+    __device__ __forceinline__ void gradients(float (&dp)[2][4], const float (&p)[2][4]) const {
+#pragma unroll
+        for (int tile = 0; tile < 2; tile++) {
+#pragma unroll
+            for (int i = 0; i < 4; i++) dp[tile][i] = p[tile][i] * (dp[tile][i] - (i % 2 ? of[tile].w : of[tile].y));
+        }
+    }
+};
 
 // What a warp has of 16 SLABS keys: dK and dV so far, and K and V unless they are to be loaded each time.
 template <int HEAD_DIM, int SLABS, bool KEEP_K, bool KEEP_V> struct Keys {
@@ -65,7 +112,6 @@ template <int HEAD_DIM, int SLABS, bool KEEP_K, bool KEEP_V> struct Keys {
     __device__ __forceinline__ void add(uint32_t (&ds)[SLABS][4], uint32_t keys, uint32_t values, uint32_t across,
                                         uint32_t along, const float2* statistics, int key, int query, int tokens, bool causal,
                                         float to_base_2) {
-        int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
         float s[SLABS][2][4] = {}, dp[SLABS][2][4] = {};
 #pragma unroll
         for (int i = 0; i < HEAD_DIM / 16; i++) {
@@ -83,39 +129,12 @@ template <int HEAD_DIM, int SLABS, bool KEEP_K, bool KEEP_V> struct Keys {
                 mma(dp[slab], v[KEEP_V ? slab : 0][i], d);
             }
         }
-        bool all = key + 16 * SLABS <= tokens && !(causal && key + 16 * SLABS > query + 1);
-        float4 of[2];  // lse and rowsum(dO O) of query 2 t, and of the next
-#pragma unroll
-        for (int tile = 0; tile < 2; tile++) of[tile] = *reinterpret_cast<const float4*>(statistics + 8 * tile + 2 * t);
-#pragma unroll
-        for (int slab = 0; slab < SLABS; slab++) {
-#pragma unroll
-            for (int tile = 0; tile < 2; tile++) {
-#pragma unroll
-                for (int i = 0; i < 4; i++)
-                    s[slab][tile][i] = exp2_approx(s[slab][tile][i] * to_base_2 - (i % 2 ? of[tile].z : of[tile].x));
-            }
-        }
-        if (!all) {
-            asm volatile("");  // A branch, which is seldom taken, and not a choice for each number.
-#pragma unroll
-            for (int slab = 0; slab < SLABS; slab++) {
-#pragma unroll
-                for (int i = 0; i < 8; i++) {
-                    int at_key = key + 16 * slab + g + i % 4 / 2 * 8, at_query = query + i / 4 * 8 + 2 * t + i % 2;
-                    if (at_key >= tokens || causal && at_key > at_query) s[slab][i / 4][i % 4] = 0;
-                }
-            }
-        }
         uint32_t p[SLABS][4];
+        Statistics of(statistics + 2 * (threadIdx.x % 4));
+        of.probabilities(s, key, query, tokens, causal, to_base_2);
 #pragma unroll
         for (int slab = 0; slab < SLABS; slab++) {
-#pragma unroll
-            for (int tile = 0; tile < 2; tile++) {
-#pragma unroll
-                for (int i = 0; i < 4; i++)
-                    dp[slab][tile][i] = s[slab][tile][i] * (dp[slab][tile][i] - (i % 2 ? of[tile].w : of[tile].y));
-            }
+            of.gradients(dp[slab], s[slab]);
             as_operand(p[slab], s[slab]);
             as_operand(ds[slab], dp[slab]);
         }
@@ -169,7 +188,7 @@ __device__ void backward(const bf16* qkv, const bf16* out, const float* lse, con
     copies_commit();
     copies_wait<1>();
     __syncthreads();
-    row_statistics<HEAD_DIM, 2>(statistics, lse + at.row, out + at.single, at.pitch, shared, padded, tokens, threads);
+    row_statistics<HEAD_DIM, 2>(statistics, lse + at.row, out + at.single, at.pitch, shared, padded, tokens, threadIdx.x, threads);
     copies_wait<0>();
     __syncthreads();
 
@@ -251,7 +270,7 @@ __device__ __forceinline__ void backward_keys(const Place& at, int first, const 
         __syncthreads();
         int stage = block / STAGE % 2 * (3 * STAGE * R::BYTES);
         row_statistics<HEAD_DIM, 3>(statistics, lse + at.row + block, nullptr, 0,
-                                    shared + 2 * OWN * R::CHUNKS + stage / 16, STAGE, tokens - block, 128);
+                                    shared + 2 * OWN * R::CHUNKS + stage / 16, STAGE, tokens - block, threadIdx.x, 128);
         __syncthreads();
         if (key < tokens) {
             int end = min(tokens - block, STAGE);
@@ -296,7 +315,7 @@ __device__ __forceinline__ void backward_queries(const Place& at, int first, con
     copies_wait<1>();
     __syncthreads();
     row_statistics<HEAD_DIM, 2>(statistics, lse + at.row + first, out + at.single + first * at.pitch, at.pitch, shared, OWN,
-                                tokens - first, 128);
+                                tokens - first, threadIdx.x, 128);
     uint32_t across = R::across(lane), along = R::along(lane);
     uint32_t own = rows + across + 32 * SLABS * warp * R::BYTES;
     float to_base_2 = scale * LOG2E;

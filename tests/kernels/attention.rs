@@ -1,7 +1,7 @@
 use flipk::autograd::{ParamId, Tape, Var};
 use flipk::ops::AllOps;
 
-use crate::harness::{Case, Recorded, assert_lean, check, real};
+use crate::harness::{Case, Recorded, assert_lean, check, check_bf16, real};
 
 struct Attention {
     batch: usize,
@@ -52,6 +52,22 @@ fn whole_rows_of_the_presets() {
     sweep(&[64, 80], &[65, 99, 129, 197, 257], 1);
 }
 
+/// Around the ends of the kernel for which a head fills an SM, of its slabs and of its blocks of queries; three heads, so that
+/// some block goes on to a second one.
+#[test]
+fn rows_that_fill_an_sm() {
+    for (head_dim, tokens) in
+        [(64, &[145, 176, 196, 197, 208, 209, 240, 256, 257, 272, 273][..]), (80, &[145, 208, 209, 256, 257, 272])]
+    {
+        for &tokens in tokens {
+            for causal in [false, true] {
+                let case = Attention { batch: 1, tokens, heads: 3, head_dim, causal };
+                check_bf16(&format!("{tokens} tokens, head dim {head_dim}, causal {causal}"), &case);
+            }
+        }
+    }
+}
+
 #[test]
 fn long_rows() {
     sweep(&[32, 64, 128], &[300, 577], 1);
@@ -64,7 +80,7 @@ fn any_head_dim() {
 
 #[test]
 fn moves_whole_sectors_without_conflicts() {
-    for (tokens, head_dim) in [(50, 64), (99, 64), (197, 64), (65, 80), (129, 80), (257, 80)] {
+    for (tokens, head_dim) in [(50, 64), (99, 64), (197, 64), (257, 64), (65, 80), (129, 80), (257, 80)] {
         let counts = check("presets", &Attention { batch: 1, tokens, heads: 4, head_dim, causal: false });
         assert!(real() || counts.len() == 2, "one kernel each way: {:?}", counts.keys());
         assert_lean(&counts);

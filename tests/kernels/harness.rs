@@ -206,6 +206,11 @@ fn compare<T: Activation>(name: &str, case: &impl Case, expected: &Found) -> BTr
     counts
 }
 
+/// Holds the bf16 kernels alone to the CPU.
+pub fn check_bf16(name: &str, case: &impl Case) {
+    compare::<bf16>(name, case, &run(Arc::new(Cpu), case));
+}
+
 /// Holds both precisions to the CPU; returns what the bf16 kernels did.
 pub fn check(name: &str, case: &impl Case) -> BTreeMap<String, Counts> {
     let expected = run(Arc::new(Cpu::default()), case);

@@ -134,6 +134,15 @@ pub struct Product {
     pub epilogue: Epilogue,
 }
 
+/// What a launcher must know of a GPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Streaming multiprocessors.
+    pub processors: usize,
+    /// Bytes of shared memory that a block may use, if the kernel asks for them.
+    pub shared: usize,
+}
+
 /// A moment of a GPU's time.
 pub enum Mark {
     Event(cudarc::driver::CudaEvent),
@@ -147,6 +156,8 @@ pub enum Mark {
 pub trait Driver: Send + Sync {
     /// As it is shown to a user: `NVIDIA H100 80GB HBM3`.
     fn describe(&self) -> String;
+    /// The same for as long as it lives.
+    fn limits(&self) -> Limits;
     /// Whether its marks tell estimates.
     fn estimates(&self) -> bool {
         false

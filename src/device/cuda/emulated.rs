@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use half::bf16;
 use ptx_emulator::{Counts, Memory, MemoryError, Module, Options, launch};
 
-use super::driver::{Arg, Driver, Epilogue, Grid, Launch, Mark, Number, Operand, Product};
+use super::driver::{Arg, Driver, Epilogue, Grid, Launch, Limits, Mark, Number, Operand, Product};
 use super::{estimate, kernels};
 use crate::device::product::{How, Operands, Strides, product};
 use crate::device::{DeviceError, Later, Recording};
@@ -237,6 +237,11 @@ fn strides(operand: Operand, rows: usize, columns: usize) -> Strides {
 impl Driver for Emulated {
     fn describe(&self) -> String {
         format!("emulated GPU ({} threads)", rayon::current_num_threads())
+    }
+
+    /// Shared memory as on Hopper; few processors, so that small tests give several pieces of work to each.
+    fn limits(&self) -> Limits {
+        Limits { processors: 2, shared: 227 * 1024 }
     }
 
     fn estimates(&self) -> bool {

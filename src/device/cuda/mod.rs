@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use half::bf16;
 
 pub(crate) use driver::args;
-pub use driver::{Arg, Driver, Epilogue, Grid, Launch, Mark, Number, Operand, Product};
+pub use driver::{Arg, Driver, Epilogue, Grid, Launch, Limits, Mark, Number, Operand, Product};
 pub use emulated::{Emulated, EmulatorOptions};
 pub use real::Gpu;
 

@@ -5,11 +5,12 @@ use std::ffi::{CString, c_void};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::driver::sys::{
-    CUevent_flags, CUfunction, CUfunction_attribute_enum, CUgraphInstantiate_flags, CUresult, CUstreamCaptureMode,
+    CUdevice_attribute, CUevent_flags, CUfunction, CUfunction_attribute_enum, CUgraphInstantiate_flags, CUresult,
+    CUstreamCaptureMode,
 };
 use cudarc::driver::{CudaContext, CudaEvent, CudaGraph, CudaStream, DriverError, result};
 
-use super::driver::{Driver, Launch, Mark, Product};
+use super::driver::{Driver, Launch, Limits, Mark, Product};
 use super::kernels;
 use super::products::Products;
 use super::staging::Staging;
@@ -51,6 +52,7 @@ pub struct Gpu {
     staging: Staging,
     products: Products,
     name: String,
+    limits: Limits,
 }
 
 /// A captured stream.
@@ -100,24 +102,22 @@ impl Gpu {
             let (major, minor) = capability;
             return Err(none(format!("{name} has compute capability {major}.{minor}; 8.0 (Ampere) is needed")));
         }
+        let attribute = |attribute| match context.attribute(attribute) {
+            Ok(value) => Ok(usize::try_from(value).unwrap_or_default()),
+            Err(error) => Err(failed("asking for the GPU's limits")(error)),
+        };
+        let limits = Limits {
+            processors: attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+            shared: attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
+        };
         // SAFETY: this device orders its two streams itself, so nothing relies on cudarc's events between streams.
         unsafe { context.disable_event_tracking() };
         let stream = context.new_stream().map_err(failed("making a stream"))?;
         let aside = context.new_stream().map_err(failed("making a stream"))?;
         let event = || context.new_event(None).map_err(failed("making an event"));
         let (taken, arrived) = (event()?, event()?);
-        let products = Products::new()?;
-        Ok(Self {
-            context,
-            stream,
-            aside,
-            taken,
-            arrived,
-            loaded: Mutex::default(),
-            staging: Staging::default(),
-            products,
-            name,
-        })
+        let (loaded, staging, products) = (Mutex::default(), Staging::default(), Products::new()?);
+        Ok(Self { context, stream, aside, taken, arrived, loaded, staging, products, name, limits })
     }
 
     fn bind(&self) -> Result<(), DeviceError> {
@@ -167,6 +167,10 @@ impl Gpu {
 impl Driver for Gpu {
     fn describe(&self) -> String {
         self.name.clone()
+    }
+
+    fn limits(&self) -> Limits {
+        self.limits
     }
 
     fn allocate(&self, bytes: usize) -> Result<Option<u64>, DeviceError> {

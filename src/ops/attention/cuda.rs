@@ -2,7 +2,7 @@
 
 use super::{Attention, BackwardOperands, Shape};
 use crate::device::DeviceError;
-use crate::device::cuda::{Activation, Cuda, Grid, Number, View, ViewMut, args};
+use crate::device::cuda::{Activation, Cuda, Grid, Limits, Number, View, ViewMut, args};
 
 /// Head dims for which there are matrix-instruction kernels; others take the simple ones.
 const FAST: [usize; 5] = [32, 64, 80, 96, 128];
@@ -37,11 +37,15 @@ fn forward_kernel(shape: &Shape) -> (String, Grid) {
     }
 }
 
-/// The backward kernel's name without its beginning, and its grid: one block per head where at least two such fit an SM.
-fn backward_kernel(shape: &Shape) -> (String, Grid) {
+/// The backward kernel's name without its beginning, and its grid: one block per head where at least two such fit an SM, else
+/// the one that fills an SM, if this GPU's have the memory.
+fn backward_kernel(shape: &Shape, limits: Limits) -> (String, Grid) {
     let &Shape { tokens, head_dim: d, .. } = shape;
     let heads = shape.batch * shape.heads;
     let rows = tokens.next_multiple_of(16);
+    if let Some(grid) = row_grid(shape, limits) {
+        return (format!("d{d}_row"), grid);
+    }
     let shared = rows * (6 * d + 2 * d.max(rows + 8) + 8);
     let together = SHARED_OF_SM / (shared + SHARED_BESIDE);
     if together >= 2 {
@@ -57,6 +61,22 @@ fn backward_kernel(shape: &Shape) -> (String, Grid) {
     };
     let shared = (256 * slabs + 12 * stage) * d + 8 * stage.max(64 * slabs);
     (format!("d{d}_long"), Grid::line(2 * heads * tokens.div_ceil(64 * slabs), 128).with_shared(shared))
+}
+
+/// The grid of the backward kernel for which a head fills an SM.
+fn row_grid(shape: &Shape, limits: Limits) -> Option<Grid> {
+    let &Shape { tokens, head_dim: d, .. } = shape;
+    let heads = shape.batch * shape.heads;
+    let rows = tokens.next_multiple_of(16);
+    // With the next head's keys beside this one's, blocks go on from head to head.
+    let (copies, blocks) = match d {
+        64 => (2, heads.min(limits.processors)),
+        80 => (1, heads),
+        _ => return None,
+    };
+    let shared = 2 * d * (2 * copies * rows + 384) + 512 + 144 * (rows + 16);
+    let fits = (145..=272).contains(&tokens) && shared <= limits.shared;
+    fits.then(|| Grid::line(blocks, 256).with_shared(shared))
 }
 
 /// Whether the matrix-instruction kernels serve.
@@ -102,7 +122,7 @@ impl<T: Activation> Attention for Cuda<T> {
         let (qkv, out, lse, dout, dqkv) = (qkv.address(), out.address(), lse.address(), dout.address(), dqkv.address());
         let (causal, scale) = (i32::from(shape.causal), shape.scale());
         if fast::<T>(shape) {
-            let (name, grid) = backward_kernel(shape);
+            let (name, grid) = backward_kernel(shape, self.driver().limits());
             let args = args![qkv, out, lse, dout, dqkv, batch, tokens, heads, causal, scale];
             return self.launch("attention", &format!("attention_backward_bf16_{name}"), grid, args);
         }
