@@ -208,7 +208,7 @@ fn compare<T: Activation>(name: &str, case: &impl Case, expected: &Found) -> BTr
 
 /// Holds the bf16 kernels alone to the CPU.
 pub fn check_bf16(name: &str, case: &impl Case) {
-    compare::<bf16>(name, case, &run(Arc::new(Cpu), case));
+    compare::<bf16>(name, case, &run(Arc::new(Cpu::default()), case));
 }
 
 /// Holds both precisions to the CPU; returns what the bf16 kernels did.
