@@ -1,4 +1,4 @@
-//! Attention on a GPU: `kernels/attention.cu`, which tells what each kernel is for.
+//! Attention on a GPU: `kernels/attention_kernels.cuh`, which tells what each kernel is for.
 
 use super::{Attention, BackwardOperands, Shape};
 use crate::device::DeviceError;
@@ -79,6 +79,17 @@ fn row_grid(shape: &Shape, limits: Limits) -> Option<Grid> {
     fits.then(|| Grid::line(blocks, 256).with_shared(shared))
 }
 
+/// Where the kernels of a head dim are.
+fn module(head_dim: usize) -> &'static str {
+    match head_dim {
+        32 => "attention_d32",
+        64 => "attention_d64",
+        80 => "attention_d80",
+        96 => "attention_d96",
+        _ => "attention_d128",
+    }
+}
+
 /// Whether the matrix-instruction kernels serve.
 fn fast<T: Activation>(shape: &Shape) -> bool {
     T::NUMBER == Number::Bf16 && FAST.contains(&shape.head_dim)
@@ -108,11 +119,11 @@ impl<T: Activation> Attention for Cuda<T> {
         if fast::<T>(shape) {
             let (name, grid) = forward_kernel(shape);
             let args = args![qkv, out, lse, batch, tokens, heads, causal, scale];
-            return self.launch("attention", &format!("attention_forward_bf16_{name}"), grid, args);
+            return self.launch(module(shape.head_dim), &format!("attention_forward_bf16_{name}"), grid, args);
         }
         let grid = Grid { threads: [128, 1, 1], ..simple(shape)? };
         let args = args![qkv, out, lse, batch, tokens, heads, head_dim, causal, scale];
-        self.launch_typed("attention", "attention_simple_forward", grid, args)
+        self.launch_typed("attention_simple", "attention_simple_forward", grid, args)
     }
 
     fn attention_backward(&self, shape: &Shape, operands: BackwardOperands<'_, Self>) -> Result<(), DeviceError> {
@@ -124,10 +135,10 @@ impl<T: Activation> Attention for Cuda<T> {
         if fast::<T>(shape) {
             let (name, grid) = backward_kernel(shape, self.driver().limits());
             let args = args![qkv, out, lse, dout, dqkv, batch, tokens, heads, causal, scale];
-            return self.launch("attention", &format!("attention_backward_bf16_{name}"), grid, args);
+            return self.launch(module(shape.head_dim), &format!("attention_backward_bf16_{name}"), grid, args);
         }
         let grid = Grid { threads: [128, 1, 1], ..simple(shape)? };
         let args = args![qkv, out, lse, dout, dqkv, batch, tokens, heads, head_dim, causal, scale];
-        self.launch_typed("attention", "attention_simple_backward", grid, args)
+        self.launch_typed("attention_simple", "attention_simple_backward", grid, args)
     }
 }

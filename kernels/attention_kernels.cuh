@@ -1,4 +1,5 @@
-// Multi-head self-attention on packed qkv, for short rows (src/ops/attention).
+// Multi-head self-attention on packed qkv, for short rows (src/ops/attention). Its kernels are compiled a head dim at a time
+// (attention_d*.cu), so that a GPU's driver has only those to translate that a model needs.
 //
 //   S = Q K^T / sqrt(d);  P = softmax(S);  O = P V;  lse = log sum exp S
 //   dP = dO V^T;  dS = P (dP - rowsum(dO O));  dV = P^T dO;  dQ = dS K / sqrt(d);  dK = dS^T Q / sqrt(d)
@@ -32,6 +33,7 @@
 // Pointers are multiples of 16 bytes (simple: of T). More than 48 KB of dynamic shared memory must be asked for by the
 // function's attribute.
 // Every element of out, lse and dqkv is written, by one thread; sums have one order.
+#pragma once
 #include "attention_backward.cuh"
 #include "attention_backward_row.cuh"
 #include "attention_forward.cuh"
@@ -72,32 +74,3 @@
                                          int batch, int tokens, int heads, int head_dim, int causal, float scale) {                \
         simple_backward<TYPE>(qkv, out, lse, dout, dqkv, batch, tokens, heads, head_dim, causal, scale);                           \
     }
-
-WHOLE(32, 64, 4, 4)
-WHOLE(32, 128, 4, 3)
-WHOLE(64, 32, 2, 8)
-WHOLE(64, 64, 4, 4)
-WHOLE(64, 80, 4, 4)
-WHOLE(64, 112, 4, 3)
-WHOLE(64, 144, 4, 3)
-WHOLE(64, 208, 4, 2)
-WHOLE(64, 272, 4, 2)
-WHOLE(80, 32, 2, 8)
-WHOLE(80, 80, 4, 4)
-WHOLE(80, 112, 4, 3)
-WHOLE(80, 144, 4, 2)
-WHOLE(80, 208, 4, 2)
-WHOLE(80, 272, 4, 2)
-WHOLE(96, 64, 4, 3)
-WHOLE(96, 128, 4, 2)
-WHOLE(128, 64, 4, 3)
-WHOLE(128, 128, 4, 2)
-KERNELS(32, 4, 12, 2, 64)
-KERNELS(64, 3, 12, 2, 64)
-KERNELS(80, 2, 12, 1, 64)
-KERNELS(96, 2, 8, 1, 64)
-KERNELS(128, 2, 8, 1, 32)
-ROW(64)
-ROW(80)
-SIMPLE(float, f32)
-SIMPLE(bf16, bf16)
