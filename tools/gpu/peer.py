@@ -1,11 +1,13 @@
 """PyTorch's training step of CLIP with patch dropout, as OpenCLIP builds it: bf16 autocast, SDPA, torch.compile, fused AdamW.
 
-    peer.py b16|l16 RATIO BATCH
+    peer.py b16|l16 RATIO BATCH ...
 
-Prints samples per second as JSON. OpenCLIP itself is used where it is installed; otherwise the same modules are built here from
+Prints samples per second of each batch as a line of JSON. Where a batch does not fit, its blocks are computed again in the
+backward pass (gradient checkpointing), and the line says so; where even that does not fit, there is no number. OpenCLIP itself is used where it is installed; otherwise the same modules are built here from
 torch.nn alone (pre-norm blocks, packed qkv, GELU MLP), with the same sizes and the patches dropped after the embedding.
 """
 
+import gc
 import json
 import sys
 import time
@@ -13,6 +15,7 @@ import time
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 SIZES = {  # vision layers, width, heads; text layers, width, heads; joint width
     "b16": ((12, 768, 12), (12, 512, 8), 512),
@@ -37,6 +40,16 @@ class Block(nn.Module):
         return x + self.down(F.gelu(self.up(self.ln_2(x))))
 
 
+class Blocks(nn.Sequential):
+    checkpointing = False
+
+    def forward(self, x):
+        for block in self:
+            again = self.checkpointing and isinstance(block, Block)
+            x = checkpoint(block, x, use_reentrant=False) if again else block(x)
+        return x
+
+
 class Clip(nn.Module):
     def __init__(self, vision, text, joint, ratio):
         super().__init__()
@@ -45,13 +58,16 @@ class Clip(nn.Module):
         self.keep = int(patches * (1 - ratio))
         self.conv = nn.Conv2d(3, width, PATCH, PATCH)
         self.cls, self.positions = nn.Parameter(torch.zeros(width)), nn.Parameter(0.02 * torch.randn(patches + 1, width))
-        self.vision = nn.Sequential(*(Block(width, heads) for _ in range(layers)), nn.LayerNorm(width))
+        self.vision = Blocks(*(Block(width, heads) for _ in range(layers)), nn.LayerNorm(width))
         self.embedding = nn.Embedding(VOCAB, text_width)
         self.text_positions = nn.Parameter(0.02 * torch.randn(CONTEXT, text_width))
-        self.text = nn.Sequential(*(Block(text_width, text_heads) for _ in range(text_layers)), nn.LayerNorm(text_width))
+        self.text = Blocks(*(Block(text_width, text_heads) for _ in range(text_layers)), nn.LayerNorm(text_width))
         self.image_projection = nn.Linear(width, joint, bias=False)
         self.text_projection = nn.Linear(text_width, joint, bias=False)
         self.logit_scale = nn.Parameter(torch.tensor(2.659))
+
+    def set_grad_checkpointing(self, on):
+        self.vision.checkpointing = self.text.checkpointing = on
 
     def forward(self, images, tokens):
         x = self.conv(images).flatten(2).transpose(1, 2) + self.positions[1:]
@@ -83,20 +99,23 @@ def open_clip(vision, text, joint, ratio):
             super().__init__()
             self.model = model
 
+        def set_grad_checkpointing(self, on):
+            self.model.set_grad_checkpointing(on)
+
         def forward(self, images, tokens):
             return loss(*self.model(images, tokens))
 
     return Step()
 
 
-def main():
-    name, ratio, batch = sys.argv[1], float(sys.argv[2]), int(sys.argv[3])
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+def measure(name, ratio, batch, checkpointing, device):
+    """The kind of peer and its samples per second."""
     torch.manual_seed(0)
     try:
         model, peer = open_clip(*SIZES[name], ratio), "open_clip"
     except ImportError:
         model, peer = Clip(*SIZES[name], ratio), "torch.nn with OpenCLIP's architecture"
+    model.set_grad_checkpointing(checkpointing)
     model = model.to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.2, fused=device == "cuda")
     compiled = torch.compile(model)
@@ -124,8 +143,27 @@ def main():
         wait()
         times.append(time.perf_counter() - start)
     times.sort()
-    print(json.dumps({"model": name, "mask_ratio": ratio, "batch": batch, "peer": peer, "torch": torch.__version__,
-                      "samples_per_second": batch / times[len(times) // 2]}))
+    return peer, batch / times[len(times) // 2]
+
+
+def main():
+    name, ratio, batches = sys.argv[1], float(sys.argv[2]), [int(batch) for batch in sys.argv[3:]]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    for batch in batches:
+        row = {"model": name, "mask_ratio": ratio, "batch": batch, "torch": torch.__version__, "samples_per_second": None}
+        for checkpointing in [False, True]:
+            try:
+                row["peer"], row["samples_per_second"] = measure(name, ratio, batch, checkpointing, device)
+                row["recompute"] = checkpointing
+                break
+            except torch.OutOfMemoryError:
+                pass
+            finally:
+                torch.compiler.reset()
+                gc.collect()
+                if device == "cuda":
+                    torch.cuda.empty_cache()
+        print(json.dumps(row), flush=True)
 
 
 main()
