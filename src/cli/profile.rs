@@ -24,7 +24,8 @@ use crate::train::{Options, RunFolder, Settings, tokenizer};
 ///
 /// Runs some steps on real batches and prints each part's median time, its model FLOPs and least bytes, and how near it is to
 /// the ceiling that binds it; both ceilings (a copy, a matrix product) are measured on the device itself. Lines marked `again`
-/// are what --recompute makes once more: no model FLOPs.
+/// are what --recompute makes once more: no model FLOPs. The emulator also counts the bytes that each part moves to and from
+/// memory, beside the least that its operands and results allow.
 #[derive(Args)]
 #[command(after_help = "Examples:
   flipk profile
@@ -187,8 +188,10 @@ fn shown(found: &profile::Profile, by: Group) -> String {
         let name = format!("{} {}", line.name, line.direction);
         [name, milliseconds(line.seconds), share, flops, bytes, line.bound.clone(), near]
     };
-    let rows: Vec<_> = group(found, by).iter().map(row).collect();
+    let lines = group(found, by);
+    let rows: Vec<_> = lines.iter().map(row).collect();
     let mut text = table(["", "ms", "step", "TFLOP/s", "GB/s", "bound by", "of limit"], &rows);
+    text += &moved(&lines);
     let totals: Vec<_> =
         found.totals.iter().map(|(part, seconds)| format!("{part} {} ms", milliseconds(*seconds))).collect();
     text += &format!("\n{}\n", totals.join(", "));
@@ -213,6 +216,25 @@ fn shown(found: &profile::Profile, by: Group) -> String {
     text
 }
 
+fn megabytes(bytes: Option<u64>) -> String {
+    bytes.map_or_else(|| "-".to_owned(), |bytes| format!("{:.2}", bytes as f64 / 1e6))
+}
+
+/// What moved, beside the least, where the device counts it.
+fn moved(lines: &[Line]) -> String {
+    let row = |line: &Line| {
+        let over = line.of_least().map_or_else(|| "-".to_owned(), |times| format!("{times:.2}"));
+        [format!("{} {}", line.name, line.direction), megabytes(Some(line.bytes)), megabytes(line.moved_bytes), over]
+    };
+    match lines.iter().any(|line| line.moved_bytes.is_some()) {
+        true => {
+            "\n".to_owned()
+                + &table(["", "MB at least", "MB moved", "of least"], &lines.iter().map(row).collect::<Vec<_>>())
+        }
+        false => String::new(),
+    }
+}
+
 fn compared(before: &profile::Profile, after: &profile::Profile, by: Group) -> String {
     let seconds = |line: &Option<Line>| line.as_ref().map_or_else(|| "-".to_owned(), |line| milliseconds(line.seconds));
     let row = |(old, new): &(Option<Line>, Option<Line>)| {
@@ -222,10 +244,15 @@ fn compared(before: &profile::Profile, after: &profile::Profile, by: Group) -> S
             (Some(old), Some(new)) if new.seconds > 0.0 => format!("{:.2}", old.seconds / new.seconds),
             _ => "-".to_owned(),
         };
-        [name, seconds(old), seconds(new), factor]
+        let moved = |line: &Option<Line>| megabytes(line.as_ref().and_then(|line| line.moved_bytes));
+        [name, seconds(old), seconds(new), factor, moved(old), moved(new)]
     };
     let mut rows: Vec<_> = compare(before, after, by).iter().map(row).collect();
     let (old, new) = (before.step_seconds, after.step_seconds);
-    rows.push(["step".to_owned(), milliseconds(old), milliseconds(new), format!("{:.2}", old / new)]);
-    table(["", "before, ms", "after, ms", "times faster"], &rows)
+    let total = |found: &profile::Profile| {
+        megabytes(found.scopes.iter().map(|scope| scope.moved_bytes).try_fold(0, |sum, moved| Some(sum + moved?)))
+    };
+    let factor = format!("{:.2}", old / new);
+    rows.push(["step".to_owned(), milliseconds(old), milliseconds(new), factor, total(before), total(after)]);
+    table(["", "before, ms", "after, ms", "times faster", "moved before, MB", "after, MB"], &rows)
 }

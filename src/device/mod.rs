@@ -175,6 +175,14 @@ pub trait Device: Sized + Send + Sync + 'static {
     /// Seconds from one moment to another; waits for both.
     fn seconds(&self, from: &Self::Mark, to: &Self::Mark) -> Result<f64, DeviceError>;
 
+    /// Bytes that moved to and from memory between two moments, where the device counts them (the emulated GPU): of each kernel
+    /// the different sectors of 32 bytes that it reads and those that it writes; of each matrix product, copy and fill its
+    /// operands and results, once. What a kernel reads again is taken to come from a cache, and what it finds there of the
+    /// kernel before it to come from memory.
+    fn moved_bytes(&self, _from: &Self::Mark, _to: &Self::Mark) -> Option<u64> {
+        None
+    }
+
     /// Device to host; waits for what computes `from`; lengths are equal.
     fn download<T: Elem>(&self, to: &mut [T], from: Self::View<'_, T>) -> Result<(), DeviceError>;
 

@@ -11,6 +11,7 @@ mod picture;
 mod report;
 mod trace;
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -43,8 +44,11 @@ pub struct Scope {
     pub seconds: f64,
     /// Of matrix products; model work, but for what is made `again`.
     pub flops: u64,
-    /// That must be read or written at least once.
+    /// The least that its passes read and write ([`Work`]).
     pub bytes: u64,
+    /// Those that were read and written, where [the device counts them](crate::device::Device::moved_bytes).
+    #[serde(default)]
+    pub moved_bytes: Option<u64>,
     /// The least time that the ceilings allow.
     pub limit_seconds: f64,
     /// What sets that: `compute` or `memory`.
@@ -89,10 +93,10 @@ pub struct Job {
     pub bar: ProgressBar,
 }
 
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(0.0)
+fn median<T: Copy + Default>(values: impl Iterator<Item = T>, compare: impl Fn(&T, &T) -> Ordering) -> T {
+    let mut values: Vec<T> = values.collect();
+    values.sort_by(compare);
+    values.get(values.len() / 2).copied().unwrap_or_default()
 }
 
 /// Runs a few training steps and times their parts.
@@ -107,7 +111,7 @@ pub fn profile<D: AllOps>(device: Arc<D>, job: &Job, ceilings: Ceilings) -> Resu
     let flip = Flip::with_loss(&settings.model, settings.loss, settings.decay_cls);
     let values = flip.layout().initial_values(settings.seed);
     let mut trainer = Trainer::new(device.clone(), flip, &values, settings.adamw, batch, kept, settings.recompute)?;
-    let (mut waits, mut times) = (Vec::new(), Vec::<Vec<f64>>::new());
+    let (mut waits, mut times, mut moved) = (Vec::new(), Vec::<Vec<f64>>::new(), Vec::<Vec<Option<u64>>>::new());
     for step in 0..job.warm_up + job.steps {
         let data = loader.next_batch()?;
         let marks = trainer.marked_step(&data, 0.0)?;
@@ -116,16 +120,18 @@ pub fn profile<D: AllOps>(device: Arc<D>, job: &Job, ceilings: Ceilings) -> Resu
         if step >= job.warm_up {
             waits.push(data.waited.as_secs_f64());
             times.push(spent);
+            moved.push(marks.windows(2).map(|pair| device.moved_bytes(&pair[0], &pair[1])).collect());
         }
         loader.recycle(data);
         job.bar.inc(1);
     }
     job.bar.finish_and_clear();
-    let seconds = |place: usize| median(times.iter().map(|spent| spent[place]));
-    let scopes = scopes(&trainer, &ceilings, seconds);
+    let seconds = |place: usize| median(times.iter().map(|spent| spent[place]), f64::total_cmp);
+    let moved = |place: usize| median(moved.iter().map(|moved| moved[place]), Ord::cmp);
+    let scopes = scopes(&trainer, &ceilings, |place| (seconds(place), moved(place)));
     let step_seconds: f64 = scopes.iter().map(|scope| scope.seconds).sum();
     let flops = trainer.step_flops();
-    let mut totals = BTreeMap::from([("data wait".to_owned(), median(waits.into_iter()))]);
+    let mut totals = BTreeMap::from([("data wait".to_owned(), median(waits.into_iter(), f64::total_cmp))]);
     for scope in &scopes {
         let part = scope.scope.split('/').next().unwrap_or_default().to_owned();
         *totals.entry(part).or_default() += scope.seconds;
@@ -149,18 +155,23 @@ pub fn profile<D: AllOps>(device: Arc<D>, job: &Job, ceilings: Ceilings) -> Resu
     })
 }
 
-/// The parts of a step in order, timed by `seconds` of their place among the marks.
-fn scopes<D: AllOps>(trainer: &Trainer<D>, ceilings: &Ceilings, seconds: impl Fn(usize) -> f64) -> Vec<Scope> {
+/// The parts of a step in order; `measured` tells their seconds and moved bytes by their place among the marks.
+fn scopes<D: AllOps>(
+    trainer: &Trainer<D>,
+    ceilings: &Ceilings,
+    measured: impl Fn(usize) -> (f64, Option<u64>),
+) -> Vec<Scope> {
     let program = trainer.program();
     let scope = |scope: &str, op: &str, direction: &str, place: usize, work: Work| {
-        let (limit_seconds, bound) = ceilings.limit(work);
+        let ((limit_seconds, bound), (seconds, moved_bytes)) = (ceilings.limit(work), measured(place));
         Scope {
             scope: scope.to_owned(),
             op: op.to_owned(),
             direction: direction.to_owned(),
-            seconds: seconds(place),
+            seconds,
             flops: work.flops,
             bytes: work.bytes,
+            moved_bytes,
             limit_seconds,
             bound: bound.to_owned(),
         }

@@ -22,6 +22,8 @@ pub struct Line {
     pub seconds: f64,
     pub flops: u64,
     pub bytes: u64,
+    /// Where all scopes have it.
+    pub moved_bytes: Option<u64>,
     pub limit_seconds: f64,
     /// What binds most of the limit.
     pub bound: String,
@@ -31,6 +33,11 @@ impl Line {
     /// How near the time is to its limit, where there is one.
     pub fn fraction(&self) -> Option<f64> {
         (self.limit_seconds > 0.0 && self.seconds > 0.0).then(|| self.limit_seconds / self.seconds)
+    }
+
+    /// The moved bytes over those that must move, where both are known.
+    pub fn of_least(&self) -> Option<f64> {
+        self.moved_bytes.filter(|_| self.bytes > 0).map(|moved| moved as f64 / self.bytes as f64)
     }
 }
 
@@ -58,6 +65,7 @@ pub fn group(profile: &Profile, by: Group) -> Vec<Line> {
                 line.seconds += scope.seconds;
                 line.flops += scope.flops;
                 line.bytes += scope.bytes;
+                line.moved_bytes = line.moved_bytes.zip(scope.moved_bytes).map(|(a, b)| a + b);
                 line.limit_seconds += scope.limit_seconds;
                 *compute += by_compute;
             }
@@ -68,6 +76,7 @@ pub fn group(profile: &Profile, by: Group) -> Vec<Line> {
                     seconds: scope.seconds,
                     flops: scope.flops,
                     bytes: scope.bytes,
+                    moved_bytes: scope.moved_bytes,
                     limit_seconds: scope.limit_seconds,
                     bound: String::new(),
                 },
@@ -101,6 +110,7 @@ pub(super) mod tests {
             seconds,
             flops: 10,
             bytes: 5,
+            moved_bytes: (op != "adamw").then_some(6),
             limit_seconds,
             bound: bound.to_owned(),
         };
@@ -134,6 +144,7 @@ pub(super) mod tests {
         let first = &lines[0];
         assert_eq!((first.name.as_str(), first.seconds, first.limit_seconds), ("vision/block_00", 3.0, 2.0));
         assert_eq!((first.bound.as_str(), first.flops), ("compute", 20));
+        assert_eq!((first.moved_bytes, first.of_least(), lines[2].of_least()), (Some(12), Some(1.2), None));
         assert_eq!(group(&sample(), Group::Op).len(), 4);
         let towers = group(&sample(), Group::Tower);
         assert_eq!((towers[1].direction.as_str(), towers[1].fraction()), ("backward", Some(0.75)));

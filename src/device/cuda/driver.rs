@@ -143,11 +143,34 @@ pub struct Limits {
     pub shared: usize,
 }
 
+impl Product {
+    /// Bytes of its operands, its result and what its epilogue reads and writes, each once.
+    pub fn moved_bytes(&self) -> usize {
+        let &Self { m, n, k, operands, result, accumulate, .. } = self;
+        let epilogue = match self.epilogue {
+            Epilogue::None => 0,
+            Epilogue::Bias(_) => n,
+            Epilogue::GeluBias { .. } => n + m * n,
+            Epilogue::GeluSlope { .. } => m * n,
+        };
+        let results = if accumulate { 2 } else { 1 };
+        (m * k + k * n + epilogue) * operands.bytes() + results * m * n * result.bytes()
+    }
+}
+
+/// What an emulated GPU has done since the start.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Done {
+    /// What a GPU would have taken, as the emulator estimates.
+    pub seconds: f64,
+    /// To and from memory ([`Driver::moved_bytes`]).
+    pub moved_bytes: u64,
+}
+
 /// A moment of a GPU's time.
 pub enum Mark {
     Event(cudarc::driver::CudaEvent),
-    /// Seconds since the start that a GPU would have taken, as the emulator estimates.
-    Estimated(f64),
+    Emulated(Done),
 }
 
 /// A GPU, real or emulated. Calls are carried out in order; [`Driver::download`] and [`Driver::synchronize`] wait.
@@ -190,5 +213,10 @@ pub trait Driver: Send + Sync {
     fn mark(&self) -> Result<Mark, DeviceError>;
     /// Seconds from one mark of this driver to another; waits for both.
     fn seconds(&self, from: &Mark, to: &Mark) -> Result<f64, DeviceError>;
+    /// Bytes moved to and from memory between two marks of this driver, where
+    /// [it counts them](crate::device::Device::moved_bytes).
+    fn moved_bytes(&self, _from: &Mark, _to: &Mark) -> Option<u64> {
+        None
+    }
     fn synchronize(&self) -> Result<(), DeviceError>;
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use half::bf16;
 use ptx_emulator::{Counts, Memory, MemoryError, Module, Options, launch};
 
-use super::driver::{Arg, Driver, Epilogue, Grid, Launch, Limits, Mark, Number, Operand, Product};
+use super::driver::{Arg, Done, Driver, Epilogue, Grid, Launch, Limits, Mark, Number, Operand, Product};
 use super::{estimate, kernels};
 use crate::device::product::{How, Operands, Strides, product};
 use crate::device::{DeviceError, Later, Recording};
@@ -14,7 +14,7 @@ use crate::device::{DeviceError, Later, Recording};
 /// What the emulator does beside computing.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct EmulatorOptions {
-    /// Count instructions, traffic and conflicts, to be taken by [`Emulated::take_counts`].
+    /// Count instructions, traffic and conflicts, to be taken by [`Emulated::take_counts`], and estimate times.
     pub count: bool,
     /// A seed by which blocks and warps are put into another order.
     pub order: Option<u64>,
@@ -55,8 +55,7 @@ struct Machine {
     modules: Mutex<HashMap<&'static str, Arc<Module>>>,
     options: EmulatorOptions,
     counts: Mutex<BTreeMap<String, Counts>>,
-    /// Seconds that a GPU would have taken so far.
-    estimated: Mutex<f64>,
+    done: Mutex<Done>,
 }
 
 impl Emulated {
@@ -66,7 +65,7 @@ impl Emulated {
             modules: Mutex::default(),
             options,
             counts: Mutex::default(),
-            estimated: Mutex::default(),
+            done: Mutex::default(),
         };
         Self { machine: Arc::new(machine), recording: Mutex::default(), aside: Mutex::default() }
     }
@@ -109,9 +108,13 @@ impl Machine {
             Call::Copy { to, from, bytes } => {
                 let mut content = vec![0; *bytes];
                 self.download(&mut content, *from)?;
+                self.pass(estimate::copy(2 * bytes), 2 * bytes);
                 self.upload(*to, &content)
             }
-            Call::Zero { to, bytes } => self.upload(*to, &vec![0; *bytes]),
+            Call::Zero { to, bytes } => {
+                self.pass(estimate::copy(*bytes), *bytes);
+                self.upload(*to, &vec![0; *bytes])
+            }
             Call::Forget { address, bytes } => {
                 self.memory.forget(*address, *bytes).map_err(|error| failed("forget", &error))
             }
@@ -129,8 +132,10 @@ impl Machine {
         Ok(module)
     }
 
-    fn pass(&self, seconds: f64) {
-        *self.estimated.lock().unwrap_or_else(PoisonError::into_inner) += seconds;
+    fn pass(&self, seconds: f64, moved_bytes: usize) {
+        let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        done.seconds += seconds;
+        done.moved_bytes += moved_bytes as u64;
     }
 
     fn read(&self, address: u64, len: usize, number: Number) -> Result<Vec<f32>, DeviceError> {
@@ -180,7 +185,7 @@ impl Machine {
         if self.options.count {
             let mut all = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
             all.entry(call.kernel.to_owned()).or_default().add(&counts);
-            self.pass(estimate::launch(&counts));
+            self.pass(estimate::launch(&counts), counts.moved_bytes() as usize);
         }
         Ok(())
     }
@@ -210,7 +215,7 @@ impl Machine {
                 sums.iter_mut().zip(pre).for_each(|(sum, pre)| *sum *= gelu(pre).1);
             }
         }
-        self.pass(estimate::product(call));
+        self.pass(estimate::product(call), call.moved_bytes());
         self.write(d, &sums, result)
     }
 }
@@ -324,13 +329,22 @@ impl Driver for Emulated {
     }
 
     fn mark(&self) -> Result<Mark, DeviceError> {
-        Ok(Mark::Estimated(*self.machine.estimated.lock().unwrap_or_else(PoisonError::into_inner)))
+        Ok(Mark::Emulated(*self.machine.done.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 
     fn seconds(&self, from: &Mark, to: &Mark) -> Result<f64, DeviceError> {
         match (from, to) {
-            (Mark::Estimated(from), Mark::Estimated(to)) => Ok(to - from),
+            (Mark::Emulated(from), Mark::Emulated(to)) => Ok(to.seconds - from.seconds),
             _ => Err(DeviceError::Unsupported { what: "marks of another device".to_owned() }),
+        }
+    }
+
+    fn moved_bytes(&self, from: &Mark, to: &Mark) -> Option<u64> {
+        match (from, to) {
+            (Mark::Emulated(from), Mark::Emulated(to)) if self.machine.options.count => {
+                Some(to.moved_bytes - from.moved_bytes)
+            }
+            _ => None,
         }
     }
 

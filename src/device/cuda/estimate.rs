@@ -34,7 +34,11 @@ pub fn launch(counts: &Counts) -> f64 {
 
 /// Seconds for a matrix product.
 pub fn product(product: &Product) -> f64 {
-    let &Product { m, n, k, operands, result, .. } = product;
-    let moved = (m * k + k * n) * operands.bytes() + m * n * result.bytes();
-    (2.0 * (m * n * k) as f64 / PRODUCTS).max(moved as f64 / BANDWIDTH) + LAUNCH
+    let &Product { m, n, k, .. } = product;
+    (2.0 * (m * n * k) as f64 / PRODUCTS).max(product.moved_bytes() as f64 / BANDWIDTH) + LAUNCH
+}
+
+/// Seconds for a copy or a fill that reads and writes `bytes` together.
+pub fn copy(bytes: usize) -> f64 {
+    bytes as f64 / BANDWIDTH + LAUNCH
 }

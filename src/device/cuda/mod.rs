@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use half::bf16;
 
 pub(crate) use driver::args;
-pub use driver::{Arg, Driver, Epilogue, Grid, Launch, Limits, Mark, Number, Operand, Product};
+pub use driver::{Arg, Done, Driver, Epilogue, Grid, Launch, Limits, Mark, Number, Operand, Product};
 pub use emulated::{Emulated, EmulatorOptions};
 pub use real::Gpu;
 
@@ -241,6 +241,10 @@ impl<T: Activation> Device for Cuda<T> {
 
     fn seconds(&self, from: &Mark, to: &Mark) -> Result<f64, DeviceError> {
         self.driver.seconds(from, to)
+    }
+
+    fn moved_bytes(&self, from: &Mark, to: &Mark) -> Option<u64> {
+        self.driver.moved_bytes(from, to)
     }
 
     fn upload<E: Elem>(&self, to: ViewMut<'_, E>, from: &[E]) -> Result<(), DeviceError> {

@@ -28,6 +28,8 @@ pub struct Traffic {
     /// 32-byte sectors moved for them: those that each warp access touches, but for loads from sectors that the same warp
     /// loaded just before.
     pub sectors: u64,
+    /// Different sectors among them over a whole launch: what caches that keep everything would leave to memory.
+    pub distinct: u64,
 }
 
 impl Traffic {
@@ -36,9 +38,10 @@ impl Traffic {
         if self.sectors == 0 { 1.0 } else { self.bytes as f64 / (32 * self.sectors) as f64 }
     }
 
-    fn add(&mut self, other: &Traffic) {
+    pub(crate) fn add(&mut self, other: &Traffic) {
         self.bytes += other.bytes;
         self.sectors += other.sectors;
+        self.distinct += other.distinct;
     }
 }
 
@@ -51,6 +54,11 @@ pub struct Banks {
 }
 
 impl Counts {
+    /// Bytes of the different sectors that a launch loads and of those that it stores.
+    pub fn moved_bytes(&self) -> u64 {
+        32 * (self.global_loads.distinct + self.global_stores.distinct)
+    }
+
     pub fn add(&mut self, other: &Counts) {
         for (class, count) in &other.instructions {
             *self.instructions.entry(*class).or_default() += count;
@@ -77,6 +85,7 @@ impl std::fmt::Display for Counts {
         for (name, traffic) in [("loaded", &self.global_loads), ("stored", &self.global_stores)] {
             row(&format!("global bytes {name}"), traffic.bytes.to_string())?;
             row("  sectors of 32 bytes", traffic.sectors.to_string())?;
+            row("  different ones", traffic.distinct.to_string())?;
             row("  useful", format!("{:.1} %", 100.0 * traffic.efficiency()))?;
         }
         row("shared passes", self.shared.passes.to_string())?;

@@ -6,6 +6,7 @@ use crate::fault::{Fault, FaultKind};
 use crate::memory::Memory;
 use crate::module::{Kernel, Module};
 use crate::shared::Watch;
+use crate::touched::Touched;
 use rayon::prelude::*;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -88,6 +89,8 @@ pub fn launch(
         check_global: options.unwritten,
         limit: options.limit,
         count: options.count,
+        loaded: Touched::new(global.len()),
+        stored: Touched::new(global.len()),
     };
     let warps = grid.threads().div_ceil(32);
     let order = permutation(grid.block_count(), options.order);

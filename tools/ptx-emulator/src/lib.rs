@@ -15,6 +15,7 @@ mod memory;
 mod module;
 mod parser;
 mod shared;
+mod touched;
 
 pub use counts::{Banks, Counts, Traffic};
 pub use fault::{Fault, FaultKind};

@@ -64,6 +64,7 @@ fn layernorm_moves_each_byte_in_full_sectors() {
         assert_eq!(counts.global_stores.bytes, (4 * x.len()) as u64);
         assert_eq!(counts.global_loads.bytes, (8 * x.len()) as u64, "read twice");
         assert_eq!(counts.global_loads.sectors * 32, counts.global_stores.bytes, "moved once: the cache has it then");
+        assert_eq!(counts.moved_bytes(), 2 * counts.global_stores.bytes, "each sector once each way");
         assert_eq!(counts.instructions[&Class::Shuffle], 11 * 10);
     }
 }
@@ -104,6 +105,8 @@ fn tensor_core_products_agree_with_the_host() {
         }
     }
     assert_eq!(counts.mma_flops, 2 * 64 * 64 * k as u64);
+    let (operands, result) = (2 * 2 * 64 * k as u64, 4 * 64 * 64);
+    assert_eq!(counts.moved_bytes(), operands + result, "whatever several warps read counts once");
     assert_eq!(counts.shared.passes, counts.shared.least, "padded rows have no bank conflicts");
 }
 

@@ -4,6 +4,7 @@ use super::float::Half;
 use super::lanes::{lanes, read};
 use super::rounding::{flush, fma_odd};
 use super::{BlockRun, Done, Warp};
+use crate::counts::Traffic;
 use crate::fault::FaultKind;
 use crate::isa::{Access, AtomOp, Inst, Op, Reg, Space, Ty};
 use crate::shared::{Trouble, passes};
@@ -76,17 +77,21 @@ impl BlockRun<'_> {
                 self.store_matrix(count as usize, trans, offset, warp, s, mask)?;
             }
             Op::CpAsync { bytes, to, from } => {
+                let (mut read, mut addresses) = (0, [u64::MAX; 32]);
                 for lane in lanes(mask) {
                     let at = |reg: Reg, offset: i64| warp.regs.lane(reg, lane).wrapping_add_signed(offset);
                     let (to, from) = (at(s[0], to), at(s[1], from));
                     let size = (warp.regs.lane(s[2], lane) as usize).min(bytes as usize);
+                    if size > 0 {
+                        (read, addresses[lane]) = (read | 1 << lane, from);
+                    }
                     let to = if to >= WINDOW { generic(to).1 } else { to };
                     let start = self.in_shared(to, bytes as usize, lane)?;
                     self.shared.note_copy(start, bytes as usize, true);
                     let (bytes, pc) = (bytes as usize, warp.pc);
                     warp.copies.push(Copy { lane, group: None, to, from, bytes, size, pc });
                 }
-                self.count_global(warp, mask, s[1], from, bytes as usize, true);
+                self.count_global(warp, read, addresses, bytes as usize, true);
             }
             Op::CpCommit => {
                 for copy in warp.copies.iter_mut().filter(|copy| mask >> copy.lane & 1 == 1) {
@@ -177,7 +182,7 @@ impl BlockRun<'_> {
     fn load(&mut self, access: Access, warp: &mut Warp, d: &[Reg], s: &[Reg], mask: u32) -> Done {
         let (size, total) = (access.ty.bytes(), access.ty.bytes() * access.count as usize);
         let mut shared = [None; 32];
-        let mut in_global = 0;
+        let (mut in_global, mut addresses) = (0, [u64::MAX; 32]);
         for lane in lanes(mask) {
             let (space, address) = Self::place(&access, warp, s[0], lane);
             match space {
@@ -207,7 +212,7 @@ impl BlockRun<'_> {
                     }
                 }
                 _ => {
-                    in_global |= 1 << lane;
+                    (in_global, addresses[lane]) = (in_global | 1 << lane, address);
                     let (block, at) = self.in_global(address, total, lane)?;
                     let block = &self.launch.global[block];
                     if self.launch.check_global && !block.was_written(at, total) {
@@ -221,22 +226,14 @@ impl BlockRun<'_> {
             }
         }
         self.count_shared(&shared, total);
-        if in_global != 0 && access.space != Space::Generic {
-            // The base may have been overwritten by what was loaded; that only happens to single-register loads.
-            if d.iter().all(|d| *d != s[0]) {
-                self.count_global(warp, in_global, s[0], access.offset, total, true);
-            } else {
-                self.counts.global_loads.bytes += total as u64 * u64::from(in_global.count_ones());
-                self.counts.global_loads.sectors += u64::from(in_global.count_ones());
-            }
-        }
+        self.count_global(warp, in_global, addresses, total, true);
         Ok(())
     }
 
     fn store(&mut self, access: Access, warp: &mut Warp, s: &[Reg], mask: u32) -> Done {
         let (size, total) = (access.ty.bytes(), access.ty.bytes() * access.count as usize);
         let mut shared = [None; 32];
-        let mut in_global = 0;
+        let (mut in_global, mut addresses) = (0, [u64::MAX; 32]);
         for lane in lanes(mask) {
             let (space, address) = Self::place(&access, warp, s[0], lane);
             match space {
@@ -267,7 +264,7 @@ impl BlockRun<'_> {
                     return Err((kind, Some(lane)));
                 }
                 _ => {
-                    in_global |= 1 << lane;
+                    (in_global, addresses[lane]) = (in_global | 1 << lane, address);
                     let (block, at) = self.in_global(address, total, lane)?;
                     let block = &self.launch.global[block];
                     for (i, s) in s[1..].iter().enumerate() {
@@ -278,9 +275,7 @@ impl BlockRun<'_> {
             }
         }
         self.count_shared(&shared, total);
-        if in_global != 0 {
-            self.count_global(warp, in_global, s[0], access.offset, total, false);
-        }
+        self.count_global(warp, in_global, addresses, total, false);
         Ok(())
     }
 
@@ -447,32 +442,35 @@ impl BlockRun<'_> {
         }
     }
 
-    /// Counts the sectors that a warp's access moves, and its distinct bytes.
-    fn count_global(&mut self, warp: &Warp, mask: u32, base: Reg, offset: i64, bytes: usize, load: bool) {
-        if !self.launch.count {
+    /// Counts the sectors that a warp's access moves, and its distinct bytes; `addresses` are those of the lanes in `mask`.
+    fn count_global(&mut self, warp: &Warp, mask: u32, mut addresses: [u64; 32], bytes: usize, load: bool) {
+        if !self.launch.count || mask == 0 {
             return;
         }
-        let mut addresses = [u64::MAX; 32];
-        for lane in lanes(mask) {
-            addresses[lane] = warp.regs.lane(base, lane).wrapping_add_signed(offset);
-        }
         addresses.sort_unstable();
-        let (mut last, mut sector, mut distinct, mut sectors) = (u64::MAX, u64::MAX, 0, 0);
-        let cached = &mut self.cached[warp.index];
+        let (mut last, mut sector, mut counted) = (u64::MAX, u64::MAX, Traffic::default());
+        let touched = if load { &self.launch.loaded } else { &self.launch.stored };
         for address in addresses.into_iter().take(mask.count_ones() as usize) {
-            distinct += u64::from(address != last);
-            if address / 32 != sector {
-                sector = address / 32;
-                // Stores go through the cache and leave in it what was loaded.
-                let held = &mut cached[sector as usize % CACHED];
-                sectors += u64::from(!load || *held != sector);
-                *held = if load { sector } else { *held };
-            }
+            counted.bytes += if address != last { bytes as u64 } else { 0 };
             last = address;
+            if address / 32 == sector {
+                continue;
+            }
+            sector = address / 32;
+            // Stores go through the cache and leave in it what was loaded.
+            let held = &mut self.cached[warp.index][sector as usize % CACHED];
+            if load && *held == sector {
+                continue;
+            }
+            *held = if load { sector } else { *held };
+            counted.sectors += 1;
+            // An asynchronous copy from outside of memory is reported when it is made.
+            if let Ok((block, at)) = self.find_global(address, 1, 0) {
+                counted.distinct += u64::from(touched.first(block, self.launch.global[block].bytes, at));
+            }
         }
         let traffic = if load { &mut self.counts.global_loads } else { &mut self.counts.global_stores };
-        traffic.bytes += distinct * bytes as u64;
-        traffic.sectors += sectors;
+        traffic.add(&counted);
     }
 }
 

@@ -19,6 +19,7 @@ use crate::launch::Grid;
 use crate::memory::Block as Allocation;
 use crate::module::Kernel;
 use crate::shared::{Shared, Watch, Who};
+use crate::touched::Touched;
 use lanes::{Regs, lanes};
 use std::sync::Arc;
 
@@ -34,6 +35,9 @@ pub struct Launch<'a> {
     pub limit: u64,
     /// Counting takes time of its own.
     pub count: bool,
+    /// Sectors of global memory that were loaded and stored so far, where they are counted.
+    pub loaded: Touched,
+    pub stored: Touched,
 }
 
 /// A fault, at an instruction, perhaps in a lane.
