@@ -59,12 +59,13 @@ impl<T> Var<T> {
     }
 }
 
-/// What one direction of an op costs at least.
+/// What one direction of an op costs at least, as the passes of which it consists: a product, a sum over columns, one side of a
+/// loss.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Work {
     /// Floating-point operations of matrix products; a multiply-add counts as two.
     pub flops: u64,
-    /// Bytes that must be read or written once.
+    /// Bytes that each pass must read or write, each once; without partial sums between passes.
     pub bytes: u64,
 }
 

@@ -1,5 +1,6 @@
 //! `flipk profile`.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use crate::harness::{SMALL, flipk, json};
@@ -35,7 +36,11 @@ fn a_step_is_told_layer_by_layer_on_every_device() {
     let model_work = [&before, &after].map(|file| json(Path::new(file))["model_flops_per_sample"].clone());
     assert_eq!(model_work[0], model_work[1], "what is computed again is no work of the model");
     let ran = flipk(&["profile", "--compare", &before, &after]).expect(0);
-    assert!(ran.stdout.contains("times faster") && ran.stdout.contains("vision/block_00 forward"), "{}", ran.stdout);
+    assert!(
+        ran.stdout.contains("moved before, MB") && ran.stdout.contains("vision/block_00 forward"),
+        "{}",
+        ran.stdout
+    );
     let [fit, more] = ["none", "blocks"].map(|mode| flipk(&["profile", "--fit", "--recompute", mode]).expect(0).stdout);
     assert!(fit.contains("141 GB") && fit.lines().count() == 13, "{fit}");
     let batches = |table: &str| -> Vec<usize> {
@@ -47,6 +52,46 @@ fn a_step_is_told_layer_by_layer_on_every_device() {
     assert!(ran.stderr.contains("cannot write /nowhere/step.json") && ran.stdout.is_empty(), "{}", ran.stderr);
     let ran = flipk(&["profile", "--compare", &before, "Cargo.toml"]).expect(1);
     assert!(ran.stderr.contains("Cargo.toml is neither a profile"), "{}", ran.stderr);
+}
+
+/// In emulation every op moves what its operands and results make necessary, and no more than a tenth beside it: partial sums,
+/// parameters that all rows share, ends of sectors.
+#[test]
+fn no_op_moves_a_tenth_more_than_it_must() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("step.json");
+    let to = format!("--json={}", file.display());
+    // Two widths, several blocks, and more pairs than one tile of logits has.
+    let vision = ["--vision-layers=2", "--vision-width=256"];
+    let text = ["--text-layers=2", "--text-width=192", "--text-heads=3"];
+    let run = ["profile", "--device=emulator", "--data=embedded:noto", "--model=tiny", "--batch=144", &to];
+    let ran = flipk(&[&run[..], &["--profile-steps=1"], &vision, &text].concat()).expect(0);
+    assert!(ran.stdout.contains("MB moved") && ran.stdout.contains("of least"), "{}", ran.stdout);
+    let (mut ops, mut wrong) = (BTreeSet::new(), Vec::new());
+    for scope in json(&file)["scopes"].as_array().unwrap() {
+        let text = |key: &str| scope[key].as_str().unwrap();
+        let (op, least) = (format!("{} {}", text("op"), text("direction")), scope["bytes"].as_u64().unwrap());
+        // Nothing is said of the upload.
+        if least == 0 {
+            continue;
+        }
+        let allowed = match op.as_str() {
+            // A patch's lines are 24 bytes: many end inside a sector, and the rest of it is another patch's, often masked.
+            "gather_patches forward" => 1.0..=1.34,
+            // The shares of the column tiles, which keep all processors busy, are written and added up; they stay in L2.
+            "contrastive backward" => 1.0..=2.4,
+            // Tokens that occur again, as padding does, are read once.
+            "embedding forward" => 0.5..=1.1,
+            _ => 0.99..=1.1,
+        };
+        let share = scope["moved_bytes"].as_u64().unwrap() as f64 / least as f64;
+        if !allowed.contains(&share) {
+            wrong.push(format!("{} {op}: {share:.3} of the least", text("scope")));
+        }
+        ops.insert(op);
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert_eq!(ops.len(), 20, "every op both ways, but for the gather, and the update: {ops:?}");
 }
 
 #[test]

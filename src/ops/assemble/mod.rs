@@ -102,7 +102,9 @@ impl<D: Assemble> Op<D> for AssembleOp<D> {
     fn cost(&self) -> Cost {
         let Shape { batch, kept, width } = self.shape;
         let bytes = act_bytes::<D>(batch * width * (2 * kept + 1));
-        Cost { forward: Work { flops: 0, bytes }, backward: Work { flops: 0, bytes } }
+        // Of the table of positions at least what one sample needs.
+        let table = ((kept + 1) * width * 4) as u64;
+        Cost { forward: Work { flops: 0, bytes: bytes + table }, backward: Work { flops: 0, bytes } }
     }
 
     fn forward(&self, device: &D, on: &Access<D>) -> Result<(), DeviceError> {

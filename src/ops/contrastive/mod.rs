@@ -24,11 +24,12 @@ impl Shape {
     pub(super) fn cost(&self, backward: bool) -> Cost {
         let product = 2 * (self.batch * self.batch * self.width) as u64;
         let tensor = 4 * (self.batch * self.width) as u64;
+        // One pass for the images' side and one for the texts', each over both.
         let backward = match backward {
-            true => Work { flops: 2 * product, bytes: 4 * tensor },
+            true => Work { flops: 2 * product, bytes: 6 * tensor },
             false => Work::default(),
         };
-        Cost { forward: Work { flops: product, bytes: 2 * tensor }, backward }
+        Cost { forward: Work { flops: product, bytes: 4 * tensor }, backward }
     }
 }
 

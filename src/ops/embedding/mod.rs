@@ -84,8 +84,11 @@ impl<D: Embedding> Op<D> for EmbeddingOp<D> {
     fn cost(&self) -> Cost {
         let Shape { batch, context, width, vocab } = self.shape;
         let out = act_bytes::<D>(batch * context * width);
-        let backward = if self.back.is_some() { out + (vocab * width * 4) as u64 } else { 0 };
-        Cost { forward: Work { flops: 0, bytes: 2 * out }, backward: Work { flops: 0, bytes: backward } }
+        let [table, pos] = [vocab, context].map(|rows| (rows * width * 4) as u64);
+        // Once for the tokens and once for the positions.
+        let backward = if self.back.is_some() { 2 * out + table + pos } else { 0 };
+        // As if no token occurred twice.
+        Cost { forward: Work { flops: 0, bytes: 2 * out + pos }, backward: Work { flops: 0, bytes: backward } }
     }
 
     fn forward(&self, device: &D, on: &Access<D>) -> Result<(), DeviceError> {

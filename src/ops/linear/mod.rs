@@ -115,17 +115,20 @@ impl<D: Linear> Op<D> for LinearOp<D> {
     fn cost(&self) -> Cost {
         let Shape { rows, inputs, outputs } = self.shape;
         let flops = 2 * (rows * inputs * outputs) as u64;
-        let tensors = act_bytes::<D>(rows * (inputs + outputs));
-        let saved = if self.gelu.is_some() { act_bytes::<D>(rows * outputs) } else { 0 };
-        let weight = act_bytes::<D>(inputs * outputs);
-        let forward = Work { flops, bytes: tensors + saved + weight };
-        let backward = match &self.back {
-            None => Work::default(),
-            Some(back) => Work {
-                flops: flops * if back.dx.is_some() { 2 } else { 1 },
-                bytes: tensors * if back.dx.is_some() { 2 } else { 1 } + saved + weight + (inputs * outputs * 4) as u64,
-            },
-        };
+        let [x, y, weight] = [rows * inputs, rows * outputs, inputs * outputs].map(act_bytes::<D>);
+        let pre = if self.gelu.is_some() { y } else { 0 };
+        let forward = Work { flops, bytes: x + weight + y + pre };
+        let Some(back) = &self.back else { return Cost { forward, backward: Work::default() } };
+        let passes = [
+            // `dy` becomes the gradient of the GELU's input in place.
+            (back.through_gelu, 3 * y),
+            (back.dbias.is_some(), y),
+            (back.dx.is_some(), y + weight + x),
+            (back.x_gelu.is_some(), x),
+            (true, y + x + (inputs * outputs * 4) as u64),
+        ];
+        let bytes = passes.iter().filter(|(made, _)| *made).map(|(_, bytes)| bytes).sum();
+        let backward = Work { flops: flops * if back.dx.is_some() { 2 } else { 1 }, bytes };
         Cost { forward, backward }
     }
 
