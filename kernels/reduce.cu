@@ -1,13 +1,24 @@
 // Sums in a fixed order: over partial sums, over columns, over everything.
 #include "common.cuh"
 
-// sums[c] (+)= sum over r of partials[r * stride + c], in the order of r. Grid: ceil(width / 256); block: 256.
+// sums[c] (+)= sum over r of partials[r * stride + c]: each of 8 warps every eighth row, and then the warps in order. With so many
+// loads under way at once the wait for memory is that of a few rows, not of all. Grid: ceil(width / 32); block: (32, 8).
 extern "C" __global__ void __launch_bounds__(256) add_partials(const float* partials, float* sums, int rows, int width,
                                                                int stride, int accumulate) {
-    int column = blockIdx.x * 256 + threadIdx.x;
-    if (column >= width) return;
-    float total = accumulate ? sums[column] : 0;
-    for (int row = 0; row < rows; row++) total += partials[(size_t)row * stride + column];
+    constexpr int WARPS = 8;
+    __shared__ float shared[WARPS][32];
+    int column = blockIdx.x * 32 + threadIdx.x;
+    float total = 0;
+    if (column < width) {
+#pragma unroll 4
+        for (int row = threadIdx.y; row < rows; row += WARPS) total += partials[(size_t)row * stride + column];
+    }
+    shared[threadIdx.y][threadIdx.x] = total;
+    __syncthreads();
+    if (threadIdx.y > 0 || column >= width) return;
+    total = accumulate ? sums[column] : 0;
+#pragma unroll
+    for (int warp = 0; warp < WARPS; warp++) total += shared[warp][threadIdx.x];
     sums[column] = total;
 }
 

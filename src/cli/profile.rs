@@ -206,10 +206,17 @@ fn shown(found: &profile::Profile, by: Group) -> String {
     );
     let held: Vec<_> = memory.iter().map(|(what, bytes)| format!("{what} {:.1}", *bytes as f64 / 1e6)).collect();
     text += &format!("memory: {:.1} MB ({})\n", *peak_memory_bytes as f64 / 1e6, held.join(", "));
+    if let (Some(training), Some(first)) = (found.training_step_seconds, found.first_step_seconds) {
+        text += &format!(
+            "op by op {:.2} ms a step; as training makes it {:.2} ms; the first one took {first:.2} s\n",
+            1e3 * step_seconds,
+            1e3 * training
+        );
+    }
     text += &format!(
         "{}: {:.2} ms a step, {samples_per_second:.2} samples/s, {:.2} GFLOP a sample, {:.1} % of the product ceiling\n",
         found.device,
-        1e3 * step_seconds,
+        1e3 * found.training_step_seconds.unwrap_or(*step_seconds),
         found.model_flops_per_sample as f64 / 1e9,
         100.0 * found.model_flop_utilisation
     );

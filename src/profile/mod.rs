@@ -14,12 +14,14 @@ mod trace;
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use indicatif::ProgressBar;
 use serde::{Deserialize, Serialize};
 
 use crate::autograd::{Step, Work};
-use crate::data::{Dataset, Loader, Position, Tokenizer};
+use crate::data::{Batch, Dataset, Loader, Position, Tokenizer};
+use crate::device::DeviceError;
 use crate::model::Flip;
 use crate::ops::AllOps;
 use crate::train::{Settings, TrainError, Trainer};
@@ -62,10 +64,16 @@ pub struct Profile {
     pub model: String,
     pub mask_ratio: f64,
     pub batch: usize,
-    /// Without waiting for data.
+    /// Of steps as training makes them, or where these are not measured, of [`Self::step_seconds`]; waiting for data not counted.
     pub samples_per_second: f64,
-    /// Upload, forward, backward and update.
+    /// Upload, forward, backward and update, op by op: the sum of the scopes.
     pub step_seconds: f64,
+    /// A step as training makes it: recorded, the next batch brought meanwhile, nothing marked. Not known in emulation.
+    #[serde(default)]
+    pub training_step_seconds: Option<f64>,
+    /// The first step, which loads what the device needs. Not known in emulation.
+    #[serde(default)]
+    pub first_step_seconds: Option<f64>,
     /// Median wait for the next batch before a step.
     pub data_wait_seconds: f64,
     pub model_flops_per_sample: u64,
@@ -111,12 +119,15 @@ pub fn profile<D: AllOps>(device: Arc<D>, job: &Job, ceilings: Ceilings) -> Resu
     let flip = Flip::with_loss(&settings.model, settings.loss, settings.decay_cls);
     let values = flip.layout().initial_values(settings.seed);
     let mut trainer = Trainer::new(device.clone(), flip, &values, settings.adamw, batch, kept, settings.recompute)?;
+    let mut first_step = None;
     let (mut waits, mut times, mut moved) = (Vec::new(), Vec::<Vec<f64>>::new(), Vec::<Vec<Option<u64>>>::new());
     for step in 0..job.warm_up + job.steps {
         let data = loader.next_batch()?;
+        let start = Instant::now();
         let marks = trainer.marked_step(&data, 0.0)?;
         let between = marks.windows(2).map(|pair| device.seconds(&pair[0], &pair[1]));
         let spent = between.collect::<Result<Vec<f64>, _>>()?;
+        first_step.get_or_insert(start.elapsed().as_secs_f64());
         if step >= job.warm_up {
             waits.push(data.waited.as_secs_f64());
             times.push(spent);
@@ -125,12 +136,17 @@ pub fn profile<D: AllOps>(device: Arc<D>, job: &Job, ceilings: Ceilings) -> Resu
         loader.recycle(data);
         job.bar.inc(1);
     }
+    // What an emulated GPU takes is not what its emulation takes.
+    let training = match device.probe_sizes() {
+        Some(_) => Some(training_step(&mut trainer, &loader.next_batch()?, job.steps)?),
+        None => None,
+    };
     job.bar.finish_and_clear();
     let seconds = |place: usize| median(times.iter().map(|spent| spent[place]), f64::total_cmp);
     let moved = |place: usize| median(moved.iter().map(|moved| moved[place]), Ord::cmp);
     let scopes = scopes(&trainer, &ceilings, |place| (seconds(place), moved(place)));
     let step_seconds: f64 = scopes.iter().map(|scope| scope.seconds).sum();
-    let flops = trainer.step_flops();
+    let (flops, per_step) = (trainer.step_flops(), training.unwrap_or(step_seconds));
     let mut totals = BTreeMap::from([("data wait".to_owned(), median(waits.into_iter(), f64::total_cmp))]);
     for scope in &scopes {
         let part = scope.scope.split('/').next().unwrap_or_default().to_owned();
@@ -142,17 +158,34 @@ pub fn profile<D: AllOps>(device: Arc<D>, job: &Job, ceilings: Ceilings) -> Resu
         model: job.model.clone(),
         mask_ratio: settings.loader.mask_ratio,
         batch,
-        samples_per_second: batch as f64 / step_seconds,
+        samples_per_second: batch as f64 / per_step,
         step_seconds,
+        training_step_seconds: training,
+        first_step_seconds: first_step.filter(|_| training.is_some()),
         data_wait_seconds: totals["data wait"],
         model_flops_per_sample: flops / batch as u64,
-        model_flop_utilisation: flops as f64 / step_seconds / ceilings.flops_per_second,
+        model_flop_utilisation: flops as f64 / per_step / ceilings.flops_per_second,
         peak_memory_bytes,
         memory,
         totals,
         ceilings,
         scopes,
     })
+}
+
+/// Seconds of a step as training makes it.
+fn training_step<D: AllOps>(trainer: &mut Trainer<D>, batch: &Batch, steps: usize) -> Result<f64, DeviceError> {
+    // The second step is recorded, where the device can.
+    for _ in 0..2 {
+        trainer.submit(batch, 0.0)?;
+    }
+    trainer.settle()?;
+    let start = Instant::now();
+    for _ in 0..steps {
+        trainer.submit(batch, 0.0)?;
+    }
+    trainer.settle()?;
+    Ok(start.elapsed().as_secs_f64() / steps.max(1) as f64)
 }
 
 /// The parts of a step in order; `measured` tells their seconds and moved bytes by their place among the marks.

@@ -121,6 +121,8 @@ pub(super) mod tests {
             batch: 4,
             samples_per_second: 0.5,
             step_seconds: 8.0,
+            training_step_seconds: None,
+            first_step_seconds: None,
             data_wait_seconds: 0.0,
             model_flops_per_sample: 10,
             model_flop_utilisation: 0.5,

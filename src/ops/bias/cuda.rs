@@ -39,7 +39,7 @@ pub fn column_sums<T: Activation>(
     add_partials(device, scratch.address(), (blocks, width, width), (sums, accumulate))
 }
 
-/// `sums (+)=` the `rows` rows of `width` partial sums, in order; a row begins `stride` after the one before.
+/// `sums (+)=` the `rows` rows of `width` partial sums, in a fixed order; a row begins `stride` after the one before.
 pub fn add_partials<T: Activation>(
     device: &Cuda<T>,
     partials: u64,
@@ -47,5 +47,6 @@ pub fn add_partials<T: Activation>(
     (sums, accumulate): (ViewMut<'_, f32>, bool),
 ) -> Result<(), DeviceError> {
     let args = args![partials, sums.address(), rows as i32, width as i32, stride as i32, i32::from(accumulate)];
-    device.launch("reduce", "add_partials", Grid::line(width.div_ceil(256), 256), args)
+    let grid = Grid { threads: [32, 8, 1], ..Grid::line(width.div_ceil(32), 32) };
+    device.launch("reduce", "add_partials", grid, args)
 }
