@@ -82,8 +82,10 @@ fn no_op_moves_a_tenth_more_than_it_must() {
         let allowed = match op.as_str() {
             // A patch's lines are 24 bytes: many end inside a sector, and the rest of it is another patch's, often masked.
             "gather_patches forward" => 1.0..=1.34,
-            // The shares of the column tiles, which keep all processors busy, are written and added up; they stay in L2.
-            "contrastive backward" => 1.0..=2.4,
+            // Both sides' f16 halves for the tensor cores are written by a pass of their own and read again; they stay in L2, as do
+            // the shares of the column tiles, which keep all processors busy and are added up (backwards).
+            "contrastive forward" => 1.0..=2.4,
+            "contrastive backward" => 1.0..=3.9,
             // Tokens that occur again, as padding does, are read once.
             "embedding forward" => 0.5..=1.1,
             _ => 0.99..=1.1,
