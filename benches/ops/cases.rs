@@ -64,7 +64,7 @@ impl<D: Parts> Bench<D> {
                 self.block(&format!("{model} {ratio}"), &config.vision, [batch, kept + 1])?;
             }
             for context in [32, 77] {
-                self.embedding(&format!("{model} text {context}"), &config, [batch, context])?;
+                self.text_side(&format!("{model} text {context}"), &config, [batch, context])?;
                 self.block(&format!("{model} text {context}"), &config.text, [batch, context])?;
             }
             let tokens = kept_patches(config.patches(), 0.5) + 1;
@@ -133,12 +133,17 @@ impl<D: Parts> Bench<D> {
         })
     }
 
-    fn embedding(&mut self, name: &str, config: &ModelConfig, [batch, context]: [usize; 2]) -> Done {
+    fn text_side(&mut self, name: &str, config: &ModelConfig, [batch, context]: [usize; 2]) -> Done {
         let (width, vocab) = (config.text.width, config.vocab);
         self.tape(&[&[vocab, width], &[context, width]], |on, params| {
             let tokens = on.input(batch * context, move || captions(batch, context, vocab));
             on.name(format!("embedding {name}"), &[batch, context, width]);
             Some(on.tape.embedding(tokens, batch, params[0], params[1]))
+        })?;
+        self.tape(&[], |on, _| {
+            let x = on.var::<D::Act>(&[batch, context, width], 1.0);
+            on.name(format!("first_tokens {name}"), &[batch, context, width]);
+            Some(on.tape.first_tokens(x))
         })
     }
 

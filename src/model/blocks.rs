@@ -38,6 +38,13 @@ struct Block {
     down: Weights,
 }
 
+/// What of a tower's tokens its embedding is made from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tokens {
+    All,
+    First,
+}
+
 /// A stack of blocks with the normalisation after it.
 pub(super) struct Transformer {
     blocks: Vec<Block>,
@@ -67,19 +74,26 @@ impl Transformer {
         Self { blocks, heads: config.heads, final_norm: norm(layout, final_norm, width, eps) }
     }
 
-    /// `x: [batch, tokens, width]` to the same shape, normalised. Each residual sum is fused with the normalisation after
-    /// it, so a block hands its last branch on unsummed.
-    pub fn record<D: AllOps>(&self, tape: &mut Tape<D>, x: Var<D::Act>) -> Var<D::Act> {
+    /// `x: [batch, tokens, width]` to the `read` tokens of the same shape, normalised. Each residual sum is fused with the
+    /// normalisation after it, so a block hands its last branch on unsummed.
+    ///
+    /// Only attention looks at other tokens. So where the first alone is read, the last block works on nothing else after
+    /// its attention; what is left out there does not count as model FLOPs either.
+    pub fn record<D: AllOps>(&self, tape: &mut Tape<D>, x: Var<D::Act>, read: Tokens) -> Var<D::Act> {
         let (mut stream, mut branch) = (x, None);
         for (index, block) in self.blocks.iter().enumerate() {
             let name = format!("block_{index:02}");
+            let first = read == Tokens::First && index + 1 == self.blocks.len();
             (stream, branch) = tape.scope(&name, |tape| {
                 tape.block(|tape| {
                     let (sum, normal) = tape.residual_layernorm(stream, branch, block.norm1);
-                    let attended = tape.scope("attention", |tape| {
+                    let (sum, attended) = tape.scope("attention", |tape| {
                         let qkv = tape.linear(normal, block.qkv, None);
-                        let attended = tape.attention(qkv, self.heads, false);
-                        tape.linear(attended, block.out, None)
+                        let (mut sum, mut attended) = (sum, tape.attention(qkv, self.heads, false));
+                        if first {
+                            (sum, attended) = (tape.first_tokens(sum), tape.first_tokens(attended));
+                        }
+                        (sum, tape.linear(attended, block.out, None))
                     });
                     let (sum, normal) = tape.residual_layernorm(sum, Some(attended), block.norm2);
                     let mlp = tape.scope("mlp", |tape| {

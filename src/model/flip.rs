@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::blocks::{Transformer, linear, projection};
+use super::blocks::{Tokens, Transformer, linear, projection};
 use super::config::{Loss, ModelConfig};
 use super::positions::sincos_2d;
 use crate::autograd::{Init, Layout, ParamId, Slot, Tape, Var};
@@ -108,7 +108,7 @@ impl Flip {
                 let patches = tape.linear(rows, self.patch, None);
                 tape.assemble(patches, ids, self.cls, Positions::Fixed(table))
             });
-            let x = self.vision.record(tape, x);
+            let x = self.vision.record(tape, x, Tokens::All);
             let z = tape.scope("project", |tape| {
                 let pooled = tape.pool(x, Pooling::Mean);
                 let projected = tape.projection(pooled, self.vision_projection);
@@ -123,9 +123,9 @@ impl Flip {
         tape.scope("text", |tape| {
             let tokens = tape.input(batch * self.config.context);
             let x = tape.scope("embed", |tape| tape.embedding(tokens, batch, self.tokens, self.text_positions));
-            let x = self.text.record(tape, x);
+            let x = self.text.record(tape, x, Tokens::First);
             let z = tape.scope("project", |tape| {
-                let pooled = tape.pool(x, Pooling::First);
+                let pooled = tape.pool(x, Pooling::Mean);
                 let projected = tape.projection(pooled, self.text_projection);
                 tape.l2norm(projected)
             });

@@ -10,6 +10,7 @@ pub mod attention;
 pub mod bias;
 pub mod contrastive;
 pub mod embedding;
+pub mod first_tokens;
 pub mod gather_patches;
 pub mod gelu;
 pub mod l2norm;
@@ -32,6 +33,7 @@ pub trait AllOps:
     + attention::Attention
     + contrastive::Contrastive
     + embedding::Embedding
+    + first_tokens::FirstTokens
     + gather_patches::GatherPatches
     + l2norm::L2Norm
     + layernorm::LayerNorm
@@ -50,6 +52,7 @@ impl<D> AllOps for D where
         + attention::Attention
         + contrastive::Contrastive
         + embedding::Embedding
+        + first_tokens::FirstTokens
         + gather_patches::GatherPatches
         + l2norm::L2Norm
         + layernorm::LayerNorm

@@ -6,6 +6,7 @@ mod budget;
 mod contrastive;
 mod elementwise;
 mod embedding;
+mod first_tokens;
 mod gather_patches;
 mod harness;
 mod layernorm;

@@ -150,6 +150,16 @@ fn pooling_takes_the_mean_the_first_or_the_named_token() {
 }
 
 #[test]
+fn first_tokens_are_taken() {
+    for (batch, tokens, width) in [(3, 4, 5), (2, 1, 7)] {
+        Case { inputs: &[&[batch, tokens, width]], params: &[] }.check(
+            |tape, x, _| tape.first_tokens(x[0]),
+            |operands| operands[0].chunks_exact(tokens * width).flat_map(|x| x[..width].to_vec()).collect(),
+        );
+    }
+}
+
+#[test]
 fn l2norm_makes_unit_rows() {
     // A row of one has no gradient: its result is its sign.
     for width in [2, 3, 40] {
