@@ -46,3 +46,44 @@ fn with_residual() {
         );
     }
 }
+
+/// The mean of each sample's `tokens` rows.
+fn mean(rows: &[f64], tokens: usize, width: usize) -> Vec<f64> {
+    let samples = rows.chunks_exact(tokens * width);
+    let mean = |sample: &[f64], i: usize| sample.iter().skip(i).step_by(width).sum::<f64>() / tokens as f64;
+    samples.flat_map(|sample| (0..width).map(|i| mean(sample, i)).collect::<Vec<_>>()).collect()
+}
+
+#[test]
+fn pooled() {
+    for (batch, tokens, width) in [(1, 1, 3), (3, 1, 16), (3, 5, 5), (2, 66, 37), (2, 3, 1280)] {
+        let shape = [batch, tokens, width];
+        Case { inputs: &[&shape, &shape], params: &[&[width], &[width]] }.check(
+            |tape, x, p| tape.pooled_norm(x[0], x[1], Norm { gamma: p[0], beta: p[1], eps: EPS }),
+            |operands| {
+                let sum: Vec<f64> = operands[0].iter().zip(&operands[1]).map(|(x, delta)| x + delta).collect();
+                mean(&layernorm(&sum, &operands[2], &operands[3]), tokens, width)
+            },
+        );
+    }
+}
+
+/// Behind another normalisation, as in a tower, and with its parameters, whose gradients are then sums of two.
+#[test]
+fn pooled_after_a_block() {
+    let (batch, tokens, width) = (3, 4, 7);
+    let shape = [batch, tokens, width];
+    Case { inputs: &[&shape, &shape], params: &[&[width], &[width]] }.check(
+        |tape, x, p| {
+            let norm = Norm { gamma: p[0], beta: p[1], eps: EPS };
+            let (sum, y) = tape.residual_layernorm(x[0], Some(x[1]), norm);
+            tape.pooled_norm(sum, y, norm)
+        },
+        |operands| {
+            let sum: Vec<f64> = operands[0].iter().zip(&operands[1]).map(|(x, delta)| x + delta).collect();
+            let y = layernorm(&sum, &operands[2], &operands[3]);
+            let sum: Vec<f64> = sum.iter().zip(&y).map(|(x, delta)| x + delta).collect();
+            mean(&layernorm(&sum, &operands[2], &operands[3]), tokens, width)
+        },
+    );
+}
