@@ -101,12 +101,13 @@ impl<D: PooledNorm> Op<D> for PooledNormOp<D> {
 
     fn cost(&self) -> Cost {
         let Shape { batch, tokens, width } = self.shape;
-        // Besides the sequences: statistics, and two rows a sample.
-        let work = |sequences: usize| Work {
+        // Besides the sequences: statistics, and some rows of f32 a sample. Backwards these are its gradient, which the parameters'
+        // pass reads again, and what was pooled.
+        let work = |sequences: usize, rows: usize| Work {
             flops: 0,
-            bytes: act_bytes::<D>(sequences * batch * tokens * width) + 8 * (batch * (tokens + width)) as u64,
+            bytes: act_bytes::<D>(sequences * batch * tokens * width) + (batch * (8 * tokens + 4 * rows * width)) as u64,
         };
-        Cost { forward: work(2), backward: self.back.as_ref().map_or(Work::default(), |_| work(3)) }
+        Cost { forward: work(2, 2), backward: self.back.as_ref().map_or(Work::default(), |_| work(3, 3)) }
     }
 
     fn forward(&self, device: &D, on: &Access<D>) -> Result<(), DeviceError> {
