@@ -97,7 +97,7 @@ fn no_op_moves_a_tenth_more_than_it_must() {
         ops.insert(op);
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert_eq!(ops.len(), 20, "every op both ways, but for the gather, and the update: {ops:?}");
+    assert_eq!(ops.len(), 22, "every op both ways, but for the gather, and the update: {ops:?}");
 }
 
 #[test]

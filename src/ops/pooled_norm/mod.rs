@@ -105,7 +105,8 @@ impl<D: PooledNorm> Op<D> for PooledNormOp<D> {
         // pass reads again, and what was pooled.
         let work = |sequences: usize, rows: usize| Work {
             flops: 0,
-            bytes: act_bytes::<D>(sequences * batch * tokens * width) + (batch * (8 * tokens + 4 * rows * width)) as u64,
+            bytes: act_bytes::<D>(sequences * batch * tokens * width)
+                + (batch * (8 * tokens + 4 * rows * width)) as u64,
         };
         Cost { forward: work(2, 2), backward: self.back.as_ref().map_or(Work::default(), |_| work(3, 3)) }
     }
