@@ -8,6 +8,7 @@ use flipk::ops::gather_patches::Shape as Gather;
 use flipk::ops::gelu::Gelu;
 use flipk::ops::layernorm::Norm;
 use flipk::ops::linear::Weights;
+use flipk::ops::pool::Pooling;
 use flipk::random::{Purpose, Random};
 
 use crate::measure::{Bench, Done, normals, random};
@@ -149,14 +150,12 @@ impl<D: Parts> Bench<D> {
     /// From a tower's last tokens to the joint space.
     fn head(&mut self, name: &str, config: &ModelConfig, [batch, tokens]: [usize; 2]) -> Done {
         let (width, joint) = (config.vision.width, config.embed_dim);
-        let shape = [batch, tokens, width];
-        self.tape(&[&[width], &[width], &[width, joint]], |on, params| {
-            let (x, added) = (on.var::<D::Act>(&shape, 1.0), on.var::<D::Act>(&shape, 1.0));
-            let norm = Norm { gamma: params[0], beta: params[1], eps: 1e-6 };
-            on.name(format!("pooled_norm {name}"), &shape);
-            let pooled = on.tape.pooled_norm(x, added, norm);
+        self.tape(&[&[width, joint]], |on, params| {
+            let x = on.var::<D::Act>(&[batch, tokens, width], 1.0);
+            on.name(format!("pool {name}"), &[batch, tokens, width]);
+            let pooled = on.tape.pool(x, Pooling::Mean);
             on.name(format!("projection {name}"), &[batch, width, joint]);
-            let projected = on.tape.projection(pooled, params[2]);
+            let projected = on.tape.projection(pooled, params[0]);
             on.name(format!("l2norm {name}"), &[batch, joint]);
             Some(on.tape.l2norm(projected))
         })

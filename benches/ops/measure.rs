@@ -8,10 +8,9 @@ use criterion::{Criterion, Throughput};
 use flipk::autograd::{Backward, Init, Layout, ParamId, Parameters, Program, Slot, Step, Tape, Var, Work};
 use flipk::device::{Device, DeviceError, Elem, Real};
 use flipk::ops::AllOps;
+use flipk::ops::pool::{Place, Shape as Pool};
 use flipk::profile::{BenchRow, Ceilings};
 use flipk::random::{Purpose, Random};
-
-use crate::parts::Parts;
 
 pub type Done = Result<(), DeviceError>;
 
@@ -69,23 +68,18 @@ impl<D: Device, T: Elem> Block<D, T> {
 pub struct Flush<D: Device> {
     large: Block<D, D::Act>,
     sums: Block<D, f32>,
-    scratch: Block<D, f32>,
 }
 
-impl<D: Parts> Flush<D> {
-    const SHAPE: [usize; 2] = [1 << 17, 1024];
+impl<D: AllOps> Flush<D> {
+    const SHAPE: Pool = Pool { batch: 1024, tokens: 128, width: 1024 };
 
     pub fn new(device: &D) -> Result<Self, DeviceError> {
-        let [rows, width] = Self::SHAPE;
-        Ok(Self {
-            large: Block::new(device, rows * width)?,
-            sums: Block::new(device, width)?,
-            scratch: Block::new(device, D::sums_scratch(rows, width))?,
-        })
+        let Pool { batch, tokens, width } = Self::SHAPE;
+        Ok(Self { large: Block::new(device, batch * tokens * width)?, sums: Block::new(device, batch * width)? })
     }
 
     fn run(&mut self, device: &D) -> Done {
-        device.column_sums(Self::SHAPE, self.large.read(), self.sums.write(), self.scratch.write())
+        device.pool_forward(&Self::SHAPE, Place::Mean, self.large.read(), self.sums.write())
     }
 }
 
@@ -96,7 +90,7 @@ pub struct Case {
     pub work: Work,
 }
 
-pub struct Bench<D: Parts> {
+pub struct Bench<D: AllOps> {
     pub device: Arc<D>,
     pub ceilings: Ceilings,
     pub criterion: Criterion,
@@ -105,7 +99,7 @@ pub struct Bench<D: Parts> {
     pub left_out: Vec<(String, String)>,
 }
 
-impl<D: Parts> Bench<D> {
+impl<D: AllOps> Bench<D> {
     /// Times `run`, if criterion's filter lets it; `fill` comes before the first call only.
     ///
     /// # Panics

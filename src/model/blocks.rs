@@ -74,12 +74,12 @@ impl Transformer {
         Self { blocks, heads: config.heads, final_norm: norm(layout, final_norm, width, eps) }
     }
 
-    /// `x: [batch, tokens, width]` to `[batch, width]`, the mean over the `read` tokens, normalised. Each residual sum is fused
-    /// with the normalisation after it, so a block hands its last branch on unsummed.
+    /// `x: [batch, tokens, width]` to the `read` tokens of the same shape, normalised. Each residual sum is fused with the
+    /// normalisation after it, so a block hands its last branch on unsummed.
     ///
     /// Only attention looks at other tokens. So where the first alone is read, the last block works on nothing else after
     /// its attention; what is left out there does not count as model FLOPs either.
-    pub fn record<D: AllOps>(&self, tape: &mut Tape<D>, x: Var<D::Act>, read: Tokens) -> Var<f32> {
+    pub fn record<D: AllOps>(&self, tape: &mut Tape<D>, x: Var<D::Act>, read: Tokens) -> Var<D::Act> {
         let (mut stream, mut branch) = (x, None);
         for (index, block) in self.blocks.iter().enumerate() {
             let name = format!("block_{index:02}");
@@ -104,7 +104,6 @@ impl Transformer {
                 })
             });
         }
-        let Some(branch) = branch else { panic!("a tower has a block: ModelConfig::check") };
-        tape.scope("final_norm", |tape| tape.pooled_norm(stream, branch, self.final_norm))
+        tape.scope("final_norm", |tape| tape.residual_layernorm(stream, branch, self.final_norm).1)
     }
 }

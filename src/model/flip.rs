@@ -10,6 +10,7 @@ use crate::ops::AllOps;
 use crate::ops::assemble::Positions;
 use crate::ops::gather_patches::Shape as Gather;
 use crate::ops::linear::Weights;
+use crate::ops::pool::Pooling;
 
 /// The parameters of both towers, laid out in one arena under OpenCLIP's names.
 pub struct Flip {
@@ -107,8 +108,9 @@ impl Flip {
                 let patches = tape.linear(rows, self.patch, None);
                 tape.assemble(patches, ids, self.cls, Positions::Fixed(table))
             });
-            let pooled = self.vision.record(tape, x, Tokens::All);
+            let x = self.vision.record(tape, x, Tokens::All);
             let z = tape.scope("project", |tape| {
+                let pooled = tape.pool(x, Pooling::Mean);
                 let projected = tape.projection(pooled, self.vision_projection);
                 tape.l2norm(projected)
             });
@@ -121,8 +123,9 @@ impl Flip {
         tape.scope("text", |tape| {
             let tokens = tape.input(batch * self.config.context);
             let x = tape.scope("embed", |tape| tape.embedding(tokens, batch, self.tokens, self.text_positions));
-            let pooled = self.text.record(tape, x, Tokens::First);
+            let x = self.text.record(tape, x, Tokens::First);
             let z = tape.scope("project", |tape| {
+                let pooled = tape.pool(x, Pooling::Mean);
                 let projected = tape.projection(pooled, self.text_projection);
                 tape.l2norm(projected)
             });

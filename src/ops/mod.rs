@@ -17,7 +17,7 @@ pub mod l2norm;
 pub mod layernorm;
 pub mod linear;
 mod logits;
-pub mod pooled_norm;
+pub mod pool;
 pub mod projection;
 pub mod sigmoid;
 pub mod simd;
@@ -38,7 +38,7 @@ pub trait AllOps:
     + l2norm::L2Norm
     + layernorm::LayerNorm
     + linear::Linear
-    + pooled_norm::PooledNorm
+    + pool::Pool
     + projection::Projection
     + sigmoid::Sigmoid
 {
@@ -57,7 +57,7 @@ impl<D> AllOps for D where
         + l2norm::L2Norm
         + layernorm::LayerNorm
         + linear::Linear
-        + pooled_norm::PooledNorm
+        + pool::Pool
         + projection::Projection
         + sigmoid::Sigmoid
 {

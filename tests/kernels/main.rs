@@ -13,6 +13,6 @@ mod layernorm;
 mod linear;
 mod model;
 mod optimizer;
+mod pool;
 mod recompute;
 mod recording;
-mod tail;

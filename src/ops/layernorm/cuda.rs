@@ -16,10 +16,10 @@ fn instances<T: Activation>() -> &'static [usize] {
     if T::PACK == 8 { &[1, 2, 3, 4, 5, 8] } else { &[4, 8, 16] }
 }
 
-/// The least instance of `op` that holds a row in one warp.
-pub fn packs<T: Activation>(op: &'static str, width: usize) -> Result<usize, DeviceError> {
-    Cuda::<T>::check_width(op, width)?;
-    let most = || DeviceError::Unsupported { what: format!("{op}: a width of {width}; at most 2048 on a GPU") };
+/// The least instance that holds a row in one warp.
+fn packs<T: Activation>(width: usize) -> Result<usize, DeviceError> {
+    Cuda::<T>::check_width("layernorm", width)?;
+    let most = || DeviceError::Unsupported { what: format!("layernorm: a width of {width}; at most 2048 on a GPU") };
     instances::<T>().iter().copied().find(|packs| 32 * packs * T::PACK >= width).ok_or_else(most)
 }
 
@@ -37,7 +37,7 @@ impl<T: Activation> LayerNorm for Cuda<T> {
     fn layernorm_forward(&self, shape: &Shape, operands: Forward<'_, Self>) -> Result<(), DeviceError> {
         let Forward { x, delta_sum, gamma, beta, eps, y, mean, rstd } = operands;
         let (delta, sum) = delta_sum.map_or((0, 0), |(delta, sum)| (delta.address(), sum.address()));
-        let kernel = format!("layernorm_forward_{}_{}", T::SUFFIX, packs::<T>("layernorm", shape.width)?);
+        let kernel = format!("layernorm_forward_{}_{}", T::SUFFIX, packs::<T>(shape.width)?);
         let [rows, width] = [shape.rows, shape.width].map(|size| size as i32);
         let (gamma, beta, mean, rstd) = (gamma.address(), beta.address(), mean.address(), rstd.address());
         let args = args![x.address(), delta, sum, gamma, beta, y.address(), mean, rstd, rows, width, eps];
@@ -47,7 +47,7 @@ impl<T: Activation> LayerNorm for Cuda<T> {
     fn layernorm_backward(&self, shape: &Shape, operands: BackwardOperands<'_, Self>) -> Result<(), DeviceError> {
         let BackwardOperands { dy, x, gamma, mean, rstd, dx: (dx, add), dgamma, dbeta, scratch } = operands;
         let &Shape { rows, width } = shape;
-        let packs = packs::<T>("layernorm", width)?;
+        let packs = packs::<T>(width)?;
         let kernel = format!("layernorm_backward_{}_{packs}", T::SUFFIX);
         let blocks = blocks(rows);
         let shared = 2 * WARPS * packs * T::PACK / 4 * STRIDE * 16;

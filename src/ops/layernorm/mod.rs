@@ -7,7 +7,7 @@
 //! `x` and `delta` both get `ds`, as one buffer: the residual stream's gradient, updated in place.
 
 pub mod cpu;
-pub(in crate::ops) mod cuda;
+mod cuda;
 
 use super::act_bytes;
 use crate::autograd::{Access, Backward, Cost, Op, ParamGrad, ParamId, Slot, Tape, Var, Work};
