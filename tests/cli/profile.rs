@@ -80,6 +80,8 @@ fn no_op_moves_a_tenth_more_than_it_must() {
             continue;
         }
         let allowed = match op.as_str() {
+            // One row a text: the partial sums of gamma and beta are more than a tenth of so few rows.
+            "layernorm backward" if text("scope") == "text/final_norm" => 0.99..=1.2,
             // A patch's lines are 24 bytes: many end inside a sector, and the rest of it is another patch's, often masked.
             "gather_patches forward" => 1.0..=1.34,
             // Both sides' f16 halves for the tensor cores are written by a pass of their own and read again; they stay in L2, as do
