@@ -8,7 +8,6 @@ use flipk::ops::gather_patches::Shape as Gather;
 use flipk::ops::gelu::Gelu;
 use flipk::ops::layernorm::Norm;
 use flipk::ops::linear::Weights;
-use flipk::ops::pool::Pooling;
 use flipk::random::{Purpose, Random};
 
 use crate::measure::{Bench, Done, normals, random};
@@ -153,7 +152,7 @@ impl<D: Parts> Bench<D> {
         self.tape(&[&[width, joint]], |on, params| {
             let x = on.var::<D::Act>(&[batch, tokens, width], 1.0);
             on.name(format!("pool {name}"), &[batch, tokens, width]);
-            let pooled = on.tape.pool(x, Pooling::Mean);
+            let pooled = on.tape.pool(x);
             on.name(format!("projection {name}"), &[batch, width, joint]);
             let projected = on.tape.projection(pooled, params[0]);
             on.name(format!("l2norm {name}"), &[batch, joint]);

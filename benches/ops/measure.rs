@@ -8,7 +8,7 @@ use criterion::{Criterion, Throughput};
 use flipk::autograd::{Backward, Init, Layout, ParamId, Parameters, Program, Slot, Step, Tape, Var, Work};
 use flipk::device::{Device, DeviceError, Elem, Real};
 use flipk::ops::AllOps;
-use flipk::ops::pool::{Place, Shape as Pool};
+use flipk::ops::pool::Shape as Pool;
 use flipk::profile::{BenchRow, Ceilings};
 use flipk::random::{Purpose, Random};
 
@@ -79,7 +79,7 @@ impl<D: AllOps> Flush<D> {
     }
 
     fn run(&mut self, device: &D) -> Done {
-        device.pool_forward(&Self::SHAPE, Place::Mean, self.large.read(), self.sums.write())
+        device.pool_forward(&Self::SHAPE, self.large.read(), self.sums.write())
     }
 }
 

@@ -1,13 +1,12 @@
-//! What our own product does with registers: AVX-512 and its BF16 instructions.
+//! What the bf16 product does with registers: AVX-512 and its BF16 instructions.
 //!
-//! Both operands are packed as strips of [`LANES`] rows of `a` (or columns of `b`): `[units, LANES]`, where a unit is 32 bits: an
-//! f32, or a pair of bf16 that are neighbours along `k`, the earlier one in the low half. `vdpbf16ps` multiplies sixteen such
-//! pairs by sixteen others and adds both products of each to sixteen f32 sums; it takes denormal operands for zero. What is
-//! missing at the ends is zero.
+//! `vdpbf16ps` multiplies sixteen pairs of bf16 by sixteen others and adds both products of each to sixteen f32 sums; it takes
+//! denormal operands for zero. So both operands are packed as strips of [`LANES`] rows of `a` (or columns of `b`):
+//! `[k / 2, LANES]` pairs, each a `u32` whose low half is the earlier of two neighbours along `k`. What is missing is zero.
 
 use std::arch::x86_64::*;
 
-use super::{Finish, How, Operands};
+use super::{Finish, How};
 
 /// Rows or columns of a strip: the 32-bit lanes of a register.
 pub const LANES: usize = 16;
@@ -17,7 +16,7 @@ const ROWS: usize = 8;
 pub const STRIPS: usize = 3;
 /// Strips of columns that are finished before others are begun.
 const NEAR: usize = 4 * STRIPS;
-/// Units along `k` that a tile takes at a time: three strips of so many lie in the first-level cache.
+/// Pairs along `k` that a tile takes at a time: three strips of so many lie in the first-level cache.
 const DEPTH: usize = 160;
 
 /// Whether this processor has the instructions.
@@ -57,21 +56,18 @@ fn narrow(low: __m512, high: __m512) -> __m512i {
 /// # Safety
 /// The processor has the instructions ([`available`]).
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub unsafe fn pack_along(operands: Operands, strip: &mut [u32], from: &[f32], stride: usize, count: usize, k: usize) {
-    let (units, _) = strip.as_chunks_mut::<LANES>();
-    for (block, to) in units.chunks_mut(LANES).enumerate() {
-        let at = operands.per_unit() * LANES * block;
+pub unsafe fn pack_along(strip: &mut [u32], from: &[f32], stride: usize, count: usize, k: usize) {
+    let (vectors, _) = strip.as_chunks_mut::<LANES>();
+    for (block, to) in vectors.chunks_mut(LANES).enumerate() {
+        let at = 2 * LANES * block;
         let mut rows = [_mm512_setzero_si512(); LANES];
-        for (row, units) in rows.iter_mut().enumerate().take(count) {
+        for (row, pairs) in rows.iter_mut().enumerate().take(count) {
             let (start, left) = (row * stride + at, k - at);
-            let first = load(from, start, left);
-            *units = match operands {
-                Operands::F32 => _mm512_castps_si512(first),
-                Operands::Bf16 => narrow(first, load(from, start + LANES, left.saturating_sub(LANES))),
-            };
+            let later = load(from, start + LANES, left.saturating_sub(LANES));
+            *pairs = narrow(load(from, start, left), later);
         }
-        for (to, units) in to.iter_mut().zip(transposed(rows)) {
-            store(to, units);
+        for (to, pairs) in to.iter_mut().zip(transposed(rows)) {
+            store(to, pairs);
         }
     }
 }
@@ -82,24 +78,17 @@ pub unsafe fn pack_along(operands: Operands, strip: &mut [u32], from: &[f32], st
 /// # Safety
 /// The processor has the instructions ([`available`]).
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub unsafe fn pack_across(operands: Operands, strips: &mut [u32], from: &[f32], stride: usize, count: usize, k: usize) {
+pub unsafe fn pack_across(strips: &mut [u32], from: &[f32], stride: usize, count: usize, k: usize) {
     let in_turns: [i16; 2 * LANES] = std::array::from_fn(|i| (i / 2 + i % 2 * LANES) as i16);
     // SAFETY: the array has the register's size.
     let in_turns = unsafe { _mm512_loadu_si512(in_turns.as_ptr().cast()) };
     let (vectors, _) = strips.as_chunks_mut::<LANES>();
-    let (per_unit, units) = (operands.per_unit(), k.div_ceil(operands.per_unit()));
-    for unit in 0..units {
-        for (strip, to) in vectors[unit..].iter_mut().step_by(units).enumerate() {
-            let (at, left) = (unit * per_unit * stride + strip * LANES, count - strip * LANES);
-            let first = load(from, at, left);
-            let unit = match operands {
-                Operands::F32 => _mm512_castps_si512(first),
-                Operands::Bf16 => {
-                    let second = load(from, at + stride, if 2 * unit + 1 < k { left } else { 0 });
-                    _mm512_permutexvar_epi16(in_turns, narrow(first, second))
-                }
-            };
-            store(to, unit);
+    let pairs = k.div_ceil(2);
+    for pair in 0..pairs {
+        for (strip, to) in vectors[pair..].iter_mut().step_by(pairs).enumerate() {
+            let (at, left) = (2 * pair * stride + strip * LANES, count - strip * LANES);
+            let later = load(from, at + stride, if 2 * pair + 1 < k { left } else { 0 });
+            store(to, _mm512_permutexvar_epi16(in_turns, narrow(load(from, at, left), later)));
         }
     }
 }
@@ -134,7 +123,7 @@ fn transposed(rows: [__m512i; LANES]) -> [__m512i; LANES] {
     columns
 }
 
-/// `c = scale · a b`, or added to it: `a` and `b` in strips of `units` units, `c` in rows of `columns` that are `stride` apart.
+/// `c = scale · a b`, or added to it: `a` and `b` in strips of `pairs` pairs, `c` in rows of `columns` that are `stride` apart.
 /// Then `finish(row, column, ...)`, where the first row is number `row`, for what is in the second-level cache.
 ///
 /// # Safety
@@ -144,30 +133,27 @@ pub unsafe fn multiply(
     (c, columns, stride): (&mut [f32], usize, usize),
     a: &[u32],
     b: &[u32],
-    units: usize,
+    pairs: usize,
     how: How,
-    (row, beside, finish): (usize, &mut [f32], Finish),
+    (row, beside, finish): (usize, &mut [f32], Option<&Finish>),
 ) {
     // What `c` gets from one piece along `k` after the other stays in the second-level cache.
-    for (block, b) in b.chunks(NEAR * units * LANES).enumerate() {
-        for first in (0..units).step_by(DEPTH) {
-            let piece = first * LANES..DEPTH.min(units - first) * LANES + first * LANES;
+    for (block, b) in b.chunks(NEAR * pairs * LANES).enumerate() {
+        for first in (0..pairs).step_by(DEPTH) {
+            let piece = first * LANES..DEPTH.min(pairs - first) * LANES + first * LANES;
             let accumulate = how.accumulate || first > 0;
-            for (index, b) in b.chunks(STRIPS * units * LANES).enumerate() {
+            for (index, b) in b.chunks(STRIPS * pairs * LANES).enumerate() {
                 let at = (block * NEAR + index * STRIPS) * LANES;
-                let mut b = b.chunks_exact(units * LANES).map(|strip| &strip[piece.clone()]);
+                let mut b = b.chunks_exact(pairs * LANES).map(|strip| &strip[piece.clone()]);
                 let strips = [b.next(), b.next(), b.next()].map(Option::unwrap_or_default);
-                for (c, a) in c.chunks_mut(LANES * stride).zip(a.chunks_exact(units * LANES)) {
+                for (c, a) in c.chunks_mut(LANES * stride).zip(a.chunks_exact(pairs * LANES)) {
                     for (half, c) in c.chunks_mut(ROWS * stride).enumerate() {
                         let a = &a[piece.clone()][half * ROWS..];
                         let to = Part { c: &mut c[at..], stride, columns: columns - at, accumulate };
-                        match (how.operands, strips) {
-                            (Operands::F32, [x, [], _]) => tile::<false, 1>(to, a, [x], how.scale),
-                            (Operands::F32, [x, y, []]) => tile::<false, 2>(to, a, [x, y], how.scale),
-                            (Operands::F32, strips) => tile::<false, 3>(to, a, strips, how.scale),
-                            (Operands::Bf16, [x, [], _]) => tile::<true, 1>(to, a, [x], how.scale),
-                            (Operands::Bf16, [x, y, []]) => tile::<true, 2>(to, a, [x, y], how.scale),
-                            (Operands::Bf16, strips) => tile::<true, 3>(to, a, strips, how.scale),
+                        match strips {
+                            [x, [], _] => tile(to, a, [x], how.scale),
+                            [x, y, []] => tile(to, a, [x, y], how.scale),
+                            strips => tile(to, a, strips, how.scale),
                         }
                     }
                 }
@@ -195,24 +181,20 @@ struct Part<'a> {
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bf16")]
-fn tile<const BF16: bool, const V: usize>(to: Part<'_>, a: &[u32], b: [&[u32]; V], scale: f32) {
+fn tile<const V: usize>(to: Part<'_>, a: &[u32], b: [&[u32]; V], scale: f32) {
     let mut sums = [[_mm512_setzero_ps(); V]; ROWS];
-    let units = b[0].len() / LANES;
-    assert!(b.iter().all(|strip| strip.len() == units * LANES) && a.len() + ROWS >= units * LANES && units > 0);
-    for unit in 0..units {
-        // SAFETY: by the check above, strips of `b` have a register at each unit, and `a` eight units.
-        let vectors = b.map(|strip| unsafe { _mm512_loadu_si512(strip.as_ptr().add(unit * LANES).cast()) });
+    let pairs = b[0].len() / LANES;
+    assert!(b.iter().all(|strip| strip.len() == pairs * LANES) && a.len() + ROWS >= pairs * LANES && pairs > 0);
+    for pair in 0..pairs {
+        // SAFETY: by the check above, strips of `b` have a register at each pair, and `a` eight pairs.
+        let vectors = b.map(|strip| unsafe { _mm512_loadu_si512(strip.as_ptr().add(pair * LANES).cast()) });
         for (row, sums) in sums.iter_mut().enumerate() {
             // SAFETY: as above.
-            let one = _mm512_set1_epi32(unsafe { *a.get_unchecked(unit * LANES + row) } as i32);
+            let one = _mm512_set1_epi32(unsafe { *a.get_unchecked(pair * LANES + row) } as i32);
             for (sum, vector) in sums.iter_mut().zip(vectors) {
-                *sum = if BF16 {
-                    // SAFETY: registers of one size.
-                    let pairs = |register| unsafe { std::mem::transmute::<__m512i, __m512bh>(register) };
-                    _mm512_dpbf16_ps(*sum, pairs(one), pairs(vector))
-                } else {
-                    _mm512_fmadd_ps(_mm512_castsi512_ps(one), _mm512_castsi512_ps(vector), *sum)
-                };
+                // SAFETY: registers of one size.
+                let pairs = |register| unsafe { std::mem::transmute::<__m512i, __m512bh>(register) };
+                *sum = _mm512_dpbf16_ps(*sum, pairs(one), pairs(vector));
             }
         }
     }

@@ -1,9 +1,9 @@
-//! Matrix products on the CPU: our own where the processor has AVX-512 BF16, otherwise the `gemm` crate's.
+//! Matrix products on the CPU: the `gemm` crate's in f32, our own with operands rounded to bf16.
 
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 #[cfg(target_arch = "x86_64")]
-mod packed;
+mod bf16;
 
 use gemm::Parallelism;
 use rayon::prelude::*;
@@ -47,14 +47,6 @@ impl Operands {
         #[cfg(not(target_arch = "x86_64"))]
         return None;
     }
-
-    /// Numbers in 32 bits.
-    fn per_unit(self) -> usize {
-        match self {
-            Self::F32 => 1,
-            Self::Bf16 => 2,
-        }
-    }
 }
 
 /// How a product is combined and who computes it.
@@ -69,7 +61,7 @@ pub struct How {
 }
 
 /// `f(row, column, c, beside)`: what is done to a product, a piece of a row at a time, while it is in the caches still.
-pub type Finish<'a> = Option<&'a (dyn Fn(usize, usize, &mut [f32], &mut [f32]) + Sync)>;
+pub type Finish<'a> = dyn Fn(usize, usize, &mut [f32], &mut [f32]) + Sync + 'a;
 
 /// `c = scale · a b`, or `c += scale · a b`, with `c: [m, n]` and `a: [m, k]`.
 ///
@@ -83,26 +75,33 @@ pub fn product(
     how: How,
 ) {
     assert!(c_strides.columns == 1, "the result's columns must lie side by side");
-    product_then(sizes, (c, c_strides.rows), a, b, how, (&mut [], None));
+    product_then(Product { sizes, c: (c, c_strides.rows), a, b, how, beside: &mut [], finish: None });
 }
 
-/// As [`product`] with rows of `c` that are `stride` apart; then `finish` is called with each piece of `c` and that of `beside`,
-/// which is as `c` or empty.
-pub fn product_then(
-    (m, n, k): (usize, usize, usize),
-    (c, stride): (&mut [f32], usize),
-    (a, a_strides): (&[f32], Strides),
-    (b, b_strides): (&[f32], Strides),
-    how: How,
-    (beside, finish): (&mut [f32], Finish),
-) {
+/// The operands of [`product_then`].
+pub struct Product<'a> {
+    /// Rows and columns of the result, and how many numbers each is a sum over.
+    pub sizes: (usize, usize, usize),
+    /// The result, and how far apart its rows are.
+    pub c: (&'a mut [f32], usize),
+    pub a: (&'a [f32], Strides),
+    pub b: (&'a [f32], Strides),
+    pub how: How,
+    /// As the result, or empty.
+    pub beside: &'a mut [f32],
+    pub finish: Option<&'a Finish<'a>>,
+}
+
+/// As [`product`]; then `finish` is called with each piece of `c` and that of `beside`.
+pub fn product_then(operands: Product<'_>) {
+    let Product { sizes: (m, n, k), c: (ref c, stride), a: (a, a_strides), b: (b, b_strides), how, .. } = operands;
     let fits = a_strides.fits(m, k, a.len()) && b_strides.fits(k, n, b.len());
     assert!(fits && Strides::row_major(stride).fits(m, n, c.len()), "operands do not fit {m} x {n} x {k}");
     #[cfg(target_arch = "x86_64")]
-    if avx512::available() && m * n * k > 0 {
-        return packed::product((m, n, k), (c, stride), (a, a_strides), (b, b_strides), how, (beside, finish));
+    if how.operands == Operands::Bf16 && m * n * k > 0 {
+        return bf16::product(operands);
     }
-    assert!(how.operands == Operands::F32 || m * n * k == 0, "only an AVX-512 processor multiplies bf16");
+    let Product { c: (c, _), beside, finish, .. } = operands;
     // SAFETY: by the check above every element that these sizes and strides reach lies in its slice, and `c`, which is
     // borrowed exclusively, overlaps neither of the others.
     unsafe {
@@ -134,13 +133,7 @@ pub fn product_then(
 }
 
 /// `finish` for whole rows, on all threads.
-fn finish_rows(
-    c: &mut [f32],
-    n: usize,
-    stride: usize,
-    beside: &mut [f32],
-    finish: &(dyn Fn(usize, usize, &mut [f32], &mut [f32]) + Sync),
-) {
+fn finish_rows(c: &mut [f32], n: usize, stride: usize, beside: &mut [f32], finish: &Finish) {
     let rows = c.par_chunks_mut(stride).enumerate();
     match beside.is_empty() {
         true => rows.for_each(|(row, c)| finish(row, 0, &mut c[..n], &mut [])),
@@ -214,8 +207,15 @@ mod tests {
                     *c = -*c;
                 }
             };
-            let (operands, last) = ((&mut c[..], stride), (&mut beside[..], Some(&finish as _)));
-            product_then((m, n, k), operands, (&a.0, a.1), (&b.0, b.1), how(parallel), last);
+            product_then(Product {
+                sizes: (m, n, k),
+                c: (&mut c, stride),
+                a: (&a.0, a.1),
+                b: (&b.0, b.1),
+                how: how(parallel),
+                beside: &mut beside,
+                finish: Some(&finish),
+            });
             for (index, plain) in plain.iter().enumerate() {
                 let (row, column) = (index / stride, index % stride);
                 let expected = if column < n { (-plain, plain + (row * n + column) as f32) } else { (7.0, 0.0) };

@@ -1,7 +1,7 @@
 //! Matrix products on the CPU, on all threads of the calling rayon pool.
 
 use super::{BackwardOperands, Forward, Linear, Shape};
-use crate::device::product::{How, Strides, product, product_then};
+use crate::device::product::{Finish, How, Product, Strides, product, product_then};
 use crate::device::{Cpu, DeviceError};
 use crate::ops::bias;
 use crate::ops::gelu::{self, Gelu};
@@ -25,14 +25,22 @@ impl Linear for Cpu {
                 bias::cpu::add(h, &bias[column..]);
             }
         };
-        let (c, beside, finish): (_, _, &(dyn Fn(usize, usize, &mut [f32], &mut [f32]) + Sync)) = match gelu {
+        let (c, beside, finish): (_, _, &Finish) = match gelu {
             Some((kind, pre)) => (pre, y, &move |_, column, pre, y| {
                 with_bias(column, pre);
                 gelu::cpu::piece(kind, pre, y);
             }),
             None => (y, &mut [], &|_, column, y, _| with_bias(column, y)),
         };
-        product_then((rows, outputs, inputs), (c, outputs), x, weight, overwrite(self), (beside, Some(finish)));
+        product_then(Product {
+            sizes: (rows, outputs, inputs),
+            c: (c, outputs),
+            a: x,
+            b: weight,
+            how: overwrite(self),
+            beside,
+            finish: Some(finish),
+        });
         Ok(())
     }
 
@@ -60,7 +68,15 @@ impl Linear for Cpu {
                     gelu::cpu::piece_backward(kind, &pre[row * inputs + column..], dx);
                 }
             };
-            product_then((rows, inputs, outputs), (dx, inputs), dy, weight, how, (&mut [], Some(&finish)));
+            product_then(Product {
+                sizes: (rows, inputs, outputs),
+                c: (dx, inputs),
+                a: dy,
+                b: weight,
+                how,
+                beside: &mut [],
+                finish: Some(&finish),
+            });
         }
         let sizes = (outputs, inputs, rows);
         product(sizes, (dweight, Strides::row_major(inputs)), (dy.0, dy.1.transposed()), x, How { accumulate, ..how });

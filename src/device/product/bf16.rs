@@ -1,12 +1,12 @@
-//! Our own product, for processors with AVX-512 BF16: operands are packed, in f32 or rounded to bf16 (about twice as fast), and
-//! then multiplied block by block. It allocates nothing once it has met its largest operands.
+//! The product with operands rounded to bf16 and sums in f32, for processors with AVX-512 BF16: both are packed, and then
+//! multiplied block by block. It allocates nothing once it has met its largest operands.
 
 use std::cell::Cell;
 
 use rayon::prelude::*;
 
 use super::avx512::{LANES, available, multiply, pack_across, pack_along};
-use super::{Finish, How, Operands, Strides};
+use super::{Product, Strides};
 
 /// Rows that are computed together, at most: so many rows of `a` lie in the second-level cache while `b` passes by.
 const BLOCK: usize = 256;
@@ -19,20 +19,15 @@ thread_local! {
     static PACKED: Cell<Vec<u32>> = const { Cell::new(Vec::new()) };
 }
 
-/// As [`super::product_then`], which has checked the sizes; rows of `c` are `stride` apart.
+/// As [`super::product_then`], which has checked the sizes.
 ///
-/// Sums run along `k` in an order that depends on `k` alone. In bf16 denormal operands count as zero.
-pub fn product(
-    (m, n, k): (usize, usize, usize),
-    (c, stride): (&mut [f32], usize),
-    (a, a_strides): (&[f32], Strides),
-    (b, b_strides): (&[f32], Strides),
-    how: How,
-    (beside, finish): (&mut [f32], Finish),
-) {
+/// Sums run along `k` in an order that depends on `k` alone. Denormal operands count as zero.
+pub fn product(operands: Product<'_>) {
+    let Product { sizes: (m, n, k), c: (c, stride), a: (a, a_strides), b: (b, b_strides), how, beside, finish } =
+        operands;
     assert!(available() && m * n * k > 0, "not a product for this code");
-    let units = k.div_ceil(how.operands.per_unit());
-    let strip = units * LANES;
+    let pairs = k.div_ceil(2);
+    let strip = pairs * LANES;
     let (a_len, b_len) = (m.div_ceil(LANES) * strip, n.div_ceil(LANES) * strip);
     let mut packed = PACKED.take();
     if packed.len() < a_len + b_len {
@@ -41,7 +36,7 @@ pub fn product(
     let (a_strips, b_strips) = packed[..a_len + b_len].split_at_mut(a_len);
     let sides = [(a_strips, a, a_strides, m), (b_strips, b, b_strides.transposed(), n)];
     for (strips, from, Strides { rows, columns }, count) in sides {
-        let pack = |(index, to): (usize, &mut [u32])| pack(how.operands, to, index, (from, rows, columns), count, k);
+        let pack = |(index, to): (usize, &mut [u32])| pack(to, index, (from, rows, columns), count, k);
         match how.parallel {
             true => strips.par_chunks_mut(GROUP * strip).enumerate().for_each(pack),
             false => strips.chunks_mut(GROUP * strip).enumerate().for_each(pack),
@@ -53,7 +48,7 @@ pub fn product(
     let all = Block { row: 0, c: &mut c[..(m - 1) * stride + n], beside, a: a_strips };
     all.split(most, stride, strip, how.parallel, &|Block { row, c, beside, a }| {
         // SAFETY: the processor has the instructions.
-        unsafe { multiply((c, n, stride), a, b_strips, units, how, (row, beside, finish)) }
+        unsafe { multiply((c, n, stride), a, b_strips, pairs, how, (row, beside, finish)) }
     });
     PACKED.set(packed);
 }
@@ -94,26 +89,17 @@ impl Block<'_> {
 
 /// Packs group `index` of an operand's `count` rows or columns, which are `apart` one from the next, `k` numbers each that are
 /// `along` apart: one of the two is 1.
-fn pack(
-    operands: Operands,
-    to: &mut [u32],
-    index: usize,
-    (from, apart, along): (&[f32], usize, usize),
-    count: usize,
-    k: usize,
-) {
+fn pack(to: &mut [u32], index: usize, (from, apart, along): (&[f32], usize, usize), count: usize, k: usize) {
     let first = index * GROUP * LANES;
     let (from, count) = (&from[first * apart..], (GROUP * LANES).min(count - first));
     // SAFETY: the caller has checked that the processor has the instructions.
     match (apart, along) {
         (_, 1) => {
-            for (index, to) in to.chunks_mut(k.div_ceil(operands.per_unit()) * LANES).enumerate() {
-                unsafe {
-                    pack_along(operands, to, &from[index * LANES * apart..], apart, LANES.min(count - index * LANES), k)
-                }
+            for (index, to) in to.chunks_mut(k.div_ceil(2) * LANES).enumerate() {
+                unsafe { pack_along(to, &from[index * LANES * apart..], apart, LANES.min(count - index * LANES), k) }
             }
         }
-        (1, _) => unsafe { pack_across(operands, to, from, along, count, k) },
+        (1, _) => unsafe { pack_across(to, from, along, count, k) },
         _ => unreachable!("a matrix has neighbours along its rows or its columns"),
     }
 }
