@@ -10,7 +10,6 @@ use crate::ops::AllOps;
 use crate::ops::assemble::Positions;
 use crate::ops::gather_patches::Shape as Gather;
 use crate::ops::linear::Weights;
-use crate::ops::pool::Pooling;
 
 /// The parameters of both towers, laid out in one arena under OpenCLIP's names.
 pub struct Flip {
@@ -110,7 +109,7 @@ impl Flip {
             });
             let x = self.vision.record(tape, x, Tokens::All);
             let z = tape.scope("project", |tape| {
-                let pooled = tape.pool(x, Pooling::Mean);
+                let pooled = tape.pool(x);
                 let projected = tape.projection(pooled, self.vision_projection);
                 tape.l2norm(projected)
             });
@@ -125,7 +124,7 @@ impl Flip {
             let x = tape.scope("embed", |tape| tape.embedding(tokens, batch, self.tokens, self.text_positions));
             let x = self.text.record(tape, x, Tokens::First);
             let z = tape.scope("project", |tape| {
-                let pooled = tape.pool(x, Pooling::Mean);
+                let pooled = tape.pool(x);
                 let projected = tape.projection(pooled, self.text_projection);
                 tape.l2norm(projected)
             });

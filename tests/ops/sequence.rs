@@ -2,7 +2,6 @@
 
 use flipk::ops::assemble::Positions;
 use flipk::ops::gather_patches::{Normalisation, Shape};
-use flipk::ops::pool::Pooling;
 use flipk::random::{Purpose, Random};
 
 use crate::harness::{Case, Recorded};
@@ -122,30 +121,18 @@ fn embedding_sums_gradients_of_repeated_tokens() {
 }
 
 #[test]
-fn pooling_takes_the_mean_the_first_or_the_named_token() {
+fn pooling_takes_the_mean() {
     let (batch, tokens, width) = (3, 4, 5);
     let shape: &[&[usize]] = &[&[batch, tokens, width]];
     let row = |x: &[f64], sample: usize, token: usize| x[(sample * tokens + token) * width..][..width].to_vec();
     Case { inputs: shape, params: &[] }.check(
-        |tape, x, _| tape.pool(x[0], Pooling::Mean),
+        |tape, x, _| tape.pool(x[0]),
         |operands| {
             let mean = |sample: usize, i: usize| {
                 (0..tokens).map(|token| row(&operands[0], sample, token)[i]).sum::<f64>() / tokens as f64
             };
             (0..batch).flat_map(|sample| (0..width).map(move |i| mean(sample, i)).collect::<Vec<_>>()).collect()
         },
-    );
-    Case { inputs: shape, params: &[] }.check(
-        |tape, x, _| tape.pool(x[0], Pooling::First),
-        |operands| (0..batch).flat_map(|sample| row(&operands[0], sample, 0)).collect(),
-    );
-    Case { inputs: shape, params: &[] }.check(
-        |tape, x, _| {
-            let slot = tape.input(batch);
-            let out = tape.pool(x[0], Pooling::At(slot));
-            Recorded { indices: vec![(slot, vec![3, 0, 2])], ..Recorded::from(out) }
-        },
-        |operands| [3, 0, 2].iter().enumerate().flat_map(|(sample, token)| row(&operands[0], sample, *token)).collect(),
     );
 }
 
