@@ -2,19 +2,7 @@
 
 use crate::exact::{BF16, Exact, F16, F32, F64, Format, MODES, Mode, TF32};
 use crate::float::{SINGLES, one, saturate};
-use crate::harness::{H, L, W, agree, agree_on, run};
-
-/// Name, width of the register that holds it, bits, signed.
-const INTEGERS: [(&str, char, u32, bool); 8] = [
-    ("u8", 'h', 8, false),
-    ("s8", 'h', 8, true),
-    ("u16", 'h', 16, false),
-    ("s16", 'h', 16, true),
-    ("u32", 'w', 32, false),
-    ("s32", 'w', 32, true),
-    ("u64", 'l', 64, false),
-    ("s64", 'l', 64, true),
-];
+use crate::harness::{H, INTEGERS, L, W, agree, agree_on, run};
 
 const FLOATS: [(&str, char, Format); 4] =
     [("f16", 'h', F16), ("bf16", 'h', BF16), ("f32", 'w', F32), ("f64", 'l', F64)];

@@ -2,6 +2,18 @@
 
 use ptx_emulator::{Fault, Grid, Memory, Module, Options, ParseError, launch};
 
+/// Integer types: name, width of the register that holds one, bits, signed.
+pub const INTEGERS: [(&str, char, u32, bool); 8] = [
+    ("u8", 'h', 8, false),
+    ("s8", 'h', 8, true),
+    ("u16", 'h', 16, false),
+    ("s16", 'h', 16, true),
+    ("u32", 'w', 32, false),
+    ("s32", 'w', 32, true),
+    ("u64", 'l', 64, false),
+    ("s64", 'l', 64, true),
+];
+
 /// Lines that stand before the body, so that tests can tell which line a fault must name.
 pub const HEADER: u32 = 6;
 

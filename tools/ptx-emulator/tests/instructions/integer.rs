@@ -1,16 +1,9 @@
 //! Integer arithmetic (PTX ISA, 9.7.1 and 9.7.2), against Rust's 128-bit integers.
 
-use crate::harness::{L, W, agree, agree_on, product, run, samples};
+use crate::harness::{INTEGERS, L, W, agree, agree_on, product, run, samples};
 
-/// Name, width as the harness has it, bits, signed.
-const TYPES: [(&str, char, u32, bool); 6] = [
-    ("u16", 'h', 16, false),
-    ("s16", 'h', 16, true),
-    ("u32", 'w', 32, false),
-    ("s32", 'w', 32, true),
-    ("u64", 'l', 64, false),
-    ("s64", 'l', 64, true),
-];
+/// Arithmetic has no 8-bit types.
+const TYPES: &[(&str, char, u32, bool)] = INTEGERS.split_at(2).1;
 
 fn value(bits: u32, signed: bool, x: u64) -> i128 {
     let x = i128::from(x) & ((1 << bits) - 1);
@@ -28,7 +21,7 @@ fn high(bits: u32, signed: bool, a: i128, b: i128) -> i128 {
 
 #[test]
 fn arithmetic_of_two_operands() {
-    for (ty, kind, bits, signed) in TYPES {
+    for &(ty, kind, bits, signed) in TYPES {
         let two = [samples(kind); 2];
         let widths = format!("{kind}={kind}{kind}");
         let check = |inst: &str, f: &dyn Fn(i128, i128) -> i128| {
@@ -53,7 +46,7 @@ fn arithmetic_of_two_operands() {
 
 #[test]
 fn arithmetic_of_one_operand() {
-    for (ty, kind, bits, signed) in TYPES {
+    for &(ty, kind, bits, signed) in TYPES {
         let widths = format!("{kind}={kind}");
         let unary = |inst: &str, f: fn(i128) -> i128| {
             let reference = |x: &[u64]| cut(bits, f(value(bits, signed, x[0])));
@@ -68,7 +61,7 @@ fn arithmetic_of_one_operand() {
 
 #[test]
 fn multiply_and_add() {
-    for (ty, kind, bits, signed) in TYPES {
+    for &(ty, kind, bits, signed) in TYPES {
         let widths = format!("{kind}={kind}{kind}{kind}");
         let check = |inst: &str, f: &dyn Fn(i128, i128, i128) -> i128| {
             let of = |x: u64| value(bits, signed, x);
