@@ -2,6 +2,9 @@
 //!
 //! The rooms, from the top; each imports only from those below it: `cli`, [`profile`], [`train`] and [`golden`], [`eval`], [`model`], [`data`], [`autograd`] with [`ops`], [`device`].
 
+// What users and disks can cause is an error, never a panic.
+#![cfg_attr(not(test), deny(clippy::unwrap_used))]
+
 pub mod autograd;
 pub mod cli;
 pub mod data;

@@ -42,7 +42,7 @@ pub struct Profile {
     /// What becomes one line
     #[arg(long, value_enum, default_value_t)]
     group: Group,
-    /// Steps that count; two more come before them
+    /// Steps that are timed op by op, and then as many as training makes them (not in emulation); two more come before each
     #[arg(long = "profile-steps", value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     count: u32,
     /// Write everything as JSON

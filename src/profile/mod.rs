@@ -94,7 +94,7 @@ pub struct Job {
     pub dataset: Arc<Dataset>,
     pub tokenizer: Tokenizer,
     pub model: String,
-    /// Steps before those that count.
+    /// Steps before those that count: two, so that the second can be recorded.
     pub warm_up: usize,
     pub steps: usize,
     /// Shows the steps made.
@@ -119,6 +119,11 @@ pub fn profile<D: AllOps>(device: Arc<D>, job: &Job, ceilings: Ceilings) -> Resu
     let flip = Flip::with_loss(&settings.model, settings.loss, settings.decay_cls);
     let values = flip.layout().initial_values(settings.seed);
     let mut trainer = Trainer::new(device.clone(), flip, &values, settings.adamw, batch, kept, settings.recompute)?;
+    // What an emulated GPU takes is not what its emulation takes.
+    let as_training = device.probe_sizes().is_some();
+    if as_training {
+        job.bar.inc_length((job.warm_up + job.steps) as u64);
+    }
     let mut first_step = None;
     let (mut waits, mut times, mut moved) = (Vec::new(), Vec::<Vec<f64>>::new(), Vec::<Vec<Option<u64>>>::new());
     for step in 0..job.warm_up + job.steps {
@@ -136,10 +141,9 @@ pub fn profile<D: AllOps>(device: Arc<D>, job: &Job, ceilings: Ceilings) -> Resu
         loader.recycle(data);
         job.bar.inc(1);
     }
-    // What an emulated GPU takes is not what its emulation takes.
-    let training = match device.probe_sizes() {
-        Some(_) => Some(training_step(&mut trainer, &loader.next_batch()?, job.steps)?),
-        None => None,
+    let training = match as_training {
+        true => Some(training_step(&mut trainer, &loader.next_batch()?, job)?),
+        false => None,
     };
     job.bar.finish_and_clear();
     let seconds = |place: usize| median(times.iter().map(|spent| spent[place]), f64::total_cmp);
@@ -174,18 +178,19 @@ pub fn profile<D: AllOps>(device: Arc<D>, job: &Job, ceilings: Ceilings) -> Resu
 }
 
 /// Seconds of a step as training makes it.
-fn training_step<D: AllOps>(trainer: &mut Trainer<D>, batch: &Batch, steps: usize) -> Result<f64, DeviceError> {
+fn training_step<D: AllOps>(trainer: &mut Trainer<D>, batch: &Batch, job: &Job) -> Result<f64, DeviceError> {
+    let mut run = |steps: usize| {
+        for _ in 0..steps {
+            trainer.submit(batch, 0.0)?;
+            job.bar.inc(1);
+        }
+        trainer.settle().map(drop)
+    };
     // The second step is recorded, where the device can.
-    for _ in 0..2 {
-        trainer.submit(batch, 0.0)?;
-    }
-    trainer.settle()?;
+    run(job.warm_up)?;
     let start = Instant::now();
-    for _ in 0..steps {
-        trainer.submit(batch, 0.0)?;
-    }
-    trainer.settle()?;
-    Ok(start.elapsed().as_secs_f64() / steps.max(1) as f64)
+    run(job.steps)?;
+    Ok(start.elapsed().as_secs_f64() / job.steps.max(1) as f64)
 }
 
 /// The parts of a step in order; `measured` tells their seconds and moved bytes by their place among the marks.
