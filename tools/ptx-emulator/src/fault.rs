@@ -82,8 +82,16 @@ pub enum FaultKind {
     InactiveLane {
         lane: usize,
     },
-    /// All that still run wait, and none of them can go on.
-    Deadlock,
+    /// A barrier whose number or count cannot be.
+    Barrier {
+        problem: &'static str,
+    },
+    /// All that still run wait, and none of them can go on: at this barrier so many threads of those needed arrived.
+    Deadlock {
+        barrier: usize,
+        arrived: usize,
+        needed: usize,
+    },
     TooLong {
         instructions: u64,
     },
@@ -123,7 +131,13 @@ impl fmt::Display for FaultKind {
                 write!(f, "divergent warp instruction: lanes {active:#010x} take part, its mask is {mask:#010x}")
             }
             Self::InactiveLane { lane } => write!(f, "shuffle from lane {lane}, which does not take part"),
-            Self::Deadlock => write!(f, "deadlock: every warp that is left waits at a barrier"),
+            Self::Barrier { problem } => write!(f, "misused barrier: {problem}"),
+            Self::Deadlock { barrier, arrived, needed } => {
+                write!(
+                    f,
+                    "deadlock: every warp that is left waits; {arrived} of {needed} threads reach barrier {barrier}"
+                )
+            }
             Self::TooLong { instructions } => write!(f, "more than {instructions} instructions in one block"),
             Self::Trap => write!(f, "trap"),
         }

@@ -92,9 +92,10 @@ pub fn launch(
         loaded: Touched::new(global.len()),
         stored: Touched::new(global.len()),
     };
-    let warps = grid.threads().div_ceil(32);
-    let order = permutation(grid.block_count(), options.order);
-    let warp_order = permutation(warps, options.order.map(|seed| seed ^ 1));
+    let mut order: Vec<usize> = (0..grid.block_count()).collect();
+    if let Some(seed) = options.order {
+        Shuffle(seed).apply(&mut order);
+    }
     // The first failing block, in the order of execution, so that the same fault is reported at every run.
     let failed_at = AtomicUsize::new(usize::MAX);
     let chunk = grid.block_count().div_ceil(8 * rayon::current_num_threads()).max(1);
@@ -105,8 +106,9 @@ pub fn launch(
             if failed_at.load(Ordering::Relaxed) < at {
                 break;
             }
+            let shuffle = options.order.map(|seed| Shuffle(seed ^ (*block as u64 + 1)));
             let block = grid.block(*block);
-            if let Err(failed) = run.run(block, &warp_order) {
+            if let Err(failed) = run.run(block, shuffle) {
                 failed_at.fetch_min(at, Ordering::Relaxed);
                 return Err((at, fault(&launch, block, failed)));
             }
@@ -156,16 +158,17 @@ fn fault(launch: &Launch, block: [u32; 3], failed: Failed) -> Fault {
     }
 }
 
-/// `0..len`, shuffled by a seed (Fisher and Yates, with the generator `splitmix64`).
-fn permutation(len: usize, seed: Option<u64>) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..len).collect();
-    let Some(mut state) = seed else { return order };
-    for i in (1..len).rev() {
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = state;
-        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        order.swap(i, ((z ^ z >> 31) % (i as u64 + 1)) as usize);
+/// Orders made by a seed (Fisher and Yates, with the generator `splitmix64`).
+pub(crate) struct Shuffle(u64);
+
+impl Shuffle {
+    pub fn apply(&mut self, order: &mut [usize]) {
+        for i in (1..order.len()).rev() {
+            self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mut z = self.0;
+            z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+            order.swap(i, ((z ^ z >> 31) % (i as u64 + 1)) as usize);
+        }
     }
-    order
 }

@@ -5,6 +5,7 @@
 //! not modelled is told below.
 #![doc = include_str!("../README.md")]
 
+mod clocks;
 mod counts;
 mod decode;
 mod exec;

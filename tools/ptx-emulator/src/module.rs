@@ -78,6 +78,8 @@ pub struct Kernel {
     pub(crate) max_threads: Option<u32>,
     /// The narrowest shared access: shared memory is watched in units of so many bytes.
     pub(crate) shared_granule: usize,
+    /// Some barriers are not of the whole block.
+    pub(crate) partial_barriers: bool,
     pub(crate) code: Vec<Inst>,
     pub(crate) operands: Vec<Reg>,
     pub(crate) tables: Vec<Vec<u32>>,

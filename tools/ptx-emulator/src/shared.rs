@@ -1,44 +1,64 @@
-//! The shared memory of a block, and who touched it since the last barrier.
+//! The shared memory of a block, and who touched it.
 //!
-//! Two accesses to the same place conflict if one of them writes, no barrier lies between them, and they are not both
-//! atomic. Between lanes of one warp, `bar.warp.sync` is a barrier too. Memory is watched in granules of the kernel's
-//! narrowest shared access.
+//! Two accesses to the same place conflict if one of them writes, no barrier orders them, and they are not both atomic.
+//! Between warps only barriers do that both took part in, if through others ([`Clocks`]); between lanes of one warp
+//! `bar.warp.sync` does too. Memory is watched in granules of the kernel's narrowest shared access.
+
+use crate::clocks::Clocks;
 
 /// Who did something last, and when.
 #[derive(Clone, Copy, Default)]
 struct Touch {
-    /// Interval between barriers of the block, counted from 1; 0: never.
+    /// Of its warp; 0: never.
+    epoch: u32,
+    /// Interval between the barriers that the warp waits at.
     interval: u32,
-    /// Interval between barriers of the warp.
-    warp_interval: u32,
     /// `MANY` lanes of that warp, or `MANY` warps.
-    warp: u16,
-    lane: u16,
-    atomic: bool,
+    warp: u8,
+    lane: u8,
 }
 
-const MANY: u16 = u16::MAX;
+const MANY: u8 = u8::MAX;
 
 impl Touch {
     /// Whether an access by `by` now would be unordered with this one.
-    fn unordered(&self, by: &Touch) -> bool {
-        if self.interval != by.interval || self.atomic && by.atomic {
+    #[inline(always)]
+    fn unordered(&self, by: &Touch, clocks: &Clocks) -> bool {
+        if clocks.over(self.epoch) {
             return false;
         }
-        if self.warp != by.warp {
-            return true;
+        if self.warp == by.warp {
+            return self.lane != by.lane && self.interval == by.interval;
         }
-        self.lane != by.lane && self.warp_interval == by.warp_interval
+        self.warp == MANY || !clocks.knows(by.warp as usize, self.warp as usize, self.epoch)
+    }
+
+    /// Of several at once it is only remembered how far they are spread.
+    #[inline(always)]
+    fn join(&mut self, now: Touch) {
+        *self = match self.warp == now.warp {
+            false if self.epoch == now.epoch => Touch { warp: MANY, lane: MANY, ..now },
+            true if self.interval == now.interval && self.lane != now.lane => Touch { lane: MANY, ..now },
+            _ => now,
+        };
     }
 }
 
 #[derive(Clone, Copy, Default)]
 struct Granule {
-    read: Touch,
     write: Touch,
     /// Copies on the way here.
     pending: u16,
     written: bool,
+    /// Atomics came after `write`.
+    atomics: bool,
+}
+
+/// The latest accesses that do not exclude each other.
+#[derive(Clone, Copy, Default)]
+struct Users {
+    read: Touch,
+    atomic: Touch,
 }
 
 /// One lane at one moment.
@@ -48,7 +68,13 @@ pub struct Who {
     pub lane: usize,
     /// See [`Touch`].
     pub interval: u32,
-    pub warp_interval: u32,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Use {
+    Read,
+    Write,
+    Atomic,
 }
 
 /// What is wrong with an access.
@@ -66,8 +92,12 @@ pub enum Trouble {
 
 pub struct Shared {
     pub bytes: Vec<u8>,
+    pub clocks: Clocks,
     granules: Vec<Granule>,
     granule: usize,
+    /// `rows` for each granule: for each warp if barriers may part them, else for all warps together.
+    users: Vec<Users>,
+    rows: usize,
 }
 
 /// Which checks are on.
@@ -78,84 +108,83 @@ pub struct Watch {
 }
 
 impl Shared {
-    pub fn new(bytes: usize, granule: usize) -> Shared {
-        Shared { bytes: vec![0; bytes], granules: vec![Granule::default(); bytes.div_ceil(granule)], granule }
+    /// Of a block of `warps` warps. `partial`: some barriers are not of the whole block.
+    pub fn new(bytes: usize, granule: usize, warps: usize, partial: bool) -> Shared {
+        let (count, rows) = (bytes.div_ceil(granule), if partial { warps } else { 1 });
+        Shared {
+            bytes: vec![0; bytes],
+            clocks: Clocks::new(warps),
+            granules: vec![Granule::default(); count],
+            granule,
+            users: vec![Users::default(); count * rows],
+            rows,
+        }
     }
 
     /// Ready for the next block.
     pub fn reset(&mut self) {
         self.bytes.fill(0);
+        self.clocks.reset();
         self.granules.fill(Granule::default());
+        self.users.fill(Users::default());
     }
 
-    fn touch(who: Who, atomic: bool) -> Touch {
-        Touch {
-            interval: who.interval,
-            warp_interval: who.warp_interval,
-            warp: who.warp as u16,
-            lane: who.lane as u16,
-            atomic,
-        }
+    fn touch(&self, who: Who) -> Touch {
+        let epoch = self.clocks.epoch(who.warp);
+        Touch { epoch, interval: who.interval, warp: who.warp as u8, lane: who.lane as u8 }
     }
 
     fn range(&self, at: usize, bytes: usize) -> std::ops::Range<usize> {
         at / self.granule..(at + bytes).div_ceil(self.granule)
     }
 
-    pub fn note_read(&mut self, who: Who, at: usize, bytes: usize, atomic: bool, watch: Watch) -> Option<Trouble> {
-        let now = Self::touch(who, atomic);
-        let range = self.range(at, bytes);
-        for granule in &mut self.granules[range] {
+    #[inline(always)]
+    pub fn note(&mut self, who: Who, at: usize, bytes: usize, how: Use, watch: Watch) -> Option<Trouble> {
+        let (now, range) = (self.touch(who), self.range(at, bytes));
+        let own = if self.rows == 1 { 0 } else { who.warp };
+        let users = self.users[range.start * self.rows..range.end * self.rows].chunks_exact_mut(self.rows);
+        for (granule, users) in self.granules[range].iter_mut().zip(users) {
             if granule.pending > 0 {
                 return Some(Trouble::Pending);
             }
-            if !granule.written && watch.unwritten {
+            if how != Use::Write && !granule.written && watch.unwritten {
                 return Some(Trouble::Unwritten);
             }
-            if !watch.races {
-                continue;
-            }
-            if granule.write.interval != 0 && granule.write.unordered(&now) {
-                return Some(race(true, &granule.write));
-            }
-            let read = &mut granule.read;
-            *read = match read.interval == now.interval {
-                // Several readers: remember only how far they are spread.
-                true if read.warp != now.warp => Touch { warp: MANY, lane: MANY, ..now },
-                true if read.lane != now.lane && read.warp_interval == now.warp_interval => Touch { lane: MANY, ..now },
-                _ => now,
-            };
-        }
-        None
-    }
-
-    pub fn note_write(&mut self, who: Who, at: usize, bytes: usize, atomic: bool, watch: Watch) -> Option<Trouble> {
-        let now = Self::touch(who, atomic);
-        let range = self.range(at, bytes);
-        for granule in &mut self.granules[range] {
-            if granule.pending > 0 {
-                return Some(Trouble::Pending);
-            }
             if watch.races {
-                if granule.write.interval != 0 && granule.write.unordered(&now) {
-                    return Some(race(true, &granule.write));
+                if let Some(race) = granule.race(users, &now, how, &self.clocks) {
+                    return Some(race);
                 }
-                if granule.read.interval != 0 && granule.read.unordered(&now) {
-                    return Some(race(false, &granule.read));
+                match how {
+                    Use::Read => users[own].read.join(now),
+                    Use::Atomic => users[own].atomic.join(now),
+                    Use::Write => granule.write = now,
                 }
+                granule.atomics = how == Use::Atomic || granule.atomics && how == Use::Read;
             }
-            granule.write = now;
-            granule.written = true;
+            granule.written |= how != Use::Read;
         }
         None
     }
 
-    /// Begins or ends an asynchronous copy to this place.
-    pub fn note_copy(&mut self, at: usize, bytes: usize, begins: bool) {
-        let range = self.range(at, bytes);
-        for granule in &mut self.granules[range] {
-            granule.pending = if begins { granule.pending + 1 } else { granule.pending.saturating_sub(1) };
+    /// An asynchronous copy to this place begins: it may write from now on.
+    pub fn begin_copy(&mut self, who: Who, at: usize, bytes: usize, watch: Watch) -> Option<Trouble> {
+        let (now, range) = (self.touch(who), self.range(at, bytes));
+        let users = self.users[range.start * self.rows..range.end * self.rows].chunks_exact(self.rows);
+        for (granule, users) in self.granules[range].iter_mut().zip(users) {
+            if watch.races
+                && let Some(race) = granule.race(users, &now, Use::Write, &self.clocks)
+            {
+                return Some(race);
+            }
+            granule.pending += 1;
         }
+        None
+    }
+
+    /// A copy is made: [`Shared::note`] its write now.
+    pub fn end_copy(&mut self, at: usize, bytes: usize) {
+        let range = self.range(at, bytes);
+        self.granules[range].iter_mut().for_each(|granule| granule.pending = granule.pending.saturating_sub(1));
     }
 
     #[inline(always)]
@@ -171,8 +200,29 @@ impl Shared {
     }
 }
 
+impl Granule {
+    /// An access that `now` would be unordered with.
+    #[inline(always)]
+    fn race(&self, users: &[Users], now: &Touch, how: Use, clocks: &Clocks) -> Option<Trouble> {
+        let unordered = |touch: &&Touch| touch.unordered(now, clocks);
+        if unordered(&&self.write) {
+            return Some(race(true, &self.write));
+        }
+        if self.atomics
+            && how != Use::Atomic
+            && let Some(atomic) = users.iter().map(|users| &users.atomic).find(unordered)
+        {
+            return Some(race(true, atomic));
+        }
+        if how == Use::Read {
+            return None;
+        }
+        users.iter().map(|users| &users.read).find(unordered).map(|read| race(false, read))
+    }
+}
+
 fn race(write: bool, with: &Touch) -> Trouble {
-    let known = |number: u16| (number != MANY).then_some(number);
+    let known = |number: u8| (number != MANY).then_some(u16::from(number));
     Trouble::Race { write, warp: known(with.warp), lane: known(with.lane) }
 }
 
@@ -224,24 +274,74 @@ mod tests {
         assert_eq!(passes(&lanes(128), 16), (32, 4), "eight rows of 128 bytes: one group of banks");
     }
 
+    const WATCH: Watch = Watch { unwritten: true, races: true };
+
+    fn who(warp: usize, lane: usize, interval: u32) -> Who {
+        Who { warp, lane, interval }
+    }
+
     #[test]
     fn accesses_conflict_unless_a_barrier_orders_them() {
-        let watch = Watch { unwritten: true, races: true };
-        let who = |warp, lane, interval, warp_interval| Who { warp, lane, interval, warp_interval };
-        let mut shared = Shared::new(64, 4);
-        assert_eq!(shared.note_read(who(0, 0, 1, 1), 0, 4, false, watch), Some(Trouble::Unwritten));
-        assert_eq!(shared.note_write(who(0, 0, 1, 1), 0, 4, false, watch), None);
-        assert_eq!(shared.note_read(who(0, 0, 1, 1), 0, 4, false, watch), None, "one's own");
-        assert!(shared.note_read(who(0, 1, 1, 1), 0, 4, false, watch).is_some(), "another lane");
-        assert_eq!(shared.note_read(who(0, 1, 1, 2), 0, 4, false, watch), None, "after bar.warp.sync");
-        assert!(shared.note_read(who(1, 0, 1, 9), 0, 4, false, watch).is_some(), "another warp");
-        assert_eq!(shared.note_read(who(1, 0, 2, 1), 0, 4, false, watch), None, "after a barrier");
-        let found = shared.note_write(who(0, 0, 2, 1), 0, 4, false, watch);
-        assert_eq!(found, Some(Trouble::Race { write: false, warp: Some(1), lane: Some(0) }));
-        for lane in 0..2 {
-            assert_eq!(shared.note_write(who(0, lane, 3, 1), 8, 4, true, watch), None, "atomics");
+        for partial in [false, true] {
+            let mut shared = Shared::new(64, 4, 2, partial);
+            let mut note = |who, at, how| shared.note(who, at, 4, how, WATCH);
+            assert_eq!(note(who(0, 0, 1), 0, Use::Read), Some(Trouble::Unwritten));
+            assert_eq!(note(who(0, 0, 1), 0, Use::Write), None);
+            assert_eq!(note(who(0, 0, 1), 0, Use::Read), None, "one's own");
+            assert!(note(who(0, 1, 1), 0, Use::Read).is_some(), "another lane");
+            assert_eq!(note(who(0, 1, 2), 0, Use::Read), None, "after bar.warp.sync");
+            assert!(note(who(1, 0, 9), 0, Use::Read).is_some(), "another warp");
+            shared.clocks.meet();
+            let mut note = |who, at, how| shared.note(who, at, 4, how, WATCH);
+            assert_eq!(note(who(1, 0, 9), 0, Use::Read), None, "after a barrier");
+            let found = note(who(0, 0, 3), 0, Use::Write);
+            assert_eq!(found, Some(Trouble::Race { write: false, warp: Some(1), lane: Some(0) }));
+            assert_eq!(note(who(0, 0, 3), 8, Use::Write), None);
+            shared.clocks.meet();
+            for warp in 0..2 {
+                assert_eq!(shared.note(who(warp, 0, 4), 8, 4, Use::Atomic, WATCH), None, "atomics");
+            }
+            let found = shared.note(who(1, 0, 4), 8, 4, Use::Read, WATCH);
+            assert!(
+                matches!(found, Some(Trouble::Race { write: true, .. })),
+                "an atomic and another access: {found:?}"
+            );
+            assert_eq!(shared.begin_copy(who(0, 0, 4), 16, 8, WATCH), None);
+            assert_eq!(shared.note(who(0, 0, 4), 20, 4, Use::Read, WATCH), Some(Trouble::Pending));
         }
-        shared.note_copy(16, 8, true);
-        assert_eq!(shared.note_read(who(0, 0, 3, 1), 20, 4, false, watch), Some(Trouble::Pending));
+    }
+
+    #[test]
+    fn a_barrier_orders_only_those_that_came() {
+        let mut shared = Shared::new(64, 4, 4, true);
+        let wait = |shared: &mut Shared, warps: &[usize]| {
+            let mut clock = [0; 32];
+            warps.iter().for_each(|warp| shared.clocks.arrive(*warp, &mut clock));
+            warps.iter().for_each(|warp| shared.clocks.learn(*warp, &clock));
+        };
+        let race = |write, warp| Some(Trouble::Race { write, warp: Some(warp), lane: Some(0) });
+        assert_eq!(shared.note(who(0, 0, 1), 0, 4, Use::Write, WATCH), None);
+        wait(&mut shared, &[2, 3]);
+        assert_eq!(shared.note(who(2, 0, 1), 0, 4, Use::Read, WATCH), race(true, 0));
+        wait(&mut shared, &[0, 1]);
+        assert_eq!(shared.note(who(1, 0, 1), 0, 4, Use::Read, WATCH), None);
+        assert_eq!(shared.note(who(3, 0, 1), 0, 4, Use::Read, WATCH), race(true, 0));
+        wait(&mut shared, &[1, 2]);
+        assert_eq!(shared.note(who(2, 0, 1), 0, 4, Use::Read, WATCH), None, "through warp 1");
+        assert_eq!(shared.note(who(1, 0, 1), 0, 4, Use::Write, WATCH), race(false, 2));
+        wait(&mut shared, &[0, 2]);
+        assert_eq!(shared.note(who(0, 0, 1), 0, 4, Use::Write, WATCH), None, "warp 1 read before it met warp 2");
+    }
+
+    #[test]
+    fn one_atomic_does_not_hide_another() {
+        let mut shared = Shared::new(4, 4, 3, true);
+        assert_eq!(shared.note(who(0, 0, 1), 0, 4, Use::Write, WATCH), None);
+        shared.clocks.meet();
+        assert_eq!(shared.note(who(0, 0, 1), 0, 4, Use::Atomic, WATCH), None);
+        assert_eq!(shared.note(who(1, 0, 1), 0, 4, Use::Atomic, WATCH), None);
+        let found = shared.note(who(1, 0, 1), 0, 4, Use::Read, WATCH);
+        assert_eq!(found, Some(Trouble::Race { write: true, warp: Some(0), lane: Some(0) }));
+        assert_eq!(shared.note(who(2, 0, 1), 0, 4, Use::Write, WATCH), found);
     }
 }

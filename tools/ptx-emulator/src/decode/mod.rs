@@ -121,6 +121,7 @@ impl<'a> Decoder<'a> {
             local_bytes: self.local_bytes,
             max_threads: function.max_threads,
             shared_granule: shared_granule(&self.code),
+            partial_barriers: self.partial_barriers(),
             code: std::mem::take(&mut self.code),
             operands: std::mem::take(&mut self.operands),
             tables: std::mem::take(&mut self.tables),
@@ -265,6 +266,13 @@ impl<'a> Decoder<'a> {
         }
         self.tables.iter_mut().flatten().for_each(position);
         Ok(())
+    }
+
+    /// Whether a barrier says how many threads it waits for.
+    fn partial_barriers(&self) -> bool {
+        let all = self.presets.get(&(File::B32, Preset::Bits(0)));
+        let count = |inst: &Inst| self.operands[inst.first as usize + inst.destinations as usize + 1];
+        self.code.iter().any(|inst| matches!(inst.op, Op::Bar(_)) && Some(&count(inst)) != all)
     }
 
     /// Dynamic shared memory begins behind the static variables, which are all known only now.

@@ -7,7 +7,7 @@ use super::{BlockRun, Done, Warp};
 use crate::counts::Traffic;
 use crate::fault::FaultKind;
 use crate::isa::{Access, AtomOp, Inst, Op, Reg, Space, Ty};
-use crate::shared::{Trouble, passes};
+use crate::shared::{Trouble, Use, passes};
 use half::{bf16, f16};
 
 /// Windows of generic addresses, below all of global memory.
@@ -87,8 +87,9 @@ impl BlockRun<'_> {
                     }
                     let to = if to >= WINDOW { generic(to).1 } else { to };
                     let start = self.in_shared(to, bytes as usize, lane)?;
-                    self.shared.note_copy(start, bytes as usize, true);
                     let (bytes, pc) = (bytes as usize, warp.pc);
+                    let trouble = self.shared.begin_copy(Self::who(warp, lane), start, bytes, self.launch.watch);
+                    self.shared_trouble(trouble, to, bytes, lane)?;
                     warp.copies.push(Copy { lane, group: None, to, from, bytes, size, pc });
                 }
                 self.count_global(warp, read, addresses, bytes as usize, true);
@@ -188,8 +189,8 @@ impl BlockRun<'_> {
             match space {
                 Space::Shared => {
                     let at = self.in_shared(address, total, lane)?;
-                    let who = self.who(warp, lane);
-                    let trouble = self.shared.note_read(who, at, total, false, self.launch.watch);
+                    let who = Self::who(warp, lane);
+                    let trouble = self.shared.note(who, at, total, Use::Read, self.launch.watch);
                     self.shared_trouble(trouble, address, total, lane)?;
                     shared[lane] = Some(at);
                     for (i, d) in d.iter().enumerate() {
@@ -239,8 +240,8 @@ impl BlockRun<'_> {
             match space {
                 Space::Shared => {
                     let at = self.in_shared(address, total, lane)?;
-                    let who = self.who(warp, lane);
-                    let trouble = self.shared.note_write(who, at, total, false, self.launch.watch);
+                    let who = Self::who(warp, lane);
+                    let trouble = self.shared.note(who, at, total, Use::Write, self.launch.watch);
                     self.shared_trouble(trouble, address, total, lane)?;
                     shared[lane] = Some(at);
                     for (i, s) in s[1..].iter().enumerate() {
@@ -289,9 +290,8 @@ impl BlockRun<'_> {
             let old = match space {
                 Space::Shared => {
                     let at = self.in_shared(address, bytes, lane)?;
-                    let who = self.who(warp, lane);
-                    let read = self.shared.note_read(who, at, bytes, true, self.launch.watch);
-                    let trouble = read.or_else(|| self.shared.note_write(who, at, bytes, true, self.launch.watch));
+                    let who = Self::who(warp, lane);
+                    let trouble = self.shared.note(who, at, bytes, Use::Atomic, self.launch.watch);
                     self.shared_trouble(trouble, address, bytes, lane)?;
                     let old = self.shared.load(at, bytes);
                     self.shared.store(at, bytes, change(old));
@@ -349,8 +349,8 @@ impl BlockRun<'_> {
         let mut matrices = [[[0u16; 8]; 8]; 4];
         for (lane, at) in rows.iter().enumerate() {
             let Some(at) = *at else { continue };
-            let who = self.who(warp, lane);
-            let trouble = self.shared.note_read(who, at, 16, false, self.launch.watch);
+            let who = Self::who(warp, lane);
+            let trouble = self.shared.note(who, at, 16, Use::Read, self.launch.watch);
             self.shared_trouble(trouble, at as u64, 16, lane)?;
             let row = &mut matrices[lane / 8][lane % 8];
             *row = std::array::from_fn(|column| self.shared.load(at + 2 * column, 2) as u16);
@@ -379,8 +379,8 @@ impl BlockRun<'_> {
         }
         for (lane, at) in rows.iter().enumerate() {
             let Some(at) = *at else { continue };
-            let who = self.who(warp, lane);
-            let trouble = self.shared.note_write(who, at, 16, false, self.launch.watch);
+            let who = Self::who(warp, lane);
+            let trouble = self.shared.note(who, at, 16, Use::Write, self.launch.watch);
             self.shared_trouble(trouble, at as u64, 16, lane)?;
             for (column, half) in matrices[lane / 8][lane % 8].iter().enumerate() {
                 self.shared.store(at + 2 * column, 2, u64::from(*half));
@@ -413,9 +413,9 @@ impl BlockRun<'_> {
     fn make(&mut self, copy: &Copy, warp: &Warp) -> Done {
         let Copy { lane, to, from, bytes, size, .. } = *copy;
         let at = to as usize;
-        self.shared.note_copy(at, bytes, false);
-        let who = self.who(warp, lane);
-        let trouble = self.shared.note_write(who, at, bytes, false, self.launch.watch);
+        self.shared.end_copy(at, bytes);
+        let who = Self::who(warp, lane);
+        let trouble = self.shared.note(who, at, bytes, Use::Write, self.launch.watch);
         self.shared_trouble(trouble, to, bytes, lane)?;
         self.shared.bytes[at..at + bytes].fill(0);
         if size > 0 {

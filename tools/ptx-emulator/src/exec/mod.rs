@@ -3,6 +3,7 @@
 //! Divergence: the lanes of a warp form groups, each with a program counter; the group that is furthest behind runs, and
 //! groups that meet are joined. For code as compilers lay it out this reconverges where the hardware does.
 
+mod barrier;
 mod convert;
 mod float;
 mod int;
@@ -14,12 +15,13 @@ mod warp;
 
 use crate::counts::Counts;
 use crate::fault::FaultKind;
-use crate::isa::{BarKind, File, Inst, LaneMask, Op, Preset, Reg};
-use crate::launch::Grid;
+use crate::isa::{File, Inst, LaneMask, Op, Preset, Reg};
+use crate::launch::{Grid, Shuffle};
 use crate::memory::Block as Allocation;
 use crate::module::Kernel;
 use crate::shared::{Shared, Watch, Who};
 use crate::touched::Touched;
+use barrier::Barrier;
 use lanes::{Regs, lanes};
 use std::sync::Arc;
 
@@ -66,21 +68,9 @@ struct Warp {
     copies: Vec<memory::Copy>,
     /// Groups of copies that each lane has committed.
     groups: [u32; 32],
+    /// Raised at each barrier that its lanes wait at.
     interval: u32,
-    at_barrier: bool,
-}
-
-#[derive(Default)]
-struct Barrier {
-    /// Warps that wait, with where the result of a reduction goes.
-    waiting: Vec<(usize, Option<Reg>)>,
-    arrived: usize,
-    /// Threads that are needed; 0: all.
-    needed: u32,
-    kind: Option<BarKind>,
-    /// Threads whose predicate holds, and all of them.
-    holds: u32,
-    threads: u32,
+    waits_at: Option<usize>,
 }
 
 /// One block in execution; reused for the next.
@@ -89,7 +79,6 @@ pub struct BlockRun<'a> {
     shared: Shared,
     warps: Vec<Warp>,
     barriers: Vec<Barrier>,
-    interval: u32,
     executed: u64,
     issued: Vec<u64>,
     pub counts: Counts,
@@ -99,15 +88,10 @@ pub struct BlockRun<'a> {
     cached: Vec<[u64; memory::CACHED]>,
 }
 
-enum Stop {
-    Waiting,
-    Ended,
-}
-
 impl<'a> BlockRun<'a> {
     pub fn new(launch: &'a Launch<'a>) -> Self {
-        let threads = launch.grid.threads();
-        let bytes = launch.kernel.static_shared + launch.grid.dynamic_shared;
+        let (kernel, warps) = (launch.kernel, launch.grid.threads().div_ceil(32));
+        let bytes = kernel.static_shared + launch.grid.dynamic_shared;
         let warp = |index| Warp {
             regs: Regs::default(),
             index,
@@ -115,33 +99,36 @@ impl<'a> BlockRun<'a> {
             active: 0,
             others: Vec::new(),
             live: 0,
-            local: vec![0; 32 * launch.kernel.local_bytes],
+            local: vec![0; 32 * kernel.local_bytes],
             copies: Vec::new(),
             groups: [0; 32],
             interval: 1,
-            at_barrier: false,
+            waits_at: None,
         };
         Self {
             launch,
-            shared: Shared::new(bytes, launch.kernel.shared_granule),
-            warps: (0..threads.div_ceil(32)).map(warp).collect(),
+            shared: Shared::new(bytes, kernel.shared_granule, warps, kernel.partial_barriers),
+            warps: (0..warps).map(warp).collect(),
             barriers: (0..16).map(|_| Barrier::default()).collect(),
-            interval: 1,
             executed: 0,
-            issued: vec![0; launch.kernel.code.len()],
+            issued: vec![0; kernel.code.len()],
             counts: Counts::default(),
             recent: 0,
-            cached: vec![[u64::MAX; memory::CACHED]; threads.div_ceil(32)],
+            cached: vec![[u64::MAX; memory::CACHED]; warps],
         }
     }
 
-    /// Executes the block with index `block`; its warps take turns in `order`.
-    pub fn run(&mut self, block: [u32; 3], order: &[usize]) -> Result<(), Failed> {
+    /// Executes the block with index `block`; its warps take turns, each time in another order if there is a `shuffle`.
+    pub fn run(&mut self, block: [u32; 3], mut shuffle: Option<Shuffle>) -> Result<(), Failed> {
         self.reset(block);
+        let mut order: Vec<usize> = (0..self.warps.len()).collect();
         loop {
             let mut ran = false;
-            for &warp in order {
-                if !self.warps[warp].at_barrier && self.warps[warp].live != 0 {
+            if let Some(shuffle) = &mut shuffle {
+                shuffle.apply(&mut order);
+            }
+            for &warp in &order {
+                if self.warps[warp].waits_at.is_none() && self.warps[warp].live != 0 {
                     ran = true;
                     let done = self.run_warp(warp);
                     done.map_err(|(kind, lane)| Failed { kind, pc: self.warps[warp].pc as usize, warp, lane })?;
@@ -153,7 +140,10 @@ impl<'a> BlockRun<'a> {
             }
         }
         match self.warps.iter().find(|warp| warp.live != 0) {
-            Some(warp) => Err(Failed { kind: FaultKind::Deadlock, pc: warp.pc as usize, warp: warp.index, lane: None }),
+            // It stopped behind its barrier.
+            Some(warp) => {
+                Err(Failed { kind: self.deadlock(warp), pc: warp.pc as usize - 1, warp: warp.index, lane: None })
+            }
             None => {
                 self.counts.blocks += 1;
                 Ok(())
@@ -164,13 +154,12 @@ impl<'a> BlockRun<'a> {
     fn reset(&mut self, block: [u32; 3]) {
         let threads = self.launch.grid.threads();
         self.shared.reset();
-        self.interval = 1;
         self.executed = 0;
         self.cached.fill([u64::MAX; memory::CACHED]);
         for warp in &mut self.warps {
             let lanes = (threads - warp.index * 32).min(32);
             warp.live = u32::MAX >> (32 - lanes);
-            (warp.pc, warp.active, warp.interval, warp.at_barrier) = (0, warp.live, 1, false);
+            (warp.pc, warp.active, warp.interval, warp.waits_at) = (0, warp.live, 1, None);
             warp.others.clear();
             warp.copies.clear();
             warp.groups = [0; 32];
@@ -190,33 +179,8 @@ impl<'a> BlockRun<'a> {
         self.barriers.iter_mut().for_each(|barrier| *barrier = Barrier::default());
     }
 
-    /// Lets warps go on whose barrier is complete.
-    fn release(&mut self) {
-        let live = self.warps.iter().filter(|warp| warp.live != 0).count();
-        for barrier in &mut self.barriers {
-            let needed = if barrier.needed == 0 { live } else { barrier.needed as usize / 32 };
-            if barrier.arrived == 0 || barrier.arrived < needed {
-                continue;
-            }
-            self.interval += 1;
-            let result = match barrier.kind {
-                Some(BarKind::Popc) => u64::from(barrier.holds),
-                Some(BarKind::And) => u64::from(barrier.holds == barrier.threads),
-                _ => u64::from(barrier.holds > 0),
-            };
-            for (warp, reg) in std::mem::take(&mut barrier.waiting) {
-                let warp = &mut self.warps[warp];
-                warp.at_barrier = false;
-                if let Some(reg) = reg {
-                    lanes(warp.live).for_each(|lane| warp.regs.set_lane(reg, lane, result));
-                }
-            }
-            *barrier = Barrier::default();
-        }
-    }
-
-    /// Runs one warp until it waits or ends.
-    fn run_warp(&mut self, index: usize) -> Done<()> {
+    /// Runs one warp up to and with its next barrier, or to its end.
+    fn run_warp(&mut self, index: usize) -> Done {
         // Taken out while it runs, so that it and the block can both be changed.
         let mut warp = std::mem::replace(&mut self.warps[index], Warp::empty());
         let done = self.run_out(&mut warp);
@@ -224,9 +188,7 @@ impl<'a> BlockRun<'a> {
             self.collect();
         }
         self.warps[index] = warp;
-        match done? {
-            Stop::Ended | Stop::Waiting => Ok(()),
-        }
+        done
     }
 
     fn collect(&mut self) {
@@ -237,7 +199,7 @@ impl<'a> BlockRun<'a> {
         }
     }
 
-    fn run_out(&mut self, warp: &mut Warp) -> Done<Stop> {
+    fn run_out(&mut self, warp: &mut Warp) -> Done {
         let kernel = self.launch.kernel;
         loop {
             warp.rejoin();
@@ -287,7 +249,7 @@ impl<'a> BlockRun<'a> {
                     warp.active &= !mask;
                     warp.copies.retain(|copy| mask >> copy.lane & 1 == 0);
                     if warp.live == 0 {
-                        return Ok(Stop::Ended);
+                        return Ok(());
                     }
                     if warp.active == 0 {
                         warp.next();
@@ -297,12 +259,9 @@ impl<'a> BlockRun<'a> {
                     continue;
                 }
                 Op::Bar(kind) if mask != 0 => {
-                    let waits = self.barrier(kind, kernel, inst, warp, mask)?;
+                    self.arrive(kind, kernel, inst, warp, mask)?;
                     warp.pc += 1;
-                    if waits {
-                        return Ok(Stop::Waiting);
-                    }
-                    continue;
+                    return Ok(());
                 }
                 Op::Trap if mask != 0 => return Err((FaultKind::Trap, None)),
                 _ if mask == 0 => {}
@@ -345,33 +304,8 @@ impl<'a> BlockRun<'a> {
         Ok(())
     }
 
-    /// Arrives at a barrier; whether the warp must wait.
-    fn barrier(&mut self, kind: BarKind, kernel: &Kernel, inst: &Inst, warp: &mut Warp, mask: u32) -> Done<bool> {
-        if mask != warp.live {
-            return Err((FaultKind::DivergentBarrier { active: mask, live: warp.live }, None));
-        }
-        let (d, s) = (kernel.destinations(inst), kernel.sources(inst));
-        let first = mask.trailing_zeros() as usize;
-        let (id, needed) = (warp.regs.lane(s[0], first) as usize % 16, warp.regs.lane(s[1], first) as u32);
-        let barrier = &mut self.barriers[id];
-        barrier.arrived += 1;
-        barrier.needed = needed;
-        self.counts.barriers += 1;
-        if let Some(predicate) = s.get(2) {
-            barrier.kind = Some(kind);
-            barrier.holds += (warp.regs.pred[predicate.index()] & mask).count_ones();
-            barrier.threads += mask.count_ones();
-        }
-        let waits = kind != BarKind::Arrive;
-        if waits {
-            barrier.waiting.push((warp.index, d.first().copied()));
-            warp.at_barrier = true;
-        }
-        Ok(waits)
-    }
-
-    fn who(&self, warp: &Warp, lane: usize) -> Who {
-        Who { warp: warp.index, lane, interval: self.interval, warp_interval: warp.interval }
+    fn who(warp: &Warp, lane: usize) -> Who {
+        Who { warp: warp.index, lane, interval: warp.interval }
     }
 }
 
@@ -388,7 +322,7 @@ impl Warp {
             copies: Vec::new(),
             groups: [0; 32],
             interval: 0,
-            at_barrier: false,
+            waits_at: None,
         }
     }
 

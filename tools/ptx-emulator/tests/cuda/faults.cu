@@ -42,6 +42,16 @@ TWINS(warp_race) {
     data[threadIdx.x] = ((volatile int*)values)[threadIdx.x ^ 1];
 }
 
+// Each warp meets only itself.
+TWINS(named_barrier) {
+    __shared__ int values[64];
+    values[threadIdx.x] = 0;
+    __syncthreads();
+    values[threadIdx.x] = threadIdx.x;
+    asm volatile("bar.sync %0, %1;" ::"r"(GOOD ? 1 : 1 + threadIdx.x / 32), "n"(GOOD ? 64 : 32) : "memory");
+    data[threadIdx.x] = ((volatile int*)values)[63 - threadIdx.x];
+}
+
 TWINS(barrier) {
     if (GOOD || threadIdx.x < 16 || data[0] == 12345) {
         asm volatile("bar.sync 0;");

@@ -4,6 +4,7 @@
 //! runs it over the product of sample values, in two orders of blocks and warps.
 
 mod atomics;
+mod barriers;
 mod bits;
 mod compare;
 mod convert;
