@@ -5,6 +5,7 @@
 //! `[k / 2, LANES]` pairs, each a `u32` whose low half is the earlier of two neighbours along `k`. What is missing is zero.
 
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 use super::{Finish, How};
 
@@ -13,11 +14,15 @@ pub const LANES: usize = 16;
 /// Rows of a tile of sums; with three vectors of columns, 24 of the 32 registers are sums.
 const ROWS: usize = 8;
 /// Most strips of columns of a tile.
-pub const STRIPS: usize = 3;
+const STRIPS: usize = 3;
 /// Strips of columns that are finished before others are begun.
 const NEAR: usize = 4 * STRIPS;
 /// Pairs along `k` that a tile takes at a time: three strips of so many lie in the first-level cache.
-const DEPTH: usize = 160;
+pub const DEPTH: usize = 160;
+/// How far ahead of its loads packing asks for memory, in pairs of rows or in blocks along them: few of its streams are long enough
+/// for the processor to foresee.
+const PAIRS_AHEAD: usize = 4;
+const BLOCKS_AHEAD: usize = 1;
 
 /// Whether this processor has the instructions.
 pub fn available() -> bool {
@@ -36,6 +41,12 @@ fn load(from: &[f32], start: usize, count: usize) -> __m512 {
     let from = from.get(start..).unwrap_or_default();
     // SAFETY: lanes beyond the slice's end are masked off, and not touched.
     unsafe { _mm512_maskz_loadu_ps(lanes(count.min(from.len())), from.as_ptr()) }
+}
+
+/// Asks for the line of the number at `index`, if there is one, or for one that is not needed.
+#[target_feature(enable = "avx512f")]
+fn prefetch(from: &[f32], index: usize) {
+    _mm_prefetch::<_MM_HINT_T0>(from.as_ptr().wrapping_add(index).cast());
 }
 
 #[target_feature(enable = "avx512f")]
@@ -63,6 +74,8 @@ pub unsafe fn pack_along(strip: &mut [u32], from: &[f32], stride: usize, count: 
         let mut rows = [_mm512_setzero_si512(); LANES];
         for (row, pairs) in rows.iter_mut().enumerate().take(count) {
             let (start, left) = (row * stride + at, k - at);
+            prefetch(from, start + 2 * BLOCKS_AHEAD * LANES);
+            prefetch(from, start + (2 * BLOCKS_AHEAD + 1) * LANES);
             let later = load(from, start + LANES, left.saturating_sub(LANES));
             *pairs = narrow(load(from, start, left), later);
         }
@@ -87,6 +100,8 @@ pub unsafe fn pack_across(strips: &mut [u32], from: &[f32], stride: usize, count
     for pair in 0..pairs {
         for (strip, to) in vectors[pair..].iter_mut().step_by(pairs).enumerate() {
             let (at, left) = (2 * pair * stride + strip * LANES, count - strip * LANES);
+            prefetch(from, at + 2 * PAIRS_AHEAD * stride);
+            prefetch(from, at + (2 * PAIRS_AHEAD + 1) * stride);
             let later = load(from, at + stride, if 2 * pair + 1 < k { left } else { 0 });
             store(to, _mm512_permutexvar_epi16(in_turns, narrow(load(from, at, left), later)));
         }
@@ -123,8 +138,15 @@ fn transposed(rows: [__m512i; LANES]) -> [__m512i; LANES] {
     columns
 }
 
-/// `c = scale · a b`, or added to it: `a` and `b` in strips of `pairs` pairs, `c` in rows of `columns` that are `stride` apart.
-/// Then `finish(row, column, ...)`, where the first row is number `row`, for what is in the second-level cache.
+/// All strips of `b`, each of `pairs` pairs, and which of those are multiplied.
+pub struct Columns<'a> {
+    pub strips: &'a [u32],
+    pub pairs: usize,
+    pub some: Range<usize>,
+}
+
+/// `c = scale · a b`, or added to it: `a` in strips of as many pairs as are multiplied, `c` in rows of `columns` that are `stride`
+/// apart. Then `finish(row, column, ...)`, where the first row is number `row`, for what is in the second-level cache.
 ///
 /// # Safety
 /// The processor has the instructions ([`available`]).
@@ -132,23 +154,23 @@ fn transposed(rows: [__m512i; LANES]) -> [__m512i; LANES] {
 pub unsafe fn multiply(
     (c, columns, stride): (&mut [f32], usize, usize),
     a: &[u32],
-    b: &[u32],
-    pairs: usize,
+    Columns { strips, pairs, some }: Columns,
     how: How,
     (row, beside, finish): (usize, &mut [f32], Option<&Finish>),
 ) {
     // What `c` gets from one piece along `k` after the other stays in the second-level cache.
-    for (block, b) in b.chunks(NEAR * pairs * LANES).enumerate() {
-        for first in (0..pairs).step_by(DEPTH) {
-            let piece = first * LANES..DEPTH.min(pairs - first) * LANES + first * LANES;
-            let accumulate = how.accumulate || first > 0;
+    for (block, b) in strips.chunks(NEAR * pairs * LANES).enumerate() {
+        for first in some.clone().step_by(DEPTH) {
+            let piece = first * LANES..some.end.min(first + DEPTH) * LANES;
+            let a_piece = piece.start - some.start * LANES..piece.end - some.start * LANES;
+            let accumulate = how.accumulate || first > some.start;
             for (index, b) in b.chunks(STRIPS * pairs * LANES).enumerate() {
                 let at = (block * NEAR + index * STRIPS) * LANES;
                 let mut b = b.chunks_exact(pairs * LANES).map(|strip| &strip[piece.clone()]);
                 let strips = [b.next(), b.next(), b.next()].map(Option::unwrap_or_default);
-                for (c, a) in c.chunks_mut(LANES * stride).zip(a.chunks_exact(pairs * LANES)) {
+                for (c, a) in c.chunks_mut(LANES * stride).zip(a.chunks_exact(some.len() * LANES)) {
                     for (half, c) in c.chunks_mut(ROWS * stride).enumerate() {
-                        let a = &a[piece.clone()][half * ROWS..];
+                        let a = &a[a_piece.clone()][half * ROWS..];
                         let to = Part { c: &mut c[at..], stride, columns: columns - at, accumulate };
                         match strips {
                             [x, [], _] => tile(to, a, [x], how.scale),
@@ -202,8 +224,18 @@ fn tile<const V: usize>(to: Part<'_>, a: &[u32], b: [&[u32]; V], scale: f32) {
     for (sums, c) in sums.into_iter().zip(to.c.chunks_mut(to.stride)) {
         for (strip, sum) in sums.into_iter().enumerate() {
             let at = strip * LANES;
+            let columns = (to.columns - at).min(c.len() - at);
             let c = &mut c[at..];
-            let mask = lanes((to.columns - at).min(c.len()));
+            // Masked stores cost much more than others, also if they store all.
+            if columns >= LANES {
+                // SAFETY: as many numbers are there.
+                unsafe {
+                    let before = if to.accumulate { _mm512_loadu_ps(c.as_ptr()) } else { _mm512_setzero_ps() };
+                    _mm512_storeu_ps(c.as_mut_ptr(), _mm512_fmadd_ps(sum, scale, before));
+                }
+                continue;
+            }
+            let mask = lanes(columns);
             // SAFETY: lanes beyond the row's end are masked off, and not touched.
             unsafe {
                 let before = if to.accumulate { _mm512_maskz_loadu_ps(mask, c.as_ptr()) } else { _mm512_setzero_ps() };
