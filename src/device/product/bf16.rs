@@ -18,9 +18,14 @@ const GROUP: usize = 8;
 
 thread_local! {
     // Packed operands, kept from call to call, so that a step allocates nothing.
-    static COLUMNS: Cell<Vec<u32>> = const { Cell::new(Vec::new()) };
-    static ROWS: Cell<Vec<u32>> = const { Cell::new(Vec::new()) };
+    static COLUMNS: Cell<Vec<Vector>> = const { Cell::new(Vec::new()) };
+    static ROWS: Cell<Vec<Vector>> = const { Cell::new(Vec::new()) };
 }
+
+/// What a register holds, in one line of the caches.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C, align(64))]
+struct Vector([u32; LANES]);
 
 /// As [`super::product_then`], which has checked the sizes.
 ///
@@ -32,7 +37,7 @@ pub fn product(operands: Product<'_>) {
     let b = Operand { from: b.0, apart: b.1.columns, along: b.1.rows, count: n, k };
     let pairs = k.div_ceil(2);
     let mut columns = COLUMNS.take();
-    let strips = at_least(&mut columns, n.div_ceil(LANES) * pairs * LANES);
+    let strips = at_least(&mut columns, n.div_ceil(LANES) * pairs);
     let groups = GROUP * pairs * LANES;
     let pack = |(index, to): (usize, &mut [u32])| b.part(index * GROUP * LANES, GROUP * LANES, 0, k).pack(to);
     match how.parallel {
@@ -47,7 +52,7 @@ pub fn product(operands: Product<'_>) {
         let mut packed = ROWS.take();
         for first in (0..pairs).step_by(PAIRS) {
             let some = first..pairs.min(first + PAIRS);
-            let a_strips = at_least(&mut packed, rows.div_ceil(LANES) * LANES * some.len());
+            let a_strips = at_least(&mut packed, rows.div_ceil(LANES) * some.len());
             a.part(row, rows, 2 * first, 2 * PAIRS).pack(a_strips);
             let how = How { accumulate: how.accumulate || first > 0, ..how };
             let finish = finish.filter(|_| some.end == pairs);
@@ -60,12 +65,12 @@ pub fn product(operands: Product<'_>) {
     COLUMNS.set(columns);
 }
 
-/// The first `len` of a buffer that grows where it is too short.
-fn at_least(buffer: &mut Vec<u32>, len: usize) -> &mut [u32] {
-    if buffer.len() < len {
-        buffer.resize(len, 0);
+/// Room for `vectors` registers in a buffer that grows where it is too short.
+fn at_least(buffer: &mut Vec<Vector>, vectors: usize) -> &mut [u32] {
+    if buffer.len() < vectors {
+        buffer.resize(vectors, Vector([0; LANES]));
     }
-    &mut buffer[..len]
+    bytemuck::cast_slice_mut(&mut buffer[..vectors])
 }
 
 /// `count` rows of `a`, or columns of `b`, that are `apart` one from the next, of `k` numbers each that are `along` apart: one
