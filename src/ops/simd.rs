@@ -21,6 +21,16 @@ pub fn wide<R>(body: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(Call(body))
 }
 
+/// `f(y, x)` for the elements of two slices of one length. Inside of [`wide`] this is what to use instead of `zip` and `for_each`,
+/// whose code may stay a function of its own, compiled for no wide vectors.
+#[inline(always)]
+pub fn zip(y: &mut [f32], x: &[f32], f: impl Fn(&mut f32, f32)) {
+    let x = &x[..y.len()];
+    for i in 0..y.len() {
+        f(&mut y[i], x[i]);
+    }
+}
+
 /// `Σ term(index)` over `0..len` elements taken lane by lane, in a fixed order.
 #[inline(always)]
 pub fn sum(len: usize, term: impl Fn(usize) -> f32) -> f32 {
@@ -31,7 +41,10 @@ pub fn sum(len: usize, term: impl Fn(usize) -> f32) -> f32 {
             *total += term(start + lane);
         }
     }
-    let tail: f32 = (whole..len).map(term).sum();
+    let mut tail = 0.0;
+    for index in whole..len {
+        tail += term(index);
+    }
     total(lanes) + tail
 }
 

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::Gelu;
-use crate::ops::simd::{erf, exp, tanh, wide};
+use crate::ops::simd::{erf, exp, tanh, wide, zip};
 
 /// Elements of a chunk: small enough for the first-level cache, a multiple of every vector.
 const CHUNK: usize = 4096;
@@ -43,7 +43,14 @@ pub fn forward(kind: Gelu, x: &[f32], y: &mut [f32]) {
 pub fn piece(kind: Gelu, x: &[f32], y: &mut [f32]) {
     wide(
         #[inline(always)]
-        || y.iter_mut().zip(x).for_each(|(y, x)| *y = value(kind, *x)),
+        || {
+            zip(
+                y,
+                x,
+                #[inline(always)]
+                |y, x| *y = value(kind, x),
+            );
+        },
     );
 }
 
@@ -51,7 +58,14 @@ pub fn piece(kind: Gelu, x: &[f32], y: &mut [f32]) {
 pub fn piece_backward(kind: Gelu, pre: &[f32], d: &mut [f32]) {
     wide(
         #[inline(always)]
-        || d.iter_mut().zip(pre).for_each(|(d, pre)| *d *= slope(kind, *pre)),
+        || {
+            zip(
+                d,
+                pre,
+                #[inline(always)]
+                |d, pre| *d *= slope(kind, pre),
+            );
+        },
     );
 }
 
