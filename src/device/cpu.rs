@@ -5,7 +5,7 @@ use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ptr::NonNull;
 use std::time::Instant;
 
-use super::product::Operands;
+use super::product::{Operands, multiplies_bf16};
 use super::{Device, DeviceError, Elem, Later, ProbeSizes};
 
 /// The CPU as a device. Threads are those of the rayon pool that calls it; results do not depend on their number.
@@ -20,9 +20,11 @@ impl Cpu {
     /// # Errors
     /// If this processor has no instructions for that.
     pub fn bf16() -> Result<Self, DeviceError> {
-        let what = "products in bf16: this processor has no AVX-512 BF16; --precision f32 needs none";
-        let operands = Operands::bf16().ok_or_else(|| DeviceError::Unsupported { what: what.to_owned() })?;
-        Ok(Self { operands })
+        if !multiplies_bf16() {
+            let what = "products in bf16: this processor has no AVX-512 BF16; --precision f32 needs none";
+            return Err(DeviceError::Unsupported { what: what.to_owned() });
+        }
+        Ok(Self { operands: Operands::Bf16 })
     }
 
     /// What the operands of the towers' products are rounded to.

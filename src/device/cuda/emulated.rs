@@ -197,8 +197,8 @@ impl Machine {
             true => self.read(d, m * n, result)?,
             false => vec![0.0; m * n],
         };
-        // Operands in bf16 are so to the bit: where the processor multiplies such, that is faster and the same but for the sums.
-        let multiplied = Operands::bf16().filter(|_| operands == Number::Bf16).unwrap_or_default();
+        // What is bf16 already stays so to the bit, and this product's sums are the same on every processor.
+        let multiplied = if operands == Number::Bf16 { Operands::Bf16 } else { Operands::F32 };
         let how = How { operands: multiplied, scale: 1.0, accumulate, parallel: true };
         let (left, right) = ((&left[..], strides(a, m, k)), (&right[..], strides(b, k, n)));
         product((m, n, k), (&mut sums, Strides::row_major(n)), left, right, how);

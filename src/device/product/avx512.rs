@@ -7,7 +7,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::{Finish, How};
+use super::{DEPTH, Finish, How};
 
 /// Rows or columns of a strip: the 32-bit lanes of a register.
 pub const LANES: usize = 16;
@@ -17,8 +17,6 @@ const ROWS: usize = 8;
 const STRIPS: usize = 3;
 /// Strips of columns that are finished before others are begun.
 const NEAR: usize = 4 * STRIPS;
-/// Pairs along `k` that a tile takes at a time: three strips of so many lie in the first-level cache.
-pub const DEPTH: usize = 160;
 /// How far ahead of its loads packing asks for memory, in pairs of rows or in blocks along them: few of its streams are long enough
 /// for the processor to foresee.
 const PAIRS_AHEAD: usize = 4;

@@ -3,7 +3,8 @@
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 #[cfg(target_arch = "x86_64")]
-mod bf16;
+mod packed;
+mod portable;
 
 use gemm::Parallelism;
 use rayon::prelude::*;
@@ -35,19 +36,21 @@ impl Strides {
 pub enum Operands {
     #[default]
     F32,
-    /// Where the processor has AVX-512 BF16 ([`Operands::bf16`]).
+    /// To the nearest even. The same bits on every processor, fast where it [`multiplies_bf16`].
     Bf16,
 }
 
-impl Operands {
-    /// bf16, if this processor multiplies such numbers.
-    pub fn bf16() -> Option<Self> {
-        #[cfg(target_arch = "x86_64")]
-        return avx512::available().then_some(Self::Bf16);
-        #[cfg(not(target_arch = "x86_64"))]
-        return None;
-    }
+/// Whether this processor has AVX-512 BF16.
+pub fn multiplies_bf16() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return avx512::available();
+    #[cfg(not(target_arch = "x86_64"))]
+    return false;
 }
+
+/// Pairs along `k` whose products are summed in bf16 products before they are added to the result. Three strips of so many lie in the
+/// first-level cache.
+const DEPTH: usize = 160;
 
 /// How a product is combined and who computes it.
 #[derive(Clone, Copy)]
@@ -97,9 +100,12 @@ pub fn product_then(operands: Product<'_>) {
     let Product { sizes: (m, n, k), c: (ref c, stride), a: (a, a_strides), b: (b, b_strides), how, .. } = operands;
     let fits = a_strides.fits(m, k, a.len()) && b_strides.fits(k, n, b.len());
     assert!(fits && Strides::row_major(stride).fits(m, n, c.len()), "operands do not fit {m} x {n} x {k}");
-    #[cfg(target_arch = "x86_64")]
     if how.operands == Operands::Bf16 && m * n * k > 0 {
-        return bf16::product(operands);
+        #[cfg(target_arch = "x86_64")]
+        if multiplies_bf16() {
+            return packed::product(operands);
+        }
+        return portable::product(operands);
     }
     let Product { c: (c, _), beside, finish, .. } = operands;
     // SAFETY: by the check above every element that these sizes and strides reach lies in its slice, and `c`, which is
@@ -231,6 +237,29 @@ mod tests {
 
     #[test]
     fn bf16_products_are_those_of_rounded_operands() {
-        Operands::bf16().map_or_else(|| println!("skipped: this processor has no AVX-512 BF16"), check);
+        check(Operands::Bf16);
+    }
+
+    /// So a run in bf16 is the same on every processor.
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn bf16_products_need_no_instructions_of_their_own() {
+        if !multiplies_bf16() {
+            return println!("skipped: this processor has no AVX-512 BF16 to compare with");
+        }
+        for (m, n, k) in [(1, 1, 1), (7, 53, 31), (40, 30, 700)] {
+            let (mut a, b) = ((draw(m * k, 0), Strides::row_major(k)), (draw(k * n, 1), Strides::row_major(n)));
+            a.0[0] = 1e-39;
+            for (accumulate, parallel) in [(false, true), (true, false)] {
+                let how = How { operands: Operands::Bf16, scale: 0.3, accumulate, parallel };
+                let results = [packed::product, portable::product].map(|product| {
+                    let mut c = draw(m * n, 2);
+                    let (c_of, a, b) = ((&mut c[..], n), (&a.0[..], a.1), (&b.0[..], b.1));
+                    product(Product { sizes: (m, n, k), c: c_of, a, b, how, beside: &mut [], finish: None });
+                    c.into_iter().map(f32::to_bits).collect::<Vec<_>>()
+                });
+                assert!(results[0] == results[1], "{m} x {n} x {k}");
+            }
+        }
     }
 }

@@ -5,8 +5,8 @@ use std::cell::Cell;
 
 use rayon::prelude::*;
 
-use super::avx512::{Columns, DEPTH, LANES, available, multiply, pack_across, pack_along};
-use super::{How, Product};
+use super::avx512::{Columns, LANES, available, multiply, pack_across, pack_along};
+use super::{DEPTH, How, Product};
 
 /// Rows that are computed together, at most, and the pairs along `k` that are packed for them at a time: they lie in the
 /// second-level cache while `b` passes by.
