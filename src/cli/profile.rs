@@ -15,6 +15,7 @@ use super::device::{DeviceArgs, Job};
 use super::table::table;
 use crate::autograd::Recompute;
 use crate::data::Dataset;
+use crate::device::KernelCounts;
 use crate::model::Preset;
 use crate::ops::AllOps;
 use crate::profile::{self, Benches, Group, Line, chrome_trace, compare, group, largest_batch, measure_ceilings, svg};
@@ -35,7 +36,8 @@ use crate::train::{Options, RunFolder, Settings, tokenizer};
   flipk profile --fit                         # largest batches by card
   flipk profile --fit --recompute blocks      # the same with little kept for the backward pass
   flipk profile runs/b16-001                  # sizes of that run's model
-  flipk profile --batch 8 --device emulator   # estimates for an H100 from what the kernels did in emulation")]
+  flipk profile --batch 8 --device emulator   # estimates for an H100 from what the kernels did in emulation
+  flipk profile --batch 8 --device emulator --group kernel   # what each of them did, bank conflicts included")]
 pub struct Profile {
     /// Run folder whose options are taken; flags win over them
     run: Option<PathBuf>,
@@ -73,11 +75,15 @@ pub struct Profile {
 struct Measurement {
     job: profile::Job,
     again: bool,
+    group: Group,
 }
 
 impl Job for Measurement {
     type Output = profile::Profile;
     fn run<D: AllOps>(self, device: Arc<D>) -> Result<profile::Profile> {
+        if self.group == Group::Kernel && device.probe_sizes().is_some() {
+            bail!("kernels are counted in emulation alone: --group kernel needs --device emulator");
+        }
         let ceilings = measure_ceilings(&device, self.again)?;
         Ok(profile::profile(device, &self.job, ceilings)?)
     }
@@ -110,7 +116,7 @@ impl Profile {
         let bar = ProgressBar::new((warm_up + steps) as u64);
         bar.set_style(ProgressStyle::with_template("{bar:24.cyan/blue} {pos}/{len} steps  {elapsed}  {eta} left")?);
         let job = profile::Job { settings, dataset, tokenizer, model, warm_up, steps, bar };
-        let found = self.device.run(Measurement { job, again: self.ceilings })?;
+        let found = self.device.run(Measurement { job, again: self.ceilings, group: self.group })?;
         print!("{}", shown(&found, self.group));
         for (file, text) in [
             (&self.json, serde_json::to_string_pretty(&found)?),
@@ -188,10 +194,14 @@ fn shown(found: &profile::Profile, by: Group) -> String {
         let name = format!("{} {}", line.name, line.direction);
         [name, milliseconds(line.seconds), share, flops, bytes, line.bound.clone(), near]
     };
-    let lines = group(found, by);
-    let rows: Vec<_> = lines.iter().map(row).collect();
-    let mut text = table(["", "ms", "step", "TFLOP/s", "GB/s", "bound by", "of limit"], &rows);
-    text += &moved(&lines);
+    let mut text = match by {
+        Group::Kernel => kernels(&found.kernels),
+        _ => {
+            let lines = group(found, by);
+            let rows: Vec<_> = lines.iter().map(row).collect();
+            table(["", "ms", "step", "TFLOP/s", "GB/s", "bound by", "of limit"], &rows) + &moved(&lines)
+        }
+    };
     let totals: Vec<_> =
         found.totals.iter().map(|(part, seconds)| format!("{part} {} ms", milliseconds(*seconds))).collect();
     text += &format!("\n{}\n", totals.join(", "));
@@ -242,11 +252,51 @@ fn moved(lines: &[Line]) -> String {
     }
 }
 
+/// What the emulator counted of each kernel. Matrix products are no kernels of ours.
+fn kernels(kernels: &[KernelCounts]) -> String {
+    let row = |kernel: &KernelCounts| {
+        let conflicts = match kernel.shared_passes_least {
+            0 => "-".to_owned(),
+            least => format!("{:.2}", kernel.shared_passes as f64 / least as f64),
+        };
+        [
+            kernel.kernel.clone(),
+            kernel.launches.to_string(),
+            kernel.blocks.to_string(),
+            kernel.threads.to_string(),
+            kernel.shared_bytes.to_string(),
+            format!("{:.1}", kernel.warp_instructions as f64 / 1e3),
+            format!("{:.1}", kernel.mma_flops as f64 / 1e6),
+            megabytes(Some(kernel.moved_bytes)),
+            format!("{:.1}", kernel.shared_passes as f64 / 1e3),
+            conflicts,
+            format!("{:.1}", 1e6 * kernel.seconds),
+            kernel.slowest.clone(),
+        ]
+    };
+    let heads = [
+        "",
+        "launches",
+        "blocks",
+        "threads",
+        "shared, B",
+        "instr., k",
+        "MFLOP",
+        "MB moved",
+        "passes, k",
+        "of least",
+        "us",
+        "slowest",
+    ];
+    table(heads, &kernels.iter().map(row).collect::<Vec<_>>())
+}
+
 fn compared(before: &profile::Profile, after: &profile::Profile, by: Group) -> String {
     let seconds = |line: &Option<Line>| line.as_ref().map_or_else(|| "-".to_owned(), |line| milliseconds(line.seconds));
     let row = |(old, new): &(Option<Line>, Option<Line>)| {
         let line = new.as_ref().or(old.as_ref());
-        let name = line.map_or_else(String::new, |line| format!("{} {}", line.name, line.direction));
+        let name =
+            line.map_or_else(String::new, |line| format!("{} {}", line.name, line.direction).trim_end().to_owned());
         let factor = match (old, new) {
             (Some(old), Some(new)) if new.seconds > 0.0 => format!("{:.2}", old.seconds / new.seconds),
             _ => "-".to_owned(),

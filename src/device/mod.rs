@@ -3,6 +3,8 @@
 //! A [`Device`] owns memory and hands out typed views of it. What it can compute is said op by op, by the small traits
 //! in [`crate::ops`] (`LayerNorm`, `Attention`, ...), so a new op touches no list here.
 
+use serde::{Deserialize, Serialize};
+
 mod cpu;
 pub mod cuda;
 pub(crate) mod product;
@@ -45,6 +47,28 @@ impl Real for half::bf16 {
     fn to_f32(self) -> f32 {
         self.to_f32()
     }
+}
+
+/// What the launches of one kernel did, where that is counted (the emulated GPU).
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct KernelCounts {
+    pub kernel: String,
+    pub launches: u64,
+    pub blocks: u64,
+    /// Of the largest block, as its bytes of shared memory.
+    pub threads: u32,
+    pub shared_bytes: usize,
+    pub warp_instructions: u64,
+    /// Floating-point operations of matrix instructions.
+    pub mma_flops: u64,
+    /// As [`Device::moved_bytes`].
+    pub moved_bytes: u64,
+    /// Passes over shared memory, and how many there were without bank conflicts.
+    pub shared_passes: u64,
+    pub shared_passes_least: u64,
+    /// An estimate, and what in it takes longest: `memory`, `tensor cores`, `issue`, `shared memory`.
+    pub seconds: f64,
+    pub slowest: String,
 }
 
 /// What a device can fail with.
@@ -181,6 +205,11 @@ pub trait Device: Sized + Send + Sync + 'static {
     /// kernel before it to come from memory.
     fn moved_bytes(&self, _from: &Self::Mark, _to: &Self::Mark) -> Option<u64> {
         None
+    }
+
+    /// What each kernel did since this was last asked, in the order of their names; nothing where it is not counted.
+    fn take_kernels(&self) -> Vec<KernelCounts> {
+        Vec::new()
     }
 
     /// Device to host; waits for what computes `from`; lengths are equal.

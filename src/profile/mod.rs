@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::autograd::{Step, Work};
 use crate::data::{Batch, Dataset, Loader, Position, Tokenizer};
-use crate::device::DeviceError;
+use crate::device::{DeviceError, KernelCounts};
 use crate::model::Flip;
 use crate::ops::AllOps;
 use crate::train::{Settings, TrainError, Trainer};
@@ -86,6 +86,9 @@ pub struct Profile {
     pub totals: BTreeMap<String, f64>,
     pub ceilings: Ceilings,
     pub scopes: Vec<Scope>,
+    /// Of the last step; known in emulation alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kernels: Vec<KernelCounts>,
 }
 
 /// What is profiled.
@@ -128,6 +131,7 @@ pub fn profile<D: AllOps>(device: Arc<D>, job: &Job, ceilings: Ceilings) -> Resu
     let (mut waits, mut times, mut moved) = (Vec::new(), Vec::<Vec<f64>>::new(), Vec::<Vec<Option<u64>>>::new());
     for step in 0..job.warm_up + job.steps {
         let data = loader.next_batch()?;
+        device.take_kernels();
         let start = Instant::now();
         let marks = trainer.marked_step(&data, 0.0)?;
         let between = marks.windows(2).map(|pair| device.seconds(&pair[0], &pair[1]));
@@ -146,6 +150,7 @@ pub fn profile<D: AllOps>(device: Arc<D>, job: &Job, ceilings: Ceilings) -> Resu
         false => None,
     };
     job.bar.finish_and_clear();
+    let kernels = device.take_kernels();
     let seconds = |place: usize| median(times.iter().map(|spent| spent[place]), f64::total_cmp);
     let moved = |place: usize| median(moved.iter().map(|moved| moved[place]), Ord::cmp);
     let scopes = scopes(&trainer, &ceilings, |place| (seconds(place), moved(place)));
@@ -174,6 +179,7 @@ pub fn profile<D: AllOps>(device: Arc<D>, job: &Job, ceilings: Ceilings) -> Resu
         totals,
         ceilings,
         scopes,
+        kernels,
     })
 }
 

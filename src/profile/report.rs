@@ -1,6 +1,7 @@
 //! Rows of a profile, grouped as a reader wants them.
 
 use super::{Profile, Scope};
+use crate::device::KernelCounts;
 
 /// What becomes one line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -12,6 +13,8 @@ pub enum Group {
     Op,
     /// Each tower
     Tower,
+    /// Each GPU kernel, with what the emulator counted; with --device emulator alone
+    Kernel,
 }
 
 /// The sum over some scopes in one direction.
@@ -45,7 +48,8 @@ impl Scope {
     fn line(&self, group: Group) -> String {
         let mut parts = self.scope.split('/');
         match group {
-            Group::Op => self.op.clone(),
+            // Scopes do not know their kernels.
+            Group::Op | Group::Kernel => self.op.clone(),
             Group::Tower => parts.next().unwrap_or_default().to_owned(),
             // `vision/block_03/attention` belongs to `vision/block_03`.
             Group::Layer => parts.by_ref().take(2).collect::<Vec<_>>().join("/"),
@@ -53,8 +57,25 @@ impl Scope {
     }
 }
 
+/// Kernels know neither their direction nor what their op must move.
+fn of_kernel(kernel: &KernelCounts) -> Line {
+    Line {
+        name: kernel.kernel.clone(),
+        direction: String::new(),
+        seconds: kernel.seconds,
+        flops: kernel.mma_flops,
+        bytes: 0,
+        moved_bytes: Some(kernel.moved_bytes),
+        limit_seconds: 0.0,
+        bound: kernel.slowest.clone(),
+    }
+}
+
 /// The lines of `profile` in the order of their first scope.
 pub fn group(profile: &Profile, by: Group) -> Vec<Line> {
+    if by == Group::Kernel {
+        return profile.kernels.iter().map(of_kernel).collect();
+    }
     let mut lines: Vec<(Line, f64)> = Vec::new();
     for scope in &profile.scopes {
         let name = scope.line(by);
@@ -130,6 +151,7 @@ pub(super) mod tests {
             memory: vec![("activations".to_owned(), 100)],
             totals: BTreeMap::new(),
             ceilings: Ceilings::ESTIMATED,
+            kernels: Vec::new(),
             scopes: vec![
                 scope("vision/block_00", "layernorm", "forward", 1.0, 0.5, "memory"),
                 scope("vision/block_00/attention", "linear", "forward", 2.0, 1.5, "compute"),

@@ -17,6 +17,8 @@ fn a_step_is_told_layer_by_layer_on_every_device() {
         args.extend(small);
         args.extend(options.iter().map(String::as_str));
         let ran = flipk(&args).expect(0);
+        assert_eq!(ran.stdout.contains("MB moved"), device == "emulator", "{}", ran.stdout);
+        assert_eq!(json(&file("json")).get("kernels").is_some(), device == "emulator");
         assert!(ran.stdout.contains("attention backward") && ran.stdout.contains("of limit"), "{}", ran.stdout);
         assert_eq!(ran.stdout.contains("linear again"), recompute == "blocks", "{}", ran.stdout);
         let profile = json(&file("json"));
@@ -54,6 +56,10 @@ fn a_step_is_told_layer_by_layer_on_every_device() {
     assert!(least.fold(f64::INFINITY, f64::min) > 4.0, "{fit}{more}");
     let ran = flipk(&["profile", "--json=/nowhere/step.json"]).expect(1);
     assert!(ran.stderr.contains("cannot write /nowhere/step.json") && ran.stdout.is_empty(), "{}", ran.stderr);
+    let ran = flipk(&["profile", "--device=cpu", "--group=kernel", "--batch=8"]).expect(1);
+    assert!(ran.stderr.contains("--group kernel needs --device emulator"), "{}", ran.stderr);
+    let ran = flipk(&["profile", "--compare", &after, &after, "--group=kernel"]).expect(0);
+    assert!(ran.stdout.contains("attention_forward") && ran.stdout.contains("1.00"), "{}", ran.stdout);
     let ran = flipk(&["profile", "--compare", &before, "Cargo.toml"]).expect(1);
     assert!(ran.stderr.contains("Cargo.toml is neither a profile"), "{}", ran.stderr);
 }
@@ -68,9 +74,16 @@ fn no_op_moves_a_tenth_more_than_it_must() {
     // Two widths, several blocks, and more pairs than one tile of logits has.
     let vision = ["--vision-layers=2", "--vision-width=256"];
     let text = ["--text-layers=2", "--text-width=192", "--text-heads=3"];
-    let run = ["profile", "--device=emulator", "--data=embedded:noto", "--model=tiny", "--batch=144", &to];
+    let run = ["profile", "--device=emulator", "--group=kernel", "--data=embedded:noto", "--model=tiny", "--batch=144", &to];
     let ran = flipk(&[&run[..], &["--profile-steps=1"], &vision, &text].concat()).expect(0);
-    assert!(ran.stdout.contains("MB moved") && ran.stdout.contains("of least"), "{}", ran.stdout);
+    let kernels = json(&file)["kernels"].as_array().unwrap().clone();
+    for kernel in &kernels {
+        let (name, number) = (kernel["kernel"].as_str().unwrap(), |key: &str| kernel[key].as_u64().unwrap());
+        let line = ran.stdout.lines().find(|line| line.split_whitespace().next() == Some(name)).unwrap_or_default();
+        assert!(line.split_whitespace().nth(1) == Some(&number("launches").to_string()), "{name}: {}", ran.stdout);
+        assert!(number("blocks") >= number("launches") && number("warp_instructions") > 0, "{kernel}");
+    }
+    assert!(kernels.iter().any(|kernel| kernel["kernel"] == "adamw_update" && kernel["launches"] == 1), "{kernels:?}");
     let (mut ops, mut wrong) = (BTreeSet::new(), Vec::new());
     for scope in json(&file)["scopes"].as_array().unwrap() {
         let text = |key: &str| scope[key].as_str().unwrap();

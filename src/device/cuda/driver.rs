@@ -1,6 +1,6 @@
 //! What a GPU must be able to do: the seam between the real one and the emulated one. Everything above it is the same.
 
-use crate::device::{DeviceError, Later, Recording};
+use crate::device::{DeviceError, KernelCounts, Later, Recording};
 
 /// Blocks, threads of a block, and bytes of dynamic shared memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -217,6 +217,10 @@ pub trait Driver: Send + Sync {
     /// [it counts them](crate::device::Device::moved_bytes).
     fn moved_bytes(&self, _from: &Mark, _to: &Mark) -> Option<u64> {
         None
+    }
+    /// [What each kernel did](crate::device::Device::take_kernels).
+    fn take_kernels(&self) -> Vec<KernelCounts> {
+        Vec::new()
     }
     fn synchronize(&self) -> Result<(), DeviceError>;
 }

@@ -9,7 +9,7 @@ use ptx_emulator::{Counts, Memory, MemoryError, Module, Options, launch};
 use super::driver::{Arg, Done, Driver, Epilogue, Grid, Launch, Limits, Mark, Number, Operand, Product};
 use super::{estimate, kernels};
 use crate::device::product::{How, Operands, Strides, product};
-use crate::device::{DeviceError, Later, Recording};
+use crate::device::{DeviceError, KernelCounts, Later, Recording};
 
 /// What the emulator does beside computing.
 #[derive(Clone, Copy, Debug, Default)]
@@ -54,8 +54,19 @@ struct Machine {
     memory: Memory,
     modules: Mutex<HashMap<&'static str, Arc<Module>>>,
     options: EmulatorOptions,
-    counts: Mutex<BTreeMap<String, Counts>>,
+    launches: Mutex<BTreeMap<String, Launches>>,
     done: Mutex<Done>,
+}
+
+/// The launches of one kernel.
+#[derive(Default)]
+struct Launches {
+    counts: Counts,
+    number: u64,
+    seconds: f64,
+    /// The largest of a block.
+    threads: u32,
+    shared_bytes: usize,
 }
 
 impl Emulated {
@@ -64,15 +75,19 @@ impl Emulated {
             memory: Memory::new(),
             modules: Mutex::default(),
             options,
-            counts: Mutex::default(),
+            launches: Mutex::default(),
             done: Mutex::default(),
         };
         Self { machine: Arc::new(machine), recording: Mutex::default(), aside: Mutex::default() }
     }
 
+    fn take_launches(&self) -> BTreeMap<String, Launches> {
+        std::mem::take(&mut self.machine.launches.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// What each kernel did since the last call.
     pub fn take_counts(&self) -> BTreeMap<String, Counts> {
-        std::mem::take(&mut self.machine.counts.lock().unwrap_or_else(PoisonError::into_inner))
+        self.take_launches().into_iter().map(|(kernel, launches)| (kernel, launches.counts)).collect()
     }
 
     /// Bytes that are allocated now.
@@ -183,9 +198,15 @@ impl Machine {
         let counts = launch(&self.memory, &module, kernel, grid, &params, &options)
             .map_err(|fault| wrong(format!("{fault}; grid {:?}", call.grid)))?;
         if self.options.count {
-            let mut all = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-            all.entry(call.kernel.to_owned()).or_default().add(&counts);
-            self.pass(estimate::launch(&counts), counts.moved_bytes() as usize);
+            let seconds = estimate::launch(&counts);
+            self.pass(seconds, counts.moved_bytes() as usize);
+            let mut all = self.launches.lock().unwrap_or_else(PoisonError::into_inner);
+            let launches = all.entry(call.kernel.to_owned()).or_default();
+            launches.counts.add(&counts);
+            launches.number += 1;
+            launches.seconds += seconds;
+            launches.threads = launches.threads.max(call.grid.threads.iter().product());
+            launches.shared_bytes = launches.shared_bytes.max(kernel.static_shared() + call.grid.shared);
         }
         Ok(())
     }
@@ -348,6 +369,27 @@ impl Driver for Emulated {
             }
             _ => None,
         }
+    }
+
+    fn take_kernels(&self) -> Vec<KernelCounts> {
+        let counts = |(kernel, launches): (String, Launches)| {
+            let Launches { counts, number, seconds, threads, shared_bytes } = launches;
+            KernelCounts {
+                kernel,
+                launches: number,
+                blocks: counts.blocks,
+                threads,
+                shared_bytes,
+                warp_instructions: counts.warp_instructions(),
+                mma_flops: counts.mma_flops,
+                moved_bytes: counts.moved_bytes(),
+                shared_passes: counts.shared.passes,
+                shared_passes_least: counts.shared.least,
+                seconds,
+                slowest: estimate::slowest(&counts).1.to_owned(),
+            }
+        };
+        self.take_launches().into_iter().map(counts).collect()
     }
 
     fn synchronize(&self) -> Result<(), DeviceError> {

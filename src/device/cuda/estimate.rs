@@ -21,15 +21,19 @@ const LAUNCH: f64 = 2e-6;
 
 /// Seconds for a kernel.
 pub fn launch(counts: &Counts) -> f64 {
+    slowest(counts).0 + LAUNCH
+}
+
+/// Seconds of the slowest unit, and which it is.
+pub fn slowest(counts: &Counts) -> (f64, &'static str) {
     let moved = 32 * (counts.global_loads.sectors + counts.global_stores.sectors);
-    let issued: u64 = counts.instructions.values().sum();
     let units = [
-        moved as f64 / BANDWIDTH,
-        counts.mma_flops as f64 / MMA,
-        issued as f64 / ISSUE,
-        counts.shared.passes as f64 / SHARED,
+        (moved as f64 / BANDWIDTH, "memory"),
+        (counts.mma_flops as f64 / MMA, "tensor cores"),
+        (counts.warp_instructions() as f64 / ISSUE, "issue"),
+        (counts.shared.passes as f64 / SHARED, "shared memory"),
     ];
-    units.into_iter().fold(0.0, f64::max) + LAUNCH
+    units.into_iter().fold((0.0, "-"), |most, unit| if unit.0 > most.0 { unit } else { most })
 }
 
 /// Seconds for a matrix product.

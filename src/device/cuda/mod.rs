@@ -22,7 +22,7 @@ pub use driver::{Arg, Done, Driver, Epilogue, Grid, Launch, Limits, Mark, Number
 pub use emulated::{Emulated, EmulatorOptions};
 pub use real::Gpu;
 
-use super::{Device, DeviceError, Elem, Later, ProbeSizes, Real, Recording};
+use super::{Device, DeviceError, Elem, KernelCounts, Later, ProbeSizes, Real, Recording};
 
 /// What activations can be on a GPU.
 pub trait Activation: Real {
@@ -245,6 +245,10 @@ impl<T: Activation> Device for Cuda<T> {
 
     fn moved_bytes(&self, from: &Mark, to: &Mark) -> Option<u64> {
         self.driver.moved_bytes(from, to)
+    }
+
+    fn take_kernels(&self) -> Vec<KernelCounts> {
+        self.driver.take_kernels()
     }
 
     fn upload<E: Elem>(&self, to: ViewMut<'_, E>, from: &[E]) -> Result<(), DeviceError> {

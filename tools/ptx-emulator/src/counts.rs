@@ -59,6 +59,11 @@ impl Counts {
         32 * (self.global_loads.distinct + self.global_stores.distinct)
     }
 
+    /// Instructions issued, once per warp.
+    pub fn warp_instructions(&self) -> u64 {
+        self.instructions.values().sum()
+    }
+
     pub fn add(&mut self, other: &Counts) {
         for (class, count) in &other.instructions {
             *self.instructions.entry(*class).or_default() += count;
