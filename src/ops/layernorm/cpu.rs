@@ -92,10 +92,13 @@ pub fn backward(
         wide(
             #[inline(always)]
             || {
+                // Of one length for the compiler, too: no checks inside the loops.
+                let (gamma, dgamma, dbeta) = (&gamma[..width], &mut dgamma[..width], &mut dbeta[..width]);
                 dgamma.fill(0.0);
                 dbeta.fill(0.0);
                 let rows = dx.chunks_exact_mut(width).zip(dy.chunks_exact(width).zip(x.chunks_exact(width)));
                 for ((dx, (dy, x)), (mean, rstd)) in rows.zip(mean.iter().zip(rstd)) {
+                    let (dx, dy, x) = (&mut dx[..width], &dy[..width], &x[..width]);
                     let normal = |i: usize| (x[i] - mean) * rstd;
                     let mean_g = dot(dy, gamma) / width as f32;
                     let mean_gx = sum(width, |i| dy[i] * gamma[i] * normal(i)) / width as f32;
