@@ -74,7 +74,8 @@ fn no_op_moves_a_tenth_more_than_it_must() {
     // Two widths, several blocks, and more pairs than one tile of logits has.
     let vision = ["--vision-layers=2", "--vision-width=256"];
     let text = ["--text-layers=2", "--text-width=192", "--text-heads=3"];
-    let run = ["profile", "--device=emulator", "--group=kernel", "--data=embedded:noto", "--model=tiny", "--batch=144", &to];
+    let run =
+        ["profile", "--device=emulator", "--group=kernel", "--data=embedded:noto", "--model=tiny", "--batch=144", &to];
     let ran = flipk(&[&run[..], &["--profile-steps=1"], &vision, &text].concat()).expect(0);
     let kernels = json(&file)["kernels"].as_array().unwrap().clone();
     for kernel in &kernels {
