@@ -72,6 +72,8 @@ pub struct Profile {
     options: Options,
 }
 
+const NOT_COUNTED: &str = "kernels are counted in emulation alone";
+
 struct Measurement {
     job: profile::Job,
     again: bool,
@@ -81,8 +83,8 @@ struct Measurement {
 impl Job for Measurement {
     type Output = profile::Profile;
     fn run<D: AllOps>(self, device: Arc<D>) -> Result<profile::Profile> {
-        if self.group == Group::Kernel && device.probe_sizes().is_some() {
-            bail!("kernels are counted in emulation alone: --group kernel needs --device emulator");
+        if self.group == Group::Kernel && !device.estimates() {
+            bail!("{NOT_COUNTED}: --group kernel needs --device emulator");
         }
         let ceilings = measure_ceilings(&device, self.again)?;
         Ok(profile::profile(device, &self.job, ceilings)?)
@@ -166,7 +168,13 @@ fn read(file: &Path) -> Result<Saved> {
 
 fn beside(before: &Path, after: &Path, by: Group) -> Result<String> {
     let problem = match (read(before)?, read(after)?) {
-        (Saved::Step(before), Saved::Step(after)) => return Ok(compared(&before, &after, by)),
+        (Saved::Step(before), Saved::Step(after)) => {
+            let counted = by != Group::Kernel || ![&before, &after].iter().any(|step| step.kernels.is_empty());
+            match counted {
+                true => return Ok(compared(&before, &after, by)),
+                false => NOT_COUNTED.to_owned(),
+            }
+        }
         (Saved::Ops(before), Saved::Ops(after)) => match after.incomparable(&before) {
             None => return Ok(shown_benches(&after, Some(&before))),
             Some(problem) => problem,

@@ -190,6 +190,11 @@ pub trait Device: Sized + Send + Sync + 'static {
         Ok(None)
     }
 
+    /// Whether times are estimates, as an emulated GPU's are.
+    fn estimates(&self) -> bool {
+        self.probe_sizes().is_none()
+    }
+
     /// What to measure the device's ceilings with; `None` where times are estimates.
     fn probe_sizes(&self) -> Option<ProbeSizes>;
 

@@ -7,7 +7,7 @@
 pub const LANES: usize = 16;
 
 /// Runs `body` compiled for the widest vectors that this processor has. `body` and what it calls must be
-/// `#[inline(always)]` to profit.
+/// `#[inline(always)]` to profit, and loop by `for`: what an iterator's `for_each` does may stay a function of its own.
 #[inline(always)]
 pub fn wide<R>(body: impl FnOnce() -> R) -> R {
     struct Call<F>(F);
@@ -19,16 +19,6 @@ pub fn wide<R>(body: impl FnOnce() -> R) -> R {
         }
     }
     pulp::Arch::new().dispatch(Call(body))
-}
-
-/// `f(y, x)` for the elements of two slices of one length. Inside of [`wide`] this is what to use instead of `zip` and `for_each`,
-/// whose code may stay a function of its own, compiled for no wide vectors.
-#[inline(always)]
-pub fn zip(y: &mut [f32], x: &[f32], f: impl Fn(&mut f32, f32)) {
-    let x = &x[..y.len()];
-    for i in 0..y.len() {
-        f(&mut y[i], x[i]);
-    }
 }
 
 /// `Σ term(index)` over `0..len` elements taken lane by lane, in a fixed order.

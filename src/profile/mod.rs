@@ -123,7 +123,7 @@ pub fn profile<D: AllOps>(device: Arc<D>, job: &Job, ceilings: Ceilings) -> Resu
     let values = flip.layout().initial_values(settings.seed);
     let mut trainer = Trainer::new(device.clone(), flip, &values, settings.adamw, batch, kept, settings.recompute)?;
     // What an emulated GPU takes is not what its emulation takes.
-    let as_training = device.probe_sizes().is_some();
+    let as_training = !device.estimates();
     if as_training {
         job.bar.inc_length((job.warm_up + job.steps) as u64);
     }

@@ -44,17 +44,9 @@ impl Line {
     }
 }
 
-impl Scope {
-    fn line(&self, group: Group) -> String {
-        let mut parts = self.scope.split('/');
-        match group {
-            // Scopes do not know their kernels.
-            Group::Op | Group::Kernel => self.op.clone(),
-            Group::Tower => parts.next().unwrap_or_default().to_owned(),
-            // `vision/block_03/attention` belongs to `vision/block_03`.
-            Group::Layer => parts.by_ref().take(2).collect::<Vec<_>>().join("/"),
-        }
-    }
+/// The first parts of where an op belongs: of `vision/block_03/attention` two are `vision/block_03`.
+fn within(scope: &Scope, parts: usize) -> String {
+    scope.scope.split('/').take(parts).collect::<Vec<_>>().join("/")
 }
 
 /// Kernels know neither their direction nor what their op must move.
@@ -73,12 +65,15 @@ fn of_kernel(kernel: &KernelCounts) -> Line {
 
 /// The lines of `profile` in the order of their first scope.
 pub fn group(profile: &Profile, by: Group) -> Vec<Line> {
-    if by == Group::Kernel {
-        return profile.kernels.iter().map(of_kernel).collect();
-    }
+    let name: fn(&Scope) -> String = match by {
+        Group::Layer => |scope| within(scope, 2),
+        Group::Op => |scope| scope.op.clone(),
+        Group::Tower => |scope| within(scope, 1),
+        Group::Kernel => return profile.kernels.iter().map(of_kernel).collect(),
+    };
     let mut lines: Vec<(Line, f64)> = Vec::new();
     for scope in &profile.scopes {
-        let name = scope.line(by);
+        let name = name(scope);
         let same = |(line, _): &&mut (Line, f64)| line.name == name && line.direction == scope.direction;
         let by_compute = if scope.bound == "compute" { scope.limit_seconds } else { 0.0 };
         match lines.iter_mut().find(same) {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::process::Command;
 
 use crate::harness::{SMALL, flipk, json};
 
@@ -60,6 +61,16 @@ fn a_step_is_told_layer_by_layer_on_every_device() {
     assert!(ran.stderr.contains("--group kernel needs --device emulator"), "{}", ran.stderr);
     let ran = flipk(&["profile", "--compare", &after, &after, "--group=kernel"]).expect(0);
     assert!(ran.stdout.contains("layernorm_forward") && ran.stdout.contains("1.00"), "{}", ran.stdout);
+    let ran = flipk(&["profile", "--compare", &before, &after, "--group=kernel"]).expect(1);
+    assert!(ran.stderr.contains("kernels are counted in emulation alone"), "{}", ran.stderr);
+    let table = |file: &str| Command::new("tools/kernel-table").arg(file).output().unwrap();
+    let said = [&after, "/nowhere", "Cargo.toml", &before].map(table);
+    let (shown, kernels) = (String::from_utf8_lossy(&said[0].stdout), json(Path::new(&after))["kernels"].clone());
+    assert_eq!(shown.lines().count(), 2 + kernels.as_array().unwrap().len(), "{shown}");
+    for (said, problem) in said[1..].iter().zip(["cannot read /nowhere", "is no profile", "is no profile"]) {
+        let text = String::from_utf8_lossy(&said.stderr);
+        assert!(text.contains(problem) && !text.contains("Traceback"), "{text}");
+    }
     let ran = flipk(&["profile", "--compare", &before, "Cargo.toml"]).expect(1);
     assert!(ran.stderr.contains("Cargo.toml is neither a profile"), "{}", ran.stderr);
 }

@@ -224,20 +224,15 @@ fn tile<const V: usize>(to: Part<'_>, a: &[u32], b: [&[u32]; V], scale: f32) {
             let at = strip * LANES;
             let columns = (to.columns - at).min(c.len() - at);
             let c = &mut c[at..];
-            // Masked stores cost much more than others, also if they store all.
-            if columns >= LANES {
-                // SAFETY: as many numbers are there.
-                unsafe {
-                    let before = if to.accumulate { _mm512_loadu_ps(c.as_ptr()) } else { _mm512_setzero_ps() };
-                    _mm512_storeu_ps(c.as_mut_ptr(), _mm512_fmadd_ps(sum, scale, before));
-                }
-                continue;
-            }
-            let mask = lanes(columns);
-            // SAFETY: lanes beyond the row's end are masked off, and not touched.
+            let before = if to.accumulate { load(c, 0, columns) } else { _mm512_setzero_ps() };
+            let all = _mm512_fmadd_ps(sum, scale, before);
+            // SAFETY: a whole register where there is room for one, else lanes beyond the row's end are masked off. A masked
+            // store costs much more, also if it stores all.
             unsafe {
-                let before = if to.accumulate { _mm512_maskz_loadu_ps(mask, c.as_ptr()) } else { _mm512_setzero_ps() };
-                _mm512_mask_storeu_ps(c.as_mut_ptr(), mask, _mm512_fmadd_ps(sum, scale, before));
+                match columns >= LANES {
+                    true => _mm512_storeu_ps(c.as_mut_ptr(), all),
+                    false => _mm512_mask_storeu_ps(c.as_mut_ptr(), lanes(columns), all),
+                }
             }
         }
     }

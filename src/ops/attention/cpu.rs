@@ -65,10 +65,14 @@ fn softmax(shape: Shape, scores: &mut [f32], lse: &mut [f32]) {
     for (row, (scores, lse)) in scores.chunks_exact_mut(shape.tokens).zip(lse).enumerate() {
         let (scores, hidden) = scores.split_at_mut(seen(shape, row));
         let most = max(scores);
-        scores.iter_mut().for_each(|score| *score = exp(*score - most));
+        for score in scores.iter_mut() {
+            *score = exp(*score - most);
+        }
         let total = sum(scores.len(), |i| scores[i]);
         let factor = 1.0 / total;
-        scores.iter_mut().for_each(|score| *score *= factor);
+        for score in scores {
+            *score *= factor;
+        }
         hidden.fill(0.0);
         *lse = most + total.ln();
     }

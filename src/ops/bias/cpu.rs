@@ -11,7 +11,11 @@ const ROWS: usize = 128;
 pub fn add(y: &mut [f32], bias: &[f32]) {
     wide(
         #[inline(always)]
-        || y.iter_mut().zip(bias).for_each(|(y, bias)| *y += bias),
+        || {
+            for (y, bias) in y.iter_mut().zip(bias) {
+                *y += bias;
+            }
+        },
     );
 }
 
@@ -29,7 +33,9 @@ pub fn column_sums(x: &[f32], width: usize, sums: &mut [f32], accumulate: bool, 
             || {
                 partial.fill(0.0);
                 for row in rows.chunks_exact(width) {
-                    partial.iter_mut().zip(row).for_each(|(partial, x)| *partial += x);
+                    for (partial, x) in partial.iter_mut().zip(row) {
+                        *partial += x;
+                    }
                 }
             },
         );

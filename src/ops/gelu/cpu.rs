@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::Gelu;
-use crate::ops::simd::{erf, exp, tanh, wide, zip};
+use crate::ops::simd::{erf, exp, tanh, wide};
 
 /// Elements of a chunk: small enough for the first-level cache, a multiple of every vector.
 const CHUNK: usize = 4096;
@@ -44,12 +44,9 @@ pub fn piece(kind: Gelu, x: &[f32], y: &mut [f32]) {
     wide(
         #[inline(always)]
         || {
-            zip(
-                y,
-                x,
-                #[inline(always)]
-                |y, x| *y = value(kind, x),
-            );
+            for (y, x) in y.iter_mut().zip(x) {
+                *y = value(kind, *x);
+            }
         },
     );
 }
@@ -59,12 +56,9 @@ pub fn piece_backward(kind: Gelu, pre: &[f32], d: &mut [f32]) {
     wide(
         #[inline(always)]
         || {
-            zip(
-                d,
-                pre,
-                #[inline(always)]
-                |d, pre| *d *= slope(kind, pre),
-            );
+            for (d, pre) in d.iter_mut().zip(pre) {
+                *d *= slope(kind, *pre);
+            }
         },
     );
 }

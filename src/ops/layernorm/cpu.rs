@@ -32,7 +32,9 @@ pub fn forward(
                     wide(
                         #[inline(always)]
                         || {
-                            sums.iter_mut().zip(x.iter().zip(delta)).for_each(|(sum, (x, delta))| *sum = x + delta);
+                            for (sum, (x, delta)) in sums.iter_mut().zip(x.iter().zip(delta)) {
+                                *sum = x + delta;
+                            }
                             normalise(sums, gamma, beta, eps, y, mean, rstd);
                         },
                     );

@@ -4,6 +4,8 @@
 //! [`Module::parse`] reads a PTX file, [`Memory`] is the device's global memory, [`launch`] runs a kernel. What is and is
 //! not modelled is told below.
 #![doc = include_str!("../README.md")]
+// A kernel's mistake is a fault with its line, never a panic.
+#![cfg_attr(not(test), deny(clippy::unwrap_used))]
 
 mod clocks;
 mod counts;
