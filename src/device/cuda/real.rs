@@ -19,9 +19,6 @@ use crate::device::{DeviceError, Later, Recording};
 /// bf16 matrix instructions and `cp.async`: Ampere.
 const LEAST_CAPABILITY: (i32, i32) = (8, 0);
 
-/// Dynamic shared memory that a kernel may use without asking.
-const SHARED_WITHOUT_ASKING: usize = 48 * 1024;
-
 #[derive(Default)]
 struct Loaded {
     modules: HashMap<&'static str, Module>,
@@ -152,8 +149,9 @@ impl Gpu {
         // SAFETY: modules are never unloaded.
         let function = unsafe { result::module::get_function(loaded.modules[call.module].0, name) };
         let function = function.map_err(|error| wrong(error.to_string()))?;
-        let shared = call.grid.shared.max(SHARED_WITHOUT_ASKING);
-        if shared > SHARED_WITHOUT_ASKING {
+        let shared = call.grid.shared;
+        // What a kernel may use without asking includes what it declares itself, so any amount is asked for.
+        if shared > 0 {
             let attribute = CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             // SAFETY: the function was just loaded.
             unsafe { result::function::set_function_attribute(function, attribute, shared as i32) }
