@@ -6,8 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use cudarc::driver::sys::CUevent_flags;
 use cudarc::driver::{CudaContext, CudaEvent, CudaStream, DriverError, result};
 
-/// Buffers that are used in turns: images, tokens and indices of one step, and those of the next while they are in flight.
+/// Buffers that uploads take in turns: while the GPU reads some, the host fills the next.
 const BUFFERS: usize = 8;
+
+/// Bytes of such a buffer, so many that starting a copy does not count.
+const PIECE: usize = 4 << 20;
 
 /// Smaller uploads are copied by the driver itself before its call returns.
 const LEAST: usize = 64 * 1024;
@@ -44,25 +47,23 @@ impl Staging {
         }
         let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
         let (buffers, next) = &mut *ring;
-        let place = *next % BUFFERS;
-        *next += 1;
-        match buffers.get_mut(place) {
-            None => buffers.push(Buffer::new(context, from.len())?),
-            Some(buffer) => {
-                buffer.copied.synchronize()?;
-                if buffer.bytes < from.len() {
-                    *buffer = Buffer::new(context, from.len())?;
-                }
+        for (index, piece) in from.chunks(PIECE).enumerate() {
+            let place = *next % BUFFERS;
+            *next += 1;
+            match buffers.get(place) {
+                None => buffers.push(Buffer::new(context, PIECE)?),
+                Some(buffer) => buffer.copied.synchronize()?,
             }
+            let buffer = &buffers[place];
+            // SAFETY: the buffer has room, is not being read (its event has happened), and overlaps no memory of the caller's.
+            unsafe {
+                std::ptr::copy_nonoverlapping(piece.as_ptr(), buffer.start.cast(), piece.len());
+                let staged = std::slice::from_raw_parts(buffer.start.cast::<u8>(), piece.len());
+                result::memcpy_htod_async(to + (index * PIECE) as u64, staged, stream.cu_stream())?;
+            }
+            buffer.copied.record(stream)?;
         }
-        let buffer = &buffers[place];
-        // SAFETY: the buffer has room, is not being read (its event has happened), and overlaps no memory of the caller's.
-        unsafe {
-            std::ptr::copy_nonoverlapping(from.as_ptr(), buffer.start.cast(), from.len());
-            let staged = std::slice::from_raw_parts(buffer.start.cast::<u8>(), from.len());
-            result::memcpy_htod_async(to, staged, stream.cu_stream())?;
-        }
-        buffer.copied.record(stream)
+        Ok(())
     }
 
     /// Begins to copy `len` f32 from the address `from`, in the order of the stream; what this returns waits for them.
