@@ -125,7 +125,7 @@ pub fn profile<D: AllOps>(device: Arc<D>, job: &Job, ceilings: Ceilings) -> Resu
     // What an emulated GPU takes is not what its emulation takes.
     let as_training = !device.estimates();
     if as_training {
-        job.bar.inc_length((job.warm_up + job.steps) as u64);
+        job.bar.inc_length((job.warm_up + 1 + job.steps) as u64);
     }
     let mut first_step = None;
     let (mut waits, mut times, mut moved) = (Vec::new(), Vec::<Vec<f64>>::new(), Vec::<Vec<Option<u64>>>::new());
@@ -183,20 +183,23 @@ pub fn profile<D: AllOps>(device: Arc<D>, job: &Job, ceilings: Ceilings) -> Resu
     })
 }
 
-/// Seconds of a step as training makes it.
+/// Seconds of a step as training makes it: from the end of one step to the end of another, with the device busy all along.
 fn training_step<D: AllOps>(trainer: &mut Trainer<D>, batch: &Batch, job: &Job) -> Result<f64, DeviceError> {
-    let mut run = |steps: usize| {
-        for _ in 0..steps {
-            trainer.submit(batch, 0.0)?;
-            job.bar.inc(1);
-        }
-        trainer.settle().map(drop)
+    // Returns when the step before has ended. The second step is recorded, where the device can.
+    let mut submit = || {
+        job.bar.inc(1);
+        trainer.submit(batch, 0.0)
     };
-    // The second step is recorded, where the device can.
-    run(job.warm_up)?;
+    for _ in 0..=job.warm_up {
+        submit()?;
+    }
     let start = Instant::now();
-    run(job.steps)?;
-    Ok(start.elapsed().as_secs_f64() / job.steps.max(1) as f64)
+    for _ in 0..job.steps {
+        submit()?;
+    }
+    let spent = start.elapsed().as_secs_f64();
+    trainer.settle()?;
+    Ok(spent / job.steps.max(1) as f64)
 }
 
 /// The parts of a step in order; `measured` tells their seconds and moved bytes by their place among the marks.
