@@ -17,14 +17,16 @@ template <typename T> __device__ __forceinline__ T from_float(float x);
 template <> __device__ __forceinline__ float from_float<float>(float x) { return x; }
 template <> __device__ __forceinline__ bf16 from_float<bf16>(float x) { return __float2bfloat16_rn(x); }
 
-// 16 bytes at an address that is a multiple of 16, as floats.
-__device__ __forceinline__ void load(const float* from, float (&v)[4]) {
-    float4 raw = *reinterpret_cast<const float4*>(from);
-    v[0] = raw.x, v[1] = raw.y, v[2] = raw.z, v[3] = raw.w;
+// 16 bytes at an address that is a multiple of 16. Loads that are to be on their way together are made by `fetch` before the
+// first of them is unpacked.
+template <typename T> __device__ __forceinline__ uint4 fetch(const T* from) { return *reinterpret_cast<const uint4*>(from); }
+
+// As floats: four of f32, eight of bf16.
+__device__ __forceinline__ void unpack(uint4 raw, float (&v)[4]) {
+    v[0] = __uint_as_float(raw.x), v[1] = __uint_as_float(raw.y), v[2] = __uint_as_float(raw.z), v[3] = __uint_as_float(raw.w);
 }
 
-__device__ __forceinline__ void load(const bf16* from, float (&v)[8]) {
-    uint4 raw = *reinterpret_cast<const uint4*>(from);
+__device__ __forceinline__ void unpack(uint4 raw, float (&v)[8]) {
     uint32_t words[4] = {raw.x, raw.y, raw.z, raw.w};
 #pragma unroll
     for (int i = 0; i < 4; i++) {
@@ -33,6 +35,8 @@ __device__ __forceinline__ void load(const bf16* from, float (&v)[8]) {
         v[2 * i + 1] = __uint_as_float(words[i] & 0xffff0000u);
     }
 }
+
+template <typename T> __device__ __forceinline__ void load(const T* from, float (&v)[SIZE<T>]) { unpack(fetch(from), v); }
 
 __device__ __forceinline__ uint32_t pack(float low, float high) {
     __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);

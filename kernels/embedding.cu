@@ -19,8 +19,63 @@ __device__ void forward(const int* tokens, const T* table, const float* pos, T* 
     }
 }
 
-// Rows of the table that one block owns, and tokens that it looks at together.
-constexpr int ROWS = 8, THREADS = 256, CHUNK = 4 * THREADS;
+// Places whose equal tokens are summed beforehand.
+constexpr int SEGMENT = 128;
+
+// Rows of the table that one block owns; tokens that a thread, and a block, looks at together; rows of dout on their way.
+constexpr int ROWS = 8, THREADS = 256, EACH = 8, CHUNK = EACH * THREADS, AHEAD = 8;
+
+// Of each token in a segment of places, the sum of dout over its places there, at the first of them; so that a token that is
+// everywhere, as padding is, does not leave one block to add up most of dout. Places in `rest` without a sum have token -1.
+// Grid: ceil(places / SEGMENT); block: 256. rest: [places]; sums: [places, width].
+template <typename T>
+__device__ void merge(const int* tokens, const T* dout, int* rest, float* sums, int places, int width) {
+    constexpr int N = SIZE<T>;
+    // `next`: the next place of the same token, or `count`.
+    __shared__ int token[SEGMENT], next[SEGMENT];
+    __shared__ bool leads[SEGMENT];
+    int base = blockIdx.x * SEGMENT, count = min(SEGMENT, places - base), own = threadIdx.x;
+    if (own < count) token[own] = tokens[base + own];
+    __syncthreads();
+    if (own < count) {
+        int before = own - 1, after = own + 1;
+        while (before >= 0 && token[before] != token[own]) before--;
+        while (after < count && token[after] != token[own]) after++;
+        leads[own] = before < 0, next[own] = after;
+        rest[base + own] = before < 0 ? token[own] : -1;
+    }
+    __syncthreads();
+    // Groups of threads, each as many as a row has packs, take the tokens in turns.
+    int packs = width / N, lanes = min(packs, THREADS), groups = THREADS / lanes, group = threadIdx.x / lanes, turn = 0;
+    for (int leader = 0; leader < count; leader++) {
+        if (!leads[leader]) continue;
+        bool mine = turn == group;
+        turn = turn + 1 < groups ? turn + 1 : 0;
+        if (!mine) continue;
+        for (int pack = threadIdx.x % lanes; pack < packs; pack += lanes) {
+            float sum[N] = {};
+            for (int place = leader; place < count;) {
+                uint4 raw[AHEAD];
+                int taken = 0;
+#pragma unroll
+                for (int i = 0; i < AHEAD; i++) {
+                    if (place >= count) continue;
+                    raw[i] = fetch(dout + (size_t)(base + place) * width + pack * N);
+                    place = next[place], taken = i + 1;
+                }
+#pragma unroll
+                for (int i = 0; i < AHEAD; i++) {
+                    if (i >= taken) continue;
+                    float v[N];
+                    unpack(raw[i], v);
+#pragma unroll
+                    for (int j = 0; j < N; j++) sum[j] += v[j];
+                }
+            }
+            store_f32(sums + (size_t)(base + leader) * width + pack * N, sum);
+        }
+    }
+}
 
 // A block walks through all tokens (they stay in L2), lists the places of its rows in order, and adds up dout there: every
 // sum has one order, with no atomics and no sorting. Groups of threads, each as many as a row has packs, take the listed
@@ -41,16 +96,19 @@ __device__ void backward(const int* tokens, const T* dout, float* dtable, int pl
     if (packs > THREADS) group = 0, pack = threadIdx.x;
     for (int i = threadIdx.x; i < groups * ROWS * width; i += THREADS) sums[i] = 0;
     for (int base = 0; base < places; base += CHUNK) {
-        int at = base + threadIdx.x * 4, rows[4];
-        if (at + 4 <= places) {
-            int4 four = *reinterpret_cast<const int4*>(tokens + at);
-            rows[0] = four.x - first, rows[1] = four.y - first, rows[2] = four.z - first, rows[3] = four.w - first;
-        } else {
-            for (int i = 0; i < 4; i++) rows[i] = at + i < places ? tokens[at + i] - first : ROWS;
-        }
+        int at = base + threadIdx.x * EACH, rows[EACH];
         int mine = 0;
 #pragma unroll
-        for (int i = 0; i < 4; i++) mine += (unsigned)rows[i] < ROWS;
+        for (int i = 0; i < EACH; i += 4) {
+            if (at + i + 4 <= places) {
+                int4 four = *reinterpret_cast<const int4*>(tokens + at + i);
+                rows[i] = four.x - first, rows[i + 1] = four.y - first, rows[i + 2] = four.z - first, rows[i + 3] = four.w - first;
+            } else {
+                for (int j = i; j < i + 4; j++) rows[j] = at + j < places ? tokens[at + j] - first : ROWS;
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < EACH; i++) mine += (unsigned)rows[i] < ROWS;
         if (!__syncthreads_or(mine)) continue;
         // Where this thread's places go in the list: behind those of the lanes and warps before it.
         int before = mine;
@@ -67,27 +125,36 @@ __device__ void backward(const int* tokens, const T* dout, float* dtable, int pl
             total += counts[w];
         }
 #pragma unroll
-        for (int i = 0; i < 4; i++)
+        for (int i = 0; i < EACH; i++)
             if ((unsigned)rows[i] < ROWS) found[to++] = (at + i) * ROWS + rows[i];
         __syncthreads();
         if (group >= groups) continue;
         for (int p = pack; p < packs; p += stride) {
             float* own = sums + (size_t)group * ROWS * width + p * N;
-            // Runs of one row, as padding makes them, are summed in registers.
+            // Runs of one row, as padding makes them, are summed in registers. Such a row has one block do it all: many of its
+            // loads must be on their way at once.
             float sum[N] = {};
             int row = -1;
-            for (int e = group; e < total; e += groups) {
-                int here = found[e] % ROWS;
-                if (here != row) {
-                    if (row >= 0)
-                        for (int i = 0; i < N; i++) own[row * width + i] += sum[i];
-                    for (int i = 0; i < N; i++) sum[i] = 0;
-                    row = here;
-                }
-                float v[N];
-                load(dout + (size_t)(found[e] / ROWS) * width + p * N, v);
+            for (int e = group; e < total; e += AHEAD * groups) {
+                uint4 raw[AHEAD];
 #pragma unroll
-                for (int i = 0; i < N; i++) sum[i] += v[i];
+                for (int i = 0; i < AHEAD; i++)
+                    if (e + i * groups < total) raw[i] = fetch(dout + (size_t)(found[e + i * groups] / ROWS) * width + p * N);
+#pragma unroll
+                for (int i = 0; i < AHEAD; i++) {
+                    if (e + i * groups >= total) break;
+                    int here = found[e + i * groups] % ROWS;
+                    if (here != row) {
+                        if (row >= 0)
+                            for (int j = 0; j < N; j++) own[row * width + j] += sum[j];
+                        for (int j = 0; j < N; j++) sum[j] = 0;
+                        row = here;
+                    }
+                    float v[N];
+                    unpack(raw[i], v);
+#pragma unroll
+                    for (int j = 0; j < N; j++) sum[j] += v[j];
+                }
             }
             if (row >= 0)
                 for (int i = 0; i < N; i++) own[row * width + i] += sum[i];
@@ -111,6 +178,10 @@ __device__ void backward(const int* tokens, const T* dout, float* dtable, int pl
         const int* tokens, const TYPE* dout, float* dtable, int places, int width, int vocab, int groups,                 \
         int accumulate) {                                                                                                 \
         backward(tokens, dout, dtable, places, width, vocab, groups, accumulate);                                         \
+    }                                                                                                                     \
+    extern "C" __global__ void __launch_bounds__(256) embedding_merge_##NAME(                                             \
+        const int* tokens, const TYPE* dout, int* rest, float* sums, int places, int width) {                             \
+        merge(tokens, dout, rest, sums, places, width);                                                                   \
     }
 
 KERNELS(bf16, bf16)

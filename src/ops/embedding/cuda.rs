@@ -2,13 +2,16 @@
 
 use super::{Embedding, Gradients, Shape};
 use crate::device::DeviceError;
-use crate::device::cuda::{Activation, Cuda, Grid, View, ViewMut, args};
+use crate::device::cuda::{Activation, Cuda, Driver, Grid, Launch, View, ViewMut, args};
 use crate::ops::bias::cuda::{Rows, column_sums, column_sums_scratch_len};
 
 /// Rows of the table that a block owns, as in the kernel.
 const ROWS: usize = 8;
 /// Dynamic shared memory that is used for more groups than one.
 const SHARED: usize = 48 * 1024;
+
+/// Places whose equal tokens are summed beforehand, as in the kernel.
+const SEGMENT: usize = 128;
 
 /// A table's gradient.
 #[derive(Clone, Copy)]
@@ -21,9 +24,9 @@ pub struct Table {
 }
 
 /// `table[v] (+)= Σ rows[i]` over the places `i` with `indices[i] = v`, in a fixed order; `indices: [places]`, 32 bits each,
-/// `rows: [places, width]`.
+/// of which those outside the table are left out; `rows: [places, width]`, of numbers of type `T`.
 pub fn scatter<T: Activation>(
-    device: &Cuda<T>,
+    driver: &dyn Driver,
     indices: u64,
     places: usize,
     rows: u64,
@@ -35,12 +38,15 @@ pub fn scatter<T: Activation>(
     let grid = Grid::line(count.div_ceil(ROWS), 256).with_shared(groups * sums);
     let [places, wide, count, groups] = [places, width, count, groups].map(|size| size as i32);
     let args = args![indices, rows, address, places, wide, count, groups, i32::from(accumulate)];
-    device.launch_typed("embedding", "embedding_backward", grid, args)
+    let kernel = &format!("embedding_backward_{}", T::SUFFIX);
+    driver.launch(&Launch { module: "embedding", kernel, grid, args })
 }
 
 impl<T: Activation> Embedding for Cuda<T> {
     fn embedding_scratch(shape: &Shape) -> usize {
-        column_sums_scratch_len(shape.batch, shape.context * shape.width)
+        let &Shape { batch, context, width, .. } = shape;
+        // Sums of equal tokens, and the tokens that are left.
+        (batch * context * (width + 1)).max(column_sums_scratch_len(batch, context * width))
     }
 
     fn embedding_forward(
@@ -70,7 +76,11 @@ impl<T: Activation> Embedding for Cuda<T> {
         let &Shape { batch, context, width, vocab } = shape;
         let Gradients { dtable: (dtable, accumulate), dpos, scratch } = gradients;
         let table = Table { address: dtable.address(), rows: vocab, width, accumulate };
-        scatter(self, tokens.address(), batch * context, dout.address(), table)?;
+        let (places, sums) = (batch * context, scratch.address());
+        let rest = sums + 4 * (places * width) as u64;
+        let args = args![tokens.address(), dout.address(), rest, sums, places as i32, width as i32];
+        self.launch_typed("embedding", "embedding_merge", Grid::line(places.div_ceil(SEGMENT), 256), args)?;
+        scatter::<f32>(self.driver(), rest, places, sums, table)?;
         let samples = Rows { address: dout.address(), rows: batch, width: context * width, stride: context * width };
         column_sums(self, samples, dpos, &scratch)
     }
