@@ -10,13 +10,14 @@ struct Place {
     size_t pitch;                // elements from token to token in out; three times that in qkv
     int width;                   // elements from q to k to v
 
-    __device__ __forceinline__ Place(size_t index, int tokens, int heads, int head_dim) {
-        size_t sample = index / heads, head = index % heads;
+    // `index`: of the head in the batch; 32 bits, since a division of 64 is a hundred instructions.
+    __device__ __forceinline__ Place(unsigned index, int tokens, int heads, int head_dim) {
+        size_t sample = index / (unsigned)heads, head = index % (unsigned)heads;
         width = heads * head_dim;
         pitch = width;
         packed = sample * tokens * 3 * pitch + head * head_dim;
         single = sample * tokens * pitch + head * head_dim;
-        row = index * tokens;
+        row = (size_t)index * tokens;
     }
 };
 

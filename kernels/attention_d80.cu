@@ -2,7 +2,7 @@
 #include "attention_kernels.cuh"
 
 WHOLE(80, 32, 2, 8)
-WHOLE(80, 80, 4, 4)
+WHOLE(80, 80, 4, 3)
 WHOLE(80, 112, 4, 3)
 WHOLE(80, 144, 4, 2)
 WHOLE(80, 208, 4, 2)

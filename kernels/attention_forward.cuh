@@ -2,75 +2,99 @@
 #pragma once
 #include "attention.cuh"
 
-// Grid: batch * heads; block: 32 WARPS; dynamic shared memory: (2 PADDED + 16 WARPS) * HEAD_DIM * 2 bytes.
-// PADDED - 64 < tokens <= PADDED.
-// K and V of the head lie in shared memory; each warp takes 16 queries at a time, all of their S in registers, and has
-// fetched the next ones meanwhile.
+// Whether a head is fetched while that before is computed: where three blocks still fit an SM with K and V of both.
+template <int HEAD_DIM, int PADDED> constexpr bool AHEAD = 5 * PADDED * 2 * HEAD_DIM <= 75 * 1024;
+
+// Grid: batch * heads, or less if AHEAD, where blocks go on from head to head; block: 32 WARPS; dynamic shared memory:
+// (AHEAD ? 5 : 3) PADDED * HEAD_DIM * 2 bytes. PADDED - 64 < tokens <= PADDED.
+// Q, K and V of the head lie in shared memory; each warp takes 16 queries at a time, all of their S in registers, which leaves
+// room for those of the next head.
 template <int HEAD_DIM, int PADDED, int WARPS>
-__device__ void forward(const bf16* qkv, bf16* out, float* lse, int tokens, int heads, int causal, float scale) {
+__device__ void forward(const bf16* qkv, bf16* out, float* lse, int batch, int tokens, int heads, int causal, float scale) {
     typedef Rows<HEAD_DIM> R;
+    constexpr bool GO_ON = AHEAD<HEAD_DIM, PADDED>;
     if (tokens > PADDED || tokens <= PADDED - 64) __trap();  // The wrong kernel: see above.
     extern __shared__ __align__(128) uint4 shared[];
-    int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4;
-    Place at(blockIdx.x, tokens, heads, HEAD_DIM);
-    const bf16* from = qkv + at.packed;
-    uint32_t keys = shared_address(shared), values = keys + PADDED * R::BYTES;
-    uint32_t queries = values + (PADDED + 16 * warp) * R::BYTES;
-    auto fetch_queries = [&](int row) {
-        if (row < tokens) R::fetch(queries, from + row * 3 * at.pitch, 3 * at.pitch, 16, tokens - row, lane, 32);
-        copies_commit();
-    };
-    R::fetch(keys, from + at.width, 3 * at.pitch, PADDED, tokens, threadIdx.x, 32 * WARPS);
-    R::fetch(values, from + 2 * at.width, 3 * at.pitch, PADDED, tokens, threadIdx.x, 32 * WARPS);
-    fetch_queries(16 * warp);
-    copies_wait<0>();
-    __syncthreads();
+    int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, all = batch * heads;
+    uint32_t queries = shared_address(shared), keys = queries + PADDED * R::BYTES;
     uint32_t across = R::across(lane), along = R::along(lane);
     float to_base_2 = scale * LOG2E;
-    for (int row = 16 * warp; row < tokens; row += 16 * WARPS) {
+    // Those that this warp alone will need.
+    auto fetch_queries = [&](const Place& at, int row) {
+        R::fetch(queries + row * R::BYTES, qkv + at.packed + row * 3 * at.pitch, 3 * at.pitch, 16, tokens - row, lane, 32);
+    };
+    auto fetch_keys = [&](const Place& at, uint32_t to) {
+        const bf16* from = qkv + at.packed + at.width;
+        R::fetch(to, from, 3 * at.pitch, PADDED, tokens, threadIdx.x, 32 * WARPS);
+        R::fetch(to + PADDED * R::BYTES, from + at.width, 3 * at.pitch, PADDED, tokens, threadIdx.x, 32 * WARPS);
+    };
+    Place at(blockIdx.x, tokens, heads, HEAD_DIM);
+    for (int row = 16 * warp; row < tokens; row += 16 * WARPS) fetch_queries(at, row);
+    fetch_keys(at, keys);
+    copies_commit();
+    uint32_t k = keys;
+#pragma unroll 1
+    for (int head = blockIdx.x; head < all; head += gridDim.x) {
+        bool more = GO_ON && head + gridDim.x < all;
+        Place next(more ? head + gridDim.x : head, tokens, heads, HEAD_DIM);
         copies_wait<0>();
-        __syncwarp();
-        uint32_t q[HEAD_DIM / 16][4];
+        __syncthreads();
+        // To where those of the head before are, which nobody reads any more.
+        if (more) fetch_keys(next, k == keys ? keys + 2 * PADDED * R::BYTES : keys);
+        uint32_t v = k + PADDED * R::BYTES;
+#pragma unroll 1
+        for (int row = 16 * warp; row < tokens; row += 16 * WARPS) {
+            uint32_t q[HEAD_DIM / 16][4];
 #pragma unroll
-        for (int k = 0; k < HEAD_DIM / 16; k++) load_tile<false>(q[k], R::tile(queries + across, 0, k));
-        __syncwarp();
-        fetch_queries(row + 16 * WARPS);
-
-        float s[PADDED / 8][4];
-        product_by_columns<HEAD_DIM, PADDED / 16>(s, q, keys + along);
-        mask<(PADDED > 64 ? PADDED / 8 - 8 : 0)>(s, row + g, 0, tokens, causal);
-        float total[2];
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            float most = -INFINITY, sum = 0;
-#pragma unroll
-            for (int tile = 0; tile < PADDED / 8; tile++) most = fmaxf(most, fmaxf(s[tile][2 * half], s[tile][2 * half + 1]));
-            most = quad_max(most) * to_base_2;
-#pragma unroll
-            for (int tile = 0; tile < PADDED / 8; tile++) {
-#pragma unroll
-                for (int i = 2 * half; i < 2 * half + 2; i++) sum += s[tile][i] = exp2_approx(s[tile][i] * to_base_2 - most);
+            for (int i = 0; i < HEAD_DIM / 16; i++) load_tile<false>(q[i], R::tile(queries + across, row, i));
+            if (more) {
+                __syncwarp();
+                fetch_queries(next, row);
             }
-            total[half] = quad_sum(sum);
-            int query = row + g + 8 * half;
-            if (lane % 4 == 0 && query < tokens) lse[at.row + query] = (most + __log2f(total[half])) * LN2;
-        }
 
-        float o[HEAD_DIM / 8][4] = {};
+            float s[PADDED / 8][4];
+            product_by_columns<HEAD_DIM, PADDED / 16>(s, q, k + along);
+            mask<(PADDED > 64 ? PADDED / 8 - 8 : 0)>(s, row + g, 0, tokens, causal);
+            float total[2];
 #pragma unroll
-        for (int block = 0; block < PADDED / 16; block++) {
-            uint32_t p[4];
-            as_operand(p, s + 2 * block);
-            product_by_rows<HEAD_DIM>(o, p, values + across, 16 * block);
+            for (int half = 0; half < 2; half++) {
+                float most = -INFINITY, sum = 0;
+#pragma unroll
+                for (int tile = 0; tile < PADDED / 8; tile++)
+                    most = fmaxf(most, fmaxf(s[tile][2 * half], s[tile][2 * half + 1]));
+                most = quad_max(most) * to_base_2;
+#pragma unroll
+                for (int tile = 0; tile < PADDED / 8; tile++) {
+#pragma unroll
+                    for (int i = 2 * half; i < 2 * half + 2; i++)
+                        sum += s[tile][i] = exp2_approx(s[tile][i] * to_base_2 - most);
+                }
+                total[half] = quad_sum(sum);
+                int query = row + g + 8 * half;
+                if (lane % 4 == 0 && query < tokens) lse[at.row + query] = (most + __log2f(total[half])) * LN2;
+            }
+
+            float o[HEAD_DIM / 8][4] = {};
+#pragma unroll
+            for (int block = 0; block < PADDED / 16; block++) {
+                uint32_t p[4];
+                as_operand(p, s + 2 * block);
+                product_by_rows<HEAD_DIM>(o, p, v + across, 16 * block);
+            }
+            store_rows(out + at.single + row * at.pitch, at.pitch, tokens - row, o, __fdividef(1, total[0]),
+                       __fdividef(1, total[1]));
         }
-        store_rows(out + at.single + row * at.pitch, at.pitch, tokens - row, o, __fdividef(1, total[0]), __fdividef(1, total[1]));
+        if (!GO_ON) return;
+        copies_commit();
+        at = next;
+        k = k == keys ? keys + 2 * PADDED * R::BYTES : keys;
     }
 }
 
 // Any number of tokens. Grid: batch * heads * ceil(tokens / 64); block: 128; dynamic shared memory: 640 * HEAD_DIM bytes.
 // 64 queries, 16 per warp; blocks of 64 keys pass by, the next one being fetched, and the softmax is kept up to date.
 template <int HEAD_DIM>
-__device__ void forward_long(const bf16* qkv, bf16* out, float* lse, int tokens, int heads, int causal, float scale) {
+__device__ void forward_long(const bf16* qkv, bf16* out, float* lse, int, int tokens, int heads, int causal, float scale) {
     typedef Rows<HEAD_DIM> R;
     extern __shared__ __align__(128) uint4 shared[];
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4;

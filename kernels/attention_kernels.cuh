@@ -12,7 +12,7 @@
 // 16s, c = blocks for which an SM has shared memory (on Hopper 228 KB / (dynamic shared memory + 1 KB)).
 //
 //   kernel attention_...          | for              | grid                   | block      | dynamic shared memory, bytes
-//   forward_bf16_dD_nP            | P - 64 < N <= P  | B                      | 32 w       | (2 P + 16 w) * 2 D
+//   forward_bf16_dD_nP            | P - 64 < N <= P  | B (a = 5: or less)     | 32 w       | a P * 2 D
 //   forward_bf16_dD_long          | any N            | B * ceil(N / 64)       | 128        | 640 D
 //   backward_bf16_dD              | what fits        | B                      | 32 v       | R (6 D + 2 max(R + 8, D) + 8)
 //   backward_bf16_dD_row          | 145 <= N <= 272  | B (D 64: or less)      | 256        | 2 D (2 a R + 384) + 144 (R + 16) + 512
@@ -24,10 +24,11 @@
 //   P         the least that is >= N of: 32, 64, 80, 112, 144, 208, 272 (D 64); 32, 80, 112, 144, 208, 272 (D 80); 64, 128
 //             (others). Beyond, forward_long.
 //   w         2 for P = 32, else 4
+//   a         (forward) 5 where 10 P D <= 75 KB - as many blocks as run together go on from head to head - else 3
 //   v         ceil(R / 16 / ceil(R / 16 / most)), with most = 4 for c >= 3, 6 for c = 2, 12 for c = 1; for D > 80: 4 for
 //             c >= 2, else 8 (what the kernels are compiled for). Meant for c >= 2 (D 64: N <= 144); beyond, backward_row
 //             where it serves and fits the GPU's shared memory, else backward_long.
-//   a         2 for D 64, where as many blocks as the GPU has SMs go on from head to head; 1 for D 80. There is no other D.
+//   a         (backward) 2 for D 64, where as many blocks as the GPU has SMs go on from head to head; 1 for D 80. There is no other D.
 //   s, u      D 32 and 64: 2, 64; D 80 and 96: 1, 64; D 128: 1, 32
 //
 // Pointers are multiples of 16 bytes (simple: of T). More than 48 KB of dynamic shared memory must be asked for by the
@@ -42,7 +43,7 @@
 #define FORWARD(NAME, BODY, THREADS, BLOCKS)                                                                                     \
     extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) NAME(const bf16* qkv, bf16* out, float* lse, int batch,          \
                                                                        int tokens, int heads, int causal, float scale) {           \
-        BODY(qkv, out, lse, tokens, heads, causal, scale);                                                                         \
+        BODY(qkv, out, lse, batch, tokens, heads, causal, scale);                                                                  \
     }
 #define BACKWARD(NAME, BODY, THREADS, BLOCKS)                                                                                    \
     extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)                                                                  \

@@ -14,24 +14,32 @@ const MOST: usize = 256;
 const SHARED_OF_SM: usize = 228 * 1024;
 const SHARED_BESIDE: usize = 1024;
 
-/// Padded row lengths of the forward kernels that hold a whole row of scores in registers.
-fn whole_rows(head_dim: usize) -> &'static [usize] {
+/// The forward kernels that hold a whole row of scores in registers: padded row length, and blocks that run on an SM.
+fn whole_rows(head_dim: usize) -> &'static [(usize, usize)] {
     match head_dim {
-        64 => &[32, 64, 80, 112, 144, 208, 272],
-        80 => &[32, 80, 112, 144, 208, 272],
-        _ => &[64, 128],
+        32 => &[(64, 4), (128, 3)],
+        64 => &[(32, 8), (64, 4), (80, 4), (112, 3), (144, 3), (208, 2), (272, 2)],
+        80 => &[(32, 8), (80, 3), (112, 2), (144, 2), (208, 2), (272, 2)],
+        _ => &[(64, 3), (128, 2)],
     }
 }
 
+/// As in the kernel: bytes of Q, and K and V of two heads, with which blocks go on from head to head.
+const AHEAD: usize = 75 * 1024;
+
 /// The forward kernel's name without its beginning, and its grid.
-fn forward_kernel(shape: &Shape) -> (String, Grid) {
+fn forward_kernel(shape: &Shape, limits: Limits) -> (String, Grid) {
     let &Shape { tokens, head_dim: d, .. } = shape;
     let heads = shape.batch * shape.heads;
-    match whole_rows(d).iter().copied().find(|padded| tokens <= *padded) {
-        Some(padded) => {
+    match whole_rows(d).iter().copied().find(|(padded, _)| tokens <= *padded) {
+        Some((padded, together)) => {
             let warps = if padded == 32 { 2 } else { 4 };
-            let grid = Grid::line(heads, 32 * warps as u32).with_shared((2 * padded + 16 * warps) * 2 * d);
-            (format!("d{d}_n{padded}"), grid)
+            let row = padded * 2 * d;
+            let (blocks, shared) = match 5 * row <= AHEAD {
+                true => (heads.min(together * limits.processors), 5 * row),
+                false => (heads, 3 * row),
+            };
+            (format!("d{d}_n{padded}"), Grid::line(blocks, 32 * warps as u32).with_shared(shared))
         }
         None => (format!("d{d}_long"), Grid::line(heads * tokens.div_ceil(64), 128).with_shared(640 * d)),
     }
@@ -117,7 +125,7 @@ impl<T: Activation> Attention for Cuda<T> {
         let (qkv, out, lse) = (qkv.address(), out.address(), lse.address());
         let (causal, scale) = (i32::from(shape.causal), shape.scale());
         if fast::<T>(shape) {
-            let (name, grid) = forward_kernel(shape);
+            let (name, grid) = forward_kernel(shape, self.driver().limits());
             let args = args![qkv, out, lse, batch, tokens, heads, causal, scale];
             return self.launch(module(shape.head_dim), &format!("attention_forward_bf16_{name}"), grid, args);
         }
