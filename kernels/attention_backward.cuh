@@ -6,33 +6,49 @@
 
 // lse in base 2 and rowsum(dO O) of rows 0 to `count` of Q's, as pairs into shared memory, GROUP lanes per row. `rows`: slabs of
 // PARTS times 16 rows; `out`: O, in global memory unless it is in the slabs (PARTS = 3). Of the rows, `there` exist; the others
-// get lse = inf, so that their P is 0.
-template <int HEAD_DIM, int PARTS>
+// get lse = inf, so that their P is 0. `arrive` waits for the slabs; what comes from global memory is on its way by then.
+template <int HEAD_DIM, int PARTS, typename Arrive>
 __device__ __forceinline__ void row_statistics(float2* statistics, const float* lse, const bf16* out, size_t pitch,
-                                               const uint4* rows, int count, int there, int thread, int threads) {
+                                               const uint4* rows, int count, int there, int thread, int threads, Arrive arrive) {
     typedef Rows<HEAD_DIM> R;
-    constexpr int GROUP = R::GROUP;
-    int lane = thread % GROUP;
+    // Rows of a group of lanes whose loads are on their way together.
+    constexpr int GROUP = R::GROUP, EACH = R::CHUNKS / GROUP, AHEAD = PARTS == 2 && EACH == 1 ? 8 : 4;
+    int lane = thread % GROUP, step = threads / GROUP;
     // All lanes of a warp stay: they exchange their sums.
-    for (int first = 0; first < count; first += threads / GROUP) {
-        int row = first + thread / GROUP;
-        bool inside = row < count && row < there;
-        float sum = 0;
-        if (inside) {
-            const char* slab = reinterpret_cast<const char*>(rows) + (row / 16 * PARTS + 1) * 16 * R::BYTES;
+    for (int first = 0; first < count; first += AHEAD * step) {
+        uint4 o[AHEAD][EACH];
+        float l[AHEAD];
 #pragma unroll
-            for (int chunk = lane; chunk < R::CHUNKS; chunk += GROUP) {
-                const char* at = slab + R::offset(row % 16, chunk);
-                float o[8], d[8];
-                load(reinterpret_cast<const bf16*>(at), d);
-                load(PARTS == 3 ? reinterpret_cast<const bf16*>(at + 16 * R::BYTES) : out + row * pitch + chunk * 8, o);
+        for (int i = 0; i < AHEAD; i++) {
+            int row = first + i * step + thread / GROUP;
+            l[i] = INFINITY;
+            if (row < count && row < there) {
+                l[i] = lse[row] * LOG2E;
 #pragma unroll
-                for (int i = 0; i < 8; i++) sum += o[i] * d[i];
+                for (int j = 0; PARTS != 3 && j < EACH; j++) o[i][j] = fetch(out + row * pitch + (lane + j * GROUP) * 8);
             }
         }
+        if (first == 0) arrive();
 #pragma unroll
-        for (int offset = GROUP / 2; offset > 0; offset /= 2) sum += __shfl_xor_sync(ALL_LANES, sum, offset);
-        if (row < count && lane == 0) statistics[row] = make_float2(inside ? lse[row] * LOG2E : INFINITY, sum);
+        for (int i = 0; i < AHEAD; i++) {
+            int row = first + i * step + thread / GROUP;
+            float sum = 0;
+            if (row < count && row < there) {
+                const char* slab = reinterpret_cast<const char*>(rows) + (row / 16 * PARTS + 1) * 16 * R::BYTES;
+#pragma unroll
+                for (int j = 0; j < EACH; j++) {
+                    const char* at = slab + R::offset(row % 16, lane + j * GROUP);
+                    float a[8], d[8];
+                    load(reinterpret_cast<const bf16*>(at), d);
+                    unpack(PARTS == 3 ? fetch(reinterpret_cast<const bf16*>(at + 16 * R::BYTES)) : o[i][j], a);
+#pragma unroll
+                    for (int k = 0; k < 8; k++) sum += a[k] * d[k];
+                }
+            }
+#pragma unroll
+            for (int offset = GROUP / 2; offset > 0; offset /= 2) sum += __shfl_xor_sync(ALL_LANES, sum, offset);
+            if (row < count && lane == 0) statistics[row] = make_float2(l[i], sum);
+        }
     }
 }
 
@@ -161,6 +177,49 @@ template <int HEAD_DIM, int SLABS, bool KEEP_K, bool KEEP_V> struct Keys {
     }
 };
 
+// dQ from dS^T in shared memory.
+struct QueryRows {
+    bf16* dq;
+    size_t pitch;
+    uint32_t scores;  // dS^T: bytes of a row, and from 16 rows to the next
+    int score_row, score_slab;
+    uint32_t keys;  // this lane's part of the first tile of K
+    int rows, padded;  // queries, and in whole 16s
+    bool causal;
+    float scale;
+
+    // Of 16 SLABS queries from `query` on, which share what is loaded of K.
+    template <int HEAD_DIM, int SLABS> __device__ __forceinline__ void store(int query) const {
+        typedef Rows<HEAD_DIM> R;
+        int lane = threadIdx.x % 32;
+        float sums[SLABS][HEAD_DIM / 8][4] = {};
+        int end = causal ? min(query + 16 * SLABS, padded) : padded;
+        uint32_t score = scores + (lane / 16 * 8 + lane % 8) * score_row + query * 2 + lane / 8 % 2 * 16, row = keys;
+#pragma unroll 2
+        for (int key = 0; key < end; key += 16, score += score_slab, row += 16 * R::BYTES) {
+            uint32_t ds[SLABS][4] = {};
+#pragma unroll
+            for (int slab = 0; slab < SLABS; slab++) {
+                // What is not needed was not written.
+                int first = query + 16 * slab;
+                if (first < padded && (!causal || key <= first)) load_tile<true>(ds[slab], score + 32 * slab);
+            }
+#pragma unroll
+            for (int i = 0; i < HEAD_DIM / 16; i++) {
+                uint32_t k[4];
+                load_tile<true>(k, R::tile(row, 0, i));
+#pragma unroll
+                for (int slab = 0; slab < SLABS; slab++) mma(sums[slab] + 2 * i, ds[slab], k);
+            }
+        }
+#pragma unroll
+        for (int slab = 0; slab < SLABS; slab++) {
+            int first = query + 16 * slab;
+            if (first < padded) store_rows(dq + first * pitch, pitch, rows - first, sums[slab], scale, scale);
+        }
+    }
+};
+
 // Grid: batch * heads; block: 32 times a number of warps; dynamic shared memory, with R = tokens in whole 16s:
 // R * (6 HEAD_DIM + 2 max(R + 8, HEAD_DIM) + 8) bytes.
 // Q, K, dO of the head lie in shared memory. Each warp takes 16 keys at a time, with all queries, for dK and dV. Their dS^T goes
@@ -186,9 +245,8 @@ __device__ void backward(const bf16* qkv, const bf16* out, const float* lse, con
     R::fetch(keys, from + at.width, pitch, padded, tokens, threadIdx.x, threads);
     R::fetch(scores, from + 2 * at.width, pitch, padded, tokens, threadIdx.x, threads, score_slab);
     copies_commit();
-    copies_wait<1>();
-    __syncthreads();
-    row_statistics<HEAD_DIM, 2>(statistics, lse + at.row, out + at.single, at.pitch, shared, padded, tokens, threadIdx.x, threads);
+    row_statistics<HEAD_DIM, 2>(statistics, lse + at.row, out + at.single, at.pitch, shared, padded, tokens, threadIdx.x, threads,
+                                [] { copies_wait<1>(), __syncthreads(); });
     copies_wait<0>();
     __syncthreads();
 
@@ -215,18 +273,11 @@ __device__ void backward(const bf16* qkv, const bf16* out, const float* lse, con
     }
     __syncthreads();
 
-    for (int query = 16 * warp; query < tokens; query += threads / 2) {
-        float dq[HEAD_DIM / 8][4] = {};
-        int end = causal ? query + 16 : tokens;
-        uint32_t score = scores + (lane / 16 * 8 + lane % 8) * score_row + query * 2 + lane / 8 % 2 * 16;
-        uint32_t row = keys + across;
-#pragma unroll 2
-        for (int key = 0; key < end; key += 16, score += score_slab, row += 16 * R::BYTES) {
-            uint32_t ds[4];
-            load_tile<true>(ds, score);
-            product_by_rows<HEAD_DIM>(dq, ds, row, 0);
-        }
-        store_rows(dqkv + at.packed + query * pitch, pitch, tokens - query, dq, scale, scale);
+    QueryRows of{dqkv + at.packed, pitch, scores, score_row, score_slab, keys + across, tokens, padded, causal != 0, scale};
+    if (2 * padded <= threads) {
+        if (16 * warp < tokens) of.template store<HEAD_DIM, 1>(16 * warp);
+    } else {
+        for (int query = 32 * warp; query < tokens; query += threads) of.template store<HEAD_DIM, 2>(query);
     }
 }
 
@@ -266,11 +317,10 @@ __device__ __forceinline__ void backward_keys(const Place& at, int first, const 
     for (int block = begin; block < tokens; block += STAGE) {
         if (block + STAGE < tokens) fetch(block + STAGE);
         copies_commit();
-        copies_wait<1>();
-        __syncthreads();
         int stage = block / STAGE % 2 * (3 * STAGE * R::BYTES);
         row_statistics<HEAD_DIM, 3>(statistics, lse + at.row + block, nullptr, 0,
-                                    shared + 2 * OWN * R::CHUNKS + stage / 16, STAGE, tokens - block, threadIdx.x, 128);
+                                    shared + 2 * OWN * R::CHUNKS + stage / 16, STAGE, tokens - block, threadIdx.x, 128,
+                                    [] { copies_wait<1>(), __syncthreads(); });
         __syncthreads();
         if (key < tokens) {
             int end = min(tokens - block, STAGE);
@@ -312,10 +362,8 @@ __device__ __forceinline__ void backward_queries(const Place& at, int first, con
     copies_commit();
     fetch(0);
     copies_commit();
-    copies_wait<1>();
-    __syncthreads();
     row_statistics<HEAD_DIM, 2>(statistics, lse + at.row + first, out + at.single + first * at.pitch, at.pitch, shared, OWN,
-                                tokens - first, threadIdx.x, 128);
+                                tokens - first, threadIdx.x, 128, [] { copies_wait<1>(), __syncthreads(); });
     uint32_t across = R::across(lane), along = R::along(lane);
     uint32_t own = rows + across + 32 * SLABS * warp * R::BYTES;
     float to_base_2 = scale * LOG2E;

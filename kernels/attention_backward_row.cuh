@@ -133,19 +133,21 @@ template <int HEAD_DIM> struct BackwardRow {
         // One loop over blocks and heads, so that what depends on the head is not kept in registers.
 #pragma unroll 1
         while (true) {
-            copies_wait<0>();
-            __syncthreads();
             int next = head + gridDim.x;
-            if (block + STAGE < tokens) fetch_stage(head, block + STAGE, turn ^ 1);
-            if (AHEAD && next < all) {
-                if (block + STAGE >= tokens) fetch_stage(next, 0, turn ^ 1);
-                if (block <= STAGE) fetch_keys(next, set ^ 1, block == 0 ? 1 : 2);
-            }
-            copies_commit();
             uint4* slabs = shared + (stages - keys) / 16;
             float2* statistics = reinterpret_cast<float2*>(slabs + 6 * STAGE * R::CHUNKS);
+            auto arrive = [&] {
+                copies_wait<0>();
+                __syncthreads();
+                if (block + STAGE < tokens) fetch_stage(head, block + STAGE, turn ^ 1);
+                if (AHEAD && next < all) {
+                    if (block + STAGE >= tokens) fetch_stage(next, 0, turn ^ 1);
+                    if (block <= STAGE) fetch_keys(next, set ^ 1, block == 0 ? 1 : 2);
+                }
+                copies_commit();
+            };
             row_statistics<HEAD_DIM, 3>(statistics, lse + (size_t)head * tokens + block, nullptr, 0,
-                                        slabs + turn * (3 * STAGE * R::CHUNKS), STAGE, tokens - block, thread(), THREADS);
+                                        slabs + turn * (3 * STAGE * R::CHUNKS), STAGE, tokens - block, thread(), THREADS, arrive);
 
             int warp = thread() / 32, lane = thread() % 32, group = warp % GROUPS, key = 16 * first_slab(group);
             bool second = warp >= GROUPS;
