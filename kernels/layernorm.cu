@@ -65,6 +65,24 @@ __device__ void forward(const T* x, const T* delta, T* sum, const float* gamma, 
     }
 }
 
+// What a lane has of a row, as it is in memory.
+template <typename T, int PACKS> struct Row {
+    uint4 packs[PACKS];
+
+    __device__ __forceinline__ void fetch(const T* from, int row, int width) {
+#pragma unroll
+        for (int pack = 0; pack < PACKS; pack++) {
+            int column = (pack * 32 + threadIdx.x % 32) * SIZE<T>;
+            if (column < width) packs[pack] = ::fetch(from + (size_t)row * width + column);
+        }
+    }
+    // What was computed from it before is to be computed again, and not kept in registers.
+    __device__ __forceinline__ void renew() {
+#pragma unroll
+        for (int i = 0; i < PACKS; i++) asm volatile("" : "+r"(packs[i].x), "+r"(packs[i].y), "+r"(packs[i].z), "+r"(packs[i].w));
+    }
+};
+
 // Grid: `blocks`, a function of rows alone, so that sums have one order; block: 128; dynamic shared memory:
 // 2 * WARPS * PACKS * QUADS * STRIDE * 16 bytes. dy, x, dx: [rows, width]; partials: [blocks, 2, width], the block's sums for gamma
 // and beta. `add`: dx holds the residual gradient, which is added to.
@@ -75,57 +93,71 @@ __device__ void backward(const T* dy, const T* x, const float* gamma, const floa
     // [warp][gamma, beta][pack][quad of the pack][lane]: lanes are neighbours, so that no bank is met twice.
     extern __shared__ float4 sums[];
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    float4* gammas = sums + warp * 2 * PACKS * QUADS * STRIDE + lane;
-    float4* betas = gammas + PACKS * QUADS * STRIDE;
+    float4* own = sums + warp * 2 * PACKS * QUADS * STRIDE + lane;
+    // Where there are registers for it, sums stay in them until the end, and a row is read while that before is computed.
+    constexpr bool AHEAD = PACKS * N <= 40;
+    float4 kept[AHEAD ? 2 * PACKS * QUADS : 1];
+    auto sum = [&](int quad) -> float4& {
+        if constexpr (AHEAD) return kept[quad];
+        else return own[quad * STRIDE];
+    };
 #pragma unroll
-    for (int quad = 0; quad < 2 * PACKS * QUADS; quad++) gammas[quad * STRIDE] = make_float4(0, 0, 0, 0);
+    for (int quad = 0; quad < 2 * PACKS * QUADS; quad++) sum(quad) = make_float4(0, 0, 0, 0);
     // Rows that are neighbours go to one block.
     int each = (rows + gridDim.x - 1) / gridDim.x;
-    int end = min(rows, (int)(blockIdx.x + 1) * each);
-    for (int row = blockIdx.x * each + warp; row < end; row += WARPS) {
-        size_t start = (size_t)row * width;
+    int row = blockIdx.x * each + warp, end = min(rows, (int)(blockIdx.x + 1) * each);
+    Row<T, PACKS> next_dy, next_x;
+    if (AHEAD && row < end) next_dy.fetch(dy, row, width), next_x.fetch(x, row, width);
+    for (; row < end; row += WARPS) {
         float mu = mean[row], r = rstd[row];
-        float g[PACKS][N], n[PACKS][N];
+        if (!AHEAD) next_dy.fetch(dy, row, width), next_x.fetch(x, row, width);
+        Row<T, PACKS> now_dy = next_dy, now_x = next_x, old;
+        if (AHEAD && add) old.fetch(dx, row, width);
+        if (AHEAD && row + WARPS < end) next_dy.fetch(dy, row + WARPS, width), next_x.fetch(x, row + WARPS, width);
+        // g and n of a pack.
+        auto unpacked = [&](int pack, float (&d)[N], float (&g)[N], float (&n)[N]) {
+            float scale[N];
+            unpack(now_dy.packs[pack], d);
+            unpack(now_x.packs[pack], n);
+            load_params(gamma + (pack * 32 + lane) * N, scale);
+#pragma unroll
+            for (int i = 0; i < N; i++) n[i] = (n[i] - mu) * r, g[i] = d[i] * scale[i];
+        };
         float along = 0, through = 0;
 #pragma unroll
         for (int pack = 0; pack < PACKS; pack++) {
-            int column = (pack * 32 + lane) * N;
-            if (column < width) {
-                float d[N], scale[N];
-                load(dy + start + column, d);
-                load(x + start + column, n[pack]);
-                load_params(gamma + column, scale);
+            if ((pack * 32 + lane) * N < width) {
+                float d[N], g[N], n[N];
+                unpacked(pack, d, g, n);
 #pragma unroll
-                for (int i = 0; i < N; i++) {
-                    n[pack][i] = (n[pack][i] - mu) * r;
-                    g[pack][i] = d[i] * scale[i];
-                    along += g[pack][i];
-                    through += g[pack][i] * n[pack][i];
-                }
+                for (int i = 0; i < N; i++) along += g[i], through += g[i] * n[i];
 #pragma unroll
                 for (int i = 0; i < N; i += 4) {
-                    int quad = (pack * QUADS + i / 4) * STRIDE;
-                    float4 a = gammas[quad], b = betas[quad];
-                    const float* m = n[pack] + i;
-                    gammas[quad] = make_float4(a.x + d[i] * m[0], a.y + d[i + 1] * m[1], a.z + d[i + 2] * m[2],
-                                               a.w + d[i + 3] * m[3]);
-                    betas[quad] = make_float4(b.x + d[i], b.y + d[i + 1], b.z + d[i + 2], b.w + d[i + 3]);
+                    float4 &a = sum(pack * QUADS + i / 4), &b = sum((PACKS + pack) * QUADS + i / 4);
+                    a = make_float4(a.x + d[i] * n[i], a.y + d[i + 1] * n[i + 1], a.z + d[i + 2] * n[i + 2],
+                                    a.w + d[i + 3] * n[i + 3]);
+                    b = make_float4(b.x + d[i], b.y + d[i + 1], b.z + d[i + 2], b.w + d[i + 3]);
                 }
             }
         }
         float mean_g = warp_sum(along) / width, mean_gn = warp_sum(through) / width;
+        now_dy.renew(), now_x.renew();
+        if (!AHEAD && add) old.fetch(dx, row, width);
 #pragma unroll
         for (int pack = 0; pack < PACKS; pack++) {
             int column = (pack * 32 + lane) * N;
             if (column < width) {
-                float out[N] = {};
-                if (add) load(dx + start + column, out);
+                float d[N], g[N], n[N], out[N] = {};
+                unpacked(pack, d, g, n);
+                if (add) unpack(old.packs[pack], out);
 #pragma unroll
-                for (int i = 0; i < N; i++) out[i] += r * (g[pack][i] - mean_g - n[pack][i] * mean_gn);
-                store(dx + start + column, out);
+                for (int i = 0; i < N; i++) out[i] += r * (g[i] - mean_g - n[i] * mean_gn);
+                store(dx + (size_t)row * width + column, out);
             }
         }
     }
+#pragma unroll
+    for (int quad = 0; AHEAD && quad < 2 * PACKS * QUADS; quad++) own[quad * STRIDE] = kept[quad];
     __syncthreads();
     // Neighbouring threads have neighbouring columns.
     for (int i = threadIdx.x; i < 2 * PACKS * QUADS * 32; i += blockDim.x) {
@@ -148,7 +180,7 @@ __device__ void backward(const T* dy, const T* x, const float* gamma, const floa
         float* rstd, int rows, int width, float eps) {                                                                    \
         forward<TYPE, PACKS>(x, delta, sum, gamma, beta, y, mean, rstd, rows, width, eps);                                \
     }                                                                                                                     \
-    extern "C" __global__ void __launch_bounds__(128) layernorm_backward_##NAME##_##PACKS(                                \
+    extern "C" __global__ void __launch_bounds__(128, PACKS <= 2 ? 4 : PACKS == 3 ? 3 : 2) layernorm_backward_##NAME##_##PACKS(               \
         const TYPE* dy, const TYPE* x, const float* gamma, const float* mean, const float* rstd, TYPE* dx, int add,       \
         float* partials, int rows, int width) {                                                                           \
         backward<TYPE, PACKS>(dy, x, gamma, mean, rstd, dx, add, partials, rows, width);                                  \

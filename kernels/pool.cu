@@ -28,7 +28,9 @@ template <typename T> __device__ void backward(const float* dy, T* dx, int batch
     float factor = 1.0f / tokens;
     for (size_t at = thread_index() * N; at < total; at += thread_count() * N) {
         float v[N];
-        load_params(dy + at / sample * width + at % width, v);
+        // Packs have numbers of 32 bits: a division of 64 is a hundred instructions.
+        unsigned pack = at / N;
+        load_params(dy + (size_t)(pack / (unsigned)(sample / N)) * width + pack % (unsigned)(width / N) * N, v);
 #pragma unroll
         for (int i = 0; i < N; i++) v[i] *= factor;
         store(dx + at, v);
