@@ -1,14 +1,17 @@
 """PyTorch's training step of CLIP with patch dropout, as OpenCLIP builds it: bf16 autocast, SDPA, torch.compile, fused AdamW.
 
-    peer.py b16|l16 RATIO BATCH ...
+    peer.py b16|l16 RATIO BATCH
 
-Prints samples per second of each batch as a line of JSON. Where a batch does not fit, its blocks are computed again in the
-backward pass (gradient checkpointing), and the line says so; where even that does not fit, there is no number. OpenCLIP itself is used where it is installed; otherwise the same modules are built here from
+Makes some steps, which compiles them, prints `ready`, leaves the GPU's memory, waits for a line, and then prints samples per
+second as a line of JSON: so several can compile side by side, and are timed one by one. Where a batch does not fit, its blocks
+are computed again in the backward pass (gradient checkpointing), and the line says so; where even that does not fit, there is
+no number. OpenCLIP itself is used where it is installed; otherwise the same modules are built here from
 torch.nn alone (pre-norm blocks, packed qkv, GELU MLP), with the same sizes and the patches dropped after the embedding.
 """
 
 import gc
 import json
+import statistics
 import sys
 import time
 
@@ -108,62 +111,88 @@ def open_clip(vision, text, joint, ratio):
     return Step()
 
 
-def measure(name, ratio, batch, checkpointing, device):
-    """The kind of peer and its samples per second."""
-    torch.manual_seed(0)
-    try:
-        model, peer = open_clip(*SIZES[name], ratio), "open_clip"
-    except ImportError:
-        model, peer = Clip(*SIZES[name], ratio), "torch.nn with OpenCLIP's architecture"
-    model.set_grad_checkpointing(checkpointing)
-    model = model.to(device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.2, fused=device == "cuda")
-    compiled = torch.compile(model)
-    images = torch.randn(batch, 3, SIDE, SIDE, device=device)
-    tokens = torch.randint(1, VOCAB, (batch, CONTEXT), device=device)
+class Peer:
+    """A model in training; the first step compiles it."""
 
-    def step():
-        optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(device, dtype=torch.bfloat16):
-            loss = compiled(images, tokens)
+    def __init__(self, name, ratio, batch, checkpointing, device):
+        torch.manual_seed(0)
+        try:
+            model, self.kind = open_clip(*SIZES[name], ratio), "open_clip"
+        except ImportError:
+            model, self.kind = Clip(*SIZES[name], ratio), "torch.nn with OpenCLIP's architecture"
+        model.set_grad_checkpointing(checkpointing)
+        self.model, self.device, self.batch = model.to(device), device, batch
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.2,
+                                           fused=device == "cuda")
+        self.compiled = torch.compile(model)
+        self.images = torch.randn(batch, 3, SIDE, SIDE, device=device)
+        self.tokens = torch.randint(1, VOCAB, (batch, CONTEXT), device=device)
+
+    def step(self):
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(self.device, dtype=torch.bfloat16):
+            loss = self.compiled(self.images, self.tokens)
         loss.backward()
-        optimizer.step()
+        self.optimizer.step()
 
-    def wait():
-        if device == "cuda":
-            torch.cuda.synchronize()
+    def move(self, device):
+        """Between steps, everything."""
+        self.optimizer.zero_grad(set_to_none=True)
+        held = [*self.model.parameters(), *self.model.buffers(), self.images, self.tokens]
+        held += [value for state in self.optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
+        for tensor in held:
+            tensor.data = tensor.data.to(device)
 
-    for _ in range(5):
-        step()
-    times = []
-    for _ in range(10):
-        wait()
-        start = time.perf_counter()
-        step()
-        wait()
-        times.append(time.perf_counter() - start)
-    times.sort()
-    return peer, batch / times[len(times) // 2]
+    def seconds(self):
+        def wait():
+            if self.device == "cuda":
+                torch.cuda.synchronize()
+
+        times = []
+        for _ in range(13):
+            wait()
+            start = time.perf_counter()
+            self.step()
+            wait()
+            times.append(time.perf_counter() - start)
+        return statistics.median(times[3:])
+
+
+def clean(device):
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.empty_cache()
 
 
 def main():
-    name, ratio, batches = sys.argv[1], float(sys.argv[2]), [int(batch) for batch in sys.argv[3:]]
+    name, ratio, batch = sys.argv[1], float(sys.argv[2]), int(sys.argv[3])
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    for batch in batches:
-        row = {"model": name, "mask_ratio": ratio, "batch": batch, "torch": torch.__version__, "samples_per_second": None}
-        for checkpointing in [False, True]:
-            try:
-                row["peer"], row["samples_per_second"] = measure(name, ratio, batch, checkpointing, device)
-                row["recompute"] = checkpointing
-                break
-            except torch.OutOfMemoryError:
-                pass
-            finally:
+    row = {"model": name, "mask_ratio": ratio, "batch": batch, "torch": torch.__version__, "samples_per_second": None}
+    peer = None
+    try:
+        peer = Peer(name, ratio, batch, False, device)
+        for _ in range(3):
+            peer.step()
+    except torch.OutOfMemoryError:
+        pass  # Others are on the GPU too; what fits will be seen when it is alone.
+    if peer:
+        peer.move("cpu")
+    clean(device)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    for checkpointing in [False, True]:
+        try:
+            if checkpointing or not peer:
+                peer = None
                 torch.compiler.reset()
-                gc.collect()
-                if device == "cuda":
-                    torch.cuda.empty_cache()
-        print(json.dumps(row), flush=True)
+                clean(device)
+                peer = Peer(name, ratio, batch, checkpointing, device)
+            peer.move(device)
+            row |= {"peer": peer.kind, "recompute": checkpointing, "samples_per_second": batch / peer.seconds()}
+            break
+        except torch.OutOfMemoryError:
+            pass
+    print(json.dumps(row), flush=True)
 
 
 main()
