@@ -177,49 +177,6 @@ template <int HEAD_DIM, int SLABS, bool KEEP_K, bool KEEP_V> struct Keys {
     }
 };
 
-// dQ from dS^T in shared memory.
-struct QueryRows {
-    bf16* dq;
-    size_t pitch;
-    uint32_t scores;  // dS^T: bytes of a row, and from 16 rows to the next
-    int score_row, score_slab;
-    uint32_t keys;  // this lane's part of the first tile of K
-    int rows, padded;  // queries, and in whole 16s
-    bool causal;
-    float scale;
-
-    // Of 16 SLABS queries from `query` on, which share what is loaded of K.
-    template <int HEAD_DIM, int SLABS> __device__ __forceinline__ void store(int query) const {
-        typedef Rows<HEAD_DIM> R;
-        int lane = threadIdx.x % 32;
-        float sums[SLABS][HEAD_DIM / 8][4] = {};
-        int end = causal ? min(query + 16 * SLABS, padded) : padded;
-        uint32_t score = scores + (lane / 16 * 8 + lane % 8) * score_row + query * 2 + lane / 8 % 2 * 16, row = keys;
-#pragma unroll 2
-        for (int key = 0; key < end; key += 16, score += score_slab, row += 16 * R::BYTES) {
-            uint32_t ds[SLABS][4] = {};
-#pragma unroll
-            for (int slab = 0; slab < SLABS; slab++) {
-                // What is not needed was not written.
-                int first = query + 16 * slab;
-                if (first < padded && (!causal || key <= first)) load_tile<true>(ds[slab], score + 32 * slab);
-            }
-#pragma unroll
-            for (int i = 0; i < HEAD_DIM / 16; i++) {
-                uint32_t k[4];
-                load_tile<true>(k, R::tile(row, 0, i));
-#pragma unroll
-                for (int slab = 0; slab < SLABS; slab++) mma(sums[slab] + 2 * i, ds[slab], k);
-            }
-        }
-#pragma unroll
-        for (int slab = 0; slab < SLABS; slab++) {
-            int first = query + 16 * slab;
-            if (first < padded) store_rows(dq + first * pitch, pitch, rows - first, sums[slab], scale, scale);
-        }
-    }
-};
-
 // Grid: batch * heads; block: 32 times a number of warps; dynamic shared memory, with R = tokens in whole 16s:
 // R * (6 HEAD_DIM + 2 max(R + 8, HEAD_DIM) + 8) bytes.
 // Q, K, dO of the head lie in shared memory. Each warp takes 16 keys at a time, with all queries, for dK and dV. Their dS^T goes
@@ -273,11 +230,18 @@ __device__ void backward(const bf16* qkv, const bf16* out, const float* lse, con
     }
     __syncthreads();
 
-    QueryRows of{dqkv + at.packed, pitch, scores, score_row, score_slab, keys + across, tokens, padded, causal != 0, scale};
-    if (2 * padded <= threads) {
-        if (16 * warp < tokens) of.template store<HEAD_DIM, 1>(16 * warp);
-    } else {
-        for (int query = 32 * warp; query < tokens; query += threads) of.template store<HEAD_DIM, 2>(query);
+    for (int query = 16 * warp; query < tokens; query += threads / 2) {
+        float dq[HEAD_DIM / 8][4] = {};
+        int end = causal ? query + 16 : tokens;
+        uint32_t score = scores + (lane / 16 * 8 + lane % 8) * score_row + query * 2 + lane / 8 % 2 * 16;
+        uint32_t row = keys + across;
+#pragma unroll 2
+        for (int key = 0; key < end; key += 16, score += score_slab, row += 16 * R::BYTES) {
+            uint32_t ds[4];
+            load_tile<true>(ds, score);
+            product_by_rows<HEAD_DIM>(dq, ds, row, 0);
+        }
+        store_rows(dqkv + at.packed + query * pitch, pitch, tokens - query, dq, scale, scale);
     }
 }
 

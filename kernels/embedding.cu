@@ -23,7 +23,7 @@ __device__ void forward(const int* tokens, const T* table, const float* pos, T* 
 constexpr int SEGMENT = 128;
 
 // Rows of the table that one block owns; tokens that a thread, and a block, looks at together; rows of dout on their way.
-constexpr int ROWS = 8, THREADS = 256, EACH = 8, CHUNK = EACH * THREADS, AHEAD = 8;
+constexpr int ROWS = 8, THREADS = 256, EACH = 8, CHUNK = EACH * THREADS, AHEAD = 4;
 
 // Of each token in a segment of places, the sum of dout over its places there, at the first of them; so that a token that is
 // everywhere, as padding is, does not leave one block to add up most of dout. Places in `rest` without a sum have token -1.

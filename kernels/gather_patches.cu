@@ -6,6 +6,18 @@
 struct Normalisation {
     // v -> v * scale + shift
     float scale[3], shift[3];
+
+    // With `channel` as the first, chosen without an index that only the running program knows: parameters of a kernel that are
+    // addressed by one are read lane by lane.
+    __device__ __forceinline__ Normalisation from(unsigned channel) const {
+        Normalisation turned;
+#pragma unroll
+        for (int i = 0; i < 3; i++) {
+            turned.scale[i] = channel == 0 ? scale[i] : channel == 1 ? scale[(i + 1) % 3] : scale[(i + 2) % 3];
+            turned.shift[i] = channel == 0 ? shift[i] : channel == 1 ? shift[(i + 1) % 3] : shift[(i + 2) % 3];
+        }
+        return turned;
+    }
 };
 
 // One thread per SIZE<T> numbers of a row. Grid: any; block: 256.
@@ -34,13 +46,9 @@ __device__ void gather(const uint8_t* images, const uint32_t* ids, T* out, int b
             } else {
                 words[0] = *reinterpret_cast<const uint32_t*>(from);
             }
-            unsigned channel = x % 3;
+            Normalisation of = normalisation.from(x % 3);
 #pragma unroll
-            for (int i = 0; i < N; i++) {
-                v[i] = (float)(words[i / 4] >> (i % 4 * 8) & 255) * normalisation.scale[channel] +
-                       normalisation.shift[channel];
-                channel = channel == 2 ? 0 : channel + 1;
-            }
+            for (int i = 0; i < N; i++) v[i] = (float)(words[i / 4] >> (i % 4 * 8) & 255) * of.scale[i % 3] + of.shift[i % 3];
             store(out + at, v);
         } else {
             // The last thread may have fewer, and a pack may reach into the next line or patch.
@@ -60,18 +68,14 @@ template <typename T>
 __device__ void normalise(const uint8_t* bytes, T* out, size_t count, Normalisation normalisation) {
     constexpr int N = SIZE<T>;
     for (size_t at = thread_index() * N; at < count; at += thread_count() * N) {
-        unsigned channel = at % 3;
         if (at + N <= count) {
+            Normalisation of = normalisation.from(at % 3);
             float v[N];
 #pragma unroll
             for (int i = 0; i < N; i += 4) {
                 uint32_t word = *reinterpret_cast<const uint32_t*>(bytes + at + i);
 #pragma unroll
-                for (int j = 0; j < 4; j++) {
-                    v[i + j] = (float)(word >> (j * 8) & 255) * normalisation.scale[channel] +
-                               normalisation.shift[channel];
-                    channel = channel == 2 ? 0 : channel + 1;
-                }
+                for (int j = 0; j < 4; j++) v[i + j] = (float)(word >> (j * 8) & 255) * of.scale[(i + j) % 3] + of.shift[(i + j) % 3];
             }
             store(out + at, v);
         } else {

@@ -93,17 +93,12 @@ __device__ void backward(const T* dy, const T* x, const float* gamma, const floa
     // [warp][gamma, beta][pack][quad of the pack][lane]: lanes are neighbours, so that no bank is met twice.
     extern __shared__ float4 sums[];
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    float4* own = sums + warp * 2 * PACKS * QUADS * STRIDE + lane;
-    // Where there are registers for it, sums stay in them until the end, and a row is read while that before is computed.
-    constexpr bool AHEAD = PACKS * N <= 40;
-    float4 kept[AHEAD ? 2 * PACKS * QUADS : 1];
-    auto sum = [&](int quad) -> float4& {
-        if constexpr (AHEAD) return kept[quad];
-        else return own[quad * STRIDE];
-    };
+    float4* gammas = sums + warp * 2 * PACKS * QUADS * STRIDE + lane;
+    float4* betas = gammas + PACKS * QUADS * STRIDE;
 #pragma unroll
-    for (int quad = 0; quad < 2 * PACKS * QUADS; quad++) sum(quad) = make_float4(0, 0, 0, 0);
-    // Rows that are neighbours go to one block.
+    for (int quad = 0; quad < 2 * PACKS * QUADS; quad++) gammas[quad * STRIDE] = make_float4(0, 0, 0, 0);
+    // Rows that are neighbours go to one block. Where there are registers for it, a row is read while that before is computed.
+    constexpr bool AHEAD = PACKS <= 4;
     int each = (rows + gridDim.x - 1) / gridDim.x;
     int row = blockIdx.x * each + warp, end = min(rows, (int)(blockIdx.x + 1) * each);
     Row<T, PACKS> next_dy, next_x;
@@ -133,10 +128,11 @@ __device__ void backward(const T* dy, const T* x, const float* gamma, const floa
                 for (int i = 0; i < N; i++) along += g[i], through += g[i] * n[i];
 #pragma unroll
                 for (int i = 0; i < N; i += 4) {
-                    float4 &a = sum(pack * QUADS + i / 4), &b = sum((PACKS + pack) * QUADS + i / 4);
-                    a = make_float4(a.x + d[i] * n[i], a.y + d[i + 1] * n[i + 1], a.z + d[i + 2] * n[i + 2],
-                                    a.w + d[i + 3] * n[i + 3]);
-                    b = make_float4(b.x + d[i], b.y + d[i + 1], b.z + d[i + 2], b.w + d[i + 3]);
+                    int quad = (pack * QUADS + i / 4) * STRIDE;
+                    float4 a = gammas[quad], b = betas[quad];
+                    gammas[quad] = make_float4(a.x + d[i] * n[i], a.y + d[i + 1] * n[i + 1], a.z + d[i + 2] * n[i + 2],
+                                               a.w + d[i + 3] * n[i + 3]);
+                    betas[quad] = make_float4(b.x + d[i], b.y + d[i + 1], b.z + d[i + 2], b.w + d[i + 3]);
                 }
             }
         }
@@ -156,8 +152,6 @@ __device__ void backward(const T* dy, const T* x, const float* gamma, const floa
             }
         }
     }
-#pragma unroll
-    for (int quad = 0; AHEAD && quad < 2 * PACKS * QUADS; quad++) own[quad * STRIDE] = kept[quad];
     __syncthreads();
     // Neighbouring threads have neighbouring columns.
     for (int i = threadIdx.x; i < 2 * PACKS * QUADS * 32; i += blockDim.x) {
@@ -180,7 +174,7 @@ __device__ void backward(const T* dy, const T* x, const float* gamma, const floa
         float* rstd, int rows, int width, float eps) {                                                                    \
         forward<TYPE, PACKS>(x, delta, sum, gamma, beta, y, mean, rstd, rows, width, eps);                                \
     }                                                                                                                     \
-    extern "C" __global__ void __launch_bounds__(128, PACKS <= 2 ? 4 : PACKS == 3 ? 3 : 2) layernorm_backward_##NAME##_##PACKS(               \
+    extern "C" __global__ void __launch_bounds__(128, PACKS <= 4 ? 4 : 1) layernorm_backward_##NAME##_##PACKS(               \
         const TYPE* dy, const TYPE* x, const float* gamma, const float* mean, const float* rstd, TYPE* dx, int add,       \
         float* partials, int rows, int width) {                                                                           \
         backward<TYPE, PACKS>(dy, x, gamma, mean, rstd, dx, add, partials, rows, width);                                  \

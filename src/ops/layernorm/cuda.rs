@@ -23,22 +23,15 @@ fn packs<T: Activation>(width: usize) -> Result<usize, DeviceError> {
     instances::<T>().iter().copied().find(|packs| 32 * packs * T::PACK >= width).ok_or_else(most)
 }
 
-/// Blocks of the backward pass: as many as a Hopper GPU runs together, by the registers that a width takes, but a function of
-/// the shape alone, so that sums have one order. At 8 rows per warp the partial sums, written and read, are a sixteenth of what
-/// the rows move.
-fn blocks<T: Activation>(shape: &Shape) -> usize {
-    const PROCESSORS: usize = 132;
-    let together = match shape.width.div_ceil(32 * T::PACK) {
-        ..=2 => 4,
-        3 => 3,
-        _ => 2,
-    };
-    shape.rows.div_ceil(8 * WARPS).clamp(1, together * PROCESSORS)
+/// Blocks of the backward pass: a function of the rows alone, so that sums have one order. At 8 rows per warp the partial sums,
+/// written and read, are a sixteenth of what the rows move.
+fn blocks(rows: usize) -> usize {
+    rows.div_ceil(8 * WARPS).clamp(1, 528)
 }
 
 impl<T: Activation> LayerNorm for Cuda<T> {
     fn layernorm_scratch(shape: &Shape) -> usize {
-        blocks::<T>(shape) * 2 * shape.width
+        blocks(shape.rows) * 2 * shape.width
     }
 
     fn layernorm_forward(&self, shape: &Shape, operands: Forward<'_, Self>) -> Result<(), DeviceError> {
@@ -56,7 +49,7 @@ impl<T: Activation> LayerNorm for Cuda<T> {
         let &Shape { rows, width } = shape;
         let packs = packs::<T>(width)?;
         let kernel = format!("layernorm_backward_{}_{packs}", T::SUFFIX);
-        let blocks = blocks::<T>(shape);
+        let blocks = blocks(rows);
         let shared = 2 * WARPS * packs * T::PACK / 4 * STRIDE * 16;
         let grid = Grid::line(blocks, 32 * WARPS as u32).with_shared(shared);
         let (gamma, mean, rstd, partials) = (gamma.address(), mean.address(), rstd.address(), scratch.address());
