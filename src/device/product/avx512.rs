@@ -1,13 +1,14 @@
-//! What the bf16 product does with registers: AVX-512 and its BF16 instructions.
+//! What the packed product does with registers: AVX-512 and its BF16 instructions.
 //!
-//! `vdpbf16ps` multiplies sixteen pairs of bf16 by sixteen others and adds both products of each to sixteen f32 sums; it takes
-//! denormal operands for zero. So both operands are packed as strips of [`LANES`] rows of `a` (or columns of `b`):
-//! `[k / 2, LANES]` pairs, each a `u32` whose low half is the earlier of two neighbours along `k`. What is missing is zero.
+//! Both operands are packed as strips of [`LANES`] rows of `a` (or columns of `b`): `[units, LANES]`, each unit 32 bits of what lies
+//! along `k`. In f32 a unit is a number; in bf16 it is a pair of neighbours, the earlier one in the low half, since `vdpbf16ps`
+//! multiplies sixteen pairs by sixteen others and adds both products of each to sixteen f32 sums (it takes denormal operands for
+//! zero). What is missing is zero.
 
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::{DEPTH, Finish, How};
+use super::{Finish, How, depth};
 
 /// Rows or columns of a strip: the 32-bit lanes of a register.
 pub const LANES: usize = 16;
@@ -17,10 +18,15 @@ const ROWS: usize = 8;
 const STRIPS: usize = 3;
 /// Strips of columns that are finished before others are begun.
 const NEAR: usize = 4 * STRIPS;
-/// How far ahead of its loads packing asks for memory, in pairs of rows or in blocks along them: few of its streams are long enough
-/// for the processor to foresee.
-const PAIRS_AHEAD: usize = 4;
-const BLOCKS_AHEAD: usize = 1;
+/// How far ahead of its loads packing asks for memory, in rows or in numbers along them: few of its streams are long enough for
+/// the processor to foresee.
+const ROWS_AHEAD: usize = 8;
+const AHEAD: usize = 2 * LANES;
+
+/// Numbers in a unit.
+pub const fn per_unit(bf16: bool) -> usize {
+    if bf16 { 2 } else { 1 }
+}
 
 /// Whether this processor has the instructions.
 pub fn available() -> bool {
@@ -48,9 +54,9 @@ fn prefetch(from: &[f32], index: usize) {
 }
 
 #[target_feature(enable = "avx512f")]
-fn store(to: &mut [u32; LANES], pairs: __m512i) {
+fn store(to: &mut [u32; LANES], units: __m512i) {
     // SAFETY: the array has the register's size.
-    unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), pairs) }
+    unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), units) }
 }
 
 /// `low` and `high` in bf16, rounded to the nearest even, one after the other.
@@ -65,20 +71,24 @@ fn narrow(low: __m512, high: __m512) -> __m512i {
 /// # Safety
 /// The processor has the instructions ([`available`]).
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub unsafe fn pack_along(strip: &mut [u32], from: &[f32], stride: usize, count: usize, k: usize) {
+pub unsafe fn pack_along<const BF16: bool>(strip: &mut [u32], from: &[f32], stride: usize, count: usize, k: usize) {
     let (vectors, _) = strip.as_chunks_mut::<LANES>();
     for (block, to) in vectors.chunks_mut(LANES).enumerate() {
-        let at = 2 * LANES * block;
+        let at = per_unit(BF16) * LANES * block;
         let mut rows = [_mm512_setzero_si512(); LANES];
-        for (row, pairs) in rows.iter_mut().enumerate().take(count) {
+        for (row, units) in rows.iter_mut().enumerate().take(count) {
             let (start, left) = (row * stride + at, k - at);
-            prefetch(from, start + 2 * BLOCKS_AHEAD * LANES);
-            prefetch(from, start + (2 * BLOCKS_AHEAD + 1) * LANES);
-            let later = load(from, start + LANES, left.saturating_sub(LANES));
-            *pairs = narrow(load(from, start, left), later);
+            prefetch(from, start + AHEAD);
+            let first = load(from, start, left);
+            *units = if BF16 {
+                prefetch(from, start + AHEAD + LANES);
+                narrow(first, load(from, start + LANES, left.saturating_sub(LANES)))
+            } else {
+                _mm512_castps_si512(first)
+            };
         }
-        for (to, pairs) in to.iter_mut().zip(transposed(rows)) {
-            store(to, pairs);
+        for (to, units) in to.iter_mut().zip(transposed(rows)) {
+            store(to, units);
         }
     }
 }
@@ -89,19 +99,25 @@ pub unsafe fn pack_along(strip: &mut [u32], from: &[f32], stride: usize, count: 
 /// # Safety
 /// The processor has the instructions ([`available`]).
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub unsafe fn pack_across(strips: &mut [u32], from: &[f32], stride: usize, count: usize, k: usize) {
+pub unsafe fn pack_across<const BF16: bool>(strips: &mut [u32], from: &[f32], stride: usize, count: usize, k: usize) {
     let in_turns: [i16; 2 * LANES] = std::array::from_fn(|i| (i / 2 + i % 2 * LANES) as i16);
     // SAFETY: the array has the register's size.
     let in_turns = unsafe { _mm512_loadu_si512(in_turns.as_ptr().cast()) };
     let (vectors, _) = strips.as_chunks_mut::<LANES>();
-    let pairs = k.div_ceil(2);
-    for pair in 0..pairs {
-        for (strip, to) in vectors[pair..].iter_mut().step_by(pairs).enumerate() {
-            let (at, left) = (2 * pair * stride + strip * LANES, count - strip * LANES);
-            prefetch(from, at + 2 * PAIRS_AHEAD * stride);
-            prefetch(from, at + (2 * PAIRS_AHEAD + 1) * stride);
-            let later = load(from, at + stride, if 2 * pair + 1 < k { left } else { 0 });
-            store(to, _mm512_permutexvar_epi16(in_turns, narrow(load(from, at, left), later)));
+    let per = per_unit(BF16);
+    let units = k.div_ceil(per);
+    for unit in 0..units {
+        for (strip, to) in vectors[unit..].iter_mut().step_by(units).enumerate() {
+            let (at, left) = (per * unit * stride + strip * LANES, count - strip * LANES);
+            prefetch(from, at + ROWS_AHEAD * stride);
+            let first = load(from, at, left);
+            if BF16 {
+                prefetch(from, at + (ROWS_AHEAD + 1) * stride);
+                let later = load(from, at + stride, if 2 * unit + 1 < k { left } else { 0 });
+                store(to, _mm512_permutexvar_epi16(in_turns, narrow(first, later)));
+            } else {
+                store(to, _mm512_castps_si512(first));
+            }
         }
     }
 }
@@ -136,44 +152,44 @@ fn transposed(rows: [__m512i; LANES]) -> [__m512i; LANES] {
     columns
 }
 
-/// All strips of `b`, each of `pairs` pairs, and which of those are multiplied.
+/// All strips of `b`, each of `units` units, and which of those are multiplied.
 pub struct Columns<'a> {
     pub strips: &'a [u32],
-    pub pairs: usize,
+    pub units: usize,
     pub some: Range<usize>,
 }
 
-/// `c = scale · a b`, or added to it: `a` in strips of as many pairs as are multiplied, `c` in rows of `columns` that are `stride`
+/// `c = scale · a b`, or added to it: `a` in strips of as many units as are multiplied, `c` in rows of `columns` that are `stride`
 /// apart. Then `finish(row, column, ...)`, where the first row is number `row`, for what is in the second-level cache.
 ///
 /// # Safety
 /// The processor has the instructions ([`available`]).
 #[target_feature(enable = "avx512f,avx512bf16")]
-pub unsafe fn multiply(
+pub unsafe fn multiply<const BF16: bool>(
     (c, columns, stride): (&mut [f32], usize, usize),
     a: &[u32],
-    Columns { strips, pairs, some }: Columns,
+    Columns { strips, units, some }: Columns,
     how: How,
     (row, beside, finish): (usize, &mut [f32], Option<&Finish>),
 ) {
     // What `c` gets from one piece along `k` after the other stays in the second-level cache.
-    for (block, b) in strips.chunks(NEAR * pairs * LANES).enumerate() {
-        for first in some.clone().step_by(DEPTH) {
-            let piece = first * LANES..some.end.min(first + DEPTH) * LANES;
+    for (block, b) in strips.chunks(NEAR * units * LANES).enumerate() {
+        for first in some.clone().step_by(depth(BF16)) {
+            let piece = first * LANES..some.end.min(first + depth(BF16)) * LANES;
             let a_piece = piece.start - some.start * LANES..piece.end - some.start * LANES;
             let accumulate = how.accumulate || first > some.start;
-            for (index, b) in b.chunks(STRIPS * pairs * LANES).enumerate() {
+            for (index, b) in b.chunks(STRIPS * units * LANES).enumerate() {
                 let at = (block * NEAR + index * STRIPS) * LANES;
-                let mut b = b.chunks_exact(pairs * LANES).map(|strip| &strip[piece.clone()]);
+                let mut b = b.chunks_exact(units * LANES).map(|strip| &strip[piece.clone()]);
                 let strips = [b.next(), b.next(), b.next()].map(Option::unwrap_or_default);
                 for (c, a) in c.chunks_mut(LANES * stride).zip(a.chunks_exact(some.len() * LANES)) {
                     for (half, c) in c.chunks_mut(ROWS * stride).enumerate() {
                         let a = &a[a_piece.clone()][half * ROWS..];
                         let to = Part { c: &mut c[at..], stride, columns: columns - at, accumulate };
                         match strips {
-                            [x, [], _] => tile(to, a, [x], how.scale),
-                            [x, y, []] => tile(to, a, [x, y], how.scale),
-                            strips => tile(to, a, strips, how.scale),
+                            [x, [], _] => tile::<BF16, _>(to, a, [x], how.scale),
+                            [x, y, []] => tile::<BF16, _>(to, a, [x, y], how.scale),
+                            strips => tile::<BF16, _>(to, a, strips, how.scale),
                         }
                     }
                 }
@@ -201,20 +217,24 @@ struct Part<'a> {
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bf16")]
-fn tile<const V: usize>(to: Part<'_>, a: &[u32], b: [&[u32]; V], scale: f32) {
+fn tile<const BF16: bool, const V: usize>(to: Part<'_>, a: &[u32], b: [&[u32]; V], scale: f32) {
     let mut sums = [[_mm512_setzero_ps(); V]; ROWS];
-    let pairs = b[0].len() / LANES;
-    assert!(b.iter().all(|strip| strip.len() == pairs * LANES) && a.len() + ROWS >= pairs * LANES && pairs > 0);
-    for pair in 0..pairs {
-        // SAFETY: by the check above, strips of `b` have a register at each pair, and `a` eight pairs.
-        let vectors = b.map(|strip| unsafe { _mm512_loadu_si512(strip.as_ptr().add(pair * LANES).cast()) });
+    let units = b[0].len() / LANES;
+    assert!(b.iter().all(|strip| strip.len() == units * LANES) && a.len() + ROWS >= units * LANES && units > 0);
+    for unit in 0..units {
+        // SAFETY: by the check above, strips of `b` have a register at each unit, and `a` eight units.
+        let vectors = b.map(|strip| unsafe { _mm512_loadu_si512(strip.as_ptr().add(unit * LANES).cast()) });
         for (row, sums) in sums.iter_mut().enumerate() {
             // SAFETY: as above.
-            let one = _mm512_set1_epi32(unsafe { *a.get_unchecked(pair * LANES + row) } as i32);
+            let one = _mm512_set1_epi32(unsafe { *a.get_unchecked(unit * LANES + row) } as i32);
             for (sum, vector) in sums.iter_mut().zip(vectors) {
-                // SAFETY: registers of one size.
-                let pairs = |register| unsafe { std::mem::transmute::<__m512i, __m512bh>(register) };
-                *sum = _mm512_dpbf16_ps(*sum, pairs(one), pairs(vector));
+                *sum = if BF16 {
+                    // SAFETY: registers of one size.
+                    let pairs = |register| unsafe { std::mem::transmute::<__m512i, __m512bh>(register) };
+                    _mm512_dpbf16_ps(*sum, pairs(one), pairs(vector))
+                } else {
+                    _mm512_fmadd_ps(_mm512_castsi512_ps(one), _mm512_castsi512_ps(vector), *sum)
+                };
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Matrix products on the CPU: the `gemm` crate's in f32, our own with operands rounded to bf16.
+//! Matrix products on the CPU: our own on processors with AVX-512 BF16 and with operands rounded to bf16, else the `gemm` crate's.
 
 #[cfg(target_arch = "x86_64")]
 mod avx512;
@@ -48,9 +48,11 @@ pub fn multiplies_bf16() -> bool {
     return false;
 }
 
-/// Pairs along `k` whose products are summed in bf16 products before they are added to the result. Three strips of so many lie in the
-/// first-level cache.
-const DEPTH: usize = 160;
+/// What our own products sum along `k`, in numbers or (in bf16) in pairs of them, before they add it to the result. In bf16, where the
+/// bits depend on it, three strips of so many lie in the first-level cache; in f32 a result that is met seldom counts for more.
+const fn depth(bf16: bool) -> usize {
+    if bf16 { 160 } else { 480 }
+}
 
 /// How a product is combined and who computes it.
 #[derive(Clone, Copy)]
@@ -100,12 +102,14 @@ pub fn product_then(operands: Product<'_>) {
     let Product { sizes: (m, n, k), c: (ref c, stride), a: (a, a_strides), b: (b, b_strides), how, .. } = operands;
     let fits = a_strides.fits(m, k, a.len()) && b_strides.fits(k, n, b.len());
     assert!(fits && Strides::row_major(stride).fits(m, n, c.len()), "operands do not fit {m} x {n} x {k}");
-    if how.operands == Operands::Bf16 && m * n * k > 0 {
+    if m * n * k > 0 {
         #[cfg(target_arch = "x86_64")]
         if multiplies_bf16() {
             return packed::product(operands);
         }
-        return portable::product(operands);
+        if how.operands == Operands::Bf16 {
+            return portable::product(operands);
+        }
     }
     let Product { c: (c, _), beside, finish, .. } = operands;
     // SAFETY: by the check above every element that these sizes and strides reach lies in its slice, and `c`, which is

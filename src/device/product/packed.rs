@@ -1,17 +1,17 @@
-//! The product with operands rounded to bf16 and sums in f32, for processors with AVX-512 BF16: both are packed, `b` whole and
-//! `a` block by block just before it is multiplied. It allocates nothing once it has met its largest operands.
+//! The product for processors with AVX-512 BF16, of operands in f32 or rounded to bf16: both are packed, `b` whole and `a` block by
+//! block just before it is multiplied. It allocates nothing once it has met its largest operands.
 
 use std::cell::Cell;
 
 use rayon::prelude::*;
 
-use super::avx512::{Columns, LANES, available, multiply, pack_across, pack_along};
-use super::{DEPTH, How, Product};
+use super::avx512::{Columns, LANES, available, multiply, pack_across, pack_along, per_unit};
+use super::{How, Operands, Product};
 
-/// Rows that are computed together, at most, and the pairs along `k` that are packed for them at a time: they lie in the
+/// Rows that are computed together, at most, and the units along `k` that are packed for them at a time: they lie in the
 /// second-level cache while `b` passes by.
 const BLOCK: usize = 256;
-const PAIRS: usize = 3 * DEPTH;
+const UNITS: usize = 480;
 
 /// Strips of `b` that are packed together.
 const GROUP: usize = 8;
@@ -29,17 +29,25 @@ struct Vector([u32; LANES]);
 
 /// As [`super::product_then`], which has checked the sizes.
 ///
-/// Sums run along `k` in an order that depends on `k` alone. Denormal operands count as zero.
+/// Sums run along `k` in an order that depends on `k` alone. In bf16 denormal operands count as zero.
 pub fn product(operands: Product<'_>) {
+    match operands.how.operands {
+        Operands::F32 => product_of::<false>(operands),
+        Operands::Bf16 => product_of::<true>(operands),
+    }
+}
+
+fn product_of<const BF16: bool>(operands: Product<'_>) {
     let Product { sizes: (m, n, k), c: (c, stride), a, b, how, beside, finish } = operands;
     assert!(available() && m * n * k > 0, "not a product for this code");
     let a = Operand { from: a.0, apart: a.1.rows, along: a.1.columns, count: m, k };
     let b = Operand { from: b.0, apart: b.1.columns, along: b.1.rows, count: n, k };
-    let pairs = k.div_ceil(2);
+    let per = per_unit(BF16);
+    let units = k.div_ceil(per);
     let mut columns = COLUMNS.take();
-    let strips = at_least(&mut columns, n.div_ceil(LANES) * pairs);
-    let groups = GROUP * pairs * LANES;
-    let pack = |(index, to): (usize, &mut [u32])| b.part(index * GROUP * LANES, GROUP * LANES, 0, k).pack(to);
+    let strips = at_least(&mut columns, n.div_ceil(LANES) * units);
+    let groups = GROUP * units * LANES;
+    let pack = |(index, to): (usize, &mut [u32])| b.part(index * GROUP * LANES, GROUP * LANES, 0, k).pack::<BF16>(to);
     match how.parallel {
         true => strips.par_chunks_mut(groups).enumerate().for_each(pack),
         false => strips.chunks_mut(groups).enumerate().for_each(pack),
@@ -50,15 +58,15 @@ pub fn product(operands: Product<'_>) {
     let all = Block { row: 0, rows: m, c: &mut c[..(m - 1) * stride + n], beside };
     all.split(most, stride, how.parallel, &|Block { row, rows, c, beside }| {
         let mut packed = ROWS.take();
-        for first in (0..pairs).step_by(PAIRS) {
-            let some = first..pairs.min(first + PAIRS);
+        for first in (0..units).step_by(UNITS) {
+            let some = first..units.min(first + UNITS);
             let a_strips = at_least(&mut packed, rows.div_ceil(LANES) * some.len());
-            a.part(row, rows, 2 * first, 2 * PAIRS).pack(a_strips);
+            a.part(row, rows, per * first, per * UNITS).pack::<BF16>(a_strips);
             let how = How { accumulate: how.accumulate || first > 0, ..how };
-            let finish = finish.filter(|_| some.end == pairs);
-            let columns = Columns { strips, pairs, some };
+            let finish = finish.filter(|_| some.end == units);
+            let columns = Columns { strips, units, some };
             // SAFETY: the processor has the instructions.
-            unsafe { multiply((c, n, stride), a_strips, columns, how, (row, beside, finish)) }
+            unsafe { multiply::<BF16>((c, n, stride), a_strips, columns, how, (row, beside, finish)) }
         }
         ROWS.set(packed);
     });
@@ -91,17 +99,17 @@ impl Operand<'_> {
         Self { from, count: count.min(self.count - first), k: k.min(self.k - start), ..self }
     }
 
-    fn pack(self, strips: &mut [u32]) {
+    fn pack<const BF16: bool>(self, strips: &mut [u32]) {
         let Self { from, apart, along, count, k } = self;
         // SAFETY: the caller has checked that the processor has the instructions.
         match (apart, along) {
             (_, 1) => {
-                for (index, to) in strips.chunks_mut(k.div_ceil(2) * LANES).enumerate() {
+                for (index, to) in strips.chunks_mut(k.div_ceil(per_unit(BF16)) * LANES).enumerate() {
                     let first = index * LANES;
-                    unsafe { pack_along(to, &from[first * apart..], apart, LANES.min(count - first), k) }
+                    unsafe { pack_along::<BF16>(to, &from[first * apart..], apart, LANES.min(count - first), k) }
                 }
             }
-            (1, _) => unsafe { pack_across(strips, from, along, count, k) },
+            (1, _) => unsafe { pack_across::<BF16>(strips, from, along, count, k) },
             _ => unreachable!("a matrix has neighbours along its rows or its columns"),
         }
     }

@@ -3,7 +3,7 @@
 use half::bf16;
 use rayon::prelude::*;
 
-use super::{DEPTH, Product, Strides, finish_rows};
+use super::{Product, Strides, depth, finish_rows};
 
 /// As [`super::product_then`], which has checked the sizes.
 ///
@@ -14,6 +14,7 @@ pub fn product(operands: Product<'_>) {
         operands;
     let whole = k.next_multiple_of(2);
     let (a, b) = (rounded(a, a_strides, (m, k), (m, whole)), rounded(b, b_strides, (k, n), (whole, n)));
+    const DEPTH: usize = depth(true);
     let row = |(c, a): (&mut [f32], &[f32])| {
         let mut sums = vec![0.0; n];
         for (piece, (a, b)) in a.chunks(2 * DEPTH).zip(b.chunks(2 * DEPTH * n)).enumerate() {
