@@ -19,14 +19,15 @@ __device__ void forward(const int* tokens, const T* table, const float* pos, T* 
     }
 }
 
-// Places whose equal tokens are summed beforehand.
-constexpr int SEGMENT = 128;
+// Places whose equal tokens are summed beforehand, and how many of them must be equal for it to be worth it.
+constexpr int SEGMENT = 128, OFTEN = 8;
 
 // Rows of the table that one block owns; tokens that a thread, and a block, looks at together; rows of dout on their way.
-constexpr int ROWS = 8, THREADS = 256, EACH = 8, CHUNK = EACH * THREADS, AHEAD = 4;
+constexpr int ROWS = 8, THREADS = 256, EACH = 4, CHUNK = EACH * THREADS, AHEAD = 4;
 
-// Of each token in a segment of places, the sum of dout over its places there, at the first of them; so that a token that is
-// everywhere, as padding is, does not leave one block to add up most of dout. Places in `rest` without a sum have token -1.
+// Of each token that is often in a segment of places, the sum of dout over its places there, at the first of them; so that a token
+// that is everywhere, as padding is, does not leave one block to add up most of dout. `rest` is what is left to do: a token v
+// whose row of dout counts, -2 - v where the row of `sums` counts, or -1.
 // Grid: ceil(places / SEGMENT); block: 256. rest: [places]; sums: [places, width].
 template <typename T>
 __device__ void merge(const int* tokens, const T* dout, int* rest, float* sums, int places, int width) {
@@ -38,11 +39,16 @@ __device__ void merge(const int* tokens, const T* dout, int* rest, float* sums, 
     if (own < count) token[own] = tokens[base + own];
     __syncthreads();
     if (own < count) {
-        int before = own - 1, after = own + 1;
-        while (before >= 0 && token[before] != token[own]) before--;
-        while (after < count && token[after] != token[own]) after++;
-        leads[own] = before < 0, next[own] = after;
-        rest[base + own] = before < 0 ? token[own] : -1;
+        int before = 0, after = 0;
+        next[own] = count;
+        for (int place = count - 1; place >= 0; place--) {
+            if (token[place] != token[own]) continue;
+            if (place > own) after++, next[own] = place;
+            else if (place < own) before++;
+        }
+        bool often = before + 1 + after >= OFTEN;
+        leads[own] = often && before == 0;
+        rest[base + own] = leads[own] ? -2 - token[own] : often ? -1 : token[own];
     }
     __syncthreads();
     // Groups of threads, each as many as a row has packs, take the tokens in turns.
@@ -79,15 +85,15 @@ __device__ void merge(const int* tokens, const T* dout, int* rest, float* sums, 
 
 // A block walks through all tokens (they stay in L2), lists the places of its rows in order, and adds up dout there: every
 // sum has one order, with no atomics and no sorting. Groups of threads, each as many as a row has packs, take the listed
-// places in turns; sums wait in shared memory until the end.
+// places in turns; sums wait in shared memory until the end. Tokens and `sums` as `merge` leaves them; others need no `sums`.
 // Grid: ceil(vocab / ROWS); block: 256; dynamic shared memory: groups * ROWS * width * 4 bytes with
 // groups = max(1, 256 / (width / SIZE<T>)), at most `most` (chosen by the launcher to fit). tokens: 16-byte aligned.
 template <typename T>
-__device__ void backward(const int* tokens, const T* dout, float* dtable, int places, int width, int vocab, int groups,
+__device__ void backward(const int* tokens, const T* dout, const float* merged, float* dtable, int places, int width, int vocab, int groups,
                          int accumulate) {
     constexpr int N = SIZE<T>;
     extern __shared__ float sums[]; // [groups][ROWS][width]
-    __shared__ int found[CHUNK];    // place * ROWS + row
+    __shared__ int found[CHUNK];    // (place * ROWS + row) * 2, and 1 if it is a sum
     __shared__ int counts[THREADS / 32];
     int first = blockIdx.x * ROWS, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     int packs = width / N, group = threadIdx.x / packs, pack = threadIdx.x % packs;
@@ -102,13 +108,18 @@ __device__ void backward(const int* tokens, const T* dout, float* dtable, int pl
         for (int i = 0; i < EACH; i += 4) {
             if (at + i + 4 <= places) {
                 int4 four = *reinterpret_cast<const int4*>(tokens + at + i);
-                rows[i] = four.x - first, rows[i + 1] = four.y - first, rows[i + 2] = four.z - first, rows[i + 3] = four.w - first;
+                rows[i] = four.x, rows[i + 1] = four.y, rows[i + 2] = four.z, rows[i + 3] = four.w;
             } else {
-                for (int j = i; j < i + 4; j++) rows[j] = at + j < places ? tokens[at + j] - first : ROWS;
+                for (int j = i; j < i + 4; j++) rows[j] = at + j < places ? tokens[at + j] : -1;
             }
         }
+        unsigned sums_of = 0;  // a bit for each
 #pragma unroll
-        for (int i = 0; i < EACH; i++) mine += (unsigned)rows[i] < ROWS;
+        for (int i = 0; i < EACH; i++) {
+            if (rows[i] < -1) rows[i] = -2 - rows[i], sums_of |= 1 << i;
+            rows[i] = rows[i] < 0 ? ROWS : rows[i] - first;
+            mine += (unsigned)rows[i] < ROWS;
+        }
         if (!__syncthreads_or(mine)) continue;
         // Where this thread's places go in the list: behind those of the lanes and warps before it.
         int before = mine;
@@ -126,7 +137,7 @@ __device__ void backward(const int* tokens, const T* dout, float* dtable, int pl
         }
 #pragma unroll
         for (int i = 0; i < EACH; i++)
-            if ((unsigned)rows[i] < ROWS) found[to++] = (at + i) * ROWS + rows[i];
+            if ((unsigned)rows[i] < ROWS) found[to++] = ((at + i) * ROWS + rows[i]) * 2 + (sums_of >> i & 1);
         __syncthreads();
         if (group >= groups) continue;
         for (int p = pack; p < packs; p += stride) {
@@ -136,24 +147,42 @@ __device__ void backward(const int* tokens, const T* dout, float* dtable, int pl
             float sum[N] = {};
             int row = -1;
             for (int e = group; e < total; e += AHEAD * groups) {
-                uint4 raw[AHEAD];
-#pragma unroll
-                for (int i = 0; i < AHEAD; i++)
-                    if (e + i * groups < total) raw[i] = fetch(dout + (size_t)(found[e + i * groups] / ROWS) * width + p * N);
+                uint4 raw[AHEAD][N / 4];
 #pragma unroll
                 for (int i = 0; i < AHEAD; i++) {
-                    if (e + i * groups >= total) break;
-                    int here = found[e + i * groups] % ROWS;
+                    if (e + i * groups >= total) continue;
+                    int entry = found[e + i * groups];
+                    size_t from = (size_t)(entry / (2 * ROWS)) * width + p * N;
+                    if (entry & 1) {
+#pragma unroll
+                        for (int j = 0; j < N / 4; j++) raw[i][j] = fetch(merged + from + 4 * j);
+                    } else {
+                        raw[i][0] = fetch(dout + from);
+                    }
+                }
+#pragma unroll
+                for (int i = 0; i < AHEAD; i++) {
+                    if (e + i * groups >= total) continue;
+                    int entry = found[e + i * groups], here = entry / 2 % ROWS;
                     if (here != row) {
                         if (row >= 0)
                             for (int j = 0; j < N; j++) own[row * width + j] += sum[j];
                         for (int j = 0; j < N; j++) sum[j] = 0;
                         row = here;
                     }
-                    float v[N];
-                    unpack(raw[i], v);
+                    if (entry & 1) {
 #pragma unroll
-                    for (int j = 0; j < N; j++) sum[j] += v[j];
+                        for (int j = 0; j < N; j++) {
+                            float v[4];
+                            unpack(raw[i][j / 4], v);
+                            sum[j] += v[j % 4];
+                        }
+                    } else {
+                        float v[N];
+                        unpack(raw[i][0], v);
+#pragma unroll
+                        for (int j = 0; j < N; j++) sum[j] += v[j];
+                    }
                 }
             }
             if (row >= 0)
@@ -175,9 +204,9 @@ __device__ void backward(const int* tokens, const T* dout, float* dtable, int pl
         forward(tokens, table, pos, out, places, context, width);                                                         \
     }                                                                                                                     \
     extern "C" __global__ void __launch_bounds__(256) embedding_backward_##NAME(                                          \
-        const int* tokens, const TYPE* dout, float* dtable, int places, int width, int vocab, int groups,                 \
-        int accumulate) {                                                                                                 \
-        backward(tokens, dout, dtable, places, width, vocab, groups, accumulate);                                         \
+        const int* tokens, const TYPE* dout, const float* merged, float* dtable, int places, int width, int vocab,        \
+        int groups, int accumulate) {                                                                                     \
+        backward(tokens, dout, merged, dtable, places, width, vocab, groups, accumulate);                                 \
     }                                                                                                                     \
     extern "C" __global__ void __launch_bounds__(256) embedding_merge_##NAME(                                             \
         const int* tokens, const TYPE* dout, int* rest, float* sums, int places, int width) {                             \

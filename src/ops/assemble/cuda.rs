@@ -50,7 +50,7 @@ impl<T: Activation> Assemble for Cuda<T> {
         let patches = patches.ok_or_else(what)?;
         let (cls, rest) = dpos.split_at(width);
         let table = Table { address: rest.address(), rows: rest.len() / width, width, accumulate };
-        scatter::<T>(self.driver(), ids.address(), batch * kept, patches, table)?;
+        scatter(self, ids.address(), batch * kept, (patches, 0), table)?;
         column_sums(self, first, (cls, accumulate), &scratch)
     }
 }

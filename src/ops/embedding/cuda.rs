@@ -2,7 +2,7 @@
 
 use super::{Embedding, Gradients, Shape};
 use crate::device::DeviceError;
-use crate::device::cuda::{Activation, Cuda, Driver, Grid, Launch, View, ViewMut, args};
+use crate::device::cuda::{Activation, Cuda, Grid, View, ViewMut, args};
 use crate::ops::bias::cuda::{Rows, column_sums, column_sums_scratch_len};
 
 /// Rows of the table that a block owns, as in the kernel.
@@ -23,13 +23,13 @@ pub struct Table {
     pub accumulate: bool,
 }
 
-/// `table[v] (+)= Σ rows[i]` over the places `i` with `indices[i] = v`, in a fixed order; `indices: [places]`, 32 bits each,
-/// of which those outside the table are left out; `rows: [places, width]`, of numbers of type `T`.
+/// `table[v] (+)= Σ rows[i]` over the places `i` with `indices[i] = v`, in a fixed order; `indices: [places]`, 32 bits each;
+/// `rows: [places, width]`; `merged`: sums over rows that `embedding_merge` made, and to which its indices refer, or 0.
 pub fn scatter<T: Activation>(
-    driver: &dyn Driver,
+    device: &Cuda<T>,
     indices: u64,
     places: usize,
-    rows: u64,
+    (rows, merged): (u64, u64),
     table: Table,
 ) -> Result<(), DeviceError> {
     let Table { address, rows: count, width, accumulate } = table;
@@ -37,9 +37,8 @@ pub fn scatter<T: Activation>(
     let groups = (256 / (width / T::PACK)).min(SHARED / sums).max(1);
     let grid = Grid::line(count.div_ceil(ROWS), 256).with_shared(groups * sums);
     let [places, wide, count, groups] = [places, width, count, groups].map(|size| size as i32);
-    let args = args![indices, rows, address, places, wide, count, groups, i32::from(accumulate)];
-    let kernel = &format!("embedding_backward_{}", T::SUFFIX);
-    driver.launch(&Launch { module: "embedding", kernel, grid, args })
+    let args = args![indices, rows, merged, address, places, wide, count, groups, i32::from(accumulate)];
+    device.launch_typed("embedding", "embedding_backward", grid, args)
 }
 
 impl<T: Activation> Embedding for Cuda<T> {
@@ -80,7 +79,7 @@ impl<T: Activation> Embedding for Cuda<T> {
         let rest = sums + 4 * (places * width) as u64;
         let args = args![tokens.address(), dout.address(), rest, sums, places as i32, width as i32];
         self.launch_typed("embedding", "embedding_merge", Grid::line(places.div_ceil(SEGMENT), 256), args)?;
-        scatter::<f32>(self.driver(), rest, places, sums, table)?;
+        scatter(self, rest, places, (dout.address(), sums), table)?;
         let samples = Rows { address: dout.address(), rows: batch, width: context * width, stride: context * width };
         column_sums(self, samples, dpos, &scratch)
     }
