@@ -36,6 +36,15 @@ __device__ __forceinline__ void unpack(uint4 raw, float (&v)[8]) {
     }
 }
 
+// N floats that are f32 whatever T is.
+template <int N> __device__ __forceinline__ void unpack_f32(const uint4 (&raw)[N / 4], float (&v)[N]) {
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        const uint4& quad = raw[i / 4];
+        v[i] = __uint_as_float(i % 4 == 0 ? quad.x : i % 4 == 1 ? quad.y : i % 4 == 2 ? quad.z : quad.w);
+    }
+}
+
 template <typename T> __device__ __forceinline__ void load(const T* from, float (&v)[SIZE<T>]) { unpack(fetch(from), v); }
 
 __device__ __forceinline__ uint32_t pack(float low, float high) {

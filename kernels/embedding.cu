@@ -22,8 +22,8 @@ __device__ void forward(const int* tokens, const T* table, const float* pos, T* 
 // Places whose equal tokens are summed beforehand, and how many of them must be equal for it to be worth it.
 constexpr int SEGMENT = 128, OFTEN = 8;
 
-// Rows of the table that one block owns; tokens that a thread, and a block, looks at together; rows of dout on their way.
-constexpr int ROWS = 8, THREADS = 256, EACH = 4, CHUNK = EACH * THREADS, AHEAD = 4;
+// Rows of the table that one block owns; tokens that it looks at together; rows of dout on their way.
+constexpr int ROWS = 8, THREADS = 256, CHUNK = 4 * THREADS, AHEAD = 4;
 
 // Of each token that is often in a segment of places, the sum of dout over its places there, at the first of them; so that a token
 // that is everywhere, as padding is, does not leave one block to add up most of dout. `rest` is what is left to do: a token v
@@ -102,20 +102,17 @@ __device__ void backward(const int* tokens, const T* dout, const float* merged, 
     if (packs > THREADS) group = 0, pack = threadIdx.x;
     for (int i = threadIdx.x; i < groups * ROWS * width; i += THREADS) sums[i] = 0;
     for (int base = 0; base < places; base += CHUNK) {
-        int at = base + threadIdx.x * EACH, rows[EACH];
-        int mine = 0;
-#pragma unroll
-        for (int i = 0; i < EACH; i += 4) {
-            if (at + i + 4 <= places) {
-                int4 four = *reinterpret_cast<const int4*>(tokens + at + i);
-                rows[i] = four.x, rows[i + 1] = four.y, rows[i + 2] = four.z, rows[i + 3] = four.w;
-            } else {
-                for (int j = i; j < i + 4; j++) rows[j] = at + j < places ? tokens[at + j] : -1;
-            }
+        int at = base + threadIdx.x * 4, rows[4];
+        if (at + 4 <= places) {
+            int4 four = *reinterpret_cast<const int4*>(tokens + at);
+            rows[0] = four.x, rows[1] = four.y, rows[2] = four.z, rows[3] = four.w;
+        } else {
+            for (int i = 0; i < 4; i++) rows[i] = at + i < places ? tokens[at + i] : -1;
         }
+        int mine = 0;
         unsigned sums_of = 0;  // a bit for each
 #pragma unroll
-        for (int i = 0; i < EACH; i++) {
+        for (int i = 0; i < 4; i++) {
             if (rows[i] < -1) rows[i] = -2 - rows[i], sums_of |= 1 << i;
             rows[i] = rows[i] < 0 ? ROWS : rows[i] - first;
             mine += (unsigned)rows[i] < ROWS;
@@ -136,7 +133,7 @@ __device__ void backward(const int* tokens, const T* dout, const float* merged, 
             total += counts[w];
         }
 #pragma unroll
-        for (int i = 0; i < EACH; i++)
+        for (int i = 0; i < 4; i++)
             if ((unsigned)rows[i] < ROWS) found[to++] = ((at + i) * ROWS + rows[i]) * 2 + (sums_of >> i & 1);
         __syncthreads();
         if (group >= groups) continue;
@@ -170,19 +167,11 @@ __device__ void backward(const int* tokens, const T* dout, const float* merged, 
                         for (int j = 0; j < N; j++) sum[j] = 0;
                         row = here;
                     }
-                    if (entry & 1) {
+                    float v[N];
+                    if (entry & 1) unpack_f32(raw[i], v);
+                    else unpack(raw[i][0], v);
 #pragma unroll
-                        for (int j = 0; j < N; j++) {
-                            float v[4];
-                            unpack(raw[i][j / 4], v);
-                            sum[j] += v[j % 4];
-                        }
-                    } else {
-                        float v[N];
-                        unpack(raw[i][0], v);
-#pragma unroll
-                        for (int j = 0; j < N; j++) sum[j] += v[j];
-                    }
+                    for (int j = 0; j < N; j++) sum[j] += v[j];
                 }
             }
             if (row >= 0)

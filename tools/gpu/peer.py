@@ -9,6 +9,7 @@ no number. OpenCLIP itself is used where it is installed; otherwise the same mod
 torch.nn alone (pre-norm blocks, packed qkv, GELU MLP), with the same sizes and the patches dropped after the embedding.
 """
 
+import argparse
 import gc
 import json
 import statistics
@@ -165,7 +166,12 @@ def clean(device):
 
 
 def main():
-    name, ratio, batch = sys.argv[1], float(sys.argv[2]), int(sys.argv[3])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", choices=SIZES)
+    parser.add_argument("ratio", type=float)
+    parser.add_argument("batch", type=int)
+    arguments = parser.parse_args()
+    name, ratio, batch = arguments.model, arguments.ratio, arguments.batch
     device = "cuda" if torch.cuda.is_available() else "cpu"
     row = {"model": name, "mask_ratio": ratio, "batch": batch, "torch": torch.__version__, "samples_per_second": None}
     peer = None

@@ -18,8 +18,8 @@ use cudarc::cublaslt::sys::{
     self, cublasComputeType_t as Compute, cublasLtEpilogue_t as LtEpilogue, cublasLtMatmulDescAttributes_t as Desc,
     cublasLtMatmulPreferenceAttributes_t as Preference, cudaDataType as DataType,
 };
-use cudarc::driver::sys::{CUevent, CUevent_flags, CUstream, CUstreamCaptureStatus};
-use cudarc::driver::{DriverError, result as driver};
+use cudarc::driver::sys::{CUevent_flags, CUstreamCaptureStatus};
+use cudarc::driver::{CudaStream, DriverError, result as driver};
 
 use super::driver::{Epilogue, Number, Product};
 use crate::device::DeviceError;
@@ -56,6 +56,19 @@ struct Kind {
     result: Number,
     accumulate: bool,
     epilogue: LtEpilogue,
+}
+
+impl Kind {
+    fn of(call: &Product) -> Self {
+        let &Product { m, n, k, a, b, operands, result, accumulate, .. } = call;
+        let epilogue = match call.epilogue {
+            Epilogue::None => LtEpilogue::CUBLASLT_EPILOGUE_DEFAULT,
+            Epilogue::Bias(_) => LtEpilogue::CUBLASLT_EPILOGUE_BIAS,
+            Epilogue::GeluBias { .. } => LtEpilogue::CUBLASLT_EPILOGUE_GELU_AUX_BIAS,
+            Epilogue::GeluSlope { .. } => LtEpilogue::CUBLASLT_EPILOGUE_DGELU,
+        };
+        Self { m, n, k, transposed: (a.transposed, b.transposed), operands, result, accumulate, epilogue }
+    }
 }
 
 /// Descriptors and the chosen algorithm; kept until the program ends.
@@ -108,26 +121,18 @@ impl Products {
     }
 
     /// Puts the product on the stream.
-    pub fn run(&self, call: &Product, stream: CUstream) -> Result<(), DeviceError> {
-        let &Product { m, n, k, a, b, operands, result: number, accumulate, .. } = call;
-        let epilogue = match call.epilogue {
-            Epilogue::None => LtEpilogue::CUBLASLT_EPILOGUE_DEFAULT,
-            Epilogue::Bias(_) => LtEpilogue::CUBLASLT_EPILOGUE_BIAS,
-            Epilogue::GeluBias { .. } => LtEpilogue::CUBLASLT_EPILOGUE_GELU_AUX_BIAS,
-            Epilogue::GeluSlope { .. } => LtEpilogue::CUBLASLT_EPILOGUE_DGELU,
-        };
-        let transposed = (a.transposed, b.transposed);
-        let kind = Kind { m, n, k, transposed, operands, result: number, accumulate, epilogue };
+    pub fn run(&self, call: &Product, stream: &CudaStream) -> Result<(), DeviceError> {
+        let kind = Kind::of(call);
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
         let plan = match plans.entry(kind) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(new) => {
                 let mut plan = self.plan(&kind)?;
-                self.choose(&mut plan, &kind, call, stream)?;
+                plan.algorithm = self.choose(&plan, call, stream)?;
                 new.insert(plan)
             }
         };
-        self.start(plan, &plan.algorithm, &kind, call, stream)
+        self.start(plan, &plan.algorithm, call, stream)
     }
 
     /// Puts the product on the stream with one of its plan's algorithms.
@@ -135,15 +140,16 @@ impl Products {
         &self,
         plan: &Planned,
         algorithm: &sys::cublasLtMatmulAlgo_t,
-        kind: &Kind,
         call: &Product,
-        stream: CUstream,
+        stream: &CudaStream,
     ) -> Result<(), DeviceError> {
+        let kind = Kind::of(call);
+        let error = |what| failed(&kind, what);
         let pointer = |attribute, address: u64| {
             let (value, size) = bytes(&address);
             // SAFETY: the descriptor is alive and the attribute is a pointer.
             unsafe { result::set_matmul_desc_attribute(plan.desc, attribute, value, size) }
-                .map_err(failed(kind, "setting a pointer"))
+                .map_err(error("setting a pointer"))
         };
         match call.epilogue {
             Epilogue::None => {}
@@ -173,48 +179,35 @@ impl Products {
                 algorithm,
                 self.workspace as *mut c_void,
                 WORKSPACE,
-                stream.cast(),
+                stream.cu_stream().cast(),
             )
         }
-        .map_err(failed(kind, "the product"))
+        .map_err(error("the product"))
     }
 
-    /// Makes the plan's algorithm the fastest of those proposed that give the same bits. The product is made with each; what it
-    /// adds to must stay, so that one which accumulates takes the first proposal, as do small ones and those of a recording.
-    fn choose(&self, plan: &mut Planned, kind: &Kind, call: &Product, stream: CUstream) -> Result<(), DeviceError> {
-        // SAFETY: the stream is alive.
-        let status = unsafe { driver::stream::is_capturing(stream) }.map_err(timing)?;
-        let recorded = status != CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
-        if recorded || call.accumulate || 2 * call.m * call.n * call.k < WORTH_TIMING {
-            return Ok(());
-        }
-        let (mut least, bits) = (self.time(plan, &plan.algorithm, kind, call, stream)?, sample(call, stream)?);
-        for other in std::mem::take(&mut plan.others) {
-            // A proposal may turn out not to be supported.
-            let Ok(spent) = self.time(plan, &other, kind, call, stream) else { continue };
-            if spent < least && sample(call, stream)? == bits {
-                (least, plan.algorithm) = (spent, other);
-            }
-        }
-        Ok(())
-    }
-
-    /// Milliseconds of some calls.
-    fn time(
+    /// The fastest of the proposed algorithms that give the first one's bits. The product is made with each; what it adds to must
+    /// stay, so that one which accumulates takes the first, as do small ones and those of a recording.
+    fn choose(
         &self,
         plan: &Planned,
-        algorithm: &sys::cublasLtMatmulAlgo_t,
-        kind: &Kind,
         call: &Product,
-        stream: CUstream,
-    ) -> Result<f32, DeviceError> {
-        let run = || self.start(plan, algorithm, kind, call, stream);
-        let marks = Marks::new()?;
-        run()?;
-        marks.set(0, stream)?;
-        (0..CALLS).try_for_each(|_| run())?;
-        marks.set(1, stream)?;
-        marks.between()
+        stream: &CudaStream,
+    ) -> Result<sys::cublasLtMatmulAlgo_t, DeviceError> {
+        let recorded = stream.capture_status().map_err(timing)? != CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
+        if recorded || call.accumulate || 2 * call.m * call.n * call.k < WORTH_TIMING {
+            return Ok(plan.algorithm);
+        }
+        let time = |algorithm| milliseconds(stream, || self.start(plan, algorithm, call, stream));
+        let (mut least, mut best) = (time(&plan.algorithm)?, plan.algorithm);
+        let bits = sample(call, stream)?;
+        for other in &plan.others {
+            // A proposal may turn out not to be supported.
+            let Ok(spent) = time(other) else { continue };
+            if spent < least && sample(call, stream)? == bits {
+                (least, best) = (spent, *other);
+            }
+        }
+        Ok(best)
     }
 
     fn plan(&self, kind: &Kind) -> Result<Planned, DeviceError> {
@@ -289,50 +282,26 @@ fn timing(error: DriverError) -> DeviceError {
     DeviceError::Driver { call: "timing a product".to_owned(), problem: error.to_string() }
 }
 
+/// Of some calls of `run`, after one that does not count.
+fn milliseconds(stream: &CudaStream, run: impl Fn() -> Result<(), DeviceError>) -> Result<f32, DeviceError> {
+    let mark = || stream.record_event(Some(CUevent_flags::CU_EVENT_DEFAULT)).map_err(timing);
+    run()?;
+    let start = mark()?;
+    (0..CALLS).try_for_each(|_| run())?;
+    start.elapsed_ms(&mark()?).map_err(timing)
+}
+
 /// The first and the last bytes of a result, once it is there.
-fn sample(call: &Product, stream: CUstream) -> Result<Vec<u8>, DeviceError> {
+fn sample(call: &Product, stream: &CudaStream) -> Result<Vec<u8>, DeviceError> {
     let all = call.m * call.n * call.result.bytes();
     let part = SAMPLE.min(all);
     let mut bytes = vec![0; 2 * part];
     let (first, last) = bytes.split_at_mut(part);
     // SAFETY: both ranges lie in the result; the stream is waited for before the bytes are used.
     unsafe {
-        driver::memcpy_dtoh_async(first, call.d, stream).map_err(timing)?;
-        driver::memcpy_dtoh_async(last, call.d + (all - part) as u64, stream).map_err(timing)?;
-        driver::stream::synchronize(stream).map_err(timing)?;
+        driver::memcpy_dtoh_async(first, call.d, stream.cu_stream()).map_err(timing)?;
+        driver::memcpy_dtoh_async(last, call.d + (all - part) as u64, stream.cu_stream()).map_err(timing)?;
     }
+    stream.synchronize().map_err(timing)?;
     Ok(bytes)
-}
-
-/// Two moments of a stream.
-struct Marks([CUevent; 2]);
-
-impl Marks {
-    fn new() -> Result<Self, DeviceError> {
-        let event = || driver::event::create(CUevent_flags::CU_EVENT_DEFAULT).map_err(timing);
-        Ok(Self([event()?, event()?]))
-    }
-
-    fn set(&self, which: usize, stream: CUstream) -> Result<(), DeviceError> {
-        // SAFETY: both are alive.
-        unsafe { driver::event::record(self.0[which], stream) }.map_err(timing)
-    }
-
-    /// Milliseconds from the first to the second; waits for both.
-    fn between(&self) -> Result<f32, DeviceError> {
-        // SAFETY: both are alive and were recorded.
-        unsafe {
-            driver::event::synchronize(self.0[1]).map_err(timing)?;
-            driver::event::elapsed(self.0[0], self.0[1]).map_err(timing)
-        }
-    }
-}
-
-impl Drop for Marks {
-    fn drop(&mut self) {
-        for event in self.0 {
-            // SAFETY: it is not used any more. An error here has nobody to hear it.
-            let _ = unsafe { driver::event::destroy(event) };
-        }
-    }
 }

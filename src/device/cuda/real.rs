@@ -261,7 +261,7 @@ impl Driver for Gpu {
 
     fn product(&self, call: &Product) -> Result<(), DeviceError> {
         self.bind()?;
-        self.products.run(call, self.stream.cu_stream())
+        self.products.run(call, &self.stream)
     }
 
     fn begin_recording(&self) -> Result<(), DeviceError> {
