@@ -33,6 +33,19 @@ enum Command {
     Info(info::Info),
 }
 
+/// The error and its causes, but for those that the text before ends with already.
+fn told(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |text, cause| {
+        if text.is_empty() {
+            cause
+        } else if text.ends_with(&cause) {
+            text
+        } else {
+            format!("{text}: {cause}")
+        }
+    })
+}
+
 /// Runs the program. The exit code is 0 on success, 1 on failure, 2 for a wrong command line.
 pub fn main() -> ExitCode {
     let done = match Cli::parse().command {
@@ -43,7 +56,20 @@ pub fn main() -> ExitCode {
         Command::Info(command) => command.run(),
     };
     done.unwrap_or_else(|error| {
-        eprintln!("error: {error:#}");
+        eprintln!("error: {}", told(&error));
         ExitCode::FAILURE
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    use super::told;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let error = anyhow!("no such file").context("cannot read x: no such file").context("the vocabulary");
+        assert_eq!(told(&error), "the vocabulary: cannot read x: no such file");
+    }
 }

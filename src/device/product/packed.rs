@@ -13,6 +13,10 @@ use super::{How, Operands, Product};
 const BLOCK: usize = 256;
 const UNITS: usize = 480;
 
+/// Registers that a thread makes room for when it first packs: enough for any block of rows, and for a head's columns, so that it
+/// does not matter which product a thread meets first.
+const ROOM: usize = BLOCK / LANES * UNITS;
+
 /// Strips of `b` that are packed together.
 const GROUP: usize = 8;
 
@@ -76,7 +80,7 @@ fn product_of<const BF16: bool>(operands: Product<'_>) {
 /// Room for `vectors` registers in a buffer that grows where it is too short.
 fn at_least(buffer: &mut Vec<Vector>, vectors: usize) -> &mut [u32] {
     if buffer.len() < vectors {
-        buffer.resize(vectors, Vector([0; LANES]));
+        buffer.resize(vectors.max(ROOM), Vector([0; LANES]));
     }
     bytemuck::cast_slice_mut(&mut buffer[..vectors])
 }
