@@ -3,6 +3,7 @@
 //! Divergence: the lanes of a warp form groups, each with a program counter; the group that is furthest behind runs, and
 //! groups that meet are joined. For code as compilers lay it out this reconverges where the hardware does.
 
+mod atomic;
 mod barrier;
 mod convert;
 mod float;
