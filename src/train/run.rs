@@ -13,6 +13,7 @@ use super::metrics::{Metrics, MetricsLog};
 use super::progress::Progress;
 use super::settings::is_embedded;
 use super::{Options, RunFolder, Settings, StepOutcome, TrainError, Trainer};
+use crate::autograd::Recompute;
 use crate::data::{Batch, Dataset, Loader, Position, Skipped, Tokenizer};
 use crate::device::Device;
 use crate::eval::{self, Encoder, Templates, ZeroShot};
@@ -33,6 +34,13 @@ pub struct Plan {
 /// Options that a resumed run may change and still give the same weights.
 const HARMLESS: &[&str] =
     &["eval_data", "eval_every", "keep", "loader_threads", "log_every", "max_bad", "prefetch", "save_every"];
+
+/// Whether a change of `key` leaves the weights as they would have been. What is computed again has the same bits but for
+/// `cheap` in bf16.
+fn is_harmless(key: &str, before: &Options, after: &Options) -> bool {
+    let cheap = [before, after].iter().any(|options| options.recompute == Some(Recompute::Cheap));
+    HARMLESS.contains(&key) || (key == "recompute" && !cheap)
+}
 
 impl Plan {
     /// A new run in `out`, or in a fresh folder under `runs/`.
@@ -58,7 +66,7 @@ impl Plan {
         let before = Options::default().over_file(&folder.config())?;
         let options = flags.over_file(&folder.config())?;
         let changed: Vec<String> =
-            options.changed_from(&before).into_iter().filter(|key| !HARMLESS.contains(&key.as_str())).collect();
+            options.changed_from(&before).into_iter().filter(|key| !is_harmless(key, &before, &options)).collect();
         if !changed.is_empty() {
             eprintln!("changed: {}; from here on this is not the run it would have been", changed.join(", "));
         }
