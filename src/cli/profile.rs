@@ -24,9 +24,9 @@ use crate::train::{Options, RunFolder, Settings, tokenizer};
 /// Time a training step, layer by layer, beside what the device allows
 ///
 /// Runs some steps on real batches and prints each part's median time, its model FLOPs and least bytes, and how near it is to
-/// the ceiling that binds it; both ceilings (a copy, a matrix product) are measured on the device itself. Lines marked `again`
-/// are what --recompute makes once more: no model FLOPs. The emulator also counts the bytes that each part moves to and from
-/// memory, beside the least that its operands and results allow.
+/// the ceiling that binds it; both ceilings (a copy, on a CPU a sum; a matrix product) are measured on the device itself. Lines
+/// marked `again` are what --recompute makes once more: no model FLOPs. The emulator also counts the bytes that each part
+/// moves to and from memory, beside the least that its operands and results allow.
 #[derive(Args)]
 #[command(after_help = "Examples:
   flipk profile
@@ -194,7 +194,7 @@ fn rate(amount: u64, seconds: f64, unit: f64) -> String {
 }
 
 fn shown(found: &profile::Profile, by: Group) -> String {
-    let profile::Profile { step_seconds, samples_per_second, ceilings, peak_memory_bytes, memory, .. } = found;
+    let profile::Profile { step_seconds, samples_per_second, ceilings, peak_memory_bytes, .. } = found;
     let row = |line: &Line| {
         let near = line.fraction().map_or_else(|| "-".to_owned(), |share| format!("{:.0} %", 100.0 * share));
         let share = format!("{:.1} %", 100.0 * line.seconds / step_seconds);
@@ -222,8 +222,12 @@ fn shown(found: &profile::Profile, by: Group) -> String {
         ceilings.flops_per_second / 1e12,
         ceilings.bytes_per_second / 1e9
     );
-    let held: Vec<_> = memory.iter().map(|(what, bytes)| format!("{what} {:.1}", *bytes as f64 / 1e6)).collect();
-    text += &format!("memory: {:.1} MB ({})\n", *peak_memory_bytes as f64 / 1e6, held.join(", "));
+    let list = |held: &[(String, usize)]| {
+        let parts: Vec<_> = held.iter().map(|(what, bytes)| format!("{what} {:.1}", *bytes as f64 / 1e6)).collect();
+        parts.join(", ")
+    };
+    text += &format!("memory: {:.1} MB ({})\n", *peak_memory_bytes as f64 / 1e6, list(&found.memory));
+    text += &format!("activations, before buffers share room: {} MB\n", list(&found.activations));
     if let (Some(training), Some(first)) = (found.training_step_seconds, found.first_step_seconds) {
         text += &format!(
             "op by op {:.2} ms a step; as training makes it {:.2} ms; the first one took {first:.2} s\n",

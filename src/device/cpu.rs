@@ -100,7 +100,7 @@ impl Device for Cpu {
     }
 
     fn probe_sizes(&self) -> Option<ProbeSizes> {
-        Some(ProbeSizes { copy_bytes: 256 << 20, product_side: 2048 })
+        Some(ProbeSizes { copy_bytes: 256 << 20, reads_before_writing: true, product_side: 2048 })
     }
 
     fn mark(&self) -> Result<Instant, DeviceError> {

@@ -117,6 +117,9 @@ pub type Later = Box<dyn FnOnce() -> Result<Vec<f32>, DeviceError> + Send>;
 pub struct ProbeSizes {
     /// Far more than any cache holds.
     pub copy_bytes: usize,
+    /// Whether a store reads the line that it overwrites, as CPUs do: a copy then moves half as much again as it has to, and a sum
+    /// in place, which reads what it overwrites anyway, shows what the memory can do.
+    pub reads_before_writing: bool,
     /// Rows and columns of both square operands.
     pub product_side: usize,
 }

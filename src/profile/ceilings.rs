@@ -1,4 +1,4 @@
-//! What the device can do at most, measured on itself: a large copy and a large matrix product.
+//! What the device can do at most, measured on itself: a large copy (on a CPU a large sum) and a large matrix product.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::autograd::{Init, Layout, Parameters, Tape, Work};
 use crate::device::cuda::estimate;
-use crate::device::{DeviceError, Real};
+use crate::device::{DeviceError, ProbeSizes, Real};
 use crate::ops::AllOps;
 use crate::ops::linear::Weights;
 use crate::random::{Purpose, Random};
@@ -15,7 +15,7 @@ use crate::random::{Purpose, Random};
 /// The two ceilings that bind everything.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Ceilings {
-    /// Of a copy, read and written bytes both counted.
+    /// Of a copy, or on a CPU of a sum in place; read and written bytes both counted.
     pub bytes_per_second: f64,
     /// Of a matrix product on random data.
     pub flops_per_second: f64,
@@ -47,7 +47,7 @@ pub fn measure_ceilings<D: AllOps>(device: &Arc<D>, again: bool) -> Result<Ceili
         return Ok(ceilings);
     }
     let ceilings = Ceilings {
-        bytes_per_second: copy(device, sizes.copy_bytes)?,
+        bytes_per_second: memory(device, sizes)?,
         flops_per_second: product(device, sizes.product_side)?,
         assumed: false,
     };
@@ -81,13 +81,19 @@ fn time<D: AllOps>(device: &D, mut body: impl FnMut() -> Result<(), DeviceError>
     Ok(times.into_iter().fold(f64::INFINITY, f64::min))
 }
 
-fn copy<D: AllOps>(device: &Arc<D>, bytes: usize) -> Result<f64, DeviceError> {
-    let len = bytes / size_of::<D::Act>();
+fn memory<D: AllOps>(device: &Arc<D>, sizes: ProbeSizes) -> Result<f64, DeviceError> {
+    let len = sizes.copy_bytes / size_of::<D::Act>();
     let bytes = len * size_of::<D::Act>();
     let (from, to) = (device.allocate(bytes, "measuring a copy")?, device.allocate(bytes, "measuring a copy")?);
-    // SAFETY: two blocks of this length, and no other views of them.
-    let seconds = time(&**device, || unsafe { device.copy(D::view_mut(&to, 0, len), D::view(&from, 0, len)) })?;
-    Ok(2.0 * bytes as f64 / seconds)
+    // SAFETY: here and below, two blocks of this length, and no other views of them. Pages that nobody wrote share their memory.
+    unsafe { device.copy(D::view_mut(&from, 0, len), D::view(&to, 0, len))? };
+    let (seconds, streams) = match sizes.reads_before_writing {
+        true => {
+            (time(&**device, || unsafe { device.add_into(D::view_mut(&to, 0, len), D::view(&from, 0, len)) })?, 3.0)
+        }
+        false => (time(&**device, || unsafe { device.copy(D::view_mut(&to, 0, len), D::view(&from, 0, len)) })?, 2.0),
+    };
+    Ok(streams * bytes as f64 / seconds)
 }
 
 fn product<D: AllOps>(device: &Arc<D>, size: usize) -> Result<f64, DeviceError> {

@@ -11,7 +11,7 @@ mod picture;
 mod report;
 mod trace;
 
-use std::cmp::Ordering;
+use std::cmp::{Ordering, Reverse};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
@@ -80,8 +80,11 @@ pub struct Profile {
     /// Model FLOPs over time, as a share of the ceiling.
     pub model_flop_utilisation: f64,
     pub peak_memory_bytes: usize,
-    /// Bytes by what holds them, largest first; activations by scope before sharing.
+    /// Bytes by what holds them.
     pub memory: Vec<(String, usize)>,
+    /// Bytes of activations by scope (`vision/block_*/mlp` for all of a tower's blocks), before buffers share room; largest first.
+    #[serde(default)]
+    pub activations: Vec<(String, usize)>,
     /// Seconds of the parts of a step.
     pub totals: BTreeMap<String, f64>,
     pub ceilings: Ceilings,
@@ -176,6 +179,7 @@ pub fn profile<D: AllOps>(device: Arc<D>, job: &Job, ceilings: Ceilings) -> Resu
         model_flop_utilisation: flops as f64 / per_step / ceilings.flops_per_second,
         peak_memory_bytes,
         memory,
+        activations: activations(&trainer),
         totals,
         ceilings,
         scopes,
@@ -273,7 +277,22 @@ fn memory<D: AllOps>(trainer: &Trainer<D>) -> (usize, Vec<(String, usize)>) {
     let total = activations + fixed.iter().map(|(_, bytes)| bytes).sum::<usize>();
     let mut held = vec![("activations".to_owned(), activations)];
     held.extend(fixed.into_iter().filter(|(_, bytes)| *bytes > 0).map(|(what, bytes)| (what.to_owned(), bytes)));
-    let scopes = trainer.program().bytes_by_scope();
-    held.extend(scopes.into_iter().take(12).map(|(scope, bytes)| (format!("activations of {scope}"), bytes)));
     (total, held)
+}
+
+/// Activations by scope, a tower's blocks together, before buffers share room; largest first.
+fn activations<D: AllOps>(trainer: &Trainer<D>) -> Vec<(String, usize)> {
+    let mut alike = BTreeMap::<String, usize>::new();
+    for (scope, bytes) in trainer.program().bytes_by_scope() {
+        *alike.entry(in_every_block(scope)).or_default() += bytes;
+    }
+    let mut alike: Vec<_> = alike.into_iter().collect();
+    alike.sort_by_key(|(_, bytes)| Reverse(*bytes));
+    alike
+}
+
+/// `vision/block_*/mlp` for `vision/block_03/mlp`: a tower's blocks hold the same.
+fn in_every_block(scope: &str) -> String {
+    let part = |part| if str::starts_with(part, "block_") { "block_*" } else { part };
+    scope.split('/').map(part).collect::<Vec<_>>().join("/")
 }

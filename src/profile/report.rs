@@ -144,6 +144,7 @@ pub(super) mod tests {
             model_flop_utilisation: 0.5,
             peak_memory_bytes: 100,
             memory: vec![("activations".to_owned(), 100)],
+            activations: vec![("vision/block_*".to_owned(), 120)],
             totals: BTreeMap::new(),
             ceilings: Ceilings::ESTIMATED,
             kernels: Vec::new(),

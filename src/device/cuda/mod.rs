@@ -232,7 +232,11 @@ impl<T: Activation> Device for Cuda<T> {
     }
 
     fn probe_sizes(&self) -> Option<ProbeSizes> {
-        (!self.driver.estimates()).then_some(ProbeSizes { copy_bytes: 1 << 30, product_side: 8192 })
+        (!self.driver.estimates()).then_some(ProbeSizes {
+            copy_bytes: 1 << 30,
+            reads_before_writing: false,
+            product_side: 8192,
+        })
     }
 
     fn mark(&self) -> Result<Mark, DeviceError> {
