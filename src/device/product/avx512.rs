@@ -221,6 +221,13 @@ fn tile<const BF16: bool, const V: usize>(to: Part<'_>, a: &[u32], b: [&[u32]; V
     let mut sums = [[_mm512_setzero_ps(); V]; ROWS];
     let units = b[0].len() / LANES;
     assert!(b.iter().all(|strip| strip.len() == units * LANES) && a.len() + ROWS >= units * LANES && units > 0);
+    if to.accumulate {
+        for row in 0..ROWS {
+            for strip in 0..V {
+                prefetch(to.c, row * to.stride + strip * LANES);
+            }
+        }
+    }
     for unit in 0..units {
         // SAFETY: by the check above, strips of `b` have a register at each unit, and `a` eight units.
         let vectors = b.map(|strip| unsafe { _mm512_loadu_si512(strip.as_ptr().add(unit * LANES).cast()) });
@@ -239,6 +246,19 @@ fn tile<const BF16: bool, const V: usize>(to: Part<'_>, a: &[u32], b: [&[u32]; V
         }
     }
     let scale = _mm512_set1_ps(scale);
+    if to.columns >= V * LANES && to.c.len() >= (ROWS - 1) * to.stride + V * LANES {
+        for (row, sums) in sums.into_iter().enumerate() {
+            for (strip, sum) in sums.into_iter().enumerate() {
+                // SAFETY: by the check above there is room for whole registers in all rows.
+                unsafe {
+                    let c = to.c.as_mut_ptr().add(row * to.stride + strip * LANES);
+                    let before = if to.accumulate { _mm512_loadu_ps(c) } else { _mm512_setzero_ps() };
+                    _mm512_storeu_ps(c, _mm512_fmadd_ps(sum, scale, before));
+                }
+            }
+        }
+        return;
+    }
     for (sums, c) in sums.into_iter().zip(to.c.chunks_mut(to.stride)) {
         for (strip, sum) in sums.into_iter().enumerate() {
             let at = strip * LANES;
