@@ -4,22 +4,23 @@
 
 constexpr float LOG2E = 1.4426950408889634f, LN2 = 0.6931471805599453f;
 
-// Where one head of one sample is.
-struct Place {
+// Where one head of one sample is. 32 bits for a pitch save registers in some kernels and cost some in others.
+template <class Pitch> struct PlaceOf {
     size_t packed, single, row;  // first elements in qkv, out and lse
-    size_t pitch;                // elements from token to token in out; three times that in qkv
+    Pitch pitch;                 // elements from token to token in out; three times that in qkv
     int width;                   // elements from q to k to v
 
     // `index`: of the head in the batch; 32 bits, since a division of 64 is a hundred instructions.
-    __device__ __forceinline__ Place(unsigned index, int tokens, int heads, int head_dim) {
+    __device__ __forceinline__ PlaceOf(unsigned index, int tokens, int heads, int head_dim) {
         size_t sample = index / (unsigned)heads, head = index % (unsigned)heads;
         width = heads * head_dim;
         pitch = width;
-        packed = sample * tokens * 3 * pitch + head * head_dim;
+        packed = sample * tokens * (3 * pitch) + head * head_dim;
         single = sample * tokens * pitch + head * head_dim;
         row = (size_t)index * tokens;
     }
 };
+typedef PlaceOf<size_t> Place;
 
 // c[16, 16 BLOCKS] = a b^T: `a` 16 rows in registers, b rows in shared memory.
 template <int HEAD_DIM, int BLOCKS>

@@ -2,26 +2,30 @@
 #pragma once
 #include "attention.cuh"
 
-// Whether a head is fetched while that before is computed: where three blocks still fit an SM with K and V of both.
-template <int HEAD_DIM, int PADDED> constexpr bool AHEAD = 5 * PADDED * 2 * HEAD_DIM <= 75 * 1024;
+// Whether K and V of a head are fetched while that before is computed: where they fit an SM for BLOCKS blocks, or three.
+template <int HEAD_DIM, int PADDED, int BLOCKS>
+constexpr bool AHEAD = (BLOCKS > 3 ? BLOCKS : 3) * (5 * PADDED * 2 * HEAD_DIM + 1024) <= 228 * 1024;
 
 // Grid: batch * heads, or less if AHEAD, where blocks go on from head to head; block: 32 WARPS; dynamic shared memory:
-// (AHEAD ? 5 : 3) PADDED * HEAD_DIM * 2 bytes. PADDED - 64 < tokens <= PADDED.
-// Q, K and V of the head lie in shared memory; each warp takes 16 queries at a time, all of their S in registers, which leaves
-// room for those of the next head.
-template <int HEAD_DIM, int PADDED, int WARPS>
+// (AHEAD ? 5 PADDED : 2 PADDED + 16 WARPS) * HEAD_DIM * 2 bytes. BEYOND < tokens <= PADDED.
+// K and V of the head lie in shared memory; each warp takes 16 queries at a time, all of their S in registers, and fetches to
+// where those were the next head's or (not AHEAD) its own next ones.
+template <int HEAD_DIM, int BEYOND, int PADDED, int WARPS, int BLOCKS>
 __device__ void forward(const bf16* qkv, bf16* out, float* lse, int batch, int tokens, int heads, int causal, float scale) {
     typedef Rows<HEAD_DIM> R;
-    constexpr bool GO_ON = AHEAD<HEAD_DIM, PADDED>;
-    if (tokens > PADDED || tokens <= PADDED - 64) __trap();  // The wrong kernel: see above.
+    typedef PlaceOf<uint32_t> Place;
+    // Whether a warp's queries have a place each.
+    constexpr bool GO_ON = AHEAD<HEAD_DIM, PADDED, BLOCKS>, KEPT = GO_ON && PADDED > 16 * WARPS;
+    if (tokens > PADDED || tokens <= BEYOND) __trap();  // The wrong kernel: see above.
     extern __shared__ __align__(128) uint4 shared[];
-    int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, all = batch * heads;
-    uint32_t queries = shared_address(shared), keys = queries + PADDED * R::BYTES;
+    int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, all = batch * heads, first = 16 * warp;
+    uint32_t keys = shared_address(shared), queries = keys + ((GO_ON ? 4 : 2) * PADDED + first) * R::BYTES;
     uint32_t across = R::across(lane), along = R::along(lane);
     float to_base_2 = scale * LOG2E;
-    // Those that this warp alone will need.
+    // Sixteen that this warp alone will need.
     auto fetch_queries = [&](const Place& at, int row) {
-        R::fetch(queries + row * R::BYTES, qkv + at.packed + row * 3 * at.pitch, 3 * at.pitch, 16, tokens - row, lane, 32);
+        uint32_t to = queries + (KEPT ? row - first : 0) * R::BYTES;
+        R::fetch(to, qkv + at.packed + row * 3 * at.pitch, 3 * at.pitch, 16, tokens - row, lane, 32);
     };
     auto fetch_keys = [&](const Place& at, uint32_t to) {
         const bf16* from = qkv + at.packed + at.width;
@@ -29,7 +33,7 @@ __device__ void forward(const bf16* qkv, bf16* out, float* lse, int batch, int t
         R::fetch(to + PADDED * R::BYTES, from + at.width, 3 * at.pitch, PADDED, tokens, threadIdx.x, 32 * WARPS);
     };
     Place at(blockIdx.x, tokens, heads, HEAD_DIM);
-    for (int row = 16 * warp; row < tokens; row += 16 * WARPS) fetch_queries(at, row);
+    for (int row = first; row < (GO_ON ? tokens : min(tokens, first + 1)); row += 16 * WARPS) fetch_queries(at, row);
     fetch_keys(at, keys);
     copies_commit();
     uint32_t k = keys;
@@ -43,19 +47,30 @@ __device__ void forward(const bf16* qkv, bf16* out, float* lse, int batch, int t
         if (more) fetch_keys(next, k == keys ? keys + 2 * PADDED * R::BYTES : keys);
         uint32_t v = k + PADDED * R::BYTES;
 #pragma unroll 1
-        for (int row = 16 * warp; row < tokens; row += 16 * WARPS) {
-            uint32_t q[HEAD_DIM / 16][4];
-#pragma unroll
-            for (int i = 0; i < HEAD_DIM / 16; i++) load_tile<false>(q[i], R::tile(queries + across, row, i));
-            if (more) {
+        for (int row = first; row < tokens; row += 16 * WARPS) {
+            if (!GO_ON && row > first) {
+                copies_wait<0>();
                 __syncwarp();
-                fetch_queries(next, row);
             }
-
-            float s[PADDED / 8][4];
-            product_by_columns<HEAD_DIM, PADDED / 16>(s, q, k + along);
-            mask<(PADDED > 64 ? PADDED / 8 - 8 : 0)>(s, row + g, 0, tokens, causal);
+            float s[PADDED / 8][4] = {};
+#pragma unroll
+            for (int i = 0; i < HEAD_DIM / 16; i++) {
+                uint32_t q[4];
+                load_tile<false>(q, R::tile(queries + across, KEPT ? row - first : 0, i));
+#pragma unroll
+                for (int block = 0; block < PADDED / 16; block++) {
+                    uint32_t tile[4];
+                    load_tile<false>(tile, R::tile(k + along, 16 * block, i));
+                    mma(s + 2 * block, q, tile);
+                }
+            }
+            __syncwarp();
+            if (more) fetch_queries(next, row);
+            if (!GO_ON && row + 16 * WARPS < tokens) fetch_queries(at, row + 16 * WARPS);
+            copies_commit();
+            mask<BEYOND / 8>(s, row + g, 0, tokens, causal);
             float total[2];
+            uint32_t p[PADDED / 16][4];
 #pragma unroll
             for (int half = 0; half < 2; half++) {
                 float most = -INFINITY, sum = 0;
@@ -65,9 +80,10 @@ __device__ void forward(const bf16* qkv, bf16* out, float* lse, int batch, int t
                 most = quad_max(most) * to_base_2;
 #pragma unroll
                 for (int tile = 0; tile < PADDED / 8; tile++) {
-#pragma unroll
-                    for (int i = 2 * half; i < 2 * half + 2; i++)
-                        sum += s[tile][i] = exp2_approx(s[tile][i] * to_base_2 - most);
+                    float low = exp2_approx(s[tile][2 * half] * to_base_2 - most);
+                    float high = exp2_approx(s[tile][2 * half + 1] * to_base_2 - most);
+                    sum += low, sum += high;
+                    p[tile / 2][tile % 2 * 2 + half] = pack(low, high);
                 }
                 total[half] = quad_sum(sum);
                 int query = row + g + 8 * half;
@@ -76,11 +92,7 @@ __device__ void forward(const bf16* qkv, bf16* out, float* lse, int batch, int t
 
             float o[HEAD_DIM / 8][4] = {};
 #pragma unroll
-            for (int block = 0; block < PADDED / 16; block++) {
-                uint32_t p[4];
-                as_operand(p, s + 2 * block);
-                product_by_rows<HEAD_DIM>(o, p, v + across, 16 * block);
-            }
+            for (int block = 0; block < PADDED / 16; block++) product_by_rows<HEAD_DIM>(o, p[block], v + across, 16 * block);
             store_rows(out + at.single + row * at.pitch, at.pitch, tokens - row, o, __fdividef(1, total[0]),
                        __fdividef(1, total[1]));
         }

@@ -12,7 +12,7 @@
 // 16s, c = blocks for which an SM has shared memory (on Hopper 228 KB / (dynamic shared memory + 1 KB)).
 //
 //   kernel attention_...          | for              | grid                   | block      | dynamic shared memory, bytes
-//   forward_bf16_dD_nP            | P - 64 < N <= P  | B (a = 5: or less)     | 32 w       | a P * 2 D
+//   forward_bf16_dD_nP            | p < N <= P       | B (ahead: or less)     | 32 w       | (ahead: 5 P; else 2 P + 16 w) * 2 D
 //   forward_bf16_dD_long          | any N            | B * ceil(N / 64)       | 128        | 640 D
 //   backward_bf16_dD              | what fits        | B                      | 32 v       | R (6 D + 2 max(R + 8, D) + 8)
 //   backward_bf16_dD_row          | 145 <= N <= 272  | B (D 64: or less)      | 256        | 2 D (2 a R + 384) + 144 (R + 16) + 512
@@ -21,10 +21,11 @@
 //   simple_backward_T             | any D <= 256, N  | ceil(B N / 4), or less | 128        | 0
 //
 //   D         32, 64, 80, 96, 128; T: f32, bf16
-//   P         the least that is >= N of: 32, 64, 80, 112, 144, 208, 272 (D 64); 32, 80, 112, 144, 208, 272 (D 80); 64, 128
+//   p, P      neighbours of: 0, 32, 64, 80, 112, 144, 208, 272 (D 64); 0, 32, 80, 112, 144, 208, 272 (D 80); 0, 64, 128
 //             (others). Beyond, forward_long.
 //   w         2 for P = 32, else 4
-//   a         (forward) 5 where 10 P D <= 75 KB - as many blocks as run together go on from head to head - else 3
+//   ahead     where the blocks meant to run together (attention_d*.cu), or three, fit an SM's 228 KB with that and 1 KB each:
+//             as many go on from head to head
 //   v         ceil(R / 16 / ceil(R / 16 / most)), with most = 4 for c >= 3, 6 for c = 2, 12 for c = 1; for D > 80: 4 for
 //             c >= 2, else 8 (what the kernels are compiled for). Meant for c >= 2 (D 64: N <= 144); beyond, backward_row
 //             where it serves and fits the GPU's shared memory, else backward_long.
@@ -58,8 +59,8 @@
         backward_row<D>(qkv, out, lse, dout, dqkv, batch, tokens, heads, causal, scale);                                           \
     }
 #define COMMA ,
-#define WHOLE(D, N, WARPS, BLOCKS)                                                                                               \
-    FORWARD(attention_forward_bf16_d##D##_n##N, forward<D COMMA N COMMA WARPS>, 32 * WARPS, BLOCKS)
+#define WHOLE(D, BEYOND, N, WARPS, BLOCKS)                                                                                       \
+    FORWARD(attention_forward_bf16_d##D##_n##N, forward<D COMMA BEYOND COMMA N COMMA WARPS COMMA BLOCKS>, 32 * WARPS, BLOCKS)
 #define KERNELS(D, FORWARDS, WARPS, SLABS, STAGE)                                                                               \
     FORWARD(attention_forward_bf16_d##D##_long, forward_long<D>, 128, FORWARDS)                                                    \
     BACKWARD(attention_backward_bf16_d##D, backward<D>, 32 * WARPS, 1)                                                             \

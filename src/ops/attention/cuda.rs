@@ -18,14 +18,11 @@ const SHARED_BESIDE: usize = 1024;
 fn whole_rows(head_dim: usize) -> &'static [(usize, usize)] {
     match head_dim {
         32 => &[(64, 4), (128, 3)],
-        64 => &[(32, 8), (64, 4), (80, 4), (112, 3), (144, 3), (208, 2), (272, 2)],
-        80 => &[(32, 8), (80, 3), (112, 2), (144, 2), (208, 2), (272, 2)],
+        64 => &[(32, 8), (64, 4), (80, 4), (112, 4), (144, 3), (208, 3), (272, 2)],
+        80 => &[(32, 8), (80, 3), (112, 3), (144, 2), (208, 2), (272, 2)],
         _ => &[(64, 3), (128, 2)],
     }
 }
-
-/// As in the kernel: bytes of Q, and K and V of two heads, with which blocks go on from head to head.
-const AHEAD: usize = 75 * 1024;
 
 /// The forward kernel's name without its beginning, and its grid.
 fn forward_kernel(shape: &Shape, limits: Limits) -> (String, Grid) {
@@ -34,10 +31,10 @@ fn forward_kernel(shape: &Shape, limits: Limits) -> (String, Grid) {
     match whole_rows(d).iter().copied().find(|(padded, _)| tokens <= *padded) {
         Some((padded, together)) => {
             let warps = if padded == 32 { 2 } else { 4 };
-            let row = padded * 2 * d;
-            let (blocks, shared) = match 5 * row <= AHEAD {
-                true => (heads.min(together * limits.processors), 5 * row),
-                false => (heads, 3 * row),
+            let ahead = 5 * padded * 2 * d;
+            let (blocks, shared) = match together.max(3) * (ahead + SHARED_BESIDE) <= SHARED_OF_SM {
+                true => (heads.min(together * limits.processors), ahead),
+                false => (heads, (2 * padded + 16 * warps) * 2 * d),
             };
             (format!("d{d}_n{padded}"), Grid::line(blocks, 32 * warps as u32).with_shared(shared))
         }
