@@ -14,8 +14,9 @@ template <int HEAD_DIM, int BEYOND, int PADDED, int WARPS, int BLOCKS>
 __device__ void forward(const bf16* qkv, bf16* out, float* lse, int batch, int tokens, int heads, int causal, float scale) {
     typedef Rows<HEAD_DIM> R;
     typedef PlaceOf<uint32_t> Place;
-    // Whether a warp's queries have a place each.
-    constexpr bool GO_ON = AHEAD<HEAD_DIM, PADDED, BLOCKS>, KEPT = GO_ON && PADDED > 16 * WARPS;
+    constexpr bool GO_ON = AHEAD<HEAD_DIM, PADDED, BLOCKS>;
+    // Whether all of a warp's queries have a place of their own.
+    constexpr bool KEPT = GO_ON && PADDED > 16 * WARPS;
     if (tokens > PADDED || tokens <= BEYOND) __trap();  // The wrong kernel: see above.
     extern __shared__ __align__(128) uint4 shared[];
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, all = batch * heads, first = 16 * warp;

@@ -212,14 +212,13 @@ impl<D: Device> Program<D> {
         (forward, forward + costs().map(|cost| cost.backward.flops).sum::<u64>())
     }
 
-    /// Bytes asked for per scope (before sharing), largest first: what holds the memory.
+    /// Bytes asked for per scope (before sharing): what holds the memory.
     pub fn bytes_by_scope(&self) -> Vec<(&str, usize)> {
         let mut totals: Vec<(&str, usize)> = self.scopes.iter().map(|scope| (scope.as_str(), 0)).collect();
         for slot in &self.slots {
             totals[slot.scope].1 += slot.bytes;
         }
         totals.retain(|(_, bytes)| *bytes > 0);
-        totals.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
         totals
     }
 }

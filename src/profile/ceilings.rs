@@ -85,15 +85,16 @@ fn memory<D: AllOps>(device: &Arc<D>, sizes: ProbeSizes) -> Result<f64, DeviceEr
     let len = sizes.copy_bytes / size_of::<D::Act>();
     let bytes = len * size_of::<D::Act>();
     let (from, to) = (device.allocate(bytes, "measuring a copy")?, device.allocate(bytes, "measuring a copy")?);
-    // SAFETY: here and below, two blocks of this length, and no other views of them. Pages that nobody wrote share their memory.
-    unsafe { device.copy(D::view_mut(&from, 0, len), D::view(&to, 0, len))? };
-    let (seconds, streams) = match sizes.reads_before_writing {
-        true => {
-            (time(&**device, || unsafe { device.add_into(D::view_mut(&to, 0, len), D::view(&from, 0, len)) })?, 3.0)
-        }
-        false => (time(&**device, || unsafe { device.copy(D::view_mut(&to, 0, len), D::view(&from, 0, len)) })?, 2.0),
+    // SAFETY: two blocks of this length; each call's views are gone before the next is made.
+    let run = |(to, from), add| unsafe {
+        let (to, from) = (D::view_mut(to, 0, len), D::view(from, 0, len));
+        if add { device.add_into(to, from) } else { device.copy(to, from) }
     };
-    Ok(streams * bytes as f64 / seconds)
+    // Pages that nobody wrote share their memory.
+    run((&from, &to), false)?;
+    let add = sizes.reads_before_writing;
+    let seconds = time(&**device, || run((&to, &from), add))?;
+    Ok((if add { 3.0 } else { 2.0 }) * bytes as f64 / seconds)
 }
 
 fn product<D: AllOps>(device: &Arc<D>, size: usize) -> Result<f64, DeviceError> {

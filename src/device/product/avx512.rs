@@ -222,6 +222,7 @@ fn tile<const BF16: bool, const V: usize>(to: Part<'_>, a: &[u32], b: [&[u32]; V
     let units = b[0].len() / LANES;
     assert!(b.iter().all(|strip| strip.len() == units * LANES) && a.len() + ROWS >= units * LANES && units > 0);
     if to.accumulate {
+        // Asked for now, they are there when the sums are.
         for row in 0..ROWS {
             for strip in 0..V {
                 prefetch(to.c, row * to.stride + strip * LANES);
@@ -246,6 +247,7 @@ fn tile<const BF16: bool, const V: usize>(to: Part<'_>, a: &[u32], b: [&[u32]; V
         }
     }
     let scale = _mm512_set1_ps(scale);
+    // A whole tile goes straight from its registers; masked stores cost much more, also if they store all.
     if to.columns >= V * LANES && to.c.len() >= (ROWS - 1) * to.stride + V * LANES {
         for (row, sums) in sums.into_iter().enumerate() {
             for (strip, sum) in sums.into_iter().enumerate() {
@@ -266,14 +268,8 @@ fn tile<const BF16: bool, const V: usize>(to: Part<'_>, a: &[u32], b: [&[u32]; V
             let c = &mut c[at..];
             let before = if to.accumulate { load(c, 0, columns) } else { _mm512_setzero_ps() };
             let all = _mm512_fmadd_ps(sum, scale, before);
-            // SAFETY: a whole register where there is room for one, else lanes beyond the row's end are masked off. A masked
-            // store costs much more, also if it stores all.
-            unsafe {
-                match columns >= LANES {
-                    true => _mm512_storeu_ps(c.as_mut_ptr(), all),
-                    false => _mm512_mask_storeu_ps(c.as_mut_ptr(), lanes(columns), all),
-                }
-            }
+            // SAFETY: lanes beyond the row's end are masked off.
+            unsafe { _mm512_mask_storeu_ps(c.as_mut_ptr(), lanes(columns), all) }
         }
     }
 }
