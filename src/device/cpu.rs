@@ -1,11 +1,11 @@
 //! The CPU: f32 everywhere, all cores through rayon. It is the oracle that other devices are held against. Where the processor
-//! has the instructions, the operands of the towers' products can be rounded to bf16, which is about twice as fast.
+//! has the instructions, the operands of the towers' products can be rounded to bf16.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ptr::NonNull;
 use std::time::Instant;
 
-use super::product::{Operands, multiplies_bf16};
+use super::product::Operands;
 use super::{Device, DeviceError, Elem, Later, ProbeSizes};
 
 /// The CPU as a device. Threads are those of the rayon pool that calls it; results do not depend on their number.
@@ -20,11 +20,11 @@ impl Cpu {
     /// # Errors
     /// If this processor has no instructions for that.
     pub fn bf16() -> Result<Self, DeviceError> {
-        if !multiplies_bf16() {
-            let what = "products in bf16: this processor has no AVX-512 BF16; --precision f32 needs none";
+        let Some(operands) = Operands::fast_bf16() else {
+            let what = "products in bf16: this processor has neither AMX nor AVX-512 BF16; --precision f32 needs none";
             return Err(DeviceError::Unsupported { what: what.to_owned() });
-        }
-        Ok(Self { operands: Operands::Bf16 })
+        };
+        Ok(Self { operands })
     }
 
     /// What the operands of the towers' products are rounded to.
@@ -70,7 +70,7 @@ impl Device for Cpu {
     }
 
     fn rounds_operands(&self) -> bool {
-        self.operands == Operands::Bf16
+        self.operands != Operands::F32
     }
 
     fn allocate(&self, bytes: usize, purpose: &str) -> Result<CpuMemory, DeviceError> {

@@ -1,130 +1,219 @@
-//! What the packed product does with registers: AVX-512 and its BF16 instructions.
-//!
-//! Both operands are packed as strips of [`LANES`] rows of `a` (or columns of `b`): `[units, LANES]`, each unit 32 bits of what lies
-//! along `k`. In f32 a unit is a number; in bf16 it is a pair of neighbours, the earlier one in the low half, since `vdpbf16ps`
-//! multiplies sixteen pairs by sixteen others and adds both products of each to sixteen f32 sums (it takes denormal operands for
-//! zero). What is missing is zero.
+//! AVX-512: products of f32, and of pairs of bf16 by `vdpbf16ps`, which multiplies sixteen pairs by sixteen others and adds both
+//! products of each to sixteen f32 sums, the later one first (it takes denormal operands for zero).
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::{Finish, How, depth};
+use super::pack::{Kernel, LANES, Operand, Tile};
 
-/// Rows or columns of a strip: the 32-bit lanes of a register.
-pub const LANES: usize = 16;
-/// Rows of a tile of sums; with three vectors of columns, 24 of the 32 registers are sums.
-const ROWS: usize = 8;
-/// Most strips of columns of a tile.
-const STRIPS: usize = 3;
-/// Strips of columns that are finished before others are begun.
-const NEAR: usize = 4 * STRIPS;
 /// How far ahead of its loads packing asks for memory, in rows or in numbers along them: few of its streams are long enough for
 /// the processor to foresee.
-const ROWS_AHEAD: usize = 8;
+const ROWS_AHEAD: usize = 16;
+/// Units that are packed together of columns that are neighbours.
+const TOGETHER: usize = 16;
 const AHEAD: usize = 2 * LANES;
 
-/// Numbers in a unit.
-pub const fn per_unit(bf16: bool) -> usize {
-    if bf16 { 2 } else { 1 }
+/// Of f32, or of pairs of bf16.
+#[derive(Clone, Copy)]
+pub struct Avx512<const BF16: bool>;
+
+impl<const BF16: bool> Kernel for Avx512<BF16> {
+    const PER: usize = if BF16 { 2 } else { 1 };
+    // 28 of the 32 registers are sums.
+    const ROWS: usize = 14;
+    const STRIPS: usize = 2;
+    const BLOCK: usize = 126;
+    const UNITS: usize = 1024;
+
+    unsafe fn pack_rows(self, to: *mut u32, a: Operand, tiles: Range<usize>) {
+        unsafe { pack_rows::<BF16>(to, a, tiles) }
+    }
+
+    unsafe fn pack_columns(self, to: &mut [u32], b: Operand) {
+        unsafe { pack_columns::<BF16>(to, b) }
+    }
+
+    unsafe fn tile(self, tile: Tile) {
+        macro_rules! of_height {
+            ($($rows:literal)*) => {
+                match (tile.rows, tile.columns > LANES) {
+                    $(($rows, false) => unsafe { multiply::<BF16, $rows, 1>(tile) },
+                    ($rows, true) => unsafe { multiply::<BF16, $rows, 2>(tile) },)*
+                    _ => unreachable!("a tile has 1 to 14 rows"),
+                }
+            };
+        }
+        of_height!(1 2 3 4 5 6 7 8 9 10 11 12 13 14);
+    }
 }
 
-/// Whether this processor has the instructions.
-pub fn available() -> bool {
-    is_x86_feature_detected!("avx512f")
-        && is_x86_feature_detected!("avx512bw")
-        && is_x86_feature_detected!("avx512bf16")
-}
-
-fn lanes(count: usize) -> __mmask16 {
+pub fn lanes(count: usize) -> __mmask16 {
     if count >= LANES { !0 } else { (1 << count) - 1 }
 }
 
 /// Up to 16 numbers from `start`; zeros where there are none.
+#[inline]
 #[target_feature(enable = "avx512f")]
-fn load(from: &[f32], start: usize, count: usize) -> __m512 {
+pub fn load(from: &[f32], start: usize, count: usize) -> __m512 {
     let from = from.get(start..).unwrap_or_default();
     // SAFETY: lanes beyond the slice's end are masked off, and not touched.
     unsafe { _mm512_maskz_loadu_ps(lanes(count.min(from.len())), from.as_ptr()) }
 }
 
 /// Asks for the line of the number at `index`, if there is one, or for one that is not needed.
+#[inline]
 #[target_feature(enable = "avx512f")]
 fn prefetch(from: &[f32], index: usize) {
     _mm_prefetch::<_MM_HINT_T0>(from.as_ptr().wrapping_add(index).cast());
 }
 
-#[target_feature(enable = "avx512f")]
-fn store(to: &mut [u32; LANES], units: __m512i) {
-    // SAFETY: the array has the register's size.
-    unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), units) }
-}
-
 /// `low` and `high` in bf16, rounded to the nearest even, one after the other.
-#[target_feature(enable = "avx512f,avx512bf16")]
-fn narrow(low: __m512, high: __m512) -> __m512i {
-    // SAFETY: two types of one register.
-    unsafe { std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low)) }
+// By its name, since f32's functions, which share this code, run on processors that lack the instruction.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub fn narrow(low: __m512, high: __m512) -> __m512i {
+    let both: __m512i;
+    // SAFETY: it reads and writes registers alone, and is reached in bf16 alone.
+    unsafe {
+        asm!("vcvtne2ps2bf16 {}, {}, {}", lateout(zmm_reg) both, in(zmm_reg) high, in(zmm_reg) low, options(pure, nomem, nostack, preserves_flags))
+    };
+    both
 }
 
-/// Packs a strip of `count` rows whose `k` numbers each are neighbours; rows are `stride` apart.
-///
-/// # Safety
-/// The processor has the instructions ([`available`]).
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub unsafe fn pack_along<const BF16: bool>(strip: &mut [u32], from: &[f32], stride: usize, count: usize, k: usize) {
-    let (vectors, _) = strip.as_chunks_mut::<LANES>();
-    for (block, to) in vectors.chunks_mut(LANES).enumerate() {
-        let at = per_unit(BF16) * LANES * block;
-        let mut rows = [_mm512_setzero_si512(); LANES];
-        for (row, units) in rows.iter_mut().enumerate().take(count) {
-            let (start, left) = (row * stride + at, k - at);
-            prefetch(from, start + AHEAD);
-            let first = load(from, start, left);
-            *units = if BF16 {
-                prefetch(from, start + AHEAD + LANES);
-                narrow(first, load(from, start + LANES, left.saturating_sub(LANES)))
-            } else {
-                _mm512_castps_si512(first)
-            };
+/// `sum` and the products of sixteen pairs of bf16.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn add_pairs(mut sum: __m512, a: __m512i, b: __m512i) -> __m512 {
+    // SAFETY: as of `narrow`.
+    unsafe {
+        asm!("vdpbf16ps {}, {}, {}", inout(zmm_reg) sum, in(zmm_reg) a, in(zmm_reg) b, options(pure, nomem, nostack, preserves_flags))
+    };
+    sum
+}
+
+/// `narrow`, with numbers of both registers in turns.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+pub fn narrow_in_turns(earlier: __m512, later: __m512) -> __m512i {
+    const TURNS: [i16; 2 * LANES] = {
+        let mut turns = [0; 2 * LANES];
+        let mut i = 0;
+        while i < 2 * LANES {
+            turns[i] = (i / 2 + i % 2 * LANES) as i16;
+            i += 1;
         }
-        for (to, units) in to.iter_mut().zip(transposed(rows)) {
-            store(to, units);
+        turns
+    };
+    // SAFETY: the array has the register's size.
+    let turns = unsafe { _mm512_loadu_si512(TURNS.as_ptr().cast()) };
+    _mm512_permutexvar_epi16(turns, narrow(earlier, later))
+}
+
+/// Sixteen units of up to sixteen rows whose numbers are neighbours along `k`, from number `at` on, a register per row; zeros
+/// where there are none.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+pub fn along<const BF16: bool>(a: Operand, first: usize, count: usize, at: usize) -> [__m512i; LANES] {
+    let mut rows = [_mm512_setzero_si512(); LANES];
+    for (row, units) in rows.iter_mut().enumerate().take(count) {
+        let (start, left) = ((first + row) * a.apart + at, a.k - at);
+        prefetch(a.from, start + AHEAD);
+        let low = load(a.from, start, left);
+        *units = if BF16 {
+            prefetch(a.from, start + AHEAD + LANES);
+            narrow(low, load(a.from, start + LANES, left.saturating_sub(LANES)))
+        } else {
+            _mm512_castps_si512(low)
+        };
+    }
+    rows
+}
+
+/// A unit of sixteen rows or columns that are neighbours.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+pub fn across<const BF16: bool>(of: Operand, first: usize, count: usize, unit: usize) -> __m512i {
+    if BF16 {
+        let at = 2 * unit * of.along + first;
+        prefetch(of.from, at + ROWS_AHEAD * of.along);
+        prefetch(of.from, at + (ROWS_AHEAD + 1) * of.along);
+        let earlier = load(of.from, at, if 2 * unit < of.k { count } else { 0 });
+        narrow_in_turns(earlier, load(of.from, at + of.along, if 2 * unit + 1 < of.k { count } else { 0 }))
+    } else {
+        let at = unit * of.along + first;
+        prefetch(of.from, at + ROWS_AHEAD * of.along);
+        _mm512_castps_si512(load(of.from, at, count))
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn pack_rows<const BF16: bool>(to: *mut u32, a: Operand, tiles: Range<usize>) {
+    let units = <Avx512<BF16>>::units(a.k);
+    let first = |tile| <Avx512<BF16>>::first_row(a.count, tile);
+    // A store of sixteen lanes reaches into the next unit of the panel, which is written after it.
+    let store = |panel: *mut u32, unit: usize, height: usize, lanes_: __m512i| unsafe {
+        let at = panel.add(unit * height).cast::<i32>();
+        if unit + LANES < units {
+            _mm512_storeu_si512(at.cast(), lanes_);
+        } else {
+            _mm512_mask_storeu_epi32(at, lanes(height), lanes_);
+        }
+    };
+    if a.along == 1 {
+        for tile in tiles {
+            let (row, height) = (first(tile), first(tile + 1) - first(tile));
+            let panel = unsafe { to.add(row * units) };
+            for unit in (0..units).step_by(LANES) {
+                let rows = along::<BF16>(a, row, height, <Avx512<BF16>>::PER * unit);
+                for (index, lanes) in transposed(rows).into_iter().enumerate().take(units - unit) {
+                    store(panel, unit + index, height, lanes);
+                }
+            }
+        }
+    } else {
+        for unit in (0..units).step_by(TOGETHER) {
+            for tile in tiles.clone() {
+                let (row, height) = (first(tile), first(tile + 1) - first(tile));
+                for unit in unit..units.min(unit + TOGETHER) {
+                    store(unsafe { to.add(row * units) }, unit, height, across::<BF16>(a, row, height, unit));
+                }
+            }
         }
     }
 }
 
-/// Packs strips of `count` columns that are neighbours, `k` rows deep; rows are `stride` apart. Goes row by row through all
-/// strips, since a row's numbers are what lies together in memory.
-///
-/// # Safety
-/// The processor has the instructions ([`available`]).
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub unsafe fn pack_across<const BF16: bool>(strips: &mut [u32], from: &[f32], stride: usize, count: usize, k: usize) {
-    let in_turns: [i16; 2 * LANES] = std::array::from_fn(|i| (i / 2 + i % 2 * LANES) as i16);
-    // SAFETY: the array has the register's size.
-    let in_turns = unsafe { _mm512_loadu_si512(in_turns.as_ptr().cast()) };
-    let (vectors, _) = strips.as_chunks_mut::<LANES>();
-    let per = per_unit(BF16);
-    let units = k.div_ceil(per);
-    for unit in 0..units {
-        for (strip, to) in vectors[unit..].iter_mut().step_by(units).enumerate() {
-            let (at, left) = (per * unit * stride + strip * LANES, count - strip * LANES);
-            prefetch(from, at + ROWS_AHEAD * stride);
-            let first = load(from, at, left);
-            if BF16 {
-                prefetch(from, at + (ROWS_AHEAD + 1) * stride);
-                let later = load(from, at + stride, if 2 * unit + 1 < k { left } else { 0 });
-                store(to, _mm512_permutexvar_epi16(in_turns, narrow(first, later)));
-            } else {
-                store(to, _mm512_castps_si512(first));
+#[target_feature(enable = "avx512f,avx512bw")]
+pub unsafe fn pack_columns<const BF16: bool>(to: &mut [u32], b: Operand) {
+    let (vectors, _) = to.as_chunks_mut::<LANES>();
+    let units = vectors.len() / b.count.div_ceil(LANES);
+    let store = |to: &mut [u32; LANES], units| unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), units) };
+    if b.along == 1 {
+        for (strip, to) in vectors.chunks_exact_mut(units).enumerate() {
+            let (first, count) = (strip * LANES, LANES.min(b.count - strip * LANES));
+            for (block, to) in to.chunks_mut(LANES).enumerate() {
+                let at = <Avx512<BF16>>::PER * LANES * block;
+                for (to, units) in to.iter_mut().zip(transposed(along::<BF16>(b, first, count, at.min(b.k)))) {
+                    store(to, units);
+                }
+            }
+        }
+    } else {
+        // Some rows at a time through all strips, since a row's numbers are what lies together in memory.
+        for unit in (0..units).step_by(TOGETHER) {
+            for (strip, to) in vectors.chunks_exact_mut(units).enumerate() {
+                for (index, to) in to[unit..units.min(unit + TOGETHER)].iter_mut().enumerate() {
+                    store(to, across::<BF16>(b, strip * LANES, LANES.min(b.count - strip * LANES), unit + index));
+                }
             }
         }
     }
 }
 
 /// Sixteen registers of sixteen lanes as the columns of a square: its rows.
+#[inline]
 #[target_feature(enable = "avx512f")]
-fn transposed(rows: [__m512i; LANES]) -> [__m512i; LANES] {
+pub fn transposed(rows: [__m512i; LANES]) -> [__m512i; LANES] {
     let mut by_two = rows;
     for i in (0..LANES).step_by(2) {
         by_two[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
@@ -152,124 +241,80 @@ fn transposed(rows: [__m512i; LANES]) -> [__m512i; LANES] {
     columns
 }
 
-/// All strips of `b`, each of `units` units, and which of those are multiplied.
-pub struct Columns<'a> {
-    pub strips: &'a [u32],
-    pub units: usize,
-    pub some: Range<usize>,
-}
-
-/// `c = scale · a b`, or added to it: `a` in strips of as many units as are multiplied, `c` in rows of `columns` that are `stride`
-/// apart. Then `finish(row, column, ...)`, where the first row is number `row`, for what is in the second-level cache.
-///
-/// # Safety
-/// The processor has the instructions ([`available`]).
-#[target_feature(enable = "avx512f,avx512bf16")]
-pub unsafe fn multiply<const BF16: bool>(
-    (c, columns, stride): (&mut [f32], usize, usize),
-    a: &[u32],
-    Columns { strips, units, some }: Columns,
-    how: How,
-    (row, beside, finish): (usize, &mut [f32], Option<&Finish>),
-) {
-    // What `c` gets from one piece along `k` after the other stays in the second-level cache.
-    for (block, b) in strips.chunks(NEAR * units * LANES).enumerate() {
-        for first in some.clone().step_by(depth(BF16)) {
-            let piece = first * LANES..some.end.min(first + depth(BF16)) * LANES;
-            let a_piece = piece.start - some.start * LANES..piece.end - some.start * LANES;
-            let accumulate = how.accumulate || first > some.start;
-            for (index, b) in b.chunks(STRIPS * units * LANES).enumerate() {
-                let at = (block * NEAR + index * STRIPS) * LANES;
-                let mut b = b.chunks_exact(units * LANES).map(|strip| &strip[piece.clone()]);
-                let strips = [b.next(), b.next(), b.next()].map(Option::unwrap_or_default);
-                for (c, a) in c.chunks_mut(LANES * stride).zip(a.chunks_exact(some.len() * LANES)) {
-                    for (half, c) in c.chunks_mut(ROWS * stride).enumerate() {
-                        let a = &a[a_piece.clone()][half * ROWS..];
-                        let to = Part { c: &mut c[at..], stride, columns: columns - at, accumulate };
-                        match strips {
-                            [x, [], _] => tile::<BF16, _>(to, a, [x], how.scale),
-                            [x, y, []] => tile::<BF16, _>(to, a, [x, y], how.scale),
-                            strips => tile::<BF16, _>(to, a, strips, how.scale),
-                        }
-                    }
-                }
-            }
-        }
-        if let Some(finish) = finish {
-            let first = block * NEAR * LANES;
-            let piece = first..columns.min(first + NEAR * LANES);
-            let mut beside = beside.chunks_mut(stride);
-            for (index, c) in c.chunks_mut(stride).enumerate() {
-                let beside = beside.next().map_or(&mut [][..], |beside| &mut beside[piece.clone()]);
-                finish(row + index, first, &mut c[piece.clone()], beside);
-            }
-        }
-    }
-}
-
-/// Where a tile of sums goes: from the first element of `c` on, up to [`ROWS`] rows and at most `columns`.
-struct Part<'a> {
-    c: &'a mut [f32],
-    stride: usize,
-    columns: usize,
-    accumulate: bool,
-}
-
-#[inline]
-#[target_feature(enable = "avx512f,avx512bf16")]
-fn tile<const BF16: bool, const V: usize>(to: Part<'_>, a: &[u32], b: [&[u32]; V], scale: f32) {
-    let mut sums = [[_mm512_setzero_ps(); V]; ROWS];
-    let units = b[0].len() / LANES;
-    assert!(b.iter().all(|strip| strip.len() == units * LANES) && a.len() + ROWS >= units * LANES && units > 0);
+#[target_feature(enable = "avx512f")]
+unsafe fn multiply<const BF16: bool, const R: usize, const V: usize>(to: Tile) {
+    let mut sums = [[_mm512_setzero_ps(); V]; R];
     if to.accumulate {
         // Asked for now, they are there when the sums are.
-        for row in 0..ROWS {
+        for row in 0..R {
             for strip in 0..V {
-                prefetch(to.c, row * to.stride + strip * LANES);
+                _mm_prefetch::<_MM_HINT_T0>(to.c.wrapping_add(row * to.stride + strip * LANES).cast());
             }
         }
     }
-    for unit in 0..units {
-        // SAFETY: by the check above, strips of `b` have a register at each unit, and `a` eight units.
-        let vectors = b.map(|strip| unsafe { _mm512_loadu_si512(strip.as_ptr().add(unit * LANES).cast()) });
+    let (mut a, mut b) = (to.a, to.b);
+    for _ in 0..to.units {
+        let mut columns = [_mm512_setzero_si512(); V];
+        for (strip, units) in columns.iter_mut().enumerate() {
+            // SAFETY: by the caller: strips and panels have these units.
+            *units = unsafe { _mm512_load_si512(b.add(strip * to.b_apart).cast()) };
+        }
         for (row, sums) in sums.iter_mut().enumerate() {
             // SAFETY: as above.
-            let one = _mm512_set1_epi32(unsafe { *a.get_unchecked(unit * LANES + row) } as i32);
-            for (sum, vector) in sums.iter_mut().zip(vectors) {
+            let one = _mm512_set1_epi32(unsafe { *a.add(row) } as i32);
+            for (sum, column) in sums.iter_mut().zip(columns) {
                 *sum = if BF16 {
-                    // SAFETY: registers of one size.
-                    let pairs = |register| unsafe { std::mem::transmute::<__m512i, __m512bh>(register) };
-                    _mm512_dpbf16_ps(*sum, pairs(one), pairs(vector))
+                    add_pairs(*sum, one, column)
                 } else {
-                    _mm512_fmadd_ps(_mm512_castsi512_ps(one), _mm512_castsi512_ps(vector), *sum)
+                    _mm512_fmadd_ps(_mm512_castsi512_ps(one), _mm512_castsi512_ps(column), *sum)
                 };
             }
         }
+        // SAFETY: as above.
+        unsafe { (a, b) = (a.add(R), b.add(LANES)) };
     }
-    let scale = _mm512_set1_ps(scale);
-    // A whole tile goes straight from its registers; masked stores cost much more, also if they store all.
-    if to.columns >= V * LANES && to.c.len() >= (ROWS - 1) * to.stride + V * LANES {
-        for (row, sums) in sums.into_iter().enumerate() {
-            for (strip, sum) in sums.into_iter().enumerate() {
-                // SAFETY: by the check above there is room for whole registers in all rows.
-                unsafe {
-                    let c = to.c.as_mut_ptr().add(row * to.stride + strip * LANES);
-                    let before = if to.accumulate { _mm512_loadu_ps(c) } else { _mm512_setzero_ps() };
-                    _mm512_storeu_ps(c, _mm512_fmadd_ps(sum, scale, before));
-                }
+    // Whole registers go straight to the result; masked stores cost much more, also if they store all.
+    unsafe {
+        if to.columns == V * LANES {
+            write::<R, V, true>(&to, sums);
+        } else {
+            write::<R, V, false>(&to, sums);
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn write<const R: usize, const V: usize, const WHOLE: bool>(to: &Tile, sums: [[__m512; V]; R]) {
+    let scale = _mm512_set1_ps(to.scale);
+    for (row, sums) in sums.into_iter().enumerate() {
+        for (strip, sum) in sums.into_iter().enumerate() {
+            // SAFETY: by the caller there is room for so many rows and columns; other lanes are masked off.
+            unsafe {
+                write_lanes::<WHOLE>(
+                    to,
+                    to.c.add(row * to.stride + strip * LANES),
+                    to.columns - strip * LANES,
+                    sum,
+                    scale,
+                )
             }
         }
-        return;
     }
-    for (sums, c) in sums.into_iter().zip(to.c.chunks_mut(to.stride)) {
-        for (strip, sum) in sums.into_iter().enumerate() {
-            let at = strip * LANES;
-            let columns = (to.columns - at).min(c.len() - at);
-            let c = &mut c[at..];
-            let before = if to.accumulate { load(c, 0, columns) } else { _mm512_setzero_ps() };
-            let all = _mm512_fmadd_ps(sum, scale, before);
-            // SAFETY: lanes beyond the row's end are masked off.
-            unsafe { _mm512_mask_storeu_ps(c.as_mut_ptr(), lanes(columns), all) }
-        }
+}
+
+/// `c = sum · scale`, or added to it, for up to sixteen columns.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub unsafe fn write_lanes<const WHOLE: bool>(to: &Tile, c: *mut f32, columns: usize, sum: __m512, scale: __m512) {
+    let mask = if WHOLE { !0 } else { lanes(columns) };
+    unsafe {
+        let before = match to.accumulate {
+            true if WHOLE => _mm512_loadu_ps(c),
+            true => _mm512_maskz_loadu_ps(mask, c),
+            false => _mm512_setzero_ps(),
+        };
+        let all = _mm512_fmadd_ps(sum, scale, before);
+        if WHOLE { _mm512_storeu_ps(c, all) } else { _mm512_mask_storeu_ps(c, mask, all) }
     }
 }

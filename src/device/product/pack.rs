@@ -1,0 +1,133 @@
+//! What blocks and kernels share: the form of packed operands, and the order of sums.
+
+use super::blocked::Vector;
+
+/// Columns of a strip of `b`: the 32-bit lanes of an AVX-512 register, a row of an AMX tile.
+pub const LANES: usize = 16;
+
+/// Most units of a piece: a tile's two strips of so many stay in a first-level cache of 32 KiB or more.
+const DEPTH: usize = 256;
+
+/// Units of a piece along `k`: each is summed on its own and then added to the result. The bits of a product depend on it, so it
+/// depends on nothing but the length.
+pub fn depth(units: usize) -> usize {
+    units.div_ceil(units.div_ceil(DEPTH)).next_multiple_of(LANES)
+}
+
+/// `count` rows of `a`, or columns of `b`, that are `apart` one from the next, of `k` numbers each that are `along` apart: one
+/// of the two distances is 1.
+#[derive(Clone, Copy)]
+pub struct Operand<'a> {
+    pub from: &'a [f32],
+    pub apart: usize,
+    pub along: usize,
+    pub count: usize,
+    pub k: usize,
+}
+
+impl Operand<'_> {
+    /// At most `count` rows or columns from `first` on, of each at most `k` numbers from `start` on.
+    pub fn part(self, first: usize, count: usize, start: usize, k: usize) -> Self {
+        let from = &self.from[first * self.apart + start * self.along..];
+        Self { from, count: count.min(self.count - first), k: k.min(self.k - start), ..self }
+    }
+}
+
+/// A tile of the result and the packed pieces that it is made of.
+pub struct Tile {
+    /// Its first element; rows are `stride` apart.
+    pub c: *mut f32,
+    pub stride: usize,
+    pub rows: usize,
+    pub columns: usize,
+    /// Add to what is there.
+    pub accumulate: bool,
+    pub scale: f32,
+    /// Rows of `a`, from the piece's first unit on; where rows lie in several panels, these are `a_apart` apart.
+    pub a: *const u32,
+    pub a_apart: usize,
+    /// Strips of `b`, from the piece's first unit on, `b_apart` apart.
+    pub b: *const u32,
+    pub b_apart: usize,
+    pub units: usize,
+}
+
+/// Multiplies tiles, and packs operands as it wants to find them.
+///
+/// A *unit* is 32 bits of packed numbers that are neighbours along `k`. Strips of `b` are `[units, LANES]`, panels of `a`
+/// `[units, rows]` or as the kernel wants; what is missing is zero.
+pub trait Kernel: Copy + Send + Sync {
+    /// Numbers in a unit.
+    const PER: usize;
+    /// Most rows and strips of a tile.
+    const ROWS: usize;
+    const STRIPS: usize;
+    /// Most rows of `a`, and units of them, that are packed at a time: half of a second-level cache.
+    const BLOCK: usize;
+    const UNITS: usize;
+
+    /// Units of `k` numbers.
+    fn units(k: usize) -> usize {
+        k.div_ceil(Self::PER)
+    }
+
+    /// See [`depth`].
+    fn depth(units: usize) -> usize {
+        depth(units)
+    }
+
+    /// Rows as they are packed.
+    fn padded(rows: usize) -> usize {
+        rows
+    }
+
+    /// Rows of a panel, for a tile of `rows`.
+    fn panel(rows: usize) -> usize {
+        rows
+    }
+
+    /// The first row of tile `index`: rows are shared evenly, so that none is left with few.
+    fn first_row(rows: usize, index: usize) -> usize {
+        index * rows / rows.div_ceil(Self::ROWS)
+    }
+
+    /// Packs rows of `a` whose tiles are `tiles`, all of one block's if it is cut into those of `rows` rows.
+    ///
+    /// # Safety
+    /// The processor has the kernel's instructions, and `to` has room for `padded(rows) * units(k)`, zeroed or not.
+    unsafe fn pack_rows(self, to: *mut u32, a: Operand, tiles: std::ops::Range<usize>);
+
+    /// Packs columns of `b` as strips.
+    ///
+    /// # Safety
+    /// The processor has the kernel's instructions, and `to` has room for the strips.
+    unsafe fn pack_columns(self, to: &mut [u32], b: Operand);
+
+    /// Called by a thread before its tiles, and after them.
+    ///
+    /// # Safety
+    /// The processor has the kernel's instructions.
+    unsafe fn begin(self) {}
+    /// # Safety
+    /// As of [`Self::begin`].
+    unsafe fn end(self) {}
+
+    /// `c = scale · a b`, or added to it.
+    ///
+    /// # Safety
+    /// The processor has the kernel's instructions, and all that `tile` names is there.
+    unsafe fn tile(self, tile: Tile);
+}
+
+/// Vectors that a thread makes room for when it first packs: enough for any block, so that it does not matter which product a
+/// thread meets first.
+const ROOM: usize = 1 << 14;
+
+/// Room for `units` in a buffer that grows where it is too short.
+pub fn at_least(buffer: &mut Vec<Vector>, units: usize) -> &mut [u32] {
+    let vectors = units.div_ceil(LANES);
+    if buffer.len() < vectors {
+        buffer.resize(vectors.max(ROOM), Vector::default());
+    }
+    bytemuck::cast_slice_mut(&mut buffer[..vectors])
+}

@@ -1,0 +1,177 @@
+//! Products against f64, against their order of sums spelled out, and against themselves on other threads.
+
+use half::bf16;
+
+use super::pack::depth;
+use super::*;
+use crate::random::{Purpose, Random};
+
+const ALL: [Operands; 3] = [Operands::F32, Operands::Bf16, Operands::Bf16Tiles];
+
+/// Odd sizes leave partial units, strips, panels, tiles, blocks and pieces along `k`.
+const SIZES: [(usize, usize, usize); 10] = [
+    (1, 1, 1),
+    (7, 5, 3),
+    (8, 48, 32),
+    (17, 33, 31),
+    (100, 200, 64),
+    (9, 65, 700),
+    (130, 16, 322),
+    (300, 20, 1100),
+    (33, 450, 260),
+    (27, 40, 513),
+];
+
+fn draw(len: usize, index: u64) -> Vec<f32> {
+    let mut random = Random::new(1, Purpose::Test, 0, index);
+    (0..len).map(|_| random.normal()).collect()
+}
+
+/// Those of the forward pass and of both gradients.
+fn layouts((m, n, k): (usize, usize, usize)) -> [(Strides, Strides); 3] {
+    [
+        (Strides::row_major(k), Strides::row_major(k).transposed()),
+        (Strides::row_major(k), Strides::row_major(n)),
+        (Strides::row_major(m).transposed(), Strides::row_major(n)),
+    ]
+}
+
+fn at(operands: Operands, of: &[f32], strides: Strides, row: usize, column: usize) -> f32 {
+    let number = of[row * strides.rows + column * strides.columns];
+    let rounded = |number: f32| if number.is_subnormal() { 0.0 } else { number };
+    if operands == Operands::F32 { number } else { rounded(bf16::from_f32(number).to_f32()) }
+}
+
+/// What remains against f64 sums of the rounded operands is the f32 sums' own error.
+#[test]
+fn products_are_exact_but_for_the_sums() {
+    for operands in ALL {
+        for sizes in SIZES {
+            let (m, n, k) = sizes;
+            let (a, b, before) = (draw(m * k, 0), draw(k * n, 1), draw(m * n, 2));
+            for ((a_strides, b_strides), accumulate) in layouts(sizes).into_iter().zip([false, true, true]) {
+                let run = |parallel| {
+                    let (mut c, how) = (before.clone(), How { operands, scale: 0.5, accumulate, parallel });
+                    product(sizes, (&mut c, Strides::row_major(n)), (&a, a_strides), (&b, b_strides), how);
+                    c
+                };
+                let c = run(false);
+                assert_eq!(c, run(true), "threads change bits at {sizes:?}");
+                for (index, found) in c.into_iter().enumerate() {
+                    let (row, column) = (index / n, index % n);
+                    let at = |of, strides, row, column| f64::from(at(operands, of, strides, row, column));
+                    let terms = || (0..k).map(|i| at(&a, a_strides, row, i) * at(&b, b_strides, i, column));
+                    let start = if accumulate { f64::from(before[index]) } else { 0.0 };
+                    let expected = start + 0.5 * terms().sum::<f64>();
+                    let magnitude = start.abs() + 0.5 * terms().map(f64::abs).sum::<f64>();
+                    let error = (f64::from(found) - expected).abs() / magnitude;
+                    assert!(error < 1e-6, "{operands:?} {sizes:?}, element ({row}, {column}): {found} for {expected}");
+                }
+            }
+        }
+    }
+}
+
+/// The sum of a piece, term by term as the orders are defined.
+fn piece(operands: Operands, terms: &[(f32, f32)]) -> f32 {
+    let chain =
+        |sum: f32, terms: &mut dyn Iterator<Item = &(f32, f32)>| terms.fold(sum, |sum, (a, b)| a.mul_add(*b, sum));
+    match operands {
+        Operands::F32 => chain(0.0, &mut terms.iter()),
+        Operands::Bf16 => terms.chunks(2).fold(0.0, |sum, pair| chain(sum, &mut pair.iter().rev())),
+        Operands::Bf16Tiles => terms.chunks(32).fold(0.0, |sum, tile| {
+            let even = chain(0.0, &mut tile.iter().step_by(2));
+            sum + (even + chain(0.0, &mut tile.iter().skip(1).step_by(2)))
+        }),
+    }
+}
+
+/// So the bits are the same whichever instructions multiply: the order is spelled out here without any of them.
+#[test]
+fn sums_have_one_order() {
+    for operands in ALL {
+        let kernels: &[fn(Product)] = match operands {
+            Operands::F32 => &[product_then, |product| blocked::product(Lanes::<{ Order::Plain as u8 }>, product)],
+            Operands::Bf16 => &[product_then, |product| blocked::product(Lanes::<{ Order::Pairs as u8 }>, product)],
+            Operands::Bf16Tiles => {
+                &[product_then, |product| blocked::product(Lanes::<{ Order::Tiles as u8 }>, product)]
+            }
+        };
+        for sizes in SIZES {
+            let (m, n, k) = sizes;
+            let (mut a, b, before) = (draw(m * k, 0), draw(k * n, 1), draw(m * n, 2));
+            a[0] = 1e-39;
+            let numbers = match operands {
+                Operands::F32 => depth(k),
+                Operands::Bf16 => 2 * depth(k.div_ceil(2)),
+                Operands::Bf16Tiles => 2 * depth(k.next_multiple_of(32) / 2),
+            };
+            for ((a_strides, b_strides), accumulate) in layouts(sizes).into_iter().zip([false, true, true]) {
+                let expected: Vec<u32> = (0..m * n)
+                    .map(|index| {
+                        let term =
+                            |i| (at(operands, &a, a_strides, index / n, i), at(operands, &b, b_strides, i, index % n));
+                        let terms: Vec<_> = (0..k).map(term).collect();
+                        let start = if accumulate { before[index] } else { 0.0 };
+                        let add = |c, terms| piece(operands, terms).mul_add(0.3, c);
+                        terms.chunks(numbers).fold(start, add).to_bits()
+                    })
+                    .collect();
+                for (which, kernel) in kernels.iter().enumerate() {
+                    for parallel in [false, true] {
+                        let mut c = before.clone();
+                        kernel(Product {
+                            sizes,
+                            c: (&mut c, n),
+                            a: (&a, a_strides),
+                            b: (&b, b_strides),
+                            how: How { operands, scale: 0.3, accumulate, parallel },
+                            beside: &mut [],
+                            finish: None,
+                        });
+                        let found: Vec<u32> = c.into_iter().map(f32::to_bits).collect();
+                        let differ = found.iter().zip(&expected).filter(|(found, expected)| found != expected).count();
+                        assert!(differ == 0, "{operands:?} {sizes:?}, kernel {which}: {differ} of {} differ", m * n);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Every element is finished once, after the whole product, in its place; what lies between rows stays.
+#[test]
+fn products_are_finished_piece_by_piece() {
+    for (operands, (m, n, k)) in
+        ALL.into_iter().flat_map(|operands| [(300, 210, 20), (40, 600, 0)].map(|sizes| (operands, sizes)))
+    {
+        let stride = n + 3;
+        let (a, b) = ((draw(m * k, 0), Strides::row_major(k)), (draw(k * n, 1), Strides::row_major(n)));
+        let how = |parallel| How { operands, scale: 1.0, accumulate: false, parallel };
+        let mut plain = vec![7.0; m * stride];
+        product((m, n, k), (&mut plain, Strides::row_major(stride)), (&a.0, a.1), (&b.0, b.1), how(false));
+        for parallel in [false, true] {
+            let (mut c, mut beside) = (vec![7.0; m * stride], vec![0.0; m * stride]);
+            let finish = |row: usize, column: usize, c: &mut [f32], beside: &mut [f32]| {
+                for (index, (c, beside)) in c.iter_mut().zip(beside).enumerate() {
+                    *beside += *c + (row * n + column + index) as f32;
+                    *c = -*c;
+                }
+            };
+            product_then(Product {
+                sizes: (m, n, k),
+                c: (&mut c, stride),
+                a: (&a.0, a.1),
+                b: (&b.0, b.1),
+                how: how(parallel),
+                beside: &mut beside,
+                finish: Some(&finish),
+            });
+            for (index, plain) in plain.iter().enumerate() {
+                let (row, column) = (index / stride, index % stride);
+                let expected = if column < n { (-plain, plain + (row * n + column) as f32) } else { (7.0, 0.0) };
+                assert_eq!((c[index], beside[index]), expected, "({row}, {column})");
+            }
+        }
+    }
+}
