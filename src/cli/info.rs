@@ -6,6 +6,7 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::device::cuda::{Gpu, kernels};
+use crate::device::isa;
 
 /// Show version, devices, CPU features and compiled kernels
 #[derive(Args)]
@@ -16,7 +17,7 @@ impl Info {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let rows = [
             ["version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()],
-            ["cpu".to_owned(), format!("{cores} threads, {}", cpu_features().join(" "))],
+            ["cpu".to_owned(), format!("{cores} threads, {}; used: {}", cpu_features().join(" "), isa::level())],
             ["gpu".to_owned(), gpus()],
             ["kernels".to_owned(), compiled()],
         ];
@@ -41,6 +42,9 @@ fn cpu_features() -> Vec<&'static str> {
         ("avx2", is_x86_feature_detected!("avx2")),
         ("fma", is_x86_feature_detected!("fma")),
         ("avx512f", is_x86_feature_detected!("avx512f")),
+        ("avx512bw", is_x86_feature_detected!("avx512bw")),
+        ("avx512dq", is_x86_feature_detected!("avx512dq")),
+        ("avx512vl", is_x86_feature_detected!("avx512vl")),
         ("avx512bf16", is_x86_feature_detected!("avx512bf16")),
     ];
     #[cfg(target_arch = "aarch64")]

@@ -13,6 +13,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::device::isa;
+
 /// Trains FLIP: CLIP with most of the image patches left out, at a fraction of the cost.
 ///
 /// Without any data of your own: `flipk train` trains a small model on the emoji inside the program, in about five
@@ -48,7 +50,12 @@ fn told(error: &anyhow::Error) -> String {
 
 /// Runs the program. The exit code is 0 on success, 1 on failure, 2 for a wrong command line.
 pub fn main() -> ExitCode {
-    let done = match Cli::parse().command {
+    let command = Cli::parse().command;
+    if let Err(problem) = isa::chosen() {
+        eprintln!("error: {problem}");
+        return ExitCode::FAILURE;
+    }
+    let done = match command {
         Command::Train(command) => command.run(),
         Command::Eval(command) => command.run(),
         Command::Verify(command) => command.run(),

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 mod cpu;
 pub mod cuda;
+pub mod isa;
 pub(crate) mod product;
 
 pub use cpu::{Cpu, CpuMemory};

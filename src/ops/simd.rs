@@ -6,19 +6,32 @@
 /// Lanes of every reduction: one AVX-512 register.
 pub const LANES: usize = 16;
 
-/// Runs `body` compiled for the widest vectors that this processor has. `body` and what it calls must be
-/// `#[inline(always)]` to profit, and loop by `for`: what an iterator's `for_each` does may stay a function of its own.
+/// Runs `body` compiled for the widest vectors that this process uses ([`crate::device::isa`]). `body` and what it calls must
+/// be `#[inline(always)]` to profit, and loop by `for`: what an iterator's `for_each` does may stay a function of its own.
 #[inline(always)]
 pub fn wide<R>(body: impl FnOnce() -> R) -> R {
-    struct Call<F>(F);
-    impl<R, F: FnOnce() -> R> pulp::NullaryFnOnce for Call<F> {
-        type Output = R;
-        #[inline(always)]
-        fn call(self) -> R {
-            (self.0)()
+    #[cfg(target_arch = "x86_64")]
+    {
+        use crate::device::isa::{Isa, level};
+
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+        fn avx512<R>(body: impl FnOnce() -> R) -> R {
+            body()
+        }
+        #[target_feature(enable = "avx2,fma")]
+        fn avx2<R>(body: impl FnOnce() -> R) -> R {
+            body()
+        }
+        match level() {
+            // SAFETY: this processor has the instructions: `level` is never one that is not there.
+            Isa::Avx512 => unsafe { avx512(body) },
+            // SAFETY: as above.
+            Isa::Avx2 => unsafe { avx2(body) },
+            Isa::Portable => body(),
         }
     }
-    pulp::Arch::new().dispatch(Call(body))
+    #[cfg(not(target_arch = "x86_64"))]
+    body()
 }
 
 /// `Σ term(index)` over `0..len` elements taken lane by lane, in a fixed order.

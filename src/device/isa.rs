@@ -1,0 +1,109 @@
+//! Which of the processor's vector instructions the CPU ops use. Results are the same to the bit with each: the variable
+//! `FLIPK_CPU` is there to check that, and to measure.
+
+use std::fmt;
+use std::sync::OnceLock;
+
+/// The instruction sets that code is compiled for, from the narrowest on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Isa {
+    /// What every processor of this architecture has: SSE2 or NEON.
+    Portable,
+    /// AVX2 with fused multiply-adds.
+    Avx2,
+    /// AVX-512 with bytes, words and shorter vectors (F, BW, DQ, VL).
+    Avx512,
+}
+
+impl Isa {
+    /// All of them, from the narrowest on.
+    pub const ALL: [Self; 3] = [Self::Portable, Self::Avx2, Self::Avx512];
+
+    /// As `FLIPK_CPU` spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Portable => "portable",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+        }
+    }
+
+    /// Whether this processor has it.
+    pub fn is_there(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        let avx2 = || is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+        #[cfg(target_arch = "x86_64")]
+        let there = match self {
+            Self::Portable => true,
+            Self::Avx2 => avx2(),
+            Self::Avx512 => {
+                avx2()
+                    && is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vl")
+            }
+        };
+        #[cfg(not(target_arch = "x86_64"))]
+        let there = self == Self::Portable;
+        there
+    }
+
+    /// The widest that this processor has.
+    pub fn best() -> Self {
+        Self::ALL.into_iter().rev().find(|isa| isa.is_there()).unwrap_or(Self::Portable)
+    }
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The variable that chooses an instruction set.
+pub const VARIABLE: &str = "FLIPK_CPU";
+
+/// What `word`, the value of [`VARIABLE`], asks for; the best there is without one.
+fn asked(word: Option<&str>) -> Result<Isa, String> {
+    let Some(word) = word.filter(|word| !word.is_empty()) else { return Ok(Isa::best()) };
+    let named = Isa::ALL.into_iter().find(|isa| isa.name() == word);
+    let isa = named.ok_or_else(|| format!("{VARIABLE}={word}: known are avx512, avx2 and portable"))?;
+    match isa.is_there() {
+        true => Ok(isa),
+        false => Err(format!("{VARIABLE}={word}: this processor has at most {}", Isa::best())),
+    }
+}
+
+/// The instruction set of this process, or what is wrong with [`VARIABLE`]. Read once.
+///
+/// # Errors
+/// An unknown word, or an instruction set that this processor lacks.
+pub fn chosen() -> Result<Isa, &'static str> {
+    static CHOSEN: OnceLock<Result<Isa, String>> = OnceLock::new();
+    let word = || std::env::var_os(VARIABLE).map(|word| word.to_string_lossy().into_owned());
+    CHOSEN.get_or_init(|| asked(word().as_deref())).as_ref().map(|isa| *isa).map_err(String::as_str)
+}
+
+/// The instruction set of this process: the best where [`VARIABLE`] is wrong, which the program says at its start.
+#[inline]
+pub(crate) fn level() -> Isa {
+    chosen().unwrap_or_else(|_| Isa::best())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_instruction_sets_that_are_there() {
+        assert_eq!(asked(Some("portable")), Ok(Isa::Portable));
+        assert_eq!(asked(None), Ok(Isa::best()));
+        assert_eq!(asked(Some("")), Ok(Isa::best()));
+        assert!(Isa::best().is_there());
+        for isa in Isa::ALL {
+            assert_eq!(asked(Some(isa.name())).is_ok(), isa.is_there(), "{isa}");
+        }
+        assert!(asked(Some("sse9")).unwrap_err().contains("FLIPK_CPU=sse9: known are avx512, avx2 and portable"));
+    }
+}
