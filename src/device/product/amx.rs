@@ -9,6 +9,7 @@ use std::ops::Range;
 use std::sync::LazyLock;
 
 use super::avx512::{across, along, pack_columns, transposed, write_lanes};
+use super::avx512_bf16;
 use super::pack::{Kernel, LANES, Operand, Tile};
 
 /// Units of a tile, which are 32 bits of a row: two numbers.
@@ -22,10 +23,7 @@ pub fn available() -> bool {
     static AVAILABLE: LazyLock<bool> = LazyLock::new(|| {
         // CPUID 7, EDX: AMX-BF16 and AMX-TILE.
         let tiles = __cpuid_count(7, 0).edx & (1 << 22 | 1 << 24) == (1 << 22 | 1 << 24);
-        let others = is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512bf16");
-        tiles && others && permitted()
+        tiles && avx512_bf16() && permitted()
     });
     *AVAILABLE
 }

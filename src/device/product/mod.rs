@@ -16,6 +16,9 @@ mod tests;
 
 use lanes::{Lanes, Order};
 
+#[cfg(target_arch = "x86_64")]
+use super::isa::{Isa, level};
+
 /// Element `(i, j)` lies at `i * rows + j * columns`.
 #[derive(Clone, Copy)]
 pub struct Strides {
@@ -63,19 +66,21 @@ impl Operands {
     }
 }
 
+/// Whether this process uses AVX-512.
 #[cfg(target_arch = "x86_64")]
 fn avx512() -> bool {
-    is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw")
+    level() == Isa::Avx512
 }
 
 #[cfg(target_arch = "x86_64")]
 fn avx512_bf16() -> bool {
-    avx512() && is_x86_feature_detected!("avx512bf16")
+    Isa::Avx512.is_there() && is_x86_feature_detected!("avx512bf16")
 }
 
+/// Whether this process uses AVX2.
 #[cfg(target_arch = "x86_64")]
 fn avx2() -> bool {
-    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
+    level() >= Isa::Avx2
 }
 
 /// How a product is combined and who computes it.
@@ -136,9 +141,9 @@ pub fn product_then(operands: Product<'_>) {
         #[cfg(target_arch = "x86_64")]
         Operands::F32 if avx512() => blocked::product(avx512::Avx512::<false>, operands),
         #[cfg(target_arch = "x86_64")]
-        Operands::Bf16 if avx512_bf16() => blocked::product(avx512::Avx512::<true>, operands),
+        Operands::Bf16 if avx512() && avx512_bf16() => blocked::product(avx512::Avx512::<true>, operands),
         #[cfg(target_arch = "x86_64")]
-        Operands::Bf16Tiles if amx::available() => blocked::product(amx::Amx, operands),
+        Operands::Bf16Tiles if avx512() && amx::available() => blocked::product(amx::Amx, operands),
         Operands::F32 => blocked::product(Lanes::<{ Order::Plain as u8 }>, operands),
         Operands::Bf16 => blocked::product(Lanes::<{ Order::Pairs as u8 }>, operands),
         Operands::Bf16Tiles => blocked::product(Lanes::<{ Order::Tiles as u8 }>, operands),
