@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 mod cpu;
 pub mod cuda;
 pub mod isa;
-pub(crate) mod product;
+pub mod product;
 
 pub use cpu::{Cpu, CpuMemory};
 pub use cuda::Cuda;

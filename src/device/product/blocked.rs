@@ -1,7 +1,7 @@
 //! How a product is cut into pieces that fit the caches, and shared among threads; what multiplies them is a [`Kernel`].
 //!
-//! Both operands are packed. One is packed whole by all threads, for as much of `k` at a time as [`SHARED_BYTES`] hold; of the
-//! other one each thread packs a block just before it is multiplied. Nothing here decides in what order numbers are added: that
+//! Both operands are packed. One is packed whole for as much of `k` at a time as fits: by each thread for itself where it is
+//! small, else by all together. Of the other one each thread packs a block just before it is multiplied. Nothing here decides in what order numbers are added: that
 //! is up to [`Kernel::depth`] and the kernel alone.
 
 use std::cell::Cell;
@@ -15,6 +15,11 @@ const NEAR: usize = 12;
 
 /// What the operand that is packed whole may take at a time: more would come from memory, again for each block.
 const SHARED_BYTES: usize = 8 << 20;
+
+/// What an operand may take at a time that each thread packs whole for itself: half of a second-level cache.
+const OWN_BYTES: usize = 1 << 20;
+/// Parts of a thread, at most: more level out what one thread is held up.
+const PARTS: usize = 4;
 
 /// Strips or tiles that are packed by one thread at a time, at least.
 const GRAIN: usize = 4;
@@ -40,7 +45,19 @@ pub fn product<K: Kernel>(kernel: K, operands: Product<'_>) {
     let job = Job { kernel, a, b, units, depth: K::depth(units), how, out: Out::new(c, stride, beside), finish };
     // Few rows are packed whole; else that is what becomes of the columns.
     let by_columns = m <= K::BLOCK && m < n;
-    let across = if by_columns { K::padded(m) } else { n.next_multiple_of(LANES) };
+    let (across, few, many) = if by_columns { (K::padded(m), m, n) } else { (n.next_multiple_of(LANES), n, m) };
+    let chunk = (K::UNITS / job.depth).max(1) * job.depth;
+    if few * threads <= 2 * many && size_of::<u32>() * across * chunk.min(units) <= OWN_BYTES {
+        // Rather packed by each thread for itself than handed from one's cache to the other's.
+        let parts = threads * (2 * many / few / threads).clamp(1, PARTS);
+        for_parts(how.parallel, 0..parts, 1, &|parts_| {
+            for part in parts_ {
+                // SAFETY: parts of the result lie apart, and so do the buffers of threads; the processor has the instructions.
+                unsafe { job.part(by_columns, across, chunk, part, parts) };
+            }
+        });
+        return;
+    }
     let most = (SHARED_BYTES / size_of::<u32>() / across / job.depth).max(1) * job.depth;
     let mut shared = SHARED.take();
     for start in (0..units).step_by(most) {
@@ -54,15 +71,14 @@ pub fn product<K: Kernel>(kernel: K, operands: Product<'_>) {
                 job.pack_a(at, 0..m, &some, tiles)
             });
             let groups = n.div_ceil(NEAR * LANES).next_multiple_of(threads).min(n.div_ceil(2 * LANES));
-            let first = |group: usize| (group * n / groups).next_multiple_of(2 * LANES).min(n);
-            for_parts(how.parallel, 0..groups, 1, &|groups| unsafe {
-                groups.for_each(|group| job.columns(at, &some, first(group)..first(group + 1)));
+            for_parts(how.parallel, 0..groups, 1, &|groups_| unsafe {
+                groups_.for_each(|group| job.columns(at, &some, evenly(n, group, groups, 2 * LANES)));
             });
         } else {
             for_parts(how.parallel, 0..n.div_ceil(LANES), GRAIN, &|strips| unsafe { job.pack_b(at, &some, strips) });
             let blocks = m.div_ceil(K::BLOCK).next_multiple_of(threads).min(m.div_ceil(K::ROWS));
             for_parts(how.parallel, 0..blocks, 1, &|blocks_| unsafe {
-                blocks_.for_each(|block| job.rows(at, &some, block * m / blocks..(block + 1) * m / blocks));
+                blocks_.for_each(|block| job.rows(at, &some, evenly(m, block, blocks, 1)));
             });
         }
     }
@@ -77,6 +93,12 @@ fn for_parts(parallel: bool, all: Range<usize>, grain: usize, body: &(impl Fn(Ra
     let half = all.start + all.len() / 2;
     let (low, high) = (all.start..half, half..all.end);
     rayon::join(|| for_parts(true, low, grain, body), || for_parts(true, high, grain, body));
+}
+
+/// Part `index` of `parts` of `0..len`, which begins at a multiple of `grain`.
+fn evenly(len: usize, index: usize, parts: usize, grain: usize) -> Range<usize> {
+    let first = |index: usize| (index * len / parts).next_multiple_of(grain).min(len);
+    first(index)..first(index + 1)
 }
 
 /// A buffer that threads write different parts of.
@@ -137,6 +159,36 @@ impl<K: Kernel> Job<'_, K> {
             let to = std::slice::from_raw_parts_mut(to.0.add(strips.start * each), strips.len() * each);
             self.kernel.pack_columns(to, part);
         }
+    }
+
+    /// Part `index` of `parts` of the larger operand times all of the other one, packing both.
+    unsafe fn part(&self, by_columns: bool, across: usize, chunk: usize, index: usize, parts: usize) {
+        let mut shared = SHARED.take();
+        for start in (0..self.units).step_by(chunk) {
+            let some = start..self.units.min(start + chunk);
+            let at = Shared(at_least(&mut shared, across * some.len()).as_mut_ptr());
+            unsafe {
+                if by_columns {
+                    let rows = self.a.count;
+                    self.pack_a(at, 0..rows, &some, 0..rows.div_ceil(K::ROWS));
+                    let columns = evenly(self.b.count, index, parts, 2 * LANES);
+                    let groups = columns.len().div_ceil(NEAR * LANES);
+                    for group in 0..groups {
+                        let part = evenly(columns.len(), group, groups, 2 * LANES);
+                        self.columns(at, &some, columns.start + part.start..columns.start + part.end);
+                    }
+                } else {
+                    self.pack_b(at, &some, 0..self.b.count.div_ceil(LANES));
+                    let rows = evenly(self.a.count, index, parts, 1);
+                    let blocks = rows.len().div_ceil(K::BLOCK);
+                    for block in 0..blocks {
+                        let part = evenly(rows.len(), block, blocks, 1);
+                        self.rows(at, &some, rows.start + part.start..rows.start + part.end);
+                    }
+                }
+            }
+        }
+        SHARED.set(shared);
     }
 
     /// A block of rows, from strips of `b` that are packed.

@@ -1,0 +1,220 @@
+//! Matrix products in the shapes of a training step, beside the `gemm` crate and, where it is named, Intel's MKL.
+//!
+//!     cargo bench --bench products                     all shapes
+//!     cargo bench --bench products -- b16              those of one model
+//!     FLIPK_BENCH_MKL=/path/to/libmkl_rt.so.3 cargo bench --bench products      (tools/peers/products does that)
+//!
+//! All take turns in one process, each for some milliseconds, the order reversed every time, since the speed of a shared machine
+//! changes within seconds. GFLOP/s of the median call, and of the best one in brackets. Products in bf16 round their operands from
+//! f32, as a step does; those of MKL and `gemm` are in f32.
+
+use std::env;
+use std::ffi::c_int;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use flipk::device::product::{How, Operands, Strides, product};
+use flipk::random::{Purpose, Random};
+
+const TURN: Duration = Duration::from_millis(12);
+const TURNS: usize = 12;
+/// Other libraries' threads spin for a while after a call; nothing is timed meanwhile.
+const QUIET: Duration = Duration::from_millis(3);
+
+/// The layouts of a linear layer's three products.
+#[derive(Clone, Copy)]
+enum Kind {
+    /// `y = x Wᵀ`
+    Forward,
+    /// `dx = dy W`
+    Inputs,
+    /// `dW = dyᵀ x`
+    Weights,
+}
+
+use Kind::{Forward, Inputs, Weights};
+
+/// Model, kind, and `m`, `n`, `k` of `c[m, n] = a[m, k] b[k, n]`; batches of 16, 64 and 256 at mask ratio 0.5.
+const SHAPES: [(&str, Kind, [usize; 3]); 29] = [
+    ("b16", Forward, [1584, 3072, 768]),
+    ("b16", Forward, [1584, 768, 3072]),
+    ("b16", Forward, [1584, 2304, 768]),
+    ("b16", Forward, [1584, 768, 768]),
+    ("b16", Inputs, [1584, 768, 3072]),
+    ("b16", Inputs, [1584, 3072, 768]),
+    ("b16", Weights, [3072, 768, 1584]),
+    ("b16", Weights, [768, 3072, 1584]),
+    ("b16", Weights, [2304, 768, 1584]),
+    ("b16 text", Forward, [512, 1536, 512]),
+    ("b16 text", Forward, [512, 512, 2048]),
+    ("b16 text, last block", Forward, [16, 512, 512]),
+    ("b16 text, last block", Forward, [16, 2048, 512]),
+    ("small", Forward, [2112, 768, 192]),
+    ("small", Forward, [2112, 192, 768]),
+    ("small", Inputs, [2112, 192, 768]),
+    ("small", Weights, [768, 192, 2112]),
+    ("small", Weights, [192, 768, 2112]),
+    ("small", Weights, [192, 192, 2112]),
+    ("tiny", Forward, [4864, 512, 128]),
+    ("tiny", Forward, [4864, 128, 512]),
+    ("tiny", Forward, [4864, 384, 128]),
+    ("tiny", Forward, [4864, 128, 128]),
+    ("tiny", Inputs, [4864, 512, 128]),
+    ("tiny", Weights, [512, 128, 4864]),
+    ("tiny", Weights, [128, 512, 4864]),
+    ("tiny", Weights, [384, 128, 4864]),
+    ("tiny", Weights, [128, 128, 4864]),
+    ("tiny text, last block", Forward, [256, 512, 128]),
+];
+
+/// `cblas_sgemm`
+type Sgemm = unsafe extern "C" fn(
+    c_int,
+    c_int,
+    c_int,
+    c_int,
+    c_int,
+    c_int,
+    f32,
+    *const f32,
+    c_int,
+    *const f32,
+    c_int,
+    f32,
+    *mut f32,
+    c_int,
+);
+
+struct Operand {
+    numbers: Vec<f32>,
+    strides: Strides,
+}
+
+impl Operand {
+    fn new(len: usize, strides: Strides, index: u64) -> Self {
+        let mut random = Random::new(0, Purpose::Test, 0, index);
+        Self { numbers: (0..len).map(|_| random.normal()).collect(), strides }
+    }
+
+    /// CBLAS's transposition and leading dimension.
+    fn cblas(&self) -> (c_int, c_int) {
+        let Strides { rows, columns } = self.strides;
+        if columns == 1 { (111, rows as c_int) } else { (112, columns as c_int) }
+    }
+}
+
+fn main() -> ExitCode {
+    let wanted = env::args().skip(1).find(|argument| !argument.starts_with("--")).unwrap_or_default();
+    let library = match env::var_os("FLIPK_BENCH_MKL").filter(|path| !path.is_empty()) {
+        // SAFETY: loading MKL runs its initialisers, which is what the caller asked for.
+        Some(path) => match unsafe { libloading::Library::new(&path) } {
+            Ok(library) => Some(library),
+            Err(error) => {
+                eprintln!("cannot load FLIPK_BENCH_MKL: {error}");
+                return ExitCode::FAILURE;
+            }
+        },
+        None => None,
+    };
+    // SAFETY: this is the function's type in MKL's header.
+    let mkl = library.as_ref().and_then(|library| unsafe { library.get::<Sgemm>(b"cblas_sgemm\0") }.ok());
+    let bf16 = Operands::fast_bf16();
+    println!(
+        "GFLOP/s of the median call (and the best); of the best: our f32 over the faster of gemm and MKL, by medians\n"
+    );
+    println!("| model | m x n x k | f32 | bf16 | gemm | MKL | of the best |\n|---|---|---|---|---|---|---|");
+    let shapes = SHAPES.into_iter().filter(|(model, ..)| model.contains(&wanted));
+    rayon::scope(|_| {
+        for (model, kind, [m, n, k]) in shapes {
+            let (a, b) = match kind {
+                Forward => (Strides::row_major(k), Strides::row_major(k).transposed()),
+                Inputs => (Strides::row_major(k), Strides::row_major(n)),
+                Weights => (Strides::row_major(m).transposed(), Strides::row_major(n)),
+            };
+            let (a, b) = (Operand::new(m * k, a, 0), Operand::new(k * n, b, 1));
+            let ours = |operands, c: &mut [f32]| {
+                let how = How { operands, scale: 1.0, accumulate: false, parallel: true };
+                product((m, n, k), (c, Strides::row_major(n)), (&a.numbers, a.strides), (&b.numbers, b.strides), how);
+            };
+            let mut call = |which: usize, c: &mut [f32]| match (which, bf16, &mkl) {
+                (0, ..) => ours(Operands::F32, c),
+                (1, Some(operands), _) => ours(operands, c),
+                (2, ..) => gemm_of((m, n, k), c, &a, &b),
+                (3, _, Some(mkl)) => {
+                    let [m, n, k] = [m, n, k].map(|size| size as c_int);
+                    let ((ta, lda), (tb, ldb)) = (a.cblas(), b.cblas());
+                    let [a, b] = [&a, &b].map(|operand| operand.numbers.as_ptr());
+                    // SAFETY: sizes and distances are those of these matrices.
+                    unsafe { mkl(101, ta, tb, m, n, k, 1.0, a, lda, b, ldb, 0.0, c.as_mut_ptr(), n) }
+                }
+                _ => {}
+            };
+            let there = [true, bf16.is_some(), true, mkl.is_some()];
+            let times = in_turns(there, &mut vec![0.0; m * n], &mut call);
+            let speed = |seconds: f64| 2.0 * (m * n * k) as f64 / seconds / 1e9;
+            let shown = times.each_ref().map(|times| match times.as_slice() {
+                [] => "-".to_owned(),
+                times => format!("{:.0} ({:.0})", speed(times[times.len() / 2]), speed(times[0])),
+            });
+            let median = |which: usize| times[which].get(times[which].len() / 2).copied().unwrap_or(f64::INFINITY);
+            let of_best = median(2).min(median(3)) / median(0);
+            println!("| {model} | {m} x {n} x {k} | {} | {of_best:.2} |", shown.join(" | "));
+        }
+    });
+    ExitCode::SUCCESS
+}
+
+/// The times of each of those that are there, in ascending order.
+fn in_turns(there: [bool; 4], c: &mut [f32], call: &mut impl FnMut(usize, &mut [f32])) -> [Vec<f64>; 4] {
+    let mut times: [Vec<f64>; 4] = Default::default();
+    for turn in 0..TURNS {
+        for which in 0..there.len() {
+            let which = if turn % 2 == 0 { which } else { there.len() - 1 - which };
+            if !there[which] {
+                continue;
+            }
+            let begun = Instant::now();
+            while begun.elapsed() < QUIET {
+                call(which, c);
+            }
+            let begun = Instant::now();
+            while begun.elapsed() < TURN {
+                let start = Instant::now();
+                call(which, c);
+                times[which].push(start.elapsed().as_secs_f64());
+            }
+        }
+    }
+    times.iter_mut().for_each(|times| times.sort_by(f64::total_cmp));
+    times
+}
+
+fn gemm_of((m, n, k): (usize, usize, usize), c: &mut [f32], a: &Operand, b: &Operand) {
+    let [a_strides, b_strides] =
+        [a.strides, b.strides].map(|strides| (strides.columns as isize, strides.rows as isize));
+    let parallel = gemm::Parallelism::Rayon(0);
+    // SAFETY: sizes and distances are those of these matrices.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            c.as_mut_ptr(),
+            1,
+            n as isize,
+            false,
+            a.numbers.as_ptr(),
+            a_strides.0,
+            a_strides.1,
+            b.numbers.as_ptr(),
+            b_strides.0,
+            b_strides.1,
+            1.0,
+            1.0,
+            false,
+            false,
+            false,
+            parallel,
+        );
+    }
+}
