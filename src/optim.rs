@@ -145,7 +145,7 @@ impl Schedule {
         }
         let rest = (self.total - self.warmup.min(self.total)).max(1);
         let progress = ((done - self.warmup) as f64 / rest as f64).min(1.0);
-        self.peak * 0.5 * (1.0 + (std::f64::consts::PI * progress).cos())
+        self.peak * 0.5 * (1.0 + libm::cos(std::f64::consts::PI * progress))
     }
 }
 

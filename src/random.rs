@@ -79,10 +79,10 @@ impl Random {
         ((u64::from(self.next_u32()) * u64::from(bound)) >> 32) as u32
     }
 
-    /// A standard normal number (Box and Muller).
+    /// A standard normal number (Box and Muller), the same on every machine: `libm` is portable code, where `std` calls the system.
     pub fn normal(&mut self) -> f32 {
-        let radius = (-2.0 * (1.0 - self.uniform()).ln()).sqrt();
-        radius * (std::f32::consts::TAU * self.uniform()).cos()
+        let radius = (-2.0 * libm::logf(1.0 - self.uniform())).sqrt();
+        radius * libm::cosf(std::f32::consts::TAU * self.uniform())
     }
 
     /// A uniform permutation of `0..len` (Fisher and Yates).

@@ -60,7 +60,8 @@ impl Augmentation {
         let (low, high) = (f64::from(self.aspect.0), f64::from(self.aspect.1));
         for _ in 0..10 {
             let area = full_width * full_height * f64::from(random.range(self.area.0, self.area.1));
-            let aspect = (low.ln() + (high.ln() - low.ln()) * f64::from(random.uniform())).exp();
+            let (least, most) = (libm::log(low), libm::log(high));
+            let aspect = libm::exp(least + (most - least) * f64::from(random.uniform()));
             let (w, h) = ((area * aspect).sqrt().round_ties_even(), (area / aspect).sqrt().round_ties_even());
             if (1.0..=full_width).contains(&w) && (1.0..=full_height).contains(&h) {
                 let (w, h) = (w as u32, h as u32);
@@ -86,7 +87,7 @@ impl Augmentation {
         let mut factor = || 1.0 + 0.8 * self.color_jitter * random.range(-1.0, 1.0);
         let (brightness, contrast, saturation) = (factor(), factor(), factor());
         let turn = 0.2 * self.color_jitter * random.range(-1.0, 1.0);
-        let (sin, cos) = (turn * std::f32::consts::TAU).sin_cos();
+        let (sin, cos) = libm::sincosf(turn * std::f32::consts::TAU);
 
         let (pixels, _) = pixels.as_chunks_mut::<3>();
         let sums = pixels.iter().fold([0_u64; 3], |sums, pixel| [0, 1, 2].map(|c| sums[c] + u64::from(pixel[c])));

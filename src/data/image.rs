@@ -275,6 +275,49 @@ mod tests {
         assert!(square.center_crop(&same, &mut out[1..]).is_err());
     }
 
+    /// Weights are integers there, so that each instruction set may add in an order of its own.
+    #[test]
+    fn crops_have_the_same_bits_with_every_instruction_set() {
+        use fast_image_resize::CpuExtensions;
+
+        #[cfg(target_arch = "x86_64")]
+        let extensions = [CpuExtensions::Sse4_1, CpuExtensions::Avx2];
+        #[cfg(target_arch = "aarch64")]
+        let extensions = [CpuExtensions::Neon];
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+        let extensions: [CpuExtensions; 0] = [];
+        for extensions in extensions.into_iter().filter(CpuExtensions::is_supported) {
+            for (width, height) in [(72, 72), (61, 97), (333, 250), (24, 24), (7, 5), (1001, 13)] {
+                for side in [16, 31, 64, 224] {
+                    let image = noise(width, height, 8);
+                    let [plain, wide] = [CpuExtensions::None, extensions].map(|extensions| {
+                        let mut square = Square::new(side);
+                        // SAFETY: those that the processor lacks were left out.
+                        unsafe { square.resizer.set_cpu_extensions(extensions) };
+                        let mut out = vec![0; square.bytes()];
+                        square.center_crop(&image, &mut out).unwrap();
+                        out
+                    });
+                    assert!(plain == wide, "{width} x {height} to {side} with {extensions:?}");
+                }
+            }
+        }
+    }
+
+    /// The decoder computes in integers, by AVX2, NEON or plain code.
+    #[test]
+    fn jpegs_have_the_same_bits_with_every_instruction_set() {
+        use zune_core::{bytestream::ZCursor, options::DecoderOptions};
+
+        for (width, height) in [(64, 48), (61, 97), (17, 9), (300, 200)] {
+            let bytes = jpeg(width, height, 9);
+            // The one way to have no intrinsics at all.
+            let options = DecoderOptions::new_safe();
+            let plain = zune_jpeg::JpegDecoder::new_with_options(ZCursor::new(&bytes), options).decode().unwrap();
+            assert!(decode(&bytes).unwrap().as_raw() == &plain, "{width} x {height}");
+        }
+    }
+
     #[test]
     fn flips_happen_as_often_as_asked() {
         let image = noise(8, 8, 7);

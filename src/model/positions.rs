@@ -10,9 +10,9 @@ pub fn sincos_2d(side: usize, width: usize) -> Vec<f32> {
         for (half, coordinate) in [patch % side, patch / side].into_iter().enumerate() {
             for i in 0..quarter {
                 // In f64, as numpy computes it for MAE.
-                let angle = coordinate as f64 * 10_000f64.powf(-(i as f64) / quarter as f64);
-                row[half * 2 * quarter + i] = angle.sin() as f32;
-                row[(half * 2 + 1) * quarter + i] = angle.cos() as f32;
+                let angle = coordinate as f64 * libm::pow(10_000.0, -(i as f64) / quarter as f64);
+                row[half * 2 * quarter + i] = libm::sin(angle) as f32;
+                row[(half * 2 + 1) * quarter + i] = libm::cos(angle) as f32;
             }
         }
     }

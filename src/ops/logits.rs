@@ -18,7 +18,7 @@ thread_local! {
 
 /// `τ = exp(clip(logit_scale, 0, ln 100))`.
 pub fn temperature(logit_scale: f32) -> f32 {
-    logit_scale.clamp(0.0, MAX_LOGIT_SCALE).exp()
+    libm::expf(logit_scale.clamp(0.0, MAX_LOGIT_SCALE))
 }
 
 /// The gradient of `logit_scale` where that of `ln τ` is `along`: zero where the clip holds it. Adds to `before` if there

@@ -191,7 +191,7 @@ impl<D: AllOps> Trainer<D> {
     /// The inverse temperature that the loss uses.
     pub fn logit_scale(&self) -> Result<f64, DeviceError> {
         let raw = self.params.download(&self.device, self.flip.logit_scale())?[0];
-        Ok(f64::from(raw.clamp(0.0, MAX_LOGIT_SCALE)).exp())
+        Ok(libm::exp(f64::from(raw.clamp(0.0, MAX_LOGIT_SCALE))))
     }
 
     /// Weights and moments on the host.

@@ -23,7 +23,8 @@ pub fn norm(grads: &[f32]) -> f64 {
                             *lane += f64::from(*value) * f64::from(*value);
                         }
                     }
-                    lanes.iter().sum::<f64>() + tail.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>()
+                    lanes.iter().sum::<f64>()
+                        + tail.iter().map(|value| f64::from(*value) * f64::from(*value)).sum::<f64>()
                 },
             )
         })

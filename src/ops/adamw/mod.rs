@@ -40,7 +40,7 @@ impl Hyper {
     /// What moments are multiplied by to undo their start at zero: `(1 / (1-β1ᵗ), 1 / (1-β2ᵗ))`.
     fn corrections(&self) -> (f32, f32) {
         // In f64: 1 - 0.95^t loses digits in f32 for small t.
-        let correction = |beta: f32| (1.0 / (1.0 - f64::from(beta).powf(self.step as f64))) as f32;
+        let correction = |beta: f32| (1.0 / (1.0 - libm::pow(f64::from(beta), self.step as f64))) as f32;
         (correction(self.beta1), correction(self.beta2))
     }
 }

@@ -74,7 +74,7 @@ fn softmax(shape: Shape, scores: &mut [f32], lse: &mut [f32]) {
             *score *= factor;
         }
         hidden.fill(0.0);
-        *lse = most + total.ln();
+        *lse = most + libm::logf(total);
     }
 }
 

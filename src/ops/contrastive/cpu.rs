@@ -32,7 +32,7 @@ fn lse_pass(a: &[f32], b: &[f32], width: usize, scale: f32, lse: &mut [f32]) -> 
                         || {
                             let larger = max(logits).max(most[row]);
                             let here = sum(columns, |j| exp(logits[j] - larger));
-                            total[row] = total[row] * (most[row] - larger).exp() + here;
+                            total[row] = total[row] * exp(most[row] - larger) + here;
                             most[row] = larger;
                         },
                     );
@@ -40,7 +40,7 @@ fn lse_pass(a: &[f32], b: &[f32], width: usize, scale: f32, lse: &mut [f32]) -> 
             });
             let mut loss = 0.0;
             for (row, lse) in lse.iter_mut().enumerate() {
-                *lse = most[row] + total[row].ln();
+                *lse = most[row] + libm::logf(total[row]);
                 loss += f64::from(*lse) - f64::from(own[row]);
             }
             let correct = (0..lse.len()).filter(|row| own[*row] >= most[*row]).count();
