@@ -19,7 +19,7 @@ use crate::device::KernelCounts;
 use crate::model::Preset;
 use crate::ops::AllOps;
 use crate::profile::{self, Benches, Group, Line, chrome_trace, compare, group, largest_batch, measure_ceilings, svg};
-use crate::train::{Options, RunFolder, Settings, tokenizer};
+use crate::train::{Options, Precision, RunFolder, Settings, tokenizer};
 
 /// Time a training step, layer by layer, beside what the device allows
 ///
@@ -118,7 +118,9 @@ impl Profile {
         let bar = ProgressBar::new((warm_up + steps) as u64);
         bar.set_style(ProgressStyle::with_template("{bar:24.cyan/blue} {pos}/{len} steps  {elapsed}  {eta} left")?);
         let job = profile::Job { settings, dataset, tokenizer, model, warm_up, steps, bar };
-        let found = self.device.run(Measurement { job, again: self.ceilings, group: self.group })?;
+        let had = job.settings.options.precision;
+        let found =
+            self.device.run_in(had, Precision::Bf16, Measurement { job, again: self.ceilings, group: self.group })?;
         print!("{}", shown(&found, self.group));
         for (file, text) in [
             (&self.json, serde_json::to_string_pretty(&found)?),

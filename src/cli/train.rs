@@ -11,7 +11,7 @@ use clap::Args;
 use super::device::{DeviceArgs, Job};
 use super::table::{percent, table};
 use crate::ops::AllOps;
-use crate::train::{Ended, Options, Plan, Summary, train};
+use crate::train::{Ended, Options, Plan, Precision, Summary, train};
 
 /// Train a model and evaluate it on held-out data
 ///
@@ -21,6 +21,7 @@ use crate::train::{Ended, Options, Plan, Summary, train};
 #[command(after_help = "Examples:
   flipk train
   flipk train --mask-ratio 0.75 --epochs 20
+  flipk train --time 5m                        # as many samples as fit
   flipk train --model b16 --data 'cc12m/{00000..01242}.tar' --tokenizer vocab.txt --batch 1024 --epochs 10
   flipk train --config my.toml --seed 1        # keys are the options with _ for -
   flipk train --resume runs/b16-001            # goes on to the bit where the last checkpoint was
@@ -30,7 +31,7 @@ pub struct Train {
     #[arg(long, value_name = "FILE", conflicts_with = "resume")]
     config: Option<PathBuf>,
     /// Go on with the run in this folder
-    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["out", "init_from"])]
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["out", "init_from", "time"])]
     resume: Option<PathBuf>,
     /// Folder for the run [default: the first free runs/PRESET-NNN]
     #[arg(long, value_name = "FOLDER", help_heading = "Output")]
@@ -55,13 +56,15 @@ impl Job for Training {
 
 impl Train {
     pub fn run(self) -> Result<ExitCode> {
+        let options = Options { precision: self.device.precision(), ..self.options };
         let plan = match (&self.resume, &self.config) {
-            (Some(folder), _) => Plan::resume(folder, self.options)?,
-            (None, Some(file)) => Plan::start(self.options.over_file(file)?, self.out.as_deref())?,
-            (None, None) => Plan::start(self.options, self.out.as_deref())?,
+            (Some(folder), _) => Plan::resume(folder, options)?,
+            (None, Some(file)) => Plan::start(options.over_file(file)?, self.out.as_deref())?,
+            (None, None) => Plan::start(options, self.out.as_deref())?,
         };
         let folder = plan.folder.clone();
-        match self.device.run(Training { plan, stop: interrupt()? })? {
+        let had = plan.settings.options.precision;
+        match self.device.run_in(had, Precision::Bf16, Training { plan, stop: interrupt()? })? {
             Ended::Finished(summary) => {
                 print!("{}", show(&summary));
                 let folder = folder.path().display();

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use anyhow::Result;
 use clap::Args;
 
-use super::device::{DeviceArgs, Job, Precision};
+use super::device::{DeviceArgs, Job};
 use super::table::table;
 use crate::golden::{Check, Tolerances, verify};
 use crate::ops::AllOps;
+use crate::train::Precision;
 
 /// Hold a device against a golden state: another implementation's embeddings, loss, gradients and training losses
 ///
@@ -34,7 +35,7 @@ impl Job for &Verify {
 
 impl Verify {
     pub fn run(self) -> Result<ExitCode> {
-        let checks = self.device.run_in(Precision::F32, &self)?;
+        let checks = self.device.run_in(None, Precision::F32, &self)?;
         let verdict = |check: &Check| if check.holds() { "ok" } else { "FAILED" };
         let row = |check: &Check| {
             let (error, tolerance) = (format!("{:.1e}", check.error), format!("{:.0e}", check.tolerance));

@@ -5,6 +5,7 @@ use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ptr::NonNull;
 use std::time::Instant;
 
+use super::isa::{Isa, level};
 use super::product::Operands;
 use super::{Device, DeviceError, Elem, Later, ProbeSizes};
 
@@ -65,8 +66,9 @@ impl Device for Cpu {
 
     fn describe(&self) -> String {
         let threads = rayon::current_num_threads();
+        let isa = Some(level()).filter(|isa| *isa != Isa::best()).map_or_else(String::new, |isa| format!(", {isa}"));
         let rounded = if self.rounds_operands() { ", bf16 products" } else { "" };
-        format!("cpu ({threads} thread{}{rounded})", if threads == 1 { "" } else { "s" })
+        format!("cpu ({threads} thread{}{isa}{rounded})", if threads == 1 { "" } else { "s" })
     }
 
     fn rounds_operands(&self) -> bool {

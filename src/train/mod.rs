@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `options`, `settings` | what the user says, and what it comes to |
 //! | `trainer` | one step: batch in, loss out, weights moved |
+//! | `pace` | what only the device can tell: the samples that fit a time, the precision |
 //! | `run` | the loop: data, steps, metrics, checkpoints, evaluation |
 //! | `folder` | what lies in a run folder |
 //! | `checkpoint` | saving and loading |
@@ -15,6 +16,7 @@ mod error;
 mod folder;
 mod metrics;
 mod options;
+mod pace;
 mod progress;
 mod run;
 mod settings;
@@ -25,7 +27,7 @@ pub use self::{
     error::TrainError,
     folder::RunFolder,
     metrics::Metrics,
-    options::Options,
+    options::{Options, Precision},
     run::{Ended, Plan, Summary, tokenizer, train},
     settings::{Length, Settings},
     trainer::{StepOutcome, Trainer},

@@ -6,13 +6,24 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Command};
+use clap::{Args, Command, ValueEnum};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use super::TrainError;
 use crate::autograd::Recompute;
 use crate::model::{Loss, Preset};
+
+/// The numbers of activations and products.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// What the run had before; else bf16 on a GPU, f32 on a CPU, where that gives the same bits on every processor
+    #[default]
+    Auto,
+    Bf16,
+    F32,
+}
 
 /// Every option of `flipk train`; `None` is the default.
 #[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -115,6 +126,11 @@ pub struct Options {
     /// Length of the run in passes over the data
     #[arg(long, value_name = "N", group = "length", help_heading = "Training")]
     pub epochs: Option<f64>,
+    /// Length of the run as a time (90s, 5m, 1h30m): a few steps are timed and undone, and as many samples as fit what is left
+    /// become the run's length, which the learning rate follows. config.toml keeps that number, so that the run repeats and
+    /// resumes exactly, on slower machines too. The last evaluation comes on top
+    #[arg(long, value_name = "TIME", group = "length", help_heading = "Training")]
+    pub time: Option<String>,
     /// Peak learning rate
     #[arg(long, value_name = "LR", group = "rate", help_heading = "Training")]
     pub lr: Option<f64>,
@@ -145,6 +161,10 @@ pub struct Options {
     #[arg(long, help_heading = "Training")]
     pub seed: Option<u64>,
 
+    /// What `--precision` came to; the flag itself belongs to the device.
+    #[arg(skip)]
+    pub precision: Option<Precision>,
+
     /// Steps between lines of metrics
     #[arg(long, value_name = "STEPS", help_heading = "Output")]
     pub log_every: Option<u64>,
@@ -160,13 +180,14 @@ pub struct Options {
 }
 
 /// Options of which at most one may be given: a flag removes the file's others.
-const EXCLUSIVE: &[&[&str]] = &[&["steps", "samples", "epochs"], &["lr", "base_lr"]];
+const EXCLUSIVE: &[&[&str]] = &[&["steps", "samples", "epochs", "time"], &["lr", "base_lr"]];
 
 impl Options {
     /// The keys that a TOML file may have.
     fn keys() -> Vec<String> {
         let command = Self::augment_args(Command::new("train"));
-        command.get_arguments().map(|argument| argument.get_id().to_string()).collect()
+        let flags = command.get_arguments().map(|argument| argument.get_id().to_string());
+        flags.chain(["precision".to_owned()]).collect()
     }
 
     /// These options over those of a TOML file.

@@ -25,9 +25,9 @@ use crate::optim::Schedule;
 pub struct Plan {
     pub settings: Settings,
     pub folder: RunFolder,
-    dataset: Arc<Dataset>,
+    pub(super) dataset: Arc<Dataset>,
     held_out: Option<Arc<Dataset>>,
-    tokenizer: Tokenizer,
+    pub(super) tokenizer: Tokenizer,
     resume: Option<Checkpoint>,
 }
 
@@ -75,6 +75,10 @@ impl Plan {
         let (dataset, held_out) = datasets(&settings)?;
         let resume = folder.newest().map(|path| Checkpoint::open(&path)).transpose()?;
         if let Some(checkpoint) = &resume {
+            if settings.time.is_some() {
+                let problem = "time: a run that has begun has its length; give --samples or --steps to change it";
+                return Err(TrainError::Settings { problem: problem.to_owned() });
+            }
             let State { model, loss, seed, fingerprint, .. } = &checkpoint.state;
             let differs = [
                 (*model != settings.model, "the model's sizes"),
@@ -162,8 +166,10 @@ pub struct Summary {
 ///
 /// # Errors
 /// See [`TrainError`]; checkpoints that were written stay.
-pub fn train<D: AllOps>(device: Arc<D>, plan: Plan, stop: &AtomicBool) -> Result<Ended, TrainError> {
+pub fn train<D: AllOps>(device: Arc<D>, mut plan: Plan, stop: &AtomicBool) -> Result<Ended, TrainError> {
+    let said = plan.fix(&device)?;
     let mut run = Run::new(device, plan)?;
+    said.iter().for_each(|line| run.progress.say(line));
     while run.state.step < run.total {
         run.step()?;
         if stop.load(Ordering::Relaxed) {

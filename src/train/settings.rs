@@ -1,8 +1,9 @@
 //! From options to a run: every default, every check, in one place.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
-use super::{Options, TrainError};
+use super::{Options, TrainError, pace};
 use crate::autograd::Recompute;
 use crate::data::{Augmentation, CaptionKeys, CaptionVariation, LoaderConfig};
 use crate::model::{Loss, ModelConfig, Preset, TowerConfig};
@@ -27,6 +28,8 @@ pub struct Settings {
     pub peak_lr: f64,
     pub warmup_samples: Option<u64>,
     pub length: Length,
+    /// The time whose samples become the length before the run begins.
+    pub time: Option<Duration>,
     pub seed: u64,
     pub init_from: Option<PathBuf>,
     pub log_every: u64,
@@ -137,6 +140,7 @@ impl Settings {
             recompute: or(&mut o.recompute, Recompute::default()),
             peak_lr: peak_lr(o, recipe.rate, loader.batch)?,
             warmup_samples: o.warmup_samples,
+            time: time(o)?,
             length: length(o, recipe.length)?,
             seed,
             init_from: o.init_from.clone(),
@@ -268,6 +272,11 @@ fn peak_lr(o: &mut Options, recipe: Rate, batch: usize) -> Result<f64, TrainErro
     }
 }
 
+fn time(o: &Options) -> Result<Option<Duration>, TrainError> {
+    let Some(text) = &o.time else { return Ok(None) };
+    pace::parse(text).map(Some).ok_or_else(|| wrong("time", text, pace::SPELLING))
+}
+
 fn length(o: &mut Options, recipe: Length) -> Result<Length, TrainError> {
     let length = match (o.steps, o.samples, o.epochs) {
         (Some(steps), ..) => Length::Steps(steps),
@@ -281,6 +290,8 @@ fn length(o: &mut Options, recipe: Length) -> Result<Length, TrainError> {
         Length::Epochs(epochs) if !(epochs > 0.0 && epochs.is_finite()) => {
             Err(wrong("epochs", epochs, "it must be above 0"))
         }
+        // It is not known yet.
+        length if o.time.is_some() => Ok(length),
         Length::Steps(steps) => Ok(Length::Steps(or(&mut o.steps, steps))),
         Length::Samples(samples) => Ok(Length::Samples(or(&mut o.samples, samples))),
         Length::Epochs(epochs) => Ok(Length::Epochs(or(&mut o.epochs, epochs))),

@@ -49,6 +49,12 @@ pub fn flipk<S: AsRef<str>>(args: &[S]) -> Ran {
     Ran::new(Command::new(FLIPK).args(args).output().unwrap())
 }
 
+/// As [`flipk`], with the instruction set that `FLIPK_CPU` names.
+pub fn flipk_with<S: AsRef<str>>(isa: &str, args: &[S]) -> Ran {
+    let args = args.iter().map(AsRef::as_ref);
+    Ran::new(Command::new(FLIPK).env("FLIPK_CPU", isa).args(args).output().unwrap())
+}
+
 /// `train` with [`SMALL`] and more.
 pub fn train(out: &Path, more: &[&str]) -> Ran {
     flipk(&train_args(out, more))

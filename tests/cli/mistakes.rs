@@ -1,6 +1,6 @@
 //! What a user may get wrong: each gives exit code 1 or 2 and says what to do.
 
-use crate::harness::{SMALL, flipk, train};
+use crate::harness::{SMALL, flipk, flipk_with, train};
 
 #[test]
 fn mistakes_are_told_at_once() {
@@ -10,7 +10,7 @@ fn mistakes_are_told_at_once() {
     let config = path("config.toml");
     std::fs::write(&config, "mask_ration = 0.5\n").unwrap();
     let missing = format!("--data={}", path("shards/{000..003}.tar"));
-    let cases: [(&[&str], i32, &[&str]); 9] = [
+    let cases: [(&[&str], i32, &[&str]); 12] = [
         (
             &["train", "--config", &config],
             1,
@@ -22,6 +22,9 @@ fn mistakes_are_told_at_once() {
         (&["train", &missing, "--tokenizer=Cargo.toml"], 1, &["Cargo.toml", "[UNK]"]),
         (&["train", "--data=embedded:notto"], 1, &["embedded:notto", "embedded:noto"]),
         (&["train", "--steps=1", "--epochs=1"], 2, &["--steps", "--epochs"]),
+        (&["train", "--time=5m", "--samples=1"], 2, &["--time", "--samples"]),
+        (&["train", "--time=5"], 1, &["time = 5", "90s, 5m or 1h30m"]),
+        (&["train", "--resume=/nowhere", "--time=5m"], 2, &["--resume", "--time"]),
         (&["train", "--resume=/nowhere"], 1, &["/nowhere is not a run folder"]),
         (&["eval", "retrieval", "/nowhere"], 1, &["cannot open /nowhere"]),
     ];
@@ -36,6 +39,13 @@ fn mistakes_are_told_at_once() {
         assert!(!ran.stderr.contains("panicked"));
     }
     assert!(!folder.path().join("run").exists(), "a run that cannot start leaves no folder");
+}
+
+#[test]
+fn instruction_sets_are_named() {
+    let ran = flipk_with("sse9", &["info"]).expect(1);
+    assert!(ran.stderr.contains("FLIPK_CPU=sse9: known are avx512, avx2 and portable"), "{}", ran.stderr);
+    assert!(flipk_with("portable", &["info"]).expect(0).stdout.contains("used: portable"));
 }
 
 #[test]

@@ -1,0 +1,114 @@
+//! What only the device can tell before a run begins: how many samples fit `--time`, and with which numbers it computes. Both go
+//! into `config.toml`, so that the run is repeated and resumed without asking again.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::{Length, Plan, Precision, TrainError, Trainer};
+use crate::data::{Loader, Position};
+use crate::model::Flip;
+use crate::ops::AllOps;
+
+/// The time that `90s`, `5m` or `1h30m` says; `None` if it is not spelled so, or is zero.
+pub fn parse(text: &str) -> Option<Duration> {
+    let (mut rest, mut seconds) = (text, 0_u64);
+    for (unit, worth) in [('h', 3600), ('m', 60), ('s', 1)] {
+        if let Some((count, after)) = rest.split_once(unit) {
+            if !count.bytes().all(|digit| digit.is_ascii_digit()) {
+                return None;
+            }
+            seconds = seconds.checked_add(count.parse::<u64>().ok()?.checked_mul(worth)?)?;
+            rest = after;
+        }
+    }
+    (rest.is_empty() && seconds > 0).then(|| Duration::from_secs(seconds))
+}
+
+/// How to spell a time, for those who spelled it otherwise.
+pub const SPELLING: &str = "it must be a time such as 90s, 5m or 1h30m";
+
+impl Plan {
+    /// Fills in what depends on the device and writes it down. Returns what the user should know.
+    pub(super) fn fix<D: AllOps>(&mut self, device: &Arc<D>) -> Result<Vec<String>, TrainError> {
+        let before = self.settings.options.clone();
+        let mut said = Vec::new();
+        let precision = if device.rounds_operands() { Precision::Bf16 } else { Precision::F32 };
+        if matches!(before.precision, None | Some(Precision::Auto)) {
+            said.push(format!("--precision auto: {precision:?} on this device").to_lowercase());
+        }
+        self.settings.options.precision = Some(precision);
+        if let Some(time) = self.settings.time.take() {
+            let (steps, seconds) = self.steps_in(device, time)?;
+            let batch = self.settings.loader.batch as u64;
+            self.settings.length = Length::Samples(steps * batch);
+            self.settings.options.samples = Some(steps * batch);
+            let asked = self.settings.options.time.take().unwrap_or_default();
+            let speed = batch as f64 / seconds;
+            said.push(format!("--time {asked}: {} samples, at {speed:.1} samples/s", steps * batch));
+        }
+        if self.settings.options != before {
+            self.folder.describe(&self.settings.options, &self.tokenizer)?;
+        }
+        Ok(said)
+    }
+
+    /// How many steps fit `time`, and the seconds of one, from some steps of a model that is then thrown away: the schedule of
+    /// the run's own steps depends on their number, so that none of them can be made before it is known.
+    fn steps_in<D: AllOps>(&self, device: &Arc<D>, time: Duration) -> Result<(u64, f64), TrainError> {
+        /// Steps until caches, and what a device loads first, are as they will be; and the least that are timed.
+        const WARM_UP: u64 = 3;
+        const LEAST: u64 = 2;
+        let begun = Instant::now();
+        let enough = (time / 20).min(Duration::from_secs(6));
+        let settings = &self.settings;
+        let flip = Flip::with_loss(&settings.model, settings.loss, settings.decay_cls);
+        let values = flip.layout().initial_values(settings.seed);
+        let (batch, kept) = (settings.loader.batch, settings.loader.kept());
+        let mut trainer = Trainer::new(device.clone(), flip, &values, settings.adamw, batch, kept, settings.recompute)?;
+        let (dataset, tokenizer) = (self.dataset.clone(), self.tokenizer.clone());
+        let mut loader = Loader::new(dataset, tokenizer, settings.loader.clone(), Position::default())?;
+        // A loader that is slower than the device shows only when the batches that it made ahead are gone.
+        let warm_up = WARM_UP + settings.loader.prefetch as u64;
+        // The first timed step, and when it began.
+        let mut timed: Option<(u64, Instant)> = None;
+        let mut step = 0;
+        let (count, start) = loop {
+            if timed.is_none() && (step >= warm_up || (step > 0 && begun.elapsed() >= enough)) {
+                trainer.settle()?;
+                timed = Some((step, Instant::now()));
+            }
+            // The rate does not matter to the time.
+            let batch = loader.next_batch()?;
+            trainer.submit(&batch, 0.0)?;
+            loader.recycle(batch);
+            step += 1;
+            if let Some((first, start)) = timed.filter(|(first, _)| step - first >= LEAST && begun.elapsed() >= enough)
+            {
+                break (step - first, start);
+            }
+        };
+        trainer.settle()?;
+        let seconds = start.elapsed().as_secs_f64() / count as f64;
+        let left = time.saturating_sub(begun.elapsed()).as_secs_f64();
+        Ok((((left / seconds) as u64).max(1), seconds))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_hours_minutes_and_seconds() {
+        let seconds = |text| parse(text).map(|time| time.as_secs());
+        let good = [("90s", 90), ("5m", 300), ("1h30m", 5400), ("2h", 7200), ("1h0m5s", 3605), ("1m30s", 90)];
+        for (text, expected) in good {
+            assert_eq!(seconds(text), Some(expected), "{text}");
+        }
+        for text in
+            ["", "5", "m", "0s", "5x", "-5m", "+5m", "1.5h", "5m1h", "5m5m", "5 m", "99999999999999999999h", "m5s"]
+        {
+            assert_eq!(seconds(text), None, "{text}");
+        }
+    }
+}
