@@ -1,7 +1,7 @@
 //! Matrix products on the CPU: packed, blocked and multiplied by the widest instructions that the processor has.
 //!
 //! The bits of a result depend on the sizes and the operands alone. Each element is a sum of pieces along `k`, in order; a piece is
-//! one chain of fused multiply-adds that starts from zero ([`lanes::Order`]). Kernels for AVX-512, AMX, AVX2 and plain loops keep
+//! one chain of fused multiply-adds that starts from zero (`lanes::Order`). Kernels for AVX-512, AMX, AVX2 and plain loops keep
 //! to that, and so does any number of threads.
 
 #[cfg(target_arch = "x86_64")]

@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 
 use super::Shape;
+use crate::ops::simd::wide;
 
 /// `out[b] = [cls + pos[0], patches[b, k] + pos[1 + ids[b, k]]...]`
 pub fn forward(shape: Shape, patches: &[f32], ids: &[u32], cls: &[f32], pos: &[f32], out: &mut [f32]) {
@@ -10,13 +11,31 @@ pub fn forward(shape: Shape, patches: &[f32], ids: &[u32], cls: &[f32], pos: &[f
     let samples =
         out.par_chunks_mut((kept + 1) * width).zip(patches.par_chunks(kept * width).zip(ids.par_chunks(kept)));
     samples.for_each(|(out, (patches, ids))| {
-        let (first, rest) = out.split_at_mut(width);
-        first.iter_mut().zip(cls.iter().zip(pos)).for_each(|(out, (cls, pos))| *out = cls + pos);
-        for ((out, patch), id) in rest.chunks_exact_mut(width).zip(patches.chunks_exact(width)).zip(ids) {
-            let pos = &pos[(*id as usize + 1) * width..][..width];
-            out.iter_mut().zip(patch.iter().zip(pos)).for_each(|(out, (patch, pos))| *out = patch + pos);
-        }
+        wide(
+            #[inline(always)]
+            || {
+                let (first, rest) = out.split_at_mut(width);
+                sum(first, cls, pos);
+                for ((out, patch), id) in rest.chunks_exact_mut(width).zip(patches.chunks_exact(width)).zip(ids) {
+                    sum(out, patch, &pos[(*id as usize + 1) * width..]);
+                }
+            },
+        );
     });
+}
+
+#[inline(always)]
+fn sum(out: &mut [f32], a: &[f32], b: &[f32]) {
+    for (out, (a, b)) in out.iter_mut().zip(a.iter().zip(b)) {
+        *out = a + b;
+    }
+}
+
+#[inline(always)]
+fn add(to: &mut [f32], from: &[f32]) {
+    for (to, from) in to.iter_mut().zip(from) {
+        *to += from;
+    }
 }
 
 /// Hands `dout` back to the patches, the CLS token and, where it is learned, the position table.
@@ -36,18 +55,27 @@ pub fn backward(
     if !add_cls {
         dcls.fill(0.0);
     }
-    for sample in dout.chunks_exact((kept + 1) * width) {
-        dcls.iter_mut().zip(sample).for_each(|(dcls, dout)| *dcls += dout);
-    }
+    wide(
+        #[inline(always)]
+        || {
+            for sample in dout.chunks_exact((kept + 1) * width) {
+                add(dcls, sample);
+            }
+        },
+    );
     let Some((dpos, add_pos)) = dpos else { return };
     if !add_pos {
         dpos.fill(0.0);
     }
-    for (sample, ids) in dout.chunks_exact((kept + 1) * width).zip(ids.chunks_exact(kept)) {
-        let rows = std::iter::once(0).chain(ids.iter().map(|id| *id as usize + 1));
-        for (dout, row) in sample.chunks_exact(width).zip(rows) {
-            let dpos = &mut dpos[row * width..][..width];
-            dpos.iter_mut().zip(dout).for_each(|(dpos, dout)| *dpos += dout);
-        }
-    }
+    wide(
+        #[inline(always)]
+        || {
+            for (sample, ids) in dout.chunks_exact((kept + 1) * width).zip(ids.chunks_exact(kept)) {
+                let rows = std::iter::once(0).chain(ids.iter().map(|id| *id as usize + 1));
+                for (dout, row) in sample.chunks_exact(width).zip(rows) {
+                    add(&mut dpos[row * width..][..width], dout);
+                }
+            }
+        },
+    );
 }

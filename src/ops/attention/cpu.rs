@@ -4,26 +4,52 @@ use std::cell::RefCell;
 
 use rayon::prelude::*;
 
-use super::Shape;
-use crate::device::product::{How, Operands, Strides, product};
-use crate::ops::simd::{dot, exp, max, sum, wide};
+use super::{Shape, head};
+use crate::device::product::{self, How, Operands, Strides};
+use crate::ops::simd::{LANES, dot, exp, max, total, wide};
 
 thread_local! {
-    /// Score matrices of one head: kept by each thread from call to call, so that a step allocates nothing.
-    static SCORES: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    /// Score matrices of one head and a product's panel: kept by each thread from call to call, so that a step allocates nothing.
+    static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
-fn with_scores<R>(len: usize, body: impl FnOnce(&mut [f32]) -> R) -> R {
-    SCORES.with_borrow_mut(|scores| {
-        if scores.len() < len {
-            scores.resize(len, 0.0);
+/// Calls `body` with so many score matrices of rows of [`row_len`], and with the panel that [`multiply`] wants.
+fn with_scores<const N: usize>(shape: Shape, body: impl FnOnce([&mut [f32]; N], &mut [f32])) {
+    let Shape { tokens: n, head_dim: d, .. } = shape;
+    let matrix = n * row_len(shape);
+    let panel = head::panel_len(d, n).max(head::panel_len(n, d));
+    SCRATCH.with_borrow_mut(|scratch| {
+        if scratch.len() < N * matrix + panel {
+            scratch.resize(N * matrix + panel, 0.0);
         }
-        body(&mut scores[..len])
-    })
+        let (mut scores, panel) = scratch.split_at_mut(N * matrix);
+        let matrices = std::array::from_fn(|_| scores.split_off_mut(..matrix).unwrap_or_default());
+        body(matrices, panel);
+    });
 }
 
-fn once(operands: Operands, scale: f32) -> How {
-    How { operands, scale, accumulate: false, parallel: false }
+/// How far apart rows of scores are: whole registers.
+fn row_len(shape: Shape) -> usize {
+    shape.tokens.next_multiple_of(LANES)
+}
+
+/// Rows up to which a product has less to do than a general one would spend on packing.
+const SHORT: usize = 64;
+
+/// `c = scale · a b`, for one head.
+fn multiply(
+    operands: Operands,
+    sizes: (usize, usize, usize),
+    c: (&mut [f32], Strides),
+    a: (&[f32], Strides),
+    b: (&[f32], Strides),
+    scale: f32,
+    panel: &mut [f32],
+) {
+    match operands {
+        Operands::F32 if sizes.0 <= SHORT => head::product(sizes, (c.0, c.1.rows), a, b, scale, panel),
+        _ => product::product(sizes, c, a, b, How { operands, scale, accumulate: false, parallel: false }),
+    }
 }
 
 /// The keys that query `row` sees.
@@ -36,44 +62,51 @@ fn seen(shape: Shape, row: usize) -> usize {
 pub fn forward(shape: Shape, operands: Operands, qkv: &[f32], out: &mut [f32], lse: &mut [f32]) {
     let Shape { tokens: n, heads, head_dim: d, .. } = shape;
     let width = shape.width();
-    let (packed, single) = (Strides::row_major(3 * width), Strides::row_major(width));
+    let [packed, single, square] = [3 * width, width, row_len(shape)].map(Strides::row_major);
     let samples = out.par_chunks_mut(n * width).zip(lse.par_chunks_mut(heads * n)).zip(qkv.par_chunks(n * 3 * width));
     samples.for_each(|((out, lse), qkv)| {
-        with_scores(n * n, |scores| {
+        with_scores(shape, |[scores], panel| {
             for head in 0..heads {
                 let [q, k, v] = [0, 1, 2].map(|part| &qkv[part * width + head * d..]);
-                let square = Strides::row_major(n);
-                product(
-                    (n, n, d),
-                    (scores, square),
-                    (q, packed),
-                    (k, packed.transposed()),
-                    once(operands, shape.scale()),
-                );
+                let (to, keys) = ((&mut *scores, square), (k, packed.transposed()));
+                multiply(operands, (n, n, d), to, (q, packed), keys, shape.scale(), panel);
                 wide(
                     #[inline(always)]
                     || softmax(shape, scores, &mut lse[head * n..][..n]),
                 );
-                product((n, d, n), (&mut out[head * d..], single), (scores, square), (v, packed), once(operands, 1.0));
+                let to = (&mut out[head * d..], single);
+                multiply(operands, (n, d, n), to, (scores, square), (v, packed), 1.0, panel);
             }
         });
     });
 }
 
+/// Rows of scores to probabilities, with zeros where a query does not see. All rows' maxima first: a row's steps wait for one
+/// another, so the processor needs several rows of the same step to be busy.
 #[inline(always)]
 fn softmax(shape: Shape, scores: &mut [f32], lse: &mut [f32]) {
-    for (row, (scores, lse)) in scores.chunks_exact_mut(shape.tokens).zip(lse).enumerate() {
-        let (scores, hidden) = scores.split_at_mut(seen(shape, row));
-        let most = max(scores);
-        for score in scores.iter_mut() {
-            *score = exp(*score - most);
+    let len = row_len(shape);
+    for (row, (scores, most)) in scores.chunks_exact(len).zip(lse.iter_mut()).enumerate() {
+        let keys = seen(shape, row);
+        *most = max(&scores[..keys]);
+    }
+    for (row, (scores, lse)) in scores.chunks_exact_mut(len).zip(lse).enumerate() {
+        let (keys, most) = (seen(shape, row), *lse);
+        let (scores, hidden) = scores.as_chunks_mut::<LANES>().0.split_at_mut(keys.div_ceil(LANES));
+        let mut sums = [0.0; LANES];
+        for (block, scores) in scores.iter_mut().enumerate() {
+            for lane in 0..LANES {
+                let p = exp(scores[lane] - most);
+                scores[lane] = if block * LANES + lane < keys { p } else { 0.0 };
+                sums[lane] += scores[lane];
+            }
         }
-        let total = sum(scores.len(), |i| scores[i]);
+        let total = total(sums);
         let factor = 1.0 / total;
-        for score in scores {
+        for score in scores.as_flattened_mut() {
             *score *= factor;
         }
-        hidden.fill(0.0);
+        hidden.as_flattened_mut().fill(0.0);
         *lse = most + libm::logf(total);
     }
 }
@@ -89,38 +122,28 @@ pub fn backward(
     dqkv: &mut [f32],
 ) {
     let Shape { tokens: n, heads, head_dim: d, .. } = shape;
-    let width = shape.width();
-    let (packed, single, square) = (Strides::row_major(3 * width), Strides::row_major(width), Strides::row_major(n));
+    let (width, scale) = (shape.width(), shape.scale());
+    let [packed, single, square] = [3 * width, width, row_len(shape)].map(Strides::row_major);
     let outputs = out.par_chunks(n * width).zip(dout.par_chunks(n * width));
     let samples = dqkv.par_chunks_mut(n * 3 * width).zip(qkv.par_chunks(n * 3 * width));
     samples.zip(outputs).zip(lse.par_chunks(heads * n)).for_each(|(((dqkv, qkv), (out, dout)), lse)| {
-        with_scores(2 * n * n, |scores| {
-            let (p, ds) = scores.split_at_mut(n * n);
+        with_scores(shape, |[p, ds], panel| {
             for head in 0..heads {
                 let [q, k, v] = [0, 1, 2].map(|part| &qkv[part * width + head * d..]);
                 let (out, dout) = (&out[head * d..], &dout[head * d..]);
-                product((n, n, d), (p, square), (q, packed), (k, packed.transposed()), once(operands, shape.scale()));
-                product((n, n, d), (ds, square), (dout, single), (v, packed.transposed()), once(operands, 1.0));
+                let keys = (k, packed.transposed());
+                multiply(operands, (n, n, d), (&mut *p, square), (q, packed), keys, scale, panel);
+                let values = (v, packed.transposed());
+                multiply(operands, (n, n, d), (&mut *ds, square), (dout, single), values, 1.0, panel);
                 wide(
                     #[inline(always)]
                     || scores_backward(shape, p, ds, &lse[head * n..][..n], out, dout),
                 );
                 let [dq, dk, dv] = [0, 1, 2].map(|part| part * width + head * d);
-                product((n, d, n), (&mut dqkv[dq..], packed), (ds, square), (k, packed), once(operands, shape.scale()));
-                product(
-                    (n, d, n),
-                    (&mut dqkv[dk..], packed),
-                    (ds, square.transposed()),
-                    (q, packed),
-                    once(operands, shape.scale()),
-                );
-                product(
-                    (n, d, n),
-                    (&mut dqkv[dv..], packed),
-                    (p, square.transposed()),
-                    (dout, single),
-                    once(operands, 1.0),
-                );
+                let (p, ds, over_queries) = (&*p, &*ds, square.transposed());
+                multiply(operands, (n, d, n), (&mut dqkv[dq..], packed), (ds, square), (k, packed), scale, panel);
+                multiply(operands, (n, d, n), (&mut dqkv[dk..], packed), (ds, over_queries), (q, packed), scale, panel);
+                multiply(operands, (n, d, n), (&mut dqkv[dv..], packed), (p, over_queries), (dout, single), 1.0, panel);
             }
         });
     });
@@ -129,16 +152,19 @@ pub fn backward(
 /// In: `p = S`, `ds = dP`; out: `p = P`, `ds = dS`.
 #[inline(always)]
 fn scores_backward(shape: Shape, p: &mut [f32], ds: &mut [f32], lse: &[f32], out: &[f32], dout: &[f32]) {
-    let (n, d, width) = (shape.tokens, shape.head_dim, shape.width());
-    for row in 0..n {
-        let along = dot(&out[row * width..][..d], &dout[row * width..][..d]);
-        let (p, hidden_p) = p[row * n..][..n].split_at_mut(seen(shape, row));
-        let (ds, hidden_ds) = ds[row * n..][..n].split_at_mut(p.len());
-        for (p, ds) in p.iter_mut().zip(ds) {
-            *p = exp(*p - lse[row]);
-            *ds = *p * (*ds - along);
+    let (d, width, len) = (shape.head_dim, shape.width(), row_len(shape));
+    for (row, (p, ds)) in p.chunks_exact_mut(len).zip(ds.chunks_exact_mut(len)).enumerate() {
+        let (along, lse, keys) = (dot(&out[row * width..][..d], &dout[row * width..][..d]), lse[row], seen(shape, row));
+        let (p, hidden_p) = p.as_chunks_mut::<LANES>().0.split_at_mut(keys.div_ceil(LANES));
+        let (ds, hidden_ds) = ds.as_chunks_mut::<LANES>().0.split_at_mut(p.len());
+        for (block, (p, ds)) in p.iter_mut().zip(ds).enumerate() {
+            for lane in 0..LANES {
+                let sees = block * LANES + lane < keys;
+                p[lane] = if sees { exp(p[lane] - lse) } else { 0.0 };
+                ds[lane] = if sees { p[lane] * (ds[lane] - along) } else { 0.0 };
+            }
         }
-        hidden_p.fill(0.0);
-        hidden_ds.fill(0.0);
+        hidden_p.as_flattened_mut().fill(0.0);
+        hidden_ds.as_flattened_mut().fill(0.0);
     }
 }

@@ -8,6 +8,7 @@
 
 pub mod cpu;
 mod cuda;
+mod head;
 
 use super::act_bytes;
 use crate::autograd::{Access, Backward, Cost, Op, Slot, Tape, Var, Work};

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use super::{Gradients, IMAGE_CORRECT, Inputs, LOSS, Lse, Shape, TEXT_CORRECT};
 use crate::device::Cpu;
 use crate::ops::logits::{TILE, for_tiles, gradient_pass, pair, scale_gradient, temperature};
-use crate::ops::simd::{exp, max, sum, wide};
+use crate::ops::simd::{exp, max, sums, wide};
 
 /// Scratch beside what each thread keeps: none.
 pub fn scratch_len(_: Shape) -> usize {
@@ -31,7 +31,7 @@ fn lse_pass(a: &[f32], b: &[f32], width: usize, scale: f32, lse: &mut [f32]) -> 
                         #[inline(always)]
                         || {
                             let larger = max(logits).max(most[row]);
-                            let here = sum(columns, |j| exp(logits[j] - larger));
+                            let [here] = sums([&*logits], |[logit]| [exp(logit - larger)]);
                             total[row] = total[row] * exp(most[row] - larger) + here;
                             most[row] = larger;
                         },
@@ -74,9 +74,9 @@ fn half(a: (&[f32], &[f32]), b: (&[f32], &[f32]), width: usize, scale: f32, da: 
             #[inline(always)]
             || {
                 let g = |logit: f32, lse_b: f32| weight * (exp(logit - lse_a) + exp(logit - lse_b));
-                let along = sum(columns, |j| g(logits[j], lse_b[j]) * logits[j]);
-                for j in 0..columns {
-                    logits[j] = g(logits[j], lse_b[j]);
+                let [along] = sums([&*logits, lse_b], |[logit, lse_b]| [g(logit, lse_b) * logit]);
+                for (logit, lse_b) in logits.iter_mut().zip(lse_b) {
+                    *logit = g(*logit, *lse_b);
                 }
                 along
             },

@@ -4,6 +4,9 @@ use rayon::prelude::*;
 
 use super::Shape;
 
+/// Elements of a part that a thread fills with zeros: a smaller table is filled before a sleeping thread wakes.
+const ZEROS: usize = 1 << 21;
+
 /// `out[b, t] = table[tokens[b, t]] + pos[t]`
 pub fn forward(shape: Shape, tokens: &[i32], table: &[f32], pos: &[f32], out: &mut [f32]) {
     let Shape { context, width, .. } = shape;
@@ -25,7 +28,7 @@ pub fn backward(
 ) {
     let Shape { context, width, .. } = shape;
     if !add_table {
-        dtable.fill(0.0);
+        dtable.par_chunks_mut(ZEROS).for_each(|part| part.fill(0.0));
     }
     if !add_pos {
         dpos.fill(0.0);

@@ -1,17 +1,41 @@
-//! Patch gathering on the CPU: a table per channel turns each byte into its normalised value.
+//! Patch gathering on the CPU.
 
 use rayon::prelude::*;
 
 use super::Shape;
+use crate::ops::simd::{LANES, wide};
 
-fn tables(mean: [f32; 3], std: [f32; 3]) -> [[f32; 256]; 3] {
-    std::array::from_fn(|channel| std::array::from_fn(|value| (value as f32 / 255.0 - mean[channel]) / std[channel]))
+/// Numbers of a run of whole pixels and whole registers.
+const RUN: usize = 3 * LANES;
+
+/// What the numbers of a run are multiplied by, and what is added then: `(u8 / 255 - mean) / std`.
+#[derive(Clone, Copy)]
+struct Line {
+    scales: [f32; RUN],
+    shifts: [f32; RUN],
 }
 
-fn normalise(bytes: &[u8], tables: &[[f32; 256]; 3], out: &mut [f32]) {
-    for (out, bytes) in out.chunks_exact_mut(3).zip(bytes.chunks_exact(3)) {
-        for channel in 0..3 {
-            out[channel] = tables[channel][bytes[channel] as usize];
+impl Line {
+    fn new(mean: [f32; 3], std: [f32; 3]) -> Self {
+        let [mean, std] = [mean, std].map(|values| values.map(f64::from));
+        Self {
+            scales: std::array::from_fn(|index| (1.0 / (255.0 * std[index % 3])) as f32),
+            shifts: std::array::from_fn(|index| (-mean[index % 3] / std[index % 3]) as f32),
+        }
+    }
+
+    /// `bytes` begin with a pixel's first channel.
+    #[inline(always)]
+    fn normalise(&self, bytes: &[u8], out: &mut [f32]) {
+        let (runs, rest) = bytes.as_chunks::<RUN>();
+        let (out_runs, out_rest) = out.as_chunks_mut::<RUN>();
+        for (out, bytes) in out_runs.iter_mut().zip(runs) {
+            for index in 0..RUN {
+                out[index] = f32::from(bytes[index]) * self.scales[index] + self.shifts[index];
+            }
+        }
+        for (index, (out, byte)) in out_rest.iter_mut().zip(rest).enumerate() {
+            *out = f32::from(*byte) * self.scales[index] + self.shifts[index];
         }
     }
 }
@@ -19,24 +43,34 @@ fn normalise(bytes: &[u8], tables: &[[f32; 256]; 3], out: &mut [f32]) {
 /// `images: [batch, side, side, 3]`, `ids: [batch, kept] -> out: [batch * kept, patch * patch * 3]`.
 pub fn forward(shape: Shape, images: &[u8], ids: &[u32], mean: [f32; 3], std: [f32; 3], out: &mut [f32]) {
     let Shape { side, patch, kept, .. } = shape;
-    let tables = tables(mean, std);
+    let line = Line::new(mean, std);
     let row = patch * patch * 3;
     let samples = out.par_chunks_mut(kept * row).zip(images.par_chunks(side * side * 3).zip(ids.par_chunks(kept)));
     samples.for_each(|(out, (image, ids))| {
-        for (out, id) in out.chunks_exact_mut(row).zip(ids) {
-            let (top, left) = (*id as usize / (side / patch) * patch, *id as usize % (side / patch) * patch);
-            for (y, out) in out.chunks_exact_mut(patch * 3).enumerate() {
-                let start = ((top + y) * side + left) * 3;
-                normalise(&image[start..start + patch * 3], &tables, out);
-            }
-        }
+        wide(
+            #[inline(always)]
+            || {
+                for (out, id) in out.chunks_exact_mut(row).zip(ids) {
+                    let (top, left) = (*id as usize / (side / patch) * patch, *id as usize % (side / patch) * patch);
+                    for (y, out) in out.chunks_exact_mut(patch * 3).enumerate() {
+                        let start = ((top + y) * side + left) * 3;
+                        line.normalise(&image[start..start + patch * 3], out);
+                    }
+                }
+            },
+        );
     });
 }
 
 /// As [`forward`], from bytes that were gathered before: `patches: [rows, patch * patch * 3]`.
 pub fn from_patches(patches: &[u8], mean: [f32; 3], std: [f32; 3], out: &mut [f32]) {
-    const CHUNK: usize = 3 * 1024;
-    let tables = tables(mean, std);
+    const CHUNK: usize = 256 * RUN;
+    let line = Line::new(mean, std);
     let chunks = out.par_chunks_mut(CHUNK).zip(patches.par_chunks(CHUNK));
-    chunks.for_each(|(out, bytes)| normalise(bytes, &tables, out));
+    chunks.for_each(|(out, bytes)| {
+        wide(
+            #[inline(always)]
+            || line.normalise(bytes, out),
+        );
+    });
 }

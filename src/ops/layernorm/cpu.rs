@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use crate::ops::bias::cpu::add_partials;
-use crate::ops::simd::{dot, sum, wide};
+use crate::ops::simd::{sums, wide};
 
 /// Rows of a block, and of one partial sum of the parameters' gradients.
 const ROWS: usize = 64;
@@ -32,10 +32,14 @@ pub fn forward(
                     wide(
                         #[inline(always)]
                         || {
-                            for (sum, (x, delta)) in sums.iter_mut().zip(x.iter().zip(delta)) {
-                                *sum = x + delta;
+                            let rows = sums.chunks_exact_mut(width).zip(y.chunks_exact_mut(width)).zip(mean).zip(rstd);
+                            let inputs = x.chunks_exact(width).zip(delta.chunks_exact(width));
+                            for ((((sums, y), mean), rstd), (x, delta)) in rows.zip(inputs) {
+                                for (sum, (x, delta)) in sums.iter_mut().zip(x.iter().zip(delta)) {
+                                    *sum = x + delta;
+                                }
+                                (*mean, *rstd) = normalise(sums, gamma, beta, eps, y);
                             }
-                            normalise(sums, gamma, beta, eps, y, mean, rstd);
                         },
                     );
                 },
@@ -44,24 +48,29 @@ pub fn forward(
         _ => blocks.zip(x.par_chunks(ROWS * width)).for_each(|((y, (mean, rstd)), x)| {
             wide(
                 #[inline(always)]
-                || normalise(x, gamma, beta, eps, y, mean, rstd),
+                || {
+                    let rows = x.chunks_exact(width).zip(y.chunks_exact_mut(width)).zip(mean).zip(rstd);
+                    for (((x, y), mean), rstd) in rows {
+                        (*mean, *rstd) = normalise(x, gamma, beta, eps, y);
+                    }
+                },
             );
         }),
     }
 }
 
+/// `y = LN(x)` for one row, which stays in the first-level cache; returns its mean and `1 / √(variance + eps)`.
 #[inline(always)]
-fn normalise(x: &[f32], gamma: &[f32], beta: &[f32], eps: f32, y: &mut [f32], mean: &mut [f32], rstd: &mut [f32]) {
-    let width = gamma.len();
-    let rows = x.chunks_exact(width).zip(y.chunks_exact_mut(width));
-    for ((x, y), (mean, rstd)) in rows.zip(mean.iter_mut().zip(rstd)) {
-        *mean = sum(width, |i| x[i]) / width as f32;
-        let variance = sum(width, |i| (x[i] - *mean) * (x[i] - *mean)) / width as f32;
-        *rstd = 1.0 / (variance + eps).sqrt();
-        for ((y, x), (gamma, beta)) in y.iter_mut().zip(x).zip(gamma.iter().zip(beta)) {
-            *y = (x - *mean) * *rstd * gamma + beta;
-        }
+fn normalise(x: &[f32], gamma: &[f32], beta: &[f32], eps: f32, y: &mut [f32]) -> (f32, f32) {
+    let width = gamma.len() as f32;
+    let [total] = sums([x], |[x]| [x]);
+    let mean = total / width;
+    let [squares] = sums([x], |[x]| [(x - mean) * (x - mean)]);
+    let rstd = 1.0 / (squares / width + eps).sqrt();
+    for ((y, x), (gamma, beta)) in y.iter_mut().zip(x).zip(gamma.iter().zip(beta)) {
+        *y = (x - mean) * rstd * gamma + beta;
     }
+    (mean, rstd)
 }
 
 /// f32 elements of scratch for [`backward`].
@@ -99,13 +108,15 @@ pub fn backward(
                 dgamma.fill(0.0);
                 dbeta.fill(0.0);
                 let rows = dx.chunks_exact_mut(width).zip(dy.chunks_exact(width).zip(x.chunks_exact(width)));
-                for ((dx, (dy, x)), (mean, rstd)) in rows.zip(mean.iter().zip(rstd)) {
+                for ((dx, (dy, x)), (&mean, &rstd)) in rows.zip(mean.iter().zip(rstd)) {
                     let (dx, dy, x) = (&mut dx[..width], &dy[..width], &x[..width]);
-                    let normal = |i: usize| (x[i] - mean) * rstd;
-                    let mean_g = dot(dy, gamma) / width as f32;
-                    let mean_gx = sum(width, |i| dy[i] * gamma[i] * normal(i)) / width as f32;
+                    let totals = sums([dy, gamma, x], |[dy, gamma, x]| {
+                        let g = dy * gamma;
+                        [g, g * ((x - mean) * rstd)]
+                    });
+                    let [mean_g, mean_gx] = totals.map(|total| total / width as f32);
                     for i in 0..width {
-                        let normal = normal(i);
+                        let normal = (x[i] - mean) * rstd;
                         dgamma[i] += dy[i] * normal;
                         dbeta[i] += dy[i];
                         let ds = rstd * (dy[i] * gamma[i] - mean_g - normal * mean_gx);

@@ -1,0 +1,198 @@
+//! Products in f32 as small as those of one head, on one thread. A general product spends more on blocks and panels than on sums here.
+//!
+//! Each element is one chain of fused multiply-adds along `k`, whatever the registers' width, so bits depend on the sizes alone.
+
+use crate::device::isa::{Isa, level};
+use crate::device::product::Strides;
+use crate::ops::simd::{LANES, wide};
+
+/// Rows of a tile at most: with strips of two registers, 12 sums and two operands; more would wait for loads no less.
+const ROWS: usize = 6;
+
+/// f32 elements of scratch for a product of `n` columns and sums over `k`.
+pub fn panel_len(k: usize, n: usize) -> usize {
+    k * n.next_multiple_of(LANES)
+}
+
+/// `c = scale · a b` with `c: [m, n]`, whose rows are `stride` apart, and `a: [m, k]`.
+pub fn product(
+    (m, n, k): (usize, usize, usize),
+    (c, stride): (&mut [f32], usize),
+    a: (&[f32], Strides),
+    b: (&[f32], Strides),
+    scale: f32,
+    panel: &mut [f32],
+) {
+    // Sums of two registers a row fill AVX-512's 32, of one (two of half the width) AVX2's 16.
+    let strips_of_two = level() == Isa::Avx512;
+    let panel = panel[..panel_len(k, n)].as_chunks_mut().0;
+    wide(
+        #[inline(always)]
+        || {
+            let vectors = n.div_ceil(LANES);
+            let pairs = if strips_of_two { vectors / 2 } else { 0 };
+            let (two, one) = panel.split_at_mut(2 * pairs * k);
+            for (pair, panel) in two.chunks_exact_mut(2 * k).enumerate() {
+                strip::<2>((m, n, k), 2 * pair * LANES, (&mut *c, stride), a, b, scale, panel);
+            }
+            for (vector, panel) in one.chunks_exact_mut(k).enumerate() {
+                strip::<1>((m, n, k), (2 * pairs + vector) * LANES, (&mut *c, stride), a, b, scale, panel);
+            }
+        },
+    );
+}
+
+/// `W` registers of columns from `first` on.
+#[inline(always)]
+fn strip<const W: usize>(
+    (m, n, k): (usize, usize, usize),
+    first: usize,
+    (c, stride): (&mut [f32], usize),
+    (a, of_a): (&[f32], Strides),
+    (b, of_b): (&[f32], Strides),
+    scale: f32,
+    panel: &mut [[f32; LANES]],
+) {
+    let columns = (W * LANES).min(n - first);
+    pack(panel.as_flattened_mut(), W * LANES, k, &b[first * of_b.columns..], of_b, columns);
+    let panel = panel.as_chunks::<W>().0;
+    let tiles = m.div_ceil(ROWS);
+    for tile in 0..tiles {
+        // Tiles of about one height: a low one takes nearly as long as a high one.
+        let (start, end) = (tile * m / tiles, (tile + 1) * m / tiles);
+        let (c, a) = (&mut c[start * stride + first..], &a[start * of_a.rows..]);
+        match end - start {
+            1 => rows_1(c, stride, a, of_a, panel, scale, columns),
+            2 => rows_2(c, stride, a, of_a, panel, scale, columns),
+            3 => rows_3(c, stride, a, of_a, panel, scale, columns),
+            4 => rows_4(c, stride, a, of_a, panel, scale, columns),
+            5 => rows_5(c, stride, a, of_a, panel, scale, columns),
+            _ => rows_6(c, stride, a, of_a, panel, scale, columns),
+        }
+    }
+}
+
+/// `columns` columns of `b` as `[k, width]`, filled up with zeros.
+#[inline(always)]
+fn pack(panel: &mut [f32], width: usize, k: usize, b: &[f32], of_b: Strides, columns: usize) {
+    if of_b.columns == 1 {
+        for (to, from) in panel.chunks_exact_mut(width).zip(b.chunks(of_b.rows)) {
+            let (some, rest) = to.split_at_mut(columns);
+            some.copy_from_slice(&from[..columns]);
+            rest.fill(0.0);
+        }
+        return;
+    }
+    for (column, from) in b.chunks(of_b.columns).take(columns).enumerate() {
+        for (to, from) in panel.chunks_exact_mut(width).zip(&from[..k]) {
+            to[column] = *from;
+        }
+    }
+    for to in panel.chunks_exact_mut(width) {
+        to[columns..].fill(0.0);
+    }
+}
+
+/// The rows of a tile by name, so that their sums are registers: a loop over them would stay a loop, over memory.
+macro_rules! rows {
+    ($name:ident: $($row:ident)*) => {
+        #[inline(always)]
+        fn $name<const W: usize>(
+            c: &mut [f32],
+            stride: usize,
+            a: &[f32],
+            of_a: Strides,
+            panel: &[[[f32; LANES]; W]],
+            scale: f32,
+            columns: usize,
+        ) {
+            let rows = [$(stringify!($row)),*].len();
+            assert!(panel.is_empty() || a.len() > (rows - 1) * of_a.rows + (panel.len() - 1) * of_a.columns);
+            $(let mut $row = [[0.0f32; LANES]; W];)*
+            for (unit, b) in panel.iter().enumerate() {
+                let b = *b;
+                let mut at = unit * of_a.columns;
+                $(
+                    // SAFETY: the largest such index, that of the last row and unit, was compared with the length above.
+                    add(&mut $row, unsafe { *a.get_unchecked(at) }, &b);
+                    at += of_a.rows;
+                )*
+                let _ = at;
+            }
+            let mut c = c.chunks_mut(stride);
+            $(
+                if let Some(c) = c.next() {
+                    store(c, $row, scale, columns);
+                }
+            )*
+        }
+    };
+}
+
+rows!(rows_1: first);
+rows!(rows_2: first second);
+rows!(rows_3: first second third);
+rows!(rows_4: first second third fourth);
+rows!(rows_5: first second third fourth fifth);
+rows!(rows_6: first second third fourth fifth sixth);
+
+#[inline(always)]
+fn add<const W: usize>(sums: &mut [[f32; LANES]; W], a: f32, b: &[[f32; LANES]; W]) {
+    for (sums, b) in sums.iter_mut().zip(b) {
+        for lane in 0..LANES {
+            sums[lane] = a.mul_add(b[lane], sums[lane]);
+        }
+    }
+}
+
+#[inline(always)]
+fn store<const W: usize>(c: &mut [f32], mut sums: [[f32; LANES]; W], scale: f32, columns: usize) {
+    let sums = sums.as_flattened_mut();
+    for sum in &mut *sums {
+        *sum *= scale;
+    }
+    let (whole, rest) = sums[..columns].as_chunks::<LANES>();
+    let (c_whole, c_rest) = c[..columns].as_chunks_mut::<LANES>();
+    for (c, sums) in c_whole.iter_mut().zip(whole) {
+        *c = *sums;
+    }
+    // Few enough that a call of `memcpy` would take longer.
+    for (c, sum) in c_rest.iter_mut().zip(rest) {
+        *c = *sum;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::{Purpose, Random};
+
+    /// Every element is one chain from zero, scaled at the end, in every layout; what lies between rows stays.
+    #[test]
+    fn every_element_is_one_chain() {
+        let draw = |len: usize, index: u64| -> Vec<f32> {
+            let mut random = Random::new(1, Purpose::Test, 0, index);
+            (0..len).map(|_| random.normal()).collect()
+        };
+        for (m, n, k) in [(1, 1, 1), (5, 7, 3), (16, 16, 32), (19, 19, 32), (19, 32, 19), (99, 99, 64), (13, 50, 80)] {
+            let (a, b, stride) = (draw(m * k, 0), draw(k * n, 1), n + 3);
+            let layouts = [
+                (Strides::row_major(k), Strides::row_major(k).transposed()),
+                (Strides::row_major(k), Strides::row_major(n)),
+                (Strides::row_major(m).transposed(), Strides::row_major(n)),
+            ];
+            for (of_a, of_b) in layouts {
+                let (mut c, mut panel) = (vec![7.0; m * stride], vec![f32::NAN; panel_len(k, n)]);
+                product((m, n, k), (&mut c, stride), (&a, of_a), (&b, of_b), 0.3, &mut panel);
+                for (index, found) in c.into_iter().enumerate() {
+                    let (row, column) = (index / stride, index % stride);
+                    let term = |sum: f32, i: usize| {
+                        a[row * of_a.rows + i * of_a.columns].mul_add(b[i * of_b.rows + column * of_b.columns], sum)
+                    };
+                    let expected = if column < n { 0.3 * (0..k).fold(0.0, term) } else { 7.0 };
+                    assert_eq!(found.to_bits(), expected.to_bits(), "{m} x {n} x {k} at ({row}, {column})");
+                }
+            }
+        }
+    }
+}
