@@ -61,7 +61,7 @@ struct Common {
     /// Images at a time
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
     batch: u32,
-    /// Share of broken samples in a shard above which evaluation stops
+    /// Share of broken samples above which evaluation stops
     #[arg(long, value_name = "SHARE", default_value_t = 0.1)]
     max_bad: f32,
     /// Print JSON instead of a table
@@ -103,6 +103,7 @@ impl Eval {
         let tokenizer = common.tokenizer(&checkpoint)?;
         let keys = CaptionKeys { caption_key: common.caption_key.clone(), ..CaptionKeys::default() };
         let dataset = Arc::new(Dataset::open(&common.data, keys)?);
+        dataset.warnings().iter().for_each(|warning| eprintln!("{warning}"));
         let (found, skipped) = common.device.run(Evaluation { common, kind, checkpoint, dataset, tokenizer })?;
         for (kind, count) in skipped {
             eprintln!("skipped: {count} x {kind}");
@@ -157,11 +158,13 @@ impl Job for Evaluation<'_> {
             Inputs { dataset: &self.dataset, tokenizer: &self.tokenizer, max_bad: self.common.max_bad, bar: &bar };
         let found = match &self.kind {
             Kind::ZeroShot { classes, templates } => {
-                Found::ZeroShot(eval::zero_shot(&mut encoder, &params, &inputs, classes.as_ref(), templates)?)
+                eval::zero_shot(&mut encoder, &params, &inputs, classes.as_ref(), templates).map(Found::ZeroShot)
             }
-            Kind::Retrieval => Found::Retrieval(eval::retrieval(&mut encoder, &params, &inputs)?),
+            Kind::Retrieval => eval::retrieval(&mut encoder, &params, &inputs).map(Found::Retrieval),
         };
         bar.finish_and_clear();
+        encoder.take_warnings().iter().for_each(|warning| eprintln!("{warning}"));
+        let found = found?;
         Ok((found, encoder.skipped().clone()))
     }
 }

@@ -4,7 +4,11 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::{Broken, Dataset, Error, Result, Skipped, health::Health, image::Square};
+use super::{
+    Broken, Dataset, Error, Result, Skipped,
+    health::{Health, Visited},
+    image::Square,
+};
 
 /// One batch for evaluation; the last one may be short.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,7 +35,7 @@ pub struct EvalBatches {
 
 impl EvalBatches {
     /// Batches of `batch` images of `image_size` x `image_size` pixels. Broken samples are skipped, and are an error
-    /// if they are more than `max_bad` of a shard (as in [`super::Loader`]).
+    /// if they are more than `max_bad` of the data set.
     ///
     /// # Errors
     /// If `batch` or `image_size` is 0.
@@ -42,7 +46,7 @@ impl EvalBatches {
                 return Err(Error::Config { field, value: "0".to_owned(), problem });
             }
         }
-        let health = Health::new(&dataset, max_bad);
+        let health = Health::new(&dataset, max_bad, Visited::InOrder);
         Ok(Self { dataset, batch, side: image_size, next: 0, health })
     }
 

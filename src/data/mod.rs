@@ -3,7 +3,10 @@
 //! | file | what it does |
 //! |---|---|
 //! | `source` | what the user writes to a list of shards |
-//! | `tar`, `shard` | a shard's members and samples |
+//! | `store`, `tar` | where a shard's bytes are, and its members |
+//! | `members`, `shard` | which members make which sample |
+//! | `damage`, `notes`, `sniff` | what is wrong with a shard, and how it is told |
+//! | `check` | whether a source holds what is looked for |
 //! | `dataset`, `caption`, `json` | all samples by number: image, captions, tags, classes |
 //! | `image`, `augment` | decoding, cropping, colour |
 //! | `mask` | visible patches |
@@ -17,6 +20,8 @@
 
 mod augment;
 mod caption;
+mod check;
+mod damage;
 mod dataset;
 mod embedded;
 mod error;
@@ -26,9 +31,13 @@ pub mod image;
 mod json;
 mod loader;
 mod mask;
+mod members;
+mod notes;
 mod order;
 mod shard;
+mod sniff;
 mod source;
+mod store;
 pub mod tar;
 #[cfg(test)]
 mod testing;

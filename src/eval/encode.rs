@@ -15,7 +15,7 @@ use crate::ops::AllOps;
 pub struct Inputs<'a> {
     pub dataset: &'a Arc<Dataset>,
     pub tokenizer: &'a Tokenizer,
-    /// Share of broken samples in a shard above which evaluation stops.
+    /// Share of broken samples above which evaluation stops.
     pub max_bad: f32,
     /// Shows the images done.
     pub bar: &'a ProgressBar,
@@ -34,6 +34,7 @@ pub struct Encoder<D: Device> {
     context: usize,
     width: usize,
     skipped: Skipped,
+    warnings: Vec<String>,
 }
 
 /// The embeddings of a data set's images.
@@ -76,6 +77,7 @@ impl<D: AllOps> Encoder<D> {
             context,
             width,
             skipped: Skipped::new(),
+            warnings: Vec::new(),
         })
     }
 
@@ -89,12 +91,18 @@ impl<D: AllOps> Encoder<D> {
         &self.skipped
     }
 
+    /// The first few broken samples by name, and what else is to be told of them, since the last call.
+    pub fn take_warnings(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.warnings)
+    }
+
     /// Embeds every image of a data set.
     pub fn images(&mut self, params: &Parameters<D>, inputs: &Inputs) -> Result<Images, EvalError> {
         let mut all = Images::default();
         let mut pixels = Vec::new();
         let mut batches = EvalBatches::new(inputs.dataset.clone(), self.batch, self.side, inputs.max_bad)?;
-        for batch in batches.by_ref() {
+        while let Some(batch) = batches.next() {
+            self.warnings.extend(batches.take_warnings());
             let batch = batch?;
             pixels.clone_from(&batch.images);
             // The last batch may be short: what fills it up is computed and dropped.
@@ -107,6 +115,8 @@ impl<D: AllOps> Encoder<D> {
             inputs.bar.inc(batch.samples.len() as u64);
             all.samples.extend(batch.samples);
         }
+        // Bad samples behind the last batch.
+        self.warnings.extend(batches.take_warnings());
         self.skipped = batches.skipped();
         Ok(all)
     }

@@ -58,7 +58,7 @@ pub struct Options {
     /// Strength of colour jitter in [0, 1]
     #[arg(long, value_name = "S", help_heading = "Data")]
     pub color_jitter: Option<f32>,
-    /// Share of broken samples in a shard above which training stops
+    /// Share of broken samples in the data above which training stops; 1 goes on as long as there is a good one
     #[arg(long, value_name = "SHARE", help_heading = "Data")]
     pub max_bad: Option<f32>,
     /// Threads that decode images; 0: one per core

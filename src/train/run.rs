@@ -155,6 +155,8 @@ pub struct Summary {
     pub mask_ratio: f64,
     /// Broken samples since the run was last started, by kind.
     pub skipped: Skipped,
+    /// Broken samples of the held-out data, by kind.
+    pub eval_skipped: Skipped,
     pub checkpoint: PathBuf,
 }
 
@@ -204,6 +206,8 @@ struct Run<D: Device> {
     latest: Metrics,
     saved: Option<PathBuf>,
     log_failed: bool,
+    /// What the last evaluation left out.
+    eval_skipped: Option<Skipped>,
     /// The batch of the last step, as long as its outcome is not known.
     in_flight: Option<Batch>,
 }
@@ -265,6 +269,7 @@ impl<D: AllOps> Run<D> {
             stepping: Duration::ZERO,
             latest: Metrics::default(),
             log_failed: false,
+            eval_skipped: None,
             in_flight: None,
         };
         this.introduce();
@@ -287,12 +292,21 @@ impl<D: AllOps> Run<D> {
             self.trainer.device().describe(),
         ));
         self.progress.say(&format!("run folder: {}", self.plan.folder.path().display()));
+        let held_out = self.plan.held_out.iter().flat_map(|dataset| dataset.warnings());
+        self.plan.dataset.warnings().iter().chain(held_out).for_each(|warning| self.progress.say(warning));
     }
 
     fn step(&mut self) -> Result<(), TrainError> {
         let start = Instant::now();
-        let batch = self.loader.next_batch()?;
+        let batch = self.loader.next_batch();
         self.loader.take_warnings().iter().for_each(|warning| self.progress.say(warning));
+        let batch = match batch {
+            Ok(batch) => batch,
+            Err(error) => {
+                self.save_in_time();
+                return Err(error.into());
+            }
+        };
         // The device computes this step while the next batch is fetched: what came of it is asked for a step later.
         let before = self.trainer.submit(&batch, self.schedule.at(self.state.step))?;
         self.note(before, self.state.step)?;
@@ -433,6 +447,19 @@ impl<D: AllOps> Run<D> {
         Ok(path)
     }
 
+    /// Saves what was trained before the data failed, so that the run goes on from here once they are mended.
+    fn save_in_time(&mut self) {
+        if self.steps == 0 {
+            return;
+        }
+        let folder = self.plan.folder.path().display().to_string();
+        let said = match self.save() {
+            Ok(_) => format!("saved step {}; flipk train --resume {folder} goes on from there", self.state.step),
+            Err(error) => format!("warning: {error}"),
+        };
+        self.progress.say(&said);
+    }
+
     fn title(&self) -> String {
         let Settings { loader, options, .. } = &self.plan.settings;
         let preset = options.model.map_or_else(String::new, |preset| format!("{preset:?}").to_lowercase());
@@ -454,7 +481,14 @@ impl<D: AllOps> Run<D> {
             max_bad: self.plan.settings.loader.max_bad,
             bar: &ProgressBar::hidden(),
         };
-        Ok(eval::zero_shot(encoder, self.trainer.params(), &inputs, None, &Templates::default())?)
+        let found = eval::zero_shot(encoder, self.trainer.params(), &inputs, None, &Templates::default());
+        // Each evaluation meets the same broken samples.
+        let warnings = encoder.take_warnings();
+        if self.eval_skipped.is_none() {
+            warnings.iter().for_each(|warning| self.progress.say(warning));
+        }
+        self.eval_skipped = Some(encoder.skipped().clone());
+        Ok(found?)
     }
 
     fn finish(mut self) -> Result<Ended, TrainError> {
@@ -487,6 +521,7 @@ impl<D: AllOps> Run<D> {
             seed: self.plan.settings.seed,
             mask_ratio: self.plan.settings.loader.mask_ratio,
             skipped: self.loader.skipped(),
+            eval_skipped: self.eval_skipped.unwrap_or_default(),
             checkpoint,
         };
         self.plan.folder.write_json("summary.json", &summary)?;
