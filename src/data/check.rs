@@ -82,11 +82,11 @@ impl Looked {
         self.samples += 1;
         self.images += u64::from(entry.image.is_some());
         self.captions += u64::from(refused.is_none());
-        if self.records < RECORDS {
-            if let Ok(Some(json)) = shard.part(entry.json) {
-                self.records += 1;
-                self.fields.extend(Record::read(&json, &[]).names);
-            }
+        if self.records < RECORDS
+            && let Ok(Some(json)) = shard.part(entry.json)
+        {
+            self.records += 1;
+            self.fields.extend(Record::read(&json, &[]).names);
         }
         if let (None, Some(why)) = (&self.refused, refused.filter(|why| why.kind != Kind::MissingCaption)) {
             self.refused = Some((shown(&entry.key), why));

@@ -144,9 +144,7 @@ impl Dataset {
     /// The encoded image, as it stands in the archive.
     pub fn image(&self, sample: u64) -> std::result::Result<Cow<'_, [u8]>, Broken> {
         let (shard, entry) = self.whole(sample)?;
-        shard
-            .part(entry.image)?
-            .ok_or_else(|| Broken { kind: Kind::MissingImage, detail: format!("looked for {}", image_members()) })
+        shard.part(entry.image)?.ok_or_else(no_image)
     }
 
     /// The bytes of the `.cls` member, if there is one: the number of a class, as evaluation archives have it.
@@ -167,7 +165,8 @@ impl Dataset {
         if let Some(image) = self.cache.get(place) {
             return Ok(image);
         }
-        let decoded = image::decode(&self.image(sample)?);
+        let (shard, entry) = self.whole(sample)?;
+        let decoded = shard.with_part(entry.image, image::decode)?.ok_or_else(no_image)?;
         let image = Arc::new(decoded.map_err(|detail| Broken { kind: Kind::BadImage, detail })?);
         self.cache.put(place, &image, self.len());
         Ok(image)
@@ -234,6 +233,10 @@ impl Dataset {
             None => Ok((shard, entry)),
         }
     }
+}
+
+fn no_image() -> Broken {
+    Broken { kind: Kind::MissingImage, detail: format!("looked for {}", image_members()) }
 }
 
 /// All shards, or an error that names every one that cannot be used.

@@ -191,7 +191,7 @@ impl Health {
         if named.len() <= NAMED && named.insert(sample) {
             self.warnings.push(match named.len() {
                 ..=NAMED => format!("skipped {}: {broken}", dataset.name(sample)),
-                _ => format!("further samples with a {} are counted, not named", broken.kind),
+                _ => format!("further samples are counted, not named ({})", broken.kind),
             });
         }
         let number = dataset.shard_number(sample);

@@ -244,10 +244,9 @@ fn again(
     unused: &mut Unused,
 ) {
     for (number, part) in parts.iter().enumerate() {
-        if let Some(of_key) = repeated.get_mut(part.key) {
-            if part.rank != COMPOUND || !has_plain[part.slot as usize] {
-                of_key.push(number);
-            }
+        let is_used = part.rank != COMPOUND || !has_plain[part.slot as usize];
+        if let Some(of_key) = repeated.get_mut(part.key).filter(|_| is_used) {
+            of_key.push(number);
         }
     }
     drafts.retain(|draft| !repeated.contains_key(parts[draft.first].key));

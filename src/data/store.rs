@@ -5,6 +5,7 @@
 
 use std::{
     borrow::Cow,
+    cell::RefCell,
     fs::File,
     io::{self, Read},
     num::NonZeroU64,
@@ -53,10 +54,17 @@ pub(super) struct OpenFile {
 }
 
 impl OpenFile {
+    /// # Errors
+    /// What is no file that can be read at any place.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let file = File::open(path)?;
-        let len = file.metadata()?.len();
-        Ok(Self { file, len })
+        // Asked first, since opening a pipe waits for its writer.
+        let told = std::fs::metadata(path)?;
+        if !told.is_file() {
+            let problem = "it is no regular file (a pipe or a device, perhaps), and samples are read in random order; \
+                           save it as a file first";
+            return Err(io::Error::other(problem));
+        }
+        Ok(Self { file: File::open(path)?, len: told.len() })
     }
 }
 
@@ -201,6 +209,34 @@ impl Store {
         let mut bytes = vec![0; len];
         self.read_at(&mut bytes, start)?;
         Ok(Cow::Owned(bytes))
+    }
+}
+
+thread_local! {
+    /// Room for a part, used again by the next one.
+    static ROOM: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A thread keeps no more room than this for the next part.
+const MAX_ROOM: usize = 16 << 20;
+
+impl Store {
+    /// Calls `use_it` with a part of the archive, without an allocation for each.
+    pub fn with_part<T>(&self, span: Span, use_it: impl FnOnce(&[u8]) -> T) -> io::Result<T> {
+        if let Self::Memory(_) = self {
+            return Ok(use_it(&self.part(span)?));
+        }
+        let len = usize::try_from(span.len).map_err(io::Error::other)?;
+        let mut room = ROOM.take();
+        if room.len() < len {
+            room.resize(len, 0);
+        }
+        self.read_at(&mut room[..len], span.start.get())?;
+        let used = use_it(&room[..len]);
+        if room.len() <= MAX_ROOM {
+            ROOM.set(room);
+        }
+        Ok(used)
     }
 }
 

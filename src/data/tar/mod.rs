@@ -132,6 +132,14 @@ impl<R: ReadAt + ?Sized> Walk<'_, R> {
                 }
                 continue;
             }
+            // The last header may be cut behind the name.
+            let name = (block.len() < BLOCK && at > 0).then(|| text(block)).filter(|name| name.len() < block.len());
+            if let Some(name) = name.filter(|name| !name.is_empty()) {
+                let name = self.pending.name.take().unwrap_or_else(|| name.to_owned());
+                let content = Content::Cut(format!("cut in its header, at byte {}", self.end));
+                self.index.members.push(Member { name, content });
+                break;
+            }
             let lost = match Header::parse(block) {
                 Ok(header) => match self.member(header, at)? {
                     Ok(next) => {
