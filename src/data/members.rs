@@ -423,6 +423,15 @@ mod tests {
     }
 
     #[test]
+    fn images_have_many_extensions() {
+        for extension in ["jpg", "JPEG", "jpe", "JFIF", "png", "WebP", "gif", "bmp", "tif", "tiff", "avif"] {
+            assert_eq!(check(&[&format!("1.{extension}")], &[("1", Some(0), None, None)]), Unused::default());
+        }
+        let [entry] = &group(&members(&[b"1.png", b"1.cls"])).entries[..] else { panic!() };
+        assert!(entry.cls.is_some_and(|cls| cls.start.get() == 2));
+    }
+
+    #[test]
     fn dots_in_names_are_told() {
         let names: Vec<String> =
             (0..20).flat_map(|n| [format!("shot 2.{n} left.png"), format!("shot 2.{n} left.txt")]).collect();

@@ -206,8 +206,11 @@ mod tests {
 
     #[test]
     fn samples_are_members_that_share_a_key() {
-        for bytes in [archive(), gzip(&archive())] {
+        for (bytes, is_gzip) in [(archive(), false), (gzip(&archive()), true)] {
             let (shard, report, _file) = open(&bytes).unwrap();
+            // Neither stays in memory.
+            let in_place = matches!(shard.store, Store::File { .. });
+            assert!(in_place != is_gzip && matches!(shard.store, Store::Spooled(_)) == is_gzip);
             let read = |span| Some(String::from_utf8_lossy(&shard.part(span).unwrap()?).trim().to_owned());
             let samples: Vec<_> = shard.samples.iter().map(|e| (&*e.key, read(e.image), read(e.txt))).collect();
             let some = |text: &str| Some(text.to_owned());
