@@ -106,7 +106,7 @@ fn views_beside_an_image_are_no_images() {
     for number in 0..8 {
         tar::append(&mut archive, &format!("{number}.depth.png"), b"no picture");
         tar::append(&mut archive, &format!("{number}.orig.txt"), b"caf\xE9");
-        tar::append(&mut archive, &format!("{number}.boxes.json"), b"[1, 2");
+        tar::append(&mut archive, &format!("{number}.boxes.json"), b"[1, 2]");
         pair(&mut archive, &number.to_string(), &png(number), b"a good one");
     }
     let shard = place.write("views.tar", &finished(archive));
