@@ -15,6 +15,8 @@ pub enum Error {
     MissingShards { spec: String, missing: usize, total: usize, first: String, there: String },
     #[error("cannot read {}: {source}", path.display())]
     Read { path: PathBuf, source: io::Error },
+    #[error("{}: {problem}", path.display())]
+    Text { path: PathBuf, problem: String },
     #[error("{shard} is not a tar archive: {problem}")]
     NotTar { shard: String, problem: String },
     #[error("{shard} holds no samples: looked for {looked_for}; found {found}")]

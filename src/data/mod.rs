@@ -7,6 +7,7 @@
 //! | `dataset`, `caption` | all samples by number: image, name, tags, classes |
 //! | `image`, `augment` | decoding, cropping, colour |
 //! | `mask` | visible patches |
+//! | `text` | text files as editors write them |
 //! | `tokenizer` | words to token numbers |
 //! | `order` | epochs, shuffles, the position a run goes on from |
 //! | `loader` | training batches on threads |
@@ -30,6 +31,7 @@ mod source;
 pub mod tar;
 #[cfg(test)]
 mod testing;
+pub mod text;
 mod tokenizer;
 
 pub use self::{
