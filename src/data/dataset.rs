@@ -14,6 +14,7 @@ use rayon::prelude::*;
 
 use super::{
     Broken, Caption, CaptionKeys, Error, Kind, Result, Source, embedded, image,
+    json::Record,
     shard::{Entry, Shard, image_members},
     source::some,
 };
@@ -129,7 +130,7 @@ impl Dataset {
         Ok(shard.bytes(&entry.cls).map(Cow::Borrowed))
     }
 
-    /// Name and tags.
+    /// Captions and tags.
     pub fn caption(&self, sample: u64) -> std::result::Result<Caption, Broken> {
         let (shard, entry) = self.whole(sample)?;
         self.keys.read(shard.bytes(&entry.txt), shard.bytes(&entry.json))
@@ -147,7 +148,7 @@ impl Dataset {
         Ok(image)
     }
 
-    /// Distinct names, whatever the tags.
+    /// Distinct captions (of a sample with several, the first), whatever the tags.
     pub fn classes(&self) -> Classes {
         let captions: Vec<_> = (0..self.len() as u64).into_par_iter().map(|sample| self.caption(sample)).collect();
         let mut numbers = HashMap::new();
@@ -158,7 +159,7 @@ impl Dataset {
                 names.len() as u32 - 1
             })
         };
-        let of_sample = captions.into_iter().map(|caption| Some(class(caption.ok()?.name))).collect();
+        let of_sample = captions.into_iter().map(|caption| Some(class(caption.ok()?.first().to_owned()))).collect();
         Classes { names, of_sample }
     }
 
@@ -212,25 +213,25 @@ fn check_first_samples(shard: &Shard, keys: &CaptionKeys) -> Result<()> {
     if whole.iter().all(|entry| entry.image.is_none()) {
         return Err(Error::NoImages { shard: name, samples, looked_for: image_members(), found: extensions() });
     }
-    let missing = |entry: &&Entry| {
-        let caption = keys.read(shard.bytes(&entry.txt), shard.bytes(&entry.json));
-        caption.is_err_and(|broken| broken.kind == Kind::MissingCaption)
-    };
-    if whole.iter().all(missing) {
+    let caption = |entry: &&Entry| keys.read(shard.bytes(&entry.txt), shard.bytes(&entry.json));
+    let refused: Vec<(&Entry, Broken)> =
+        whole.iter().filter_map(|entry| Some((*entry, caption(entry).err()?))).collect();
+    let no_caption = |kind| matches!(kind, Kind::MissingCaption | Kind::EmptyCaption | Kind::BadRecord);
+    if refused.len() == whole.len() && refused.iter().all(|(_, why)| no_caption(why.kind)) {
+        let names = |json| Record::read(json, &[]).names;
         let fields: BTreeSet<String> =
-            whole.iter().filter_map(|entry| shard.bytes(&entry.json)).flat_map(fields).collect();
-        let found = match fields.is_empty() {
+            whole.iter().filter_map(|entry| shard.bytes(&entry.json)).flat_map(names).collect();
+        let mut found = match fields.is_empty() {
             true => extensions(),
             false => format!("{}; JSON fields {}", extensions(), some(fields.into_iter())),
         };
+        // Of members that are there, why they are no captions.
+        if let Some((entry, why)) = refused.iter().find(|(_, why)| why.kind != Kind::MissingCaption) {
+            found += &format!("; {}: {why}", entry.key);
+        }
         return Err(Error::NoCaptions { shard: name, samples, looked_for: keys.looked_for(), found });
     }
     Ok(())
-}
-
-fn fields(json: &[u8]) -> Vec<String> {
-    let object: Option<serde_json::Map<_, _>> = serde_json::from_slice(json).ok();
-    object.into_iter().flatten().map(|(field, _)| field).collect()
 }
 
 /// Decoded images of a data set that is small enough to be kept whole.
@@ -282,7 +283,8 @@ mod tests {
         let dataset = Dataset::open(&[a.file(), b.file()], CaptionKeys::default()).unwrap();
         assert_eq!(dataset.len(), 4);
         assert_eq!((0..4).map(|sample| dataset.key(sample)).collect::<Vec<_>>(), ["1", "2", "x/1", "x/2"]);
-        assert_eq!(dataset.caption(1).unwrap(), Caption { name: "dog".into(), tags: vec!["pet".into()] });
+        let dog = Caption { texts: vec!["dog".into()], tags: vec!["pet".into()], tags_lost: None };
+        assert_eq!(dataset.caption(1).unwrap(), dog);
         assert_eq!(dataset.image(2).unwrap(), png(4, 4, 3));
         assert_eq!(dataset.name(3), format!("{}:x/2", b.file()));
         let classes = dataset.classes();
@@ -308,6 +310,16 @@ mod tests {
         let message = error(&archive, None);
         assert!(message.contains("`caption`") && message.contains("JSON fields alt, url"), "{message}");
         assert!(error(&archive, Some("txt")).contains("found .cls, .json, .png"));
+        for (record, why) in [
+            ("{\"caption\": 7}", "1: bad record: the field `caption` of the .json member is a number, not text"),
+            ("{\"caption\": null}", "1: empty caption: the field `caption` of the .json member is null"),
+            ("caption: a cat", "1: bad record: .json does not parse: line 1, byte 1:"),
+        ] {
+            let mut archive = Archive::default();
+            archive.add("1.png", &png(4, 4, 0)).add("1.json", record.as_bytes());
+            let message = error(&archive, None);
+            assert!(message.contains(why), "{message}");
+        }
         let mut archive = Archive::default();
         archive.add("1.svg", b"<svg").add("1.txt", b"a cat");
         let message = error(&archive, None);

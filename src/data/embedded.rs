@@ -34,7 +34,7 @@ mod tests {
             assert!(batches.skipped().is_empty() && samples == dataset.len() && samples > 1800, "{name}: {samples}");
             for sample in 0..samples as u64 {
                 let caption = dataset.caption(sample).unwrap();
-                for text in std::iter::once(&caption.name).chain(&caption.tags) {
+                for text in caption.texts.iter().chain(&caption.tags) {
                     tokenizer.encode(text, &mut tokens).unwrap();
                     assert!(tokens[0] != tokenizer.pad() && !tokens.contains(&unknown), "{text:?}: {tokens:?}");
                 }

@@ -81,7 +81,7 @@ impl EvalBatches {
 }
 
 fn make(dataset: &Dataset, square: &mut Square, sample: u64) -> std::result::Result<(Vec<u8>, String), Broken> {
-    let caption = dataset.caption(sample)?.name;
+    let caption = dataset.caption(sample)?.first().to_owned();
     let mut image = vec![0; square.bytes()];
     let fits = square.center_crop(&*dataset.decoded(sample)?, &mut image);
     fits.map_err(|detail| Broken { kind: super::Kind::BadImage, detail })?;

@@ -14,8 +14,10 @@ pub enum Kind {
     MissingImage,
     BadImage,
     MissingCaption,
-    /// The caption is there and holds no words.
+    /// The caption is there, and is blank or null.
     EmptyCaption,
+    /// The JSON record is damaged, or its caption is no text.
+    BadRecord,
     NonUtf8Caption,
     /// Code that reads the sample panicked: a fault in a decoder, here confined to the sample.
     Panic,
@@ -29,6 +31,7 @@ impl Kind {
             Self::BadImage => "bad image",
             Self::MissingCaption => "missing caption",
             Self::EmptyCaption => "empty caption",
+            Self::BadRecord => "bad record",
             Self::NonUtf8Caption => "non-UTF-8 caption",
             Self::Panic => "decoder panic",
         }

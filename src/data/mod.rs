@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `source` | what the user writes to a list of shards |
 //! | `tar`, `shard` | a shard's members and samples |
-//! | `dataset`, `caption` | all samples by number: image, name, tags, classes |
+//! | `dataset`, `caption`, `json` | all samples by number: image, captions, tags, classes |
 //! | `image`, `augment` | decoding, cropping, colour |
 //! | `mask` | visible patches |
 //! | `text` | text files as editors write them |
@@ -23,6 +23,7 @@ mod error;
 mod eval;
 mod health;
 pub mod image;
+mod json;
 mod loader;
 mod mask;
 mod order;
@@ -36,7 +37,7 @@ mod tokenizer;
 
 pub use self::{
     augment::{Augmentation, CropRect},
-    caption::{Caption, CaptionKeys, CaptionVariation},
+    caption::{Caption, CaptionKeys, CaptionLines, CaptionVariation},
     dataset::{CACHE_BYTES, Classes, Dataset},
     error::{Error, Result},
     eval::{EvalBatch, EvalBatches},

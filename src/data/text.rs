@@ -26,6 +26,9 @@ pub enum Blank {
     Refuse,
 }
 
+/// UTF-8's byte order mark.
+pub(super) const BOM: [u8; 3] = [0xEF, 0xBB, 0xBF];
+
 /// Reads a text file, without its byte order mark.
 ///
 /// # Errors
@@ -111,7 +114,7 @@ pub(super) fn strip_bom(text: &str) -> &str {
 }
 
 /// Names an encoding in units of 2 or 4 bytes, by its byte order mark or by its zeros.
-fn wide_encoding(bytes: &[u8]) -> Option<&'static str> {
+pub(super) fn wide_encoding(bytes: &[u8]) -> Option<&'static str> {
     /// Bytes that are looked at where there is no mark.
     const LOOKED_AT: usize = 64;
     match bytes {
@@ -140,13 +143,9 @@ mod tests {
 
     #[test]
     fn lists_are_read_whatever_editor_wrote_them() {
-        for bytes in [
-            "red\nblue\n",
-            "red\r\nblue",
-            "red\rblue\r",
-            "\u{FEFF}red\r\n blue \r\n\r\n",
-            "red\n\u{FEFF}blue\n\n\n",
-        ] {
+        for bytes in
+            ["red\nblue\n", "red\r\nblue", "red\rblue\r", "\u{FEFF}red\r\n blue \r\n\r\n", "red\n\u{FEFF}blue\n\n\n"]
+        {
             assert_eq!(list(bytes.as_bytes(), Blank::Refuse).unwrap(), ["red", "blue"], "{bytes:?}");
         }
         assert_eq!(list("cafe\u{301}\n".as_bytes(), Blank::Drop).unwrap(), ["caf\u{e9}"]);

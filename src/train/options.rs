@@ -12,6 +12,7 @@ use toml::{Table, Value};
 
 use super::TrainError;
 use crate::autograd::Recompute;
+use crate::data::{CaptionLines, text};
 use crate::model::{Loss, Preset};
 
 /// Every option of `flipk train`; `None` is the default.
@@ -25,10 +26,14 @@ pub struct Options {
     /// Shards for zero-shot evaluation at the end [default: embedded:fluent with the embedded data, else none]
     #[arg(long, num_args = 1.., value_name = "SHARDS", help_heading = "Data")]
     pub eval_data: Option<Vec<String>>,
-    /// Where captions are: `txt` for the .txt member, else a field of the .json member
-    /// [default: .txt, or else the field `caption`]
+    /// Where captions are: `txt` for the .txt member, else a field of the .json member, a text or a list of texts of
+    /// which each visit takes one [default: .txt, or else the field `caption`]
     #[arg(long, value_name = "KEY", help_heading = "Data")]
     pub caption_key: Option<String>,
+    /// What the lines of a .txt member are: captions, of which each visit takes one (each), or together one caption
+    /// (join) [default: each]
+    #[arg(long, value_name = "each|join", hide_possible_values = true, help_heading = "Data")]
+    pub caption_lines: Option<CaptionLines>,
     /// Field of the .json member with a list of tags
     #[arg(long, value_name = "KEY", help_heading = "Data")]
     pub tags_key: Option<String>,
@@ -175,7 +180,7 @@ impl Options {
     /// A file that cannot be read or is not TOML, an unknown key (with the nearest known one), a value of a wrong type.
     pub fn over_file(self, path: &Path) -> Result<Self, TrainError> {
         let bad = |problem: String| TrainError::Config { path: path.to_owned(), problem };
-        let text = std::fs::read_to_string(path).map_err(|source| TrainError::io("read", path, source))?;
+        let text = text::read(path)?;
         let mut table: Table = text.parse().map_err(|why: toml::de::Error| bad(why.to_string()))?;
         let keys = Self::keys();
         if let Some(unknown) = table.keys().find(|key| !keys.contains(key)) {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::{Options, TrainError};
 use crate::autograd::Recompute;
-use crate::data::{Augmentation, CaptionKeys, CaptionVariation, LoaderConfig};
+use crate::data::{Augmentation, CaptionKeys, CaptionLines, CaptionVariation, LoaderConfig};
 use crate::model::{Loss, ModelConfig, Preset, TowerConfig};
 use crate::optim::AdamWConfig;
 
@@ -124,6 +124,7 @@ impl Settings {
         let loader = loader(o, &recipe, &model, seed)?;
         let captions = CaptionKeys {
             caption_key: o.caption_key.clone(),
+            caption_lines: or(&mut o.caption_lines, CaptionLines::default()),
             tags_key: or(&mut o.tags_key, CaptionKeys::default().tags_key),
         };
         let settings = Self {
