@@ -5,13 +5,14 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use clap::builder::BoolishValueParser;
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::device::{DeviceArgs, Job};
 use super::table::{percent, table};
 use crate::autograd::Parameters;
-use crate::data::{CaptionKeys, Dataset, Skipped, Tokenizer};
+use crate::data::{CaptionKeys, CaptionLines, Dataset, Skipped, Survey, Tokenizer, TokenizerOptions};
 use crate::eval::{self, ClassNames, Encoder, Inputs, Retrieval, Templates, ZeroShot};
 use crate::model::Flip;
 use crate::ops::AllOps;
@@ -58,6 +59,15 @@ struct Common {
     /// Where captions are: `txt` for the .txt member, else a field of the .json member
     #[arg(long, value_name = "KEY")]
     caption_key: Option<String>,
+    /// What the lines of a .txt member are: captions (each), or together one caption (join) [default: each]
+    #[arg(long, value_name = "each|join", hide_possible_values = true)]
+    caption_lines: Option<CaptionLines>,
+    /// Whether texts are lower-cased [default: as at training; of another --tokenizer, as `flipk train` decides]
+    #[arg(long, value_name = "yes|no", value_parser = BoolishValueParser::new(), hide_possible_values = true)]
+    lower_case: Option<bool>,
+    /// Token that fills up short texts [default: as at training; of another --tokenizer, as `flipk train` decides]
+    #[arg(long, value_name = "TOKEN")]
+    pad_token: Option<String>,
     /// Images at a time
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
     batch: u32,
@@ -101,8 +111,17 @@ impl Eval {
         };
         let checkpoint = Checkpoint::open(&common.checkpoint)?;
         let tokenizer = common.tokenizer(&checkpoint)?;
-        let keys = CaptionKeys { caption_key: common.caption_key.clone(), ..CaptionKeys::default() };
+        let keys = CaptionKeys {
+            caption_key: common.caption_key.clone(),
+            caption_lines: common.caption_lines.unwrap_or_default(),
+            ..CaptionKeys::default()
+        };
         let dataset = Arc::new(Dataset::open(&common.data, keys)?);
+        // Where class names are given, captions may be their numbers, which nobody embeds.
+        if !matches!(kind, Kind::ZeroShot { classes: Some(_), .. }) {
+            let survey = Survey::of(&dataset, &tokenizer, checkpoint.state.model.context)?;
+            survey.warnings(false).iter().for_each(|warning| eprintln!("{warning}"));
+        }
         let (found, skipped) = common.device.run(Evaluation { common, kind, checkpoint, dataset, tokenizer })?;
         for (kind, count) in skipped {
             eprintln!("skipped: {count} x {kind}");
@@ -132,15 +151,22 @@ impl Eval {
 }
 
 impl Common {
-    /// The tokenizer that was given, or the one in the checkpoint's run folder.
+    /// The tokenizer that was given, or the one in the checkpoint's run folder; it fits the model's table of tokens.
     fn tokenizer(&self, checkpoint: &Checkpoint) -> Result<Tokenizer> {
-        let beside = || {
-            let folders = checkpoint.path().ancestors().skip(1).take(2);
-            folders.map(|folder| folder.join("tokenizer.json")).find(|path| path.is_file())
-        };
-        let path = self.tokenizer.clone().or_else(beside);
+        let options = TokenizerOptions { lower_case: self.lower_case, pad_token: self.pad_token.clone() };
+        let mut folders = checkpoint.path().ancestors().skip(1).take(2);
+        let own = folders.find_map(|folder| Some(folder.join("tokenizer.json")).filter(|path| path.is_file()));
+        let path = self.tokenizer.as_ref().or(own.as_ref());
         let path = path.context("there is no tokenizer.json beside the checkpoint; give --tokenizer")?;
-        Ok(Tokenizer::from_file(&path)?)
+        let tokenizer = Tokenizer::open(path, &options)?;
+        tokenizer.check_rows(checkpoint.state.model.vocab).with_context(|| path.display().to_string())?;
+        if let (Some(_), Some(own)) = (&self.tokenizer, &own) {
+            eprintln!("{}", tokenizer.describe());
+            if !Tokenizer::from_file(own)?.has_tokens_of(&tokenizer) {
+                eprintln!("warning: its tokens are not those that the model was trained with ({})", own.display());
+            }
+        }
+        Ok(tokenizer)
     }
 }
 

@@ -9,6 +9,7 @@
 //! | `mask` | visible patches |
 //! | `text` | text files as editors write them |
 //! | `tokenizer` | words to token numbers |
+//! | `survey` | what the tokenizer makes of the captions, before training |
 //! | `order` | epochs, shuffles, the position a run goes on from |
 //! | `loader` | training batches on threads |
 //! | `eval` | evaluation batches |
@@ -29,6 +30,7 @@ mod mask;
 mod order;
 mod shard;
 mod source;
+mod survey;
 pub mod tar;
 #[cfg(test)]
 mod testing;
@@ -46,5 +48,6 @@ pub use self::{
     mask::{kept_patches, visible_patches},
     order::Position,
     source::{Location, Source},
-    tokenizer::Tokenizer,
+    survey::Survey,
+    tokenizer::{Tokenizer, TokenizerOptions},
 };

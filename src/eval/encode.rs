@@ -32,6 +32,7 @@ pub struct Encoder<D: Device> {
     batch: usize,
     side: usize,
     context: usize,
+    vocab: usize,
     width: usize,
     skipped: Skipped,
 }
@@ -74,6 +75,7 @@ impl<D: AllOps> Encoder<D> {
             batch,
             side,
             context,
+            vocab: flip.config.vocab,
             width,
             skipped: Skipped::new(),
         })
@@ -112,12 +114,17 @@ impl<D: AllOps> Encoder<D> {
     }
 
     /// Embeds texts: rows of length 1, `[texts, embed_dim]`.
+    ///
+    /// # Errors
+    /// A tokenizer with more tokens than the model has rows, a text that it refuses, or the device's.
     pub fn texts(
         &mut self,
         params: &Parameters<D>,
         tokenizer: &Tokenizer,
         texts: &[String],
     ) -> Result<Vec<f32>, EvalError> {
+        // A device would read beyond its table of tokens.
+        tokenizer.check_rows(self.vocab)?;
         let mut all = Vec::with_capacity(texts.len() * self.width);
         let mut tokens = vec![0; self.batch * self.context];
         for chunk in texts.chunks(self.batch) {

@@ -5,6 +5,7 @@
 //! | `options`, `settings` | what the user says, and what it comes to |
 //! | `trainer` | one step: batch in, loss out, weights moved |
 //! | `run` | the loop: data, steps, metrics, checkpoints, evaluation |
+//! | `introduction` | what is told before the first step |
 //! | `folder` | what lies in a run folder |
 //! | `checkpoint` | saving and loading |
 //! | `metrics`, `tensorboard`, `curve`, `progress` | what is told while it goes |
@@ -13,6 +14,7 @@ pub mod checkpoint;
 mod curve;
 mod error;
 mod folder;
+mod introduction;
 mod metrics;
 mod options;
 mod progress;

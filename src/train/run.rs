@@ -9,6 +9,7 @@ use indicatif::ProgressBar;
 use serde::Serialize;
 
 use super::checkpoint::{self, Checkpoint, State};
+use super::introduction;
 use super::metrics::{Metrics, MetricsLog};
 use super::progress::Progress;
 use super::settings::is_embedded;
@@ -70,7 +71,7 @@ impl Plan {
         if !changed.is_empty() {
             eprintln!("changed: {}; from here on this is not the run it would have been", changed.join(", "));
         }
-        let tokenizer = Tokenizer::from_file(&folder.tokenizer())?;
+        let tokenizer = Tokenizer::open(&folder.tokenizer(), &options.tokenizer_options())?;
         let settings = Settings::resolve(options, tokenizer.vocab_size())?;
         let (dataset, held_out) = datasets(&settings)?;
         let resume = folder.newest().map(|path| Checkpoint::open(&path)).transpose()?;
@@ -105,8 +106,8 @@ impl Plan {
 pub fn tokenizer(options: &Options) -> Result<Tokenizer, TrainError> {
     let embedded = options.data.iter().flatten().all(|spec| is_embedded(spec));
     match &options.tokenizer {
-        Some(path) => Ok(Tokenizer::from_file(path)?),
-        None if embedded => Ok(Tokenizer::embedded()?),
+        Some(path) => Ok(Tokenizer::open(path, &options.tokenizer_options())?),
+        None if embedded => Ok(Tokenizer::embedded(&options.tokenizer_options())?),
         None => {
             let problem = "--data needs a --tokenizer: a tokenizer.json, or the vocab.txt of a BERT model (the paper \
                            uses bert-base-uncased)";
@@ -218,6 +219,7 @@ impl<D: AllOps> Run<D> {
             (Some(checkpoint), _) => checkpoint.weights(&layout)?,
             (None, Some(path)) => {
                 let from = Checkpoint::open(path)?;
+                introduction::same_vocabulary(&from, settings.model.vocab)?;
                 match from.state.loss == settings.loss {
                     true => from.weights(&layout)?,
                     false => from.towers(&layout, layout.initial_values(settings.seed))?,
@@ -286,6 +288,8 @@ impl<D: AllOps> Run<D> {
             self.trainer.activation_bytes() as f64 / 1e6,
             self.trainer.device().describe(),
         ));
+        let said = introduction::captions(&self.plan.dataset, &self.plan.tokenizer, loader);
+        said.iter().for_each(|line| self.progress.say(line));
         self.progress.say(&format!("run folder: {}", self.plan.folder.path().display()));
     }
 

@@ -42,6 +42,11 @@ fn fitting(error: DeviceError, batch: usize, recompute: Recompute) -> DeviceErro
             let purpose = format!("{purpose} of a batch of {batch} (--batch {fits} would fit{less})");
             DeviceError::OutOfMemory { device, purpose, asked, free: Some(free), held }
         }
+        // Nobody knows what would fit.
+        DeviceError::OutOfMemory { device, purpose, asked, free: None, held } => {
+            let purpose = format!("{purpose} of a batch of {batch} (give a smaller --batch)");
+            DeviceError::OutOfMemory { device, purpose, asked, free: None, held }
+        }
         other => other,
     }
 }
@@ -228,5 +233,8 @@ mod tests {
         );
         assert!(text.contains("260 are free; held are 40 by the weights"), "{text}");
         assert!(told(Recompute::Cheap).contains("(--batch 32 would fit; --recompute blocks takes less)"));
+        let purpose = "activations".to_owned();
+        let error = DeviceError::OutOfMemory { device: "cpu", purpose, asked: 1000, free: None, held: Vec::new() };
+        assert!(fitting(error, 128, Recompute::None).to_string().contains("a batch of 128 (give a smaller --batch)"));
     }
 }
