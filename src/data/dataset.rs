@@ -13,7 +13,7 @@ use ::image::RgbImage;
 use rayon::prelude::*;
 
 use super::{
-    Broken, Caption, CaptionKeys, Error, Kind, Result, Source, embedded, image,
+    Broken, Caption, CaptionKeys, ClassNumbers, Error, Kind, Result, Source, embedded, image,
     json::Record,
     shard::{Entry, Shard, image_members},
     source::some,
@@ -174,6 +174,10 @@ impl Dataset {
         })
     }
 
+    pub(super) fn class_numbers(&self) -> ClassNumbers {
+        self.keys.class_numbers
+    }
+
     pub(super) fn shard_number(&self, sample: u64) -> usize {
         self.samples[sample as usize].0 as usize
     }
@@ -213,7 +217,10 @@ fn check_first_samples(shard: &Shard, keys: &CaptionKeys) -> Result<()> {
     if whole.iter().all(|entry| entry.image.is_none()) {
         return Err(Error::NoImages { shard: name, samples, looked_for: image_members(), found: extensions() });
     }
-    let caption = |entry: &&Entry| keys.read(shard.bytes(&entry.txt), shard.bytes(&entry.json));
+    let caption = |entry: &&Entry| match (keys.class_numbers, &entry.cls) {
+        (ClassNumbers::Ignore, _) | (_, None) => keys.read(shard.bytes(&entry.txt), shard.bytes(&entry.json)).map(drop),
+        (_, Some(_)) => Ok(()),
+    };
     let refused: Vec<(&Entry, Broken)> =
         whole.iter().filter_map(|entry| Some((*entry, caption(entry).err()?))).collect();
     let no_caption = |kind| matches!(kind, Kind::MissingCaption | Kind::EmptyCaption | Kind::BadRecord);

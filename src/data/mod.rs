@@ -12,7 +12,7 @@
 //! | `survey` | what the tokenizer makes of the captions, before training |
 //! | `order` | epochs, shuffles, the position a run goes on from |
 //! | `loader` | training batches on threads |
-//! | `eval` | evaluation batches |
+//! | `label`, `eval` | what evaluation compares with, and its batches |
 //! | `health` | broken samples |
 //! | `embedded` | the data set inside the program |
 
@@ -25,6 +25,7 @@ mod eval;
 mod health;
 pub mod image;
 mod json;
+mod label;
 mod loader;
 mod mask;
 mod order;
@@ -44,6 +45,7 @@ pub use self::{
     error::{Error, Result},
     eval::{EvalBatch, EvalBatches},
     health::{Broken, Kind, Skipped},
+    label::{ClassNumbers, Content, Label},
     loader::{Batch, Loader, LoaderConfig},
     mask::{kept_patches, visible_patches},
     order::Position,

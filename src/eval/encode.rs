@@ -6,7 +6,7 @@ use indicatif::ProgressBar;
 
 use super::EvalError;
 use crate::autograd::{Parameters, Program, Slot, Tape};
-use crate::data::{Dataset, EvalBatches, Skipped, Tokenizer};
+use crate::data::{Content, Dataset, EvalBatches, Label, Skipped, Tokenizer};
 use crate::device::{Device, DeviceError};
 use crate::model::Flip;
 use crate::ops::AllOps;
@@ -42,7 +42,10 @@ pub struct Encoder<D: Device> {
 pub struct Images {
     /// Of length 1, `[samples, embed_dim]`.
     pub rows: Vec<f32>,
-    pub captions: Vec<String>,
+    /// `[samples]`.
+    pub labels: Vec<Label>,
+    /// Which samples are the same image, `[samples]`.
+    pub contents: Vec<Content>,
     /// Numbers in the data set.
     pub samples: Vec<u64>,
 }
@@ -105,7 +108,8 @@ impl<D: AllOps> Encoder<D> {
             self.vision.forward(params)?;
             let rows = self.vision.read(self.image_rows)?;
             all.rows.extend_from_slice(&rows[..batch.samples.len() * self.width]);
-            all.captions.extend(batch.captions);
+            all.labels.extend(batch.labels);
+            all.contents.extend(batch.contents);
             inputs.bar.inc(batch.samples.len() as u64);
             all.samples.extend(batch.samples);
         }

@@ -5,6 +5,7 @@
 //! | `options`, `settings` | what the user says, and what it comes to |
 //! | `trainer` | one step: batch in, loss out, weights moved |
 //! | `run` | the loop: data, steps, metrics, checkpoints, evaluation |
+//! | `held_out` | the data that it is evaluated on |
 //! | `introduction` | what is told before the first step |
 //! | `folder` | what lies in a run folder |
 //! | `checkpoint` | saving and loading |
@@ -14,6 +15,7 @@ pub mod checkpoint;
 mod curve;
 mod error;
 mod folder;
+mod held_out;
 mod introduction;
 mod metrics;
 mod options;

@@ -15,6 +15,7 @@ use toml::{Table, Value};
 use super::TrainError;
 use crate::autograd::Recompute;
 use crate::data::{CaptionLines, TokenizerOptions, text};
+use crate::eval::Labels;
 use crate::model::{Loss, Preset};
 
 /// Every option of `flipk train`; `None` is the default.
@@ -28,6 +29,16 @@ pub struct Options {
     /// Shards for zero-shot evaluation at the end [default: embedded:fluent with the embedded data, else none]
     #[arg(long, num_args = 1.., value_name = "SHARDS", help_heading = "Data")]
     pub eval_data: Option<Vec<String>>,
+    /// File with a class name per line, for --eval-data whose images have class numbers (a .cls member, or the caption)
+    /// or are named by one of them [default: the distinct captions]
+    #[arg(long, value_name = "FILE", help_heading = "Data")]
+    pub classes: Option<PathBuf>,
+    /// File with a prompt per line, {} or {c} for the class name, for --eval-data [default: the name alone]
+    #[arg(long, value_name = "FILE", help_heading = "Data")]
+    pub templates: Option<PathBuf>,
+    /// What captions of --eval-data that are numbers are, where the class names are numbers as well [default: auto]
+    #[arg(long, value_name = "auto|names|numbers", hide_possible_values = true, help_heading = "Data")]
+    pub labels: Option<Labels>,
     /// Where captions are: `txt` for the .txt member, else a field of the .json member, a text or a list of texts of
     /// which each visit takes one [default: .txt, or else the field `caption`]
     #[arg(long, value_name = "KEY", help_heading = "Data")]

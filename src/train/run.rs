@@ -9,6 +9,7 @@ use indicatif::ProgressBar;
 use serde::Serialize;
 
 use super::checkpoint::{self, Checkpoint, State};
+use super::held_out::HeldOut;
 use super::introduction;
 use super::metrics::{Metrics, MetricsLog};
 use super::progress::Progress;
@@ -17,7 +18,7 @@ use super::{Options, RunFolder, Settings, StepOutcome, TrainError, Trainer};
 use crate::autograd::Recompute;
 use crate::data::{Batch, Dataset, Loader, Position, Skipped, Tokenizer};
 use crate::device::Device;
-use crate::eval::{self, Encoder, Templates, ZeroShot};
+use crate::eval::{self, Encoder, ZeroShot};
 use crate::model::Flip;
 use crate::ops::AllOps;
 use crate::optim::Schedule;
@@ -27,14 +28,25 @@ pub struct Plan {
     pub settings: Settings,
     pub folder: RunFolder,
     dataset: Arc<Dataset>,
-    held_out: Option<Arc<Dataset>>,
+    held_out: Option<HeldOut>,
     tokenizer: Tokenizer,
     resume: Option<Checkpoint>,
 }
 
 /// Options that a resumed run may change and still give the same weights.
-const HARMLESS: &[&str] =
-    &["eval_data", "eval_every", "keep", "loader_threads", "log_every", "max_bad", "prefetch", "save_every"];
+const HARMLESS: &[&str] = &[
+    "classes",
+    "eval_data",
+    "eval_every",
+    "keep",
+    "labels",
+    "loader_threads",
+    "log_every",
+    "max_bad",
+    "prefetch",
+    "save_every",
+    "templates",
+];
 
 /// Whether a change of `key` leaves the weights as they would have been. What is computed again has the same bits but for
 /// `cheap` in bf16.
@@ -116,10 +128,9 @@ pub fn tokenizer(options: &Options) -> Result<Tokenizer, TrainError> {
     }
 }
 
-fn datasets(settings: &Settings) -> Result<(Arc<Dataset>, Option<Arc<Dataset>>), TrainError> {
-    let open = |specs: &[String]| Ok::<_, TrainError>(Arc::new(Dataset::open(specs, settings.captions.clone())?));
-    let held_out = (!settings.eval_data.is_empty()).then(|| open(&settings.eval_data)).transpose()?;
-    Ok((open(&settings.data)?, held_out))
+fn datasets(settings: &Settings) -> Result<(Arc<Dataset>, Option<HeldOut>), TrainError> {
+    let dataset = Dataset::open(&settings.data, settings.captions.clone())?;
+    Ok((Arc::new(dataset), HeldOut::open(settings)?))
 }
 
 /// How a run ended.
@@ -289,7 +300,8 @@ impl<D: AllOps> Run<D> {
             self.trainer.device().describe(),
         ));
         let said = introduction::captions(&self.plan.dataset, &self.plan.tokenizer, loader);
-        said.iter().for_each(|line| self.progress.say(line));
+        let held_out = self.plan.held_out.iter().flat_map(|held_out| &held_out.notes);
+        said.iter().chain(held_out).for_each(|line| self.progress.say(line));
         self.progress.say(&format!("run folder: {}", self.plan.folder.path().display()));
     }
 
@@ -445,7 +457,7 @@ impl<D: AllOps> Run<D> {
 
     fn evaluate(&mut self) -> Result<ZeroShot, TrainError> {
         self.settle()?;
-        let Some(dataset) = &self.plan.held_out else {
+        let Some(HeldOut { dataset, classes, templates, .. }) = &self.plan.held_out else {
             return Err(TrainError::Settings { problem: "there is no held-out data to evaluate on".to_owned() });
         };
         let encoder = match &mut self.encoder {
@@ -458,7 +470,7 @@ impl<D: AllOps> Run<D> {
             max_bad: self.plan.settings.loader.max_bad,
             bar: &ProgressBar::hidden(),
         };
-        Ok(eval::zero_shot(encoder, self.trainer.params(), &inputs, None, &Templates::default())?)
+        Ok(eval::zero_shot(encoder, self.trainer.params(), &inputs, classes, templates)?)
     }
 
     fn finish(mut self) -> Result<Ended, TrainError> {
@@ -472,7 +484,9 @@ impl<D: AllOps> Run<D> {
             };
         }
         let checkpoint = self.save()?;
-        let classes = self.plan.held_out.as_ref().map(|dataset| dataset.classes().names.len());
+        let is_class = |name: &&String| !name.is_empty();
+        let classes =
+            self.plan.held_out.as_ref().map(|held_out| held_out.classes.names().iter().filter(is_class).count());
         let seconds = self.stepping.as_secs_f64().max(1e-9);
         let per_second = |per_step: f64| self.steps as f64 * per_step / seconds;
         let summary = Summary {

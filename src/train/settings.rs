@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::{Options, TrainError};
 use crate::autograd::Recompute;
 use crate::data::{Augmentation, CaptionKeys, CaptionLines, CaptionVariation, LoaderConfig};
+use crate::eval::Labels;
 use crate::model::{Loss, ModelConfig, Preset, TowerConfig};
 use crate::optim::AdamWConfig;
 
@@ -15,6 +16,10 @@ pub struct Settings {
     pub data: Vec<String>,
     /// Empty: no evaluation.
     pub eval_data: Vec<String>,
+    /// Files of class names and prompts for it.
+    pub classes: Option<PathBuf>,
+    pub templates: Option<PathBuf>,
+    pub labels: Labels,
     pub captions: CaptionKeys,
     /// `None`: the embedded one.
     pub tokenizer: Option<PathBuf>,
@@ -126,11 +131,15 @@ impl Settings {
             caption_key: o.caption_key.clone(),
             caption_lines: or(&mut o.caption_lines, CaptionLines::default()),
             tags_key: or(&mut o.tags_key, CaptionKeys::default().tags_key),
+            ..CaptionKeys::default()
         };
         let settings = Self {
             data,
             eval_data,
             captions,
+            classes: o.classes.clone(),
+            templates: o.templates.clone(),
+            labels: o.labels.unwrap_or_default(),
             tokenizer: o.tokenizer.clone(),
             loss: or(&mut o.loss, Loss::default()),
             adamw: adamw(o, recipe.adamw)?,
@@ -149,6 +158,11 @@ impl Settings {
             loader,
             options,
         };
+        for (option, given) in [("classes", &settings.classes), ("templates", &settings.templates)] {
+            if let (Some(path), true) = (given, settings.eval_data.is_empty()) {
+                return Err(wrong(option, path.display(), "it is for eval_data, and there is none"));
+            }
+        }
         for (option, value) in [("log_every", settings.log_every), ("keep", settings.keep as u64)] {
             if value == 0 {
                 return Err(wrong(option, value, "it must be at least 1"));

@@ -5,6 +5,7 @@ mod eval;
 mod harness;
 mod mistakes;
 mod profile;
+mod protocol;
 mod resume;
 mod robust;
 mod train;
