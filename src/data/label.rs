@@ -56,7 +56,7 @@ impl Dataset {
     /// A sample without either, or whose member cannot be read.
     pub fn label(&self, sample: u64) -> Result<Label, Broken> {
         let captions = || self.caption(sample).map(|caption| Label::Captions(caption.texts));
-        let number = || Ok(self.cls(sample)?.map(|bytes| class(&bytes)).transpose()?);
+        let number = || self.cls(sample)?.map(|bytes| class(&bytes)).transpose();
         match self.class_numbers() {
             ClassNumbers::Ignore => captions(),
             ClassNumbers::Prefer => number()?.map_or_else(captions, Ok),

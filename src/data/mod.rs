@@ -9,6 +9,7 @@
 //! | `mask` | visible patches |
 //! | `text` | text files as editors write them |
 //! | `tokenizer` | words to token numbers |
+//! | `variety` | how much the captions differ, before training |
 //! | `survey` | what the tokenizer makes of the captions, before training |
 //! | `order` | epochs, shuffles, the position a run goes on from |
 //! | `loader` | training batches on threads |
@@ -37,6 +38,7 @@ pub mod tar;
 mod testing;
 pub mod text;
 mod tokenizer;
+mod variety;
 
 pub use self::{
     augment::{Augmentation, CropRect},
@@ -52,4 +54,5 @@ pub use self::{
     source::{Location, Source},
     survey::Survey,
     tokenizer::{Tokenizer, TokenizerOptions},
+    variety::Variety,
 };

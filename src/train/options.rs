@@ -148,7 +148,8 @@ pub struct Options {
     /// Peak learning rate per 256 pairs of batch: lr = base_lr * batch / 256
     #[arg(long, value_name = "LR", group = "rate", help_heading = "Training")]
     pub base_lr: Option<f64>,
-    /// Samples over which the learning rate rises from 0 [default: 51.2 M, and at most a tenth of the run]
+    /// Samples over which the learning rate rises from 0 [default: 51.2 M, and at most a tenth of
+    /// the run, or of a short one 20 steps or a third]
     #[arg(long, value_name = "N", help_heading = "Training")]
     pub warmup_samples: Option<u64>,
     #[arg(long, value_name = "W", help_heading = "Training")]

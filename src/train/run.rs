@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use indicatif::ProgressBar;
 use serde::Serialize;
 
+use super::advice;
 use super::checkpoint::{self, Checkpoint, State};
 use super::held_out::HeldOut;
 use super::introduction;
@@ -16,7 +17,7 @@ use super::progress::Progress;
 use super::settings::is_embedded;
 use super::{Options, RunFolder, Settings, StepOutcome, TrainError, Trainer};
 use crate::autograd::Recompute;
-use crate::data::{Batch, Dataset, Loader, Position, Skipped, Tokenizer};
+use crate::data::{Batch, Dataset, Loader, Position, Skipped, Tokenizer, Variety};
 use crate::device::Device;
 use crate::eval::{self, Encoder, ZeroShot};
 use crate::model::Flip;
@@ -216,6 +217,8 @@ struct Run<D: Device> {
     latest: Metrics,
     saved: Option<PathBuf>,
     log_failed: bool,
+    /// Whether it was told that the model has collapsed.
+    told_collapse: bool,
     /// The batch of the last step, as long as its outcome is not known.
     in_flight: Option<Batch>,
 }
@@ -278,6 +281,7 @@ impl<D: AllOps> Run<D> {
             stepping: Duration::ZERO,
             latest: Metrics::default(),
             log_failed: false,
+            told_collapse: false,
             in_flight: None,
         };
         this.introduce();
@@ -301,7 +305,15 @@ impl<D: AllOps> Run<D> {
         ));
         let said = introduction::captions(&self.plan.dataset, &self.plan.tokenizer, loader);
         let held_out = self.plan.held_out.iter().flat_map(|held_out| &held_out.notes);
-        said.iter().chain(held_out).for_each(|line| self.progress.say(line));
+        let captions = Variety::of(&self.plan.dataset);
+        let warnings = advice::warnings(&advice::Run {
+            samples: self.plan.dataset.len() as u64,
+            captions: &captions,
+            batch: loader.batch,
+            total: self.total,
+            warmup: self.schedule.warmup,
+        });
+        said.iter().chain(held_out).chain(&warnings).for_each(|line| self.progress.say(line));
         self.progress.say(&format!("run folder: {}", self.plan.folder.path().display()));
     }
 
@@ -325,7 +337,18 @@ impl<D: AllOps> Run<D> {
         let (step, last) = (self.state.step, self.state.step == self.total);
         let due = |every: u64| every > 0 && step.is_multiple_of(every);
         let evaluated = match (due(eval_every) || last, &self.plan.held_out) {
-            (true, Some(_)) => Some(self.evaluate()?),
+            (true, Some(_)) => match self.evaluate() {
+                // What is wrong with the held-out data is no reason to lose what was trained.
+                Err(error @ TrainError::Eval(_)) if last => {
+                    self.save()?;
+                    return Err(error);
+                }
+                Err(error @ TrainError::Eval(_)) => {
+                    self.progress.say(&format!("warning: not evaluated: {error}"));
+                    None
+                }
+                evaluated => Some(evaluated?),
+            },
             _ => None,
         };
         if due(log_every) || last || evaluated.is_some() {
@@ -416,10 +439,26 @@ impl<D: AllOps> Run<D> {
             zero_shot_top1: evaluated.map(|found| found.top1),
             zero_shot_top5: evaluated.map(|found| found.top5),
         };
+        self.watch_collapse(&metrics, window.steps)?;
         self.latest = metrics;
         self.progress.show(&metrics, self.stepping.as_secs_f64() / self.steps.max(1) as f64);
         let written = self.log.write(&metrics);
         self.tolerate(written);
+        Ok(())
+    }
+
+    /// Tells once if the steps since the last report, `steps` of them and all after the warm-up, learnt nothing.
+    fn watch_collapse(&mut self, metrics: &Metrics, steps: u64) -> Result<(), TrainError> {
+        let Settings { loss, ref loader, ref model, .. } = self.plan.settings;
+        let warm = metrics.step.saturating_sub(steps) >= self.schedule.warmup.max(advice::FIRST_STEPS);
+        if self.told_collapse || !warm || !advice::is_guessing(metrics.loss, loss, loader.batch) {
+            return Ok(());
+        }
+        let cosines = self.trainer.embeddings()?.map(|rows| advice::mean_cosine(&rows, model.embed_dim));
+        if let Some(line) = advice::collapse(metrics.loss, loss, loader.batch, cosines) {
+            self.told_collapse = true;
+            self.progress.say(&line);
+        }
         Ok(())
     }
 

@@ -199,6 +199,12 @@ impl<D: AllOps> Trainer<D> {
         Ok(f64::from(raw.clamp(0.0, MAX_LOGIT_SCALE)).exp())
     }
 
+    /// The last step's embeddings of images and of texts, rows of length 1, each `[batch, embed_dim]`.
+    pub fn embeddings(&self) -> Result<[Vec<f32>; 2], DeviceError> {
+        let Embedded { images, texts, .. } = self.embedded;
+        Ok([self.program.read(images.slot())?, self.program.read(texts.slot())?])
+    }
+
     /// Weights and moments on the host.
     pub fn download(&self) -> Result<(Vec<f32>, Moments), DeviceError> {
         Ok((self.params.download_values(&self.device)?, self.optimizer.download(&self.device)?))

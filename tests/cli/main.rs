@@ -1,5 +1,6 @@
 //! The program from outside: every subcommand, and everything that may befall a run.
 
+mod advice;
 mod emulator;
 mod eval;
 mod harness;
