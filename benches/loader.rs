@@ -7,7 +7,7 @@ use std::{hint::black_box, sync::Arc, time::Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use flipk::{
-    data::{CaptionKeys, Dataset, Loader, LoaderConfig, Position, Tokenizer, image, tar},
+    data::{CaptionKeys, Dataset, Loader, LoaderConfig, Position, Tokenizer, TokenizerOptions, image, tar},
     random::{Purpose, Random},
 };
 
@@ -67,7 +67,7 @@ fn bench(criterion: &mut Criterion) {
 
     let emoji = Dataset::open(&["embedded:noto", "embedded:twemoji"], CaptionKeys::default());
     let emoji = Arc::new(emoji.expect("the embedded data set"));
-    let emoji_tokenizer = Tokenizer::embedded().expect("the embedded tokenizer");
+    let emoji_tokenizer = Tokenizer::embedded(&TokenizerOptions::default()).expect("the embedded tokenizer");
 
     let mut group = criterion.benchmark_group("loader");
     group.throughput(Throughput::Elements(1)).sample_size(10);

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Broken, Kind,
+    Broken, ClassNumbers, Kind,
     json::{Record, Value},
     text,
 };
@@ -16,6 +16,8 @@ pub struct CaptionKeys {
     /// `None`: the `.txt` member, or else the field `caption` of the `.json` member. `Some("txt")`: only the
     /// `.txt` member. Any other: only that field of the `.json` member, which is a text or a list of texts.
     pub caption_key: Option<String>,
+    /// Whether evaluation takes class numbers instead (see [`Dataset::label`](super::Dataset::label)).
+    pub class_numbers: ClassNumbers,
     /// What the lines of a `.txt` member are.
     pub caption_lines: CaptionLines,
     /// Field of the `.json` member with a list of tags; a sample without it has none.
@@ -24,7 +26,8 @@ pub struct CaptionKeys {
 
 impl Default for CaptionKeys {
     fn default() -> Self {
-        Self { caption_key: None, caption_lines: CaptionLines::default(), tags_key: "tags".to_owned() }
+        let (class_numbers, caption_lines) = (ClassNumbers::default(), CaptionLines::default());
+        Self { caption_key: None, class_numbers, caption_lines, tags_key: "tags".to_owned() }
     }
 }
 
@@ -101,6 +104,14 @@ impl CaptionKeys {
 
     /// What a caption is looked for in, for an error message.
     pub(super) fn looked_for(&self) -> String {
+        match self.class_numbers {
+            ClassNumbers::Require => "a .cls member".to_owned(),
+            ClassNumbers::Ignore => self.places(),
+            ClassNumbers::Prefer | ClassNumbers::Accept => format!("a .cls member, or {}", self.places()),
+        }
+    }
+
+    fn places(&self) -> String {
         match (self.takes_txt(), self.json_field()) {
             (true, None) => "a .txt member".to_owned(),
             (false, Some(field)) => format!("the field `{field}` of a .json member"),

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{
-    Broken, CaptionKeys, Error, Kind, Result,
+    Broken, CaptionKeys, ClassNumbers, Error, Kind, Result,
     json::Record,
     members::{Entry, image_members, shown},
     shard::{Report, Shard},
@@ -25,7 +25,10 @@ pub(super) fn source(spec: &str, shards: &[Shard], reports: &[Report], keys: &Ca
     let samples = shards.iter().flat_map(|shard| shard.samples.iter().map(move |entry| (shard, entry)));
     let mut looked = Looked::default();
     for (shard, entry) in samples.step_by(total.div_ceil(LOOKED_AT).max(1)) {
-        let caption = shard.caption(entry, keys).map(drop);
+        let caption = match (keys.class_numbers, entry.cls) {
+            (ClassNumbers::Ignore, _) | (_, None) => shard.caption(entry, keys).map(drop),
+            (_, Some(_)) => Ok(()),
+        };
         if let Err(Broken { kind: Kind::Unreadable, detail }) = caption {
             return Err(Error::Unreadable { shard: shard.location.to_string(), problem: detail });
         }

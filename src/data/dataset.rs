@@ -13,7 +13,7 @@ use ::image::RgbImage;
 use rayon::prelude::*;
 
 use super::{
-    Broken, Caption, CaptionKeys, Error, Kind, Location, Result, Source, check, embedded, image,
+    Broken, Caption, CaptionKeys, ClassNumbers, Error, Kind, Location, Result, Source, check, embedded, image,
     members::{Entry, image_members, shown},
     notes,
     shard::{Common, Report, Shard},
@@ -196,6 +196,10 @@ impl Dataset {
             let sizes = [entry.image, entry.txt, entry.json].map(size);
             crc32c::crc32c_append(crc32c::crc32c_append(sum, &entry.key), bytemuck::cast_slice(&sizes))
         })
+    }
+
+    pub(super) fn class_numbers(&self) -> ClassNumbers {
+        self.keys.class_numbers
     }
 
     pub(super) fn shard_number(&self, sample: u64) -> usize {

@@ -20,11 +20,11 @@ pub(super) fn names() -> String {
 mod tests {
     use std::sync::Arc;
 
-    use crate::data::{CaptionKeys, Dataset, EvalBatches, Tokenizer};
+    use crate::data::{CaptionKeys, Dataset, EvalBatches, Tokenizer, TokenizerOptions};
 
     #[test]
     fn every_embedded_sample_is_whole_and_every_name_has_tokens() {
-        let tokenizer = Tokenizer::embedded().unwrap();
+        let tokenizer = Tokenizer::embedded(&TokenizerOptions::default()).unwrap();
         let unknown = 1;
         let mut tokens = [0; 32];
         for name in ["noto", "twemoji", "fluent"] {

@@ -12,9 +12,11 @@
 //! | `mask` | visible patches |
 //! | `text` | text files as editors write them |
 //! | `tokenizer` | words to token numbers |
+//! | `variety` | how much the captions differ, before training |
+//! | `survey` | what the tokenizer makes of the captions, before training |
 //! | `order` | epochs, shuffles, the position a run goes on from |
 //! | `loader` | training batches on threads |
-//! | `eval` | evaluation batches |
+//! | `label`, `eval` | what evaluation compares with, and its batches |
 //! | `health` | broken samples |
 //! | `embedded` | the data set inside the program |
 
@@ -29,6 +31,7 @@ mod eval;
 mod health;
 pub mod image;
 mod json;
+mod label;
 mod loader;
 mod mask;
 mod members;
@@ -38,11 +41,13 @@ mod shard;
 mod sniff;
 mod source;
 mod store;
+mod survey;
 pub mod tar;
 #[cfg(test)]
 mod testing;
 pub mod text;
 mod tokenizer;
+mod variety;
 
 pub use self::{
     augment::{Augmentation, CropRect},
@@ -51,9 +56,12 @@ pub use self::{
     error::{Error, Result},
     eval::{EvalBatch, EvalBatches},
     health::{Broken, Kind, Skipped},
+    label::{ClassNumbers, Content, Label},
     loader::{Batch, Loader, LoaderConfig},
     mask::{kept_patches, visible_patches},
     order::Position,
     source::{Location, Source},
-    tokenizer::Tokenizer,
+    survey::Survey,
+    tokenizer::{Tokenizer, TokenizerOptions},
+    variety::Variety,
 };

@@ -6,7 +6,7 @@ use indicatif::ProgressBar;
 
 use super::EvalError;
 use crate::autograd::{Parameters, Program, Slot, Tape};
-use crate::data::{Dataset, EvalBatches, Skipped, Tokenizer};
+use crate::data::{Content, Dataset, EvalBatches, Label, Skipped, Tokenizer};
 use crate::device::{Device, DeviceError};
 use crate::model::Flip;
 use crate::ops::AllOps;
@@ -32,6 +32,7 @@ pub struct Encoder<D: Device> {
     batch: usize,
     side: usize,
     context: usize,
+    vocab: usize,
     width: usize,
     skipped: Skipped,
     warnings: Vec<String>,
@@ -42,7 +43,10 @@ pub struct Encoder<D: Device> {
 pub struct Images {
     /// Of length 1, `[samples, embed_dim]`.
     pub rows: Vec<f32>,
-    pub captions: Vec<String>,
+    /// `[samples]`.
+    pub labels: Vec<Label>,
+    /// Which samples are the same image, `[samples]`.
+    pub contents: Vec<Content>,
     /// Numbers in the data set.
     pub samples: Vec<u64>,
 }
@@ -75,6 +79,7 @@ impl<D: AllOps> Encoder<D> {
             batch,
             side,
             context,
+            vocab: flip.config.vocab,
             width,
             skipped: Skipped::new(),
             warnings: Vec::new(),
@@ -111,7 +116,8 @@ impl<D: AllOps> Encoder<D> {
             self.vision.forward(params)?;
             let rows = self.vision.read(self.image_rows)?;
             all.rows.extend_from_slice(&rows[..batch.samples.len() * self.width]);
-            all.captions.extend(batch.captions);
+            all.labels.extend(batch.labels);
+            all.contents.extend(batch.contents);
             inputs.bar.inc(batch.samples.len() as u64);
             all.samples.extend(batch.samples);
         }
@@ -122,12 +128,17 @@ impl<D: AllOps> Encoder<D> {
     }
 
     /// Embeds texts: rows of length 1, `[texts, embed_dim]`.
+    ///
+    /// # Errors
+    /// A tokenizer with more tokens than the model has rows, a text that it refuses, or the device's.
     pub fn texts(
         &mut self,
         params: &Parameters<D>,
         tokenizer: &Tokenizer,
         texts: &[String],
     ) -> Result<Vec<f32>, EvalError> {
+        // A device would read beyond its table of tokens.
+        tokenizer.check_rows(self.vocab)?;
         let mut all = Vec::with_capacity(texts.len() * self.width);
         let mut tokens = vec![0; self.batch * self.context];
         for chunk in texts.chunks(self.batch) {
