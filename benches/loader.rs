@@ -7,7 +7,7 @@ use std::{hint::black_box, sync::Arc, time::Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use flipk::{
-    data::{CaptionKeys, Dataset, Loader, LoaderConfig, Position, Tokenizer, image, tar},
+    data::{CaptionKeys, Dataset, Loader, LoaderConfig, Position, Tokenizer, TokenizerOptions, image, tar},
     random::{Purpose, Random},
 };
 
@@ -67,13 +67,13 @@ fn bench(criterion: &mut Criterion) {
 
     let emoji = Dataset::open(&["embedded:noto", "embedded:twemoji"], CaptionKeys::default());
     let emoji = Arc::new(emoji.expect("the embedded data set"));
-    let emoji_tokenizer = Tokenizer::embedded().expect("the embedded tokenizer");
+    let emoji_tokenizer = Tokenizer::embedded(&TokenizerOptions::default()).expect("the embedded tokenizer");
 
     let mut group = criterion.benchmark_group("loader");
     group.throughput(Throughput::Elements(1)).sample_size(10);
     let first = dataset.image(0).expect("the first image");
-    group.bench_function("decode", |bencher| bencher.iter(|| image::decode(black_box(first))));
-    let decoded = image::decode(first).expect("a JPEG that was encoded here");
+    group.bench_function("decode", |bencher| bencher.iter(|| image::decode(black_box(&first))));
+    let decoded = image::decode(&first).expect("a JPEG that was encoded here");
     let LoaderConfig { image_size, context, augmentation, .. } = LoaderConfig::default();
     let mut square = image::Square::new(image_size as u32);
     let (mut pixels, mut random) = (vec![0; square.bytes()], Random::new(0, Purpose::Test, 0, 0));

@@ -4,18 +4,19 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
+use clap::builder::BoolishValueParser;
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::device::{DeviceArgs, Job};
 use super::table::{percent, table};
 use crate::autograd::Parameters;
-use crate::data::{CaptionKeys, Dataset, Skipped, Tokenizer};
-use crate::eval::{self, ClassNames, Encoder, Inputs, Retrieval, Templates, ZeroShot};
+use crate::data::{CaptionKeys, CaptionLines, ClassNumbers, Dataset, Skipped, Survey, Tokenizer, TokenizerOptions};
+use crate::eval::{self, ClassNames, Classes, Encoder, Inputs, Labels, Retrieval, Templates, ZeroShot};
 use crate::model::Flip;
 use crate::ops::AllOps;
-use crate::train::checkpoint::Checkpoint;
+use crate::train::{Options, checkpoint::Checkpoint};
 
 /// Evaluate a checkpoint: zero-shot classification or retrieval
 #[derive(Args)]
@@ -30,13 +31,17 @@ enum Task {
     ZeroShot {
         #[command(flatten)]
         common: Common,
-        /// File with a class name per line; an image's caption is its class's name or line number from 0
-        /// [default: the data's distinct captions]
+        /// File with a class name per line. An image's class is the number in its .cls member, from 0, or else its caption,
+        /// which is a name or a number [default: the data's distinct captions]
         #[arg(long, value_name = "FILE")]
         classes: Option<PathBuf>,
-        /// File with a prompt per line, {} for the class name; their embeddings are averaged [default: the name alone]
+        /// File with a prompt per line, {} or {c} for the class name; their embeddings are averaged [default: the name
+        /// alone]
         #[arg(long, value_name = "FILE")]
         templates: Option<PathBuf>,
+        /// What captions that are numbers are, where the class names are numbers as well
+        #[arg(long, value_enum, default_value_t)]
+        labels: Labels,
     },
     /// Find texts by images and images by texts: recall at 1, 5 and 10
     Retrieval {
@@ -49,19 +54,30 @@ enum Task {
 struct Common {
     /// Run folder (its newest checkpoint) or checkpoint file
     checkpoint: PathBuf,
-    /// Shards to evaluate on, as for `flipk train --data`
-    #[arg(long, num_args = 1.., value_name = "SHARDS", default_values_t = ["embedded:fluent".to_owned()])]
-    data: Vec<String>,
+    /// Shards to evaluate on, as for `flipk train --data` [default: the run's --eval-data, with its --classes and
+    /// --templates, or else embedded:fluent]
+    #[arg(long, num_args = 1.., value_name = "SHARDS")]
+    data: Option<Vec<String>>,
     /// Tokenizer [default: the run folder's]
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
-    /// Where captions are: `txt` for the .txt member, else a field of the .json member
+    /// Where captions are: `txt` for the .txt member, `cls` for the class number in the .cls member, else a field of the
+    /// .json member [default: where they were at training]
     #[arg(long, value_name = "KEY")]
     caption_key: Option<String>,
+    /// What the lines of a .txt member are: captions (each), or together one caption (join) [default: as at training]
+    #[arg(long, value_name = "each|join", hide_possible_values = true)]
+    caption_lines: Option<CaptionLines>,
+    /// Whether texts are lower-cased [default: as at training; of another --tokenizer, as `flipk train` decides]
+    #[arg(long, value_name = "yes|no", value_parser = BoolishValueParser::new(), hide_possible_values = true)]
+    lower_case: Option<bool>,
+    /// Token that fills up short texts [default: as at training; of another --tokenizer, as `flipk train` decides]
+    #[arg(long, value_name = "TOKEN")]
+    pad_token: Option<String>,
     /// Images at a time
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
     batch: u32,
-    /// Share of broken samples in a shard above which evaluation stops
+    /// Share of broken samples above which evaluation stops
     #[arg(long, value_name = "SHARE", default_value_t = 0.1)]
     max_bad: f32,
     /// Print JSON instead of a table
@@ -72,7 +88,7 @@ struct Common {
 }
 
 enum Kind {
-    ZeroShot { classes: Option<ClassNames>, templates: Templates },
+    ZeroShot { classes: Classes, templates: Templates },
     Retrieval,
 }
 
@@ -91,18 +107,37 @@ struct Evaluation<'a> {
 
 impl Eval {
     pub fn run(self) -> Result<ExitCode> {
-        let (common, kind) = match &self.task {
-            Task::Retrieval { common } => (common, Kind::Retrieval),
-            Task::ZeroShot { common, classes, templates } => {
-                let classes = classes.as_deref().map(ClassNames::from_file).transpose()?;
-                let templates = templates.as_deref().map(Templates::from_file).transpose()?.unwrap_or_default();
-                (common, Kind::ZeroShot { classes, templates })
-            }
-        };
+        let (Task::Retrieval { common } | Task::ZeroShot { common, .. }) = &self.task;
         let checkpoint = Checkpoint::open(&common.checkpoint)?;
         let tokenizer = common.tokenizer(&checkpoint)?;
-        let keys = CaptionKeys { caption_key: common.caption_key.clone(), ..CaptionKeys::default() };
-        let dataset = Arc::new(Dataset::open(&common.data, keys)?);
+        let run = run_options(&checkpoint);
+        let (dataset, kind, named) = match &self.task {
+            Task::Retrieval { common } => (common.open(&run, ClassNumbers::Ignore)?, Kind::Retrieval, false),
+            Task::ZeroShot { common, classes, templates, labels } => {
+                // The run's lists are for the run's data.
+                let own = if common.data.is_none() { run.clone() } else { Options::default() };
+                let names = classes.as_ref().or(own.classes.as_ref());
+                let names = names.map(|path| ClassNames::from_file(path)).transpose()?;
+                let templates = templates.as_ref().or(own.templates.as_ref());
+                let templates = templates.map(|path| Templates::from_file(path)).transpose()?.unwrap_or_default();
+                let labels = match labels {
+                    Labels::Auto => own.labels.unwrap_or_default(),
+                    &labels => labels,
+                };
+                let numbers = if names.is_some() { ClassNumbers::Prefer } else { ClassNumbers::Accept };
+                let dataset = common.open(&run, numbers)?;
+                let classes = Classes::of(&dataset, names.as_ref(), labels)?;
+                classes.notes().iter().for_each(|note| eprintln!("{note}"));
+                (dataset, Kind::ZeroShot { classes, templates }, names.is_some())
+            }
+        };
+        let dataset = Arc::new(dataset);
+        dataset.warnings().iter().for_each(|warning| eprintln!("{warning}"));
+        // Where class names are given, captions may be their numbers, which nobody embeds.
+        if !named {
+            let survey = Survey::of(&dataset, &tokenizer, checkpoint.state.model.context)?;
+            survey.warnings(false).iter().for_each(|warning| eprintln!("{warning}"));
+        }
         let (found, skipped) = common.device.run(Evaluation { common, kind, checkpoint, dataset, tokenizer })?;
         for (kind, count) in skipped {
             eprintln!("skipped: {count} x {kind}");
@@ -131,16 +166,58 @@ impl Eval {
     }
 }
 
+/// What the run of a checkpoint was told, if its folder is there.
+fn run_options(checkpoint: &Checkpoint) -> Options {
+    let mut folders = checkpoint.path().ancestors().skip(1).take(2);
+    let config = folders.find_map(|folder| Some(folder.join("config.toml")).filter(|path| path.is_file()));
+    config.map_or_else(Options::default, |path| {
+        Options::default().over_file(&path).unwrap_or_else(|error| {
+            eprintln!("warning: {error}; what the run was told is not known here");
+            Options::default()
+        })
+    })
+}
+
 impl Common {
-    /// The tokenizer that was given, or the one in the checkpoint's run folder.
-    fn tokenizer(&self, checkpoint: &Checkpoint) -> Result<Tokenizer> {
-        let beside = || {
-            let folders = checkpoint.path().ancestors().skip(1).take(2);
-            folders.map(|folder| folder.join("tokenizer.json")).find(|path| path.is_file())
+    /// The data to evaluate on: by default the run's, with captions where they were at training.
+    fn open(&self, run: &Options, numbers: ClassNumbers) -> Result<Dataset> {
+        let own = run.eval_data.clone().filter(|data| !data.is_empty());
+        let data = self.data.clone().or(own).unwrap_or_else(|| vec!["embedded:fluent".to_owned()]);
+        let caption_lines = self.caption_lines.or(run.caption_lines).unwrap_or_default();
+        let keys = |caption_key: Option<&String>, class_numbers| CaptionKeys {
+            caption_key: caption_key.cloned(),
+            class_numbers,
+            caption_lines,
+            ..CaptionKeys::default()
         };
-        let path = self.tokenizer.clone().or_else(beside);
+        let (dataset, note) = match &self.caption_key {
+            Some(key) if key == "cls" && numbers == ClassNumbers::Ignore => {
+                bail!("--caption-key cls: retrieval needs captions; class numbers are for `flipk eval zero-shot`")
+            }
+            Some(key) if key == "cls" => (Dataset::open(&data, keys(None, ClassNumbers::Require))?, None),
+            Some(key) => (Dataset::open(&data, keys(Some(key), ClassNumbers::Ignore))?, None),
+            None => eval::open(&data, &keys(run.caption_key.as_ref(), numbers))?,
+        };
+        note.iter().for_each(|note| eprintln!("{note}"));
+        Ok(dataset)
+    }
+
+    /// The tokenizer that was given, or the one in the checkpoint's run folder; it fits the model's table of tokens.
+    fn tokenizer(&self, checkpoint: &Checkpoint) -> Result<Tokenizer> {
+        let options = TokenizerOptions { lower_case: self.lower_case, pad_token: self.pad_token.clone() };
+        let mut folders = checkpoint.path().ancestors().skip(1).take(2);
+        let own = folders.find_map(|folder| Some(folder.join("tokenizer.json")).filter(|path| path.is_file()));
+        let path = self.tokenizer.as_ref().or(own.as_ref());
         let path = path.context("there is no tokenizer.json beside the checkpoint; give --tokenizer")?;
-        Ok(Tokenizer::from_file(&path)?)
+        let tokenizer = Tokenizer::open(path, &options)?;
+        tokenizer.check_rows(checkpoint.state.model.vocab).with_context(|| path.display().to_string())?;
+        if let (Some(_), Some(own)) = (&self.tokenizer, &own) {
+            eprintln!("{}", tokenizer.describe());
+            if !Tokenizer::from_file(own)?.has_tokens_of(&tokenizer) {
+                eprintln!("warning: its tokens are not those that the model was trained with ({})", own.display());
+            }
+        }
+        Ok(tokenizer)
     }
 }
 
@@ -157,11 +234,19 @@ impl Job for Evaluation<'_> {
             Inputs { dataset: &self.dataset, tokenizer: &self.tokenizer, max_bad: self.common.max_bad, bar: &bar };
         let found = match &self.kind {
             Kind::ZeroShot { classes, templates } => {
-                Found::ZeroShot(eval::zero_shot(&mut encoder, &params, &inputs, classes.as_ref(), templates)?)
+                eval::zero_shot(&mut encoder, &params, &inputs, classes, templates).map(Found::ZeroShot)
             }
-            Kind::Retrieval => Found::Retrieval(eval::retrieval(&mut encoder, &params, &inputs)?),
+            Kind::Retrieval => eval::retrieval(&mut encoder, &params, &inputs).map(Found::Retrieval),
         };
         bar.finish_and_clear();
+        encoder.take_warnings().iter().for_each(|warning| eprintln!("{warning}"));
+        let found = found?;
+        let samples = bar.position();
+        if let Found::Retrieval(found) = &found
+            && samples > found.images as u64
+        {
+            eprintln!("{samples} samples are {} images: files with equal bytes are one", found.images);
+        }
         Ok((found, encoder.skipped().clone()))
     }
 }

@@ -108,5 +108,8 @@ fn show(summary: &Summary) -> String {
     for (kind, count) in &summary.skipped {
         rows.push([format!("skipped: {kind}"), count.to_string()]);
     }
+    for (kind, count) in &summary.eval_skipped {
+        rows.push([format!("skipped in evaluation: {kind}"), count.to_string()]);
+    }
     table(["", ""], &rows).trim_start().to_owned()
 }

@@ -1,7 +1,8 @@
 //! All samples of all shards, by number.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    borrow::Cow,
+    collections::HashMap,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -12,13 +13,16 @@ use ::image::RgbImage;
 use rayon::prelude::*;
 
 use super::{
-    Broken, Caption, CaptionKeys, Error, Kind, Result, Source, embedded, image,
-    shard::{Entry, Shard, image_members},
+    Broken, Caption, CaptionKeys, ClassNumbers, Error, Kind, Location, Result, Source, check, embedded, image,
+    members::{Entry, image_members, shown},
+    notes,
+    shard::{Common, Report, Shard},
     source::some,
+    store::Span,
 };
 
-/// Samples that are looked at before training to see whether there are images and captions at all.
-const FIRST: usize = 32;
+/// Archives that are unpacked to more bytes than this are mentioned.
+const UNPACKED: u64 = 64 << 20;
 /// Default budget of the cache of decoded images, in bytes.
 pub const CACHE_BYTES: usize = 512 << 20;
 
@@ -29,6 +33,7 @@ pub struct Dataset {
     /// Shard and number within it, of each sample.
     samples: Vec<(u32, u32)>,
     cache: Arc<Cache>,
+    warnings: Arc<[String]>,
 }
 
 impl std::fmt::Debug for Dataset {
@@ -47,29 +52,49 @@ pub struct Classes {
 }
 
 impl Dataset {
-    /// Maps and indexes every shard that `specs` stand for (see [`Source::parse`]), on all cores.
+    /// Indexes every shard that `specs` stand for (see [`Source::parse`]), on all cores. What is unusual about them is
+    /// in [`Self::warnings`].
     ///
     /// # Errors
-    /// A source without shards, a shard that is missing, unreadable, no archive or empty, and a source in whose first
-    /// samples there is no image or no caption at all.
+    /// A source without shards, shards that are missing, unreadable, no archives or empty (all of them are named), and
+    /// a source of which no sample has both an image and a caption.
     pub fn open<S: AsRef<str>>(specs: &[S], keys: CaptionKeys) -> Result<Self> {
         let sources: Vec<Source> = specs.iter().map(|spec| Source::parse(spec.as_ref())).collect::<Result<_>>()?;
         if sources.is_empty() {
             return Err(Error::NoSources { embedded: embedded::names() });
         }
-        let locations: Vec<_> = sources.iter().flat_map(|source| &source.shards).collect();
-        // Collected before the errors are looked at, so that the first error is the same one at every run.
-        let opened: Vec<Result<Shard>> = locations.par_iter().map(|location| Shard::open(location)).collect();
-        let shards: Vec<Shard> = opened.into_iter().collect::<Result<_>>()?;
+        let locations: Vec<&Location> = sources.iter().flat_map(|source| &source.shards).collect();
+        let common = Common::default();
+        let open = |(number, location): (usize, &&Location)| Shard::open(number as u32, location, &common);
+        // Collected before the errors are looked at, so that they are the same ones at every run.
+        let opened: Vec<Result<(Shard, Report)>> = locations.par_iter().enumerate().map(open).collect();
+        let (shards, reports) = all(opened)?;
         let mut first = 0;
         for source in &sources {
-            check_first_samples(&shards[first], &keys)?;
-            first += source.shards.len();
+            let of_source = first..first + source.shards.len();
+            check::source(&source.spec, &shards[of_source.clone()], &reports[of_source.clone()], &keys)?;
+            first = of_source.end;
+        }
+        let unpacked = reports.iter().map(|report| report.unpacked);
+        let (count, bytes) = unpacked.filter(|&bytes| bytes > 0).fold((0, 0), |(n, sum), bytes| (n + 1, sum + bytes));
+        let mut warnings = notes::lines(reports.into_iter().flat_map(|report| report.notes));
+        if bytes > UNPACKED {
+            warnings.push(format!(
+                "{count} gzipped shards were unpacked to {:.1} GB of temporary files in {} (TMPDIR names another folder)",
+                bytes as f64 / 1e9,
+                common.spool.folder().display()
+            ));
         }
         let numbers =
             |(shard, of): (usize, &Shard)| (0..of.samples.len()).map(move |sample| (shard as u32, sample as u32));
         let samples = shards.iter().enumerate().flat_map(numbers).collect();
-        Ok(Self { shards: Arc::new(shards), keys, samples, cache: Arc::new(Cache::new(CACHE_BYTES)) })
+        let cache = Arc::new(Cache::new(CACHE_BYTES));
+        Ok(Self { shards: Arc::new(shards), keys, samples, cache, warnings: warnings.into() })
+    }
+
+    /// What is unusual about the archives (damage, members that are not used), a line each for the user.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// Sets the budget of the cache of decoded images; 0 turns it off. Results do not depend on it.
@@ -87,7 +112,9 @@ impl Dataset {
         if samples.is_empty() {
             return Err(Error::NoSamples { of: self.len() });
         }
-        Ok(Self { shards: self.shards.clone(), keys: self.keys.clone(), samples, cache: self.cache.clone() })
+        let Self { shards, keys, cache, warnings, .. } = self;
+        let (shards, keys, cache, warnings) = (shards.clone(), keys.clone(), cache.clone(), warnings.clone());
+        Ok(Self { shards, keys, samples, cache, warnings })
     }
 
     pub fn len(&self) -> usize {
@@ -99,13 +126,14 @@ impl Dataset {
     }
 
     /// The shard a sample is in: its path, or `embedded:NAME`.
-    pub fn shard(&self, sample: u64) -> &str {
-        &self.entry(sample).0.name
+    pub fn shard(&self, sample: u64) -> String {
+        self.entry(sample).0.location.to_string()
     }
 
-    /// The sample's key: its members' common path in the archive.
-    pub fn key(&self, sample: u64) -> &str {
-        &self.entry(sample).1.key
+    /// The sample's key, for people: its members' common path in the archive, bytes that are not UTF-8 as `\xE9`.
+    pub fn key(&self, sample: u64) -> Cow<'_, str> {
+        let key = &self.entry(sample).1.key;
+        std::str::from_utf8(key).map_or_else(|_| Cow::Owned(shown(key)), Cow::Borrowed)
     }
 
     /// `shard:key`, for messages.
@@ -113,18 +141,22 @@ impl Dataset {
         format!("{}:{}", self.shard(sample), self.key(sample))
     }
 
-    /// The encoded image (JPEG, PNG or WebP).
-    pub fn image(&self, sample: u64) -> std::result::Result<&[u8], Broken> {
+    /// The encoded image, as it stands in the archive.
+    pub fn image(&self, sample: u64) -> std::result::Result<Cow<'_, [u8]>, Broken> {
         let (shard, entry) = self.whole(sample)?;
-        shard
-            .bytes(&entry.image)
-            .ok_or_else(|| Broken { kind: Kind::MissingImage, detail: format!("looked for {}", image_members()) })
+        shard.part(entry.image)?.ok_or_else(no_image)
     }
 
-    /// Name and tags.
+    /// The bytes of the `.cls` member, if there is one: the number of a class, as evaluation archives have it.
+    pub fn cls(&self, sample: u64) -> std::result::Result<Option<Cow<'_, [u8]>>, Broken> {
+        let (shard, entry) = self.whole(sample)?;
+        shard.part(entry.cls)
+    }
+
+    /// Captions and tags.
     pub fn caption(&self, sample: u64) -> std::result::Result<Caption, Broken> {
         let (shard, entry) = self.whole(sample)?;
-        self.keys.read(shard.bytes(&entry.txt), shard.bytes(&entry.json))
+        shard.caption(entry, &self.keys)
     }
 
     /// The image in RGB, from the cache if it was decoded before.
@@ -133,13 +165,14 @@ impl Dataset {
         if let Some(image) = self.cache.get(place) {
             return Ok(image);
         }
-        let decoded = image::decode(self.image(sample)?);
+        let (shard, entry) = self.whole(sample)?;
+        let decoded = shard.with_part(entry.image, image::decode)?.ok_or_else(no_image)?;
         let image = Arc::new(decoded.map_err(|detail| Broken { kind: Kind::BadImage, detail })?);
         self.cache.put(place, &image, self.len());
         Ok(image)
     }
 
-    /// Distinct names, whatever the tags.
+    /// Distinct captions (of a sample with several, the first), whatever the tags.
     pub fn classes(&self) -> Classes {
         let captions: Vec<_> = (0..self.len() as u64).into_par_iter().map(|sample| self.caption(sample)).collect();
         let mut numbers = HashMap::new();
@@ -150,7 +183,7 @@ impl Dataset {
                 names.len() as u32 - 1
             })
         };
-        let of_sample = captions.into_iter().map(|caption| Some(class(caption.ok()?.name))).collect();
+        let of_sample = captions.into_iter().map(|caption| Some(class(caption.ok()?.first().to_owned()))).collect();
         Classes { names, of_sample }
     }
 
@@ -159,10 +192,14 @@ impl Dataset {
     pub fn fingerprint(&self) -> u32 {
         self.samples.iter().fold(0, |sum, &(shard, sample)| {
             let entry = &self.shards[shard as usize].samples[sample as usize];
-            let size = |range: &Option<std::ops::Range<usize>>| range.as_ref().map_or(u64::MAX, |r| r.len() as u64);
-            let sizes = [&entry.image, &entry.txt, &entry.json].map(size);
-            crc32c::crc32c_append(crc32c::crc32c_append(sum, entry.key.as_bytes()), bytemuck::cast_slice(&sizes))
+            let size = |span: Option<Span>| span.map_or(u64::MAX, |span| span.len);
+            let sizes = [entry.image, entry.txt, entry.json].map(size);
+            crc32c::crc32c_append(crc32c::crc32c_append(sum, &entry.key), bytemuck::cast_slice(&sizes))
         })
+    }
+
+    pub(super) fn class_numbers(&self) -> ClassNumbers {
+        self.keys.class_numbers
     }
 
     pub(super) fn shard_number(&self, sample: u64) -> usize {
@@ -178,6 +215,15 @@ impl Dataset {
         lengths.into_iter()
     }
 
+    pub(super) fn shard_location(&self, number: usize) -> &Location {
+        &self.shards[number].location
+    }
+
+    /// Samples that damage to archives may have cost, besides those that have a number.
+    pub(super) fn lost(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.lost).sum()
+    }
+
     fn entry(&self, sample: u64) -> (&Shard, &Entry) {
         let (shard, entry) = self.samples[sample as usize];
         let shard = &self.shards[shard as usize];
@@ -186,43 +232,37 @@ impl Dataset {
 
     fn whole(&self, sample: u64) -> std::result::Result<(&Shard, &Entry), Broken> {
         let (shard, entry) = self.entry(sample);
-        match &entry.cut {
-            Some(detail) => Err(Broken { kind: Kind::TruncatedMember, detail: detail.to_string() }),
+        match &entry.flaw {
+            Some(flaw) => Err(flaw.as_ref().clone()),
             None => Ok((shard, entry)),
         }
     }
 }
 
-/// Whole-source mistakes (a wrong caption key, archives of something else) are told at once.
-fn check_first_samples(shard: &Shard, keys: &CaptionKeys) -> Result<()> {
-    let whole: Vec<&Entry> = shard.samples.iter().filter(|entry| entry.cut.is_none()).take(FIRST).collect();
-    if whole.is_empty() {
-        return Ok(());
-    }
-    let extensions = || some(shard.extensions.iter().map(|extension| format!(".{extension}")));
-    let (name, samples) = (shard.name.clone(), whole.len());
-    if whole.iter().all(|entry| entry.image.is_none()) {
-        return Err(Error::NoImages { shard: name, samples, looked_for: image_members(), found: extensions() });
-    }
-    let missing = |entry: &&Entry| {
-        let caption = keys.read(shard.bytes(&entry.txt), shard.bytes(&entry.json));
-        caption.is_err_and(|broken| broken.kind == Kind::MissingCaption)
-    };
-    if whole.iter().all(missing) {
-        let fields: BTreeSet<String> =
-            whole.iter().filter_map(|entry| shard.bytes(&entry.json)).flat_map(fields).collect();
-        let found = match fields.is_empty() {
-            true => extensions(),
-            false => format!("{}; JSON fields {}", extensions(), some(fields.into_iter())),
-        };
-        return Err(Error::NoCaptions { shard: name, samples, looked_for: keys.looked_for(), found });
-    }
-    Ok(())
+fn no_image() -> Broken {
+    Broken { kind: Kind::MissingImage, detail: format!("looked for {}", image_members()) }
 }
 
-fn fields(json: &[u8]) -> Vec<String> {
-    let object: Option<serde_json::Map<_, _>> = serde_json::from_slice(json).ok();
-    object.into_iter().flatten().map(|(field, _)| field).collect()
+/// All shards, or an error that names every one that cannot be used.
+fn all(opened: Vec<Result<(Shard, Report)>>) -> Result<(Vec<Shard>, Vec<Report>)> {
+    let total = opened.len();
+    let (mut shards, mut errors) = (Vec::with_capacity(total), Vec::new());
+    for shard in opened {
+        match shard {
+            Ok(shard) => shards.push(shard),
+            Err(error) => errors.push(error),
+        }
+    }
+    match (errors.pop(), total) {
+        (None, _) => Ok(shards.into_iter().unzip()),
+        (Some(error), 1) => Err(error),
+        (Some(last), _) => {
+            errors.push(last);
+            let failed = errors.len();
+            let list = some(errors.iter().map(Error::to_string));
+            Err(Error::Shards { failed, total, list })
+        }
+    }
 }
 
 /// Decoded images of a data set that is small enough to be kept whole.
@@ -274,7 +314,8 @@ mod tests {
         let dataset = Dataset::open(&[a.file(), b.file()], CaptionKeys::default()).unwrap();
         assert_eq!(dataset.len(), 4);
         assert_eq!((0..4).map(|sample| dataset.key(sample)).collect::<Vec<_>>(), ["1", "2", "x/1", "x/2"]);
-        assert_eq!(dataset.caption(1).unwrap(), Caption { name: "dog".into(), tags: vec!["pet".into()] });
+        let dog = Caption { texts: vec!["dog".into()], tags: vec!["pet".into()], tags_lost: None };
+        assert_eq!(dataset.caption(1).unwrap(), dog);
         assert_eq!(dataset.image(2).unwrap(), png(4, 4, 3));
         assert_eq!(dataset.name(3), format!("{}:x/2", b.file()));
         let classes = dataset.classes();
@@ -300,10 +341,20 @@ mod tests {
         let message = error(&archive, None);
         assert!(message.contains("`caption`") && message.contains("JSON fields alt, url"), "{message}");
         assert!(error(&archive, Some("txt")).contains("found .cls, .json, .png"));
+        for (record, why) in [
+            ("{\"caption\": 7}", "1: bad record: the field `caption` of the .json member is a number, not text"),
+            ("{\"caption\": null}", "1: empty caption: the field `caption` of the .json member is null"),
+            ("caption: a cat", "1: bad record: .json does not parse: line 1, byte 1:"),
+        ] {
+            let mut archive = Archive::default();
+            archive.add("1.png", &png(4, 4, 0)).add("1.json", record.as_bytes());
+            let message = error(&archive, None);
+            assert!(message.contains(why), "{message}");
+        }
         let mut archive = Archive::default();
-        archive.add("1.bmp", b"BM").add("1.txt", b"a cat");
+        archive.add("1.svg", b"<svg").add("1.txt", b"a cat");
         let message = error(&archive, None);
-        assert!(message.contains("no images") && message.contains(".bmp, .txt"), "{message}");
+        assert!(message.contains("no images") && message.contains(".svg, .txt"), "{message}");
         let none: [&str; 0] = [];
         assert!(matches!(Dataset::open(&none, CaptionKeys::default()), Err(Error::NoSources { .. })));
     }

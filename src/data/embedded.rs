@@ -20,11 +20,11 @@ pub(super) fn names() -> String {
 mod tests {
     use std::sync::Arc;
 
-    use crate::data::{CaptionKeys, Dataset, EvalBatches, Tokenizer};
+    use crate::data::{CaptionKeys, Dataset, EvalBatches, Tokenizer, TokenizerOptions};
 
     #[test]
     fn every_embedded_sample_is_whole_and_every_name_has_tokens() {
-        let tokenizer = Tokenizer::embedded().unwrap();
+        let tokenizer = Tokenizer::embedded(&TokenizerOptions::default()).unwrap();
         let unknown = 1;
         let mut tokens = [0; 32];
         for name in ["noto", "twemoji", "fluent"] {
@@ -34,7 +34,7 @@ mod tests {
             assert!(batches.skipped().is_empty() && samples == dataset.len() && samples > 1800, "{name}: {samples}");
             for sample in 0..samples as u64 {
                 let caption = dataset.caption(sample).unwrap();
-                for text in std::iter::once(&caption.name).chain(&caption.tags) {
+                for text in caption.texts.iter().chain(&caption.tags) {
                     tokenizer.encode(text, &mut tokens).unwrap();
                     assert!(tokens[0] != tokenizer.pad() && !tokens.contains(&unknown), "{text:?}: {tokens:?}");
                 }

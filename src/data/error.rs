@@ -15,14 +15,27 @@ pub enum Error {
     MissingShards { spec: String, missing: usize, total: usize, first: String, there: String },
     #[error("cannot read {}: {source}", path.display())]
     Read { path: PathBuf, source: io::Error },
+    #[error("{}: {problem}", path.display())]
+    Text { path: PathBuf, problem: String },
     #[error("{shard} is not a tar archive: {problem}")]
     NotTar { shard: String, problem: String },
     #[error("{shard} holds no samples: looked for {looked_for}; found {found}")]
     EmptyShard { shard: String, looked_for: String, found: String },
-    #[error("no images in the first {samples} samples of {shard}: looked for {looked_for}; found {found}")]
-    NoImages { shard: String, samples: usize, looked_for: String, found: String },
-    #[error("no captions in the first {samples} samples of {shard}: looked for {looked_for}; found {found}")]
-    NoCaptions { shard: String, samples: usize, looked_for: String, found: String },
+    #[error("{failed} of the {total} shards cannot be used; fetch them again or leave them out of the list: {list}")]
+    Shards { failed: usize, total: usize, list: String },
+    #[error("cannot unpack {} to a temporary file in {}: {source}; let TMPDIR name a folder with more room, or unpack the shards yourself (gunzip)", shard.display(), folder.display())]
+    Spool { shard: PathBuf, folder: PathBuf, source: io::Error },
+    #[error("cannot read {shard}: {problem}")]
+    Unreadable { shard: String, problem: String },
+    #[error("no images in {source_of} ({samples} samples looked at): looked for {looked_for}; found {found}")]
+    NoImages { source_of: String, samples: u64, looked_for: String, found: String },
+    #[error("no captions in {source_of} ({samples} samples looked at): looked for {looked_for}; found {found}")]
+    NoCaptions { source_of: String, samples: u64, looked_for: String, found: String },
+    #[error(
+        "no sample of {source_of} has both an image and a caption ({samples} looked at): {reasons}; the files of a \
+         sample have the same name up to the first dot"
+    )]
+    NoPairs { source_of: String, samples: u64, reasons: String },
     #[error("no samples are left of the {of} in the data set")]
     NoSamples { of: usize },
     #[error("cannot use the tokenizer {name}: {problem}")]
@@ -30,10 +43,11 @@ pub enum Error {
     #[error("{field} = {value} is not possible: {problem}")]
     Config { field: &'static str, value: String, problem: String },
     #[error(
-        "too many broken samples in {shard}: {bad} bad of {visited} visited ({samples} in the shard), \
-         more than max_bad = {max_bad} allows: {reasons}"
+        "too many broken samples in {place}: {bad} bad of {visited} visited ({samples} in all), more than \
+         --max-bad {max_bad} allows: {reasons}. To go on all the same, give a larger --max-bad (1 never stops; a run \
+         that has a checkpoint goes on with --resume), or leave out {worst}"
     )]
-    TooManyBroken { shard: String, bad: u64, visited: u64, samples: u64, max_bad: f32, reasons: String },
+    TooManyBroken { place: String, bad: u64, visited: u64, samples: u64, max_bad: f32, reasons: String, worst: String },
     #[error("not one usable sample among the last {visited} visited, which is the whole data set: {reasons}")]
     NoGoodSample { visited: u64, reasons: String },
     #[error("cannot start a loader thread: {0}")]

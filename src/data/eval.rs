@@ -4,15 +4,21 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::{Broken, Dataset, Error, Result, Skipped, health::Health, image::Square};
+use super::{
+    Broken, Content, Dataset, Error, Label, Result, Skipped,
+    health::{Health, Visited},
+    image::Square,
+};
 
 /// One batch for evaluation; the last one may be short.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EvalBatch {
     /// RGB, `[samples, side, side, 3]`.
     pub images: Vec<u8>,
-    /// Names without tags, `[samples]`.
-    pub captions: Vec<String>,
+    /// Captions without tags, or class numbers, `[samples]`.
+    pub labels: Vec<Label>,
+    /// Which samples are the same image, `[samples]`.
+    pub contents: Vec<Content>,
     /// `[samples]`.
     pub keys: Vec<String>,
     /// Numbers in the data set, ascending, `[samples]`.
@@ -31,7 +37,7 @@ pub struct EvalBatches {
 
 impl EvalBatches {
     /// Batches of `batch` images of `image_size` x `image_size` pixels. Broken samples are skipped, and are an error
-    /// if they are more than `max_bad` of a shard (as in [`super::Loader`]).
+    /// if they are more than `max_bad` of the data set.
     ///
     /// # Errors
     /// If `batch` or `image_size` is 0.
@@ -42,7 +48,7 @@ impl EvalBatches {
                 return Err(Error::Config { field, value: "0".to_owned(), problem });
             }
         }
-        let health = Health::new(&dataset, max_bad);
+        let health = Health::new(&dataset, max_bad, Visited::InOrder);
         Ok(Self { dataset, batch, side: image_size, next: 0, health })
     }
 
@@ -68,10 +74,11 @@ impl EvalBatches {
             self.next = samples.end;
             for (sample, made) in samples.zip(made) {
                 self.health.visit(&self.dataset, 0, sample, made.as_ref().err())?;
-                if let Ok((image, caption)) = made {
+                if let Ok((image, label, content)) = made {
                     batch.images.extend_from_slice(&image);
-                    batch.captions.push(caption);
-                    batch.keys.push(self.dataset.key(sample).to_owned());
+                    batch.labels.push(label);
+                    batch.contents.push(content);
+                    batch.keys.push(self.dataset.key(sample).into_owned());
                     batch.samples.push(sample);
                 }
             }
@@ -80,12 +87,15 @@ impl EvalBatches {
     }
 }
 
-fn make(dataset: &Dataset, square: &mut Square, sample: u64) -> std::result::Result<(Vec<u8>, String), Broken> {
-    let caption = dataset.caption(sample)?.name;
+type Made = (Vec<u8>, Label, Content);
+
+fn make(dataset: &Dataset, square: &mut Square, sample: u64) -> std::result::Result<Made, Broken> {
+    let label = dataset.label(sample)?;
+    let content = Content::of(&dataset.image(sample)?);
     let mut image = vec![0; square.bytes()];
     let fits = square.center_crop(&*dataset.decoded(sample)?, &mut image);
     fits.map_err(|detail| Broken { kind: super::Kind::BadImage, detail })?;
-    Ok((image, caption))
+    Ok((image, label, content))
 }
 
 impl Iterator for EvalBatches {
@@ -128,7 +138,9 @@ mod tests {
         assert_eq!(all.iter().map(|batch| batch.samples.len()).collect::<Vec<_>>(), [3, 3, 2]);
         let keys: Vec<&String> = all.iter().flat_map(|batch| &batch.keys).collect();
         assert_eq!(keys, ["1", "2", "3", "4", "6", "7", "8", "9"]);
-        assert_eq!(all[2].captions, ["name 8", "name 9"]);
+        let named = |name: &str| Label::Captions(vec![name.to_owned()]);
+        assert_eq!(all[2].labels, [named("name 8"), named("name 9")]);
+        assert_ne!(all[2].contents[0], all[2].contents[1]);
         assert_eq!(batches.skipped(), Skipped::from([(Kind::BadImage, 2)]));
         assert_eq!(batches.take_warnings().len(), 2);
         let mut one = vec![0; 8 * 8 * 3];

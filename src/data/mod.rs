@@ -3,45 +3,65 @@
 //! | file | what it does |
 //! |---|---|
 //! | `source` | what the user writes to a list of shards |
-//! | `tar`, `shard` | a shard's members and samples |
-//! | `dataset`, `caption` | all samples by number: image, name, tags, classes |
+//! | `store`, `tar` | where a shard's bytes are, and its members |
+//! | `members`, `shard` | which members make which sample |
+//! | `damage`, `notes`, `sniff` | what is wrong with a shard, and how it is told |
+//! | `check` | whether a source holds what is looked for |
+//! | `dataset`, `caption`, `json` | all samples by number: image, captions, tags, classes |
 //! | `image`, `augment` | decoding, cropping, colour |
 //! | `mask` | visible patches |
+//! | `text` | text files as editors write them |
 //! | `tokenizer` | words to token numbers |
+//! | `variety` | how much the captions differ, before training |
+//! | `survey` | what the tokenizer makes of the captions, before training |
 //! | `order` | epochs, shuffles, the position a run goes on from |
 //! | `loader` | training batches on threads |
-//! | `eval` | evaluation batches |
+//! | `label`, `eval` | what evaluation compares with, and its batches |
 //! | `health` | broken samples |
 //! | `embedded` | the data set inside the program |
 
 mod augment;
 mod caption;
+mod check;
+mod damage;
 mod dataset;
 mod embedded;
 mod error;
 mod eval;
 mod health;
 pub mod image;
+mod json;
+mod label;
 mod loader;
 mod mask;
+mod members;
+mod notes;
 mod order;
 mod shard;
+mod sniff;
 mod source;
+mod store;
+mod survey;
 pub mod tar;
 #[cfg(test)]
 mod testing;
+pub mod text;
 mod tokenizer;
+mod variety;
 
 pub use self::{
     augment::{Augmentation, CropRect},
-    caption::{Caption, CaptionKeys, CaptionVariation},
+    caption::{Caption, CaptionKeys, CaptionLines, CaptionVariation},
     dataset::{CACHE_BYTES, Classes, Dataset},
     error::{Error, Result},
     eval::{EvalBatch, EvalBatches},
     health::{Broken, Kind, Skipped},
+    label::{ClassNumbers, Content, Label},
     loader::{Batch, Loader, LoaderConfig},
     mask::{kept_patches, visible_patches},
     order::Position,
     source::{Location, Source},
-    tokenizer::Tokenizer,
+    survey::Survey,
+    tokenizer::{Tokenizer, TokenizerOptions},
+    variety::Variety,
 };

@@ -1,169 +1,172 @@
-//! One shard in memory: the bytes of its archive and which of them make which sample.
+//! One shard: where its bytes are and which of them make which sample.
 
 use std::{
-    collections::{BTreeSet, HashMap},
-    fs::File,
-    io::Read,
-    ops::{Deref, Range},
+    borrow::Cow,
+    io::{BufReader, Read, Seek},
+    path::Path,
+    sync::Arc,
 };
 
-use flate2::read::MultiGzDecoder;
-use memmap2::Mmap;
+use flate2::bufread::MultiGzDecoder;
 
-use super::{Error, Location, Result, embedded, source::some, tar};
+use super::{
+    Broken, Caption, CaptionKeys, Error, Kind, Location, Result,
+    damage::{self, Inflation},
+    embedded,
+    members::{self, Entry, image_members},
+    notes::Matter,
+    sniff::sniff,
+    source::some,
+    store::{Files, OpenFile, ReadAt, Span, Spool, Spooled, Store, fill_from},
+    tar::{self, Failure},
+};
 
-const IMAGES: [&str; 4] = ["jpg", "jpeg", "png", "webp"];
 const GZIP: [u8; 2] = [0x1F, 0x8B];
-/// A gzipped shard is inflated into memory; one larger than this is better stored as a plain `.tar`.
-const MAX_INFLATED: u64 = 8 << 30;
+/// Bytes by which a file is told to be no archive.
+const HEAD: usize = 4096;
+
+/// What the shards of a data set share.
+#[derive(Default)]
+pub(super) struct Common {
+    files: Arc<Files>,
+    pub spool: Spool,
+}
 
 /// An indexed archive.
 pub(super) struct Shard {
-    pub name: String,
-    bytes: Bytes,
+    pub location: Location,
+    store: Store,
     pub samples: Vec<Entry>,
+    /// Samples that damage to the archive may have cost, besides those in `samples`.
+    pub lost: u64,
+}
+
+/// What is known of a shard only while the data set is opened.
+#[derive(Debug, Default)]
+pub(super) struct Report {
+    pub notes: Vec<(Matter, String)>,
     /// Every extension in the archive, for error messages.
-    pub extensions: BTreeSet<String>,
-}
-
-/// The members that share a key, as ranges of the archive's bytes.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Entry {
-    pub key: Box<str>,
-    pub image: Option<Range<usize>>,
-    pub txt: Option<Range<usize>>,
-    pub json: Option<Range<usize>>,
-    /// Why a member of this sample is not whole.
-    pub cut: Option<Box<str>>,
-}
-
-enum Bytes {
-    Mapped(Mmap),
-    Inflated(Vec<u8>),
-}
-
-impl Deref for Bytes {
-    type Target = [u8];
-    fn deref(&self) -> &[u8] {
-        match self {
-            Self::Mapped(bytes) => bytes,
-            Self::Inflated(bytes) => bytes,
-        }
-    }
+    pub extensions: Vec<String>,
+    /// Bytes that were unpacked to disk.
+    pub unpacked: u64,
 }
 
 impl Shard {
-    /// Maps (or inflates) and indexes one shard.
+    /// Indexes one shard, which is the data set's shard `number`.
     ///
     /// # Errors
     /// A file that cannot be read, is no tar archive, or holds no sample.
-    pub fn open(location: &Location) -> Result<Self> {
+    pub fn open(number: u32, location: &Location, common: &Common) -> Result<(Self, Report)> {
         let name = location.to_string();
-        let (bytes, cut) = match location {
+        let not_tar = |problem: String| Error::NotTar { shard: name.clone(), problem };
+        let mut report = Report::default();
+        let (store, indexed, inflation) = match location {
             Location::Embedded(wanted) => {
                 let archive = embedded::SHARDS.iter().find(|(known, _)| known == wanted);
-                inflate(archive.map_or(&[][..], |(_, archive)| archive), &name)?
+                let packed = archive.map_or(&[][..], |(_, archive)| archive);
+                let mut bytes = Vec::new();
+                let read = MultiGzDecoder::new(packed).read_to_end(&mut bytes);
+                read.map_err(|error| not_tar(error.to_string()))?;
+                let indexed = tar::index(&bytes[..]);
+                (Store::Memory(bytes), indexed, None)
             }
             Location::File(path) => {
                 let read = |source| Error::Read { path: path.clone(), source };
-                let file = File::open(path).map_err(read)?;
-                // Nothing is mapped from an empty file.
-                if file.metadata().map_err(read)?.len() == 0 {
+                let file = OpenFile::open(path).map_err(read)?;
+                let mut head = vec![0; HEAD];
+                let head = fill_from(&file, &mut head, 0).map_err(read)?;
+                if head.is_empty() {
                     return Err(empty(name, "an empty file of 0 bytes".to_owned()));
                 }
-                // SAFETY: the map is only ever read. As with every memory-mapped data set, nobody may shorten the
-                // file while it is in use; the shards of a data set are written once.
-                let map = unsafe { Mmap::map(&file) }.map_err(read)?;
-                match map.starts_with(&GZIP) {
-                    true => inflate(&map, &name)?,
-                    false => (Bytes::Mapped(map), None),
+                if head.starts_with(&GZIP) {
+                    let (spooled, inflation) = unpack(file, path, &common.spool)?;
+                    report.unpacked = spooled.len();
+                    let indexed = tar::index(&spooled);
+                    (Store::Spooled(spooled), indexed, inflation)
+                } else {
+                    if let Some(found) = sniff(head).filter(|found| found.sure && !tar::begins(head)) {
+                        return Err(not_tar(format!("it is {}", found.what)));
+                    }
+                    let indexed = tar::index(&file);
+                    let (path, len) = (path.clone(), file.len);
+                    (Store::File { number, path, len, files: common.files.clone() }, indexed, None)
                 }
             }
         };
-        Self::index(name, bytes, cut)
-    }
-
-    fn index(name: String, bytes: Bytes, inflation: Option<String>) -> Result<Self> {
-        let index = match tar::index(&bytes) {
-            Ok(index) => index,
-            Err(problem) => {
-                let problem = inflation.map_or(problem.clone(), |inflation| format!("{inflation}; {problem}"));
-                return Err(Error::NotTar { shard: name, problem });
+        let index = match (indexed, location) {
+            (Ok(index), _) => index,
+            (Err(Failure::Read(source)), Location::File(path)) => {
+                return Err(Error::Read { path: path.clone(), source });
+            }
+            (Err(Failure::Read(error)), _) => return Err(not_tar(error.to_string())),
+            (Err(Failure::NoArchive(problem)), _) => {
+                let mut head = vec![0; HEAD];
+                let head = fill_from(&store, &mut head, 0).unwrap_or_default();
+                let inside = if report.unpacked > 0 { "it is gzipped, and inside it is" } else { "it is" };
+                let what = sniff(head).map_or(problem.into_owned(), |found| format!("{inside} {}", found.what));
+                return Err(not_tar(inflation.map_or(what.clone(), |broken| format!("{}; {what}", broken.problem))));
             }
         };
-        let mut samples: Vec<Entry> = Vec::new();
-        let mut places: HashMap<String, usize> = HashMap::new();
-        let mut extensions = BTreeSet::new();
-        let mut entry_of = |samples: &mut Vec<Entry>, key: &str| match places.get(key) {
-            Some(&at) => at,
-            None => {
-                places.insert(key.to_owned(), samples.len());
-                samples.push(Entry { key: key.into(), ..Entry::default() });
-                samples.len() - 1
-            }
-        };
-        for member in index.members {
-            let Some((key, extension)) = key_and_extension(&member.name) else { continue };
-            let last = extension.rsplit('.').next().unwrap_or(extension).to_ascii_lowercase();
-            let slot: fn(&mut Entry) -> &mut Option<Range<usize>> = match &*last {
-                "txt" => |entry| &mut entry.txt,
-                "json" => |entry| &mut entry.json,
-                image if IMAGES.contains(&image) => |entry| &mut entry.image,
-                _ => {
-                    extensions.insert(last);
-                    continue;
-                }
-            };
-            let at = entry_of(&mut samples, key);
-            slot(&mut samples[at]).get_or_insert(member.data);
-            extensions.insert(last);
+        let mut samples = members::group(&index.members);
+        if samples.entries.is_empty() {
+            let found = samples.extensions.iter().map(|extension| format!(".{extension}"));
+            return Err(empty(name, some(found)));
         }
-        let cut = index.cut.map(|cut| (cut.name, cut.problem));
-        if let Some((member, problem)) = cut.or_else(|| inflation.map(|inflation| (None, inflation))) {
-            let key = member.as_deref().and_then(key_and_extension).map_or("(unnamed)", |(key, _)| key);
-            let at = entry_of(&mut samples, key);
-            samples[at].cut = Some(format!("{}: {problem}", member.as_deref().unwrap_or("the archive")).into());
-        }
-        if samples.is_empty() {
-            return Err(empty(name, some(extensions.into_iter().map(|extension| format!(".{extension}")))));
-        }
-        Ok(Self { name, bytes, samples, extensions })
+        let (lost, damage) = damage::assess(&index, &mut samples, store.len(), inflation.as_ref());
+        let notes = damage.into_iter().chain(samples.unused.notes());
+        report.notes = notes.map(|(matter, text)| (matter, format!("{name}: {text}"))).collect();
+        report.extensions = samples.extensions;
+        Ok((Self { location: location.clone(), store, samples: samples.entries, lost }, report))
     }
 
-    pub fn bytes(&self, range: &Option<Range<usize>>) -> Option<&[u8]> {
-        range.clone().map(|range| &self.bytes[range])
+    /// The words of one of the samples.
+    pub fn caption(&self, entry: &Entry, keys: &CaptionKeys) -> std::result::Result<Caption, Broken> {
+        keys.read(self.part(entry.txt)?.as_deref(), self.part(entry.json)?.as_deref())
+    }
+
+    /// A part of the archive, if the sample has it.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or is no longer the one that was indexed.
+    pub fn part(&self, span: Option<Span>) -> std::result::Result<Option<Cow<'_, [u8]>>, Broken> {
+        span.map(|span| self.store.part(span)).transpose().map_err(unreadable)
+    }
+
+    /// Calls `use_it` with a part of the archive, if the sample has it; faster than [`Self::part`] for large ones.
+    ///
+    /// # Errors
+    /// As [`Self::part`].
+    pub fn with_part<T>(
+        &self,
+        span: Option<Span>,
+        use_it: impl FnOnce(&[u8]) -> T,
+    ) -> std::result::Result<Option<T>, Broken> {
+        span.map(|span| self.store.with_part(span, use_it)).transpose().map_err(unreadable)
     }
 }
 
-/// What an image is looked for in, for an error message.
-pub(super) fn image_members() -> String {
-    format!("members ending in .{}", IMAGES.join(", ."))
+fn unreadable(error: std::io::Error) -> Broken {
+    Broken { kind: Kind::Unreadable, detail: error.to_string() }
 }
 
 fn empty(shard: String, found: String) -> Error {
-    Error::EmptyShard { shard, looked_for: format!("{}, .txt or .json", image_members()), found }
+    Error::EmptyShard { shard, looked_for: format!("{}, .txt, .json or .cls", image_members()), found }
 }
 
-/// WebDataset's rule: the key is the path up to the first dot of the base name, the extension what follows it.
-/// Hidden files, `__meta__` files and those without a dot belong to no sample.
-fn key_and_extension(member: &str) -> Option<(&str, &str)> {
-    let member = member.strip_prefix("./").unwrap_or(member);
-    let base = member.rfind('/').map_or(0, |slash| slash + 1);
-    let dot = base + member[base..].find('.')?;
-    let stem = &member[base..dot];
-    let private = stem.starts_with("__") && stem.ends_with("__");
-    (!stem.is_empty() && !private).then(|| (&member[..dot], &member[dot + 1..]))
-}
-
-/// Inflates a gzipped archive; from a damaged one, what comes before the damage, and why it ends there.
-fn inflate(gzipped: &[u8], name: &str) -> Result<(Bytes, Option<String>)> {
-    let mut bytes = Vec::new();
-    let result = MultiGzDecoder::new(gzipped).take(MAX_INFLATED).read_to_end(&mut bytes);
-    if bytes.len() as u64 == MAX_INFLATED {
-        let problem = format!("it inflates to more than {} GiB; store it as a plain .tar", MAX_INFLATED >> 30);
-        return Err(Error::Spec { spec: name.to_owned(), problem });
-    }
-    Ok((Bytes::Inflated(bytes), result.err().map(|error| format!("gzip: {error}"))))
+/// Unpacks a gzipped archive to disk; of a damaged one, what comes before the damage, and why it ends there.
+fn unpack(file: OpenFile, path: &Path, spool: &Spool) -> Result<(Spooled, Option<Inflation>)> {
+    let len = file.len;
+    let mut packed = MultiGzDecoder::new(BufReader::with_capacity(1 << 16, file.file));
+    let (spooled, problem) = spool.unpack(&mut packed).map_err(|source| Error::Spool {
+        shard: path.to_owned(),
+        folder: spool.folder().to_owned(),
+        source,
+    })?;
+    let inflation = problem.map(|problem| {
+        let used = packed.get_mut().stream_position().unwrap_or(len);
+        Inflation { problem: format!("gzip: {problem}"), left: len.saturating_sub(used) as f64 / len.max(1) as f64 }
+    });
+    Ok((spooled, inflation))
 }
 
 #[cfg(test)]
@@ -171,15 +174,6 @@ mod tests {
     use std::io::Write;
 
     use super::*;
-
-    #[test]
-    fn keys_follow_the_webdataset_rule() {
-        assert_eq!(key_and_extension("a/b.c/001.left.jpg"), Some(("a/b.c/001", "left.jpg")));
-        assert_eq!(key_and_extension("./001.txt"), Some(("001", "txt")));
-        for none in ["README", "a.b/README", ".hidden.jpg", "x/._1.jpg", "__meta__.json"] {
-            assert_eq!(key_and_extension(none), None, "{none}");
-        }
-    }
 
     fn archive() -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -192,10 +186,16 @@ mod tests {
         bytes
     }
 
-    fn open(bytes: &[u8]) -> Result<Shard> {
+    /// The shard, its report, and the file, which is there as long as the shard is read.
+    fn open(bytes: &[u8]) -> Result<(Shard, Report, tempfile::NamedTempFile)> {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(bytes).unwrap();
-        Shard::open(&Location::File(file.path().to_owned()))
+        let (shard, report) = Shard::open(0, &Location::File(file.path().to_owned()), &Common::default())?;
+        Ok((shard, report, file))
+    }
+
+    fn notes(report: &Report) -> String {
+        report.notes.iter().map(|(_, text)| text.as_str()).collect::<Vec<_>>().join("\n")
     }
 
     fn gzip(bytes: &[u8]) -> Vec<u8> {
@@ -206,14 +206,18 @@ mod tests {
 
     #[test]
     fn samples_are_members_that_share_a_key() {
-        for bytes in [archive(), gzip(&archive())] {
-            let shard = open(&bytes).unwrap();
-            let read = |range| shard.bytes(range).map(|bytes| String::from_utf8_lossy(bytes).trim().to_owned());
-            let samples: Vec<_> = shard.samples.iter().map(|e| (&*e.key, read(&e.image), read(&e.txt))).collect();
+        for (bytes, is_gzip) in [(archive(), false), (gzip(&archive()), true)] {
+            let (shard, report, _file) = open(&bytes).unwrap();
+            // Neither stays in memory.
+            let in_place = matches!(shard.store, Store::File { .. });
+            assert!(in_place != is_gzip && matches!(shard.store, Store::Spooled(_)) == is_gzip);
+            let read = |span| Some(String::from_utf8_lossy(&shard.part(span).unwrap()?).trim().to_owned());
+            let samples: Vec<_> = shard.samples.iter().map(|e| (&*e.key, read(e.image), read(e.txt))).collect();
             let some = |text: &str| Some(text.to_owned());
-            assert_eq!(samples, [("1", some("image 1"), some("one")), ("2", some("image 2"), None)]);
-            assert!(shard.samples[1].json.is_some() && shard.samples.iter().all(|entry| entry.cut.is_none()));
-            assert_eq!(shard.extensions.iter().collect::<Vec<_>>(), ["jpg", "json", "md", "png", "txt"]);
+            assert_eq!(samples, [(&b"1"[..], some("image 1"), some("one")), (b"2", some("image 2"), None)]);
+            assert!(shard.samples[1].json.is_some() && shard.samples.iter().all(|entry| entry.flaw.is_none()));
+            assert_eq!(report.extensions, ["jpg", "json", "md", "png", "txt"]);
+            assert_eq!((shard.lost, notes(&report).contains("1 members belong to no sample: 1 x .md")), (0, true));
         }
     }
 
@@ -221,26 +225,134 @@ mod tests {
     fn a_cut_shard_keeps_its_whole_samples() {
         let (tar, gz) = (archive(), gzip(&archive()));
         for bytes in [&tar[..tar.len() - 2000], &gz[..gz.len() - 2000]] {
-            let shard = open(bytes).unwrap();
-            let cut: Vec<bool> = shard.samples.iter().map(|entry| entry.cut.is_some()).collect();
+            let (shard, _, _file) = open(bytes).unwrap();
+            let cut: Vec<bool> = shard.samples.iter().map(|entry| entry.flaw.is_some()).collect();
             assert_eq!(cut, [false, true]);
-            assert!(shard.samples[1].cut.as_deref().unwrap().contains("2.json"));
+            let flaw = shard.samples[1].flaw.as_ref().unwrap();
+            assert!(flaw.kind == Kind::TruncatedMember && flaw.detail.contains("2.json"), "{flaw}");
+            assert_eq!(shard.lost, 0, "the one that is cut is counted by itself");
         }
         // Cut between members: the gzip stream alone tells that something is missing.
-        let shard = open(&gz[..10 + 5 + 1024]).unwrap();
-        assert_eq!(shard.samples.len(), 2);
-        assert!(shard.samples[1].cut.as_deref().unwrap().contains("gzip"));
+        let (shard, report, _file) = open(&gz[..10 + 5 + 1024]).unwrap();
+        assert_eq!((shard.samples.len(), shard.lost), (1, 1));
+        assert!(notes(&report).contains("the rest of the archive is lost (gzip"), "{}", notes(&report));
+        // Of a plain one, the end mark that is missing.
+        let (shard, report, _file) = open(&tar[..2 * 1024]).unwrap();
+        assert_eq!((shard.samples.len(), shard.lost), (2, 0));
+        assert!(notes(&report).contains("no end mark") && notes(&report).contains("behind `2.png`"));
+        // Bytes behind a gzip stream harm nothing.
+        let (shard, report, _file) = open(&[&gz[..], b"more"].concat()).unwrap();
+        assert_eq!((shard.samples.len(), shard.lost), (2, 0));
+        assert!(notes(&report).contains("bytes behind the end of the archive are not read"), "{}", notes(&report));
+    }
+
+    /// Twenty samples of a header and a block each for image and caption.
+    fn twenty() -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for number in 0..20 {
+            tar::append(&mut bytes, &format!("{number:02}.jpg"), &[b'x'; 500]);
+            tar::append(&mut bytes, &format!("{number:02}.txt"), b"words");
+        }
+        tar::finish(&mut bytes);
+        bytes
     }
 
     #[test]
-    fn empty_shards_say_what_they_hold() {
+    fn damage_costs_the_samples_that_it_hits() {
+        let whole = twenty();
+        let lost = |bytes: &[u8]| {
+            let (shard, report, _file) = open(bytes).unwrap();
+            let bad = shard.samples.iter().filter(|e| e.flaw.is_some() || e.image.is_none() || e.txt.is_none());
+            (shard.samples.len(), bad.count(), shard.lost, notes(&report))
+        };
+        // The header of the seventh image: half a sample is left of it.
+        let mut bytes = whole.clone();
+        bytes[6 * 2048..][..512].fill(0xFF);
+        let (samples, bad, gone, note) = lost(&bytes);
+        assert_eq!((samples, bad, gone), (20, 1, 0), "{note}");
+        assert!(note.contains("1024 bytes from byte 12288 on are lost"), "{note}");
+        // Five whole samples, and a hole of zeros of the same size.
+        for byte in [0xFF, 0] {
+            let mut bytes = whole.clone();
+            bytes[6 * 2048..11 * 2048].fill(byte);
+            // What is left of a sample behind a hole shows that it is one.
+            bytes[11 * 2048..][..512].fill(0xFF);
+            let (samples, bad, gone, note) = lost(&bytes);
+            assert_eq!((samples, bad, gone), (15, 1, 5), "{note}");
+            assert!(note.contains("are lost"), "{note}");
+        }
+        // All behind the tenth sample.
+        let mut bytes = whole.clone();
+        bytes[10 * 2048..].fill(0xFF);
+        let (samples, bad, gone, note) = lost(&bytes);
+        assert_eq!((samples, bad), (10, 0), "{note}");
+        assert!((10..=11).contains(&gone) && note.contains("the rest of the archive"), "{gone} {note}");
+        // A download of which room for all was made, and that did not finish.
+        let mut bytes = whole[..10 * 2048 + 700].to_vec();
+        bytes.resize(3 << 20, 0);
+        let (samples, _, gone, note) = lost(&bytes);
+        assert!(samples == 11 && gone > 1000 && note.contains("a download that did not finish"), "{samples} {note}");
+    }
+
+    #[test]
+    fn joined_archives_are_one() {
+        let whole = twenty();
+        let mut padded = whole.clone();
+        padded.resize(padded.len().next_multiple_of(10240), 0);
+        for first in [&whole, &padded] {
+            let (shard, report, _file) = open(&[&first[..], &archive()].concat()).unwrap();
+            assert_eq!((shard.samples.len(), shard.lost), (22, 0));
+            assert!(!notes(&report).contains("lost"), "{}", notes(&report));
+        }
+        // The first one cut at an odd place: its last member swallows the beginning of the second archive.
+        let (shard, report, _file) = open(&[&whole[..19 * 2048 + 512 + 100], &archive()].concat()).unwrap();
+        assert!(shard.samples.len() >= 21 && notes(&report).contains("are lost"), "{}", notes(&report));
+        let (shard, report, _file) = open(&[&whole[..], b"a signature, perhaps"].concat()).unwrap();
+        assert_eq!((shard.samples.len(), shard.lost), (20, 0));
+        assert!(notes(&report).contains("20 bytes behind the end"), "{}", notes(&report));
+    }
+
+    #[test]
+    fn links_give_the_member_that_they_lead_to() {
+        let mut bytes = Vec::new();
+        tar::append(&mut bytes, "x/1.jpg", b"image");
+        tar::append_link(&mut bytes, "x/2.jpg", b'1', "x/1.jpg");
+        tar::append_link(&mut bytes, "y/3.jpg", b'2', "../x/2.jpg");
+        tar::append_link(&mut bytes, "y/4.jpg", b'2', "/data/4.jpg");
+        tar::append_link(&mut bytes, "5.jpg", b'2', "5.jpg");
+        tar::finish(&mut bytes);
+        let (shard, _, _file) = open(&bytes).unwrap();
+        let read = |entry: &Entry| shard.part(entry.image).unwrap().map(|bytes| bytes.to_vec());
+        assert!(shard.samples[..3].iter().all(|entry| read(entry).as_deref() == Some(b"image")));
+        let flaws: Vec<String> = shard.samples[3..].iter().map(|e| e.flaw.as_ref().unwrap().to_string()).collect();
+        assert!(flaws[0].contains("y/4.jpg is a link to /data/4.jpg, which is not in the archive"), "{flaws:?}");
+        assert!(flaws[1].contains("unread member"), "{flaws:?}");
+    }
+
+    #[test]
+    fn empty_shards_and_other_files_say_what_they_are() {
         let error = |bytes: &[u8]| open(bytes).err().unwrap().to_string();
         assert!(error(b"").contains("0 bytes"));
         assert!(error(&[0; 10240]).contains("found nothing"));
         let mut bytes = Vec::new();
         tar::append(&mut bytes, "a.mp3", b"sound");
         assert!(error(&bytes).contains("found .mp3"));
-        assert!(error(b"%PDF-1.4").contains("not a tar"));
-        assert!(matches!(Shard::open(&Location::File("/nonexistent.tar".into())), Err(Error::Read { .. })));
+        assert!(error(b"%PDF-1.4").contains("not a tar archive: it is a PDF"));
+        assert!(error(b"\x28\xB5\x2F\xFD and more").contains("zstd"));
+        assert!(error(b"url,caption\nx,a cat\n").contains("CSV"));
+        assert!(error(&gzip(b"url,caption\nx,a cat\n")).contains("inside it is a table in text form (CSV)"));
+        assert!(error(&[7; 700]).contains("has no checksum"));
+        let missing = Shard::open(0, &Location::File("/nonexistent.tar".into()), &Common::default());
+        assert!(matches!(missing, Err(Error::Read { .. })));
+    }
+
+    #[test]
+    fn a_shard_that_shrinks_is_told_by_name() {
+        let (shard, _, file) = open(&archive()).unwrap();
+        let caption = |sample: usize| shard.caption(&shard.samples[sample], &CaptionKeys::default());
+        assert!(caption(0).is_ok());
+        file.as_file().set_len(600).unwrap();
+        let broken = caption(0).unwrap_err();
+        assert!(broken.kind == Kind::Unreadable && broken.detail.contains("has 600 now"), "{broken}");
     }
 }

@@ -46,10 +46,36 @@ impl Source {
                 Some((known, _)) => vec![Location::Embedded(known)],
                 None => return Err(problem(spec, format!("known are {}", embedded::names()))),
             },
-            None => files(spec)?.into_iter().map(Location::File).collect(),
+            None => match unread(spec).filter(|_| !Path::new(spec).exists()) {
+                Some(why) => return Err(problem(spec, why)),
+                None => files(spec)?.into_iter().map(Location::File).collect(),
+            },
         };
         Ok(Self { spec: spec.to_owned(), shards })
     }
+}
+
+/// What a source is that other programs read and this one does not.
+fn unread(spec: &str) -> Option<String> {
+    if let Some(path) = spec.strip_prefix("file:") {
+        let path = path.strip_prefix("//").unwrap_or(path);
+        return Some(format!("give the path alone: `{path}`"));
+    }
+    if let Some(command) = spec.strip_prefix("pipe:") {
+        return Some(format!(
+            "only local files are read, not what a command writes; save it first: `{} > shard.tar`",
+            command.trim()
+        ));
+    }
+    if spec.contains("::") {
+        let parts: Vec<&str> = spec.split("::").collect();
+        return Some(format!("sources are not joined with `::`; give each by itself: {}", parts.join(" ")));
+    }
+    let (scheme, _) = spec.split_once("://")?;
+    let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+        && scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
+    is_scheme
+        .then(|| format!("only local files are read, no {scheme}:// addresses; download or mount the shards first"))
 }
 
 fn problem(spec: &str, problem: impl Into<String>) -> Error {
@@ -242,6 +268,25 @@ mod tests {
         assert_eq!(names("{b,a}.tar"), ["b.tar", "a.tar"]);
         assert_eq!(names("*.tar"), ["a.tar", "b.tar"]);
         assert_eq!(names(""), ["a.tar", "b.tar", "c.tar.gz"]);
+    }
+
+    #[test]
+    fn sources_that_other_programs_read_are_told_apart_from_missing_files() {
+        for (spec, why) in [
+            ("https://example.org/{000..127}.tar", "only local files are read, no https:// addresses"),
+            ("s3://bucket/a.tar", "no s3:// addresses"),
+            ("pipe:aws s3 cp s3://bucket/a.tar -", "not what a command writes"),
+            ("a.tar::b.tar", "give each by itself: a.tar b.tar"),
+            ("file:///data/a.tar", "give the path alone: `/data/a.tar`"),
+        ] {
+            let error = Source::parse(spec).unwrap_err().to_string();
+            assert!(error.contains(spec) && error.contains(why), "{error}");
+        }
+        // A file is a file, whatever it is called.
+        let folder = tempfile::tempdir().unwrap();
+        let odd = folder.path().join("a::b.tar");
+        std::fs::write(&odd, b"x").unwrap();
+        assert_eq!(Source::parse(&odd.display().to_string()).unwrap().shards, [Location::File(odd)]);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Archives and images for the tests of this room.
 
-use std::io::{Cursor, Write};
+use std::io::Cursor;
 
 use ::image::{ImageFormat, RgbImage};
 use tempfile::NamedTempFile;
@@ -11,12 +11,13 @@ use crate::random::{Purpose, Random};
 /// A tar archive in a temporary file that lives as long as this.
 pub struct Archive {
     bytes: Vec<u8>,
+    cut: usize,
     file: NamedTempFile,
 }
 
 impl Default for Archive {
     fn default() -> Self {
-        Self { bytes: Vec::new(), file: NamedTempFile::with_suffix(".tar").unwrap() }
+        Self { bytes: Vec::new(), cut: 0, file: NamedTempFile::with_suffix(".tar").unwrap() }
     }
 }
 
@@ -26,15 +27,19 @@ impl Archive {
         self
     }
 
-    /// Takes the last `bytes` off.
+    /// Takes the end mark off, and the last `bytes` of the members.
     pub fn cut(&mut self, bytes: usize) {
-        self.bytes.truncate(self.bytes.len() - bytes);
+        self.cut = bytes;
     }
 
     /// Writes the archive and gives its path.
     pub fn file(&self) -> String {
-        let mut file = self.file.reopen().unwrap();
-        file.write_all(&self.bytes).unwrap();
+        let mut bytes = self.bytes.clone();
+        match self.cut {
+            0 => tar::finish(&mut bytes),
+            cut => bytes.truncate(bytes.len() - cut),
+        }
+        std::fs::write(self.file.path(), &bytes).unwrap();
         self.file.path().display().to_string()
     }
 }

@@ -6,7 +6,7 @@ use indicatif::ProgressBar;
 
 use super::EvalError;
 use crate::autograd::{Parameters, Program, Slot, Tape};
-use crate::data::{Dataset, EvalBatches, Skipped, Tokenizer};
+use crate::data::{Content, Dataset, EvalBatches, Label, Skipped, Tokenizer};
 use crate::device::{Device, DeviceError};
 use crate::model::Flip;
 use crate::ops::AllOps;
@@ -15,7 +15,7 @@ use crate::ops::AllOps;
 pub struct Inputs<'a> {
     pub dataset: &'a Arc<Dataset>,
     pub tokenizer: &'a Tokenizer,
-    /// Share of broken samples in a shard above which evaluation stops.
+    /// Share of broken samples above which evaluation stops.
     pub max_bad: f32,
     /// Shows the images done.
     pub bar: &'a ProgressBar,
@@ -32,8 +32,10 @@ pub struct Encoder<D: Device> {
     batch: usize,
     side: usize,
     context: usize,
+    vocab: usize,
     width: usize,
     skipped: Skipped,
+    warnings: Vec<String>,
 }
 
 /// The embeddings of a data set's images.
@@ -41,7 +43,10 @@ pub struct Encoder<D: Device> {
 pub struct Images {
     /// Of length 1, `[samples, embed_dim]`.
     pub rows: Vec<f32>,
-    pub captions: Vec<String>,
+    /// `[samples]`.
+    pub labels: Vec<Label>,
+    /// Which samples are the same image, `[samples]`.
+    pub contents: Vec<Content>,
     /// Numbers in the data set.
     pub samples: Vec<u64>,
 }
@@ -74,8 +79,10 @@ impl<D: AllOps> Encoder<D> {
             batch,
             side,
             context,
+            vocab: flip.config.vocab,
             width,
             skipped: Skipped::new(),
+            warnings: Vec::new(),
         })
     }
 
@@ -89,12 +96,18 @@ impl<D: AllOps> Encoder<D> {
         &self.skipped
     }
 
+    /// The first few broken samples by name, and what else is to be told of them, since the last call.
+    pub fn take_warnings(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.warnings)
+    }
+
     /// Embeds every image of a data set.
     pub fn images(&mut self, params: &Parameters<D>, inputs: &Inputs) -> Result<Images, EvalError> {
         let mut all = Images::default();
         let mut pixels = Vec::new();
         let mut batches = EvalBatches::new(inputs.dataset.clone(), self.batch, self.side, inputs.max_bad)?;
-        for batch in batches.by_ref() {
+        while let Some(batch) = batches.next() {
+            self.warnings.extend(batches.take_warnings());
             let batch = batch?;
             pixels.clone_from(&batch.images);
             // The last batch may be short: what fills it up is computed and dropped.
@@ -103,21 +116,29 @@ impl<D: AllOps> Encoder<D> {
             self.vision.forward(params)?;
             let rows = self.vision.read(self.image_rows)?;
             all.rows.extend_from_slice(&rows[..batch.samples.len() * self.width]);
-            all.captions.extend(batch.captions);
+            all.labels.extend(batch.labels);
+            all.contents.extend(batch.contents);
             inputs.bar.inc(batch.samples.len() as u64);
             all.samples.extend(batch.samples);
         }
+        // Bad samples behind the last batch.
+        self.warnings.extend(batches.take_warnings());
         self.skipped = batches.skipped();
         Ok(all)
     }
 
     /// Embeds texts: rows of length 1, `[texts, embed_dim]`.
+    ///
+    /// # Errors
+    /// A tokenizer with more tokens than the model has rows, a text that it refuses, or the device's.
     pub fn texts(
         &mut self,
         params: &Parameters<D>,
         tokenizer: &Tokenizer,
         texts: &[String],
     ) -> Result<Vec<f32>, EvalError> {
+        // A device would read beyond its table of tokens.
+        tokenizer.check_rows(self.vocab)?;
         let mut all = Vec::with_capacity(texts.len() * self.width);
         let mut tokens = vec![0; self.batch * self.context];
         for chunk in texts.chunks(self.batch) {

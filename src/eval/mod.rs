@@ -1,6 +1,9 @@
 //! What a model can do: zero-shot classification and retrieval, on unmasked, centre-cropped images.
 
+mod classes;
 mod encode;
+mod lists;
+mod open;
 mod ranks;
 mod retrieval;
 mod zero_shot;
@@ -10,18 +13,28 @@ use std::path::PathBuf;
 use crate::data;
 use crate::device::DeviceError;
 
+pub use classes::{ClassNames, Classes, Labels};
 pub use encode::{Encoder, Images, Inputs};
+pub use lists::Templates;
+pub use open::open;
 pub use retrieval::{Recall, Retrieval, retrieval};
-pub use zero_shot::{ClassNames, Templates, ZeroShot, zero_shot};
+pub use zero_shot::{ZeroShot, zero_shot};
 
 #[derive(Debug, thiserror::Error)]
 pub enum EvalError {
-    #[error("cannot read {path}: {source}")]
-    Read { path: PathBuf, source: std::io::Error },
     #[error("{path}: {problem}")]
     List { path: PathBuf, problem: String },
-    #[error("{sample} has the caption {caption:?}, which is none of the {classes} class names")]
-    NoClass { sample: String, caption: String, classes: usize },
+    #[error("{sample} has the caption {caption:?}, which is none of the {classes} class names{near}")]
+    NoClass { sample: String, caption: String, classes: usize, near: String },
+    #[error("{sample} has the class number {number}, but {problem}")]
+    NoNumber { sample: String, number: usize, problem: String },
+    #[error("{sample} has a class number and no caption; give the names of the classes with --classes")]
+    NoNames { sample: String },
+    #[error(
+        "the captions are ambiguous: {caption:?} of {sample} is the class name in line {line}, and as a number, counted \
+         from 0, the class {class:?}; say --labels names or --labels numbers"
+    )]
+    Ambiguous { sample: String, caption: String, line: u32, class: String },
     #[error(transparent)]
     Data(#[from] data::Error),
     #[error(transparent)]

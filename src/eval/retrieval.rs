@@ -1,11 +1,12 @@
 //! Retrieval: finding the text of an image, and an image of a text, among all.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 
 use serde::Serialize;
 
 use super::EvalError;
-use super::encode::{Encoder, Inputs};
+use super::encode::{Encoder, Images, Inputs};
 use super::ranks::{ranks, within};
 use crate::autograd::Parameters;
 use crate::ops::AllOps;
@@ -18,9 +19,10 @@ pub struct Recall {
     pub r10: f64,
 }
 
-/// Recall both ways. Images with the same caption share one text, and any of them is a right answer to it.
+/// Recall both ways. An image may have several texts, a text several images; any that belongs to the query is right.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Retrieval {
+    /// Distinct images: files with equal bytes are one.
     pub images: usize,
     /// Distinct captions.
     pub texts: usize,
@@ -34,6 +36,59 @@ impl Recall {
     }
 }
 
+/// Which texts belong to which image.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Pairs {
+    /// The first sample of each distinct image.
+    images: Vec<usize>,
+    /// Distinct captions in order of first appearance.
+    texts: Vec<String>,
+    /// The texts of each image, `[images]`, ascending.
+    texts_of: Vec<Vec<usize>>,
+}
+
+/// Numbers distinct things in order of first appearance.
+struct Numbers<K>(HashMap<K, usize>);
+
+impl<K: Hash + Eq> Numbers<K> {
+    /// The number of `key`, and whether it is new.
+    fn of(&mut self, key: K) -> (usize, bool) {
+        let next = self.0.len();
+        let number = *self.0.entry(key).or_insert(next);
+        (number, number == next)
+    }
+}
+
+impl Pairs {
+    fn of(images: &Images) -> Self {
+        let (mut this, mut contents, mut captions) =
+            (Self::default(), Numbers(HashMap::new()), Numbers(HashMap::new()));
+        for (sample, (content, label)) in images.contents.iter().zip(&images.labels).enumerate() {
+            let (image, new) = contents.of(*content);
+            if new {
+                this.images.push(sample);
+                this.texts_of.push(Vec::new());
+            }
+            for caption in label.captions() {
+                let (text, new) = captions.of(caption);
+                if new {
+                    this.texts.push(caption.clone());
+                }
+                this.texts_of[image].push(text);
+            }
+        }
+        for texts in &mut this.texts_of {
+            texts.sort_unstable();
+            texts.dedup();
+        }
+        this
+    }
+
+    fn belong(&self, image: usize, text: usize) -> bool {
+        self.texts_of[image].binary_search(&text).is_ok()
+    }
+}
+
 /// Recall over a whole data set.
 ///
 /// # Errors
@@ -43,24 +98,55 @@ pub fn retrieval<D: AllOps>(
     params: &Parameters<D>,
     inputs: &Inputs,
 ) -> Result<Retrieval, EvalError> {
-    let images = encoder.images(params, inputs)?;
-    let mut numbers = HashMap::new();
-    let mut texts: Vec<String> = Vec::new();
-    let mut number = |caption: &String| {
-        *numbers.entry(caption.clone()).or_insert_with(|| {
-            texts.push(caption.clone());
-            texts.len() - 1
-        })
-    };
-    let text_of: Vec<usize> = images.captions.iter().map(&mut number).collect();
-    let rows = encoder.texts(params, inputs.tokenizer, &texts)?;
+    let samples = encoder.images(params, inputs)?;
+    let pairs = Pairs::of(&samples);
     let width = encoder.width();
-    let image_to_text = ranks(&images.rows, &rows, width, |image, text| text_of[image] == text);
-    let text_to_image = ranks(&rows, &images.rows, width, |text, image| text_of[image] == text);
+    let images: Vec<f32> = pairs.images.iter().flat_map(|&at| &samples.rows[at * width..][..width]).copied().collect();
+    let texts = encoder.texts(params, inputs.tokenizer, &pairs.texts)?;
+    let image_to_text = ranks(&images, &texts, width, |image, text| pairs.belong(image, text));
+    let text_to_image = ranks(&texts, &images, width, |text, image| pairs.belong(image, text));
     Ok(Retrieval {
-        images: text_of.len(),
-        texts: texts.len(),
+        images: pairs.images.len(),
+        texts: pairs.texts.len(),
         image_to_text: Recall::of(&image_to_text),
         text_to_image: Recall::of(&text_to_image),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::{Content, Label};
+
+    #[test]
+    fn lines_and_repeated_images_make_the_same_pairs() {
+        let label = |captions: &[&str]| Label::Captions(captions.iter().map(|&caption| caption.to_owned()).collect());
+        let content = |bytes: &[u8]| Content::of(bytes);
+        let lines = Images {
+            labels: vec![label(&["a cat", "one cat", "a cat"]), label(&["a dog", "an animal"])],
+            contents: vec![content(b"1"), content(b"2")],
+            ..Images::default()
+        };
+        let repeated = Images {
+            labels: ["a cat", "one cat", "a dog", "a cat", "an animal"].map(|caption| label(&[caption])).to_vec(),
+            contents: [b"1", b"1", b"2", b"1", b"2"].map(|bytes| content(bytes)).to_vec(),
+            ..Images::default()
+        };
+        let found = Pairs::of(&lines);
+        assert_eq!((found.images.as_slice(), found.texts.len()), (&[0, 1][..], 4));
+        assert_eq!(found.texts_of, [[0, 1], [2, 3]]);
+        let other = Pairs::of(&repeated);
+        assert_eq!(
+            (other.images.as_slice(), &other.texts, &other.texts_of),
+            (&[0, 2][..], &found.texts, &found.texts_of)
+        );
+        assert!(found.belong(0, 1) && found.belong(1, 2) && !found.belong(0, 2));
+        // A caption that two images share is right for both.
+        let shared = Images {
+            labels: vec![label(&["a cat"]), label(&["a cat"])],
+            contents: vec![content(b"1"), content(b"2")],
+            ..Images::default()
+        };
+        assert_eq!(Pairs::of(&shared).texts_of, [[0], [0]]);
+    }
 }

@@ -2,12 +2,13 @@
 //! prompt templates, is nearest.
 
 use std::collections::HashMap;
-use std::path::Path;
 
 use serde::Serialize;
 
 use super::EvalError;
+use super::classes::Classes;
 use super::encode::{Encoder, Inputs};
+use super::lists::Templates;
 use super::ranks::{ranks, within};
 use crate::autograd::Parameters;
 use crate::ops::AllOps;
@@ -21,94 +22,35 @@ pub struct ZeroShot {
     pub top5: f64,
 }
 
-/// The classes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClassNames(Vec<String>);
-
-/// Prompts with `{}` where the class name goes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Templates(Vec<String>);
-
-fn lines(path: &Path) -> Result<Vec<String>, EvalError> {
-    let text = std::fs::read_to_string(path).map_err(|source| EvalError::Read { path: path.to_owned(), source })?;
-    let lines: Vec<String> = text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect();
-    match lines.is_empty() {
-        true => Err(EvalError::List { path: path.to_owned(), problem: "it has no lines".to_owned() }),
-        false => Ok(lines),
-    }
-}
-
-impl ClassNames {
-    /// One name per line; a sample's class is the line that equals its caption, or, where the caption is a number, the
-    /// line of that number, counted from 0.
-    pub fn from_file(path: &Path) -> Result<Self, EvalError> {
-        lines(path).map(Self)
-    }
-
-    /// The distinct captions, in order of first appearance.
-    fn distinct(captions: &[String]) -> Self {
-        let mut seen = std::collections::HashSet::new();
-        Self(captions.iter().filter(|caption| seen.insert(*caption)).cloned().collect())
-    }
-}
-
-impl Templates {
-    /// One template per line, each with `{}`.
-    pub fn from_file(path: &Path) -> Result<Self, EvalError> {
-        let templates = lines(path)?;
-        match templates.iter().find(|template| !template.contains("{}")) {
-            Some(bad) => {
-                Err(EvalError::List { path: path.to_owned(), problem: format!("{bad:?} has no {{}} for the name") })
-            }
-            None => Ok(Self(templates)),
-        }
-    }
-}
-
-impl Default for Templates {
-    /// The name alone.
-    fn default() -> Self {
-        Self(vec!["{}".to_owned()])
-    }
-}
-
-/// Classifies every image of a data set. `classes`: `None` for the data set's distinct captions.
+/// Classifies every image of a data set. Of equally near classes the first one is found.
 ///
 /// # Errors
-/// A sample of no class, too many broken samples, or the device's.
+/// Too many broken samples, or the device's.
 pub fn zero_shot<D: AllOps>(
     encoder: &mut Encoder<D>,
     params: &Parameters<D>,
     inputs: &Inputs,
-    classes: Option<&ClassNames>,
+    classes: &Classes,
     templates: &Templates,
 ) -> Result<ZeroShot, EvalError> {
     let images = encoder.images(params, inputs)?;
-    let distinct;
-    let ClassNames(names) = match classes {
-        Some(classes) => classes,
-        None => {
-            distinct = ClassNames::distinct(&images.captions);
-            &distinct
-        }
-    };
-    let numbers: HashMap<&str, usize> =
-        names.iter().enumerate().map(|(number, name)| (name.as_str(), number)).collect();
-    let by_number = |caption: &str| caption.parse().ok().filter(|number| *number < names.len());
-    let class = |(caption, sample): (&String, &u64)| {
-        let caption = caption.trim();
-        let found = numbers.get(caption).copied().or_else(|| by_number(caption));
-        found.ok_or_else(|| EvalError::NoClass {
-            sample: inputs.dataset.name(*sample),
-            caption: caption.to_owned(),
-            classes: names.len(),
-        })
-    };
-    let class_of: Vec<usize> = images.captions.iter().zip(&images.samples).map(class).collect::<Result<_, _>>()?;
+    // Equal names share a row, so that they are equally near to the bit.
+    let mut rows: HashMap<&str, usize> = HashMap::new();
+    let mut distinct: Vec<&str> = Vec::new();
+    let mut row_of: Vec<usize> = Vec::new();
+    let mut number_of: Vec<u32> = Vec::new();
+    for (number, name) in (0..).zip(classes.names()).filter(|(_, name)| !name.is_empty()) {
+        let row = *rows.entry(name).or_insert_with(|| {
+            distinct.push(name);
+            distinct.len() - 1
+        });
+        row_of.push(row);
+        number_of.push(number);
+    }
     let width = encoder.width();
-    let mut means = vec![0.0; names.len() * width];
-    for template in &templates.0 {
-        let prompts: Vec<String> = names.iter().map(|name| template.replace("{}", name)).collect();
+    let mut means = vec![0.0; distinct.len() * width];
+    for fill in templates.iter() {
+        let prompts: Vec<String> = distinct.iter().map(|name| fill(name)).collect();
         let rows = encoder.texts(params, inputs.tokenizer, &prompts)?;
         means.iter_mut().zip(rows).for_each(|(mean, row)| *mean += row);
     }
@@ -116,6 +58,8 @@ pub fn zero_shot<D: AllOps>(
         let norm = mean.iter().map(|x| x * x).sum::<f32>().sqrt() + 1e-8;
         mean.iter_mut().for_each(|x| *x /= norm);
     }
-    let ranks = ranks(&images.rows, &means, width, |image, class| class_of[image] == class);
-    Ok(ZeroShot { images: ranks.len(), classes: names.len(), top1: within(&ranks, 1), top5: within(&ranks, 5) })
+    let candidates: Vec<f32> = row_of.iter().flat_map(|&row| &means[row * width..][..width]).copied().collect();
+    let own = |image: usize, class: usize| classes.of_sample(images.samples[image]).contains(&number_of[class]);
+    let ranks = ranks(&images.rows, &candidates, width, own);
+    Ok(ZeroShot { images: ranks.len(), classes: number_of.len(), top1: within(&ranks, 1), top5: within(&ranks, 5) })
 }

@@ -6,12 +6,16 @@
 
 use std::path::{Path, PathBuf};
 
+use clap::builder::BoolishValueParser;
 use clap::{Args, Command, ValueEnum};
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use toml::{Table, Value};
 
 use super::TrainError;
 use crate::autograd::Recompute;
+use crate::data::{CaptionLines, TokenizerOptions, text};
+use crate::eval::Labels;
 use crate::model::{Loss, Preset};
 
 /// The numbers of activations and products.
@@ -36,10 +40,24 @@ pub struct Options {
     /// Shards for zero-shot evaluation at the end [default: embedded:fluent with the embedded data, else none]
     #[arg(long, num_args = 1.., value_name = "SHARDS", help_heading = "Data")]
     pub eval_data: Option<Vec<String>>,
-    /// Where captions are: `txt` for the .txt member, else a field of the .json member
-    /// [default: .txt, or else the field `caption`]
+    /// File with a class name per line, for --eval-data whose images have class numbers (a .cls member, or the caption)
+    /// or are named by one of them [default: the distinct captions]
+    #[arg(long, value_name = "FILE", help_heading = "Data")]
+    pub classes: Option<PathBuf>,
+    /// File with a prompt per line, {} or {c} for the class name, for --eval-data [default: the name alone]
+    #[arg(long, value_name = "FILE", help_heading = "Data")]
+    pub templates: Option<PathBuf>,
+    /// What captions of --eval-data that are numbers are, where the class names are numbers as well [default: auto]
+    #[arg(long, value_name = "auto|names|numbers", hide_possible_values = true, help_heading = "Data")]
+    pub labels: Option<Labels>,
+    /// Where captions are: `txt` for the .txt member, else a field of the .json member, a text or a list of texts of
+    /// which each visit takes one [default: .txt, or else the field `caption`]
     #[arg(long, value_name = "KEY", help_heading = "Data")]
     pub caption_key: Option<String>,
+    /// What the lines of a .txt member are: captions, of which each visit takes one (each), or together one caption
+    /// (join) [default: each]
+    #[arg(long, value_name = "each|join", hide_possible_values = true, help_heading = "Data")]
+    pub caption_lines: Option<CaptionLines>,
     /// Field of the .json member with a list of tags
     #[arg(long, value_name = "KEY", help_heading = "Data")]
     pub tags_key: Option<String>,
@@ -49,9 +67,18 @@ pub struct Options {
     /// Tags that follow at most
     #[arg(long, value_name = "N", help_heading = "Data")]
     pub max_tags: Option<usize>,
-    /// A tokenizer.json or a BERT vocab.txt [default: the embedded one, with the embedded data]
+    /// A tokenizer.json or a BERT vocab.txt, or a folder with one [default: the embedded one, with the embedded data]
     #[arg(long, value_name = "FILE", help_heading = "Data")]
     pub tokenizer: Option<PathBuf>,
+    /// Whether captions are lower-cased [default: as tokenizer.json says; with a vocab.txt, yes unless more than 1 % of
+    /// its tokens have capitals]
+    #[arg(long, value_name = "yes|no", value_parser = BoolishValueParser::new(), hide_possible_values = true,
+          help_heading = "Data")]
+    #[serde(deserialize_with = "yes_or_no")]
+    pub lower_case: Option<bool>,
+    /// Token that fills up short captions [default: the tokenizer's own, [PAD] or <pad>, or else its end token]
+    #[arg(long, value_name = "TOKEN", help_heading = "Data")]
+    pub pad_token: Option<String>,
     /// Smallest share of an image's area that a random crop keeps
     #[arg(long, value_name = "SHARE", help_heading = "Data")]
     pub crop_min: Option<f32>,
@@ -64,7 +91,7 @@ pub struct Options {
     /// Strength of colour jitter in [0, 1]
     #[arg(long, value_name = "S", help_heading = "Data")]
     pub color_jitter: Option<f32>,
-    /// Share of broken samples in a shard above which training stops
+    /// Share of broken samples in the data above which training stops; 1 goes on as long as there is a good one
     #[arg(long, value_name = "SHARE", help_heading = "Data")]
     pub max_bad: Option<f32>,
     /// Threads that decode images; 0: one per core
@@ -137,7 +164,8 @@ pub struct Options {
     /// Peak learning rate per 256 pairs of batch: lr = base_lr * batch / 256
     #[arg(long, value_name = "LR", group = "rate", help_heading = "Training")]
     pub base_lr: Option<f64>,
-    /// Samples over which the learning rate rises from 0 [default: 51.2 M, and at most a tenth of the run]
+    /// Samples over which the learning rate rises from 0 [default: 51.2 M, and at most a tenth of
+    /// the run, or of a short one 20 steps or a third]
     #[arg(long, value_name = "N", help_heading = "Training")]
     pub warmup_samples: Option<u64>,
     #[arg(long, value_name = "W", help_heading = "Training")]
@@ -179,10 +207,25 @@ pub struct Options {
     pub eval_every: Option<u64>,
 }
 
+/// `true`, `false`, and what the flag takes.
+fn yes_or_no<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<bool>, D::Error> {
+    match Value::deserialize(deserializer)? {
+        Value::Boolean(said) => Ok(Some(said)),
+        Value::String(said) if said == "yes" => Ok(Some(true)),
+        Value::String(said) if said == "no" => Ok(Some(false)),
+        _ => Err(D::Error::custom("it must be true or false, or \"yes\" or \"no\"")),
+    }
+}
+
 /// Options of which at most one may be given: a flag removes the file's others.
 const EXCLUSIVE: &[&[&str]] = &[&["steps", "samples", "epochs", "time"], &["lr", "base_lr"]];
 
 impl Options {
+    /// What they say about the tokenizer, whichever it is.
+    pub fn tokenizer_options(&self) -> TokenizerOptions {
+        TokenizerOptions { lower_case: self.lower_case, pad_token: self.pad_token.clone() }
+    }
+
     /// The keys that a TOML file may have.
     fn keys() -> Vec<String> {
         let command = Self::augment_args(Command::new("train"));
@@ -196,7 +239,7 @@ impl Options {
     /// A file that cannot be read or is not TOML, an unknown key (with the nearest known one), a value of a wrong type.
     pub fn over_file(self, path: &Path) -> Result<Self, TrainError> {
         let bad = |problem: String| TrainError::Config { path: path.to_owned(), problem };
-        let text = std::fs::read_to_string(path).map_err(|source| TrainError::io("read", path, source))?;
+        let text = text::read(path)?;
         let mut table: Table = text.parse().map_err(|why: toml::de::Error| bad(why.to_string()))?;
         let keys = Self::keys();
         if let Some(unknown) = table.keys().find(|key| !keys.contains(key)) {
@@ -280,6 +323,11 @@ mod tests {
     fn options_survive_their_file() {
         let options = Options { lr: Some(1e-3), flip: Some(0.1), decay_cls: Some(false), ..Options::default() };
         assert_eq!(read(&options.to_toml().unwrap(), Options::default()).unwrap(), options);
+        for (text, lower) in [("\"yes\"", true), ("\"no\"", false), ("true", true), ("false", false)] {
+            let options = Options { lower_case: Some(lower), ..Options::default() };
+            assert_eq!(read(&format!("\u{FEFF}lower_case = {text}\r\n"), Options::default()).unwrap(), options);
+            assert_eq!(read(&options.to_toml().unwrap(), Options::default()).unwrap(), options);
+        }
     }
 
     #[test]
@@ -287,6 +335,7 @@ mod tests {
         let error = |text: &str| read(text, Options::default()).unwrap_err();
         assert!(error("mask_ration = 0.5").contains("unknown key `mask_ration`; did you mean `mask_ratio`?"));
         assert!(error("zzz = 1").contains("known are data, eval_data"));
+        assert!(error("lower_case = \"maybe\"").contains("\"yes\" or \"no\""));
         assert!(error("batch = \"many\"").contains("batch = \"many\""));
         assert!(error("steps = 1\nepochs = 2").contains("steps and epochs exclude each other"));
         assert!(error("steps 1").contains("1 |"), "{}", error("steps 1"));

@@ -8,15 +8,18 @@ use std::time::{Duration, Instant};
 use indicatif::ProgressBar;
 use serde::Serialize;
 
+use super::advice;
 use super::checkpoint::{self, Checkpoint, State};
+use super::held_out::HeldOut;
+use super::introduction;
 use super::metrics::{Metrics, MetricsLog};
 use super::progress::Progress;
 use super::settings::is_embedded;
 use super::{Options, RunFolder, Settings, StepOutcome, TrainError, Trainer};
 use crate::autograd::Recompute;
-use crate::data::{Batch, Dataset, Loader, Position, Skipped, Tokenizer};
+use crate::data::{Batch, Dataset, Loader, Position, Skipped, Tokenizer, Variety};
 use crate::device::Device;
-use crate::eval::{self, Encoder, Templates, ZeroShot};
+use crate::eval::{self, Encoder, ZeroShot};
 use crate::model::Flip;
 use crate::ops::AllOps;
 use crate::optim::Schedule;
@@ -26,14 +29,25 @@ pub struct Plan {
     pub settings: Settings,
     pub folder: RunFolder,
     pub(super) dataset: Arc<Dataset>,
-    held_out: Option<Arc<Dataset>>,
+    held_out: Option<HeldOut>,
     pub(super) tokenizer: Tokenizer,
     resume: Option<Checkpoint>,
 }
 
 /// Options that a resumed run may change and still give the same weights.
-const HARMLESS: &[&str] =
-    &["eval_data", "eval_every", "keep", "loader_threads", "log_every", "max_bad", "prefetch", "save_every"];
+const HARMLESS: &[&str] = &[
+    "classes",
+    "eval_data",
+    "eval_every",
+    "keep",
+    "labels",
+    "loader_threads",
+    "log_every",
+    "max_bad",
+    "prefetch",
+    "save_every",
+    "templates",
+];
 
 /// Whether a change of `key` leaves the weights as they would have been. What is computed again has the same bits but for
 /// `cheap` in bf16.
@@ -70,7 +84,7 @@ impl Plan {
         if !changed.is_empty() {
             eprintln!("changed: {}; from here on this is not the run it would have been", changed.join(", "));
         }
-        let tokenizer = Tokenizer::from_file(&folder.tokenizer())?;
+        let tokenizer = Tokenizer::open(&folder.tokenizer(), &options.tokenizer_options())?;
         let settings = Settings::resolve(options, tokenizer.vocab_size())?;
         let (dataset, held_out) = datasets(&settings)?;
         let resume = folder.newest().map(|path| Checkpoint::open(&path)).transpose()?;
@@ -109,8 +123,8 @@ impl Plan {
 pub fn tokenizer(options: &Options) -> Result<Tokenizer, TrainError> {
     let embedded = options.data.iter().flatten().all(|spec| is_embedded(spec));
     match &options.tokenizer {
-        Some(path) => Ok(Tokenizer::from_file(path)?),
-        None if embedded => Ok(Tokenizer::embedded()?),
+        Some(path) => Ok(Tokenizer::open(path, &options.tokenizer_options())?),
+        None if embedded => Ok(Tokenizer::embedded(&options.tokenizer_options())?),
         None => {
             let problem = "--data needs a --tokenizer: a tokenizer.json, or the vocab.txt of a BERT model (the paper \
                            uses bert-base-uncased)";
@@ -119,10 +133,9 @@ pub fn tokenizer(options: &Options) -> Result<Tokenizer, TrainError> {
     }
 }
 
-fn datasets(settings: &Settings) -> Result<(Arc<Dataset>, Option<Arc<Dataset>>), TrainError> {
-    let open = |specs: &[String]| Ok::<_, TrainError>(Arc::new(Dataset::open(specs, settings.captions.clone())?));
-    let held_out = (!settings.eval_data.is_empty()).then(|| open(&settings.eval_data)).transpose()?;
-    Ok((open(&settings.data)?, held_out))
+fn datasets(settings: &Settings) -> Result<(Arc<Dataset>, Option<HeldOut>), TrainError> {
+    let dataset = Dataset::open(&settings.data, settings.captions.clone())?;
+    Ok((Arc::new(dataset), HeldOut::open(settings)?))
 }
 
 /// How a run ended.
@@ -159,6 +172,8 @@ pub struct Summary {
     pub mask_ratio: f64,
     /// Broken samples since the run was last started, by kind.
     pub skipped: Skipped,
+    /// Broken samples of the held-out data, by kind.
+    pub eval_skipped: Skipped,
     pub checkpoint: PathBuf,
 }
 
@@ -210,6 +225,10 @@ struct Run<D: Device> {
     latest: Metrics,
     saved: Option<PathBuf>,
     log_failed: bool,
+    /// What the last evaluation left out.
+    eval_skipped: Option<Skipped>,
+    /// Whether it was told that the model has collapsed.
+    told_collapse: bool,
     /// The batch of the last step, as long as its outcome is not known.
     in_flight: Option<Batch>,
 }
@@ -224,6 +243,7 @@ impl<D: AllOps> Run<D> {
             (Some(checkpoint), _) => checkpoint.weights(&layout)?,
             (None, Some(path)) => {
                 let from = Checkpoint::open(path)?;
+                introduction::same_vocabulary(&from, settings.model.vocab)?;
                 match from.state.loss == settings.loss {
                     true => from.weights(&layout)?,
                     false => from.towers(&layout, layout.initial_values(settings.seed))?,
@@ -271,6 +291,8 @@ impl<D: AllOps> Run<D> {
             stepping: Duration::ZERO,
             latest: Metrics::default(),
             log_failed: false,
+            eval_skipped: None,
+            told_collapse: false,
             in_flight: None,
         };
         this.introduce();
@@ -292,13 +314,33 @@ impl<D: AllOps> Run<D> {
             self.trainer.activation_bytes() as f64 / 1e6,
             self.trainer.device().describe(),
         ));
+        let said = introduction::captions(&self.plan.dataset, &self.plan.tokenizer, loader);
+        let held_out = self.plan.held_out.iter().flat_map(|held_out| &held_out.notes);
+        let captions = Variety::of(&self.plan.dataset);
+        let warnings = advice::warnings(&advice::Run {
+            samples: self.plan.dataset.len() as u64,
+            captions: &captions,
+            batch: loader.batch,
+            total: self.total,
+            warmup: self.schedule.warmup,
+        });
+        said.iter().chain(held_out).chain(&warnings).for_each(|line| self.progress.say(line));
         self.progress.say(&format!("run folder: {}", self.plan.folder.path().display()));
+        let held_out = self.plan.held_out.iter().flat_map(|held_out| held_out.dataset.warnings());
+        self.plan.dataset.warnings().iter().chain(held_out).for_each(|warning| self.progress.say(warning));
     }
 
     fn step(&mut self) -> Result<(), TrainError> {
         let start = Instant::now();
-        let batch = self.loader.next_batch()?;
+        let batch = self.loader.next_batch();
         self.loader.take_warnings().iter().for_each(|warning| self.progress.say(warning));
+        let batch = match batch {
+            Ok(batch) => batch,
+            Err(error) => {
+                self.save_in_time();
+                return Err(error.into());
+            }
+        };
         // The device computes this step while the next batch is fetched: what came of it is asked for a step later.
         let before = self.trainer.submit(&batch, self.schedule.at(self.state.step))?;
         self.note(before, self.state.step)?;
@@ -315,7 +357,18 @@ impl<D: AllOps> Run<D> {
         let (step, last) = (self.state.step, self.state.step == self.total);
         let due = |every: u64| every > 0 && step.is_multiple_of(every);
         let evaluated = match (due(eval_every) || last, &self.plan.held_out) {
-            (true, Some(_)) => Some(self.evaluate()?),
+            (true, Some(_)) => match self.evaluate() {
+                // What is wrong with the held-out data is no reason to lose what was trained.
+                Err(error @ TrainError::Eval(_)) if last => {
+                    self.save()?;
+                    return Err(error);
+                }
+                Err(error @ TrainError::Eval(_)) => {
+                    self.progress.say(&format!("warning: not evaluated: {error}"));
+                    None
+                }
+                evaluated => Some(evaluated?),
+            },
             _ => None,
         };
         if due(log_every) || last || evaluated.is_some() {
@@ -406,10 +459,26 @@ impl<D: AllOps> Run<D> {
             zero_shot_top1: evaluated.map(|found| found.top1),
             zero_shot_top5: evaluated.map(|found| found.top5),
         };
+        self.watch_collapse(&metrics, window.steps)?;
         self.latest = metrics;
         self.progress.show(&metrics, self.stepping.as_secs_f64() / self.steps.max(1) as f64);
         let written = self.log.write(&metrics);
         self.tolerate(written);
+        Ok(())
+    }
+
+    /// Tells once if the steps since the last report, `steps` of them and all after the warm-up, learnt nothing.
+    fn watch_collapse(&mut self, metrics: &Metrics, steps: u64) -> Result<(), TrainError> {
+        let Settings { loss, ref loader, ref model, .. } = self.plan.settings;
+        let warm = metrics.step.saturating_sub(steps) >= self.schedule.warmup.max(advice::FIRST_STEPS);
+        if self.told_collapse || !warm || !advice::is_guessing(metrics.loss, loss, loader.batch) {
+            return Ok(());
+        }
+        let cosines = self.trainer.embeddings()?.map(|rows| advice::mean_cosine(&rows, model.embed_dim));
+        if let Some(line) = advice::collapse(metrics.loss, loss, loader.batch, cosines) {
+            self.told_collapse = true;
+            self.progress.say(&line);
+        }
         Ok(())
     }
 
@@ -439,6 +508,19 @@ impl<D: AllOps> Run<D> {
         Ok(path)
     }
 
+    /// Saves what was trained before the data failed, so that the run goes on from here once they are mended.
+    fn save_in_time(&mut self) {
+        if self.steps == 0 {
+            return;
+        }
+        let folder = self.plan.folder.path().display().to_string();
+        let said = match self.save() {
+            Ok(_) => format!("saved step {}; flipk train --resume {folder} goes on from there", self.state.step),
+            Err(error) => format!("warning: {error}"),
+        };
+        self.progress.say(&said);
+    }
+
     fn title(&self) -> String {
         let Settings { loader, options, .. } = &self.plan.settings;
         let preset = options.model.map_or_else(String::new, |preset| format!("{preset:?}").to_lowercase());
@@ -447,7 +529,7 @@ impl<D: AllOps> Run<D> {
 
     fn evaluate(&mut self) -> Result<ZeroShot, TrainError> {
         self.settle()?;
-        let Some(dataset) = &self.plan.held_out else {
+        let Some(HeldOut { dataset, classes, templates, .. }) = &self.plan.held_out else {
             return Err(TrainError::Settings { problem: "there is no held-out data to evaluate on".to_owned() });
         };
         let encoder = match &mut self.encoder {
@@ -460,7 +542,14 @@ impl<D: AllOps> Run<D> {
             max_bad: self.plan.settings.loader.max_bad,
             bar: &ProgressBar::hidden(),
         };
-        Ok(eval::zero_shot(encoder, self.trainer.params(), &inputs, None, &Templates::default())?)
+        let found = eval::zero_shot(encoder, self.trainer.params(), &inputs, classes, templates);
+        // Each evaluation meets the same broken samples.
+        let warnings = encoder.take_warnings();
+        if self.eval_skipped.is_none() {
+            warnings.iter().for_each(|warning| self.progress.say(warning));
+        }
+        self.eval_skipped = Some(encoder.skipped().clone());
+        Ok(found?)
     }
 
     fn finish(mut self) -> Result<Ended, TrainError> {
@@ -474,7 +563,9 @@ impl<D: AllOps> Run<D> {
             };
         }
         let checkpoint = self.save()?;
-        let classes = self.plan.held_out.as_ref().map(|dataset| dataset.classes().names.len());
+        let is_class = |name: &&String| !name.is_empty();
+        let classes =
+            self.plan.held_out.as_ref().map(|held_out| held_out.classes.names().iter().filter(is_class).count());
         let seconds = self.stepping.as_secs_f64().max(1e-9);
         let per_second = |per_step: f64| self.steps as f64 * per_step / seconds;
         let summary = Summary {
@@ -493,6 +584,7 @@ impl<D: AllOps> Run<D> {
             seed: self.plan.settings.seed,
             mask_ratio: self.plan.settings.loader.mask_ratio,
             skipped: self.loader.skipped(),
+            eval_skipped: self.eval_skipped.unwrap_or_default(),
             checkpoint,
         };
         self.plan.folder.write_json("summary.json", &summary)?;

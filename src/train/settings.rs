@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::{Options, TrainError, pace};
 use crate::autograd::Recompute;
-use crate::data::{Augmentation, CaptionKeys, CaptionVariation, LoaderConfig};
+use crate::data::{Augmentation, CaptionKeys, CaptionLines, CaptionVariation, LoaderConfig};
+use crate::eval::Labels;
 use crate::model::{Loss, ModelConfig, Preset, TowerConfig};
 use crate::optim::AdamWConfig;
 
@@ -16,6 +17,10 @@ pub struct Settings {
     pub data: Vec<String>,
     /// Empty: no evaluation.
     pub eval_data: Vec<String>,
+    /// Files of class names and prompts for it.
+    pub classes: Option<PathBuf>,
+    pub templates: Option<PathBuf>,
+    pub labels: Labels,
     pub captions: CaptionKeys,
     /// `None`: the embedded one.
     pub tokenizer: Option<PathBuf>,
@@ -103,6 +108,9 @@ impl Recipe {
 /// The paper's warm-up (flip.md, "Recipe").
 const WARMUP_SAMPLES: u64 = 51_200_000;
 
+/// Steps that a warm-up has at least, if they are no more than a third of the run.
+const SHORT_WARMUP: u64 = 20;
+
 /// The option, which becomes the default if the user said nothing.
 fn or<T: Clone>(option: &mut Option<T>, default: T) -> T {
     option.get_or_insert(default).clone()
@@ -127,12 +135,17 @@ impl Settings {
         let loader = loader(o, &recipe, &model, seed)?;
         let captions = CaptionKeys {
             caption_key: o.caption_key.clone(),
+            caption_lines: or(&mut o.caption_lines, CaptionLines::default()),
             tags_key: or(&mut o.tags_key, CaptionKeys::default().tags_key),
+            ..CaptionKeys::default()
         };
         let settings = Self {
             data,
             eval_data,
             captions,
+            classes: o.classes.clone(),
+            templates: o.templates.clone(),
+            labels: o.labels.unwrap_or_default(),
             tokenizer: o.tokenizer.clone(),
             loss: or(&mut o.loss, Loss::default()),
             adamw: adamw(o, recipe.adamw)?,
@@ -152,6 +165,11 @@ impl Settings {
             loader,
             options,
         };
+        for (option, given) in [("classes", &settings.classes), ("templates", &settings.templates)] {
+            if let (Some(path), true) = (given, settings.eval_data.is_empty()) {
+                return Err(wrong(option, path.display(), "it is for eval_data, and there is none"));
+            }
+        }
         for (option, value) in [("log_every", settings.log_every), ("keep", settings.keep as u64)] {
             if value == 0 {
                 return Err(wrong(option, value, "it must be at least 1"));
@@ -163,7 +181,9 @@ impl Settings {
     /// Steps of warm-up in a run of `total` steps.
     pub fn warmup_steps(&self, total: u64) -> u64 {
         let batch = self.loader.batch as u64;
-        self.warmup_samples.map_or((WARMUP_SAMPLES / batch).min(total / 10), |samples| samples / batch)
+        // A tenth of a short run is over before the moments mean anything.
+        let share = (total / 10).max(SHORT_WARMUP.min(total / 3));
+        self.warmup_samples.map_or((WARMUP_SAMPLES / batch).min(share), |samples| samples / batch)
     }
 }
 
@@ -311,8 +331,17 @@ mod tests {
         let options = Options { model: Some(Preset::L16), batch: Some(65_536), ..Options::default() };
         let settings = resolve(options).unwrap();
         assert!((settings.peak_lr - 4e-6 * 256.0).abs() < 1e-12);
-        assert_eq!((settings.warmup_steps(195_312), settings.warmup_steps(100)), (781, 10));
+        assert_eq!((settings.warmup_steps(195_312), settings.warmup_steps(1000)), (781, 100));
         assert_eq!((settings.model.vocab, settings.loader.captions.tag_chance), (30_523, 0.0));
+    }
+
+    /// The quickstart's 2,500 steps warm up over a tenth; shorter runs over more.
+    #[test]
+    fn a_short_run_warms_up_over_twenty_steps_or_a_third() {
+        let settings = resolve(Options::default()).unwrap();
+        assert_eq!([2500, 200, 199, 60, 30, 2].map(|total| settings.warmup_steps(total)), [250, 20, 20, 20, 10, 0]);
+        let told = resolve(Options { warmup_samples: Some(512), ..Options::default() }).unwrap();
+        assert_eq!(told.warmup_steps(60), 2);
     }
 
     #[test]

@@ -42,6 +42,11 @@ fn fitting(error: DeviceError, batch: usize, recompute: Recompute) -> DeviceErro
             let purpose = format!("{purpose} of a batch of {batch} (--batch {fits} would fit{less})");
             DeviceError::OutOfMemory { device, purpose, asked, free: Some(free), held }
         }
+        // Nobody knows what would fit.
+        DeviceError::OutOfMemory { device, purpose, asked, free: None, held } => {
+            let purpose = format!("{purpose} of a batch of {batch} (give a smaller --batch)");
+            DeviceError::OutOfMemory { device, purpose, asked, free: None, held }
+        }
         other => other,
     }
 }
@@ -194,6 +199,12 @@ impl<D: AllOps> Trainer<D> {
         Ok(libm::exp(f64::from(raw.clamp(0.0, MAX_LOGIT_SCALE))))
     }
 
+    /// The last step's embeddings of images and of texts, rows of length 1, each `[batch, embed_dim]`.
+    pub fn embeddings(&self) -> Result<[Vec<f32>; 2], DeviceError> {
+        let Embedded { images, texts, .. } = self.embedded;
+        Ok([self.program.read(images.slot())?, self.program.read(texts.slot())?])
+    }
+
     /// Weights and moments on the host.
     pub fn download(&self) -> Result<(Vec<f32>, Moments), DeviceError> {
         Ok((self.params.download_values(&self.device)?, self.optimizer.download(&self.device)?))
@@ -228,5 +239,8 @@ mod tests {
         );
         assert!(text.contains("260 are free; held are 40 by the weights"), "{text}");
         assert!(told(Recompute::Cheap).contains("(--batch 32 would fit; --recompute blocks takes less)"));
+        let purpose = "activations".to_owned();
+        let error = DeviceError::OutOfMemory { device: "cpu", purpose, asked: 1000, free: None, held: Vec::new() };
+        assert!(fitting(error, 128, Recompute::None).to_string().contains("a batch of 128 (give a smaller --batch)"));
     }
 }

@@ -1,5 +1,7 @@
 //! `flipk eval` on a checkpoint.
 
+use flipk::data::tar;
+
 use crate::harness::{checkpoint, flipk, json, train};
 
 #[test]
@@ -27,11 +29,33 @@ fn a_checkpoint_is_evaluated_as_at_the_end_of_its_run() {
     let again: serde_json::Value =
         serde_json::from_str(&eval(&["zero-shot", "--json", "--batch=100", &names, &templates])).unwrap();
     assert_eq!(again, found);
+    // Equal drawings are one image.
+    let mut archive = Vec::new();
+    let mut drawings = std::collections::HashSet::new();
+    for sample in 0..data.len() as u64 {
+        let image = data.image(sample).unwrap().into_owned();
+        if drawings.insert(image.clone()) {
+            tar::append(&mut archive, &format!("{sample}.webp"), &image);
+            tar::append(&mut archive, &format!("{sample}.txt"), data.caption(sample).unwrap().first().as_bytes());
+        }
+    }
+    tar::finish(&mut archive);
     let table = eval(&["retrieval"]);
-    assert!(table.contains("R@10") && table.contains("image to text     1852"), "{table}");
+    assert!(table.contains("R@10") && table.contains(&format!("image to text     {}", drawings.len())), "{table}");
     let found: serde_json::Value = serde_json::from_str(&eval(&["retrieval", "--json"])).unwrap();
-    assert_eq!(found["image_to_text"]["r1"], summary["zero_shot_top1"], "every caption is distinct here");
+    assert_eq!(found["texts"], 1852);
     assert!(found["text_to_image"]["r10"].as_f64().unwrap() > 10.0 / 1852.0, "{found}");
+    // Where every image and every caption is distinct, retrieval of texts is classification by captions.
+    let distinct = folder.path().join("distinct.tar");
+    std::fs::write(&distinct, archive).unwrap();
+    let own = |task: &str| -> serde_json::Value {
+        let (run, distinct) = (run.display().to_string(), distinct.display().to_string());
+        serde_json::from_str(&flipk(&["eval", task, &run, "--json", "--data", &distinct]).expect(0).stdout).unwrap()
+    };
+    let (found, classified) = (own("retrieval"), own("zero-shot"));
+    assert_eq!((&found["images"], &found["texts"]), (&classified["images"], &classified["classes"]));
+    assert_eq!(found["image_to_text"]["r1"], classified["top1"]);
+    assert_eq!(found["image_to_text"]["r5"], classified["top5"]);
     let file = checkpoint(&run, 180).display().to_string();
     flipk(&["eval", "retrieval", &file]).expect(0);
 }

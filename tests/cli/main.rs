@@ -1,5 +1,7 @@
 //! The program from outside: every subcommand, and everything that may befall a run.
 
+mod advice;
+mod archives;
 mod bits;
 mod emulator;
 mod eval;
@@ -7,6 +9,7 @@ mod harness;
 mod mistakes;
 mod precision;
 mod profile;
+mod protocol;
 mod resume;
 mod robust;
 mod time;

@@ -44,7 +44,7 @@ fn a_full_disk_loses_no_earlier_checkpoint() {
     assert!(checkpoint(&run, 8).exists());
 }
 
-fn png(seed: u8) -> Vec<u8> {
+pub fn png(seed: u8) -> Vec<u8> {
     let pixels = image::RgbImage::from_fn(20, 20, |x, y| image::Rgb([x as u8 * 12, y as u8 * 12, seed * 5]));
     let mut bytes = std::io::Cursor::new(Vec::new());
     pixels.write_to(&mut bytes, image::ImageFormat::Png).unwrap();

@@ -16,6 +16,7 @@ fn the_quickstart_learns() {
     let ran = flipk(&["train", &out, "--samples=20000", "--save-every=0"]).expect(0);
     assert!(ran.stdout.contains("held-out zero-shot top-1"), "{}", ran.stdout);
     assert!(ran.stderr.contains("samples/s") && ran.stderr.contains("GFLOP/s"), "{}", ran.stderr);
+    assert!(!ran.stderr.contains("warning"), "{}", ran.stderr);
     let summary = json(&run.join("summary.json"));
     let number = |key: &str| summary[key].as_f64().unwrap_or_else(|| panic!("{key} in {summary}"));
     assert!(number("zero_shot_top5") > 0.01 && number("zero_shot_top1") > 0.0, "{summary}");

@@ -3,7 +3,7 @@
 use std::{
     collections::VecDeque,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -15,7 +15,7 @@ use super::{
     worker::{Done, Item, Job},
 };
 use crate::data::{
-    Broken, Dataset, Error, Result,
+    Broken, Dataset, Error, Result, Skipped,
     health::Health,
     order::{Visit, Visits},
 };
@@ -28,9 +28,18 @@ pub(super) struct Assembler {
     pub window: usize,
     pub jobs: Sender<Job>,
     pub done: Receiver<Done>,
-    pub health: Arc<Mutex<Health>>,
+    pub health: Health,
     pub stop: Arc<AtomicBool>,
     pub queue: Queue,
+}
+
+/// A batch, and what was skipped on the way to it: what is read ahead and never used is not counted.
+pub(super) struct Made {
+    pub batch: Result<Batch>,
+    /// Since the loader was started.
+    pub skipped: Skipped,
+    /// Since the batch before.
+    pub warnings: Vec<String>,
 }
 
 /// The visits under way, in order, each with what has come of it.
@@ -47,11 +56,12 @@ type Outcome = (Item, std::result::Result<(), Broken>);
 
 impl Assembler {
     /// Makes batches until there is an error or nobody to take them.
-    pub fn run(mut self, recycled: &Receiver<Batch>, batches: &Sender<Result<Batch>>) {
+    pub fn run(mut self, recycled: &Receiver<Batch>, batches: &Sender<Made>) {
         loop {
             let batch = self.batch(recycled.try_recv().unwrap_or_default());
             let failed = batch.is_err();
-            if batches.send(batch).is_err() || failed {
+            let made = Made { batch, skipped: self.health.skipped(), warnings: self.health.take_warnings() };
+            if batches.send(made).is_err() || failed {
                 return;
             }
         }
@@ -64,9 +74,7 @@ impl Assembler {
         batch.samples.clear();
         while batch.samples.len() < self.config.batch {
             let (visit, (item, result)) = self.next_outcome()?;
-            let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
-            health.visit(&self.dataset, visit.at.epoch, visit.sample, result.as_ref().err())?;
-            drop(health);
+            self.health.visit(&self.dataset, visit.at.epoch, visit.sample, result.as_ref().err())?;
             if result.is_ok() {
                 batch.images.extend_from_slice(&item.image);
                 batch.tokens.extend_from_slice(&item.tokens);

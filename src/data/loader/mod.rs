@@ -18,7 +18,7 @@ mod worker;
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
@@ -28,11 +28,13 @@ use std::{
 use crossbeam::channel::{Receiver, Sender, bounded};
 
 use self::{
-    assemble::{Assembler, Queue},
+    assemble::{Assembler, Made, Queue},
     worker::Worker,
 };
 use super::{
-    Augmentation, CaptionVariation, Dataset, Error, Position, Result, Skipped, Tokenizer, health::Health, kept_patches,
+    Augmentation, CaptionVariation, Dataset, Error, Position, Result, Skipped, Tokenizer,
+    health::{Health, Visited},
+    kept_patches,
     order::Visits,
 };
 
@@ -56,7 +58,7 @@ pub struct LoaderConfig {
     pub threads: usize,
     /// Finished batches kept ready.
     pub prefetch: usize,
-    /// Share of broken samples in a shard above which loading stops; 1 never stops for one shard.
+    /// Share of broken samples in the data set above which loading stops; 1 stops only if there is no good one.
     pub max_bad: f32,
 }
 
@@ -147,9 +149,10 @@ pub struct Batch {
 #[derive(Debug)]
 pub struct Loader {
     /// `None` only while dropping, to tell the threads to end.
-    batches: Option<Receiver<Result<Batch>>>,
+    batches: Option<Receiver<Made>>,
     recycled: Sender<Batch>,
-    health: Arc<Mutex<Health>>,
+    skipped: Skipped,
+    warnings: Vec<String>,
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -177,10 +180,16 @@ impl Loader {
         let (done_in, done) = bounded(window);
         let (batches_in, batches) = bounded(config.prefetch);
         let (recycled, recycled_out) = bounded(config.prefetch + 2);
-        let health = Arc::new(Mutex::new(Health::new(&dataset, config.max_bad)));
+        let health = Health::new(&dataset, config.max_bad, Visited::Shuffled);
         let stop = Arc::new(AtomicBool::new(false));
-        let mut loader =
-            Self { batches: Some(batches), recycled, health: health.clone(), stop: stop.clone(), threads: Vec::new() };
+        let mut loader = Self {
+            batches: Some(batches),
+            recycled,
+            skipped: health.skipped(),
+            warnings: Vec::new(),
+            stop: stop.clone(),
+            threads: Vec::new(),
+        };
         for number in 0..workers {
             let worker = Worker::new(dataset.clone(), tokenizer.clone(), config.clone());
             let (jobs, done) = (jobs_out.clone(), done_in.clone());
@@ -201,13 +210,15 @@ impl Loader {
     /// The next batch, waiting for it if need be.
     ///
     /// # Errors
-    /// [`Error::TooManyBroken`] and [`Error::NoGoodSample`], after the batches before the fault; then [`Error::Ended`].
+    /// [`Error::TooManyBroken`], [`Error::NoGoodSample`] and [`Error::Unreadable`], after the batches before the fault;
+    /// then [`Error::Ended`].
     pub fn next_batch(&mut self) -> Result<Batch> {
         let start = Instant::now();
-        let mut batch = match &self.batches {
-            Some(batches) => batches.recv().map_err(|_| Error::Ended)??,
-            None => return Err(Error::Ended),
-        };
+        let batches = self.batches.as_ref().ok_or(Error::Ended)?;
+        let Made { batch, skipped, warnings } = batches.recv().map_err(|_| Error::Ended)?;
+        self.skipped = skipped;
+        self.warnings.extend(warnings);
+        let mut batch = batch?;
         batch.waited = start.elapsed();
         Ok(batch)
     }
@@ -218,14 +229,14 @@ impl Loader {
         let _ = self.recycled.try_send(batch);
     }
 
-    /// Broken samples skipped so far, by kind; batches made ahead are counted too.
+    /// Broken samples skipped on the way to the batches that were taken, by kind, and samples lost with damaged archives.
     pub fn skipped(&self) -> Skipped {
-        self.health.lock().unwrap_or_else(PoisonError::into_inner).skipped()
+        self.skipped.clone()
     }
 
     /// Warnings since the last call: the first few broken samples by name.
-    pub fn take_warnings(&self) -> Vec<String> {
-        self.health.lock().unwrap_or_else(PoisonError::into_inner).take_warnings()
+    pub fn take_warnings(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.warnings)
     }
 }
 

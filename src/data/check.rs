@@ -1,0 +1,101 @@
+//! Mistakes that concern a whole source (a wrong caption key, archives of something else), told before training.
+
+use std::collections::BTreeSet;
+
+use super::{
+    Broken, CaptionKeys, ClassNumbers, Error, Kind, Result,
+    json::Record,
+    members::{Entry, image_members, shown},
+    shard::{Report, Shard},
+    source::some,
+};
+
+/// Samples that are looked at, if none of them is good: all of a small source, and of a large one as many, evenly
+/// spread.
+const LOOKED_AT: usize = 100_000;
+/// Samples whose records are searched for the names of fields.
+const RECORDS: usize = 32;
+
+/// Looks for one sample with an image and a caption.
+///
+/// # Errors
+/// Says what is missing, if there is none.
+pub(super) fn source(spec: &str, shards: &[Shard], reports: &[Report], keys: &CaptionKeys) -> Result<()> {
+    let total: usize = shards.iter().map(|shard| shard.samples.len()).sum();
+    let samples = shards.iter().flat_map(|shard| shard.samples.iter().map(move |entry| (shard, entry)));
+    let mut looked = Looked::default();
+    for (shard, entry) in samples.step_by(total.div_ceil(LOOKED_AT).max(1)) {
+        let caption = match (keys.class_numbers, entry.cls) {
+            (ClassNumbers::Ignore, _) | (_, None) => shard.caption(entry, keys).map(drop),
+            (_, Some(_)) => Ok(()),
+        };
+        if let Err(Broken { kind: Kind::Unreadable, detail }) = caption {
+            return Err(Error::Unreadable { shard: shard.location.to_string(), problem: detail });
+        }
+        let usable = entry.flaw.is_none();
+        if usable && entry.image.is_some() && caption.is_ok() {
+            return Ok(());
+        }
+        looked.note(shard, entry, caption.err());
+    }
+    let source_of = match shards {
+        [shard] => shard.location.to_string(),
+        _ => spec.to_owned(),
+    };
+    let samples = looked.samples;
+    let extensions: BTreeSet<&String> = reports.iter().flat_map(|report| &report.extensions).collect();
+    let mut found = some(extensions.into_iter().map(|extension| format!(".{extension}")));
+    if looked.images == 0 {
+        return Err(Error::NoImages { source_of, samples, looked_for: image_members(), found });
+    }
+    if looked.captions == 0 {
+        if !looked.fields.is_empty() {
+            found += &format!("; JSON fields {}", some(looked.fields.into_iter()));
+        }
+        // Of members that are there, why they are no captions.
+        if let Some((sample, why)) = looked.refused {
+            found += &format!("; {sample}: {why}");
+        }
+        return Err(Error::NoCaptions { source_of, samples, looked_for: keys.looked_for(), found });
+    }
+    let mut reasons = format!("{} have an image, {} have a caption", looked.images, looked.captions);
+    if let Some(example) = looked.flaw {
+        reasons += &format!("; {example}");
+    }
+    Err(Error::NoPairs { source_of, samples, reasons })
+}
+
+/// What samples that are not good have.
+#[derive(Default)]
+struct Looked {
+    samples: u64,
+    images: u64,
+    captions: u64,
+    /// Names of JSON fields.
+    fields: BTreeSet<String>,
+    records: usize,
+    /// The first sample whose caption is there and refused.
+    refused: Option<(String, Broken)>,
+    /// The first sample that the archive itself has damaged.
+    flaw: Option<String>,
+}
+
+impl Looked {
+    fn note(&mut self, shard: &Shard, entry: &Entry, refused: Option<Broken>) {
+        self.samples += 1;
+        self.images += u64::from(entry.image.is_some());
+        self.captions += u64::from(refused.is_none());
+        if self.records < RECORDS
+            && let Ok(Some(json)) = shard.part(entry.json)
+        {
+            self.records += 1;
+            self.fields.extend(Record::read(&json, &[]).names);
+        }
+        if let (None, Some(why)) = (&self.refused, refused.filter(|why| why.kind != Kind::MissingCaption)) {
+            self.refused = Some((shown(&entry.key), why));
+        }
+        if let (None, Some(flaw)) = (&self.flaw, &entry.flaw) {
+            self.flaw = Some(format!("{}: {flaw}", shown(&entry.key)));
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! A look at some captions before training: how much of them the tokenizer knows, and how much the context holds.
+
+use std::collections::{BTreeMap, HashSet};
+
+use rayon::prelude::*;
+
+use super::{Caption, Dataset, Result, Tokenizer};
+
+/// Captions that are looked at.
+const LOOKED_AT: u64 = 1000;
+/// Share of unknown tokens, or of captions that are cut, above which there is a warning.
+const TOO_MANY: f64 = 0.1;
+
+/// What a look at captions found.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Survey {
+    /// Samples in the data set.
+    of: u64,
+    /// Samples looked at that have a caption.
+    samples: u64,
+    captions: u64,
+    tokens: u64,
+    unknown: u64,
+    /// How often each unknown word came.
+    unknown_words: BTreeMap<String, u64>,
+    /// Captions with more tokens than the context.
+    cut: u64,
+    context: usize,
+    /// Tokens of each caption, ascending.
+    lengths: Vec<usize>,
+    distinct: u64,
+    tagged: u64,
+    tags_lost: u64,
+    /// Sample and reason.
+    first_tags_lost: Option<String>,
+    /// Whether the tokenizer lower-cases, and whether captions have capitals.
+    lowers: bool,
+    capitals: bool,
+}
+
+impl Survey {
+    /// Looks at a thousand samples spread over the data set, or at all of a smaller one.
+    ///
+    /// # Errors
+    /// If the tokenizer refuses a caption.
+    pub fn of(dataset: &Dataset, tokenizer: &Tokenizer, context: usize) -> Result<Self> {
+        let of = dataset.len() as u64;
+        let count = of.min(LOOKED_AT);
+        let numbers = (0..count).into_par_iter().map(|at| (u128::from(at) * u128::from(of) / u128::from(count)) as u64);
+        // Samples that cannot be used are counted and told as they are met in training.
+        let found: Vec<(u64, Caption, Vec<(usize, Vec<String>)>)> = numbers
+            .filter_map(|sample| Some((sample, dataset.caption(sample).ok()?)))
+            .map(|(sample, caption)| {
+                let tokens = |text: &String| {
+                    let (tokens, unknown) = tokenizer.unknown_words(text)?;
+                    Ok((tokens, unknown.into_iter().map(str::to_owned).collect()))
+                };
+                let tokens = caption.texts.iter().map(tokens).collect::<Result<_>>()?;
+                Ok((sample, caption, tokens))
+            })
+            .collect::<Result<_>>()?;
+        let mut survey = Self { of, context, lowers: tokenizer.lowers(), ..Self::default() };
+        let mut distinct = HashSet::new();
+        for (sample, caption, tokens) in &found {
+            survey.samples += 1;
+            survey.tagged += u64::from(!caption.tags.is_empty());
+            if let Some(why) = &caption.tags_lost {
+                survey.tags_lost += 1;
+                survey.first_tags_lost.get_or_insert_with(|| format!("{}: {why}", dataset.name(*sample)));
+            }
+            for (text, (tokens, unknown)) in caption.texts.iter().zip(tokens) {
+                survey.captions += 1;
+                survey.tokens += *tokens as u64;
+                survey.lengths.push(*tokens);
+                survey.cut += u64::from(*tokens > context);
+                survey.unknown += unknown.len() as u64;
+                survey.capitals |= text.chars().any(char::is_uppercase);
+                distinct.insert(text);
+                for word in unknown {
+                    *survey.unknown_words.entry(word.clone()).or_default() += 1;
+                }
+            }
+        }
+        survey.distinct = distinct.len() as u64;
+        survey.lengths.sort_unstable();
+        Ok(survey)
+    }
+
+    /// Captions looked at, and how many of them differ.
+    pub fn captions(&self) -> (u64, u64) {
+        (self.captions, self.distinct)
+    }
+
+    /// What was found, in a line.
+    pub fn describe(&self) -> String {
+        let per_caption = self.tokens as f64 / self.captions.max(1) as f64;
+        let several = match self.captions > self.samples {
+            true => format!(
+                " ({:.1} a sample, of which each visit takes one)",
+                self.captions as f64 / self.samples.max(1) as f64
+            ),
+            false => String::new(),
+        };
+        format!(
+            "captions of {} of {} samples: {}{several}, {per_caption:.1} tokens each; {} of all tokens unknown; {} of the \
+             captions cut to {} tokens; tags in {} records (.json)",
+            self.samples,
+            self.of,
+            self.captions,
+            percent(self.unknown, self.tokens),
+            percent(self.cut, self.captions),
+            self.context,
+            self.tagged,
+        )
+    }
+
+    /// What a user should look at, if anything. `tags`: whether captions vary by their tags.
+    pub fn warnings(&self, tags: bool) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if self.unknown as f64 > TOO_MANY * self.tokens as f64 {
+            let mut words: Vec<(&String, &u64)> = self.unknown_words.iter().collect();
+            words.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+            let words: Vec<String> = words.iter().take(3).map(|(word, _)| format!("{word:?}")).collect();
+            let advice = match self.capitals && !self.lowers {
+                true => "if it is an uncased vocabulary, say --lower-case yes",
+                false => "is it the right vocabulary for this language?",
+            };
+            warnings.push(format!(
+                "warning: {} of the captions' tokens are unknown to the tokenizer, such as {}; {advice}",
+                percent(self.unknown, self.tokens),
+                words.join(", "),
+            ));
+        }
+        if self.cut as f64 > TOO_MANY * self.captions as f64 {
+            let enough = self.lengths.get(self.lengths.len() * 9 / 10).copied().unwrap_or_default();
+            warnings.push(format!(
+                "warning: {} of the captions are longer than the context of {} tokens and are cut; --context {enough} would \
+                 hold nine of ten",
+                percent(self.cut, self.captions),
+                self.context,
+            ));
+        }
+        if let (true, Some(first)) = (tags, &self.first_tags_lost) {
+            warnings.push(format!(
+                "warning: the tags of {} of {} samples cannot be read, and their captions go without: {first}",
+                self.tags_lost, self.samples
+            ));
+        }
+        warnings
+    }
+}
+
+fn percent(part: u64, of: u64) -> String {
+    format!("{:.1} %", 100.0 * part as f64 / of.max(1) as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::{
+        CaptionKeys,
+        testing::{Archive, png},
+    };
+
+    const VOCAB: &[u8] = b"[PAD]\n[UNK]\na\nred\nsquare\ncircle\n";
+
+    fn survey(records: &[&str], vocab: &[u8], context: usize) -> Survey {
+        let mut archive = Archive::default();
+        for (number, record) in records.iter().enumerate() {
+            archive.add(&format!("{number}.png"), &png(4, 4, 1)).add(&format!("{number}.json"), record.as_bytes());
+        }
+        let dataset = Dataset::open(&[archive.file()], CaptionKeys::default()).unwrap();
+        Survey::of(&dataset, &Tokenizer::from_bytes(vocab, "vocab.txt").unwrap(), context).unwrap()
+    }
+
+    fn record(caption: &str) -> String {
+        format!(r#"{{"caption": "{caption}"}}"#)
+    }
+
+    #[test]
+    fn shares_are_counted_over_all_captions() {
+        let survey = survey(
+            &[
+                r#"{"caption": ["a red square", "a square"], "tags": ["red"]}"#,
+                r#"{"caption": "a purple circle", "tags": "red, big"}"#,
+                r#"{"caption": null}"#,
+            ],
+            VOCAB,
+            2,
+        );
+        let said = survey.describe();
+        for words in [
+            "captions of 2 of 3 samples: 3 (1.5 a sample",
+            "2.7 tokens each",
+            "12.5 % of all tokens unknown",
+            "66.7 % of the captions cut to 2 tokens",
+            "tags in 1 records (.json)",
+        ] {
+            assert!(said.contains(words), "{words} in {said}");
+        }
+        let warnings = survey.warnings(true).join("\n");
+        for words in ["12.5 % of the captions' tokens", "such as \"purple\"", "--context 3 would", "not a list"] {
+            assert!(warnings.contains(words), "{words} in {warnings}");
+        }
+        assert!(warnings.contains("the tags of 1 of 2 samples") && warnings.contains(":1: the field `tags` is text"));
+        assert_eq!(survey.warnings(false).len(), 2);
+        assert_eq!(survey.captions(), (3, 3));
+    }
+
+    #[test]
+    fn a_tenth_is_no_warning_and_more_is() {
+        let good = record("a red square");
+        let mut records = vec![&*good; 9];
+        let unknown = record("purple violet blue");
+        records.push(&unknown);
+        assert_eq!(survey(&records, VOCAB, 3).warnings(true), [] as [String; 0]);
+        records.push(&unknown);
+        assert_eq!(survey(&records, VOCAB, 3).warnings(true).len(), 1);
+        let long = record("a red red square");
+        let mut records = vec![&*good; 9];
+        records.push(&long);
+        assert_eq!(survey(&records, VOCAB, 3).warnings(true), [] as [String; 0]);
+        records.push(&long);
+        assert!(survey(&records, VOCAB, 3).warnings(true).concat().contains("--context 4 would hold"));
+    }
+
+    #[test]
+    fn a_cased_vocabulary_on_capitals_is_advised_to_lower_case() {
+        let cased = b"[PAD]\n[UNK]\nParis\na\n";
+        let warnings = survey(&[&record("A PHOTO")], cased, 4).warnings(true).concat();
+        assert!(warnings.contains("\"A\"") && warnings.contains("--lower-case yes"), "{warnings}");
+        let warnings = survey(&[&record("zebra")], cased, 4).warnings(true).concat();
+        assert!(warnings.contains("right vocabulary"), "{warnings}");
+    }
+
+    /// What is looked at is spread over the data, so that a part of it at the end is seen.
+    #[test]
+    fn a_large_data_set_is_looked_at_all_over() {
+        let (good, bad) = (record("a red square"), record("purple"));
+        let records: Vec<&str> = (0..3000).map(|number| if number < 1500 { &*good } else { &*bad }).collect();
+        let survey = survey(&records, VOCAB, 4);
+        assert_eq!((survey.captions().0, survey.unknown), (1000, 500));
+    }
+}

@@ -1,0 +1,71 @@
+//! One block of a tar archive: a member's header, and the records of extension headers.
+
+use std::borrow::Cow;
+
+pub(super) const BLOCK: usize = 512;
+
+pub(super) struct Header {
+    /// With the prefix of POSIX archives.
+    pub name: Vec<u8>,
+    /// Bytes of the member, which begin behind the header.
+    pub size: u64,
+    pub kind: u8,
+    /// What a link points to.
+    pub link: Vec<u8>,
+    /// Whether further blocks of an old GNU sparse map follow.
+    pub sparse_map: bool,
+}
+
+impl Header {
+    /// # Errors
+    /// Says why `block` is no header.
+    pub fn parse(block: &[u8]) -> Result<Self, Cow<'static, str>> {
+        if block.len() < BLOCK {
+            return Err(format!("its last header is cut after {} of {BLOCK} bytes", block.len()).into());
+        }
+        let told = number(&block[148..156]).ok_or("its header has no checksum")?;
+        let blank = |(at, &byte): (usize, &u8)| if (148..156).contains(&at) { b' ' } else { byte };
+        // Some old writers summed signed bytes.
+        let unsigned: u64 = block.iter().enumerate().map(|pair| u64::from(blank(pair))).sum();
+        let signed: i64 = block.iter().enumerate().map(|pair| i64::from(blank(pair) as i8)).sum();
+        if told != unsigned && told as i64 != signed {
+            return Err(format!("the checksum of its header is {unsigned}, not {told} as the header says").into());
+        }
+        let size = number(&block[124..136]).ok_or("its header has no size")?;
+        let (name, prefix) = (text(&block[..100]), text(&block[345..500]));
+        // GNU archives (`ustar  `) keep other things where POSIX ones have the prefix.
+        let posix = &block[257..263] == b"ustar\0" && !prefix.is_empty();
+        let name = if posix { [prefix, name].join(&b'/') } else { name.to_owned() };
+        let kind = block[156];
+        let sparse_map = kind == b'S' && block[482] != 0;
+        Ok(Self { name, size, kind, link: text(&block[157..257]).to_owned(), sparse_map })
+    }
+}
+
+/// The bytes up to the first NUL.
+pub(super) fn text(field: &[u8]) -> &[u8] {
+    field.iter().position(|&byte| byte == 0).map_or(field, |end| &field[..end])
+}
+
+/// An octal number, or a big-endian one if the highest bit of the first byte is set (GNU).
+fn number(field: &[u8]) -> Option<u64> {
+    if field[0] & 0x80 != 0 {
+        let first = u64::from(field[0] & 0x7F);
+        return field[1..].iter().try_fold(first, |n, &byte| n.checked_mul(256)?.checked_add(u64::from(byte)));
+    }
+    let digits = std::str::from_utf8(field).ok()?.trim_matches([' ', '\0']);
+    u64::from_str_radix(digits, 8).ok()
+}
+
+/// The records `LENGTH KEY=VALUE\n` of a pax header; stops at the first that is malformed.
+pub(super) fn pax_records(mut records: &[u8]) -> Vec<(&[u8], &[u8])> {
+    let mut found = Vec::new();
+    while let Some(space) = records.iter().position(|&byte| byte == b' ') {
+        let length = std::str::from_utf8(&records[..space]).ok().and_then(|length| length.parse::<usize>().ok());
+        let Some(record) = length.and_then(|length| records.get(space + 1..length)) else { break };
+        let Some(equals) = record.iter().position(|&byte| byte == b'=') else { break };
+        found.push((&record[..equals], record[equals + 1..].strip_suffix(b"\n").unwrap_or(&record[equals + 1..])));
+        records = &records[space + 1 + record.len()..];
+    }
+    found
+}

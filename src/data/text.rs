@@ -1,0 +1,190 @@
+//! Text files as editors and other programs write them: byte order marks, any line end, UTF-8 or a clear error.
+//!
+//! | for | use |
+//! |---|---|
+//! | a whole file (TOML, JSON, a vocabulary) | [`read`] |
+//! | a list, one entry per line (class names, templates) | [`read_lines`] |
+//! | bytes that are in memory already (a member of a shard) | [`decode`] |
+//! | the lines of a text | [`lines`] |
+//! | text that is compared with other text | [`compose`] |
+
+use std::{borrow::Cow, path::Path};
+
+use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
+
+use super::{Error, Result};
+
+/// What [`read_lines`] does with a blank line that other lines follow. Blank lines at the end of a file are always
+/// dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blank {
+    /// It is an empty string, so that the lines after it keep their numbers.
+    Keep,
+    /// It is left out.
+    Drop,
+    /// It is an error that names the line.
+    Refuse,
+}
+
+/// UTF-8's byte order mark.
+pub(super) const BOM: [u8; 3] = [0xEF, 0xBB, 0xBF];
+
+/// Reads a text file, without its byte order mark.
+///
+/// # Errors
+/// [`Error::Read`]; [`Error::Text`] as in [`decode`].
+pub fn read(path: &Path) -> Result<String> {
+    let bytes = std::fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+    let text = decode(&bytes).map_err(|problem| Error::Text { path: path.to_owned(), problem })?;
+    Ok(text.to_owned())
+}
+
+/// Reads a list: the lines of a file, trimmed and in composed form (see [`compose`]).
+///
+/// # Errors
+/// As [`read`]; a blank line under [`Blank::Refuse`]; a file in which all lines are blank.
+pub fn read_lines(path: &Path, blank: Blank) -> Result<Vec<String>> {
+    let wrong = |problem: String| Error::Text { path: path.to_owned(), problem };
+    let text = read(path)?;
+    let mut found: Vec<String> = lines(&text).map(|line| compose(strip_bom(line).trim()).into_owned()).collect();
+    let used = found.iter().rposition(|line| !line.is_empty()).map_or(0, |last| last + 1);
+    found.truncate(used);
+    if found.is_empty() {
+        return Err(wrong("it has no lines".to_owned()));
+    }
+    match (blank, found.iter().position(String::is_empty)) {
+        (Blank::Refuse, Some(at)) => {
+            Err(wrong(format!("line {} is blank; remove it, or write what belongs there", at + 1)))
+        }
+        (Blank::Drop, Some(_)) => {
+            found.retain(|line| !line.is_empty());
+            Ok(found)
+        }
+        _ => Ok(found),
+    }
+}
+
+/// The text of a file's bytes, without its byte order mark.
+///
+/// # Errors
+/// Bytes that are not UTF-8: UTF-16 and UTF-32 are named, for anything else the line is.
+pub fn decode(bytes: &[u8]) -> std::result::Result<&str, String> {
+    if let Some(encoding) = wide_encoding(bytes) {
+        return Err(format!("it is {encoding}; save it as UTF-8"));
+    }
+    match std::str::from_utf8(bytes) {
+        Ok(text) => Ok(strip_bom(text)),
+        Err(why) => {
+            let at = why.valid_up_to();
+            // The part before the error is valid.
+            let before = std::str::from_utf8(&bytes[..at]).unwrap_or_default();
+            let line = lines(before).count().max(1) + usize::from(before.ends_with(['\n', '\r']));
+            Err(format!("line {line} is not UTF-8 (byte 0x{:02X}); save it as UTF-8", bytes[at]))
+        }
+    }
+}
+
+/// The lines of a text, which end in `\n`, `\r\n` or `\r`, as Python reads them. Other separators, such as U+2028, are
+/// part of a line.
+pub fn lines(text: &str) -> impl Iterator<Item = &str> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let Some(end) = rest.find(['\n', '\r']) else { return Some(std::mem::take(&mut rest)) };
+        let line = &rest[..end];
+        let width = if rest[end..].starts_with("\r\n") { 2 } else { 1 };
+        rest = &rest[end + width..];
+        Some(line)
+    })
+}
+
+/// The composed form (Unicode's NFC): file names and text from macOS write `é` as `e` and an accent, which looks the
+/// same and is not equal.
+pub fn compose(text: &str) -> Cow<'_, str> {
+    match text.is_ascii() || is_nfc_quick(text.chars()) == IsNormalized::Yes {
+        true => Cow::Borrowed(text),
+        false => Cow::Owned(text.nfc().collect()),
+    }
+}
+
+pub(super) fn strip_bom(text: &str) -> &str {
+    text.trim_start_matches('\u{FEFF}')
+}
+
+/// Names an encoding in units of 2 or 4 bytes, by its byte order mark or by its zeros.
+pub(super) fn wide_encoding(bytes: &[u8]) -> Option<&'static str> {
+    /// Bytes that are looked at where there is no mark.
+    const LOOKED_AT: usize = 64;
+    match bytes {
+        [0xFF, 0xFE, 0, 0, ..] | [0, 0, 0xFE, 0xFF, ..] => Some("UTF-32"),
+        [0xFF, 0xFE, ..] | [0xFE, 0xFF, ..] => Some("UTF-16"),
+        _ => {
+            // Latin letters in UTF-16: every other byte is 0, and none of those between is.
+            let start = &bytes[..bytes.len().min(LOOKED_AT) & !1];
+            let zeros = |from: usize| start.iter().skip(from).step_by(2).filter(|&&byte| byte == 0).count();
+            let all = start.len() / 2;
+            let latin = all >= 2 && matches!((zeros(0), zeros(1)), (0, n) | (n, 0) if n == all);
+            latin.then_some("UTF-16")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(bytes: &[u8], blank: Blank) -> std::result::Result<Vec<String>, String> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), bytes).unwrap();
+        read_lines(file.path(), blank).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn lists_are_read_whatever_editor_wrote_them() {
+        for bytes in
+            ["red\nblue\n", "red\r\nblue", "red\rblue\r", "\u{FEFF}red\r\n blue \r\n\r\n", "red\n\u{FEFF}blue\n\n\n"]
+        {
+            assert_eq!(list(bytes.as_bytes(), Blank::Refuse).unwrap(), ["red", "blue"], "{bytes:?}");
+        }
+        assert_eq!(list("cafe\u{301}\n".as_bytes(), Blank::Drop).unwrap(), ["caf\u{e9}"]);
+        assert_eq!(list("a\u{2028}b\u{85}c\n".as_bytes(), Blank::Drop).unwrap(), ["a\u{2028}b\u{85}c"]);
+    }
+
+    #[test]
+    fn the_caller_decides_what_a_blank_line_is() {
+        let text = b"red\n  \nblue\n\n";
+        assert_eq!(list(text, Blank::Keep).unwrap(), ["red", "", "blue"]);
+        assert_eq!(list(text, Blank::Drop).unwrap(), ["red", "blue"]);
+        assert!(list(text, Blank::Refuse).unwrap_err().contains("line 2 is blank"));
+        for blank in [Blank::Keep, Blank::Drop, Blank::Refuse] {
+            assert!(list(b"\xEF\xBB\xBF\n \n", blank).unwrap_err().contains("no lines"));
+        }
+    }
+
+    #[test]
+    fn other_encodings_are_named_with_their_line() {
+        for latin1 in [&b"red\nblue\ncaf\xE9\n"[..], b"red\r\nblue\r\n\xE9t\xE9\r\n", b"red\rblue\r\xE9"] {
+            let error = list(latin1, Blank::Keep).unwrap_err();
+            assert!(error.contains("line 3 is not UTF-8 (byte 0xE9)"), "{error}");
+        }
+        assert!(decode(b"\xE9").unwrap_err().contains("line 1"));
+        let wide = |text: &str, unit: fn(u16) -> [u8; 2]| text.encode_utf16().flat_map(unit).collect::<Vec<u8>>();
+        for text in ["\u{FEFF}red\nblue", "red\nblue"] {
+            for bytes in [wide(text, u16::to_le_bytes), wide(text, u16::to_be_bytes)] {
+                assert!(decode(&bytes).unwrap_err().contains("UTF-16"), "{text:?}");
+            }
+        }
+        assert!(decode(b"\xFF\xFE\0\0r\0\0\0").unwrap_err().contains("UTF-32"));
+        // Zeros alone are no sign of another encoding.
+        assert_eq!(decode(b"a\0b").unwrap(), "a\0b");
+        assert_eq!(decode(b"\0\0\0\0").unwrap(), "\0\0\0\0");
+    }
+
+    #[test]
+    fn what_is_composed_already_is_not_copied() {
+        assert!(matches!(compose("plain"), Cow::Borrowed(_)) && matches!(compose("caf\u{e9}"), Cow::Borrowed(_)));
+        assert_eq!(compose("e\u{301}"), "\u{e9}");
+    }
+}

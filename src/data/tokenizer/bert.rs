@@ -1,0 +1,150 @@
+//! BERT's `vocab.txt`, and whether it is a cased one: the file does not say.
+
+use tokenizers::{
+    Tokenizer, models::wordpiece::WordPiece, normalizers::BertNormalizer, pre_tokenizers::bert::BertPreTokenizer,
+};
+use unicode_normalization::UnicodeNormalization;
+use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
+
+use crate::data::text;
+
+/// Reads a `vocab.txt`: one WordPiece per line, whose number is that of its line, from 0. Also says why text is
+/// lower-cased or not.
+pub(super) fn read(vocab: &str, lower_case: Option<bool>) -> tokenizers::Result<(Tokenizer, String)> {
+    // The crate's own reader takes white space off the ends of tokens, which leaves nothing of some.
+    let mut numbers = WordPiece::read_bytes(&[])?;
+    let mut evidence = Evidence::default();
+    for (number, line) in text::lines(vocab).enumerate() {
+        let token = line.trim_end_matches([' ', '\t']);
+        // A blank line keeps its number and is no token.
+        if !token.is_empty() {
+            evidence.add(token);
+            numbers.insert(token.to_owned(), number as u32);
+        }
+    }
+    let model = WordPiece::builder().vocab(numbers).build()?;
+    let mut tokenizer = Tokenizer::new(model);
+    let lower = lower_case.unwrap_or(!evidence.is_cased());
+    // BERT strips accents where it lower-cases, but for the languages whose vocabularies kept them.
+    let strip_accents = (lower && evidence.is_accented()).then_some(false);
+    tokenizer.with_normalizer(Some(BertNormalizer::new(true, true, strip_accents, lower)));
+    tokenizer.with_pre_tokenizer(Some(BertPreTokenizer));
+    match tokenizer.token_to_id("[UNK]") {
+        Some(_) => Ok((tokenizer, evidence.reason(lower, lower_case.is_some()))),
+        None => Err("no line is [UNK]".into()),
+    }
+}
+
+/// What the tokens say about the text that the vocabulary was made from.
+#[derive(Debug, Default, PartialEq)]
+struct Evidence {
+    /// Tokens that are neither special nor unused.
+    words: usize,
+    /// Those that no lower-cased text has.
+    capitals: usize,
+    /// Those that no text without accents has.
+    accents: usize,
+}
+
+impl Evidence {
+    fn add(&mut self, token: &str) {
+        let enclosed = |open, close| token.len() > 2 && token.starts_with(open) && token.ends_with(close);
+        // [CLS], [unused0], <s> and other tasks' tokens.
+        if enclosed('[', ']') || enclosed('<', '>') {
+            return;
+        }
+        let word = token.strip_prefix("##").filter(|word| !word.is_empty()).unwrap_or(token);
+        self.words += 1;
+        self.capitals += usize::from(word.chars().any(is_capital));
+        let marks = |letter: &char| letter.general_category() != GeneralCategory::NonspacingMark;
+        self.accents += usize::from(!word.is_ascii() && !word.nfd().filter(marks).eq(word.chars()));
+    }
+
+    /// More than 1 % of the words. A vocabulary of cased text has capitals in a third of its tokens; one of lower-cased
+    /// text may have a few that were put in by hand.
+    fn is_cased(&self) -> bool {
+        self.capitals * 100 > self.words
+    }
+
+    fn is_accented(&self) -> bool {
+        self.accents * 100 > self.words
+    }
+
+    fn reason(&self, lower: bool, asked: bool) -> String {
+        match (lower, self.capitals) {
+            (false, _) if asked => "as --lower-case says".to_owned(),
+            (true, 0) if asked => "as --lower-case says".to_owned(),
+            (true, 0) => "none of its tokens has a capital".to_owned(),
+            (true, few) => format!("{few} of its tokens have capitals and cannot occur; --lower-case no keeps case"),
+            (false, many) => format!("{many} of its {} tokens have capitals", self.words),
+        }
+    }
+}
+
+/// A letter that lower-casing changes. Signs such as `ℝ` count as upper case in Unicode and stay as they are; Roman
+/// numerals and circled letters are numbers and signs.
+fn is_capital(letter: char) -> bool {
+    use GeneralCategory::{TitlecaseLetter, UppercaseLetter};
+    matches!(letter.general_category(), UppercaseLetter | TitlecaseLetter) && !letter.to_lowercase().eq([letter])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn evidence(tokens: &[&str]) -> Evidence {
+        let mut evidence = Evidence::default();
+        tokens.iter().for_each(|token| evidence.add(token));
+        evidence
+    }
+
+    #[test]
+    fn signs_and_special_tokens_are_no_capitals() {
+        let tokens =
+            ["[PAD]", "[UNK]", "[unused0]", "<S>", "</S>", "[ENT]", "ℝ", "##ℝ", "Ⅱ", "ℂ", "𝐀", "Ⓐ", "[", "##", "<"];
+        assert_eq!(evidence(&tokens), Evidence { words: 9, capitals: 0, accents: 0 });
+        let cased = ["Paris", "##A", "É", "ǅ", "Ж", "Σ"];
+        assert_eq!(evidence(&cased), Evidence { words: 6, capitals: 6, accents: 1 });
+        assert_eq!(
+            evidence(&["café", "が", "한", "naïve", "##ü", "ß"]),
+            Evidence { words: 6, capitals: 0, accents: 5 }
+        );
+    }
+
+    fn lower_and_strip(tokens: &[&str], asked: Option<bool>) -> (bool, bool) {
+        let vocab = format!("[PAD]\n[UNK]\n{}\n", tokens.join("\n"));
+        let (tokenizer, _) = read(&vocab, asked).unwrap();
+        let Some(tokenizers::NormalizerWrapper::BertNormalizer(normalizer)) = tokenizer.get_normalizer() else {
+            panic!("not BERT's")
+        };
+        (normalizer.lowercase, normalizer.strip_accents.unwrap_or(normalizer.lowercase))
+    }
+
+    #[test]
+    fn case_is_judged_by_how_many_tokens_have_it() {
+        let words: Vec<String> = (0..200).map(|number| format!("word{number}")).collect();
+        let with = |more: &[&'static str]| -> Vec<&str> {
+            words.iter().map(String::as_str).chain(more.iter().copied()).collect()
+        };
+        assert_eq!(lower_and_strip(&with(&[]), None), (true, true));
+        assert_eq!(lower_and_strip(&with(&["ℝ", "##ℝ", "Ⅱ"]), None), (true, true));
+        // A token or two that somebody put into an uncased vocabulary.
+        assert_eq!(lower_and_strip(&with(&["COVID", "café"]), None), (true, true));
+        assert_eq!(lower_and_strip(&with(&["Paris", "London", "##A"]), None), (false, false));
+        // German and Spanish vocabularies are lower-cased and keep their accents.
+        assert_eq!(lower_and_strip(&with(&["für", "über", "größe"]), None), (true, false));
+        assert_eq!(lower_and_strip(&with(&["Paris", "London", "##A"]), Some(true)), (true, true));
+        assert_eq!(lower_and_strip(&with(&[]), Some(false)), (false, false));
+    }
+
+    #[test]
+    fn lines_keep_their_numbers_whatever_ends_them() {
+        for vocab in
+            ["[PAD]\n[UNK]\n\n\u{2028}\n\u{A0}x\nb \n", "[PAD]\r\n[UNK]\r\n\r\n\u{2028}\r\n\u{A0}x\r\nb\r\n\r\n"]
+        {
+            let (tokenizer, _) = read(vocab, None).unwrap();
+            let numbers = ["[PAD]", "[UNK]", "\u{2028}", "\u{A0}x", "b", ""].map(|token| tokenizer.token_to_id(token));
+            assert_eq!(numbers, [Some(0), Some(1), Some(3), Some(4), Some(5), None]);
+        }
+    }
+}

@@ -1,0 +1,352 @@
+//! Words to token numbers, by the `tokenizers` crate.
+
+mod bert;
+
+use std::{path::Path, str::FromStr, sync::Arc};
+
+use tokenizers::{
+    ModelWrapper, NormalizedString, Normalizer, NormalizerWrapper,
+    normalizers::{Lowercase, Sequence},
+};
+
+use super::{Error, Result, embedded, text};
+
+/// What a user may say about a tokenizer; the file decides the rest.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TokenizerOptions {
+    /// Whether text is lower-cased.
+    pub lower_case: Option<bool>,
+    /// The token that fills up short texts.
+    pub pad_token: Option<String>,
+}
+
+/// A tokenizer; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Tokenizer {
+    inner: Arc<tokenizers::Tokenizer>,
+    pad: i32,
+    unknown: Option<u32>,
+    vocab_size: usize,
+    /// Why case is kept or not, and why this token pads, where the file does not say it.
+    reasons: [Option<String>; 2],
+}
+
+/// Tokens made for padding.
+const PADDING: &[&str] = &["[PAD]", "<pad>", "<|pad|>", "<PAD>"];
+/// Tokens that end a text and pad where there is none of [`PADDING`], as Transformers does with CLIP's.
+const ENDS: &[&str] = &["<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>", "<|im_end|>"];
+/// Bytes of a text that are tokenised at most. Token numbers beyond the context are dropped, and a text this long fills
+/// any; a member of some megabytes would take seconds at each visit.
+const LONGEST: usize = 1 << 16;
+
+impl Tokenizer {
+    /// Reads a `tokenizer.json`, or a BERT `vocab.txt`: one WordPiece per line, lower-cased unless more than 1 % of
+    /// its tokens have capitals. A folder stands for the file of either name in it.
+    ///
+    /// # Errors
+    /// A file that cannot be read or is neither; a padding token that is not in it; no token to pad with.
+    pub fn open(path: &Path, options: &TokenizerOptions) -> Result<Self> {
+        let name = path.display().to_string();
+        if path.is_dir() {
+            let file =
+                ["tokenizer.json", "vocab.txt"].map(|name| path.join(name)).into_iter().find(|file| file.is_file());
+            let problem = "it is a folder without a tokenizer.json or vocab.txt; name the file".to_owned();
+            return Self::open(&file.ok_or(Error::Tokenizer { name, problem })?, options);
+        }
+        let bytes = std::fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+        Self::read(&bytes, &name, options)
+    }
+
+    /// As [`Self::open`], the file deciding everything.
+    ///
+    /// # Errors
+    /// See [`Self::open`].
+    pub fn from_file(path: &Path) -> Result<Self> {
+        Self::open(path, &TokenizerOptions::default())
+    }
+
+    /// The tokenizer of the embedded data set.
+    ///
+    /// # Errors
+    /// A padding token that is not in it.
+    pub fn embedded(options: &TokenizerOptions) -> Result<Self> {
+        Self::read(embedded::TOKENIZER, "embedded:tokenizer", options)
+    }
+
+    /// As [`Self::read`], the file deciding everything.
+    ///
+    /// # Errors
+    /// See [`Self::open`].
+    pub fn from_bytes(bytes: &[u8], name: &str) -> Result<Self> {
+        Self::read(bytes, name, &TokenizerOptions::default())
+    }
+
+    /// As [`Self::open`], from the file's bytes; `name` is for messages.
+    ///
+    /// # Errors
+    /// See [`Self::open`].
+    pub fn read(bytes: &[u8], name: &str, options: &TokenizerOptions) -> Result<Self> {
+        let error = |problem: String| Error::Tokenizer { name: name.to_owned(), problem };
+        let text = text::decode(bytes).map_err(error)?;
+        let (mut inner, case) = match text.trim_start().starts_with('{') {
+            true => {
+                let whole = tokenizers::Tokenizer::from_str(text);
+                let mut inner = whole.map_err(|why| error(format!("as tokenizer.json: {why}")))?;
+                if let Some(lower) = options.lower_case {
+                    let normalizer = set_case(inner.get_normalizer().cloned(), lower);
+                    inner.with_normalizer(normalizer);
+                }
+                (inner, None)
+            }
+            false => {
+                let read = bert::read(text, options.lower_case);
+                let (inner, case) = read.map_err(|why| error(format!("as BERT vocab.txt: {why}")))?;
+                (inner, Some(case))
+            }
+        };
+        let (pad, pads) = padding(&inner, options.pad_token.as_deref()).map_err(error)?;
+        // Padding and truncation are ours: a file's settings know nothing of the context length.
+        inner.with_padding(None);
+        inner.with_truncation(None).map_err(|why| error(why.to_string()))?;
+        // One more than the highest number: numbers may have gaps, the embedding table may not.
+        let vocab_size = inner.get_vocab(true).into_values().max().map_or(0, |highest| highest as usize + 1);
+        let unknown = unknown(&inner).and_then(|token| inner.token_to_id(&token));
+        Ok(Self { inner: Arc::new(inner), pad: pad as i32, unknown, vocab_size, reasons: [case, pads] })
+    }
+
+    /// Rows that an embedding table needs.
+    pub fn vocab_size(&self) -> usize {
+        self.vocab_size
+    }
+
+    /// Checks that a table of `rows` has a row for every token.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] if it has fewer.
+    pub fn check_rows(&self, rows: usize) -> Result<()> {
+        match self.vocab_size <= rows {
+            true => Ok(()),
+            false => {
+                let problem = format!(
+                    "it has {} tokens, and the model's table of tokens has {rows} rows; use the tokenizer that the model \
+                     was trained with",
+                    self.vocab_size
+                );
+                Err(Error::Tokenizer { name: "for this model".to_owned(), problem })
+            }
+        }
+    }
+
+    /// Whether both give every token the same number.
+    pub fn has_tokens_of(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner) || self.inner.get_vocab(true) == other.inner.get_vocab(true)
+    }
+
+    /// The token number that fills up short texts.
+    pub fn pad(&self) -> i32 {
+        self.pad
+    }
+
+    /// What was decided, in a line: size, case, accents, padding, unknown words.
+    pub fn describe(&self) -> String {
+        let [case, pads] =
+            self.reasons.each_ref().map(|reason| reason.as_ref().map_or(String::new(), |why| format!(" ({why})")));
+        let token = |number: u32| format!("{} ({number})", self.inner.id_to_token(number).unwrap_or_default());
+        let accents = if self.normalised("\u{E9}").contains('\u{E9}') { "kept" } else { "stripped" };
+        let unknown = match self.unknown {
+            Some(number) => format!("unknown words become {}", token(number)),
+            None => "there is no token for unknown words".to_owned(),
+        };
+        format!(
+            "tokenizer: {} tokens; {}{case}, accents {accents}; {} pads{pads}; {unknown}",
+            self.vocab_size,
+            if self.lowers() { "lower-cased" } else { "case kept" },
+            token(self.pad as u32),
+        )
+    }
+
+    /// Whether text is lower-cased.
+    pub(super) fn lowers(&self) -> bool {
+        !self.normalised("A").contains('A')
+    }
+
+    /// A text as it is before it is split into tokens, in composed form.
+    fn normalised(&self, text: &str) -> String {
+        let mut normalised = NormalizedString::from(text);
+        let done = self.inner.get_normalizer().map_or(Ok(()), |normalizer| normalizer.normalize(&mut normalised));
+        if done.is_ok() { text::compose(normalised.get()).into_owned() } else { text.to_owned() }
+    }
+
+    /// How many tokens `text` has, uncut, and the words of those that are unknown.
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
+    pub(super) fn unknown_words<'a>(&self, text: &'a str) -> Result<(usize, Vec<&'a str>)> {
+        let text = head(text, LONGEST);
+        let encoding = self.inner.encode(text, false).map_err(|why| refused(text, &why))?;
+        let pairs = encoding.get_ids().iter().zip(encoding.get_offsets());
+        let unknown = pairs.filter(|(id, _)| Some(**id) == self.unknown);
+        Ok((encoding.len(), unknown.map(|(_, &(start, end))| text.get(start..end).unwrap_or_default()).collect()))
+    }
+
+    /// Tokenises `text` into `out` (`[context]`), cut or padded to its length. No special tokens are added: FLIP puts
+    /// no `[CLS]` in front.
+    ///
+    /// # Errors
+    /// If the tokenizer's model refuses the text (one without an unknown token may).
+    pub fn encode(&self, text: &str, out: &mut [i32]) -> Result<()> {
+        let text = head(text, LONGEST);
+        let encoding = self.inner.encode_fast(text, false).map_err(|why| refused(text, &why))?;
+        let ids = encoding.get_ids();
+        let used = ids.len().min(out.len());
+        for (to, &id) in out.iter_mut().zip(ids) {
+            *to = id as i32;
+        }
+        out[used..].fill(self.pad);
+        Ok(())
+    }
+
+    /// The tokenizer as a `tokenizer.json`, to be kept beside a model.
+    ///
+    /// # Errors
+    /// If it cannot be written as JSON.
+    pub fn to_json(&self) -> Result<String> {
+        let failed = |why: tokenizers::Error| Error::Tokenizer { name: "to JSON".to_owned(), problem: why.to_string() };
+        // The padding token travels along, whatever it is called.
+        let mut inner = (*self.inner).clone();
+        let token = inner.id_to_token(self.pad as u32).unwrap_or_default();
+        let padding = tokenizers::PaddingParams { pad_id: self.pad as u32, pad_token: token, ..Default::default() };
+        inner.with_padding(Some(padding));
+        inner.to_string(false).map_err(failed)
+    }
+}
+
+/// At most the first `bytes` of a text, whole letters.
+fn head(text: &str, bytes: usize) -> &str {
+    let end = (0..=bytes.min(text.len())).rev().find(|&end| text.is_char_boundary(end));
+    &text[..end.unwrap_or_default()]
+}
+
+fn refused(text: &str, why: &tokenizers::Error) -> Error {
+    const SHOWN: usize = 80;
+    let shown = head(text, SHOWN);
+    Error::Tokenizer { name: format!("on {shown:?}"), problem: why.to_string() }
+}
+
+/// The number of the token to pad with, and why it is that one if the file does not say.
+fn padding(inner: &tokenizers::Tokenizer, asked: Option<&str>) -> std::result::Result<(u32, Option<String>), String> {
+    if let Some(token) = asked {
+        let number = inner.token_to_id(token).ok_or_else(|| format!("it has no token {token:?} (--pad-token)"))?;
+        return Ok((number, Some("as --pad-token says".to_owned())));
+    }
+    if let Some(padding) = inner.get_padding() {
+        return Ok((padding.pad_id, None));
+    }
+    let one_of = |tokens: &[&str]| tokens.iter().find_map(|token| inner.token_to_id(token));
+    match (one_of(PADDING), one_of(ENDS)) {
+        (Some(number), _) => Ok((number, None)),
+        (None, Some(number)) => Ok((number, Some("it has no padding token; --pad-token names another".to_owned()))),
+        (None, None) => Err("it has no padding token [PAD]; name the token to pad with by --pad-token".to_owned()),
+    }
+}
+
+/// The token of unknown words, if the model has one.
+fn unknown(inner: &tokenizers::Tokenizer) -> Option<String> {
+    match inner.get_model() {
+        ModelWrapper::WordPiece(model) => Some(model.unk_token.clone()),
+        ModelWrapper::WordLevel(model) => Some(model.unk_token.clone()),
+        ModelWrapper::BPE(model) => model.unk_token.clone(),
+        // Its own field is private; the name is the same in every file.
+        ModelWrapper::Unigram(_) => Some("<unk>".to_owned()),
+    }
+}
+
+/// The same normalizer with or without lower-casing.
+fn set_case(normalizer: Option<NormalizerWrapper>, lower: bool) -> Option<NormalizerWrapper> {
+    fn without(normalizer: NormalizerWrapper) -> Option<NormalizerWrapper> {
+        match normalizer {
+            NormalizerWrapper::Lowercase(_) => None,
+            NormalizerWrapper::BertNormalizer(mut bert) => {
+                bert.lowercase = false;
+                Some(bert.into())
+            }
+            NormalizerWrapper::Sequence(sequence) => {
+                Some(Sequence::new(sequence.into_iter().filter_map(without).collect()).into())
+            }
+            other => Some(other),
+        }
+    }
+    fn lowers(normalizer: &mut NormalizerWrapper) -> bool {
+        match normalizer {
+            NormalizerWrapper::Lowercase(_) => true,
+            NormalizerWrapper::BertNormalizer(bert) => {
+                bert.lowercase = true;
+                true
+            }
+            // Of several, the first that can.
+            NormalizerWrapper::Sequence(sequence) => sequence.as_mut().iter_mut().any(lowers),
+            _ => false,
+        }
+    }
+    match (normalizer, lower) {
+        (None, false) => None,
+        (None, true) => Some(Lowercase.into()),
+        (Some(normalizer), false) => without(normalizer),
+        (Some(mut normalizer), true) => match lowers(&mut normalizer) {
+            true => Some(normalizer),
+            false => Some(Sequence::new(vec![normalizer, Lowercase.into()]).into()),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VOCAB: &str = "[PAD]\n[UNK]\n[CLS]\n[SEP]\na\nphoto\n##graph\ncafe\n,\nof\n##s\n猫\n";
+
+    fn encode(tokenizer: &Tokenizer, text: &str, context: usize) -> Vec<i32> {
+        let mut out = vec![-1; context];
+        tokenizer.encode(text, &mut out).unwrap();
+        out
+    }
+
+    /// Numbers are line numbers; lower case, no accents, commas and Chinese characters apart, longest piece first
+    /// (Devlin et al. 2018; the `bert` repository's `tokenization.py`).
+    #[test]
+    fn bert_vocabulary_gives_the_known_tokens() {
+        let tokenizer = Tokenizer::from_bytes(VOCAB.as_bytes(), "vocab.txt").unwrap();
+        assert_eq!((tokenizer.vocab_size(), tokenizer.pad()), (12, 0));
+        assert_eq!(encode(&tokenizer, "A Photographs,of CAFÉ猫", 10), [4, 5, 6, 10, 8, 9, 7, 11, 0, 0]);
+        assert_eq!(encode(&tokenizer, "a zebra", 4), [4, 1, 0, 0]);
+        assert_eq!(encode(&tokenizer, "photographs of a cafe", 3), [5, 6, 10]);
+        assert_eq!(encode(&tokenizer, "", 2), [0, 0]);
+    }
+
+    #[test]
+    fn a_cased_vocabulary_keeps_case() {
+        let tokenizer = Tokenizer::from_bytes(b"[PAD]\n[UNK]\nParis\nparis\n", "vocab.txt").unwrap();
+        assert_eq!(encode(&tokenizer, "Paris paris PARIS", 3), [2, 3, 1]);
+    }
+
+    #[test]
+    fn json_gives_the_same_tokens_and_adds_nothing() {
+        let tokenizer = Tokenizer::from_bytes(VOCAB.as_bytes(), "vocab.txt").unwrap();
+        let json = tokenizer.to_json().unwrap();
+        let again = Tokenizer::from_bytes(json.as_bytes(), "tokenizer.json").unwrap();
+        assert_eq!(again.vocab_size(), 12);
+        for text in ["A Photographs,of CAFÉ猫", "x", ""] {
+            assert_eq!(encode(&again, text, 8), encode(&tokenizer, text, 8));
+        }
+    }
+
+    #[test]
+    fn what_is_no_tokenizer_is_refused() {
+        let error = |bytes: &[u8]| Tokenizer::from_bytes(bytes, "file").unwrap_err().to_string();
+        assert!(error(b"{\"no\": 1}").contains("tokenizer.json"));
+        assert!(error(b"[UNK]\na\n").contains("[PAD]"));
+        assert!(error(b"[PAD]\na\n").contains("[UNK]"));
+        assert!(error(b"\xFF").contains("UTF-8"));
+        assert!(Tokenizer::from_file(Path::new("/nonexistent")).unwrap_err().to_string().contains("/nonexistent"));
+    }
+}

@@ -1,0 +1,114 @@
+//! How much the captions of a data set differ: a contrastive loss can only learn what tells pairs apart.
+
+use std::collections::HashMap;
+
+use rayon::prelude::*;
+
+use super::Dataset;
+
+/// Samples that are looked at, spread over the data set.
+const LOOKED_AT: u64 = 8192;
+
+/// What a look at captions found.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Variety {
+    /// Samples looked at that have a caption.
+    pub samples: u64,
+    /// Whether those are all samples of the data set.
+    pub all: bool,
+    /// Distinct captions, of a sample with several the first.
+    pub distinct: u64,
+    /// Whether all of them are numbers.
+    pub numbers: bool,
+    /// The first of them.
+    pub example: String,
+    /// How many samples share a caption, by how often it occurs.
+    occurrences: HashMap<u64, u64>,
+}
+
+impl Variety {
+    /// Looks at some thousand samples spread over the data set, or at all of a smaller one.
+    pub fn of(dataset: &Dataset) -> Self {
+        let of = dataset.len() as u64;
+        let count = of.min(LOOKED_AT);
+        let sample = |at: u64| (u128::from(at) * u128::from(of) / u128::from(count)) as u64;
+        let captions: Vec<String> = (0..count)
+            .into_par_iter()
+            .filter_map(|at| dataset.caption(sample(at)).ok()?.texts.into_iter().next())
+            .collect();
+        Self::of_captions(&captions, count == of)
+    }
+
+    pub(crate) fn of_captions(captions: &[String], all: bool) -> Self {
+        let mut counts: HashMap<&str, u64> = HashMap::new();
+        for caption in captions {
+            *counts.entry(caption).or_default() += 1;
+        }
+        let mut occurrences = HashMap::new();
+        for &count in counts.values() {
+            *occurrences.entry(count).or_default() += count;
+        }
+        Self {
+            samples: captions.len() as u64,
+            all,
+            distinct: counts.len() as u64,
+            numbers: !captions.is_empty() && captions.iter().all(|caption| caption.parse::<u64>().is_ok()),
+            example: captions.first().cloned().unwrap_or_default(),
+            occurrences,
+        }
+    }
+
+    /// The share of a batch's pairs whose caption some other pair of the batch has as well, if batches are drawn from
+    /// samples like those looked at.
+    pub fn repeated(&self, batch: usize) -> f64 {
+        let others = (self.samples.max(2) - 1) as f64;
+        let mut sorted: Vec<(u64, u64)> = self.occurrences.iter().map(|(&count, &samples)| (count, samples)).collect();
+        sorted.sort_unstable();
+        let expected = sorted.into_iter().map(|(count, samples)| {
+            let none = (1.0 - (count - 1) as f64 / others).max(0.0).powf(batch.saturating_sub(1) as f64);
+            samples as f64 * (1.0 - none)
+        });
+        expected.sum::<f64>() / self.samples.max(1) as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::{Purpose, Random};
+
+    fn of(captions: impl Iterator<Item = String>) -> Variety {
+        Variety::of_captions(&captions.collect::<Vec<_>>(), true)
+    }
+
+    #[test]
+    fn what_captions_have_in_common_is_found() {
+        let alike = of((0..9).map(|_| "a photo".to_owned()));
+        assert_eq!((alike.samples, alike.distinct, alike.example.as_str(), alike.numbers), (9, 1, "a photo", false));
+        assert_eq!((alike.repeated(1), alike.repeated(2)), (0.0, 1.0));
+        let own = of((0..9).map(|number| number.to_string()));
+        assert_eq!((own.distinct, own.numbers, own.repeated(1000)), (9, true, 0.0));
+        assert_eq!(of(std::iter::empty()).repeated(8), 0.0);
+    }
+
+    /// Against batches that are drawn.
+    #[test]
+    fn the_share_of_repeated_captions_is_that_of_batches() {
+        // A hundred captions, the first of them twenty times as frequent as the last.
+        let captions: Vec<String> = (0..100).flat_map(|c| vec![format!("caption {c}"); 1 + (99 - c) / 5]).collect();
+        let variety = Variety::of_captions(&captions, true);
+        for batch in [2, 8, 64] {
+            let (mut repeated, trials) = (0, 2000);
+            for trial in 0..trials {
+                let mut random = Random::new(1, Purpose::Test, trial, batch as u64);
+                let order = random.permutation(captions.len());
+                let drawn: Vec<&String> = order[..batch].iter().map(|&at| &captions[at as usize]).collect();
+                repeated +=
+                    drawn.iter().filter(|caption| drawn.iter().filter(|other| other == caption).count() > 1).count();
+            }
+            let share = repeated as f64 / (trials as f64 * batch as f64);
+            // Batches are drawn without putting back, which the estimate leaves out.
+            assert!((variety.repeated(batch) - share).abs() < 0.03, "{batch}: {} {share}", variety.repeated(batch));
+        }
+    }
+}

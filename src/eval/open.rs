@@ -1,0 +1,56 @@
+//! Opening data for evaluation.
+
+use crate::data::{CaptionKeys, Dataset, Error, Result};
+
+/// Opens data to evaluate a model on that was trained with `keys`. Where none of their captions is under the run's key, as
+/// in data of another kind, the usual places are looked in; then the second value tells so.
+///
+/// # Errors
+/// See [`Dataset::open`]; with `keys` as they are, if there are no captions in the usual places either.
+pub fn open<S: AsRef<str>>(specs: &[S], keys: &CaptionKeys) -> Result<(Dataset, Option<String>)> {
+    let error = match (Dataset::open(specs, keys.clone()), &keys.caption_key) {
+        (Err(error @ Error::NoCaptions { .. }), Some(_)) => error,
+        (opened, _) => return Ok((opened?, None)),
+    };
+    let usual = CaptionKeys { caption_key: None, ..keys.clone() };
+    match Dataset::open(specs, usual) {
+        Ok(dataset) => {
+            let key = keys.caption_key.as_deref().unwrap_or_default();
+            let note = format!(
+                "the evaluation data have no captions under the run's key `{key}`; theirs are read from .txt members, or \
+                 else from the field `caption`"
+            );
+            Ok((dataset, Some(note)))
+        }
+        Err(_) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+    use crate::data::tar;
+
+    #[test]
+    fn data_without_the_runs_key_are_read_as_usual() {
+        let mut bytes = Vec::new();
+        for (name, data) in [("1.png", "x"), ("1.txt", "a cat"), ("1.json", r#"{"alt": "a dog"}"#)] {
+            tar::append(&mut bytes, name, data.as_bytes());
+        }
+        tar::finish(&mut bytes);
+        let mut file = tempfile::NamedTempFile::with_suffix(".tar").unwrap();
+        file.write_all(&bytes).unwrap();
+        let specs = [file.path().display().to_string()];
+        let caption = |key: Option<&str>| {
+            let keys = CaptionKeys { caption_key: key.map(str::to_owned), ..CaptionKeys::default() };
+            let (dataset, note) = open(&specs, &keys).unwrap();
+            (dataset.caption(0).unwrap().first().to_owned(), note)
+        };
+        assert_eq!(caption(None), ("a cat".to_owned(), None));
+        assert_eq!(caption(Some("alt")), ("a dog".to_owned(), None));
+        let (found, note) = caption(Some("title"));
+        assert!(found == "a cat" && note.unwrap().contains("the run's key `title`"));
+    }
+}

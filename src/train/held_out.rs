@@ -1,0 +1,37 @@
+//! The data that a run is evaluated on.
+
+use std::sync::Arc;
+
+use super::{Settings, TrainError};
+use crate::data::{CaptionKeys, ClassNumbers, Dataset};
+use crate::eval::{self, ClassNames, Classes, Templates};
+
+/// Held-out data with everything that zero-shot evaluation needs, read before the first step: a mistake in it costs no
+/// training.
+pub struct HeldOut {
+    pub dataset: Arc<Dataset>,
+    pub classes: Classes,
+    pub templates: Templates,
+    /// What a user should know about them, a line each.
+    pub notes: Vec<String>,
+}
+
+impl HeldOut {
+    /// `None` if there is no data to evaluate on.
+    ///
+    /// # Errors
+    /// Data or lists that cannot be read, a sample of no class.
+    pub fn open(settings: &Settings) -> Result<Option<Self>, TrainError> {
+        if settings.eval_data.is_empty() {
+            return Ok(None);
+        }
+        let names = settings.classes.as_deref().map(ClassNames::from_file).transpose()?;
+        let templates = settings.templates.as_deref().map(Templates::from_file).transpose()?.unwrap_or_default();
+        let class_numbers = if names.is_some() { ClassNumbers::Prefer } else { ClassNumbers::Accept };
+        let keys = CaptionKeys { class_numbers, ..settings.captions.clone() };
+        let (dataset, note) = eval::open(&settings.eval_data, &keys)?;
+        let classes = Classes::of(&dataset, names.as_ref(), settings.labels)?;
+        let notes = note.into_iter().chain(classes.notes().iter().cloned()).collect();
+        Ok(Some(Self { dataset: Arc::new(dataset), classes, templates, notes }))
+    }
+}
