@@ -93,20 +93,17 @@ impl Survey {
 
     /// What was found, in a line.
     pub fn describe(&self) -> String {
-        let per_caption = self.tokens as f64 / self.captions.max(1) as f64;
         let several = match self.captions > self.samples {
-            true => format!(
-                " ({:.1} a sample, of which each visit takes one)",
-                self.captions as f64 / self.samples.max(1) as f64
-            ),
-            false => String::new(),
+            true => ", of which each visit takes one of its sample",
+            false => "",
         };
         format!(
-            "captions of {} of {} samples: {}{several}, {per_caption:.1} tokens each; {} of all tokens unknown; {} of the \
-             captions cut to {} tokens; tags in {} records (.json)",
+            "captions: {} in {} of {} samples{several}; {:.1} tokens on average, {} of them unknown; {} of captions cut to \
+             {} tokens; {} samples with tags (.json)",
+            self.captions,
             self.samples,
             self.of,
-            self.captions,
+            self.tokens as f64 / self.captions.max(1) as f64,
             percent(self.unknown, self.tokens),
             percent(self.cut, self.captions),
             self.context,
@@ -134,8 +131,8 @@ impl Survey {
         if self.cut as f64 > TOO_MANY * self.captions as f64 {
             let enough = self.lengths.get(self.lengths.len() * 9 / 10).copied().unwrap_or_default();
             warnings.push(format!(
-                "warning: {} of the captions are longer than the context of {} tokens and are cut; --context {enough} would \
-                 hold nine of ten",
+                "warning: {} of the captions are longer than the context of {} tokens and are cut; a model with --context \
+                 {enough} holds nine of ten whole",
                 percent(self.cut, self.captions),
                 self.context,
             ));
@@ -190,16 +187,15 @@ mod tests {
         );
         let said = survey.describe();
         for words in [
-            "captions of 2 of 3 samples: 3 (1.5 a sample",
-            "2.7 tokens each",
-            "12.5 % of all tokens unknown",
-            "66.7 % of the captions cut to 2 tokens",
-            "tags in 1 records (.json)",
+            "captions: 3 in 2 of 3 samples, of which each visit takes one",
+            "2.7 tokens on average, 12.5 % of them unknown",
+            "66.7 % of captions cut to 2 tokens",
+            "1 samples with tags (.json)",
         ] {
             assert!(said.contains(words), "{words} in {said}");
         }
         let warnings = survey.warnings(true).join("\n");
-        for words in ["12.5 % of the captions' tokens", "such as \"purple\"", "--context 3 would", "not a list"] {
+        for words in ["12.5 % of the captions' tokens", "such as \"purple\"", "--context 3 holds", "not a list"] {
             assert!(warnings.contains(words), "{words} in {warnings}");
         }
         assert!(warnings.contains("the tags of 1 of 2 samples") && warnings.contains(":1: the field `tags` is text"));
@@ -221,7 +217,7 @@ mod tests {
         records.push(&long);
         assert_eq!(survey(&records, VOCAB, 3).warnings(true), [] as [String; 0]);
         records.push(&long);
-        assert!(survey(&records, VOCAB, 3).warnings(true).concat().contains("--context 4 would hold"));
+        assert!(survey(&records, VOCAB, 3).warnings(true).concat().contains("--context 4 holds"));
     }
 
     #[test]

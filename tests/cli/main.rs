@@ -12,6 +12,7 @@ mod profile;
 mod protocol;
 mod resume;
 mod robust;
+mod text;
 mod time;
 mod train;
 mod verify;
