@@ -1,6 +1,7 @@
 //! All samples of all shards, by number.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeSet, HashMap},
     sync::{
         Arc, Mutex, PoisonError,
@@ -104,8 +105,8 @@ impl Dataset {
     }
 
     /// The sample's key: its members' common path in the archive.
-    pub fn key(&self, sample: u64) -> &str {
-        &self.entry(sample).1.key
+    pub fn key(&self, sample: u64) -> Cow<'_, str> {
+        Cow::Borrowed(&self.entry(sample).1.key)
     }
 
     /// `shard:key`, for messages.
@@ -113,12 +114,19 @@ impl Dataset {
         format!("{}:{}", self.shard(sample), self.key(sample))
     }
 
-    /// The encoded image (JPEG, PNG or WebP).
-    pub fn image(&self, sample: u64) -> std::result::Result<&[u8], Broken> {
+    /// The encoded image, as it stands in the archive.
+    pub fn image(&self, sample: u64) -> std::result::Result<Cow<'_, [u8]>, Broken> {
         let (shard, entry) = self.whole(sample)?;
         shard
             .bytes(&entry.image)
+            .map(Cow::Borrowed)
             .ok_or_else(|| Broken { kind: Kind::MissingImage, detail: format!("looked for {}", image_members()) })
+    }
+
+    /// The bytes of the `.cls` member, if there is one: the number of a class, as evaluation archives have it.
+    pub fn cls(&self, sample: u64) -> std::result::Result<Option<Cow<'_, [u8]>>, Broken> {
+        let (shard, entry) = self.whole(sample)?;
+        Ok(shard.bytes(&entry.cls).map(Cow::Borrowed))
     }
 
     /// Name and tags.
@@ -133,7 +141,7 @@ impl Dataset {
         if let Some(image) = self.cache.get(place) {
             return Ok(image);
         }
-        let decoded = image::decode(self.image(sample)?);
+        let decoded = image::decode(&self.image(sample)?);
         let image = Arc::new(decoded.map_err(|detail| Broken { kind: Kind::BadImage, detail })?);
         self.cache.put(place, &image, self.len());
         Ok(image)
@@ -301,9 +309,9 @@ mod tests {
         assert!(message.contains("`caption`") && message.contains("JSON fields alt, url"), "{message}");
         assert!(error(&archive, Some("txt")).contains("found .cls, .json, .png"));
         let mut archive = Archive::default();
-        archive.add("1.bmp", b"BM").add("1.txt", b"a cat");
+        archive.add("1.svg", b"<svg").add("1.txt", b"a cat");
         let message = error(&archive, None);
-        assert!(message.contains("no images") && message.contains(".bmp, .txt"), "{message}");
+        assert!(message.contains("no images") && message.contains(".svg, .txt"), "{message}");
         let none: [&str; 0] = [];
         assert!(matches!(Dataset::open(&none, CaptionKeys::default()), Err(Error::NoSources { .. })));
     }

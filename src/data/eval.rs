@@ -71,7 +71,7 @@ impl EvalBatches {
                 if let Ok((image, caption)) = made {
                     batch.images.extend_from_slice(&image);
                     batch.captions.push(caption);
-                    batch.keys.push(self.dataset.key(sample).to_owned());
+                    batch.keys.push(self.dataset.key(sample).into_owned());
                     batch.samples.push(sample);
                 }
             }

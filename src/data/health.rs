@@ -14,6 +14,8 @@ pub enum Kind {
     MissingImage,
     BadImage,
     MissingCaption,
+    /// The caption is there and holds no words.
+    EmptyCaption,
     NonUtf8Caption,
     /// Code that reads the sample panicked: a fault in a decoder, here confined to the sample.
     Panic,
@@ -26,6 +28,7 @@ impl Kind {
             Self::MissingImage => "missing image",
             Self::BadImage => "bad image",
             Self::MissingCaption => "missing caption",
+            Self::EmptyCaption => "empty caption",
             Self::NonUtf8Caption => "non-UTF-8 caption",
             Self::Panic => "decoder panic",
         }

@@ -12,7 +12,8 @@ use memmap2::Mmap;
 
 use super::{Error, Location, Result, embedded, source::some, tar};
 
-const IMAGES: [&str; 4] = ["jpg", "jpeg", "png", "webp"];
+/// Extensions of images. What a file holds is told by its content.
+const IMAGES: [&str; 11] = ["jpg", "png", "jpeg", "webp", "jpe", "jfif", "gif", "bmp", "tif", "tiff", "avif"];
 const GZIP: [u8; 2] = [0x1F, 0x8B];
 /// A gzipped shard is inflated into memory; one larger than this is better stored as a plain `.tar`.
 const MAX_INFLATED: u64 = 8 << 30;
@@ -33,6 +34,8 @@ pub(super) struct Entry {
     pub image: Option<Range<usize>>,
     pub txt: Option<Range<usize>>,
     pub json: Option<Range<usize>>,
+    /// The number of a class, as evaluation archives have it.
+    pub cls: Option<Range<usize>>,
     /// Why a member of this sample is not whole.
     pub cut: Option<Box<str>>,
 }
@@ -108,6 +111,7 @@ impl Shard {
             let slot: fn(&mut Entry) -> &mut Option<Range<usize>> = match &*last {
                 "txt" => |entry| &mut entry.txt,
                 "json" => |entry| &mut entry.json,
+                "cls" => |entry| &mut entry.cls,
                 image if IMAGES.contains(&image) => |entry| &mut entry.image,
                 _ => {
                     extensions.insert(last);
@@ -141,7 +145,7 @@ pub(super) fn image_members() -> String {
 }
 
 fn empty(shard: String, found: String) -> Error {
-    Error::EmptyShard { shard, looked_for: format!("{}, .txt or .json", image_members()), found }
+    Error::EmptyShard { shard, looked_for: format!("{}, .txt, .json or .cls", image_members()), found }
 }
 
 /// WebDataset's rule: the key is the path up to the first dot of the base name, the extension what follows it.
