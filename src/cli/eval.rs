@@ -11,10 +11,12 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::device::{DeviceArgs, Job};
 use super::table::{percent, table};
 use crate::autograd::Parameters;
+use crate::data::image::ExifOrientation;
 use crate::data::{CaptionKeys, Dataset, Skipped, Tokenizer};
 use crate::eval::{self, ClassNames, Encoder, Inputs, Retrieval, Templates, ZeroShot};
 use crate::model::Flip;
 use crate::ops::AllOps;
+use crate::train::Options;
 use crate::train::checkpoint::Checkpoint;
 
 /// Evaluate a checkpoint: zero-shot classification or retrieval
@@ -58,6 +60,9 @@ struct Common {
     /// Where captions are: `txt` for the .txt member, else a field of the .json member
     #[arg(long, value_name = "KEY")]
     caption_key: Option<String>,
+    /// What becomes of photos whose EXIF data says that they are to be turned [default: as in the run, else ignore]
+    #[arg(long, value_name = "WHAT")]
+    exif_orientation: Option<ExifOrientation>,
     /// Images at a time
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
     batch: u32,
@@ -102,7 +107,8 @@ impl Eval {
         let checkpoint = Checkpoint::open(&common.checkpoint)?;
         let tokenizer = common.tokenizer(&checkpoint)?;
         let keys = CaptionKeys { caption_key: common.caption_key.clone(), ..CaptionKeys::default() };
-        let dataset = Arc::new(Dataset::open(&common.data, keys)?);
+        let orientation = common.orientation(&checkpoint)?;
+        let dataset = Arc::new(Dataset::open(&common.data, keys)?.with_orientation(orientation));
         let (found, skipped) = common.device.run(Evaluation { common, kind, checkpoint, dataset, tokenizer })?;
         for (kind, count) in skipped {
             eprintln!("skipped: {count} x {kind}");
@@ -132,13 +138,19 @@ impl Eval {
 }
 
 impl Common {
+    /// The orientation that was given, or the run's.
+    fn orientation(&self, checkpoint: &Checkpoint) -> Result<ExifOrientation> {
+        let of_the_run = || match checkpoint.beside("config.toml") {
+            Some(config) => Ok(Options::default().over_file(&config)?.exif_orientation),
+            None => Ok(None),
+        };
+        let known = self.exif_orientation.map_or_else(of_the_run, |given| anyhow::Ok(Some(given)))?;
+        Ok(known.unwrap_or_default())
+    }
+
     /// The tokenizer that was given, or the one in the checkpoint's run folder.
     fn tokenizer(&self, checkpoint: &Checkpoint) -> Result<Tokenizer> {
-        let beside = || {
-            let folders = checkpoint.path().ancestors().skip(1).take(2);
-            folders.map(|folder| folder.join("tokenizer.json")).find(|path| path.is_file())
-        };
-        let path = self.tokenizer.clone().or_else(beside);
+        let path = self.tokenizer.clone().or_else(|| checkpoint.beside("tokenizer.json"));
         let path = path.context("there is no tokenizer.json beside the checkpoint; give --tokenizer")?;
         Ok(Tokenizer::from_file(&path)?)
     }

@@ -13,7 +13,8 @@ use ::image::RgbImage;
 use rayon::prelude::*;
 
 use super::{
-    Broken, Caption, CaptionKeys, Error, Kind, Result, Source, embedded, image,
+    Broken, Caption, CaptionKeys, Error, Kind, Result, Source, embedded,
+    image::{self, ExifOrientation},
     shard::{Entry, Shard, image_members},
     source::some,
 };
@@ -29,6 +30,7 @@ pub struct Dataset {
     keys: CaptionKeys,
     /// Shard and number within it, of each sample.
     samples: Vec<(u32, u32)>,
+    orientation: ExifOrientation,
     cache: Arc<Cache>,
 }
 
@@ -70,12 +72,19 @@ impl Dataset {
         let numbers =
             |(shard, of): (usize, &Shard)| (0..of.samples.len()).map(move |sample| (shard as u32, sample as u32));
         let samples = shards.iter().enumerate().flat_map(numbers).collect();
-        Ok(Self { shards: Arc::new(shards), keys, samples, cache: Arc::new(Cache::new(CACHE_BYTES)) })
+        let cache = Arc::new(Cache::new(CACHE_BYTES));
+        Ok(Self { shards: Arc::new(shards), keys, samples, orientation: ExifOrientation::default(), cache })
     }
 
     /// Sets the budget of the cache of decoded images; 0 turns it off. Results do not depend on it.
     pub fn with_cache(self, bytes: usize) -> Self {
         Self { cache: Arc::new(Cache::new(bytes)), ..self }
+    }
+
+    /// Sets whether photos are turned as their EXIF data says; images that were decoded before are decoded again.
+    pub fn with_orientation(self, orientation: ExifOrientation) -> Self {
+        let cache = Arc::new(Cache::new(self.cache.budget));
+        Self { orientation, cache, ..self }
     }
 
     /// The samples for which `keep(number)` holds, renumbered; shares the archives and the cache.
@@ -88,7 +97,8 @@ impl Dataset {
         if samples.is_empty() {
             return Err(Error::NoSamples { of: self.len() });
         }
-        Ok(Self { shards: self.shards.clone(), keys: self.keys.clone(), samples, cache: self.cache.clone() })
+        let (shards, keys, cache) = (self.shards.clone(), self.keys.clone(), self.cache.clone());
+        Ok(Self { shards, keys, samples, orientation: self.orientation, cache })
     }
 
     pub fn len(&self) -> usize {
@@ -141,7 +151,7 @@ impl Dataset {
         if let Some(image) = self.cache.get(place) {
             return Ok(image);
         }
-        let decoded = image::decode(&self.image(sample)?);
+        let decoded = image::decode(&self.image(sample)?, self.orientation);
         let image = Arc::new(decoded.map_err(|detail| Broken { kind: Kind::BadImage, detail })?);
         self.cache.put(place, &image, self.len());
         Ok(image)
@@ -295,6 +305,18 @@ mod tests {
         let again = Dataset::open(&[a.file(), b.file()], CaptionKeys::default()).unwrap();
         assert_eq!(again.fingerprint(), dataset.fingerprint());
         assert!(matches!(dataset.filtered(|_| false), Err(Error::NoSamples { of: 4 })));
+    }
+
+    #[test]
+    fn photos_are_turned_when_asked() {
+        let photo = include_bytes!("../../tests/fixtures/images/jpeg-turned-6.jpg");
+        let mut archive = Archive::default();
+        archive.add("1.jpg", photo).add("1.txt", b"a photo");
+        let stored = Dataset::open(&[archive.file()], CaptionKeys::default()).unwrap();
+        assert_eq!(stored.decoded(0).unwrap().dimensions(), (32, 24));
+        let upright = stored.with_orientation(ExifOrientation::Apply);
+        assert_eq!(upright.decoded(0).unwrap().dimensions(), (24, 32));
+        assert_eq!(upright.filtered(|_| true).unwrap().decoded(0).unwrap().dimensions(), (24, 32));
     }
 
     #[test]

@@ -150,6 +150,11 @@ impl Checkpoint {
         &self.path
     }
 
+    /// A file of the run folder that the checkpoint lies in, if it is there.
+    pub fn beside(&self, name: &str) -> Option<PathBuf> {
+        self.path.ancestors().skip(1).take(2).map(|folder| folder.join(name)).find(|path| path.is_file())
+    }
+
     /// The weights, `[layout.arena_len()]`.
     ///
     /// # Errors

@@ -12,6 +12,7 @@ use toml::{Table, Value};
 
 use super::TrainError;
 use crate::autograd::Recompute;
+use crate::data::image::ExifOrientation;
 use crate::model::{Loss, Preset};
 
 /// Every option of `flipk train`; `None` is the default.
@@ -53,6 +54,10 @@ pub struct Options {
     /// Strength of colour jitter in [0, 1]
     #[arg(long, value_name = "S", help_heading = "Data")]
     pub color_jitter: Option<f32>,
+    /// What becomes of photos whose EXIF data says that they are to be turned; evaluation does the same [default: ignore,
+    /// so that runs see what OpenCLIP's see, where such photos lie on their side]
+    #[arg(long, value_name = "WHAT", help_heading = "Data")]
+    pub exif_orientation: Option<ExifOrientation>,
     /// Share of broken samples in a shard above which training stops
     #[arg(long, value_name = "SHARE", help_heading = "Data")]
     pub max_bad: Option<f32>,

@@ -116,7 +116,10 @@ pub fn tokenizer(options: &Options) -> Result<Tokenizer, TrainError> {
 }
 
 fn datasets(settings: &Settings) -> Result<(Arc<Dataset>, Option<Arc<Dataset>>), TrainError> {
-    let open = |specs: &[String]| Ok::<_, TrainError>(Arc::new(Dataset::open(specs, settings.captions.clone())?));
+    let open = |specs: &[String]| {
+        let dataset = Dataset::open(specs, settings.captions.clone())?;
+        Ok::<_, TrainError>(Arc::new(dataset.with_orientation(settings.exif_orientation)))
+    };
     let held_out = (!settings.eval_data.is_empty()).then(|| open(&settings.eval_data)).transpose()?;
     Ok((open(&settings.data)?, held_out))
 }

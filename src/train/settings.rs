@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::{Options, TrainError};
 use crate::autograd::Recompute;
+use crate::data::image::ExifOrientation;
 use crate::data::{Augmentation, CaptionKeys, CaptionVariation, LoaderConfig};
 use crate::model::{Loss, ModelConfig, Preset, TowerConfig};
 use crate::optim::AdamWConfig;
@@ -16,6 +17,7 @@ pub struct Settings {
     /// Empty: no evaluation.
     pub eval_data: Vec<String>,
     pub captions: CaptionKeys,
+    pub exif_orientation: ExifOrientation,
     /// `None`: the embedded one.
     pub tokenizer: Option<PathBuf>,
     pub model: ModelConfig,
@@ -130,6 +132,7 @@ impl Settings {
             data,
             eval_data,
             captions,
+            exif_orientation: or(&mut o.exif_orientation, ExifOrientation::default()),
             tokenizer: o.tokenizer.clone(),
             loss: or(&mut o.loss, Loss::default()),
             adamw: adamw(o, recipe.adamw)?,

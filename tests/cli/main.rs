@@ -4,6 +4,7 @@ mod emulator;
 mod eval;
 mod harness;
 mod mistakes;
+mod pictures;
 mod profile;
 mod resume;
 mod robust;
