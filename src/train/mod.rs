@@ -6,6 +6,7 @@
 //! | `trainer` | one step: batch in, loss out, weights moved |
 //! | `run` | the loop: data, steps, metrics, checkpoints, evaluation |
 //! | `folder` | what lies in a run folder |
+//! | `resume` | which run and checkpoint to go on from |
 //! | `checkpoint` | saving and loading |
 //! | `metrics`, `tensorboard`, `curve`, `progress` | what is told while it goes |
 
@@ -16,6 +17,7 @@ mod folder;
 mod metrics;
 mod options;
 mod progress;
+mod resume;
 mod run;
 mod settings;
 mod tensorboard;

@@ -145,7 +145,20 @@ impl Checkpoint {
                 newest.ok_or_else(|| TrainError::Checkpoint { path: path.to_owned(), problem: problem() })?
             }
         };
-        Self::open_file(&path).map_err(|error| match error {
+        Self::open_file(&path).map_err(Self::advised)
+    }
+
+    /// As [`Self::open`], of a file, every byte of which is looked at.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_checked(path: &Path) -> Result<Self, TrainError> {
+        Self::open_whole(path).map_err(Self::advised)
+    }
+
+    /// The error with the newest whole checkpoint beside the one that is not.
+    fn advised(error: TrainError) -> TrainError {
+        match error {
             TrainError::Checkpoint { path, problem } => {
                 let beside =
                     path.parent().map(list).unwrap_or_default().into_iter().rev().filter(|other| *other != path);
@@ -156,13 +169,13 @@ impl Checkpoint {
                 TrainError::Checkpoint { path, problem }
             }
             error => error,
-        })
+        }
     }
 
-    /// As [`Self::open`], of a file, every byte of which is looked at.
+    /// As [`Self::open_checked`].
     ///
     /// # Errors
-    /// As [`Self::open`], but for the other checkpoints.
+    /// As [`Self::open`], but names no other checkpoint.
     pub fn open_whole(path: &Path) -> Result<Self, TrainError> {
         let this = Self::open_file(path)?;
         this.verify(&SafeTensors::deserialize(&this.map).map_err(|why| this.bad(why.to_string()))?, GROUPS)?;
