@@ -132,7 +132,7 @@ impl Plan {
         let another: Vec<&str> =
             changed.iter().map(String::as_str).filter(|key| !is_harmless(key, &before, after)).collect();
         if !another.is_empty() {
-            eprintln!("changed: {}; from here on this is not the run it would have been", another.join(", "));
+            eprintln!("changed: {}; from here on it is another run than it would have been", another.join(", "));
         }
         if changed.iter().any(|key| key == "data") {
             eprintln!("the training data lie elsewhere now; they are the same");
