@@ -12,6 +12,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::device::{DeviceArgs, Job};
 use super::table::{percent, table};
 use crate::autograd::Parameters;
+use crate::data::image::ExifOrientation;
 use crate::data::{CaptionKeys, CaptionLines, ClassNumbers, Dataset, Skipped, Survey, Tokenizer, TokenizerOptions};
 use crate::eval::{self, ClassNames, Classes, Encoder, Inputs, Labels, Retrieval, Templates, ZeroShot};
 use crate::model::Flip;
@@ -74,6 +75,9 @@ struct Common {
     /// Token that fills up short texts [default: as at training; of another --tokenizer, as `flipk train` decides]
     #[arg(long, value_name = "TOKEN")]
     pad_token: Option<String>,
+    /// What becomes of photos whose EXIF data says that they are to be turned [default: as in the run, else ignore]
+    #[arg(long, value_name = "WHAT")]
+    exif_orientation: Option<ExifOrientation>,
     /// Images at a time
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
     batch: u32,
@@ -131,7 +135,8 @@ impl Eval {
                 (dataset, Kind::ZeroShot { classes, templates }, names.is_some())
             }
         };
-        let dataset = Arc::new(dataset);
+        let orientation = common.exif_orientation.or(run.exif_orientation).unwrap_or_default();
+        let dataset = Arc::new(dataset.with_orientation(orientation));
         dataset.warnings().iter().for_each(|warning| eprintln!("{warning}"));
         // Where class names are given, captions may be their numbers, which nobody embeds.
         if !named {

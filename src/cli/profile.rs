@@ -112,7 +112,8 @@ impl Profile {
         }
         let tokenizer = tokenizer(&options)?;
         let settings = Settings::resolve(options, tokenizer.vocab_size())?;
-        let dataset = Arc::new(Dataset::open(&settings.data, settings.captions.clone())?);
+        let dataset = Dataset::open(&settings.data, settings.captions.clone())?;
+        let dataset = Arc::new(dataset.with_orientation(settings.exif_orientation));
         let model = settings.options.model.map_or_else(String::new, |preset| format!("{preset:?}").to_lowercase());
         let (warm_up, steps) = (2, self.count as usize);
         let bar = ProgressBar::new((warm_up + steps) as u64);

@@ -25,13 +25,16 @@ use crate::train::{Ended, Options, Plan, Precision, Summary, train};
   flipk train --model b16 --data 'cc12m/{00000..01242}.tar' --tokenizer vocab.txt --batch 1024 --epochs 10
   flipk train --config my.toml --seed 1        # keys are the options with _ for -
   flipk train --resume runs/b16-001            # goes on to the bit where the last checkpoint was
+  flipk train --resume runs/b16-001/checkpoints/step-00012000.safetensors --lr 1e-4   # from an older one
   flipk train --init-from runs/b16-001 --mask-ratio 0 --base-lr 4e-8 --samples 128000000   # unmasked tuning")]
 pub struct Train {
     /// TOML file with options; flags win over it
     #[arg(long, value_name = "FILE", conflicts_with = "resume")]
     config: Option<PathBuf>,
-    /// Go on with the run in this folder
-    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["out", "init_from", "time"])]
+    /// Go on with a run: its folder (from its newest whole checkpoint; one that is damaged is passed over with a warning),
+    /// one of its checkpoints (from that one), or `latest` (the run under runs/ that was last written to). What came after
+    /// the checkpoint is moved into the run's set-aside/. Options that are given win over the run's config.toml
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["out", "init_from", "time"])]
     resume: Option<PathBuf>,
     /// Folder for the run [default: the first free runs/PRESET-NNN]
     #[arg(long, value_name = "FOLDER", help_heading = "Output")]

@@ -13,7 +13,8 @@ use ::image::RgbImage;
 use rayon::prelude::*;
 
 use super::{
-    Broken, Caption, CaptionKeys, ClassNumbers, Error, Kind, Location, Result, Source, check, embedded, image,
+    Broken, Caption, CaptionKeys, ClassNumbers, Error, Kind, Location, Result, Source, check, embedded,
+    image::{self, ExifOrientation},
     members::{Entry, image_members, shown},
     notes,
     shard::{Common, Report, Shard},
@@ -32,6 +33,7 @@ pub struct Dataset {
     keys: CaptionKeys,
     /// Shard and number within it, of each sample.
     samples: Vec<(u32, u32)>,
+    orientation: ExifOrientation,
     cache: Arc<Cache>,
     warnings: Arc<[String]>,
 }
@@ -89,7 +91,14 @@ impl Dataset {
             |(shard, of): (usize, &Shard)| (0..of.samples.len()).map(move |sample| (shard as u32, sample as u32));
         let samples = shards.iter().enumerate().flat_map(numbers).collect();
         let cache = Arc::new(Cache::new(CACHE_BYTES));
-        Ok(Self { shards: Arc::new(shards), keys, samples, cache, warnings: warnings.into() })
+        Ok(Self {
+            shards: Arc::new(shards),
+            keys,
+            samples,
+            orientation: ExifOrientation::default(),
+            cache,
+            warnings: warnings.into(),
+        })
     }
 
     /// What is unusual about the archives (damage, members that are not used), a line each for the user.
@@ -100,6 +109,12 @@ impl Dataset {
     /// Sets the budget of the cache of decoded images; 0 turns it off. Results do not depend on it.
     pub fn with_cache(self, bytes: usize) -> Self {
         Self { cache: Arc::new(Cache::new(bytes)), ..self }
+    }
+
+    /// Sets whether photos are turned as their EXIF data says; images that were decoded before are decoded again.
+    pub fn with_orientation(self, orientation: ExifOrientation) -> Self {
+        let cache = Arc::new(Cache::new(self.cache.budget));
+        Self { orientation, cache, ..self }
     }
 
     /// The samples for which `keep(number)` holds, renumbered; shares the archives and the cache.
@@ -114,7 +129,7 @@ impl Dataset {
         }
         let Self { shards, keys, cache, warnings, .. } = self;
         let (shards, keys, cache, warnings) = (shards.clone(), keys.clone(), cache.clone(), warnings.clone());
-        Ok(Self { shards, keys, samples, cache, warnings })
+        Ok(Self { shards, keys, samples, orientation: self.orientation, cache, warnings })
     }
 
     pub fn len(&self) -> usize {
@@ -166,7 +181,8 @@ impl Dataset {
             return Ok(image);
         }
         let (shard, entry) = self.whole(sample)?;
-        let decoded = shard.with_part(entry.image, image::decode)?.ok_or_else(no_image)?;
+        let decoded =
+            shard.with_part(entry.image, |bytes| image::decode(bytes, self.orientation))?.ok_or_else(no_image)?;
         let image = Arc::new(decoded.map_err(|detail| Broken { kind: Kind::BadImage, detail })?);
         self.cache.put(place, &image, self.len());
         Ok(image)
@@ -328,6 +344,18 @@ mod tests {
         let again = Dataset::open(&[a.file(), b.file()], CaptionKeys::default()).unwrap();
         assert_eq!(again.fingerprint(), dataset.fingerprint());
         assert!(matches!(dataset.filtered(|_| false), Err(Error::NoSamples { of: 4 })));
+    }
+
+    #[test]
+    fn photos_are_turned_when_asked() {
+        let photo = include_bytes!("../../tests/fixtures/images/jpeg-turned-6.jpg");
+        let mut archive = Archive::default();
+        archive.add("1.jpg", photo).add("1.txt", b"a photo");
+        let stored = Dataset::open(&[archive.file()], CaptionKeys::default()).unwrap();
+        assert_eq!(stored.decoded(0).unwrap().dimensions(), (32, 24));
+        let upright = stored.with_orientation(ExifOrientation::Apply);
+        assert_eq!(upright.decoded(0).unwrap().dimensions(), (24, 32));
+        assert_eq!(upright.filtered(|_| true).unwrap().decoded(0).unwrap().dimensions(), (24, 32));
     }
 
     #[test]

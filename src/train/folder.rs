@@ -1,29 +1,43 @@
 //! What lies in a run folder, which describes its run on its own.
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::{Options, TrainError, checkpoint};
+use super::{Options, TrainError};
 use crate::data::Tokenizer;
 
+/// As long as it lives, no other program trains in the run folder.
+#[derive(Debug)]
+pub struct Lock {
+    _file: Option<File>,
+}
+
 /// A run folder: `config.toml`, `tokenizer.json`, `metrics.jsonl`, `tensorboard/`, `checkpoints/`, `curve.svg` and, at the
-/// end, `summary.json`.
+/// end, `summary.json`; `set-aside/` holds what a resume left behind.
 #[derive(Clone, Debug)]
 pub struct RunFolder {
     path: PathBuf,
 }
 
 impl RunFolder {
+    /// Where runs lie if nothing else is said.
+    pub const RUNS: &str = "runs";
+    /// The folder of a run's checkpoints.
+    pub const CHECKPOINTS: &str = "checkpoints";
+
     /// Begins a run in `path`, or in the first free `runs/NAME-001`.
     ///
     /// # Errors
     /// If the folder holds a run already, or cannot be written.
-    pub fn create(path: Option<&Path>, name: &str) -> Result<Self, TrainError> {
-        let numbered = |number| PathBuf::from("runs").join(format!("{name}-{number:03}"));
-        let free = || (1..).map(numbered).find(|path| !path.exists()).unwrap_or_else(|| numbered(0));
-        let this = Self { path: path.map_or_else(free, Path::to_owned) };
+    pub fn create(path: Option<&Path>, name: &str) -> Result<(Self, Lock), TrainError> {
+        let path = path.map_or_else(|| Self::numbered(name), |path| Ok(path.to_owned()))?;
+        let this = Self { path };
+        let checkpoints = this.checkpoints();
+        fs::create_dir_all(&checkpoints).map_err(|why| TrainError::io("create", &checkpoints, why))?;
+        let lock = this.lock()?;
         if this.config().exists() {
             let problem = format!(
                 "{} holds a run already: go on with `flipk train --resume {0}`, or choose another --out",
@@ -31,9 +45,52 @@ impl RunFolder {
             );
             return Err(TrainError::Settings { problem });
         }
-        let checkpoints = this.checkpoints();
-        fs::create_dir_all(&checkpoints).map_err(|why| TrainError::io("create", &checkpoints, why))?;
-        Ok(this)
+        Ok((this, lock))
+    }
+
+    /// Makes the first free `runs/NAME-001`; of several programs at once, each gets its own.
+    fn numbered(name: &str) -> Result<PathBuf, TrainError> {
+        let runs = Path::new(Self::RUNS);
+        fs::create_dir_all(runs).map_err(|why| TrainError::io("create", runs, why))?;
+        let mut number = 1;
+        loop {
+            let path = runs.join(format!("{name}-{number:03}"));
+            match fs::create_dir(&path) {
+                Ok(()) => return Ok(path),
+                Err(why) if why.kind() == io::ErrorKind::AlreadyExists => number += 1,
+                Err(why) => return Err(TrainError::io("create", &path, why)),
+            }
+        }
+    }
+
+    /// Keeps other programs from training in this folder as long as the lock lives; the system takes it from a program
+    /// that ends, however it does.
+    ///
+    /// # Errors
+    /// If another program has it.
+    pub fn lock(&self) -> Result<Lock, TrainError> {
+        let path = self.path.join(".lock");
+        // A folder or a file system without locks is no reason not to train.
+        let Ok(mut file) = File::options().create(true).truncate(false).read(true).write(true).open(&path) else {
+            return Ok(Lock { _file: None });
+        };
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => {
+                let id = fs::read_to_string(&path).unwrap_or_default();
+                let id = if id.trim().is_empty() { String::new() } else { format!(" (process {})", id.trim()) };
+                let problem = format!(
+                    "another flipk{id} trains in {}: wait until it ends, stop it, or choose another folder",
+                    self.path.display()
+                );
+                Err(TrainError::Settings { problem })
+            }
+            Err(TryLockError::Error(_)) => Ok(Lock { _file: None }),
+            Ok(()) => {
+                // For the message above, which does without if this fails.
+                let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+                Ok(Lock { _file: Some(file) })
+            }
+        }
     }
 
     /// Opens the folder of a run that was begun.
@@ -87,11 +144,6 @@ impl RunFolder {
     }
 
     pub fn checkpoints(&self) -> PathBuf {
-        self.path.join("checkpoints")
-    }
-
-    /// The newest checkpoint, if there is one.
-    pub fn newest(&self) -> Option<PathBuf> {
-        checkpoint::list(&self.checkpoints()).pop()
+        self.path.join(Self::CHECKPOINTS)
     }
 }

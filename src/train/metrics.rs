@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 use super::tensorboard::EventFile;
 use super::{TrainError, curve};
 
+const METRICS: &str = "metrics.jsonl";
+
 /// One line of `metrics.jsonl`; means are over the steps since the line before.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Metrics {
@@ -67,20 +69,36 @@ pub struct MetricsLog {
 
 impl MetricsLog {
     /// Opens the metrics of the run in `folder`, which stands at `step`: lines after it, which a killed run may have
-    /// written beyond its last checkpoint, are dropped.
+    /// written beyond its last checkpoint, are cut off; those before stay as they are, byte for byte.
     ///
     /// # Errors
     /// If the files cannot be read or written.
     pub fn open(folder: &Path, step: u64) -> Result<Self, TrainError> {
-        let path = folder.join("metrics.jsonl");
-        let history = read(&path)?.into_iter().take_while(|line| line.step <= step).collect::<Vec<_>>();
-        let kept: io::Result<Vec<String>> = history.iter().map(line).collect();
-        let partial = path.with_extension("partial");
-        let rewritten = kept.and_then(|lines| fs::write(&partial, lines.concat()));
-        rewritten.and_then(|()| fs::rename(&partial, &path)).map_err(|why| TrainError::io("write", &path, why))?;
-        let file = OpenOptions::new().append(true).open(&path).map_err(|why| TrainError::io("open", &path, why))?;
+        let path = folder.join(METRICS);
+        let (history, kept, ends) = {
+            let text = read(&path)?;
+            let (before, _) = split(&text, step);
+            let history =
+                before.split(|&byte| byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect();
+            (history, before.len(), before.last().is_none_or(|&byte| byte == b'\n'))
+        };
+        let file = OpenOptions::new().append(true).create(true).open(&path);
+        let mut file = file.map_err(|why| TrainError::io("open", &path, why))?;
+        let cut = file.set_len(kept as u64).and_then(|()| if ends { Ok(()) } else { file.write_all(b"\n") });
+        cut.map_err(|why| TrainError::io("write", &path, why))?;
         let events = EventFile::create(&folder.join("tensorboard"), step)?;
         Ok(Self { path, file, events, history })
+    }
+
+    /// The whole lines that [`Self::open`] would cut off.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn after(folder: &Path, step: u64) -> Result<Vec<u8>, TrainError> {
+        let text = read(&folder.join(METRICS))?;
+        let (_, after) = split(&text, step);
+        let whole = after.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
+        Ok(after[..whole].to_vec())
     }
 
     /// Appends one line.
@@ -113,13 +131,33 @@ fn line(metrics: &Metrics) -> io::Result<String> {
     Ok(serde_json::to_string(metrics)? + "\n")
 }
 
-/// The whole lines of a file that may not exist yet, or end in half a line.
-fn read(path: &Path) -> Result<Vec<Metrics>, TrainError> {
-    match fs::read_to_string(path) {
+/// The bytes of a file that may not exist yet.
+fn read(path: &Path) -> Result<Vec<u8>, TrainError> {
+    match fs::read(path) {
         Err(why) if why.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(why) => Err(TrainError::io("read", path, why)),
-        Ok(text) => Ok(text.lines().map_while(|line| serde_json::from_str(line).ok()).collect()),
+        read => read.map_err(|why| TrainError::io("read", path, why)),
     }
+}
+
+/// The lines up to `step`, and those from the first later one on. A line that is none of ours is kept with those before
+/// it, but for a last one that is cut, as a killed process or a lost power supply leaves it.
+fn split(text: &[u8], step: u64) -> (&[u8], &[u8]) {
+    #[derive(Deserialize)]
+    struct Step {
+        step: u64,
+    }
+    let mut at = 0;
+    for line in text.split_inclusive(|&byte| byte == b'\n') {
+        let later = match serde_json::from_slice::<Step>(line) {
+            Ok(line) => line.step > step,
+            Err(_) => !line.ends_with(b"\n"),
+        };
+        if later {
+            break;
+        }
+        at += line.len();
+    }
+    text.split_at(at)
 }
 
 #[cfg(test)]
@@ -136,10 +174,34 @@ mod tests {
         }
         let path = folder.path().join("metrics.jsonl");
         OpenOptions::new().append(true).open(&path).unwrap().write_all(b"{\"step\": 4").unwrap();
+        let after = format!("{}\n", serde_json::to_string(&at(30)).unwrap());
+        assert_eq!(MetricsLog::after(folder.path(), 20).unwrap(), after.as_bytes());
         let mut log = MetricsLog::open(folder.path(), 20).unwrap();
         log.write(&at(25)).unwrap();
-        assert_eq!(read(&path).unwrap(), [at(10), at(20), at(25)]);
+        let text = fs::read_to_string(&path).unwrap();
+        let lines: Vec<Metrics> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(lines, [at(10), at(20), at(25)]);
         log.draw("a run").unwrap();
         assert!(fs::read_to_string(folder.path().join("curve.svg")).unwrap().contains("<polyline"));
+    }
+
+    #[test]
+    fn earlier_lines_stay_as_they_are_byte_for_byte() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(METRICS);
+        // A float that is another one when it is read carelessly, a note, a line of a version with more fields.
+        let line = |step, loss| format!("{{\"step\":{step},\"loss\":{loss},\"more\": [1]}}\n");
+        let kept = format!("{}{}a note\n\n{}", line(1, "3.0517578125000004e-5"), line(2, "4.1"), line(3, "1e400"));
+        for rest in ["", "{\"step\":4,\"lo", "\0\0\0\0\0", &line(4, "1.5"), "half a note"] {
+            fs::write(&path, format!("{kept}{rest}")).unwrap();
+            let log = MetricsLog::open(folder.path(), 3).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), kept, "{rest:?}");
+            drop(log);
+        }
+        // A last line that lacks its end alone is whole.
+        fs::write(&path, kept.trim_end()).unwrap();
+        MetricsLog::open(folder.path(), 3).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), kept);
+        assert_eq!(MetricsLog::after(folder.path(), 1).unwrap(), kept.split_once('\n').unwrap().1.as_bytes());
     }
 }

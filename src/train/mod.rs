@@ -10,6 +10,7 @@
 //! | `advice` | settings that cannot work, and training that learns nothing |
 //! | `introduction` | what is told before the first step |
 //! | `folder` | what lies in a run folder |
+//! | `resume` | which run and checkpoint to go on from |
 //! | `checkpoint` | saving and loading |
 //! | `metrics`, `tensorboard`, `curve`, `progress` | what is told while it goes |
 
@@ -24,6 +25,7 @@ mod metrics;
 mod options;
 mod pace;
 mod progress;
+mod resume;
 mod run;
 mod settings;
 mod tensorboard;

@@ -14,6 +14,7 @@ use toml::{Table, Value};
 
 use super::TrainError;
 use crate::autograd::Recompute;
+use crate::data::image::ExifOrientation;
 use crate::data::{CaptionLines, TokenizerOptions, text};
 use crate::eval::Labels;
 use crate::model::{Loss, Preset};
@@ -76,7 +77,7 @@ pub struct Options {
           help_heading = "Data")]
     #[serde(deserialize_with = "yes_or_no")]
     pub lower_case: Option<bool>,
-    /// Token that fills up short captions [default: the tokenizer's own, [PAD] or <pad>, or else its end token]
+    /// Token that fills up short captions [default: the tokenizer's own, or else its end token]
     #[arg(long, value_name = "TOKEN", help_heading = "Data")]
     pub pad_token: Option<String>,
     /// Smallest share of an image's area that a random crop keeps
@@ -91,6 +92,10 @@ pub struct Options {
     /// Strength of colour jitter in [0, 1]
     #[arg(long, value_name = "S", help_heading = "Data")]
     pub color_jitter: Option<f32>,
+    /// What becomes of photos whose EXIF data says that they are to be turned; evaluation does the same [default: ignore,
+    /// so that runs see what OpenCLIP's see, where such photos lie on their side]
+    #[arg(long, value_name = "WHAT", help_heading = "Data")]
+    pub exif_orientation: Option<ExifOrientation>,
     /// Share of broken samples in the data above which training stops; 1 goes on as long as there is a good one
     #[arg(long, value_name = "SHARE", help_heading = "Data")]
     pub max_bad: Option<f32>,

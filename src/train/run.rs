@@ -10,10 +10,12 @@ use serde::Serialize;
 
 use super::advice;
 use super::checkpoint::{self, Checkpoint, State};
+use super::folder::Lock;
 use super::held_out::HeldOut;
 use super::introduction;
 use super::metrics::{Metrics, MetricsLog};
 use super::progress::Progress;
+use super::resume::{self, Point};
 use super::settings::is_embedded;
 use super::{Options, RunFolder, Settings, StepOutcome, TrainError, Trainer};
 use crate::autograd::Recompute;
@@ -31,12 +33,16 @@ pub struct Plan {
     pub(super) dataset: Arc<Dataset>,
     held_out: Option<HeldOut>,
     pub(super) tokenizer: Tokenizer,
-    resume: Option<Checkpoint>,
+    /// None: a new run.
+    resume: Option<Point>,
+    _lock: Lock,
 }
 
-/// Options that a resumed run may change and still give the same weights.
+/// Options that a resumed run may change and still give the same weights. Of data, the fingerprint must be the same; of a
+/// tokenizer, all of it.
 const HARMLESS: &[&str] = &[
     "classes",
+    "data",
     "eval_data",
     "eval_every",
     "keep",
@@ -47,6 +53,7 @@ const HARMLESS: &[&str] = &[
     "prefetch",
     "save_every",
     "templates",
+    "tokenizer",
 ];
 
 /// Whether a change of `key` leaves the weights as they would have been. What is computed again has the same bits but for
@@ -66,29 +73,34 @@ impl Plan {
         let settings = Settings::resolve(options, tokenizer.vocab_size())?;
         let (dataset, held_out) = datasets(&settings)?;
         let name = settings.options.model.map_or_else(String::new, |preset| format!("{preset:?}").to_lowercase());
-        let folder = RunFolder::create(out, &name)?;
+        let (folder, lock) = RunFolder::create(out, &name)?;
         folder.describe(&settings.options, &tokenizer)?;
-        Ok(Self { settings, folder, dataset, held_out, tokenizer, resume: None })
+        Ok(Self { settings, folder, dataset, held_out, tokenizer, resume: None, _lock: lock })
     }
 
-    /// Goes on with the run in `folder` from its newest checkpoint; `flags` win over what its `config.toml` says.
+    /// Goes on with the run that `word` stands for (see [`resume::find`]), from its newest whole checkpoint or the one
+    /// that is named; `flags` win over what its `config.toml` says.
     ///
     /// # Errors
-    /// As [`Self::start`]; a checkpoint of another model, seed or data set.
-    pub fn resume(folder: &Path, flags: Options) -> Result<Self, TrainError> {
-        let folder = RunFolder::open(folder)?;
+    /// As [`Self::start`]; a checkpoint of another model, seed or data set; a preset or a tokenizer that is not the
+    /// run's; fewer steps than are made; a folder that another program trains in.
+    pub fn resume(word: &Path, flags: Options) -> Result<Self, TrainError> {
+        let (folder, named) = resume::find(word)?;
+        let lock = folder.lock()?;
         let before = Options::default().over_file(&folder.config())?;
+        let another_tokenizer = flags.tokenizer.is_some();
         let options = flags.over_file(&folder.config())?;
-        let changed: Vec<String> =
-            options.changed_from(&before).into_iter().filter(|key| !is_harmless(key, &before, &options)).collect();
-        if !changed.is_empty() {
-            eprintln!("changed: {}; from here on this is not the run it would have been", changed.join(", "));
-        }
         let tokenizer = Tokenizer::open(&folder.tokenizer(), &options.tokenizer_options())?;
+        if another_tokenizer && self::tokenizer(&options)?.to_json()? != tokenizer.to_json()? {
+            return Err(not_the_runs("--tokenizer", &folder));
+        }
+        if options.model != before.model {
+            return Err(not_the_runs("--model", &folder));
+        }
         let settings = Settings::resolve(options, tokenizer.vocab_size())?;
         let (dataset, held_out) = datasets(&settings)?;
-        let resume = folder.newest().map(|path| Checkpoint::open(&path)).transpose()?;
-        if let Some(checkpoint) = &resume {
+        let point = Point::choose(&folder, named.as_deref())?;
+        if let Some(checkpoint) = &point.checkpoint {
             if settings.time.is_some() {
                 let problem = "time: a run that has begun has its length; give --samples or --steps to change it";
                 return Err(TrainError::Settings { problem: problem.to_owned() });
@@ -106,14 +118,50 @@ impl Plan {
                 return Err(TrainError::Settings { problem });
             }
         }
-        folder.describe(&settings.options, &tokenizer)?;
-        Ok(Self { settings, folder, dataset, held_out, tokenizer, resume })
+        let this = Self { settings, folder, dataset, held_out, tokenizer, resume: None, _lock: lock };
+        if let Some(checkpoint) = &point.checkpoint {
+            let (made, steps, path) = (point.step(), this.steps(), checkpoint.path().display());
+            if steps < made {
+                let problem = format!(
+                    "the run is to end after {steps} steps, but {path} has made {made}: ask for a longer run, or go on \
+                     from an earlier checkpoint with --resume FILE"
+                );
+                return Err(TrainError::Settings { problem });
+            }
+            this.tell_changes(before);
+        }
+        Ok(Self { resume: Some(point), ..this })
+    }
+
+    /// Says which options are not what they were, and whether that makes it another run.
+    fn tell_changes(&self, before: Options) {
+        let after = &self.settings.options;
+        // A default that an earlier flipk did not write down is no change.
+        let before = Settings::resolve(before.clone(), self.tokenizer.vocab_size()).map_or(before, |was| was.options);
+        let changed = after.changed_from(&before);
+        let another: Vec<&str> =
+            changed.iter().map(String::as_str).filter(|key| !is_harmless(key, &before, after)).collect();
+        if !another.is_empty() {
+            eprintln!("changed: {}; from here on it is another run than it would have been", another.join(", "));
+        }
+        if changed.iter().any(|key| key == "data") {
+            eprintln!("the training data lie elsewhere now; they are the same");
+        }
     }
 
     /// Optimizer steps of the whole run.
     fn steps(&self) -> u64 {
         self.settings.length.steps(self.settings.loader.batch, self.dataset.len())
     }
+}
+
+fn not_the_runs(flag: &str, folder: &RunFolder) -> TrainError {
+    let folder = folder.path().display();
+    let problem = format!(
+        "{flag} is not what the run in {folder} was begun with, and cannot be changed on the way: leave it out, or start a \
+         new run with --init-from {folder}"
+    );
+    TrainError::Settings { problem }
 }
 
 /// The tokenizer that the options name, or the embedded one.
@@ -134,7 +182,7 @@ pub fn tokenizer(options: &Options) -> Result<Tokenizer, TrainError> {
 }
 
 fn datasets(settings: &Settings) -> Result<(Arc<Dataset>, Option<HeldOut>), TrainError> {
-    let dataset = Dataset::open(&settings.data, settings.captions.clone())?;
+    let dataset = Dataset::open(&settings.data, settings.captions.clone())?.with_orientation(settings.exif_orientation);
     Ok((Arc::new(dataset), HeldOut::open(settings)?))
 }
 
@@ -238,8 +286,9 @@ impl<D: AllOps> Run<D> {
         let settings = &plan.settings;
         let flip = Flip::with_loss(&settings.model, settings.loss, settings.decay_cls);
         let layout = flip.layout().clone();
-        let resume = plan.resume.take();
-        let values = match (&resume, &settings.init_from) {
+        let point = plan.resume.take();
+        let resume = point.as_ref().and_then(|point| point.checkpoint.as_ref());
+        let values = match (resume, &settings.init_from) {
             (Some(checkpoint), _) => checkpoint.weights(&layout)?,
             (None, Some(path)) => {
                 let from = Checkpoint::open(path)?;
@@ -261,21 +310,27 @@ impl<D: AllOps> Run<D> {
             fingerprint: plan.dataset.fingerprint(),
             seconds: 0.0,
         };
-        let state = resume.as_ref().map_or_else(fresh, |checkpoint| checkpoint.state.clone());
+        let state = resume.map_or_else(fresh, |checkpoint| checkpoint.state.clone());
         let loader =
             Loader::new(plan.dataset.clone(), plan.tokenizer.clone(), settings.loader.clone(), state.position)?;
         let (batch, kept) = (settings.loader.batch, settings.loader.kept());
         let mut trainer = Trainer::new(device, flip, &values, settings.adamw, batch, kept, settings.recompute)?;
-        if let Some(checkpoint) = &resume {
+        if let Some(checkpoint) = resume {
             trainer.set_moments(&checkpoint.moments(&layout)?)?;
         }
         let total = plan.steps();
         let schedule = Schedule { peak: settings.peak_lr, warmup: settings.warmup_steps(total), total };
-        let log = MetricsLog::open(plan.folder.path(), state.step)?;
         let progress = Progress::new(total, state.step);
+        // Only now that the run is sure to go on is anything in its folder changed.
+        if let Some(point) = &point {
+            let moved = point.set_aside(&plan.folder, state.step < total)?;
+            moved.iter().for_each(|line| progress.say(line));
+            plan.folder.describe(&settings.options, &plan.tokenizer)?;
+        }
+        let log = MetricsLog::open(plan.folder.path(), state.step)?;
         let this = Self {
             seconds_before: state.seconds,
-            saved: resume.map(|checkpoint| checkpoint.path().to_owned()),
+            saved: resume.map(|checkpoint: &Checkpoint| checkpoint.path().to_owned()),
             plan,
             trainer,
             loader,
@@ -554,30 +609,34 @@ impl<D: AllOps> Run<D> {
 
     fn finish(mut self) -> Result<Ended, TrainError> {
         // A run that was complete already when it was resumed has nothing to report but this.
-        if self.steps == 0 && self.plan.held_out.is_some() {
-            let evaluated = self.evaluate()?;
-            self.latest = Metrics {
-                zero_shot_top1: Some(evaluated.top1),
-                zero_shot_top5: Some(evaluated.top5),
-                ..self.log.last().unwrap_or_default()
-            };
+        if self.steps == 0 {
+            self.latest = self.log.last().unwrap_or_default();
+            if self.plan.held_out.is_some() {
+                let evaluated = self.evaluate()?;
+                self.latest.zero_shot_top1 = Some(evaluated.top1);
+                self.latest.zero_shot_top5 = Some(evaluated.top5);
+            }
         }
         let checkpoint = self.save()?;
         let is_class = |name: &&String| !name.is_empty();
         let classes =
             self.plan.held_out.as_ref().map(|held_out| held_out.classes.names().iter().filter(is_class).count());
         let seconds = self.stepping.as_secs_f64().max(1e-9);
-        let per_second = |per_step: f64| self.steps as f64 * per_step / seconds;
+        // Of a run that had no step left to make, the speed is that of its last ones.
+        let per_second = |per_step: f64, last: f64| match self.steps {
+            0 => last,
+            steps => steps as f64 * per_step / seconds,
+        };
         let summary = Summary {
             zero_shot_top1: self.latest.zero_shot_top1,
             zero_shot_top5: self.latest.zero_shot_top5,
             classes,
-            samples_per_second: per_second(self.plan.settings.loader.batch as f64),
+            samples_per_second: per_second(self.plan.settings.loader.batch as f64, self.latest.samples_per_second),
             wall_seconds: self.seconds(),
             samples: self.state.samples,
             steps: self.state.step,
             final_loss: self.latest.loss,
-            gflops: per_second(self.trainer.step_flops() as f64) / 1e9,
+            gflops: per_second(self.trainer.step_flops() as f64 / 1e9, self.latest.gflops),
             parameters: self.trainer.params().layout().count(),
             activation_bytes: self.trainer.activation_bytes(),
             device: self.trainer.device().describe(),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::{Options, TrainError, pace};
 use crate::autograd::Recompute;
+use crate::data::image::ExifOrientation;
 use crate::data::{Augmentation, CaptionKeys, CaptionLines, CaptionVariation, LoaderConfig};
 use crate::eval::Labels;
 use crate::model::{Loss, ModelConfig, Preset, TowerConfig};
@@ -22,6 +23,7 @@ pub struct Settings {
     pub templates: Option<PathBuf>,
     pub labels: Labels,
     pub captions: CaptionKeys,
+    pub exif_orientation: ExifOrientation,
     /// `None`: the embedded one.
     pub tokenizer: Option<PathBuf>,
     pub model: ModelConfig,
@@ -146,6 +148,7 @@ impl Settings {
             classes: o.classes.clone(),
             templates: o.templates.clone(),
             labels: o.labels.unwrap_or_default(),
+            exif_orientation: or(&mut o.exif_orientation, ExifOrientation::default()),
             tokenizer: o.tokenizer.clone(),
             loss: or(&mut o.loss, Loss::default()),
             adamw: adamw(o, recipe.adamw)?,

@@ -7,6 +7,7 @@ mod emulator;
 mod eval;
 mod harness;
 mod mistakes;
+mod pictures;
 mod precision;
 mod profile;
 mod protocol;

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::harness::{checkpoint, ended, flipk, start_until, tensors, train, train_args};
+use crate::harness::{FLIPK, SMALL, checkpoint, ended, flipk, json, start_until, tensors, train, train_args};
 
 const STEPS: &str = "--steps=60";
 
@@ -95,4 +95,171 @@ fn the_sigmoid_loss_trains_goes_on_to_the_bit_and_is_evaluated() {
     // The towers serve any loss.
     train(&tuned, &["--steps=1", &format!("--init-from={run}")]).expect(0);
     assert!(!tensors(&checkpoint(&tuned, 1)).contains_key("logit_bias"));
+}
+
+/// The newest checkpoint is cut, as a full disk or a copy that was broken off leaves it.
+#[test]
+fn a_damaged_newest_checkpoint_is_passed_over_with_a_warning() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    train(&run, &["--steps=10", "--save-every=2"]).expect(0);
+    let whole = tensors(&checkpoint(&run, 10));
+    let metrics = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    let bytes = std::fs::read(checkpoint(&run, 10)).unwrap();
+    let mut changed = bytes.clone();
+    changed[bytes.len() - 100] ^= 1;
+    let resume = format!("--resume={}", run.display());
+    for (number, damaged) in [&bytes[..50_000], &changed, b""].into_iter().enumerate() {
+        std::fs::write(checkpoint(&run, 10), damaged).unwrap();
+        let evaluated = flipk(&["eval", "retrieval", &run.display().to_string(), "--data=embedded:twemoji"]);
+        if number != 1 {
+            // An evaluation of another step would be another number: it only says which one is there.
+            let said = evaluated.expect(1).stderr;
+            assert!(said.contains("step-00000010") && said.contains("step-00000008.safetensors is whole"), "{said}");
+        }
+        let said = flipk(&["train", &resume]).expect(0).stderr;
+        assert!(said.contains("warning: ") && said.contains("step-00000010"), "{said}");
+        assert!(said.contains("going on from the newest whole one") && said.contains("step-00000008"), "{said}");
+        // The damaged file is kept, and what was logged after step 8; the run comes to the same end.
+        let aside = run.join(format!("set-aside/{:03}", number + 1));
+        assert_eq!(std::fs::read(aside.join("step-00000010.safetensors")).unwrap(), *damaged);
+        let later: Vec<_> = metrics.lines().skip(8).collect();
+        let logged = std::fs::read_to_string(aside.join("metrics.jsonl")).unwrap();
+        if number == 0 {
+            assert_eq!(logged.lines().collect::<Vec<_>>(), later);
+        }
+        assert_eq!(logged.lines().count(), 2);
+        assert!(aside.join("summary.json").exists() && run.join("summary.json").exists());
+        assert!(tensors(&checkpoint(&run, 10)) == whole);
+    }
+    // None is whole.
+    for step in [6, 8, 10] {
+        std::fs::write(checkpoint(&run, step), b"").unwrap();
+    }
+    let said = flipk(&["train", &resume]).expect(1).stderr;
+    assert!(said.contains("nor is any other in the folder whole"), "{said}");
+}
+
+#[test]
+fn an_older_checkpoint_can_be_named_and_nothing_is_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    train(&run, &["--steps=10", "--save-every=2", "--keep=5"]).expect(0);
+    let (whole, metrics) =
+        (tensors(&checkpoint(&run, 10)), std::fs::read_to_string(run.join("metrics.jsonl")).unwrap());
+    let named = format!("--resume={}", checkpoint(&run, 4).display());
+    let ran = flipk(&["train", &named, "--lr=5e-4", "--steps=7", "--keep=3"]).expect(0);
+    assert!(ran.stderr.contains("from after step 4, set aside in"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("changed: lr, steps;"), "{}", ran.stderr);
+    let aside = run.join("set-aside/001");
+    for step in [6, 8, 10] {
+        assert!(aside.join(format!("step-{step:08}.safetensors")).exists());
+    }
+    assert!(tensors(&aside.join("step-00000010.safetensors")) == whole);
+    // Later steps that were set aside are not what a limit of checkpoints counts.
+    let kept: Vec<bool> = (1..=10).map(|step| checkpoint(&run, step).exists()).collect();
+    assert_eq!(kept, [false, false, false, true, false, true, true, false, false, false]);
+    let lines = |text: &str| text.lines().map(str::to_owned).collect::<Vec<_>>();
+    let now = lines(&std::fs::read_to_string(run.join("metrics.jsonl")).unwrap());
+    assert_eq!((now.len(), &now[..4]), (7, &lines(&metrics)[..4]));
+    let moved = std::fs::read_to_string(aside.join("metrics.jsonl")).unwrap();
+    assert_eq!(lines(&moved), lines(&metrics)[4..]);
+    // The next resume goes on with the new branch.
+    let said = flipk(&["train", &format!("--resume={}", run.display()), "--steps=8"]).expect(0).stderr;
+    assert!(said.contains("8 steps from 7"), "{said}");
+    let said = flipk(&["train", &format!("--resume={}", run.display()), "--steps=5"]).expect(1).stderr;
+    assert!(said.contains("to end after 5 steps") && said.contains("has made 8"), "{said}");
+    let copy = folder.path().join("copy.safetensors");
+    std::fs::copy(checkpoint(&run, 8), &copy).unwrap();
+    let said = flipk(&["train", &format!("--resume={}", copy.display())]).expect(1).stderr;
+    assert!(said.contains("of a run folder") && said.contains("--init-from"), "{said}");
+}
+
+#[test]
+fn latest_is_the_newest_run_of_the_default_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let flipk = |args: &[&str]| {
+        let ran = Command::new(FLIPK).args(args).current_dir(folder.path()).output().unwrap();
+        (ran.status.code(), String::from_utf8(ran.stderr).unwrap())
+    };
+    let (code, said) = flipk(&["train", "--resume=latest"]);
+    assert!(code == Some(1) && said.contains("there is no run under runs/"), "{said}");
+    let start = [&["train", "--steps=2"], SMALL].concat();
+    for _ in 0..2 {
+        assert_eq!(flipk(&start).0, Some(0));
+    }
+    let (code, said) = flipk(&["train", "--resume=latest", "--steps=3"]);
+    assert!(code == Some(0) && said.contains("is runs/tiny-002"), "{said}");
+    assert!(checkpoint(&folder.path().join("runs/tiny-002"), 3).exists());
+}
+
+#[test]
+fn data_that_moved_are_the_same_and_another_tokenizer_or_preset_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let [run, here, there] = ["run", "a.tar", "b.tar"].map(|name| folder.path().join(name));
+    let mut archive = Vec::new();
+    for number in 0..12 {
+        let pixels = image::RgbImage::from_pixel(20, 20, image::Rgb([number * 20, 0, 0]));
+        let mut png = std::io::Cursor::new(Vec::new());
+        pixels.write_to(&mut png, image::ImageFormat::Png).unwrap();
+        flipk::data::tar::append(&mut archive, &format!("{number}.png"), png.get_ref());
+        flipk::data::tar::append(&mut archive, &format!("{number}.txt"), format!("number {number}").as_bytes());
+    }
+    flipk::data::tar::finish(&mut archive);
+    std::fs::write(&here, &archive).unwrap();
+    let [vocab, copy, other] = ["vocab.txt", "copy.txt", "other.txt"].map(|name| folder.path().join(name));
+    let words = "[PAD]\n[UNK]\nnumber\n1\n2\n";
+    for (path, text) in [(&vocab, words), (&copy, words), (&other, "[PAD]\n[UNK]\nnumber\n1\n2\nnew\n")] {
+        std::fs::write(path, text).unwrap();
+    }
+    let flag = |name: &str, path: &std::path::Path| format!("--{name}={}", path.display());
+    let small = SMALL.iter().filter(|flag| !flag.contains("data=")).map(|flag| (*flag).to_owned());
+    let own = [flag("data", &here), flag("tokenizer", &vocab), flag("out", &run), "--steps=2".to_owned()];
+    flipk(&["train".to_owned()].into_iter().chain(small).chain(own).collect::<Vec<_>>()).expect(0);
+    std::fs::rename(&here, &there).unwrap();
+    let resume = flag("resume", &run);
+    let said = flipk(&["train", &resume]).expect(1).stderr;
+    assert!(said.contains("a.tar"), "{said}");
+    let (data, vocab) = (flag("data", &there), flag("tokenizer", &copy));
+    let said = flipk(&["train", &resume, "--steps=2", &data, &vocab, "--model=tiny", "--keep=3"]).expect(0).stderr;
+    assert!(!said.contains("changed") && said.contains("training data lie elsewhere now; they are the same"), "{said}");
+    let config = std::fs::read_to_string(run.join("config.toml")).unwrap();
+    assert!(config.contains("b.tar") && config.contains("copy.txt"), "{config}");
+    // What is refused changes nothing.
+    for (refused, flag) in [("--tokenizer", flag("tokenizer", &other)), ("--model", "--model=b16".to_owned())] {
+        let said = flipk(&["train", &resume, &flag]).expect(1).stderr;
+        assert!(said.contains(&format!("{refused} is not what the run")) && said.contains("--init-from"), "{said}");
+        assert_eq!(std::fs::read_to_string(run.join("config.toml")).unwrap(), config);
+    }
+}
+
+#[test]
+fn a_finished_run_that_is_resumed_keeps_its_books() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    train(&run, &["--steps=4", "--log-every=3"]).expect(0);
+    let (before, metrics) = (json(&run.join("summary.json")), std::fs::read(run.join("metrics.jsonl")).unwrap());
+    flipk(&["train", &format!("--resume={}", run.display())]).expect(0);
+    let after = json(&run.join("summary.json"));
+    for key in ["final_loss", "steps", "samples", "zero_shot_top1"] {
+        assert_eq!(before[key], after[key], "{key}");
+    }
+    assert!(after["samples_per_second"].as_f64().unwrap() > 0.0 && after["gflops"].as_f64().unwrap() > 0.0, "{after}");
+    assert_eq!(std::fs::read(run.join("metrics.jsonl")).unwrap(), metrics);
+    assert!(!run.join("set-aside").exists());
+}
+
+#[test]
+fn a_run_folder_serves_one_program_at_a_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    let mut child = start_until(&train_args(&run, &["--steps=100000"]), &run.join("metrics.jsonl"));
+    let said = flipk(&["train", &format!("--resume={}", run.display())]).expect(1).stderr;
+    assert!(said.contains(&format!("another flipk (process {}) trains in", child.id())), "{said}");
+    let said = train(&run, &["--steps=1"]).expect(1).stderr;
+    assert!(said.contains("another flipk"), "{said}");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let said = flipk(&["train", &format!("--resume={}", run.display()), "--steps=1"]).expect(0).stderr;
+    assert!(said.contains("has no checkpoint yet; the run begins anew"), "{said}");
 }

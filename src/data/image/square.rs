@@ -1,62 +1,14 @@
-//! From encoded bytes to a square of RGB8 pixels, `[side, side, 3]`.
+//! From a picture to a square of RGB8 pixels, `[side, side, 3]`.
 
-use std::io::Cursor;
-
-use ::image::{DynamicImage, ImageDecoder, ImageReader, Rgb, RgbImage};
+use ::image::RgbImage;
 use fast_image_resize::{
     CropBox, FilterType, ImageView, ResizeAlg, ResizeError, ResizeOptions, Resizer, SrcCropping,
     images::{TypedCroppedImage, TypedImage, TypedImageRef},
     pixels::U8x3,
 };
 
-use super::augment::{Augmentation, CropRect};
+use crate::data::augment::{Augmentation, CropRect};
 use crate::random::Random;
-
-/// Images with more pixels are refused before they are decoded.
-pub const MAX_PIXELS: u64 = 100_000_000;
-
-/// Decodes JPEG, PNG or WebP, told apart by content, to RGB8: grey is spread, 16 bit is rounded, transparency is laid
-/// on white. Orientation tags are not followed, as in most CLIP pipelines.
-///
-/// # Errors
-/// Says what is wrong with the image. A JPEG that is cut is refused, although most of it could be shown.
-pub fn decode(bytes: &[u8]) -> Result<RgbImage, String> {
-    let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|error| error.to_string())?;
-    if reader.format() == Some(::image::ImageFormat::Jpeg) && !jpeg_ends(bytes) {
-        return Err("the JPEG data ends before its end-of-image marker".to_owned());
-    }
-    let decoder = reader.into_decoder().map_err(|error| error.to_string())?;
-    let (width, height) = decoder.dimensions();
-    match u64::from(width) * u64::from(height) {
-        0 => return Err(format!("it is {width} x {height} pixels")),
-        pixels if pixels > MAX_PIXELS => {
-            return Err(format!("{width} x {height} pixels are more than the {MAX_PIXELS} allowed"));
-        }
-        _ => {}
-    }
-    let image = DynamicImage::from_decoder(decoder).map_err(|error| error.to_string())?;
-    Ok(match image.color().has_alpha() {
-        true => on_white(&image),
-        false => image.into_rgb8(),
-    })
-}
-
-/// Whether the last scan has an end: in coded data 0xFF is never followed by 0xD9 (end of image) or 0xDA (start of
-/// scan), so the end must come after the last start (ITU-T T.81, B.1.1.2). A thumbnail's end comes before it.
-fn jpeg_ends(bytes: &[u8]) -> bool {
-    let last = bytes.windows(2).rev().find(|pair| pair[0] == 0xFF && matches!(pair[1], 0xD9 | 0xDA));
-    last.is_some_and(|marker| marker[1] == 0xD9)
-}
-
-fn on_white(image: &DynamicImage) -> RgbImage {
-    let rgba = image.to_rgba8();
-    let mut rgb = RgbImage::new(rgba.width(), rgba.height());
-    for (to, from) in rgb.pixels_mut().zip(rgba.pixels()) {
-        let [r, g, b, a] = from.0.map(u32::from);
-        *to = Rgb([r, g, b].map(|c| ((c * a + 255 * (255 - a) + 127) / 255) as u8));
-    }
-    rgb
-}
 
 /// Resizes images to one square size; keeps its work space from one image to the next.
 #[derive(Debug)]
@@ -148,60 +100,10 @@ fn flip(pixels: &mut [u8], side: usize) {
 
 #[cfg(test)]
 mod tests {
-    use ::image::{ImageFormat, LumaA, Rgba};
-
     use super::*;
-    use crate::data::testing::{jpeg, noise, png};
+    use crate::data::image::{ExifOrientation, decode};
+    use crate::data::testing::{jpeg, noise};
     use crate::random::Purpose;
-
-    fn encode(image: impl Into<DynamicImage>, format: ImageFormat) -> Vec<u8> {
-        let mut bytes = Cursor::new(Vec::new());
-        image.into().write_to(&mut bytes, format).unwrap();
-        bytes.into_inner()
-    }
-
-    #[test]
-    fn every_colour_type_becomes_rgb8() {
-        let image = noise(9, 7, 1);
-        for format in [ImageFormat::Png, ImageFormat::WebP] {
-            assert_eq!(decode(&encode(image.clone(), format)).unwrap(), image, "{format:?}");
-        }
-        let grey = DynamicImage::from(image.clone()).into_luma8();
-        let spread = RgbImage::from_fn(9, 7, |x, y| Rgb([grey.get_pixel(x, y)[0]; 3]));
-        assert_eq!(decode(&encode(grey, ImageFormat::Png)).unwrap(), spread);
-        let deep = DynamicImage::from(image.clone()).into_rgb16();
-        assert_eq!(decode(&encode(deep, ImageFormat::Png)).unwrap(), image);
-        let rgba = ::image::RgbaImage::from_pixel(2, 2, Rgba([10, 20, 30, 128]));
-        // 10 * 128/255 + 255 * 127/255 = 132.02, and so on.
-        assert_eq!(decode(&encode(rgba, ImageFormat::Png)).unwrap().get_pixel(1, 1), &Rgb([132, 137, 142]));
-        let clear = ::image::GrayAlphaImage::from_pixel(2, 2, LumaA([0, 0]));
-        assert_eq!(decode(&encode(clear, ImageFormat::Png)).unwrap().get_pixel(0, 0), &Rgb([255; 3]));
-    }
-
-    #[test]
-    fn broken_images_are_refused_with_a_reason() {
-        let webp = encode(noise(64, 48, 2), ImageFormat::WebP);
-        for (format, bytes) in [("JPEG", jpeg(64, 48, 2)), ("PNG", png(64, 48, 2)), ("WebP", webp)] {
-            assert!(decode(&bytes).is_ok());
-            for length in [0, 1, 10, bytes.len() / 4, bytes.len() / 2, bytes.len() - 30] {
-                assert!(decode(&bytes[..length]).is_err(), "{format} cut to {length} of {}", bytes.len());
-            }
-        }
-        assert!(decode(b"GIF89a\x01\0\x01\0\0\0\0;").unwrap_err().contains("Gif"));
-        assert!(decode(b"neither").is_err());
-    }
-
-    /// A PNG header that promises 60000 x 60000 pixels in a few bytes.
-    #[test]
-    fn bombs_are_not_decoded() {
-        let mut bomb = png(1, 1, 0);
-        bomb[16..24].copy_from_slice(&[0, 0, 0xEA, 0x60, 0, 0, 0xEA, 0x60]);
-        let crc = bomb[12..29].iter().fold(!0_u32, |crc, &byte| {
-            (0..8).fold(crc ^ u32::from(byte), |crc, _| if crc & 1 == 1 { crc >> 1 ^ 0xEDB8_8320 } else { crc >> 1 })
-        });
-        bomb[29..33].copy_from_slice(&(!crc).to_be_bytes());
-        assert!(decode(&bomb).unwrap_err().contains("allowed"));
-    }
 
     /// Pillow's bicubic in f64, written out: for each output pixel the kernel stretched to the scale, normalised.
     fn reference(image: &RgbImage, left: f64, top: f64, scale: (f64, f64), side: u32) -> Vec<f64> {
@@ -314,7 +216,7 @@ mod tests {
             // The one way to have no intrinsics at all.
             let options = DecoderOptions::new_safe();
             let plain = zune_jpeg::JpegDecoder::new_with_options(ZCursor::new(&bytes), options).decode().unwrap();
-            assert!(decode(&bytes).unwrap().as_raw() == &plain, "{width} x {height}");
+            assert!(decode(&bytes, ExifOrientation::Ignore).unwrap().as_raw() == &plain, "{width} x {height}");
         }
     }
 

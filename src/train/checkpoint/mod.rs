@@ -2,7 +2,9 @@
 //! `adamw.v/NAME`, and everything else that a run needs to go on in the header.
 //!
 //! A checkpoint is written under a temporary name, synced, and renamed, so that a file with a checkpoint's name is always
-//! whole; older ones are removed only after that.
+//! whole; older ones are removed only after that. Checksums tell what a disk has changed since.
+
+mod check;
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -22,6 +24,14 @@ use crate::optim::Moments;
 
 /// The header's key.
 const HEADER: &str = "flipk";
+/// What the names of AdamW's moments begin with.
+const MOMENTS: [&str; 2] = ["adamw.m/", "adamw.v/"];
+const GROUPS: &[usize] = &[0, 1, 2];
+
+/// 0 for a weight, 1 and 2 for the first and second moments.
+fn group_of(name: &str) -> usize {
+    MOMENTS.iter().position(|prefix| name.starts_with(prefix)).map_or(0, |moment| moment + 1)
+}
 
 /// Where a run stands, apart from its numbers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -46,6 +56,7 @@ pub struct State {
 pub struct Checkpoint {
     path: PathBuf,
     map: Mmap,
+    checksums: Option<String>,
     pub state: State,
 }
 
@@ -65,10 +76,11 @@ fn views<'a>(layout: &'a Layout, prefix: &str, arena: &'a [f32]) -> Vec<(String,
 /// If the disk refuses; nothing is left behind then, and earlier checkpoints are as they were.
 pub fn save(path: &Path, state: &State, layout: &Layout, weights: &[f32], moments: &Moments) -> Result<(), TrainError> {
     let mut tensors = views(layout, "", weights);
-    tensors.extend(views(layout, "adamw.m/", &moments.m));
-    tensors.extend(views(layout, "adamw.v/", &moments.v));
+    tensors.extend(views(layout, MOMENTS[0], &moments.m));
+    tensors.extend(views(layout, MOMENTS[1], &moments.v));
+    let sums = check::checksums(tensors.iter().map(|(name, tensor)| (name.as_str(), tensor.data())));
     let header = serde_json::to_string(state).map_err(|why| TrainError::io("write", path, why.into()))?;
-    let header = HashMap::from([(HEADER.to_owned(), header)]);
+    let header = HashMap::from([(HEADER.to_owned(), header), (check::CHECKSUMS.to_owned(), check::written(sums))]);
     let partial = path.with_extension("partial");
     let written = safetensors::serialize_to_file(tensors, Some(header), &partial)
         .map_err(|why| match why {
@@ -123,31 +135,88 @@ impl Checkpoint {
     /// Opens a checkpoint, or the newest of a run folder.
     ///
     /// # Errors
-    /// If there is none, or it is not one of flipk's.
+    /// If there is none, or it is not one of flipk's, or not whole; names the newest whole one beside it.
     pub fn open(path: &Path) -> Result<Self, TrainError> {
-        let bad = |path: &Path, problem: String| TrainError::Checkpoint { path: path.to_owned(), problem };
         let path = match path.is_dir() {
             false => path.to_owned(),
             true => {
                 let newest = [path.join("checkpoints"), path.to_owned()].iter().find_map(|folder| list(folder).pop());
-                newest.ok_or_else(|| bad(path, "the folder holds no step-*.safetensors".to_owned()))?
+                let problem = || "the folder holds no step-*.safetensors".to_owned();
+                newest.ok_or_else(|| TrainError::Checkpoint { path: path.to_owned(), problem: problem() })?
             }
         };
-        let file = File::open(&path).map_err(|why| TrainError::io("open", &path, why))?;
+        Self::open_file(&path).map_err(Self::advised)
+    }
+
+    /// As [`Self::open`], of a file, every byte of which is looked at.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_checked(path: &Path) -> Result<Self, TrainError> {
+        Self::open_whole(path).map_err(Self::advised)
+    }
+
+    /// The error with the newest whole checkpoint beside the one that is not.
+    fn advised(error: TrainError) -> TrainError {
+        match error {
+            TrainError::Checkpoint { path, problem } => {
+                let beside =
+                    path.parent().map(list).unwrap_or_default().into_iter().rev().filter(|other| *other != path);
+                let problem = match beside.map(|other| Self::open_whole(&other)).find_map(Result::ok) {
+                    Some(whole) => format!("{problem}. {} is whole: give that file instead", whole.path.display()),
+                    None => problem,
+                };
+                TrainError::Checkpoint { path, problem }
+            }
+            error => error,
+        }
+    }
+
+    /// As [`Self::open_checked`].
+    ///
+    /// # Errors
+    /// As [`Self::open`], but names no other checkpoint.
+    pub fn open_whole(path: &Path) -> Result<Self, TrainError> {
+        let this = Self::open_file(path)?;
+        this.verify(&SafeTensors::deserialize(&this.map).map_err(|why| this.bad(why.to_string()))?, GROUPS)?;
+        Ok(this)
+    }
+
+    fn open_file(path: &Path) -> Result<Self, TrainError> {
+        let bad = |problem: String| TrainError::Checkpoint { path: path.to_owned(), problem };
+        let file = File::open(path).map_err(|why| TrainError::io("open", path, why))?;
+        if file.metadata().is_ok_and(|file| file.len() == 0) {
+            return Err(bad("it is empty (0 bytes)".to_owned()));
+        }
         // SAFETY: checkpoints are replaced by renaming, never changed in place, so the mapped bytes stay.
-        let map = unsafe { Mmap::map(&file) }.map_err(|why| TrainError::io("map", &path, why))?;
+        let map = unsafe { Mmap::map(&file) }.map_err(|why| TrainError::io("map", path, why))?;
         // Of a file that was cut short, the header may be whole: this looks at the length too.
-        SafeTensors::deserialize(&map).map_err(|why| bad(&path, why.to_string()))?;
-        let (_, header) = SafeTensors::read_metadata(&map).map_err(|why| bad(&path, why.to_string()))?;
-        let header = header.metadata().as_ref().and_then(|header| header.get(HEADER));
-        let header = header.ok_or_else(|| bad(&path, format!("its header has no `{HEADER}`")))?;
-        let state: State = serde_json::from_str(header).map_err(|why| bad(&path, format!("its header: {why}")))?;
-        state.model.check().map_err(|why| bad(&path, why))?;
-        Ok(Self { path, map, state })
+        let tensors = SafeTensors::deserialize(&map).map_err(|why| bad(check::unreadable(&map, &why)))?;
+        let (_, header) = SafeTensors::read_metadata(&map).map_err(|why| bad(why.to_string()))?;
+        let header = header.metadata().clone().unwrap_or_default();
+        let state = header.get(HEADER).ok_or_else(|| bad(check::foreign(&tensors)))?;
+        let state: State = serde_json::from_str(state).map_err(|why| bad(format!("its header: {why}")))?;
+        state.model.check().map_err(bad)?;
+        let checksums = header.get(check::CHECKSUMS).cloned();
+        Ok(Self { path: path.to_owned(), map, checksums, state })
+    }
+
+    fn bad(&self, problem: String) -> TrainError {
+        TrainError::Checkpoint { path: self.path.clone(), problem }
+    }
+
+    /// Whether the tensors of `groups` are those that were written.
+    fn verify(&self, file: &SafeTensors<'_>, groups: &[usize]) -> Result<(), TrainError> {
+        check::verify(file, self.checksums.as_ref(), groups).map_err(|problem| self.bad(problem))
     }
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// A file of the run folder that the checkpoint lies in, if it is there.
+    pub fn beside(&self, name: &str) -> Option<PathBuf> {
+        self.path.ancestors().skip(1).take(2).map(|folder| folder.join(name)).find(|path| path.is_file())
     }
 
     /// The weights, `[layout.arena_len()]`.
@@ -171,7 +240,8 @@ impl Checkpoint {
     /// # Errors
     /// As [`Self::weights`].
     pub fn moments(&self, layout: &Layout) -> Result<Moments, TrainError> {
-        let (m, v) = (self.arena(layout, "adamw.m/")?, self.arena(layout, "adamw.v/")?);
+        let [m, v] = MOMENTS.map(|prefix| self.arena(layout, prefix));
+        let (m, v) = (m?, v?);
         Ok(Moments { m, v, step: self.state.step })
     }
 
@@ -187,8 +257,9 @@ impl Checkpoint {
         mut arena: Vec<f32>,
         wanted: impl Fn(&str) -> bool,
     ) -> Result<Vec<f32>, TrainError> {
-        let bad = |problem: String| TrainError::Checkpoint { path: self.path.clone(), problem };
+        let bad = |problem: String| self.bad(problem);
         let file = SafeTensors::deserialize(&self.map).map_err(|why| bad(why.to_string()))?;
+        self.verify(&file, &[group_of(prefix)])?;
         for spec in layout.specs().iter().filter(|spec| wanted(&spec.name)) {
             let name = format!("{prefix}{}", spec.name);
             let tensor = file.tensor(&name).map_err(|why| bad(format!("tensor `{name}`: {why}")))?;
@@ -255,5 +326,59 @@ mod tests {
         fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
         assert!(error(&path).contains("is not a checkpoint"));
         assert!(error(Path::new("/nowhere")).contains("cannot open /nowhere"));
+    }
+
+    #[test]
+    fn what_a_disk_has_changed_is_found_and_the_whole_one_beside_it_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Flip::new(&Preset::Tiny.config(), true).layout().clone();
+        let arena = layout.initial_values(1);
+        let paths: Vec<PathBuf> = (1..=3).map(|step| path_of(folder.path(), step)).collect();
+        for (path, step) in paths.iter().zip(1..) {
+            let moments = Moments { m: arena.clone(), v: arena.clone(), step };
+            save(path, &state(step), &layout, &arena, &moments).unwrap();
+        }
+        let bytes = fs::read(&paths[2]).unwrap();
+        let error = |bytes: &[u8]| {
+            fs::write(&paths[2], bytes).unwrap();
+            Checkpoint::open_whole(&paths[2]).err().map(|error| error.to_string()).unwrap_or_default()
+        };
+        assert_eq!(error(&bytes), "");
+        assert!(error(&[]).contains("it is empty (0 bytes)"));
+        assert!(error(&vec![0; bytes.len()]).contains("nothing but"));
+        assert!(error(&bytes[..50_000]).contains("it is cut: its header promises more than the 50000 bytes"));
+        for at in [bytes.len() - 5, bytes.len() / 2, bytes.len() / 6] {
+            let mut changed = bytes.clone();
+            changed[at] ^= 0x10;
+            assert!(error(&changed).contains("it is damaged"), "byte {at}");
+            // The header is as it was, so that only reading finds it.
+            let opened = Checkpoint::open(folder.path()).unwrap();
+            assert!(opened.weights(&layout).is_err() || opened.moments(&layout).is_err(), "byte {at}");
+        }
+        fs::write(&paths[2], &bytes[..50_000]).unwrap();
+        fs::write(&paths[1], b"").unwrap();
+        let message = Checkpoint::open(folder.path()).err().map(|error| error.to_string()).unwrap();
+        assert!(message.contains("step-00000003") && message.contains("it is cut"), "{message}");
+        assert!(message.contains("step-00000001.safetensors is whole: give that file instead"), "{message}");
+    }
+
+    #[test]
+    fn other_programs_weights_are_called_so() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let error = |bytes: &[u8]| {
+            fs::write(file.path(), bytes).unwrap();
+            Checkpoint::open(file.path()).err().map(|error| error.to_string()).unwrap()
+        };
+        let weights = |name: &str| {
+            let one = TensorView::new(Dtype::F32, vec![1], &[0; 4]).unwrap();
+            safetensors::serialize([("visual.conv1.weight".to_owned(), one.clone()), (name.to_owned(), one)], None)
+                .unwrap()
+        };
+        let message = error(&weights("visual.transformer.resblocks.0.ln_1.weight"));
+        assert!(message.contains("weights of OpenCLIP") && message.contains("its own checkpoints only"), "{message}");
+        assert!(error(&weights("text_model.embeddings.position_ids")).contains("Hugging Face"));
+        assert!(error(&weights("a.b")).contains("such as `a.b`"));
+        assert!(error(b"PK\x03\x04 archive/data.pkl").contains("a PyTorch file (a ZIP of pickles)"));
+        assert!(error(b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.").contains("a Python pickle"));
     }
 }

@@ -1,0 +1,154 @@
+//! From encoded bytes to RGB8.
+
+use std::borrow::Cow;
+use std::io::Cursor;
+
+use ::image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Rgb, RgbImage};
+use serde::{Deserialize, Serialize};
+
+use super::format::{Format, format};
+use super::{jpeg, png};
+
+/// Images with more pixels are refused before they are decoded.
+pub const MAX_PIXELS: u64 = 100_000_000;
+
+/// What becomes of a photo whose EXIF data says that it is to be turned.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum ExifOrientation {
+    /// The pixels as they are stored: what OpenCLIP trains on (Pillow's `Image.open(..).convert("RGB")`)
+    #[default]
+    Ignore,
+    /// Turned upright, as viewers show it
+    Apply,
+}
+
+/// Decodes JPEG, PNG, WebP, GIF (the first frame), BMP or TIFF (the first page), told apart by content, to RGB8: grey is
+/// spread, 16 bit is rounded, transparency is laid on white. The orientation of a TIFF is always followed, as in Pillow.
+///
+/// # Errors
+/// Says what is wrong with the image, or what it is if it is no image of these formats. A JPEG that is cut is refused,
+/// although most of it could be shown.
+pub fn decode(bytes: &[u8], orientation: ExifOrientation) -> Result<RgbImage, String> {
+    if bytes.is_empty() {
+        return Err("it is empty (0 bytes)".to_owned());
+    }
+    match format(bytes) {
+        Format::Read(ImageFormat::Jpeg) => read(jpeg::picture(bytes)?, ImageFormat::Jpeg, orientation),
+        Format::Read(ImageFormat::Png) => {
+            let whole: Cow<[u8]> = png::with_end(bytes);
+            read(&whole, ImageFormat::Png, orientation)
+        }
+        Format::Read(format) => read(bytes, format, orientation),
+        Format::Named(name) => Err(format!("it is {name}, and not {READ}")),
+        Format::Unknown => match jpeg::start(bytes) {
+            Some(start) => read(jpeg::picture(&bytes[start..])?, ImageFormat::Jpeg, orientation),
+            None => {
+                let first: Vec<String> = bytes.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+                Err(format!("it is not {READ}; it begins with the bytes {}", first.join(" ")))
+            }
+        },
+    }
+}
+
+/// What is read, for messages.
+const READ: &str = "a JPEG, PNG, WebP, GIF, BMP or TIFF image";
+
+fn read(bytes: &[u8], format: ImageFormat, orientation: ExifOrientation) -> Result<RgbImage, String> {
+    let reader = ImageReader::with_format(Cursor::new(bytes), format);
+    let mut decoder = reader.into_decoder().map_err(|error| error.to_string())?;
+    let (width, height) = decoder.dimensions();
+    match u64::from(width) * u64::from(height) {
+        0 => return Err(format!("it is {width} x {height} pixels")),
+        pixels if pixels > MAX_PIXELS => {
+            return Err(format!("{width} x {height} pixels are more than the {MAX_PIXELS} allowed"));
+        }
+        _ => {}
+    }
+    // In a TIFF the tag says where the stored rows and columns belong.
+    let turned = match orientation == ExifOrientation::Apply || format == ImageFormat::Tiff {
+        // EXIF data that cannot be read is as good as none.
+        true => decoder.orientation().ok(),
+        false => None,
+    };
+    let mut image = DynamicImage::from_decoder(decoder).map_err(|error| error.to_string())?;
+    if let Some(turned) = turned {
+        image.apply_orientation(turned);
+    }
+    Ok(match image.color().has_alpha() {
+        true => on_white(&image),
+        false => image.into_rgb8(),
+    })
+}
+
+fn on_white(image: &DynamicImage) -> RgbImage {
+    let rgba = image.to_rgba8();
+    let mut rgb = RgbImage::new(rgba.width(), rgba.height());
+    for (to, from) in rgb.pixels_mut().zip(rgba.pixels()) {
+        let [r, g, b, a] = from.0.map(u32::from);
+        *to = Rgb([r, g, b].map(|c| ((c * a + 255 * (255 - a) + 127) / 255) as u8));
+    }
+    rgb
+}
+
+#[cfg(test)]
+mod tests {
+    use ::image::{LumaA, Rgba};
+
+    use super::*;
+    use crate::data::testing::{jpeg, noise, png};
+
+    /// As most users' runs do.
+    fn decode(bytes: &[u8]) -> Result<RgbImage, String> {
+        super::decode(bytes, ExifOrientation::Ignore)
+    }
+
+    fn encode(image: impl Into<DynamicImage>, format: ImageFormat) -> Vec<u8> {
+        let mut bytes = Cursor::new(Vec::new());
+        image.into().write_to(&mut bytes, format).unwrap();
+        bytes.into_inner()
+    }
+
+    #[test]
+    fn every_colour_type_becomes_rgb8() {
+        let image = noise(9, 7, 1);
+        for format in [ImageFormat::Png, ImageFormat::WebP] {
+            assert_eq!(decode(&encode(image.clone(), format)).unwrap(), image, "{format:?}");
+        }
+        let grey = DynamicImage::from(image.clone()).into_luma8();
+        let spread = RgbImage::from_fn(9, 7, |x, y| Rgb([grey.get_pixel(x, y)[0]; 3]));
+        assert_eq!(decode(&encode(grey, ImageFormat::Png)).unwrap(), spread);
+        let deep = DynamicImage::from(image.clone()).into_rgb16();
+        assert_eq!(decode(&encode(deep, ImageFormat::Png)).unwrap(), image);
+        let rgba = ::image::RgbaImage::from_pixel(2, 2, Rgba([10, 20, 30, 128]));
+        // 10 * 128/255 + 255 * 127/255 = 132.02, and so on.
+        assert_eq!(decode(&encode(rgba, ImageFormat::Png)).unwrap().get_pixel(1, 1), &Rgb([132, 137, 142]));
+        let clear = ::image::GrayAlphaImage::from_pixel(2, 2, LumaA([0, 0]));
+        assert_eq!(decode(&encode(clear, ImageFormat::Png)).unwrap().get_pixel(0, 0), &Rgb([255; 3]));
+    }
+
+    #[test]
+    fn broken_images_are_refused_with_a_reason() {
+        let webp = encode(noise(64, 48, 2), ImageFormat::WebP);
+        for (format, bytes) in [("JPEG", jpeg(64, 48, 2)), ("PNG", png(64, 48, 2)), ("WebP", webp)] {
+            assert!(decode(&bytes).is_ok());
+            for length in [0, 1, 10, bytes.len() / 4, bytes.len() / 2, bytes.len() - 30] {
+                assert!(decode(&bytes[..length]).is_err(), "{format} cut to {length} of {}", bytes.len());
+            }
+        }
+        assert!(decode(b"GIF89a\x01\0\x01\0\0\0\0;").unwrap_err().contains("Gif"));
+        assert!(decode(b"neither").is_err());
+    }
+
+    /// A PNG header that promises 60000 x 60000 pixels in a few bytes.
+    #[test]
+    fn bombs_are_not_decoded() {
+        let mut bomb = png(1, 1, 0);
+        bomb[16..24].copy_from_slice(&[0, 0, 0xEA, 0x60, 0, 0, 0xEA, 0x60]);
+        let crc = bomb[12..29].iter().fold(!0_u32, |crc, &byte| {
+            (0..8).fold(crc ^ u32::from(byte), |crc, _| if crc & 1 == 1 { crc >> 1 ^ 0xEDB8_8320 } else { crc >> 1 })
+        });
+        bomb[29..33].copy_from_slice(&(!crc).to_be_bytes());
+        assert!(decode(&bomb).unwrap_err().contains("allowed"));
+    }
+}

@@ -1,0 +1,155 @@
+//! What an image file is, by its first bytes; names and extensions are not looked at.
+
+use ::image::ImageFormat;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Format {
+    Read(ImageFormat),
+    /// Known, but not one of those that are read.
+    Named(&'static str),
+    Unknown,
+}
+
+/// Signatures at the start of a file.
+const SIGNATURES: &[(&[u8], Format)] = &[
+    (b"\xFF\xD8\xFF", Format::Read(ImageFormat::Jpeg)),
+    (b"\x89PNG\r\n\x1A\n", Format::Read(ImageFormat::Png)),
+    (b"GIF87a", Format::Read(ImageFormat::Gif)),
+    (b"GIF89a", Format::Read(ImageFormat::Gif)),
+    (b"II*\0", Format::Read(ImageFormat::Tiff)),
+    (b"MM\0*", Format::Read(ImageFormat::Tiff)),
+    (b"II+\0", Format::Read(ImageFormat::Tiff)),
+    (b"MM\0+", Format::Read(ImageFormat::Tiff)),
+    (b"\x89PNG", Format::Named("a PNG that was damaged by a transfer as text")),
+    (b"\xFF\x0A", Format::Named("JPEG XL")),
+    (b"\0\0\0\x0CJXL \r\n\x87\n", Format::Named("JPEG XL")),
+    (b"\0\0\0\x0CjP  \r\n\x87\n", Format::Named("JPEG 2000")),
+    (b"\xFF\x4F\xFF\x51", Format::Named("JPEG 2000")),
+    (b"II\xBC", Format::Named("JPEG XR")),
+    (b"\0\0\x01\0", Format::Named("an ICO icon")),
+    (b"\0\0\x02\0", Format::Named("a CUR cursor")),
+    (b"icns", Format::Named("an ICNS icon")),
+    (b"8BPS", Format::Named("a Photoshop file")),
+    (b"gimp xcf", Format::Named("a GIMP file")),
+    (b"%PDF-", Format::Named("PDF")),
+    (b"%!PS", Format::Named("PostScript")),
+    (b"\xC5\xD0\xD3\xC6", Format::Named("PostScript")),
+    (b"DDS ", Format::Named("DDS")),
+    (b"qoif", Format::Named("QOI")),
+    (b"\x76\x2F\x31\x01", Format::Named("OpenEXR")),
+    (b"#?RADIANCE", Format::Named("Radiance HDR")),
+    (b"farbfeld", Format::Named("farbfeld")),
+    (b"FLIF", Format::Named("FLIF")),
+    (b"BPG\xFB", Format::Named("BPG")),
+    (b"AT&TFORM", Format::Named("DjVu")),
+    (b"\x8AMNG", Format::Named("MNG")),
+    (b"\x8BJNG", Format::Named("JNG")),
+    (b"\xD7\xCD\xC6\x9A", Format::Named("WMF")),
+    (b"SIMPLE  =", Format::Named("FITS")),
+    (b"\x93NUMPY", Format::Named("a NumPy array")),
+    (b"\x1F\x8B", Format::Named("a gzip file")),
+    (b"\x28\xB5\x2F\xFD", Format::Named("a Zstandard file")),
+    (b"PK\x03\x04", Format::Named("a ZIP file")),
+    (b"\x1A\x45\xDF\xA3", Format::Named("a WebM or Matroska film")),
+    (b"\0\0\x01\xBA", Format::Named("an MPEG film")),
+    (b"version https://git-lfs", Format::Named("a Git LFS pointer, which stands for the image")),
+];
+
+pub(super) fn format(bytes: &[u8]) -> Format {
+    if let Some((_, format)) = SIGNATURES.iter().find(|(signature, _)| bytes.starts_with(signature)) {
+        return *format;
+    }
+    match bytes {
+        [b'R', b'I', b'F', b'F', _, _, _, _, rest @ ..] if rest.starts_with(b"WEBP") => Format::Read(ImageFormat::WebP),
+        [b'R', b'I', b'F', b'F', ..] => Format::Named("a RIFF file, but no WebP"),
+        // The size of the second header tells a bitmap from a text that begins with these letters.
+        [b'B', b'M', ..] if matches!(bytes.get(14..18), Some([12 | 16 | 40..=128, 0, 0, 0])) => {
+            Format::Read(ImageFormat::Bmp)
+        }
+        [_, _, _, _, b'f', b't', b'y', b'p', ..] => Format::Named(box_format(bytes)),
+        [b'P', b'1'..=b'7', space, ..] if space.is_ascii_whitespace() => Format::Named("PBM, PGM or PPM"),
+        _ if bytes.get(128..132) == Some(b"DICM") => Format::Named("DICOM"),
+        _ if bytes.iter().all(|&byte| byte == 0) => Format::Named("zero bytes only"),
+        _ => text(bytes),
+    }
+}
+
+/// A file of the ISO base media kind (ISO/IEC 14496-12), by its brands.
+fn box_format(bytes: &[u8]) -> &'static str {
+    let (length, _) = bytes.split_first_chunk().unwrap_or((&[0; 4], bytes));
+    let length = (u32::from_be_bytes(*length) as usize).clamp(8, 256).min(bytes.len());
+    // The main brand, a version, and brands that it is compatible with.
+    let brands: Vec<&[u8]> = bytes[8..length].chunks(4).collect();
+    let has = |brand: &[u8]| brands.contains(&brand);
+    match brands.first() {
+        _ if has(b"avif") || has(b"avis") => "AVIF",
+        _ if [b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"]
+            .iter()
+            .any(|brand| has(*brand)) =>
+        {
+            "HEIC"
+        }
+        Some(&b"crx ") => "a Canon raw file",
+        Some(&b"qt  ") => "a QuickTime film",
+        _ => "an MP4 film",
+    }
+}
+
+/// What a text is, if the bytes are one.
+fn text(bytes: &[u8]) -> Format {
+    const LOOKED_AT: usize = 1024;
+    let first = &bytes[..bytes.len().min(LOOKED_AT)];
+    let text = match std::str::from_utf8(first) {
+        Ok(text) => text,
+        // A character may be cut where the look ends.
+        Err(error) if error.valid_up_to() + 4 > LOOKED_AT => {
+            std::str::from_utf8(&first[..error.valid_up_to()]).unwrap_or_default()
+        }
+        Err(_) => return Format::Unknown,
+    };
+    let text = text.trim_start_matches('\u{FEFF}').trim_start().to_ascii_lowercase();
+    let is_control = |c: char| c.is_control() && !c.is_whitespace();
+    if text.is_empty() || text.contains(is_control) {
+        Format::Unknown
+    } else if text.starts_with("<!doctype html") || text.starts_with("<html") || text.contains("<head") {
+        Format::Named("an HTML page")
+    } else if text.contains("<svg") {
+        Format::Named("SVG")
+    } else if text.starts_with('<') {
+        Format::Named("an XML file")
+    } else {
+        Format::Named("a text file")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn formats_are_told_by_their_first_bytes() {
+        let named = |bytes: &[u8], name| assert_eq!(format(bytes), Format::Named(name), "{bytes:?}");
+        let read = |bytes: &[u8], read| assert_eq!(format(bytes), Format::Read(read), "{bytes:?}");
+        read(b"\xFF\xD8\xFF\xE0", ImageFormat::Jpeg);
+        read(b"RIFF\x10\0\0\0WEBPVP8 ", ImageFormat::WebP);
+        read(b"BM\0\0\0\0\0\0\0\0\0\0\0\0\x28\0\0\0", ImageFormat::Bmp);
+        read(b"MM\0+", ImageFormat::Tiff);
+        named(b"\0\0\0\x1CftypavifXXXXmif1miaf", "AVIF");
+        named(b"\0\0\0\x1CftypmifYXXXXmif1avif", "AVIF");
+        named(b"\0\0\0\x18ftypheicXXXXmif1heic", "HEIC");
+        named(b"\0\0\0\x18ftypmif1XXXXmif1heic", "HEIC");
+        named(b"\0\0\0\x18ftypisomXXXXisommp42", "an MP4 film");
+        named(b"\0\0\0\x14ftypqt  ", "a QuickTime film");
+        named(b"\xFF\x0A\xFA", "JPEG XL");
+        named(b"P6\n3 2 255\n", "PBM, PGM or PPM");
+        named(b"BM is no bitmap here", "a text file");
+        named(b"\xEF\xBB\xBF<?xml version='1.0'?>\n<svg xmlns='x'/>", "SVG");
+        named(b"  <!DOCTYPE HTML><title>404</title>", "an HTML page");
+        named(b"<Error><Code>AccessDenied</Code></Error>", "an XML file");
+        named(br#"{"error": "gone"}"#, "a text file");
+        named(&[0; 100], "zero bytes only");
+        named(&"é".repeat(1000).into_bytes()[..], "a text file");
+        assert_eq!(format(b"\x01\x02\x03\x04"), Format::Unknown);
+        assert_eq!(format(b"\xFE\xFEno text"), Format::Unknown);
+    }
+}

@@ -1,0 +1,102 @@
+//! Picture files as phones, scanners and crawlers leave them.
+
+use std::io::Cursor;
+use std::path::Path;
+
+use flipk::data::tar;
+use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
+
+use crate::harness::{SMALL, flipk, json};
+
+fn encoded(number: u8, format: ImageFormat) -> Vec<u8> {
+    let pixels = RgbImage::from_fn(40, 30, |x, y| Rgb([x as u8 * 6, y as u8 * 8, number.wrapping_mul(37)]));
+    let mut bytes = Cursor::new(Vec::new());
+    DynamicImage::from(pixels).write_to(&mut bytes, format).unwrap();
+    bytes.into_inner()
+}
+
+/// Trains one epoch on these images; what was said, and what was skipped.
+fn train(folder: &Path, images: &[(String, Vec<u8>)], more: &[&str]) -> (String, serde_json::Value) {
+    let mut archive = Vec::new();
+    for (number, (name, image)) in images.iter().enumerate() {
+        tar::append(&mut archive, name, image);
+        let key = name.split('.').next().unwrap();
+        tar::append(&mut archive, &format!("{key}.txt"), format!("a picture {}", number % 3).as_bytes());
+    }
+    tar::finish(&mut archive);
+    let [shard, vocab, run] = ["shard.tar", "vocab.txt", "run"].map(|name| folder.join(name));
+    std::fs::write(&shard, archive).unwrap();
+    std::fs::write(&vocab, "[PAD]\n[UNK]\na\npicture\n0\n1\n2\n").unwrap();
+    let own = [
+        format!("--data={}", shard.display()),
+        format!("--tokenizer={}", vocab.display()),
+        format!("--out={}", run.display()),
+        "--epochs=1".to_owned(),
+        "--batch=8".to_owned(),
+        "--max-bad=1".to_owned(),
+    ];
+    let small = SMALL.iter().filter(|flag| !flag.contains("data=") && !flag.contains("--batch"));
+    let args = ["train"].iter().chain(small).chain(more).map(|arg| (*arg).to_owned()).chain(own);
+    let ran = flipk(&args.collect::<Vec<_>>()).expect(0);
+    (ran.stderr, json(&run.join("summary.json"))["skipped"].clone())
+}
+
+#[test]
+fn motion_photos_are_pictures() {
+    let folder = tempfile::tempdir().unwrap();
+    // The films differ, so that by chance some end in what looks like a JPEG's end and some in a scan's start.
+    let film = |number: u32| {
+        (0..40_000_u32).map(move |n| ((n + number * 40_000).wrapping_mul(2_654_435_761).rotate_left(15) >> 24) as u8)
+    };
+    let photo = |number: u32| {
+        let name = format!("{number:03}.jpg");
+        (name, encoded(number as u8, ImageFormat::Jpeg).into_iter().chain(film(number)).collect())
+    };
+    let photos: Vec<_> = (0..40).map(photo).collect();
+    let (said, skipped) = train(folder.path(), &photos, &[]);
+    assert_eq!(skipped, serde_json::json!({}), "{said}");
+}
+
+#[test]
+fn every_format_is_read_whatever_its_name() {
+    use ImageFormat::{Bmp, Gif, Jpeg, Png, Tiff, WebP};
+    let folder = tempfile::tempdir().unwrap();
+    let mut images = Vec::new();
+    for (number, format) in [Jpeg, Png, WebP, Gif, Bmp, Tiff].into_iter().enumerate() {
+        let own = format.extensions_str()[0];
+        for extension in [own, "jpg", "PNG"] {
+            images.push((format!("{number}-{own}-{extension}.{extension}"), encoded(number as u8, format)));
+        }
+    }
+    images.push(("x.jfif".to_owned(), encoded(9, Jpeg)));
+    // A PNG without its last bytes has all of its rows.
+    let png = encoded(10, Png);
+    images.push(("y.png".to_owned(), png[..png.len() - 12].to_vec()));
+    let (said, skipped) = train(folder.path(), &images, &["--exif-orientation=apply"]);
+    assert_eq!(skipped, serde_json::json!({}), "{said}");
+    let config = std::fs::read_to_string(folder.path().join("run/config.toml")).unwrap();
+    assert!(config.contains("exif_orientation = \"apply\""), "{config}");
+    let run = folder.path().join("run").display().to_string();
+    let data = format!("--data={}", folder.path().join("shard.tar").display());
+    flipk(&["eval", "retrieval", &run, &data]).expect(0);
+}
+
+#[test]
+fn what_is_no_picture_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut images: Vec<_> = (0..20).map(|n| (format!("{n:03}.png"), encoded(n, ImageFormat::Png))).collect();
+    let others: [(&[u8], &str); 4] = [
+        (b"", "it is empty (0 bytes)"),
+        (b"\0\0\0\x1Cftypavif\0\0\0\0mif1miaf", "it is AVIF"),
+        (b"<html><body>404</body></html>", "it is an HTML page"),
+        (b"\xFF\xD8\xFF\xE0\0\x10JFIF\0", "the JPEG data ends before any pixels"),
+    ];
+    for (number, (bytes, _)) in others.iter().enumerate() {
+        images.push((format!("x{number}.jpg"), bytes.to_vec()));
+    }
+    let (said, skipped) = train(folder.path(), &images, &[]);
+    for (number, (_, words)) in others.iter().enumerate() {
+        assert!(said.contains(&format!("shard.tar:x{number}: bad image: {words}")), "{words}: {said}");
+    }
+    assert!(skipped["bad_image"].as_u64().unwrap() >= others.len() as u64, "{skipped}");
+}
