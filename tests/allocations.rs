@@ -1,6 +1,5 @@
-//! A step on a CPU with AVX-512 BF16 allocates next to nothing: what it needs was placed when the step was recorded, or is kept
-//! from the first one. What remains are small blocks in which outcomes are handed over. (On other processors the `gemm` crate
-//! allocates what it packs.)
+//! A step on a CPU allocates next to nothing: what it needs was placed when the step was recorded, or is kept from the first one.
+//! What remains are small blocks in which outcomes are handed over.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Arc;

@@ -78,7 +78,7 @@ impl Plan {
         Ok(Self { settings, folder, dataset, held_out, tokenizer, resume: None, _lock: lock })
     }
 
-    /// Goes on with the run that `word` stands for (see [`resume::find`]), from its newest whole checkpoint or the one
+    /// Goes on with the run that `word` stands for (see `resume::find`), from its newest whole checkpoint or the one
     /// that is named; `flags` win over what its `config.toml` says.
     ///
     /// # Errors
