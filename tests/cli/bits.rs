@@ -31,8 +31,8 @@ const RUN: &[&str] = &[
 
 /// CRC-32C of the losses, one line each as `metrics.jsonl` spells them, and of all weights and moments, in the order of their
 /// names. To be changed only where a change of results is meant, and then told.
-const INFONCE: [u32; 2] = [0xcaaf_2524, 0x1bd0_5ef4];
-const SIGMOID: [u32; 2] = [0xcc60_f7c9, 0x30d0_5a7b];
+const INFONCE: [u32; 2] = [0xbe27_53f3, 0x9d1e_be73];
+const SIGMOID: [u32; 2] = [0x4a6b_ebba, 0xc85e_3c32];
 
 fn hashes(run: &Path) -> [u32; 2] {
     let metrics = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
