@@ -5,7 +5,7 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::pack::{Kernel, LANES, Operand, Tile};
+use super::pack::{Kernel, LANES, Operand, PAIRS_DEPTH, Tile, depth};
 
 /// How far ahead of its loads packing asks for memory, in rows or in numbers along them: few of its streams are long enough for
 /// the processor to foresee.
@@ -25,6 +25,10 @@ impl<const BF16: bool> Kernel for Avx512<BF16> {
     const STRIPS: usize = 2;
     const BLOCK: usize = 126;
     const UNITS: usize = 1024;
+
+    fn depth(units: usize) -> usize {
+        if BF16 { PAIRS_DEPTH } else { depth(units) }
+    }
 
     unsafe fn pack_rows(self, to: *mut u32, a: Operand, tiles: Range<usize>) {
         unsafe { pack_rows::<BF16>(to, a, tiles) }

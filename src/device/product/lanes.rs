@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use half::bf16;
 
-use super::pack::{Kernel, LANES, Operand, Tile, depth};
+use super::pack::{Kernel, LANES, Operand, PAIRS_DEPTH, Tile, depth};
 
 /// Numbers along `k` of an AMX tile.
 const GROUP: usize = 32;
@@ -93,7 +93,11 @@ impl<const ORDER: u8> Kernel for Lanes<ORDER> {
     }
 
     fn depth(units: usize) -> usize {
-        if Self::ROUNDED { 2 * depth(units / 2) } else { depth(units) }
+        match Self::ROUNDED {
+            false => depth(units),
+            true if Self::TILES => 2 * depth(units / 2),
+            true => 2 * PAIRS_DEPTH,
+        }
     }
 
     unsafe fn pack_rows(self, to: *mut u32, a: Operand, tiles: Range<usize>) {

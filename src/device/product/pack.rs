@@ -14,6 +14,9 @@ pub fn depth(units: usize) -> usize {
     units.div_ceil(units.div_ceil(DEPTH)).next_multiple_of(LANES)
 }
 
+/// As [`depth`] where units are summed as pairs of bf16: the same for all lengths.
+pub const PAIRS_DEPTH: usize = 160;
+
 /// `count` rows of `a`, or columns of `b`, that are `apart` one from the next, of `k` numbers each that are `along` apart: one
 /// of the two distances is 1.
 #[derive(Clone, Copy)]

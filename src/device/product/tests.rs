@@ -2,7 +2,7 @@
 
 use half::bf16;
 
-use super::pack::depth;
+use super::pack::{PAIRS_DEPTH, depth};
 use super::*;
 use crate::random::{Purpose, Random};
 
@@ -103,7 +103,7 @@ fn sums_have_one_order() {
             a[0] = 1e-39;
             let numbers = match operands {
                 Operands::F32 => depth(k),
-                Operands::Bf16 => 2 * depth(k.div_ceil(2)),
+                Operands::Bf16 => 2 * PAIRS_DEPTH,
                 Operands::Bf16Tiles => 2 * depth(k.next_multiple_of(32) / 2),
             };
             for ((a_strides, b_strides), accumulate) in layouts(sizes).into_iter().zip([false, true, true]) {
