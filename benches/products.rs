@@ -1,12 +1,12 @@
-//! Matrix products in the shapes of a training step, beside the `gemm` crate and, where it is named, Intel's MKL.
+//! Matrix products in the shapes of a training step, compared with the `gemm` crate and, if its library is given, with Intel's MKL.
 //!
 //!     cargo bench --bench products                     all shapes
 //!     cargo bench --bench products -- b16              those of one model
 //!     FLIPK_BENCH_MKL=/path/to/libmkl_rt.so.3 cargo bench --bench products      (tools/peers/products does that)
 //!
-//! All take turns in one process, each for some milliseconds, the order reversed every time, since the speed of a shared machine
-//! changes within seconds. GFLOP/s of the median call, and of the best one in brackets. Products in bf16 round their operands from
-//! f32, as a step does; those of MKL and `gemm` are in f32.
+//! They alternate in one process, some milliseconds each, and the order is reversed every time, because the speed of a shared machine
+//! changes within seconds. The table shows GFLOP/s of the median call and, in brackets, of the best one. bf16 includes rounding the
+//! operands from f32, as in a step. MKL and `gemm` multiply in f32.
 
 use std::env;
 use std::ffi::c_int;
@@ -18,7 +18,7 @@ use flipk::random::{Purpose, Random};
 
 const TURN: Duration = Duration::from_millis(12);
 const TURNS: usize = 12;
-/// Other libraries' threads spin for a while after a call; nothing is timed meanwhile.
+/// The threads of other libraries spin for a while after a call. Nothing is timed meanwhile.
 const QUIET: Duration = Duration::from_millis(3);
 
 /// The layouts of a linear layer's three products.
@@ -96,7 +96,7 @@ impl Operand {
         Self { numbers: (0..len).map(|_| random.normal()).collect(), strides }
     }
 
-    /// CBLAS's transposition and leading dimension.
+    /// Transposition and leading dimension as CBLAS wants them.
     fn cblas(&self) -> (c_int, c_int) {
         let Strides { rows, columns } = self.strides;
         if columns == 1 { (111, rows as c_int) } else { (112, columns as c_int) }
@@ -164,7 +164,7 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// The times of each of those that are there, in ascending order.
+/// The times of each available product, in ascending order.
 fn in_turns(there: [bool; 4], c: &mut [f32], call: &mut impl FnMut(usize, &mut [f32])) -> [Vec<f64>; 4] {
     let mut times: [Vec<f64>; 4] = Default::default();
     for turn in 0..TURNS {

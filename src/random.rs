@@ -79,7 +79,7 @@ impl Random {
         ((u64::from(self.next_u32()) * u64::from(bound)) >> 32) as u32
     }
 
-    /// A standard normal number (Box and Muller), the same on every machine: `libm` is portable code, where `std` calls the system.
+    /// A standard normal number (Box and Muller), the same on every machine: `libm` is portable, while `std` calls the system's functions.
     pub fn normal(&mut self) -> f32 {
         let radius = (-2.0 * libm::logf(1.0 - self.uniform())).sqrt();
         radius * libm::cosf(std::f32::consts::TAU * self.uniform())

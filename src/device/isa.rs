@@ -1,13 +1,13 @@
-//! Which of the processor's vector instructions the CPU ops use. Results are the same to the bit with each: the variable
-//! `FLIPK_CPU` is there to check that, and to measure.
+//! The vector instruction set that the CPU ops use. Results have the same bits with each of them; the environment variable
+//! `FLIPK_CPU` selects one, to check that or to measure.
 
 use std::fmt;
 use std::sync::OnceLock;
 
-/// The instruction sets that code is compiled for, from the narrowest on.
+/// The instruction sets that code is compiled for, narrowest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Isa {
-    /// What every processor of this architecture has: SSE2 or NEON.
+    /// The architecture's baseline: SSE2 or NEON.
     Portable,
     /// AVX2 with fused multiply-adds.
     Avx2,
@@ -16,10 +16,10 @@ pub enum Isa {
 }
 
 impl Isa {
-    /// All of them, from the narrowest on.
+    /// All of them, narrowest first.
     pub const ALL: [Self; 3] = [Self::Portable, Self::Avx2, Self::Avx512];
 
-    /// As `FLIPK_CPU` spells it.
+    /// Its name in `FLIPK_CPU`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Portable => "portable",
@@ -61,10 +61,10 @@ impl fmt::Display for Isa {
     }
 }
 
-/// The variable that chooses an instruction set.
+/// The environment variable that selects an instruction set.
 pub const VARIABLE: &str = "FLIPK_CPU";
 
-/// What `word`, the value of [`VARIABLE`], asks for; the best there is without one.
+/// The instruction set that `word`, the value of [`VARIABLE`], names. Without a value, the widest there is.
 fn asked(word: Option<&str>) -> Result<Isa, String> {
     let Some(word) = word.filter(|word| !word.is_empty()) else { return Ok(Isa::best()) };
     let named = Isa::ALL.into_iter().find(|isa| isa.name() == word);
@@ -75,7 +75,7 @@ fn asked(word: Option<&str>) -> Result<Isa, String> {
     }
 }
 
-/// The instruction set of this process, or what is wrong with [`VARIABLE`]. Read once.
+/// The instruction set of this process. The variable is read once.
 ///
 /// # Errors
 /// An unknown word, or an instruction set that this processor lacks.
@@ -85,7 +85,7 @@ pub fn chosen() -> Result<Isa, &'static str> {
     CHOSEN.get_or_init(|| asked(word().as_deref())).as_ref().map(|isa| *isa).map_err(String::as_str)
 }
 
-/// The instruction set of this process: the best where [`VARIABLE`] is wrong, which the program says at its start.
+/// The instruction set of this process. If [`VARIABLE`] is wrong, which the program reports at startup, it is the widest.
 #[inline]
 pub(crate) fn level() -> Isa {
     chosen().unwrap_or_else(|_| Isa::best())

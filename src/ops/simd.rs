@@ -53,7 +53,7 @@ pub fn sum(len: usize, term: impl Fn(usize) -> f32) -> f32 {
     total(lanes) + tail
 }
 
-/// [`sum`] over several slices of one length, and of several terms at a time: one pass for all of them.
+/// As [`sum`], over several slices of equal length and for several terms in one pass.
 #[inline(always)]
 pub fn sums<const N: usize, const S: usize>(operands: [&[f32]; N], term: impl Fn([f32; N]) -> [f32; S]) -> [f32; S] {
     let len = operands[0].len();
@@ -86,7 +86,7 @@ pub fn total(lanes: [f32; LANES]) -> f32 {
     halves(lanes, |a, b| a + b)
 }
 
-/// The largest lane; none is NaN.
+/// The largest lane. No lane may be NaN.
 #[inline(always)]
 fn largest(lanes: [f32; LANES]) -> f32 {
     halves(lanes, |a, b| if b > a { b } else { a })
@@ -94,8 +94,8 @@ fn largest(lanes: [f32; LANES]) -> f32 {
 
 /// All lanes combined, by halves.
 ///
-/// The compiler must not look through this: it would give the loop before it the shape of the halves, in registers of two
-/// lanes each, which takes eight times as long.
+/// `black_box` hides this from the compiler. Otherwise LLVM vectorises the loop before it in the shape of the halves, with registers of
+/// two lanes, which takes eight times as long.
 #[inline(always)]
 fn halves(lanes: [f32; LANES], both: impl Fn(f32, f32) -> f32) -> f32 {
     let lanes = black_box(lanes);

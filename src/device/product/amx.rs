@@ -1,7 +1,7 @@
 //! AMX: products of tiles of bf16, sixteen rows of `a` by sixteen columns of `b`, 32 numbers of each along `k`.
 //!
-//! `tdpbf16ps` sums the products of even numbers along `k`, and those of odd ones, each from zero in a chain of fused
-//! multiply-adds; their sum is added to the tile's. It takes denormal numbers for zero. (Intel's manual, volume 2.)
+//! `tdpbf16ps` sums the products at even places along `k` and those at odd places in two chains of fused multiply-adds from zero, and
+//! adds both sums to the tile. It treats denormal numbers as zero. (Intel's Software Developer's Manual, volume 2.)
 
 use std::arch::asm;
 use std::arch::x86_64::*;
@@ -12,13 +12,13 @@ use super::avx512::{across, along, pack_columns, transposed, write_lanes};
 use super::avx512_bf16;
 use super::pack::{Kernel, LANES, Operand, Tile};
 
-/// Units of a tile, which are 32 bits of a row: two numbers.
+/// Units in a row of a tile, of two bf16 each.
 const UNITS: usize = LANES;
 
 #[derive(Clone, Copy)]
 pub struct Amx;
 
-/// Whether the processor has the instructions, and Linux lets this process use them.
+/// Whether the processor has the instructions and Linux lets this process use them.
 pub fn available() -> bool {
     static AVAILABLE: LazyLock<bool> = LazyLock::new(|| {
         // CPUID 7, EDX: AMX-BF16 and AMX-TILE.
@@ -28,13 +28,13 @@ pub fn available() -> bool {
     *AVAILABLE
 }
 
-/// Asks Linux to save the tiles' 8 KiB of registers, too, where it changes from thread to thread; without that their first use
-/// ends the process.
+/// Asks Linux for permission to use the tile registers, which it has to save at context switches. Without it, their first use kills the
+/// process.
 #[cfg(target_os = "linux")]
 fn permitted() -> bool {
     const ARCH_REQ_XCOMP_PERM: usize = 0x1023;
     const XFEATURE_XTILEDATA: usize = 18;
-    // SAFETY: this call changes nothing but what is said above.
+    // SAFETY: the call only grants this permission.
     unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0 }
 }
 
@@ -43,7 +43,7 @@ fn permitted() -> bool {
     false
 }
 
-/// What `ldtilecfg` reads: eight tiles of sixteen rows of 64 bytes.
+/// The operand of `ldtilecfg`: eight tiles of sixteen rows of 64 bytes.
 #[repr(C, align(64))]
 struct Configuration {
     palette: u8,
@@ -65,7 +65,7 @@ static CONFIGURATION: Configuration = {
 
 impl Kernel for Amx {
     const PER: usize = 2;
-    // Four tiles of sums, two of rows and two of columns.
+    // Two tiles of rows by two of columns.
     const ROWS: usize = 2 * LANES;
     const STRIPS: usize = 2;
     const BLOCK: usize = 256;
@@ -136,7 +136,7 @@ unsafe fn pack_rows(to: *mut u32, a: Operand, tiles: Range<usize>) {
     }
 }
 
-/// Tiles 0 to 3 are sums, 4 and 5 rows of `a`, 6 and 7 columns of `b`.
+/// Tiles 0 to 3 hold sums, 4 and 5 rows of `a`, 6 and 7 columns of `b`.
 #[target_feature(enable = "avx512f")]
 unsafe fn multiply<const R: usize, const V: usize>(to: Tile) {
     const ROW: usize = 64;

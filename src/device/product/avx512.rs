@@ -1,5 +1,5 @@
-//! AVX-512: products of f32, and of pairs of bf16 by `vdpbf16ps`, which multiplies sixteen pairs by sixteen others and adds both
-//! products of each to sixteen f32 sums, the later one first (it takes denormal operands for zero).
+//! AVX-512: products of f32, and of pairs of bf16 with `vdpbf16ps`. That instruction multiplies sixteen pairs by sixteen others and
+//! adds both products of each to sixteen f32 sums, the later product first. It treats denormal operands as zero.
 
 use std::arch::asm;
 use std::arch::x86_64::*;
@@ -7,14 +7,14 @@ use std::ops::Range;
 
 use super::pack::{Kernel, LANES, Operand, PAIRS_DEPTH, Tile, depth};
 
-/// How far ahead of its loads packing asks for memory, in rows or in numbers along them: few of its streams are long enough for
-/// the processor to foresee.
-const ROWS_AHEAD: usize = 16;
-/// Units that are packed together of columns that are neighbours.
-const TOGETHER: usize = 16;
+/// How far ahead packing prefetches, in numbers along a row and in rows. Its streams are too short for the hardware prefetcher.
 const AHEAD: usize = 2 * LANES;
+const ROWS_AHEAD: usize = 16;
 
-/// Of f32, or of pairs of bf16.
+/// Rows of a row-major operand that are packed together, strip by strip: so many streams are read and one is written.
+const TOGETHER: usize = 16;
+
+/// Products of f32 or of pairs of bf16.
 #[derive(Clone, Copy)]
 pub struct Avx512<const BF16: bool>;
 
@@ -65,20 +65,20 @@ pub fn load(from: &[f32], start: usize, count: usize) -> __m512 {
     unsafe { _mm512_maskz_loadu_ps(lanes(count.min(from.len())), from.as_ptr()) }
 }
 
-/// Asks for the line of the number at `index`, if there is one, or for one that is not needed.
+/// Prefetches the line of the number at `index`. An index past the end does no harm.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn prefetch(from: &[f32], index: usize) {
     _mm_prefetch::<_MM_HINT_T0>(from.as_ptr().wrapping_add(index).cast());
 }
 
-/// `low` and `high` in bf16, rounded to the nearest even, one after the other.
-// By its name, since f32's functions, which share this code, run on processors that lack the instruction.
+/// `low` and `high` rounded to bf16 (nearest even), one after the other.
+// In assembly, because the f32 functions share this code and must not require AVX-512 BF16.
 #[inline]
 #[target_feature(enable = "avx512f")]
 pub fn narrow(low: __m512, high: __m512) -> __m512i {
     let both: __m512i;
-    // SAFETY: it reads and writes registers alone, and is reached in bf16 alone.
+    // SAFETY: it uses registers only, and bf16 kernels run only where the instruction exists.
     unsafe {
         asm!("vcvtne2ps2bf16 {}, {}, {}", lateout(zmm_reg) both, in(zmm_reg) high, in(zmm_reg) low, options(pure, nomem, nostack, preserves_flags))
     };
@@ -89,17 +89,17 @@ pub fn narrow(low: __m512, high: __m512) -> __m512i {
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn add_pairs(mut sum: __m512, a: __m512i, b: __m512i) -> __m512 {
-    // SAFETY: as of `narrow`.
+    // SAFETY: as in `narrow`.
     unsafe {
         asm!("vdpbf16ps {}, {}, {}", inout(zmm_reg) sum, in(zmm_reg) a, in(zmm_reg) b, options(pure, nomem, nostack, preserves_flags))
     };
     sum
 }
 
-/// `narrow`, with numbers of both registers in turns.
+/// As [`narrow`], with the two registers' numbers interleaved.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-pub fn narrow_in_turns(earlier: __m512, later: __m512) -> __m512i {
+fn narrow_interleaved(earlier: __m512, later: __m512) -> __m512i {
     const TURNS: [i16; 2 * LANES] = {
         let mut turns = [0; 2 * LANES];
         let mut i = 0;
@@ -114,8 +114,7 @@ pub fn narrow_in_turns(earlier: __m512, later: __m512) -> __m512i {
     _mm512_permutexvar_epi16(turns, narrow(earlier, later))
 }
 
-/// Sixteen units of up to sixteen rows whose numbers are neighbours along `k`, from number `at` on, a register per row; zeros
-/// where there are none.
+/// Sixteen units, from number `at` on, of up to sixteen rows that are contiguous along `k`: one register per row, padded with zeros.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
 pub fn along<const BF16: bool>(a: Operand, first: usize, count: usize, at: usize) -> [__m512i; LANES] {
@@ -134,7 +133,7 @@ pub fn along<const BF16: bool>(a: Operand, first: usize, count: usize, at: usize
     rows
 }
 
-/// A unit of sixteen rows or columns that are neighbours.
+/// One unit of up to sixteen rows or columns that are contiguous across.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
 pub fn across<const BF16: bool>(of: Operand, first: usize, count: usize, unit: usize) -> __m512i {
@@ -143,7 +142,7 @@ pub fn across<const BF16: bool>(of: Operand, first: usize, count: usize, unit: u
         prefetch(of.from, at + ROWS_AHEAD * of.along);
         prefetch(of.from, at + (ROWS_AHEAD + 1) * of.along);
         let earlier = load(of.from, at, if 2 * unit < of.k { count } else { 0 });
-        narrow_in_turns(earlier, load(of.from, at + of.along, if 2 * unit + 1 < of.k { count } else { 0 }))
+        narrow_interleaved(earlier, load(of.from, at + of.along, if 2 * unit + 1 < of.k { count } else { 0 }))
     } else {
         let at = unit * of.along + first;
         prefetch(of.from, at + ROWS_AHEAD * of.along);
@@ -155,7 +154,7 @@ pub fn across<const BF16: bool>(of: Operand, first: usize, count: usize, unit: u
 unsafe fn pack_rows<const BF16: bool>(to: *mut u32, a: Operand, tiles: Range<usize>) {
     let units = <Avx512<BF16>>::units(a.k);
     let first = |tile| <Avx512<BF16>>::first_row(a.count, tile);
-    // A store of sixteen lanes reaches into the next unit of the panel, which is written after it.
+    // A store of sixteen lanes spills into the panel's next unit, which is written afterwards. The last ones are masked.
     let store = |panel: *mut u32, unit: usize, height: usize, lanes_: __m512i| unsafe {
         let at = panel.add(unit * height).cast::<i32>();
         if unit + LANES < units {
@@ -203,7 +202,7 @@ pub unsafe fn pack_columns<const BF16: bool>(to: &mut [u32], b: Operand) {
             }
         }
     } else {
-        // Some rows at a time through all strips, since a row's numbers are what lies together in memory.
+        // A few rows at a time across all strips, because rows are contiguous in memory.
         for unit in (0..units).step_by(TOGETHER) {
             for (strip, to) in vectors.chunks_exact_mut(units).enumerate() {
                 for (index, to) in to[unit..units.min(unit + TOGETHER)].iter_mut().enumerate() {
@@ -214,7 +213,7 @@ pub unsafe fn pack_columns<const BF16: bool>(to: &mut [u32], b: Operand) {
     }
 }
 
-/// Sixteen registers of sixteen lanes as the columns of a square: its rows.
+/// Transposes a square of sixteen registers by sixteen lanes.
 #[inline]
 #[target_feature(enable = "avx512f")]
 pub fn transposed(rows: [__m512i; LANES]) -> [__m512i; LANES] {
@@ -223,7 +222,7 @@ pub fn transposed(rows: [__m512i; LANES]) -> [__m512i; LANES] {
         by_two[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
         by_two[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
     }
-    // Register 4 g + j has, in its 128-bit part p, column 4 p + j of rows 4 g to 4 g + 3.
+    // The 128-bit part p of register 4 g + j holds column 4 p + j of rows 4 g to 4 g + 3.
     let mut by_four = by_two;
     for g in (0..LANES).step_by(4) {
         by_four[g] = _mm512_unpacklo_epi64(by_two[g], by_two[g + 2]);
@@ -231,7 +230,7 @@ pub fn transposed(rows: [__m512i; LANES]) -> [__m512i; LANES] {
         by_four[g + 2] = _mm512_unpacklo_epi64(by_two[g + 1], by_two[g + 3]);
         by_four[g + 3] = _mm512_unpackhi_epi64(by_two[g + 1], by_two[g + 3]);
     }
-    // What remains is to transpose the 4 x 4 parts.
+    // Then the 4 x 4 blocks of 128 bits are transposed.
     let mut columns = by_four;
     for j in 0..4 {
         let [a, b, c, d] = [0, 4, 8, 12].map(|g| by_four[g + j]);
@@ -249,7 +248,7 @@ pub fn transposed(rows: [__m512i; LANES]) -> [__m512i; LANES] {
 unsafe fn multiply<const BF16: bool, const R: usize, const V: usize>(to: Tile) {
     let mut sums = [[_mm512_setzero_ps(); V]; R];
     if to.accumulate {
-        // Asked for now, they are there when the sums are.
+        // Prefetched now, the old results are there when the sums are.
         for row in 0..R {
             for strip in 0..V {
                 _mm_prefetch::<_MM_HINT_T0>(to.c.wrapping_add(row * to.stride + strip * LANES).cast());
@@ -260,7 +259,7 @@ unsafe fn multiply<const BF16: bool, const R: usize, const V: usize>(to: Tile) {
     for _ in 0..to.units {
         let mut columns = [_mm512_setzero_si512(); V];
         for (strip, units) in columns.iter_mut().enumerate() {
-            // SAFETY: by the caller: strips and panels have these units.
+            // SAFETY: by the caller, strips and panels have this many units.
             *units = unsafe { _mm512_load_si512(b.add(strip * to.b_apart).cast()) };
         }
         for (row, sums) in sums.iter_mut().enumerate() {
@@ -277,7 +276,7 @@ unsafe fn multiply<const BF16: bool, const R: usize, const V: usize>(to: Tile) {
         // SAFETY: as above.
         unsafe { (a, b) = (a.add(R), b.add(LANES)) };
     }
-    // Whole registers go straight to the result; masked stores cost much more, also if they store all.
+    // Masked stores are much slower, even with a full mask.
     unsafe {
         if to.columns == V * LANES {
             write::<R, V, true>(&to, sums);
@@ -293,7 +292,7 @@ unsafe fn write<const R: usize, const V: usize, const WHOLE: bool>(to: &Tile, su
     let scale = _mm512_set1_ps(to.scale);
     for (row, sums) in sums.into_iter().enumerate() {
         for (strip, sum) in sums.into_iter().enumerate() {
-            // SAFETY: by the caller there is room for so many rows and columns; other lanes are masked off.
+            // SAFETY: by the caller, the result has these rows and columns; other lanes are masked off.
             unsafe {
                 write_lanes::<WHOLE>(
                     to,

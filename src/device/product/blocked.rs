@@ -1,8 +1,8 @@
-//! How a product is cut into pieces that fit the caches, and shared among threads; what multiplies them is a [`Kernel`].
+//! Cuts a product into blocks that fit the caches and divides them among threads; a [`Kernel`] multiplies them.
 //!
-//! Both operands are packed. One is packed whole for as much of `k` at a time as fits: by each thread for itself where it is
-//! small, else by all together. Of the other one each thread packs a block just before it is multiplied. Nothing here decides in what order numbers are added: that
-//! is up to [`Kernel::depth`] and the kernel alone.
+//! Both operands are packed. The smaller one is packed whole, for as much of `k` at a time as fits: by each thread for itself if
+//! it is small enough, otherwise by all threads together. Of the larger one, each thread packs a block right before it multiplies
+//! it. Nothing here affects the order of additions: only [`Kernel::depth`] and the kernel do.
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -10,122 +10,139 @@ use std::ops::Range;
 use super::pack::{Kernel, LANES, Operand, Tile, at_least};
 use super::{Finish, How, Product};
 
-/// Columns that are finished before others are begun, in strips: with a block of rows they stay in the second-level cache.
-const NEAR: usize = 12;
+/// Columns whose results stay in the second-level cache, together with a block of rows, until they are finished.
+const NEAR: usize = 12 * LANES;
 
-/// What the operand that is packed whole may take at a time: more would come from memory, again for each block.
+/// The largest part of an operand that threads pack together. More would come from memory again for each block.
 const SHARED_BYTES: usize = 8 << 20;
 
-/// What an operand may take at a time that each thread packs whole for itself: half of a second-level cache.
+/// The largest part of an operand that each thread packs for itself: half of a second-level cache.
 const OWN_BYTES: usize = 1 << 20;
-/// Parts of a thread, at most: more level out what one thread is held up.
+
+/// Most parts per thread: with several, the others take over when one thread is held up.
 const PARTS: usize = 4;
 
-/// Strips or tiles that are packed by one thread at a time, at least.
+/// Strips or tiles that a thread packs at a time.
 const GRAIN: usize = 4;
 
 thread_local! {
-    // Packed operands, kept from call to call, so that a step allocates nothing.
-    static SHARED: Cell<Vec<Vector>> = const { Cell::new(Vec::new()) };
-    static OWN: Cell<Vec<Vector>> = const { Cell::new(Vec::new()) };
+    // Packed operands. They are kept from call to call, so that a step does not allocate.
+    static WHOLE: Cell<Vec<Vector>> = const { Cell::new(Vec::new()) };
+    static BLOCK: Cell<Vec<Vector>> = const { Cell::new(Vec::new()) };
 }
 
-/// A line of the caches.
+/// A cache line.
 #[derive(Clone, Copy, Default, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C, align(64))]
 pub struct Vector([u32; LANES]);
 
-/// As [`super::product_then`], which has checked the sizes; none of them is zero. The processor has the kernel's instructions.
+/// As [`super::product_then`], which has checked the sizes. No size may be zero, and the processor must have the kernel's
+/// instructions.
 pub fn product<K: Kernel>(kernel: K, operands: Product<'_>) {
-    let Product { sizes: (m, n, k), c: (c, stride), a, b, how, beside, finish } = operands;
-    let a = Operand { from: a.0, apart: a.1.rows, along: a.1.columns, count: m, k };
-    let b = Operand { from: b.0, apart: b.1.columns, along: b.1.rows, count: n, k };
-    let units = K::units(k);
+    let how = operands.how;
     let threads = if how.parallel { rayon::current_num_threads() } else { 1 };
-    let job = Job { kernel, a, b, units, depth: K::depth(units), how, out: Out::new(c, stride, beside), finish };
-    // Few rows are packed whole; else that is what becomes of the columns.
-    let by_columns = m <= K::BLOCK && m < n;
-    let (across, few, many) = if by_columns { (K::padded(m), m, n) } else { (n.next_multiple_of(LANES), n, m) };
-    let chunk = (K::UNITS / job.depth).max(1) * job.depth;
-    if few * threads <= 2 * many && size_of::<u32>() * across * chunk.min(units) <= OWN_BYTES {
-        // Rather packed by each thread for itself than handed from one's cache to the other's.
+    let job = Job::new(kernel, operands);
+    let Job { units, depth, chunk, .. } = job;
+    let (few, many, block, grain) = job.sides();
+    let bytes = |units: usize| job.padded() * units * size_of::<u32>();
+    if few * threads <= 2 * many && bytes(chunk.min(units)) <= OWN_BYTES {
         let parts = threads * (2 * many / few / threads).clamp(1, PARTS);
-        for_parts(how.parallel, 0..parts, 1, &|parts_| {
-            for part in parts_ {
-                // SAFETY: parts of the result lie apart, and so do the buffers of threads; the processor has the instructions.
-                unsafe { job.part(by_columns, across, chunk, part, parts) };
-            }
+        for_each(how.parallel, parts, &|index| {
+            let part = evenly(0..many, index, parts, grain);
+            let blocks = part.len().div_ceil(block);
+            with(&WHOLE, |whole| {
+                for some in chunks(0..units, chunk) {
+                    let whole = Buffer::new(whole, job.padded() * some.len());
+                    // SAFETY: the buffer is this thread's own, the parts of the result are disjoint, and the caller vouches for
+                    // the processor.
+                    unsafe {
+                        job.pack_whole(whole, &some, 0..job.pieces());
+                        (0..blocks)
+                            .for_each(|index| job.block(whole, &some, evenly(part.clone(), index, blocks, grain)));
+                    }
+                }
+            });
         });
         return;
     }
-    let most = (SHARED_BYTES / size_of::<u32>() / across / job.depth).max(1) * job.depth;
-    let mut shared = SHARED.take();
-    for start in (0..units).step_by(most) {
-        let some = start..units.min(start + most);
-        let packed = at_least(&mut shared, across * some.len());
-        let at = Shared(packed.as_mut_ptr());
-        // SAFETY: the packed parts of different tiles, and of different strips, lie apart, as do parts of the result; the buffer
-        // has room for all; the processor has the instructions.
-        if by_columns {
-            for_parts(how.parallel, 0..m.div_ceil(K::ROWS), GRAIN, &|tiles| unsafe {
-                job.pack_a(at, 0..m, &some, tiles)
+    let blocks = many.div_ceil(block).next_multiple_of(threads);
+    let most = (SHARED_BYTES / bytes(depth)).max(1) * depth;
+    with(&WHOLE, |whole| {
+        for some in chunks(0..units, most) {
+            let whole = Buffer::new(whole, job.padded() * some.len());
+            // SAFETY: each tile or strip has its own part of the buffer, and nobody reads before all are packed.
+            for_each(how.parallel, job.pieces().div_ceil(GRAIN), &|group| unsafe {
+                job.pack_whole(whole, &some, GRAIN * group..job.pieces().min(GRAIN * (group + 1)));
             });
-            let groups = n.div_ceil(NEAR * LANES).next_multiple_of(threads).min(n.div_ceil(2 * LANES));
-            for_parts(how.parallel, 0..groups, 1, &|groups_| unsafe {
-                groups_.for_each(|group| job.columns(at, &some, evenly(n, group, groups, 2 * LANES)));
-            });
-        } else {
-            for_parts(how.parallel, 0..n.div_ceil(LANES), GRAIN, &|strips| unsafe { job.pack_b(at, &some, strips) });
-            let blocks = m.div_ceil(K::BLOCK).next_multiple_of(threads).min(m.div_ceil(K::ROWS));
-            for_parts(how.parallel, 0..blocks, 1, &|blocks_| unsafe {
-                blocks_.for_each(|block| job.rows(at, &some, evenly(m, block, blocks, 1)));
+            // SAFETY: the blocks of the result are disjoint.
+            for_each(how.parallel, blocks, &|index| unsafe {
+                job.block(whole, &some, evenly(0..many, index, blocks, grain));
             });
         }
-    }
-    SHARED.set(shared);
+    });
 }
 
-/// Calls `body` with parts of `all` of at most `grain` each.
-fn for_parts(parallel: bool, all: Range<usize>, grain: usize, body: &(impl Fn(Range<usize>) + Sync)) {
-    if !parallel || all.len() <= grain {
-        return body(all);
+/// Calls `body` for each index below `count`, on all threads if `parallel`.
+fn for_each(parallel: bool, count: usize, body: &(impl Fn(usize) + Sync)) {
+    fn halve(range: Range<usize>, body: &(impl Fn(usize) + Sync)) {
+        if range.len() <= 1 {
+            return range.for_each(body);
+        }
+        let half = range.start + range.len() / 2;
+        let (low, high) = (range.start..half, half..range.end);
+        rayon::join(|| halve(low, body), || halve(high, body));
     }
-    let half = all.start + all.len() / 2;
-    let (low, high) = (all.start..half, half..all.end);
-    rayon::join(|| for_parts(true, low, grain, body), || for_parts(true, high, grain, body));
+    if parallel { halve(0..count, body) } else { (0..count).for_each(body) }
 }
 
-/// Part `index` of `parts` of `0..len`, which begins at a multiple of `grain`.
-fn evenly(len: usize, index: usize, parts: usize, grain: usize) -> Range<usize> {
-    let first = |index: usize| (index * len / parts).next_multiple_of(grain).min(len);
+/// Lends `body` a buffer that this thread keeps.
+fn with(buffer: &'static std::thread::LocalKey<Cell<Vec<Vector>>>, body: impl FnOnce(&mut Vec<Vector>)) {
+    // A thread that waits for others may take up another product meanwhile, which then finds an empty buffer.
+    let mut lent = buffer.take();
+    body(&mut lent);
+    buffer.set(lent);
+}
+
+/// `range` in pieces of at most `len`.
+fn chunks(range: Range<usize>, len: usize) -> impl Iterator<Item = Range<usize>> {
+    let end = range.end;
+    range.step_by(len).map(move |start| start..end.min(start + len))
+}
+
+/// Part `index` of `parts` equal ones of `range`, each starting at a multiple of `grain` from its start.
+fn evenly(range: Range<usize>, index: usize, parts: usize, grain: usize) -> Range<usize> {
+    let len = range.len();
+    let first = |index: usize| range.start + (index * len / parts).next_multiple_of(grain).min(len);
     first(index)..first(index + 1)
 }
 
-/// A buffer that threads write different parts of.
+/// A packed operand that threads share.
 #[derive(Clone, Copy)]
-struct Shared(*mut u32);
-// SAFETY: who writes what is up to the callers of `Job`'s functions.
-unsafe impl Send for Shared {}
-unsafe impl Sync for Shared {}
+struct Buffer(*mut u32);
+// SAFETY: `product` sees to it that nobody reads or writes what another thread writes.
+unsafe impl Send for Buffer {}
+// SAFETY: as above.
+unsafe impl Sync for Buffer {}
 
-/// The result, of which threads write different parts.
+impl Buffer {
+    fn new(buffer: &mut Vec<Vector>, units: usize) -> Self {
+        Self(at_least(buffer, units).as_mut_ptr())
+    }
+}
+
+/// The result, whose blocks are written by different threads.
 #[derive(Clone, Copy)]
 struct Out {
     c: *mut f32,
     stride: usize,
     beside: Option<*mut f32>,
 }
-// SAFETY: as of `Shared`.
+// SAFETY: as for `Buffer`.
 unsafe impl Send for Out {}
+// SAFETY: as for `Buffer`.
 unsafe impl Sync for Out {}
 
-impl Out {
-    fn new(c: &mut [f32], stride: usize, beside: &mut [f32]) -> Self {
-        Self { c: c.as_mut_ptr(), stride, beside: (!beside.is_empty()).then_some(beside.as_mut_ptr()) }
-    }
-}
-
-/// A packed operand: units from `start` on, `units` of them.
+/// A packed operand: `units` units from unit `start` on.
 #[derive(Clone, Copy)]
 struct Packed {
     at: *const u32,
@@ -133,139 +150,143 @@ struct Packed {
     units: usize,
 }
 
+/// A product. Its unsafe functions require that the processor has the kernel's instructions, that buffers are as long as what is
+/// packed into them, and that no other thread uses what they write.
 struct Job<'a, K> {
     kernel: K,
     a: Operand<'a>,
     b: Operand<'a>,
+    /// Whether `a` is packed whole, and `b` block by block. Otherwise it is the other way round.
+    rows_whole: bool,
     units: usize,
     depth: usize,
+    /// Units of a block that are packed at a time, a multiple of `depth`.
+    chunk: usize,
     how: How,
     out: Out,
     finish: Option<&'a Finish<'a>>,
 }
 
-impl<K: Kernel> Job<'_, K> {
-    /// Units `some` of `rows`' tiles, to a buffer that begins with the first of `rows`.
-    unsafe fn pack_a(&self, to: Shared, rows: Range<usize>, some: &Range<usize>, tiles: Range<usize>) {
-        let part = self.a.part(rows.start, rows.len(), K::PER * some.start, K::PER * some.len());
-        unsafe { self.kernel.pack_rows(to.0, part, tiles) }
-    }
-
-    /// Units `some` of `strips`, to a buffer that begins with the first strip of all.
-    unsafe fn pack_b(&self, to: Shared, some: &Range<usize>, strips: Range<usize>) {
-        let part = self.b.part(strips.start * LANES, strips.len() * LANES, K::PER * some.start, K::PER * some.len());
-        let each = some.len() * LANES;
-        unsafe {
-            let to = std::slice::from_raw_parts_mut(to.0.add(strips.start * each), strips.len() * each);
-            self.kernel.pack_columns(to, part);
+impl<'a, K: Kernel> Job<'a, K> {
+    fn new(kernel: K, operands: Product<'a>) -> Self {
+        let Product { sizes: (m, n, k), c: (c, stride), a, b, how, beside, finish } = operands;
+        let units = K::units(k);
+        let depth = K::depth(units);
+        let beside = (!beside.is_empty()).then_some(beside.as_mut_ptr());
+        Self {
+            kernel,
+            a: Operand { from: a.0, apart: a.1.rows, along: a.1.columns, count: m, k },
+            b: Operand { from: b.0, apart: b.1.columns, along: b.1.rows, count: n, k },
+            rows_whole: m <= K::BLOCK && m < n,
+            units,
+            depth,
+            chunk: (K::UNITS / depth).max(1) * depth,
+            how,
+            out: Out { c: c.as_mut_ptr(), stride, beside },
+            finish,
         }
     }
 
-    /// Part `index` of `parts` of the larger operand times all of the other one, packing both.
-    unsafe fn part(&self, by_columns: bool, across: usize, chunk: usize, index: usize, parts: usize) {
-        let mut shared = SHARED.take();
-        for start in (0..self.units).step_by(chunk) {
-            let some = start..self.units.min(start + chunk);
-            let at = Shared(at_least(&mut shared, across * some.len()).as_mut_ptr());
-            unsafe {
-                if by_columns {
-                    let rows = self.a.count;
-                    self.pack_a(at, 0..rows, &some, 0..rows.div_ceil(K::ROWS));
-                    let columns = evenly(self.b.count, index, parts, 2 * LANES);
-                    let groups = columns.len().div_ceil(NEAR * LANES);
-                    for group in 0..groups {
-                        let part = evenly(columns.len(), group, groups, 2 * LANES);
-                        self.columns(at, &some, columns.start + part.start..columns.start + part.end);
+    /// Rows or columns of the operand that is packed whole, and of the other one; how many of the latter make a block, and at
+    /// which multiple one may start.
+    fn sides(&self) -> (usize, usize, usize, usize) {
+        let (m, n) = (self.a.count, self.b.count);
+        if self.rows_whole { (m, n, NEAR, K::STRIPS * LANES) } else { (n, m, K::BLOCK, 1) }
+    }
+
+    /// Rows or columns of the operand that is packed whole, with padding.
+    fn padded(&self) -> usize {
+        if self.rows_whole { K::padded(self.a.count) } else { self.b.count.next_multiple_of(LANES) }
+    }
+
+    /// Its tiles or strips.
+    fn pieces(&self) -> usize {
+        if self.rows_whole { self.a.count.div_ceil(K::ROWS) } else { self.b.count.div_ceil(LANES) }
+    }
+
+    /// Packs units `some` of `pieces` into their places in `to`.
+    unsafe fn pack_whole(&self, to: Buffer, some: &Range<usize>, pieces: Range<usize>) {
+        let (start, k) = (K::PER * some.start, K::PER * some.len());
+        if self.rows_whole {
+            // SAFETY: by the caller.
+            return unsafe { self.kernel.pack_rows(to.0, self.a.part(0, self.a.count, start, k), pieces) };
+        }
+        let b = self.b.part(pieces.start * LANES, pieces.len() * LANES, start, k);
+        let strip = some.len() * LANES;
+        // SAFETY: by the caller.
+        unsafe {
+            let to = std::slice::from_raw_parts_mut(to.0.add(pieces.start * strip), pieces.len() * strip);
+            self.kernel.pack_columns(to, b);
+        }
+    }
+
+    /// Packs units `some` of the rows or columns `range` and multiplies them by the other operand, which is packed.
+    unsafe fn block(&self, whole: Buffer, some: &Range<usize>, range: Range<usize>) {
+        if range.is_empty() {
+            return;
+        }
+        let packed = |at: *const u32, units: &Range<usize>| Packed { at, start: units.start, units: units.len() };
+        with(&BLOCK, |block| {
+            for part in chunks(some.clone(), self.chunk) {
+                let (start, k) = (K::PER * part.start, K::PER * part.len());
+                // SAFETY: by the caller.
+                unsafe {
+                    if self.rows_whole {
+                        let to = at_least(block, range.len().next_multiple_of(LANES) * part.len());
+                        self.kernel.pack_columns(to, self.b.part(range.start, range.len(), start, k));
+                        let (a, b) = (packed(whole.0, some), packed(to.as_ptr(), &part));
+                        self.multiply(a, b, &part, 0..self.a.count, range.clone());
+                        continue;
                     }
-                } else {
-                    self.pack_b(at, &some, 0..self.b.count.div_ceil(LANES));
-                    let rows = evenly(self.a.count, index, parts, 1);
-                    let blocks = rows.len().div_ceil(K::BLOCK);
-                    for block in 0..blocks {
-                        let part = evenly(rows.len(), block, blocks, 1);
-                        self.rows(at, &some, rows.start + part.start..rows.start + part.end);
+                    let to = at_least(block, K::padded(range.len()) * part.len()).as_mut_ptr();
+                    let a = self.a.part(range.start, range.len(), start, k);
+                    self.kernel.pack_rows(to, a, 0..range.len().div_ceil(K::ROWS));
+                    for columns in chunks(0..self.b.count, NEAR) {
+                        let b = packed(whole.0.add(columns.start * some.len()), some);
+                        self.multiply(packed(to, &part), b, &part, range.clone(), columns);
                     }
                 }
             }
-        }
-        SHARED.set(shared);
+        });
     }
 
-    /// A block of rows, from strips of `b` that are packed.
-    unsafe fn rows(&self, b: Shared, some: &Range<usize>, rows: Range<usize>) {
-        let mut own = OWN.take();
-        let n = self.b.count;
-        let chunk = (K::UNITS / self.depth).max(1) * self.depth;
-        for start in some.clone().step_by(chunk) {
-            let part = start..some.end.min(start + chunk);
-            let at = at_least(&mut own, K::padded(rows.len()) * part.len()).as_mut_ptr();
-            unsafe { self.pack_a(Shared(at), rows.clone(), &part, 0..rows.len().div_ceil(K::ROWS)) };
-            let a = Packed { at, start, units: part.len() };
-            for column in (0..n).step_by(NEAR * LANES) {
-                let at = unsafe { b.0.add(column * some.len()) };
-                let b = Packed { at, start: some.start, units: some.len() };
-                let columns = column..n.min(column + NEAR * LANES);
-                unsafe { self.multiply(a, b, &part, rows.clone(), columns) };
-            }
-        }
-        OWN.set(own);
-    }
-
-    /// Some columns, from panels of all rows of `a` that are packed.
-    unsafe fn columns(&self, a: Shared, some: &Range<usize>, columns: Range<usize>) {
-        if columns.is_empty() {
-            return;
-        }
-        let mut own = OWN.take();
-        let chunk = (K::UNITS / self.depth).max(1) * self.depth;
-        for start in some.clone().step_by(chunk) {
-            let part = start..some.end.min(start + chunk);
-            let to = at_least(&mut own, columns.len().next_multiple_of(LANES) * part.len());
-            let b = self.b.part(columns.start, columns.len(), K::PER * start, K::PER * part.len());
-            unsafe { self.kernel.pack_columns(to, b) };
-            let b = Packed { at: to.as_ptr(), start, units: part.len() };
-            let a = Packed { at: a.0, start: some.start, units: some.len() };
-            unsafe { self.multiply(a, b, &part, 0..self.a.count, columns.clone()) };
-        }
-        OWN.set(own);
-    }
-
-    /// Units `some` of `rows` times `columns`; both packed operands begin with the first of those. Then they are finished, if
-    /// these units are the last.
+    /// Units `some` of `rows` times `columns`, with which both packed operands start. If these units are the last ones, the
+    /// result is finished.
     unsafe fn multiply(&self, a: Packed, b: Packed, some: &Range<usize>, rows: Range<usize>, columns: Range<usize>) {
         let Out { c, stride, beside } = self.out;
-        // SAFETY: of this function and all that it calls: by the caller.
+        // SAFETY: by the caller.
         unsafe { self.kernel.begin() };
-        let tiles = rows.len().div_ceil(K::ROWS);
-        for start in some.clone().step_by(self.depth) {
-            let units = some.end.min(start + self.depth) - start;
-            for column in columns.clone().step_by(K::STRIPS * LANES) {
-                let strip = (column - columns.start) * b.units + (start - b.start) * LANES;
-                for tile in 0..tiles {
+        for piece in chunks(some.clone(), self.depth) {
+            for strips in chunks(columns.clone(), K::STRIPS * LANES) {
+                let strip = (strips.start - columns.start) * b.units + (piece.start - b.start) * LANES;
+                for tile in 0..rows.len().div_ceil(K::ROWS) {
                     let (first, next) = (K::first_row(rows.len(), tile), K::first_row(rows.len(), tile + 1));
+                    let panel = K::panel(next - first);
+                    // SAFETY: by the caller.
                     unsafe {
                         self.kernel.tile(Tile {
-                            c: c.add((rows.start + first) * stride + column),
+                            c: c.add((rows.start + first) * stride + strips.start),
                             stride,
                             rows: next - first,
-                            columns: (columns.end - column).min(K::STRIPS * LANES),
-                            accumulate: self.how.accumulate || start > 0,
+                            columns: strips.len(),
+                            accumulate: self.how.accumulate || piece.start > 0,
                             scale: self.how.scale,
-                            a: a.at.add(first * a.units + (start - a.start) * K::panel(next - first)),
-                            a_apart: a.units * K::panel(next - first),
+                            a: a.at.add(first * a.units + (piece.start - a.start) * panel),
+                            a_apart: a.units * panel,
                             b: b.at.add(strip),
                             b_apart: b.units * LANES,
-                            units,
+                            units: piece.len(),
                         });
                     }
                 }
             }
         }
+        // SAFETY: by the caller.
         unsafe { self.kernel.end() };
         let Some(finish) = self.finish.filter(|_| some.end == self.units) else { return };
         for row in rows {
             let at = row * stride + columns.start;
-            // SAFETY: elements of a row that nobody else touches meanwhile.
+            // SAFETY: no other thread uses these elements of the row.
             let piece = |all: *mut f32| unsafe { std::slice::from_raw_parts_mut(all.add(at), columns.len()) };
             finish(row, columns.start, piece(c), beside.map_or(&mut [], piece));
         }

@@ -1,5 +1,5 @@
-//! Products in plain loops over sixteen lanes, compiled for AVX2 and for whatever the target has (NEON): the same bits as the
-//! kernels that are written for AVX-512 and AMX, whose orders of sums they follow.
+//! Products as plain loops over sixteen lanes, compiled for AVX2 and for the target's baseline (SSE2, NEON). They add in the same order
+//! as the kernels for AVX-512 and AMX, so their results have the same bits.
 
 use std::ops::Range;
 
@@ -7,44 +7,32 @@ use half::bf16;
 
 use super::pack::{Kernel, LANES, Operand, PAIRS_DEPTH, Tile, depth};
 
-/// Numbers along `k` of an AMX tile.
-const GROUP: usize = 32;
+/// Products of f32, one after the other along `k`.
+pub type Plain = Lanes<1>;
+/// Products of bf16 in the order of `vdpbf16ps`: of two neighbours along `k`, the later one first.
+pub type Pairs = Lanes<2>;
+/// Products of bf16 in the order of `tdpbf16ps`: of 32 neighbours along `k`, the even ones and the odd ones each from zero, then both
+/// sums.
+pub type Tiles = Lanes<32>;
 
-/// In which order products are added.
-#[derive(Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Order {
-    /// One after the other.
-    Plain,
-    /// Operands rounded to bf16, of two neighbours the later one first.
-    Pairs,
-    /// Operands rounded to bf16, of 32 numbers first the even, then the odd ones, each from zero; then both sums.
-    Tiles,
-}
-
-/// `ORDER` is an [`Order`].
+/// Sums in which each `GROUP` neighbours along `k` change places.
 #[derive(Clone, Copy)]
-pub struct Lanes<const ORDER: u8>;
+pub struct Lanes<const GROUP: usize>;
 
-impl<const ORDER: u8> Lanes<ORDER> {
-    const TILES: bool = ORDER == Order::Tiles as u8;
-    const ROUNDED: bool = ORDER != Order::Plain as u8;
-
-    /// Which number along `k` is the operand's `unit`th.
+impl<const GROUP: usize> Lanes<GROUP> {
+    /// The number along `k` that is packed as unit `unit`.
     #[inline(always)]
     fn number(unit: usize) -> usize {
-        if ORDER == Order::Plain as u8 {
-            unit
-        } else if ORDER == Order::Pairs as u8 {
-            unit ^ 1
-        } else {
-            unit - unit % GROUP + unit % (GROUP / 2) * 2 + unit % GROUP / (GROUP / 2)
+        match GROUP {
+            1 => unit,
+            2 => unit ^ 1,
+            _ => unit - unit % GROUP + unit % (GROUP / 2) * 2 + unit % GROUP / (GROUP / 2),
         }
     }
 
     #[inline(always)]
     fn rounded(number: f32) -> f32 {
-        if !Self::ROUNDED {
+        if GROUP == 1 {
             return number;
         }
         let number = bf16::from_f32(number).to_f32();
@@ -76,7 +64,7 @@ impl<const ORDER: u8> Lanes<ORDER> {
     }
 }
 
-impl<const ORDER: u8> Kernel for Lanes<ORDER> {
+impl<const GROUP: usize> Kernel for Lanes<GROUP> {
     const PER: usize = 1;
     // Twelve of AVX2's sixteen registers are sums.
     const ROWS: usize = 6;
@@ -85,18 +73,15 @@ impl<const ORDER: u8> Kernel for Lanes<ORDER> {
     const UNITS: usize = 512;
 
     fn units(k: usize) -> usize {
-        match Self::ROUNDED {
-            false => k,
-            true if Self::TILES => k.next_multiple_of(GROUP),
-            true => k.next_multiple_of(2),
-        }
+        k.next_multiple_of(GROUP)
     }
 
+    // A unit of the instructions' own kernels is a pair.
     fn depth(units: usize) -> usize {
-        match Self::ROUNDED {
-            false => depth(units),
-            true if Self::TILES => 2 * depth(units / 2),
-            true => 2 * PAIRS_DEPTH,
+        match GROUP {
+            1 => depth(units),
+            2 => 2 * PAIRS_DEPTH,
+            _ => 2 * depth(units / 2),
         }
     }
 
@@ -122,39 +107,39 @@ impl<const ORDER: u8> Kernel for Lanes<ORDER> {
     unsafe fn tile(self, tile: Tile) {
         #[cfg(target_arch = "x86_64")]
         if super::avx2() {
-            // SAFETY: just asked for.
-            return unsafe { with_avx2::<ORDER>(tile) };
+            // SAFETY: `avx2` has just said so.
+            return unsafe { with_avx2::<GROUP>(tile) };
         }
-        unsafe { of_height::<ORDER>(tile) }
+        unsafe { of_height::<GROUP>(tile) }
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn with_avx2<const ORDER: u8>(tile: Tile) {
-    unsafe { of_height::<ORDER>(tile) }
+unsafe fn with_avx2<const GROUP: usize>(tile: Tile) {
+    unsafe { of_height::<GROUP>(tile) }
 }
 
 #[inline(always)]
-unsafe fn of_height<const ORDER: u8>(tile: Tile) {
+unsafe fn of_height<const GROUP: usize>(tile: Tile) {
     match tile.rows {
-        1 => unsafe { multiply::<ORDER, 1>(tile) },
-        2 => unsafe { multiply::<ORDER, 2>(tile) },
-        3 => unsafe { multiply::<ORDER, 3>(tile) },
-        4 => unsafe { multiply::<ORDER, 4>(tile) },
-        5 => unsafe { multiply::<ORDER, 5>(tile) },
-        _ => unsafe { multiply::<ORDER, 6>(tile) },
+        1 => unsafe { multiply::<GROUP, 1>(tile) },
+        2 => unsafe { multiply::<GROUP, 2>(tile) },
+        3 => unsafe { multiply::<GROUP, 3>(tile) },
+        4 => unsafe { multiply::<GROUP, 4>(tile) },
+        5 => unsafe { multiply::<GROUP, 5>(tile) },
+        _ => unsafe { multiply::<GROUP, 6>(tile) },
     }
 }
 
 #[inline(always)]
-unsafe fn multiply<const ORDER: u8, const R: usize>(to: Tile) {
+unsafe fn multiply<const GROUP: usize, const R: usize>(to: Tile) {
     // SAFETY: by the caller the panel and the strip have these units.
     let (a, b): (&[[f32; R]], &[[f32; LANES]]) = unsafe {
         (std::slice::from_raw_parts(to.a.cast(), to.units), std::slice::from_raw_parts(to.b.cast(), to.units))
     };
     let mut sums = [[0.0; LANES]; R];
-    if Lanes::<ORDER>::TILES {
+    if GROUP > 2 {
         for (a, b) in a.chunks_exact(GROUP).zip(b.chunks_exact(GROUP)) {
             let (mut even, mut odd) = ([[0.0; LANES]; R], [[0.0; LANES]; R]);
             chain(&mut even, &a[..GROUP / 2], &b[..GROUP / 2]);

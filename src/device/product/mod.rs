@@ -1,8 +1,8 @@
 //! Matrix products on the CPU: packed, blocked and multiplied by the widest instructions that the processor has.
 //!
-//! The bits of a result depend on the sizes and the operands alone. Each element is a sum of pieces along `k`, in order; a piece is
-//! one chain of fused multiply-adds that starts from zero (`lanes::Order`). Kernels for AVX-512, AMX, AVX2 and plain loops keep
-//! to that, and so does any number of threads.
+//! The bits of a result depend only on the sizes and the operands, not on the instruction set or the number of threads. Each element
+//! is a sum of pieces along `k`, added in order. In f32 a piece is a chain of fused multiply-adds from zero; `lanes.rs` defines the two
+//! orders of bf16.
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
@@ -13,8 +13,6 @@ mod lanes;
 mod pack;
 #[cfg(test)]
 mod tests;
-
-use lanes::{Lanes, Order};
 
 #[cfg(target_arch = "x86_64")]
 use super::isa::{Isa, level};
@@ -144,9 +142,9 @@ pub fn product_then(operands: Product<'_>) {
         Operands::Bf16 if avx512() && avx512_bf16() => blocked::product(avx512::Avx512::<true>, operands),
         #[cfg(target_arch = "x86_64")]
         Operands::Bf16Tiles if avx512() && amx::available() => blocked::product(amx::Amx, operands),
-        Operands::F32 => blocked::product(Lanes::<{ Order::Plain as u8 }>, operands),
-        Operands::Bf16 => blocked::product(Lanes::<{ Order::Pairs as u8 }>, operands),
-        Operands::Bf16Tiles => blocked::product(Lanes::<{ Order::Tiles as u8 }>, operands),
+        Operands::F32 => blocked::product(lanes::Plain {}, operands),
+        Operands::Bf16 => blocked::product(lanes::Pairs {}, operands),
+        Operands::Bf16Tiles => blocked::product(lanes::Tiles {}, operands),
     }
 }
 

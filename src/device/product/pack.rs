@@ -1,24 +1,24 @@
-//! What blocks and kernels share: the form of packed operands, and the order of sums.
+//! The layout of packed operands, the order of sums, and what a kernel has to provide.
 
 use super::blocked::Vector;
 
 /// Columns of a strip of `b`: the 32-bit lanes of an AVX-512 register, a row of an AMX tile.
 pub const LANES: usize = 16;
 
-/// Most units of a piece: a tile's two strips of so many stay in a first-level cache of 32 KiB or more.
+/// Most units in a piece: a tile's two strips of that length fit a first-level cache of 32 KiB.
 const DEPTH: usize = 256;
 
-/// Units of a piece along `k`: each is summed on its own and then added to the result. The bits of a product depend on it, so it
-/// depends on nothing but the length.
+/// Units in a piece along `k`. Each piece is summed on its own and then added to the result, so this decides the bits of a product; it
+/// must depend on nothing but the length.
 pub fn depth(units: usize) -> usize {
     units.div_ceil(units.div_ceil(DEPTH)).next_multiple_of(LANES)
 }
 
-/// As [`depth`] where units are summed as pairs of bf16: the same for all lengths.
+/// As [`depth`], for pairs of bf16. It is what earlier versions used, so that their bf16 runs keep their bits.
 pub const PAIRS_DEPTH: usize = 160;
 
-/// `count` rows of `a`, or columns of `b`, that are `apart` one from the next, of `k` numbers each that are `along` apart: one
-/// of the two distances is 1.
+/// `count` rows of `a`, or columns of `b`, of `k` numbers each. `apart` is the distance between neighbouring rows (columns), `along` that
+/// between neighbours along `k`; one of the two is 1.
 #[derive(Clone, Copy)]
 pub struct Operand<'a> {
     pub from: &'a [f32],
@@ -55,10 +55,10 @@ pub struct Tile {
     pub units: usize,
 }
 
-/// Multiplies tiles, and packs operands as it wants to find them.
+/// Packs operands, and multiplies tiles of them.
 ///
 /// A *unit* is 32 bits of packed numbers that are neighbours along `k`. Strips of `b` are `[units, LANES]`, panels of `a`
-/// `[units, rows]` or as the kernel wants; what is missing is zero.
+/// `[units, rows]` unless the kernel has a layout of its own. Padding is zero.
 pub trait Kernel: Copy + Send + Sync {
     /// Numbers in a unit.
     const PER: usize;
@@ -89,12 +89,12 @@ pub trait Kernel: Copy + Send + Sync {
         rows
     }
 
-    /// The first row of tile `index`: rows are shared evenly, so that none is left with few.
+    /// The first row of tile `index`. Tiles have about the same height, since a low one takes nearly as long as a high one.
     fn first_row(rows: usize, index: usize) -> usize {
         index * rows / rows.div_ceil(Self::ROWS)
     }
 
-    /// Packs rows of `a` whose tiles are `tiles`, all of one block's if it is cut into those of `rows` rows.
+    /// Packs the rows of `a` that belong to `tiles`.
     ///
     /// # Safety
     /// The processor has the kernel's instructions, and `to` has room for `padded(rows) * units(k)`, zeroed or not.
@@ -122,8 +122,7 @@ pub trait Kernel: Copy + Send + Sync {
     unsafe fn tile(self, tile: Tile);
 }
 
-/// Vectors that a thread makes room for when it first packs: enough for any block, so that it does not matter which product a
-/// thread meets first.
+/// Vectors that a thread allocates when it first packs: enough for any block, so that only the first product allocates.
 const ROOM: usize = 1 << 14;
 
 /// Room for `units` in a buffer that grows where it is too short.

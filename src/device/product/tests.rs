@@ -91,11 +91,9 @@ fn piece(operands: Operands, terms: &[(f32, f32)]) -> f32 {
 fn sums_have_one_order() {
     for operands in ALL {
         let kernels: &[fn(Product)] = match operands {
-            Operands::F32 => &[product_then, |product| blocked::product(Lanes::<{ Order::Plain as u8 }>, product)],
-            Operands::Bf16 => &[product_then, |product| blocked::product(Lanes::<{ Order::Pairs as u8 }>, product)],
-            Operands::Bf16Tiles => {
-                &[product_then, |product| blocked::product(Lanes::<{ Order::Tiles as u8 }>, product)]
-            }
+            Operands::F32 => &[product_then, |product| blocked::product(lanes::Plain {}, product)],
+            Operands::Bf16 => &[product_then, |product| blocked::product(lanes::Pairs {}, product)],
+            Operands::Bf16Tiles => &[product_then, |product| blocked::product(lanes::Tiles {}, product)],
         };
         for sizes in SIZES {
             let (m, n, k) = sizes;

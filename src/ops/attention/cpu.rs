@@ -9,11 +9,11 @@ use crate::device::product::{self, How, Operands, Strides};
 use crate::ops::simd::{LANES, dot, exp, max, total, wide};
 
 thread_local! {
-    /// Score matrices of one head and a product's panel: kept by each thread from call to call, so that a step allocates nothing.
+    /// Score matrices of one head and a product's panel. Each thread keeps them from call to call, so that a step does not allocate.
     static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Calls `body` with so many score matrices of rows of [`row_len`], and with the panel that [`multiply`] wants.
+/// Lends `body` `N` score matrices with rows of [`row_len`], and the panel for [`multiply`].
 fn with_scores<const N: usize>(shape: Shape, body: impl FnOnce([&mut [f32]; N], &mut [f32])) {
     let Shape { tokens: n, head_dim: d, .. } = shape;
     let matrix = n * row_len(shape);
@@ -28,12 +28,12 @@ fn with_scores<const N: usize>(shape: Shape, body: impl FnOnce([&mut [f32]; N], 
     });
 }
 
-/// How far apart rows of scores are: whole registers.
+/// The distance between rows of scores, a whole number of registers.
 fn row_len(shape: Shape) -> usize {
     shape.tokens.next_multiple_of(LANES)
 }
 
-/// Rows up to which a product has less to do than a general one would spend on packing.
+/// Most rows for which the small product is faster: the general one would spend more time on packing.
 const SHORT: usize = 64;
 
 /// `c = scale · a b`, for one head.
@@ -81,8 +81,8 @@ pub fn forward(shape: Shape, operands: Operands, qkv: &[f32], out: &mut [f32], l
     });
 }
 
-/// Rows of scores to probabilities, with zeros where a query does not see. All rows' maxima first: a row's steps wait for one
-/// another, so the processor needs several rows of the same step to be busy.
+/// Turns rows of scores into probabilities, with zeros for hidden keys. It computes all maxima first: within a row each step depends on
+/// the one before, so the processor needs several rows to work on.
 #[inline(always)]
 fn softmax(shape: Shape, scores: &mut [f32], lse: &mut [f32]) {
     let len = row_len(shape);

@@ -1,12 +1,12 @@
-//! Products in f32 as small as those of one head, on one thread. A general product spends more on blocks and panels than on sums here.
+//! Small f32 products, as for one attention head, on one thread. Here a general product would spend more time on packing than on sums.
 //!
-//! Each element is one chain of fused multiply-adds along `k`, whatever the registers' width, so bits depend on the sizes alone.
+//! Each element is one chain of fused multiply-adds along `k`, so its bits do not depend on the instruction set.
 
 use crate::device::isa::{Isa, level};
 use crate::device::product::Strides;
 use crate::ops::simd::{LANES, wide};
 
-/// Rows of a tile at most: with strips of two registers, 12 sums and two operands; more would wait for loads no less.
+/// Most rows of a tile: with strips of two registers, 12 registers of sums. More were not faster, since loads are the limit.
 const ROWS: usize = 6;
 
 /// f32 elements of scratch for a product of `n` columns and sums over `k`.
@@ -23,7 +23,7 @@ pub fn product(
     scale: f32,
     panel: &mut [f32],
 ) {
-    // Sums of two registers a row fill AVX-512's 32, of one (two of half the width) AVX2's 16.
+    // AVX-512 has room for two registers of sums per row. With AVX2, one strip already takes two.
     let strips_of_two = level() == Isa::Avx512;
     let panel = panel[..panel_len(k, n)].as_chunks_mut().0;
     wide(
@@ -58,7 +58,7 @@ fn strip<const W: usize>(
     let panel = panel.as_chunks::<W>().0;
     let tiles = m.div_ceil(ROWS);
     for tile in 0..tiles {
-        // Tiles of about one height: a low one takes nearly as long as a high one.
+        // Tiles have about the same height, since a low one takes nearly as long as a high one.
         let (start, end) = (tile * m / tiles, (tile + 1) * m / tiles);
         let (c, a) = (&mut c[start * stride + first..], &a[start * of_a.rows..]);
         match end - start {
@@ -72,7 +72,7 @@ fn strip<const W: usize>(
     }
 }
 
-/// `columns` columns of `b` as `[k, width]`, filled up with zeros.
+/// `columns` columns of `b` as `[k, width]`, padded with zeros.
 #[inline(always)]
 fn pack(panel: &mut [f32], width: usize, k: usize, b: &[f32], of_b: Strides, columns: usize) {
     if of_b.columns == 1 {
@@ -93,7 +93,7 @@ fn pack(panel: &mut [f32], width: usize, k: usize, b: &[f32], of_b: Strides, col
     }
 }
 
-/// The rows of a tile by name, so that their sums are registers: a loop over them would stay a loop, over memory.
+/// Tiles of a fixed number of rows. The rows are written out, because the compiler keeps the sums of a loop over rows in memory.
 macro_rules! rows {
     ($name:ident: $($row:ident)*) => {
         #[inline(always)]
@@ -113,7 +113,7 @@ macro_rules! rows {
                 let b = *b;
                 let mut at = unit * of_a.columns;
                 $(
-                    // SAFETY: the largest such index, that of the last row and unit, was compared with the length above.
+                    // SAFETY: the assertion above compared the largest index, that of the last row and unit, with the length.
                     add(&mut $row, unsafe { *a.get_unchecked(at) }, &b);
                     at += of_a.rows;
                 )*
@@ -156,7 +156,7 @@ fn store<const W: usize>(c: &mut [f32], mut sums: [[f32; LANES]; W], scale: f32,
     for (c, sums) in c_whole.iter_mut().zip(whole) {
         *c = *sums;
     }
-    // Few enough that a call of `memcpy` would take longer.
+    // So few that a call to `memcpy` would take longer.
     for (c, sum) in c_rest.iter_mut().zip(rest) {
         *c = *sum;
     }
@@ -167,7 +167,7 @@ mod tests {
     use super::*;
     use crate::random::{Purpose, Random};
 
-    /// Every element is one chain from zero, scaled at the end, in every layout; what lies between rows stays.
+    /// Each element is one chain from zero, scaled at the end, in every layout. The gaps between rows are left alone.
     #[test]
     fn every_element_is_one_chain() {
         let draw = |len: usize, index: u64| -> Vec<f32> {

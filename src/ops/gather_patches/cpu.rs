@@ -5,10 +5,10 @@ use rayon::prelude::*;
 use super::Shape;
 use crate::ops::simd::{LANES, wide};
 
-/// Numbers of a run of whole pixels and whole registers.
+/// Numbers in a run: whole pixels and whole registers.
 const RUN: usize = 3 * LANES;
 
-/// What the numbers of a run are multiplied by, and what is added then: `(u8 / 255 - mean) / std`.
+/// Factors and offsets of a run, so that `byte * factor + offset = (byte / 255 - mean) / std`.
 #[derive(Clone, Copy)]
 struct Line {
     scales: [f32; RUN],
@@ -24,7 +24,7 @@ impl Line {
         }
     }
 
-    /// `bytes` begin with a pixel's first channel.
+    /// `bytes` start with a pixel's first channel.
     #[inline(always)]
     fn normalise(&self, bytes: &[u8], out: &mut [f32]) {
         let (runs, rest) = bytes.as_chunks::<RUN>();
