@@ -148,7 +148,7 @@ impl<R: ReadAt + ?Sized> Walk<'_, R> {
                     }
                     Err(problem) => problem,
                 },
-                Err(problem) if at == 0 => match self.find_header(BLOCK as u64, FIRST_WITHIN)? {
+                Err(problem) if at == 0 => match self.find_header(BLOCK as u64, BLOCK as u64, FIRST_WITHIN)? {
                     Some(_) => problem,
                     None => return Err(Failure::NoArchive(problem)),
                 },
@@ -156,7 +156,9 @@ impl<R: ReadAt + ?Sized> Walk<'_, R> {
             };
             // Told by the fault, not by a missing mark.
             ended = true;
-            match self.lost(at, at + 1, &lost)? {
+            let next = self.find_header(at + 1, at, u64::MAX)?;
+            self.lose(at, next.unwrap_or(self.end), &lost);
+            match next {
                 Some(next) => (at, ended) = (next, false),
                 None => break,
             }
@@ -176,7 +178,7 @@ impl<R: ReadAt + ?Sized> Walk<'_, R> {
                 return Ok(Err("an extension header has no end".into()));
             }
             self.extension(header.kind, start, header.size as usize)?;
-            return Ok(Ok((start + header.size).next_multiple_of(BLOCK as u64)));
+            return Ok(Ok(start + padded(header.size)));
         }
         let pending = std::mem::take(&mut self.pending);
         if header.sparse_map {
@@ -194,7 +196,7 @@ impl<R: ReadAt + ?Sized> Walk<'_, R> {
             (None, _) => {
                 let has = self.end.saturating_sub(start);
                 // A size that is damaged would swallow all that follows.
-                if let Some(next) = self.find_header(start, u64::MAX)? {
+                if let Some(next) = self.find_header(start, start, u64::MAX)? {
                     let problem = format!("a member of {size} bytes goes beyond the archive's end");
                     self.lose(at, next, &problem);
                     return Ok(Ok(next));
@@ -210,7 +212,7 @@ impl<R: ReadAt + ?Sized> Walk<'_, R> {
             (_, b'S') => Content::Unread("it is stored as a sparse file"),
             (_, _) if pending.sparse => Content::Unread("it is stored as a sparse file"),
             // What POSIX does not know is a regular file; these of GNU tar are none.
-            (Some(end), b'V' | b'M' | b'D' | b'N') => return Ok(Ok(end.next_multiple_of(BLOCK as u64))),
+            (Some(_), b'V' | b'M' | b'D' | b'N') => return Ok(Ok(start + padded(size))),
             (Some(_), _) => match NonZeroU64::new(start) {
                 Some(start) => Content::Data(Span { start, len: size }),
                 None => return Ok(Ok(start)),
@@ -220,7 +222,8 @@ impl<R: ReadAt + ?Sized> Walk<'_, R> {
         if !name.ends_with(b"/") {
             self.index.members.push(Member { name, content });
         }
-        Ok(Ok(start.saturating_add(size).min(self.end).next_multiple_of(BLOCK as u64)))
+        // A member that is cut has no end.
+        Ok(Ok(start.saturating_add(padded(size.min(self.end)))))
     }
 
     fn extension(&mut self, kind: u8, start: u64, size: usize) -> io::Result<()> {
@@ -285,7 +288,7 @@ impl<R: ReadAt + ?Sized> Walk<'_, R> {
         }
         let follows = next.is_some();
         let next = match next {
-            None => self.find_header(block, u64::MAX)?,
+            None => self.find_header(block, block, u64::MAX)?,
             next => next,
         };
         match next {
@@ -296,24 +299,19 @@ impl<R: ReadAt + ?Sized> Walk<'_, R> {
         Ok(next)
     }
 
-    /// Notes what is lost from `at` to the next good header at or behind `from`, and says where that is.
-    fn lost(&mut self, at: u64, from: u64, problem: &str) -> io::Result<Option<u64>> {
-        let next = self.find_header(from, u64::MAX)?;
-        self.lose(at, next.unwrap_or(self.end), problem);
-        Ok(next)
-    }
-
+    /// Notes that the bytes from `at` to `next` are lost.
     fn lose(&mut self, at: u64, next: u64, problem: &str) {
         self.pending = Pending::default();
         let members_before = self.index.members.len();
         self.index.faults.push(Fault::Lost { at, bytes: next - at, problem: problem.to_owned(), members_before });
     }
 
-    /// The first good header at or behind `from`: in steps of a block, as the archive goes on if bytes of it are
-    /// overwritten, or anywhere if it carries the mark of ustar, as where archives of odd lengths were joined.
-    fn find_header(&self, from: u64, within: u64) -> io::Result<Option<u64>> {
+    /// The first good header at or after `from`. It is either a whole number of blocks away from `grid`, where the
+    /// archive continues if bytes of it were overwritten, or anywhere if it has the magic of ustar: bytes may have been
+    /// inserted or left out, and archives of odd lengths joined.
+    fn find_header(&self, from: u64, grid: u64, within: u64) -> io::Result<Option<u64>> {
         let end = self.end.min(from.saturating_add(within));
-        let grid = from.next_multiple_of(BLOCK as u64);
+        let phase = grid % BLOCK as u64 + BLOCK as u64;
         let mut buffer = vec![0; SEARCHED + BLOCK];
         let mut at = from;
         let magic = memchr::memmem::Finder::new(b"ustar");
@@ -323,7 +321,7 @@ impl<R: ReadAt + ?Sized> Walk<'_, R> {
                 let block = bytes.get(place..place + BLOCK);
                 block.is_some_and(|block| Header::parse(block).is_ok())
             };
-            let first_step = (grid.saturating_sub(at) as usize) % BLOCK;
+            let first_step = (phase - at % BLOCK as u64) as usize % BLOCK;
             let in_steps = (first_step..bytes.len()).step_by(BLOCK).find(|&place| is_header(place));
             let marks = magic.find_iter(bytes).filter_map(|mark| mark.checked_sub(257));
             let by_mark =
@@ -336,6 +334,11 @@ impl<R: ReadAt + ?Sized> Walk<'_, R> {
         }
         Ok(None)
     }
+}
+
+/// The size of a member with the zeros that fill its last block.
+fn padded(size: u64) -> u64 {
+    size.next_multiple_of(BLOCK as u64)
 }
 
 /// A view of a few blocks: small members, their headers and the header that follows come with one read.

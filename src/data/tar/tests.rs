@@ -196,6 +196,8 @@ fn behind_a_damaged_header_the_index_goes_on() {
     let mut bytes = whole.clone();
     bytes.splice(3 * BLOCK..3 * BLOCK, [9; 77]);
     assert_eq!(names(&bytes), [b"a", b"b", b"c", b"d", b"e"]);
+    let faults = indexed(&bytes).faults;
+    assert!(matches!(faults[..], [Fault::Lost { at: 2048, bytes: 77, .. }]), "{faults:?}");
     let mut bytes = whole;
     bytes.drain(5 * BLOCK..5 * BLOCK + 30);
     assert_eq!(names(&bytes), [b"a", b"b", b"c", b"e"]);
