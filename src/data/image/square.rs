@@ -65,9 +65,10 @@ impl Square {
         let short = u64::from(width.min(height));
         // The part of one axis that ends up in the square, in source pixels.
         let span = |length: u32| {
-            let resized = (u64::from(side) * u64::from(length) / short) as u32;
-            let first = f64::from(resized - side) / 2.0;
-            let scale = f64::from(length) / f64::from(resized);
+            // A thin image may be resized to more than 2^32 pixels.
+            let resized = u64::from(side) * u64::from(length) / short;
+            let first = (resized - u64::from(side)) as f64 / 2.0;
+            let scale = f64::from(length) / resized as f64;
             (first.round_ties_even() * scale, (f64::from(side) * scale).min(f64::from(length)))
         };
         let ((left, width), (top, height)) = (span(width), span(height));
@@ -175,6 +176,18 @@ mod tests {
         square.center_crop(&same, &mut out).unwrap();
         assert_eq!(&out, same.as_raw());
         assert!(square.center_crop(&same, &mut out[1..]).is_err());
+    }
+
+    #[test]
+    fn the_middle_of_a_very_thin_image_is_its_middle() {
+        // 1024 * 4,200,001 is beyond 32 bits.
+        let width = 4_200_001;
+        let image = RgbImage::from_fn(width, 1, |x, _| ::image::Rgb([if x == width / 2 { 200 } else { 0 }; 3]));
+        let mut square = Square::new(1024);
+        let mut out = vec![0; square.bytes()];
+        square.center_crop(&image, &mut out).unwrap();
+        let middle = &out[(512 * 1024 + 512) * 3..][..3];
+        assert_eq!(middle, [200; 3]);
     }
 
     /// Weights are integers there, so that each instruction set may add in an order of its own.
