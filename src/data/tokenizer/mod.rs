@@ -240,7 +240,14 @@ fn padding(inner: &tokenizers::Tokenizer, asked: Option<&str>) -> std::result::R
         return Ok((number, Some("as --pad-token says".to_owned())));
     }
     if let Some(padding) = inner.get_padding() {
-        return Ok((padding.pad_id, None));
+        // The number is an index into the table of embeddings.
+        return match inner.id_to_token(padding.pad_id) {
+            Some(_) => Ok((padding.pad_id, None)),
+            None => Err(format!(
+                "it pads with the token number {}, which it does not have; name the token to pad with by --pad-token",
+                padding.pad_id
+            )),
+        };
     }
     let one_of = |tokens: &[&str]| tokens.iter().find_map(|token| inner.token_to_id(token));
     match (one_of(PADDING), one_of(ENDS)) {
@@ -378,6 +385,17 @@ mod tests {
         // What was chosen travels with the file.
         let again = Tokenizer::from_bytes(format!("\u{FEFF}{}", zero.to_json().unwrap()).as_bytes(), "again").unwrap();
         assert_eq!(again.pad(), 0);
+    }
+
+    #[test]
+    fn a_padding_token_beyond_the_vocabulary_is_refused() {
+        let whole = Tokenizer::from_bytes(VOCAB.as_bytes(), "vocab.txt").unwrap().to_json().unwrap();
+        let beyond = whole.replace("\"pad_id\":0", "\"pad_id\":12");
+        assert_ne!(beyond, whole);
+        let error = Tokenizer::from_bytes(beyond.as_bytes(), "tokenizer.json").unwrap_err().to_string();
+        assert!(error.contains("the token number 12") && error.contains("--pad-token"), "{error}");
+        let options = TokenizerOptions { pad_token: Some("[PAD]".to_owned()), ..TokenizerOptions::default() };
+        assert_eq!(Tokenizer::read(beyond.as_bytes(), "tokenizer.json", &options).unwrap().pad(), 0);
     }
 
     #[test]
