@@ -5,8 +5,8 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use super::{
-    Broken, Content, Dataset, Error, Label, Result, Skipped,
-    health::{Health, Visited},
+    Broken, Content, Dataset, Error, Kind, Label, Result, Skipped,
+    health::{Health, Visited, confined},
     image::Square,
 };
 
@@ -19,8 +19,6 @@ pub struct EvalBatch {
     pub labels: Vec<Label>,
     /// Which samples are the same image, `[samples]`.
     pub contents: Vec<Content>,
-    /// `[samples]`.
-    pub keys: Vec<String>,
     /// Numbers in the data set, ascending, `[samples]`.
     pub samples: Vec<u64>,
 }
@@ -68,9 +66,16 @@ impl EvalBatches {
         while batch.samples.len() < self.batch && self.next < end {
             let wanted = (self.batch - batch.samples.len()) as u64;
             let samples = self.next..end.min(self.next + wanted);
-            let make = |square: &mut Square, sample| make(&self.dataset, square, sample);
-            let made: Vec<_> =
-                samples.clone().into_par_iter().map_init(|| Square::new(self.side as u32), make).collect();
+            let square = || Square::new(self.side as u32);
+            let make = |resizer: &mut Square, sample| {
+                let made = confined(|| make(&self.dataset, resizer, sample));
+                if matches!(made, Err(Broken { kind: Kind::Panic, .. })) {
+                    // Whatever state the panic left behind is not used again.
+                    *resizer = square();
+                }
+                made
+            };
+            let made: Vec<_> = samples.clone().into_par_iter().map_init(square, make).collect();
             self.next = samples.end;
             for (sample, made) in samples.zip(made) {
                 self.health.visit(&self.dataset, 0, sample, made.as_ref().err())?;
@@ -78,7 +83,6 @@ impl EvalBatches {
                     batch.images.extend_from_slice(&image);
                     batch.labels.push(label);
                     batch.contents.push(content);
-                    batch.keys.push(self.dataset.key(sample).into_owned());
                     batch.samples.push(sample);
                 }
             }
@@ -94,7 +98,7 @@ fn make(dataset: &Dataset, square: &mut Square, sample: u64) -> std::result::Res
     let content = Content::of(&dataset.image(sample)?);
     let mut image = vec![0; square.bytes()];
     let fits = square.center_crop(&*dataset.decoded(sample)?, &mut image);
-    fits.map_err(|detail| Broken { kind: super::Kind::BadImage, detail })?;
+    fits.map_err(|detail| Broken { kind: Kind::BadImage, detail })?;
     Ok((image, label, content))
 }
 
@@ -114,7 +118,7 @@ impl Iterator for EvalBatches {
 mod tests {
     use super::*;
     use crate::data::{
-        CaptionKeys, Kind,
+        CaptionKeys,
         testing::{Archive, png},
     };
 
@@ -136,7 +140,8 @@ mod tests {
         let mut batches = EvalBatches::new(dataset.clone(), 3, 8, 0.5).unwrap();
         let all: Vec<EvalBatch> = batches.by_ref().map(Result::unwrap).collect();
         assert_eq!(all.iter().map(|batch| batch.samples.len()).collect::<Vec<_>>(), [3, 3, 2]);
-        let keys: Vec<&String> = all.iter().flat_map(|batch| &batch.keys).collect();
+        let samples = all.iter().flat_map(|batch| &batch.samples);
+        let keys: Vec<_> = samples.map(|&sample| dataset.key(sample)).collect();
         assert_eq!(keys, ["1", "2", "3", "4", "6", "7", "8", "9"]);
         let named = |name: &str| Label::Captions(vec![name.to_owned()]);
         assert_eq!(all[2].labels, [named("name 8"), named("name 9")]);

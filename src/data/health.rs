@@ -1,6 +1,9 @@
 //! Broken samples: what they are, how they are counted, and when there are too many.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    panic::{AssertUnwindSafe, catch_unwind},
+};
 
 use serde::Serialize;
 
@@ -59,6 +62,15 @@ impl std::fmt::Display for Kind {
 pub struct Broken {
     pub kind: Kind,
     pub detail: String,
+}
+
+/// Calls `read`; a panic in it is a broken sample of [`Kind::Panic`].
+pub(super) fn confined<T>(read: impl FnOnce() -> std::result::Result<T, Broken>) -> std::result::Result<T, Broken> {
+    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+        Err(Broken { kind: Kind::Panic, detail: text.unwrap_or("no message").to_owned() })
+    })
 }
 
 /// What was skipped so far, by kind, counted by visit.
@@ -239,5 +251,20 @@ impl Health {
         };
         let (visited, samples, max_bad) = (self.visited, self.samples, self.max_bad);
         Error::TooManyBroken { place, bad, visited, samples, max_bad, reasons, worst }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_a_broken_sample() {
+        let zero = std::hint::black_box(0);
+        let broken = confined(|| Ok(1 / zero)).unwrap_err();
+        assert!(broken.kind == Kind::Panic && broken.detail.contains("divide by zero"), "{broken}");
+        let broken = confined::<()>(|| panic!("row {zero}")).unwrap_err();
+        assert_eq!(broken.to_string(), "decoder panic: row 0");
+        assert_eq!(confined(|| Ok(7)), Ok(7));
     }
 }

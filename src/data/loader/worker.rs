@@ -1,15 +1,12 @@
 //! One decoding thread: visits in, finished items out.
 
-use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use crossbeam::channel::{Receiver, Sender};
 
 use super::LoaderConfig;
 use crate::{
-    data::{Broken, Dataset, Kind, Tokenizer, image::Square, order::Visit, visible_patches},
+    data::{Broken, Dataset, Kind, Tokenizer, health::confined, image::Square, order::Visit, visible_patches},
     random::{Purpose, Random},
 };
 
@@ -54,12 +51,11 @@ impl Worker {
     /// Works until there are no more jobs, or nobody to take the items.
     pub fn run(mut self, jobs: &Receiver<Job>, done: &Sender<Done>) {
         for Job { ticket, visit, mut item } in jobs {
-            let made = catch_unwind(AssertUnwindSafe(|| self.make(visit, &mut item)));
-            let result = made.unwrap_or_else(|panic| {
+            let result = confined(|| self.make(visit, &mut item));
+            if matches!(result, Err(Broken { kind: Kind::Panic, .. })) {
                 // Whatever state the panic left behind is not used again.
                 self.square = Square::new(self.config.image_size as u32);
-                Err(Broken { kind: Kind::Panic, detail: message(&*panic) })
-            });
+            }
             if done.send(Done { ticket, item, result }).is_err() {
                 return;
             }
@@ -86,11 +82,6 @@ impl Worker {
         visible_patches(config.seed, epoch, sample, config.patches(), &mut item.ids_keep);
         Ok(())
     }
-}
-
-fn message(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message").to_owned()
 }
 
 #[cfg(test)]
