@@ -1,5 +1,7 @@
 //! What a file is that is no archive, told by its first bytes.
 
+use super::text;
+
 /// A kind of file that is not read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Found {
@@ -24,7 +26,7 @@ const MARKS: &[(&[u8], &str)] = &[
     (b"ARROW1", "an Arrow file, which holds a table; pack its samples as .tar"),
     (b"\x89HDF\r\n\x1A\n", "an HDF5 file; pack its samples as .tar"),
     (b"\x93NUMPY", "a NumPy array; pack its samples as .tar"),
-    (b"SQLite format 3\0", "an SQLite data base; pack its samples as .tar"),
+    (b"SQLite format 3\0", "an SQLite database; pack its samples as .tar"),
     (b"\xFF\xD8\xFF", "a single JPEG image; pack images and captions as .tar"),
     (b"\x89PNG\r\n\x1A\n", "a single PNG image; pack images and captions as .tar"),
     (b"GIF8", "a single GIF image; pack images and captions as .tar"),
@@ -58,7 +60,7 @@ pub(super) fn sniff(head: &[u8]) -> Option<Found> {
         return sure("a single WebP image; pack images and captions as .tar");
     }
     if head.get(16..20) == Some(&0xBEEF_C0DE_u32.to_le_bytes()) {
-        return sure("an LMDB data base; pack its samples as .tar");
+        return sure("an LMDB database; pack its samples as .tar");
     }
     if is_tfrecord(head) {
         return sure("a TFRecord file; pack its samples as .tar");
@@ -78,16 +80,7 @@ fn is_tfrecord(head: &[u8]) -> bool {
 }
 
 fn as_text(head: &[u8]) -> Option<String> {
-    // A character may be cut at the end.
-    let text = match std::str::from_utf8(head) {
-        Ok(text) => text,
-        Err(error) if error.error_len().is_none() => std::str::from_utf8(&head[..error.valid_up_to()]).ok()?,
-        Err(_) => return None,
-    };
-    let text = text.trim_start_matches('\u{FEFF}').trim_start();
-    if text.is_empty() || text.contains(|c: char| c.is_control() && !c.is_whitespace()) {
-        return None;
-    }
+    let text = text::beginning(head)?;
     let start: String = text.chars().take(2000).collect::<String>().to_ascii_lowercase();
     let title = |tag: &str, close: &str| {
         let (from, to) = (start.find(tag)? + tag.len(), start.find(close)?);
@@ -107,9 +100,7 @@ fn as_text(head: &[u8]) -> Option<String> {
     let mut lines = text.lines().filter(|line| !line.is_empty());
     let (first, second) = (lines.next().unwrap_or_default(), lines.next());
     for (separator, name) in [('\t', "TSV"), (',', "CSV"), (';', "CSV")] {
-        // The second line may be cut; a table has no fewer columns in it than the first.
-        let columns = first.matches(separator).count();
-        if columns > 0 && second.is_some_and(|line| line.contains(separator)) {
+        if first.contains(separator) && second.is_some_and(|line| line.contains(separator)) {
             return Some(format!(
                 "a table in text form ({name}), which flipk does not read; img2dataset makes .tar shards from a list \
                  of addresses and captions, and files on disk can be packed with `tar`"

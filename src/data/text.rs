@@ -5,6 +5,7 @@
 //! | a whole file (TOML, JSON, a vocabulary) | [`read`] |
 //! | a list, one entry per line (class names, templates) | [`read_lines`] |
 //! | bytes that are in memory already (a member of a shard) | [`decode`] |
+//! | the first bytes of a file that may be anything | [`beginning`] |
 //! | the lines of a text | [`lines`] |
 //! | text that is compared with other text | [`compose`] |
 
@@ -109,6 +110,19 @@ pub fn compose(text: &str) -> Cow<'_, str> {
     }
 }
 
+/// The text that a file begins with, without byte order mark and leading white space, or `None` if `head` is not text.
+/// `head` may end in the middle of a character.
+pub(super) fn beginning(head: &[u8]) -> Option<&str> {
+    let text = match std::str::from_utf8(head) {
+        Ok(text) => text,
+        Err(error) if error.error_len().is_none() => std::str::from_utf8(&head[..error.valid_up_to()]).ok()?,
+        Err(_) => return None,
+    };
+    let text = strip_bom(text).trim_start();
+    let is_control = |c: char| c.is_control() && !c.is_whitespace();
+    (!text.is_empty() && !text.contains(is_control)).then_some(text)
+}
+
 pub(super) fn strip_bom(text: &str) -> &str {
     text.trim_start_matches('\u{FEFF}')
 }
@@ -180,6 +194,16 @@ mod tests {
         // Zeros alone are no sign of another encoding.
         assert_eq!(decode(b"a\0b").unwrap(), "a\0b");
         assert_eq!(decode(b"\0\0\0\0").unwrap(), "\0\0\0\0");
+    }
+
+    #[test]
+    fn the_beginning_of_a_text_may_be_cut_inside_a_character() {
+        let text = "\u{FEFF}\n caf\u{e9}".as_bytes();
+        assert_eq!(beginning(text), Some("caf\u{e9}"));
+        assert_eq!(beginning(&text[..text.len() - 1]), Some("caf"));
+        for other in [&b""[..], b" \n", b"a\0b", b"caf\xE9 au lait"] {
+            assert_eq!(beginning(other), None, "{other:?}");
+        }
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use ::image::ImageFormat;
 
+use crate::data::text;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Format {
     Read(ImageFormat),
@@ -70,12 +72,13 @@ pub(super) fn format(bytes: &[u8]) -> Format {
         [b'P', b'1'..=b'7', space, ..] if space.is_ascii_whitespace() => Format::Named("PBM, PGM or PPM"),
         _ if bytes.get(128..132) == Some(b"DICM") => Format::Named("DICOM"),
         _ if bytes.iter().all(|&byte| byte == 0) => Format::Named("zero bytes only"),
-        _ => text(bytes),
+        _ => text_format(bytes),
     }
 }
 
 /// A file of the ISO base media kind (ISO/IEC 14496-12), by its brands.
 fn box_format(bytes: &[u8]) -> &'static str {
+    const HEIC: [&[u8; 4]; 8] = [b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"];
     let (length, _) = bytes.split_first_chunk().unwrap_or((&[0; 4], bytes));
     let length = (u32::from_be_bytes(*length) as usize).clamp(8, 256).min(bytes.len());
     // The main brand, a version, and brands that it is compatible with.
@@ -83,12 +86,7 @@ fn box_format(bytes: &[u8]) -> &'static str {
     let has = |brand: &[u8]| brands.contains(&brand);
     match brands.first() {
         _ if has(b"avif") || has(b"avis") => "AVIF",
-        _ if [b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"]
-            .iter()
-            .any(|brand| has(*brand)) =>
-        {
-            "HEIC"
-        }
+        _ if HEIC.iter().any(|brand| has(*brand)) => "HEIC",
         Some(&b"crx ") => "a Canon raw file",
         Some(&b"qt  ") => "a QuickTime film",
         _ => "an MP4 film",
@@ -96,22 +94,11 @@ fn box_format(bytes: &[u8]) -> &'static str {
 }
 
 /// What a text is, if the bytes are one.
-fn text(bytes: &[u8]) -> Format {
+fn text_format(bytes: &[u8]) -> Format {
     const LOOKED_AT: usize = 1024;
-    let first = &bytes[..bytes.len().min(LOOKED_AT)];
-    let text = match std::str::from_utf8(first) {
-        Ok(text) => text,
-        // A character may be cut where the look ends.
-        Err(error) if error.valid_up_to() + 4 > LOOKED_AT => {
-            std::str::from_utf8(&first[..error.valid_up_to()]).unwrap_or_default()
-        }
-        Err(_) => return Format::Unknown,
-    };
-    let text = text.trim_start_matches('\u{FEFF}').trim_start().to_ascii_lowercase();
-    let is_control = |c: char| c.is_control() && !c.is_whitespace();
-    if text.is_empty() || text.contains(is_control) {
-        Format::Unknown
-    } else if text.starts_with("<!doctype html") || text.starts_with("<html") || text.contains("<head") {
+    let Some(text) = text::beginning(&bytes[..bytes.len().min(LOOKED_AT)]) else { return Format::Unknown };
+    let text = text.to_ascii_lowercase();
+    if text.starts_with("<!doctype html") || text.starts_with("<html") || text.contains("<head") {
         Format::Named("an HTML page")
     } else if text.contains("<svg") {
         Format::Named("SVG")
@@ -128,28 +115,33 @@ mod tests {
 
     #[test]
     fn formats_are_told_by_their_first_bytes() {
-        let named = |bytes: &[u8], name| assert_eq!(format(bytes), Format::Named(name), "{bytes:?}");
-        let read = |bytes: &[u8], read| assert_eq!(format(bytes), Format::Read(read), "{bytes:?}");
-        read(b"\xFF\xD8\xFF\xE0", ImageFormat::Jpeg);
-        read(b"RIFF\x10\0\0\0WEBPVP8 ", ImageFormat::WebP);
-        read(b"BM\0\0\0\0\0\0\0\0\0\0\0\0\x28\0\0\0", ImageFormat::Bmp);
-        read(b"MM\0+", ImageFormat::Tiff);
-        named(b"\0\0\0\x1CftypavifXXXXmif1miaf", "AVIF");
-        named(b"\0\0\0\x1CftypmifYXXXXmif1avif", "AVIF");
-        named(b"\0\0\0\x18ftypheicXXXXmif1heic", "HEIC");
-        named(b"\0\0\0\x18ftypmif1XXXXmif1heic", "HEIC");
-        named(b"\0\0\0\x18ftypisomXXXXisommp42", "an MP4 film");
-        named(b"\0\0\0\x14ftypqt  ", "a QuickTime film");
-        named(b"\xFF\x0A\xFA", "JPEG XL");
-        named(b"P6\n3 2 255\n", "PBM, PGM or PPM");
-        named(b"BM is no bitmap here", "a text file");
-        named(b"\xEF\xBB\xBF<?xml version='1.0'?>\n<svg xmlns='x'/>", "SVG");
-        named(b"  <!DOCTYPE HTML><title>404</title>", "an HTML page");
-        named(b"<Error><Code>AccessDenied</Code></Error>", "an XML file");
-        named(br#"{"error": "gone"}"#, "a text file");
-        named(&[0; 100], "zero bytes only");
-        named(&"é".repeat(1000).into_bytes()[..], "a text file");
-        assert_eq!(format(b"\x01\x02\x03\x04"), Format::Unknown);
-        assert_eq!(format(b"\xFE\xFEno text"), Format::Unknown);
+        use Format::{Named, Read, Unknown};
+        let cases: [(&[u8], Format); 20] = [
+            (b"\xFF\xD8\xFF\xE0", Read(ImageFormat::Jpeg)),
+            (b"RIFF\x10\0\0\0WEBPVP8 ", Read(ImageFormat::WebP)),
+            (b"BM\0\0\0\0\0\0\0\0\0\0\0\0\x28\0\0\0", Read(ImageFormat::Bmp)),
+            (b"MM\0+", Read(ImageFormat::Tiff)),
+            (b"\0\0\0\x1CftypavifXXXXmif1miaf", Named("AVIF")),
+            (b"\0\0\0\x1CftypmifYXXXXmif1avif", Named("AVIF")),
+            (b"\0\0\0\x18ftypheicXXXXmif1heic", Named("HEIC")),
+            (b"\0\0\0\x18ftypmif1XXXXmif1heic", Named("HEIC")),
+            (b"\0\0\0\x18ftypisomXXXXisommp42", Named("an MP4 film")),
+            (b"\0\0\0\x14ftypqt  ", Named("a QuickTime film")),
+            (b"\xFF\x0A\xFA", Named("JPEG XL")),
+            (b"P6\n3 2 255\n", Named("PBM, PGM or PPM")),
+            (b"BM is no bitmap here", Named("a text file")),
+            (b"\xEF\xBB\xBF<?xml version='1.0'?>\n<svg xmlns='x'/>", Named("SVG")),
+            (b"  <!DOCTYPE HTML><title>404</title>", Named("an HTML page")),
+            (b"<Error><Code>AccessDenied</Code></Error>", Named("an XML file")),
+            (br#"{"error": "gone"}"#, Named("a text file")),
+            (&[0; 100], Named("zero bytes only")),
+            (b"\x01\x02\x03\x04", Unknown),
+            (b"\xFE\xFEno text", Unknown),
+        ];
+        for (bytes, expected) in cases {
+            assert_eq!(format(bytes), expected, "{bytes:?}");
+        }
+        // The look ends inside a character.
+        assert_eq!(format(format!("x{}", "é".repeat(1000)).as_bytes()), Named("a text file"));
     }
 }
