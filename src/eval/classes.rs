@@ -237,8 +237,11 @@ fn no_class(
         return EvalError::NoNumber { sample, number, problem };
     }
     let caption = label.captions().first().cloned().unwrap_or_default();
-    let near = nearest(&caption, names, by_name);
-    EvalError::NoClass { sample, caption, classes: by_name.len(), near }
+    let problem = match labels {
+        Labels::Numbers => "not a class number; say --labels names if the captions are names".to_owned(),
+        _ => format!("none of the {} class names{}", by_name.len(), nearest(&caption, names, by_name)),
+    };
+    EvalError::NoClass { sample, caption, problem }
 }
 
 /// Names the class that a caption may mean.
@@ -341,7 +344,8 @@ mod tests {
         // A class number of a .cls member is a number whatever the names are.
         let numbers: Vec<_> = [2, 0].map(|number| Some(Label::Number(number))).to_vec();
         assert_eq!(first(&classes(&numbers, "1\n2\n0\n", Labels::Auto).unwrap()), [2, 0]);
-        assert!(classes(&captions(&["red"]), "1\n2\n0\nred\n", Labels::Numbers).unwrap_err().contains("\"red\""));
+        let error = classes(&captions(&["red"]), "1\n2\n0\nred\n", Labels::Numbers).unwrap_err();
+        assert!(error.contains("\"red\", which is not a class number") && error.contains("--labels names"), "{error}");
     }
 
     #[test]

@@ -24,8 +24,8 @@ pub use zero_shot::{ZeroShot, zero_shot};
 pub enum EvalError {
     #[error("{path}: {problem}")]
     List { path: PathBuf, problem: String },
-    #[error("{sample} has the caption {caption:?}, which is none of the {classes} class names{near}")]
-    NoClass { sample: String, caption: String, classes: usize, near: String },
+    #[error("{sample} has the caption {caption:?}, which is {problem}")]
+    NoClass { sample: String, caption: String, problem: String },
     #[error("{sample} has the class number {number}, but {problem}")]
     NoNumber { sample: String, number: usize, problem: String },
     #[error("{sample} has a class number and no caption; give the names of the classes with --classes")]
