@@ -74,8 +74,13 @@ impl ReadAt for OpenFile {
     }
 
     fn read_at(&self, into: &mut [u8], at: u64) -> io::Result<()> {
-        read_exact_at(&self.file, into, at).map_err(|error| changed(&self.file, self.len).unwrap_or(error))
+        read_unchanged(&self.file, self.len, into, at)
     }
+}
+
+/// Reads from a file that had `len` bytes when it was opened.
+fn read_unchanged(file: &File, len: u64, into: &mut [u8], at: u64) -> io::Result<()> {
+    read_exact_at(file, into, at).map_err(|error| changed(file, len).unwrap_or(error))
 }
 
 /// An error that says so, if a file no longer has the length that it had.
@@ -190,13 +195,21 @@ impl ReadAt for Store {
         match self {
             Self::File { number, path, len, files } => {
                 let file = files.get(*number, path, *len)?;
-                read_exact_at(&file, into, at).map_err(|error| changed(&file, *len).unwrap_or(error))
+                read_unchanged(&file, *len, into, at)
             }
             Self::Memory(bytes) => bytes[..].read_at(into, at),
             Self::Spooled(spooled) => spooled.read_at(into, at),
         }
     }
 }
+
+thread_local! {
+    /// Room for a part, used again by the next one.
+    static ROOM: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A thread keeps no more room than this for the next part.
+const MAX_ROOM: usize = 16 << 20;
 
 impl Store {
     /// A part of the archive; borrowed if it lies in memory.
@@ -210,17 +223,7 @@ impl Store {
         self.read_at(&mut bytes, start)?;
         Ok(Cow::Owned(bytes))
     }
-}
 
-thread_local! {
-    /// Room for a part, used again by the next one.
-    static ROOM: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
-
-/// A thread keeps no more room than this for the next part.
-const MAX_ROOM: usize = 16 << 20;
-
-impl Store {
     /// Calls `use_it` with a part of the archive, without an allocation for each.
     pub fn with_part<T>(&self, span: Span, use_it: impl FnOnce(&[u8]) -> T) -> io::Result<T> {
         if let Self::Memory(_) = self {
