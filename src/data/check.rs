@@ -6,8 +6,8 @@ use super::{
     Broken, CaptionKeys, ClassNumbers, Error, Kind, Result,
     json::Record,
     members::{Entry, image_members, shown},
+    notes::some,
     shard::{Report, Shard},
-    source::some,
 };
 
 /// Samples that are looked at, if none of them is good: all of a small source, and of a large one as many, evenly

@@ -16,9 +16,8 @@ use super::{
     Broken, Caption, CaptionKeys, ClassNumbers, Error, Kind, Location, Result, Source, check, embedded,
     image::{self, ExifOrientation},
     members::{Entry, image_members, shown},
-    notes,
+    notes::{self, some},
     shard::{Common, Report, Shard},
-    source::some,
     store::Span,
 };
 
@@ -42,15 +41,6 @@ impl std::fmt::Debug for Dataset {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Dataset of {} samples in {} shards", self.len(), self.shards.len())
     }
-}
-
-/// The distinct captions of a data set, for zero-shot classification.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Classes {
-    /// In order of first appearance.
-    pub names: Vec<String>,
-    /// The class of each sample, `[dataset.len()]`; none where the sample has no readable caption.
-    pub of_sample: Vec<Option<u32>>,
 }
 
 impl Dataset {
@@ -188,19 +178,11 @@ impl Dataset {
         Ok(image)
     }
 
-    /// Distinct captions (of a sample with several, the first), whatever the tags.
-    pub fn classes(&self) -> Classes {
-        let captions: Vec<_> = (0..self.len() as u64).into_par_iter().map(|sample| self.caption(sample)).collect();
-        let mut numbers = HashMap::new();
-        let mut names = Vec::new();
-        let mut class = |name: String| {
-            *numbers.entry(name).or_insert_with_key(|name| {
-                names.push(name.clone());
-                names.len() as u32 - 1
-            })
-        };
-        let of_sample = captions.into_iter().map(|caption| Some(class(caption.ok()?.first().to_owned()))).collect();
-        Classes { names, of_sample }
+    /// At most `most` samples, evenly spread over the data set; all of a smaller one.
+    pub(super) fn spread(&self, most: u64) -> impl IndexedParallelIterator<Item = u64> + use<> {
+        let of = self.len() as u64;
+        let count = of.min(most);
+        (0..count as usize).into_par_iter().map(move |at| (at as u128 * u128::from(of) / u128::from(count)) as u64)
     }
 
     /// A checksum over every sample's key and the sizes of its members: a checkpoint's position means the same
@@ -334,11 +316,8 @@ mod tests {
         assert_eq!(dataset.caption(1).unwrap(), dog);
         assert_eq!(dataset.image(2).unwrap(), png(4, 4, 3));
         assert_eq!(dataset.name(3), format!("{}:x/2", b.file()));
-        let classes = dataset.classes();
-        assert_eq!(classes.names, ["cat", "dog"]);
-        assert_eq!(classes.of_sample, [Some(0), Some(1), Some(0), None]);
 
-        let cats = dataset.filtered(|sample| classes.of_sample[sample as usize] == Some(0)).unwrap();
+        let cats = dataset.filtered(|sample| dataset.caption(sample).is_ok_and(|c| c.first() == "cat")).unwrap();
         assert_eq!((0..2).map(|sample| cats.key(sample)).collect::<Vec<_>>(), ["1", "x/1"]);
         assert_ne!(cats.fingerprint(), dataset.fingerprint());
         let again = Dataset::open(&[a.file(), b.file()], CaptionKeys::default()).unwrap();

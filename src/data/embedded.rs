@@ -13,7 +13,7 @@ pub(super) const TOKENIZER: &[u8] = include_bytes!("embedded/tokenizer.json");
 
 /// The embedded shards as a user writes them.
 pub(super) fn names() -> String {
-    super::source::some(SHARDS.iter().map(|(name, _)| format!("embedded:{name}")))
+    super::notes::some(SHARDS.iter().map(|(name, _)| format!("embedded:{name}")))
 }
 
 #[cfg(test)]

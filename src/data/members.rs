@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::{
     Broken, Kind,
+    notes::{Matter, some},
     store::Span,
     tar::{Content, Member},
 };
@@ -171,14 +172,14 @@ fn fill(entry: &mut Entry, part: &Part, member: &Member) {
         Slot::Json => &mut entry.json,
         Slot::Cls => &mut entry.cls,
     };
-    let name = shown(&member.name);
+    let name = || shown(&member.name);
     let (kind, detail) = match &member.content {
         Content::Data(span) => return *place = Some(*span),
-        Content::Cut(problem) => (Kind::TruncatedMember, format!("{name}: {problem}")),
+        Content::Cut(problem) => (Kind::TruncatedMember, format!("{}: {problem}", name())),
         Content::DanglingLink(target) => {
-            (Kind::UnreadMember, format!("{name} is a link to {}, which is not in the archive", shown(target)))
+            (Kind::UnreadMember, format!("{} is a link to {}, which is not in the archive", name(), shown(target)))
         }
-        Content::Unread(why) => (Kind::UnreadMember, format!("{name}: {why}, which is not read")),
+        Content::Unread(why) => (Kind::UnreadMember, format!("{}: {why}, which is not read", name())),
     };
     entry.flaw.get_or_insert_with(|| Box::new(Broken { kind, detail }));
 }
@@ -315,8 +316,7 @@ pub(super) fn shown(name: &[u8]) -> String {
 
 impl Unused {
     /// What to tell the user, a line for each matter.
-    pub fn notes(&self) -> Vec<(super::notes::Matter, String)> {
-        use super::notes::Matter;
+    pub fn notes(&self) -> Vec<(Matter, String)> {
         let mut notes = Vec::new();
         if let Some((count, example)) = &self.repeated {
             let text = format!(
@@ -350,7 +350,7 @@ impl Unused {
         if !self.strangers.is_empty() {
             let count: u64 = self.strangers.values().sum();
             let kinds = self.strangers.iter().map(|(extension, count)| format!("{count} x .{extension}"));
-            let text = format!("{count} members belong to no sample: {}", super::source::some(kinds));
+            let text = format!("{count} members belong to no sample: {}", some(kinds));
             notes.push((Matter::Strangers, text));
         }
         notes

@@ -49,10 +49,11 @@ pub mod text;
 mod tokenizer;
 mod variety;
 
+pub(crate) use self::notes::some;
 pub use self::{
     augment::{Augmentation, CropRect},
     caption::{Caption, CaptionKeys, CaptionLines, CaptionVariation},
-    dataset::{CACHE_BYTES, Classes, Dataset},
+    dataset::{CACHE_BYTES, Dataset},
     error::{Error, Result},
     eval::{EvalBatch, EvalBatches},
     health::{Broken, Kind, Skipped},

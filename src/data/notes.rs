@@ -36,6 +36,17 @@ pub(super) fn lines(notes: impl Iterator<Item = (Matter, String)>) -> Vec<String
     told.collect()
 }
 
+/// The first few of a list, for a message.
+pub(crate) fn some(items: impl Iterator<Item = String>) -> String {
+    const SHOWN: usize = 8;
+    let all: Vec<String> = items.collect();
+    match all.len() {
+        0 => "nothing".to_owned(),
+        n if n <= SHOWN => all.join(", "),
+        n => format!("{} and {} more", all[..SHOWN].join(", "), n - SHOWN),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

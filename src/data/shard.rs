@@ -14,9 +14,8 @@ use super::{
     damage::{self, Inflation},
     embedded,
     members::{self, Entry, image_members},
-    notes::Matter,
+    notes::{Matter, some},
     sniff::sniff,
-    source::some,
     store::{Files, OpenFile, ReadAt, Span, Spool, Spooled, Store, fill_from},
     tar::{self, Failure},
 };

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Error, Result, embedded};
+use super::{Error, Result, embedded, notes::some};
 
 /// More shards than this from one pattern is taken for a slip of the pen.
 const MAX_SHARDS: usize = 1_000_000;
@@ -145,17 +145,6 @@ fn listing(folder: &Path) -> String {
                 false => format!("the folder {shown} holds {}", some(names.into_iter())),
             }
         }
-    }
-}
-
-/// The first few of a list, for an error message.
-pub(super) fn some(items: impl Iterator<Item = String>) -> String {
-    const SHOWN: usize = 8;
-    let all: Vec<String> = items.collect();
-    match all.len() {
-        0 => "nothing".to_owned(),
-        n if n <= SHOWN => all.join(", "),
-        n => format!("{} and {} more", all[..SHOWN].join(", "), n - SHOWN),
     }
 }
 

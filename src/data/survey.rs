@@ -1,6 +1,6 @@
 //! A look at some captions before training: how much of them the tokenizer knows, and how much the context holds.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
 use rayon::prelude::*;
 
@@ -28,7 +28,6 @@ pub struct Survey {
     context: usize,
     /// Tokens of each caption, ascending.
     lengths: Vec<usize>,
-    distinct: u64,
     tagged: u64,
     tags_lost: u64,
     /// Sample and reason.
@@ -45,10 +44,9 @@ impl Survey {
     /// If the tokenizer refuses a caption.
     pub fn of(dataset: &Dataset, tokenizer: &Tokenizer, context: usize) -> Result<Self> {
         let of = dataset.len() as u64;
-        let count = of.min(LOOKED_AT);
-        let numbers = (0..count).into_par_iter().map(|at| (u128::from(at) * u128::from(of) / u128::from(count)) as u64);
         // Samples that cannot be used are counted and told as they are met in training.
-        let found: Vec<(u64, Caption, Vec<(usize, Vec<String>)>)> = numbers
+        let found: Vec<(u64, Caption, Vec<(usize, Vec<String>)>)> = dataset
+            .spread(LOOKED_AT)
             .filter_map(|sample| Some((sample, dataset.caption(sample).ok()?)))
             .map(|(sample, caption)| {
                 let tokens = |text: &String| {
@@ -60,7 +58,6 @@ impl Survey {
             })
             .collect::<Result<_>>()?;
         let mut survey = Self { of, context, lowers: tokenizer.lowers(), ..Self::default() };
-        let mut distinct = HashSet::new();
         for (sample, caption, tokens) in &found {
             survey.samples += 1;
             survey.tagged += u64::from(!caption.tags.is_empty());
@@ -75,20 +72,13 @@ impl Survey {
                 survey.cut += u64::from(*tokens > context);
                 survey.unknown += unknown.len() as u64;
                 survey.capitals |= text.chars().any(char::is_uppercase);
-                distinct.insert(text);
                 for word in unknown {
                     *survey.unknown_words.entry(word.clone()).or_default() += 1;
                 }
             }
         }
-        survey.distinct = distinct.len() as u64;
         survey.lengths.sort_unstable();
         Ok(survey)
-    }
-
-    /// Captions looked at, and how many of them differ.
-    pub fn captions(&self) -> (u64, u64) {
-        (self.captions, self.distinct)
     }
 
     /// What was found, in a line.
@@ -200,7 +190,7 @@ mod tests {
         }
         assert!(warnings.contains("the tags of 1 of 2 samples") && warnings.contains(":1: the field `tags` is text"));
         assert_eq!(survey.warnings(false).len(), 2);
-        assert_eq!(survey.captions(), (3, 3));
+        assert_eq!(survey.captions, 3);
     }
 
     #[test]
@@ -235,6 +225,6 @@ mod tests {
         let (good, bad) = (record("a red square"), record("purple"));
         let records: Vec<&str> = (0..3000).map(|number| if number < 1500 { &*good } else { &*bad }).collect();
         let survey = survey(&records, VOCAB, 4);
-        assert_eq!((survey.captions().0, survey.unknown), (1000, 500));
+        assert_eq!((survey.captions, survey.unknown), (1000, 500));
     }
 }

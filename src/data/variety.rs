@@ -29,14 +29,10 @@ pub struct Variety {
 impl Variety {
     /// Looks at some thousand samples spread over the data set, or at all of a smaller one.
     pub fn of(dataset: &Dataset) -> Self {
-        let of = dataset.len() as u64;
-        let count = of.min(LOOKED_AT);
-        let sample = |at: u64| (u128::from(at) * u128::from(of) / u128::from(count)) as u64;
-        let captions: Vec<String> = (0..count)
-            .into_par_iter()
-            .filter_map(|at| dataset.caption(sample(at)).ok()?.texts.into_iter().next())
-            .collect();
-        Self::of_captions(&captions, count == of)
+        let samples = dataset.spread(LOOKED_AT);
+        let all = samples.len() == dataset.len();
+        let captions = samples.filter_map(|sample| dataset.caption(sample).ok()?.texts.into_iter().next());
+        Self::of_captions(&captions.collect::<Vec<_>>(), all)
     }
 
     pub(crate) fn of_captions(captions: &[String], all: bool) -> Self {

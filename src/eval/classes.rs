@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 use super::EvalError;
-use super::lists::{entries, escaped, some};
-use crate::data::{Dataset, Label, text::Blank};
+use super::lists::{entries, escaped};
+use super::numbers::Numbers;
+use crate::data::{Dataset, Label, some, text::Blank};
 
 /// Class names by number.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,7 +120,7 @@ impl Classes {
     }
 
     fn distinct(read: &[Option<Label>], name: impl Fn(usize) -> String) -> Result<Self, EvalError> {
-        let mut numbers: HashMap<&str, u32> = HashMap::new();
+        let mut numbers = Numbers::new();
         let mut this = Self::default();
         for (sample, label) in read.iter().enumerate() {
             let captions = match label {
@@ -127,13 +128,14 @@ impl Classes {
                 Some(Label::Captions(captions)) => captions.as_slice(),
                 None => &[],
             };
-            let class = |caption| {
-                *numbers.entry(caption).or_insert_with(|| {
-                    this.names.push(String::from(caption));
-                    this.names.len() as u32 - 1
-                })
-            };
-            this.of_sample.push(captions.iter().map(String::as_str).map(class).collect());
+            let classes = captions.iter().map(|caption| {
+                let (number, new) = numbers.of(caption.as_str());
+                if new {
+                    this.names.push(caption.clone());
+                }
+                number as u32
+            });
+            this.of_sample.push(classes.collect());
         }
         if !this.names.is_empty() && this.names.iter().all(|name| name.parse::<u64>().is_ok()) {
             this.notes.push(format!(

@@ -95,17 +95,6 @@ pub(super) fn escaped(text: &str) -> String {
     }
 }
 
-/// The first few of a list, for a message.
-pub(super) fn some(items: impl ExactSizeIterator<Item = String>) -> String {
-    const SHOWN: usize = 5;
-    let more = items.len().saturating_sub(SHOWN);
-    let shown = items.take(SHOWN).collect::<Vec<_>>().join(", ");
-    match more {
-        0 => shown,
-        more => format!("{shown} and {more} more"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,6 +3,7 @@
 mod classes;
 mod encode;
 mod lists;
+mod numbers;
 mod open;
 mod ranks;
 mod retrieval;

@@ -1,12 +1,10 @@
 //! Retrieval: finding the text of an image, and an image of a text, among all.
 
-use std::collections::HashMap;
-use std::hash::Hash;
-
 use serde::Serialize;
 
 use super::EvalError;
 use super::encode::{Encoder, Images, Inputs};
+use super::numbers::Numbers;
 use super::ranks::{ranks, within};
 use crate::autograd::Parameters;
 use crate::ops::AllOps;
@@ -47,22 +45,9 @@ struct Pairs {
     texts_of: Vec<Vec<usize>>,
 }
 
-/// Numbers distinct things in order of first appearance.
-struct Numbers<K>(HashMap<K, usize>);
-
-impl<K: Hash + Eq> Numbers<K> {
-    /// The number of `key`, and whether it is new.
-    fn of(&mut self, key: K) -> (usize, bool) {
-        let next = self.0.len();
-        let number = *self.0.entry(key).or_insert(next);
-        (number, number == next)
-    }
-}
-
 impl Pairs {
     fn of(images: &Images) -> Self {
-        let (mut this, mut contents, mut captions) =
-            (Self::default(), Numbers(HashMap::new()), Numbers(HashMap::new()));
+        let (mut this, mut contents, mut captions) = (Self::default(), Numbers::new(), Numbers::new());
         for (sample, (content, label)) in images.contents.iter().zip(&images.labels).enumerate() {
             let (image, new) = contents.of(*content);
             if new {

@@ -1,14 +1,13 @@
 //! Zero-shot classification (Radford et al. 2021, section 3.1): an image belongs to the class whose name, put into
 //! prompt templates, is nearest.
 
-use std::collections::HashMap;
-
 use serde::Serialize;
 
 use super::EvalError;
 use super::classes::Classes;
 use super::encode::{Encoder, Inputs};
 use super::lists::Templates;
+use super::numbers::Numbers;
 use super::ranks::{ranks, within};
 use crate::autograd::Parameters;
 use crate::ops::AllOps;
@@ -35,15 +34,15 @@ pub fn zero_shot<D: AllOps>(
 ) -> Result<ZeroShot, EvalError> {
     let images = encoder.images(params, inputs)?;
     // Equal names share a row, so that they are equally near to the bit.
-    let mut rows: HashMap<&str, usize> = HashMap::new();
+    let mut rows = Numbers::new();
     let mut distinct: Vec<&str> = Vec::new();
     let mut row_of: Vec<usize> = Vec::new();
     let mut number_of: Vec<u32> = Vec::new();
     for (number, name) in (0..).zip(classes.names()).filter(|(_, name)| !name.is_empty()) {
-        let row = *rows.entry(name).or_insert_with(|| {
+        let (row, new) = rows.of(name);
+        if new {
             distinct.push(name);
-            distinct.len() - 1
-        });
+        }
         row_of.push(row);
         number_of.push(number);
     }

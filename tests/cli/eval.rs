@@ -22,7 +22,8 @@ fn a_checkpoint_is_evaluated_as_at_the_end_of_its_run() {
     // The same classes from a file, and a template that is the name alone, change nothing; other batches neither.
     let names = folder.path().join("names.txt");
     let data = flipk::data::Dataset::open(&["embedded:twemoji"], flipk::data::CaptionKeys::default()).unwrap();
-    std::fs::write(&names, data.classes().names.join("\n")).unwrap();
+    let classes = flipk::eval::Classes::of(&data, None, flipk::eval::Labels::default()).unwrap();
+    std::fs::write(&names, classes.names().join("\n")).unwrap();
     let templates = folder.path().join("templates.txt");
     std::fs::write(&templates, "{}\n\n{}\n").unwrap();
     let (names, templates) = (format!("--classes={}", names.display()), format!("--templates={}", templates.display()));
