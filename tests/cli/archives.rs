@@ -1,46 +1,28 @@
 //! Archives as people have them: odd names, damage, other files in their place.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use flipk::data::tar;
 use serde_json::Value;
 
-use crate::harness::{Ran, SMALL, checkpoint, ended, flipk, json, start_until};
+use crate::harness::{Ran, checkpoint, ended, flipk, json, start_until};
+use crate::place::{Place, small_args};
 use crate::robust::png;
 
-/// A folder with a vocabulary, shards and runs.
-struct Place(tempfile::TempDir);
-
 impl Place {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("vocab.txt"), "[PAD]\n[UNK]\na\ngood\none\n").unwrap();
-        Self(folder)
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn write(&self, name: &str, bytes: &[u8]) -> String {
-        std::fs::write(self.path(name), bytes).unwrap();
-        self.path(name).display().to_string()
+    fn with_vocab() -> Self {
+        let place = Self::new();
+        place.file("vocab.txt", "[PAD]\n[UNK]\na\ngood\none\n");
+        place
     }
 
     /// Of `train` on `shards` into `run`, batch 8.
     fn args(&self, run: &str, shards: &[&str], more: &[&str]) -> Vec<String> {
-        let own = [
-            format!("--tokenizer={}", self.path("vocab.txt").display()),
-            format!("--out={}", self.path(run).display()),
-            "--batch=8".to_owned(),
-        ];
-        let small = SMALL.iter().filter(|flag| !flag.contains("data=") && !flag.contains("batch=")).copied();
-        let data = std::iter::once("--data").chain(shards.iter().copied());
-        let given = small.chain(more.iter().copied()).chain(data).map(str::to_owned);
-        std::iter::once("train".to_owned()).chain(own).chain(given).collect()
+        let tokenizer = format!("--tokenizer={}", self.path("vocab.txt").display());
+        small_args(&self.path(run), &[&["--batch=8", &tokenizer], more, &["--data"], shards].concat())
     }
 
-    fn train(&self, run: &str, shards: &[&str], more: &[&str]) -> Ran {
+    fn train_on(&self, run: &str, shards: &[&str], more: &[&str]) -> Ran {
         flipk(&self.args(run, shards, more))
     }
 
@@ -79,14 +61,14 @@ fn lacks(path: &Path) -> bool {
 
 #[test]
 fn names_with_dots_names_that_come_again_and_names_of_bytes() {
-    let place = Place::new();
-    let dots = place.write("dots.tar", &finished(good(20, |n| format!("shot 2.{n} left"))));
-    let ran = place.train("dots", &[&dots], &["--steps=1"]).expect(0);
+    let place = Place::with_vocab();
+    let dots = place.file("dots.tar", finished(good(20, |n| format!("shot 2.{n} left"))));
+    let ran = place.train_on("dots", &[&dots], &["--steps=1"]).expect(0);
     says(&ran, &["1 pairs", "19 image members and 19 .txt members are not used", "first dot", "sample `shot 2`"]);
 
     let name = |n: u8| format!("{n:03}");
-    let again = place.write("again.tar", &finished([good(10, name), good(10, name)].concat()));
-    let ran = place.train("again", &[&again], &["--steps=1"]).expect(0);
+    let again = place.file("again.tar", finished([good(10, name), good(10, name)].concat()));
+    let ran = place.train_on("again", &[&again], &["--steps=1"]).expect(0);
     says(&ran, &["20 pairs", "duplicate names: 10 stand more than once"]);
 
     let mut bytes = Vec::new();
@@ -94,14 +76,14 @@ fn names_with_dots_names_that_come_again_and_names_of_bytes() {
         tar::append_bytes(&mut bytes, &[name, b".png"].concat(), image);
         tar::append_bytes(&mut bytes, &[name, b".txt"].concat(), b"a good one");
     }
-    let latin = place.write("latin.tar", &finished(bytes));
-    let ran = place.train("latin", &[&latin], &["--steps=2", "--max-bad=0.5"]).expect(0);
+    let latin = place.file("latin.tar", finished(bytes));
+    let ran = place.train_on("latin", &[&latin], &["--steps=2", "--max-bad=0.5"]).expect(0);
     says(&ran, &["3 pairs", r"latin.tar:caf\xEA: bad image"]);
 }
 
 #[test]
 fn views_beside_an_image_are_no_images() {
-    let place = Place::new();
+    let place = Place::with_vocab();
     let mut archive = Vec::new();
     for number in 0..8 {
         tar::append(&mut archive, &format!("{number}.depth.png"), b"no picture");
@@ -110,8 +92,8 @@ fn views_beside_an_image_are_no_images() {
         tar::append(&mut archive, &format!("{number}.json"), br#"{"caption": "a good one"}"#);
         pair(&mut archive, &number.to_string(), &png(number), b"a good one");
     }
-    let shard = place.write("views.tar", &finished(archive));
-    let ran = place.train("run", &[&shard], &["--steps=2", "--max-bad=0"]).expect(0);
+    let shard = place.file("views.tar", finished(archive));
+    let ran = place.train_on("run", &[&shard], &["--steps=2", "--max-bad=0"]).expect(0);
     let said = ["views.tar", "skipped", "not used"].iter().any(|word| ran.stderr.contains(word));
     assert!(ran.stderr.contains("8 pairs") && !said, "{}", ran.stderr);
     assert_eq!(place.skipped("run"), serde_json::json!({}));
@@ -119,72 +101,72 @@ fn views_beside_an_image_are_no_images() {
 
 #[test]
 fn archives_that_end_early_late_or_in_the_middle() {
-    let place = Place::new();
+    let place = Place::with_vocab();
     let name = |n: u8| format!("{n:03}");
     let members = good(20, name);
-    let cut = place.write("cut.tar", &members);
-    let ran = place.train("cut", &[&cut], &["--steps=1"]).expect(0);
+    let cut = place.file("cut.tar", &members);
+    let ran = place.train_on("cut", &[&cut], &["--steps=1"]).expect(0);
     says(&ran, &["20 pairs", "cut.tar: it has no end mark", "behind `019.txt` is missing"]);
 
     let mut broken = finished(members.clone());
     let at = good(6, name).len();
     broken[at..at + 512].fill(0xFF);
-    let broken = place.write("broken.tar", &broken);
-    let ran = place.train("broken", &[&broken], &["--epochs=3"]).expect(0);
+    let broken = place.file("broken.tar", broken);
+    let ran = place.train_on("broken", &[&broken], &["--epochs=3"]).expect(0);
     says(&ran, &["20 pairs", "are lost", "broken.tar:006: truncated member: the archive is damaged beside it"]);
     assert!(place.skipped("broken")["truncated_member"].as_u64() >= Some(2));
 
     // The rest is gone: what cannot be named is counted by size, and --max-bad sees it.
     let mut half = members.clone();
     half[at..].fill(0xFF);
-    let half = place.write("half.tar", &half);
-    let ran = place.train("half", &[&half], &["--steps=1"]).expect(1);
+    let half = place.file("half.tar", half);
+    let ran = place.train_on("half", &[&half], &["--steps=1"]).expect(1);
     says(&ran, &["the rest of the archive", "14 x lost sample", "larger --max-bad"]);
-    place.train("patient", &[&half], &["--steps=1", "--max-bad=0.8"]).expect(0);
+    place.train_on("patient", &[&half], &["--steps=1", "--max-bad=0.8"]).expect(0);
     assert_eq!(place.skipped("patient")["lost_sample"], 14);
 
     let other = finished(good(20, |n| format!("other{n}")));
-    let joined = place.write("joined.tar", &[finished(members), other].concat());
-    says(&place.train("joined", &[&joined], &["--steps=1"]).expect(0), &["40 pairs"]);
+    let joined = place.file("joined.tar", [finished(members), other].concat());
+    says(&place.train_on("joined", &[&joined], &["--steps=1"]).expect(0), &["40 pairs"]);
 }
 
 #[test]
 fn samples_are_judged_by_their_share_and_not_by_their_place() {
-    let place = Place::new();
+    let place = Place::with_vocab();
     let mut first = Vec::new();
     (0..36).for_each(|n| pair(&mut first, &format!("0{n:02}"), &png(n), b" \r\n"));
     first.extend((0..10).flat_map(|part| good(40, |n| format!("1{part}{n:03}"))));
-    let first = place.write("first.tar", &finished(first));
+    let first = place.file("first.tar", finished(first));
     // As many steps as there are good samples for.
-    let ran = place.train("first", &[&first], &["--steps=50"]).expect(0);
+    let ran = place.train_on("first", &[&first], &["--steps=50"]).expect(0);
     says(&ran, &["436 pairs", "empty caption", "further samples are counted, not named (empty caption)"]);
     assert!((30..=36).contains(&place.skipped("first")["empty_caption"].as_u64().unwrap()));
 
     // A dirty shard among good ones is a warning; a dirty data set ends the run, and says how to go on.
     let mut dirty = good(8, |n| format!("x{n}"));
     (0..12).for_each(|n| pair(&mut dirty, &format!("y{n:02}"), b"<html>", b"a good one"));
-    let dirty = place.write("dirty.tar", &finished(dirty));
+    let dirty = place.file("dirty.tar", finished(dirty));
     let clean =
-        place.write("clean.tar", &finished((0..5).flat_map(|part| good(40, |n| format!("{part}{n:03}"))).collect()));
-    let ran = place.train("mixed", &[&clean, &dirty], &["--epochs=2"]).expect(0);
+        place.file("clean.tar", finished((0..5).flat_map(|part| good(40, |n| format!("{part}{n:03}"))).collect()));
+    let ran = place.train_on("mixed", &[&clean, &dirty], &["--epochs=2"]).expect(0);
     says(&ran, &["many samples of", "dirty.tar are broken", "of 20 so far"]);
-    let ran = place.train("dirty", &[&dirty], &["--epochs=2"]).expect(1);
+    let ran = place.train_on("dirty", &[&dirty], &["--epochs=2"]).expect(1);
     says(&ran, &["too many broken samples in", "dirty.tar", "larger --max-bad", "--resume"]);
     assert!(lacks(&place.path("dirty/summary.json")));
 }
 
 #[test]
 fn counts_are_of_what_was_used_and_evaluation_names_what_it_skips() {
-    let place = Place::new();
+    let place = Place::with_vocab();
     let mut archive = good(38, |n| format!("{n:03}"));
     for name in ["x", "y"] {
         pair(&mut archive, name, b"not a picture", b"a good one");
     }
-    let shard = place.write("a.tar", &finished(archive));
+    let shard = place.file("a.tar", finished(archive));
     for (run, prefetch, threads) in [("near", 1, 1), ("far", 30, 3)] {
         let ahead = [format!("--prefetch={prefetch}"), format!("--loader-threads={threads}"), "--steps=9".to_owned()];
         let ahead: Vec<&str> = ahead.iter().map(String::as_str).collect();
-        place.train(run, &[&shard], &ahead).expect(0);
+        place.train_on(run, &[&shard], &ahead).expect(0);
     }
     let (near, far) = (place.skipped("near"), place.skipped("far"));
     assert_eq!(near, far);
@@ -196,7 +178,7 @@ fn counts_are_of_what_was_used_and_evaluation_names_what_it_skips() {
 
 #[test]
 fn a_shard_that_is_shortened_ends_the_run_with_its_name_and_a_checkpoint() {
-    let place = Place::new();
+    let place = Place::with_vocab();
     // Too large for the cache of decoded images.
     let picture = {
         let pixels = image::RgbImage::from_fn(1200, 1200, |x, y| image::Rgb([x as u8, y as u8, 7]));
@@ -206,7 +188,7 @@ fn a_shard_that_is_shortened_ends_the_run_with_its_name_and_a_checkpoint() {
     };
     let mut archive = Vec::new();
     (0..150).for_each(|n| pair(&mut archive, &format!("{n:03}"), &picture, b"a good one"));
-    let shard = place.write("shrinks.tar", &finished(archive));
+    let shard = place.file("shrinks.tar", finished(archive));
     let first = checkpoint(&place.path("run"), 2);
     let child = start_until(&place.args("run", &[&shard], &["--steps=100000", "--save-every=2"]), &first);
     std::fs::OpenOptions::new().write(true).open(&shard).unwrap().set_len(100_000).unwrap();
@@ -216,8 +198,8 @@ fn a_shard_that_is_shortened_ends_the_run_with_its_name_and_a_checkpoint() {
 
 #[test]
 fn what_is_no_archive_is_named() {
-    let place = Place::new();
-    let good = place.write("good.tar", &finished(good(8, |n| format!("{n}"))));
+    let place = Place::with_vocab();
+    let good = place.file("good.tar", finished(good(8, |n| format!("{n}"))));
     for (name, bytes, word) in [
         ("list.csv", &b"url,caption\nhttp://x,a cat\n"[..], "CSV"),
         ("x.tar.zst", b"\x28\xB5\x2F\xFD....", "zstd"),
@@ -225,18 +207,18 @@ fn what_is_no_archive_is_named() {
         ("page.tar", b"<html><head><title>403 Forbidden</title></head>", "an HTML page (`403 Forbidden`)"),
         ("weights.pt", b"PK\x03\x04....archive/data.pkl", "PyTorch"),
     ] {
-        let path = place.write(name, bytes);
-        says(&place.train("run", &[&path], &[]).expect(1), &[name, "is not a tar archive", word]);
+        let path = place.file(name, bytes);
+        says(&place.train_on("run", &[&path], &[]).expect(1), &[name, "is not a tar archive", word]);
     }
-    let (page, empty) = (place.path("page.tar").display().to_string(), place.write("empty.tar", b""));
-    let ran = place.train("run", &[&good, &page, &empty], &[]).expect(1);
+    let (page, empty) = (place.path("page.tar").display().to_string(), place.file("empty.tar", b""));
+    let ran = place.train_on("run", &[&good, &page, &empty], &[]).expect(1);
     says(&ran, &["2 of the 3 shards cannot be used", "leave them out", "403 Forbidden", "empty.tar", "0 bytes"]);
     for (spec, word) in [
         ("s3://bucket/{000..127}.tar", "only local files are read"),
         ("a.tar::b.tar", "give each by itself"),
         ("pipe:cat a.tar", "not what a command writes"),
     ] {
-        says(&place.train("run", &[spec], &[]).expect(1), &[spec, word]);
+        says(&place.train_on("run", &[spec], &[]).expect(1), &[spec, word]);
     }
     assert!(lacks(&place.path("run")), "a run that cannot start leaves no folder");
 }
@@ -244,9 +226,9 @@ fn what_is_no_archive_is_named() {
 #[cfg(unix)]
 #[test]
 fn a_pipe_is_no_file() {
-    let place = Place::new();
+    let place = Place::with_vocab();
     let pipe = place.path("pipe.tar");
     let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
     assert!(made.success());
-    says(&place.train("run", &[&pipe.display().to_string()], &[]).expect(1), &["pipe.tar", "no regular file"]);
+    says(&place.train_on("run", &[&pipe.display().to_string()], &[]).expect(1), &["pipe.tar", "no regular file"]);
 }

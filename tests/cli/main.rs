@@ -8,6 +8,7 @@ mod eval;
 mod harness;
 mod mistakes;
 mod pictures;
+mod place;
 mod precision;
 mod profile;
 mod protocol;

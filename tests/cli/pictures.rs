@@ -6,7 +6,8 @@ use std::path::Path;
 use flipk::data::tar;
 use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
 
-use crate::harness::{SMALL, flipk, json};
+use crate::harness::{flipk, json};
+use crate::place::small_args;
 
 fn encoded(number: u8, format: ImageFormat) -> Vec<u8> {
     let pixels = RgbImage::from_fn(40, 30, |x, y| Rgb([x as u8 * 6, y as u8 * 8, number.wrapping_mul(37)]));
@@ -27,17 +28,10 @@ fn train(folder: &Path, images: &[(String, Vec<u8>)], more: &[&str]) -> (String,
     let [shard, vocab, run] = ["shard.tar", "vocab.txt", "run"].map(|name| folder.join(name));
     std::fs::write(&shard, archive).unwrap();
     std::fs::write(&vocab, "[PAD]\n[UNK]\na\npicture\n0\n1\n2\n").unwrap();
-    let own = [
-        format!("--data={}", shard.display()),
-        format!("--tokenizer={}", vocab.display()),
-        format!("--out={}", run.display()),
-        "--epochs=1".to_owned(),
-        "--batch=8".to_owned(),
-        "--max-bad=1".to_owned(),
-    ];
-    let small = SMALL.iter().filter(|flag| !flag.contains("data=") && !flag.contains("--batch"));
-    let args = ["train"].iter().chain(small).chain(more).map(|arg| (*arg).to_owned()).chain(own);
-    let ran = flipk(&args.collect::<Vec<_>>()).expect(0);
+    let own = [format!("--data={}", shard.display()), format!("--tokenizer={}", vocab.display())];
+    let own = own.iter().map(String::as_str).chain(["--epochs=1", "--batch=8", "--max-bad=1"]);
+    let flags: Vec<&str> = own.chain(more.iter().copied()).collect();
+    let ran = flipk(&small_args(&run, &flags)).expect(0);
     (ran.stderr, json(&run.join("summary.json"))["skipped"].clone())
 }
 

@@ -1,52 +1,18 @@
 //! Evaluation as the field does it: class numbers, lists of names and prompts, several captions per image.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use flipk::data::tar;
 use serde_json::{Value, json};
 
 use crate::harness::{Ran, flipk, train};
-
-/// A scratch folder with a run whose model is as good as untrained.
-struct Place {
-    folder: tempfile::TempDir,
-}
-
-fn png(seed: u8) -> Vec<u8> {
-    let pixels =
-        image::RgbImage::from_fn(20, 20, |x, y| image::Rgb([x as u8 * 12, y as u8 * 12, seed.wrapping_mul(37)]));
-    let mut bytes = std::io::Cursor::new(Vec::new());
-    pixels.write_to(&mut bytes, image::ImageFormat::Png).unwrap();
-    bytes.into_inner()
-}
+use crate::place::Place;
 
 impl Place {
-    fn new() -> Self {
-        let place = Self { folder: tempfile::tempdir().unwrap() };
+    /// With a run whose model is as good as untrained.
+    fn with_run() -> Self {
+        let place = Self::new();
         train(&place.path("base"), &["--steps=2", "--eval-data=embedded:twemoji"]).expect(0);
         place
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn file(&self, name: &str, bytes: &[u8]) -> String {
-        std::fs::write(self.path(name), bytes).unwrap();
-        self.path(name).display().to_string()
-    }
-
-    /// An archive of samples: the number of the image, and members beside it by extension.
-    fn shard(&self, name: &str, samples: &[(u8, &[(&str, &str)])]) -> String {
-        let mut archive = Vec::new();
-        for (number, (image, members)) in samples.iter().enumerate() {
-            tar::append(&mut archive, &format!("{number:03}.png"), &png(*image));
-            for (extension, text) in *members {
-                tar::append(&mut archive, &format!("{number:03}.{extension}"), text.as_bytes());
-            }
-        }
-        tar::finish(&mut archive);
-        self.file(name, &archive)
     }
 
     /// One image per text of an extension.
@@ -77,7 +43,7 @@ fn found(ran: Ran) -> Value {
 
 #[test]
 fn class_numbers_come_from_cls_members() {
-    let place = Place::new();
+    let place = Place::with_run();
     let names = place.file("names.txt", b"red\ngreen\nblue\n");
     let classes = format!("--classes={names}");
     let cls = place.labelled("cls.tar", "cls", &["0\n", "2", "1\r\n", "2"]);
@@ -107,7 +73,7 @@ fn class_numbers_come_from_cls_members() {
 
 #[test]
 fn templates_of_other_programs_are_understood() {
-    let place = Place::new();
+    let place = Place::with_run();
     let names = format!("--classes={}", place.file("names.txt", b"red\ngreen\nblue\n"));
     let shard = place.labelled("a.tar", "txt", &["red", "blue", "green", "blue", "red", "red"]);
     let with = |text: &str| {
@@ -123,7 +89,7 @@ fn templates_of_other_programs_are_understood() {
 /// Of two equal names the first is found: who takes the largest similarity finds all of these right, or all wrong.
 #[test]
 fn a_name_that_occurs_twice_is_found_as_argmax_finds_it() {
-    let place = Place::new();
+    let place = Place::with_run();
     let twice = format!("--classes={}", place.file("twice.txt", b"red\nred\n"));
     for (labels, top1) in [(["0"; 4], 1.0), (["1"; 4], 0.0), (["red"; 4], 1.0)] {
         let shard = place.labelled("a.tar", "txt", &labels);
@@ -136,7 +102,7 @@ fn a_name_that_occurs_twice_is_found_as_argmax_finds_it() {
 
 #[test]
 fn lists_of_names_are_read_as_editors_write_them() {
-    let place = Place::new();
+    let place = Place::with_run();
     let shard = place.labelled("names.tar", "txt", &["caf\u{e9}", "red", "blue"]);
     let classes = |bytes: &[u8]| format!("--classes={}", place.file("names.txt", bytes));
     let plain = found(place.zero_shot(&["--data", &shard, &classes("caf\u{e9}\nred\nblue\n".as_bytes())]));
@@ -164,7 +130,7 @@ fn lists_of_names_are_read_as_editors_write_them() {
 
 #[test]
 fn an_image_has_several_captions_however_they_are_written() {
-    let place = Place::new();
+    let place = Place::with_run();
     let texts: Vec<Vec<String>> =
         (0..8).map(|image| (0..5).map(|text| format!("text {text} of image {image}")).collect()).collect();
     let lines: Vec<String> = texts.iter().map(|texts| texts.join("\n")).collect();
@@ -187,7 +153,7 @@ fn an_image_has_several_captions_however_they_are_written() {
 
 #[test]
 fn evaluation_reads_what_the_run_was_trained_on() {
-    let place = Place::new();
+    let place = Place::with_run();
     let records: Vec<String> = (0..16).map(|image| json!({ "alt": format!("image {image}") }).to_string()).collect();
     let members: Vec<[(&str, &str); 2]> =
         records.iter().map(|record| [("txt", "photo 1234"), ("json", record.as_str())]).collect();
@@ -204,7 +170,7 @@ fn evaluation_reads_what_the_run_was_trained_on() {
         flags(&[("data", &shard), ("tokenizer", &tokenizer), ("caption-key", "alt"), ("batch", "8"), ("steps", "2")]);
     let run = place.path("run");
     let lists = flags(&[("eval-data", &numbers), ("classes", &names), ("templates", &templates)]);
-    let ran = small_run(&run, &own.iter().chain(&lists).map(String::as_str).collect::<Vec<_>>()).expect(0);
+    let ran = place.train("run", &own.iter().chain(&lists).map(String::as_str).collect::<Vec<_>>()).expect(0);
     assert!(ran.stderr.contains("no captions under the run's key `alt`"), "{}", ran.stderr);
     let summary = crate::harness::json(&run.join("summary.json"));
     assert_eq!(summary["classes"], 3);
@@ -218,26 +184,18 @@ fn evaluation_reads_what_the_run_was_trained_on() {
     assert!(config.contains("classes = ") && config.contains("templates = "), "{config}");
 }
 
-/// The usual small run, but for what `flags` say.
-fn small_run(out: &Path, flags: &[&str]) -> Ran {
-    let name = |flag: &str| flag.split('=').next().map(str::to_owned);
-    let small = crate::harness::SMALL.iter().filter(|small| !flags.iter().any(|flag| name(flag) == name(small)));
-    let out = format!("--out={}", out.display());
-    flipk(&["train", &out].iter().chain(small).chain(flags).collect::<Vec<_>>())
-}
-
 #[test]
 fn mistakes_in_the_evaluation_data_cost_no_training() {
-    let place = Place::new();
+    let place = Place::with_run();
     let run = place.path("run");
     let shard = place.labelled("a.tar", "txt", &["red", "gren"]);
     let names = place.file("names.txt", b"red\ngreen\n");
     let data = format!("--eval-data={shard}");
-    let ran = small_run(&run, &[&data, &format!("--classes={names}"), "--steps=1000000"]).expect(1);
+    let ran = place.train("run", &[&data, &format!("--classes={names}"), "--steps=1000000"]).expect(1);
     assert!(ran.stderr.contains("\"gren\"") && ran.stderr.contains("the nearest is \"green\""), "{}", ran.stderr);
     assert!(!run.exists(), "a run that cannot be evaluated leaves no folder");
     let numbers = place.labelled("numbers.tar", "txt", &["0", "1"]);
     let data = format!("--eval-data={numbers}");
-    let ran = small_run(&run, &[&data, "--steps=1"]).expect(0);
+    let ran = place.train("run", &[&data, "--steps=1"]).expect(0);
     assert!(ran.stderr.contains("digits are taken as class names"), "{}", ran.stderr);
 }

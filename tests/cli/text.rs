@@ -1,10 +1,7 @@
 //! Captions, records and vocabularies as other programs write them.
 
-use std::path::{Path, PathBuf};
-
-use flipk::data::tar;
-
-use crate::harness::{Ran, SMALL, flipk, json};
+use crate::harness::{Ran, flipk, json};
+use crate::place::Place;
 
 /// Lower-case letters as single pieces, and some words.
 fn vocab(more: &[&str]) -> String {
@@ -17,58 +14,21 @@ fn vocab(more: &[&str]) -> String {
     )
 }
 
-fn png(seed: usize) -> Vec<u8> {
-    let pixels = image::RgbImage::from_fn(20, 20, |x, y| image::Rgb([x as u8 * 12, y as u8 * 12, seed as u8 * 5]));
-    let mut bytes = std::io::Cursor::new(Vec::new());
-    pixels.write_to(&mut bytes, image::ImageFormat::Png).unwrap();
-    bytes.into_inner()
-}
-
-struct Place {
-    folder: tempfile::TempDir,
-}
-
 impl Place {
-    fn new() -> Self {
-        Self { folder: tempfile::tempdir().unwrap() }
+    /// A shard of as many images, with these members beside each.
+    fn images_with(&self, name: &str, samples: &[&[(&str, &[u8])]]) -> String {
+        let numbered: Vec<_> = (0..).zip(samples.iter().copied()).collect();
+        self.shard(name, &numbered)
     }
 
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+    /// A short run with batches of 4.
+    fn train_on(&self, run: &str, shard: &str, vocab: &str, more: &[&str]) -> Ran {
+        let [data, tokenizer] = [format!("--data={shard}"), format!("--tokenizer={vocab}")];
+        self.train(run, &[&["--batch=4", &data, &tokenizer], more].concat())
     }
 
-    fn file(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
-        std::fs::write(self.path(name), content).unwrap();
-        self.path(name)
-    }
-
-    /// A shard with an image and these members for each sample.
-    fn shard(&self, name: &str, samples: &[&[(&str, &[u8])]]) -> PathBuf {
-        let mut bytes = Vec::new();
-        for (number, members) in samples.iter().enumerate() {
-            tar::append(&mut bytes, &format!("{number:03}.png"), &png(number));
-            for (extension, content) in *members {
-                tar::append(&mut bytes, &format!("{number:03}.{extension}"), content);
-            }
-        }
-        tar::finish(&mut bytes);
-        self.file(name, bytes)
-    }
-
-    /// A short run on a shard; the run folder has `out` as its name.
-    fn train(&self, out: &str, shard: &Path, vocab: &Path, more: &[&str]) -> Ran {
-        let own = [
-            format!("--data={}", shard.display()),
-            format!("--tokenizer={}", vocab.display()),
-            format!("--out={}", self.path(out).display()),
-        ];
-        let small = SMALL.iter().filter(|flag| !flag.contains("data=") && !flag.starts_with("--batch"));
-        let args = ["train", "--batch=4"].iter().chain(small).chain(more).map(|arg| (*arg).to_owned()).chain(own);
-        flipk(&args.collect::<Vec<_>>())
-    }
-
-    fn steps(&self, out: &str, shard: &Path, vocab: &Path) -> Ran {
-        self.train(out, shard, vocab, &["--steps=2"])
+    fn steps(&self, run: &str, shard: &str, vocab: &str) -> Ran {
+        self.train_on(run, shard, vocab, &["--steps=2"])
     }
 }
 
@@ -93,23 +53,23 @@ fn records_as_python_writes_them_have_captions_and_tags() {
     ];
     for (number, record) in records.into_iter().enumerate() {
         let members: &[(&str, &[u8])] = &[("json", record)];
-        let shard = place.shard(&format!("{number}.tar"), &[members; 6]);
+        let shard = place.images_with(&format!("{number}.tar"), &[members; 6]);
         let ran = place.steps(&format!("run{number}"), &shard, &vocab).expect(0);
         assert!(ran.stderr.contains("captions: 6 in 6 of 6 samples"), "{}", ran.stderr);
         let summary = json(&place.path(&format!("run{number}/summary.json")));
         assert_eq!(summary["skipped"], serde_json::json!({}));
     }
     let members: &[(&str, &[u8])] = &[("txt", b"a"), ("json", br#"{"tags": ["red", "in"], "score": NaN}"#)];
-    let shard = place.shard("tags.tar", &[members; 6]);
+    let shard = place.images_with("tags.tar", &[members; 6]);
     let ran = place.steps("tags", &shard, &vocab).expect(0);
     assert!(ran.stderr.contains("6 samples with tags") && warnings(&ran.stderr).is_empty(), "{}", ran.stderr);
     let members: &[(&str, &[u8])] = &[("txt", b"a red square"), ("json", b"{'tags': ['red']}")];
-    let shard = place.shard("lost.tar", &[members; 6]);
+    let shard = place.images_with("lost.tar", &[members; 6]);
     let ran = place.steps("lost", &shard, &vocab).expect(0);
     assert!(ran.stderr.contains("the tags of 6 of 6 samples cannot be read"), "{}", ran.stderr);
     assert!(ran.stderr.contains(":000: .json does not parse: line 1, byte 2"), "{}", ran.stderr);
     // Nobody needs tags that are never used.
-    let ran = place.train("unused", &shard, &vocab, &["--steps=2", "--tag-chance=0"]).expect(0);
+    let ran = place.train_on("unused", &shard, &vocab, &["--steps=2", "--tag-chance=0"]).expect(0);
     assert!(warnings(&ran.stderr).is_empty(), "{}", ran.stderr);
 }
 
@@ -129,19 +89,19 @@ fn a_caption_that_is_no_text_is_told_by_its_type() {
     .enumerate()
     {
         let members: &[(&str, &[u8])] = &[("json", record.as_bytes())];
-        let shard = place.shard(&format!("{number}.tar"), &[members; 6]);
+        let shard = place.images_with(&format!("{number}.tar"), &[members; 6]);
         let ran = place.steps("run", &shard, &vocab).expect(1);
         assert!(ran.stderr.contains("no captions") && ran.stderr.contains(words), "{words}: {}", ran.stderr);
         // Among good samples they are skipped, by kind.
         let good: &[(&str, &[u8])] = &[("txt", b"a red square")];
         let mut samples = vec![good; 12];
         samples.push(members);
-        let shard = place.shard(&format!("{number}-mixed.tar"), &samples);
-        let ran = place.train(&format!("mixed{number}"), &shard, &vocab, &["--epochs=2"]).expect(0);
+        let shard = place.images_with(&format!("{number}-mixed.tar"), &samples);
+        let ran = place.train_on(&format!("mixed{number}"), &shard, &vocab, &["--epochs=2"]).expect(0);
         assert!(ran.stderr.contains("skipped") && ran.stderr.contains(words), "{words}: {}", ran.stderr);
     }
     let members: &[(&str, &[u8])] = &[("txt", b" \r\n")];
-    let ran = place.steps("run", &place.shard("blank.tar", &[members; 6]), &vocab).expect(1);
+    let ran = place.steps("run", &place.images_with("blank.tar", &[members; 6]), &vocab).expect(1);
     assert!(ran.stderr.contains("empty caption: the .txt member is blank"), "{}", ran.stderr);
 }
 
@@ -152,8 +112,8 @@ fn lists_and_lines_are_captions_of_which_each_visit_takes_one() {
     let list: &[(&str, &[u8])] = &[("json", br#"{"caption": ["a red square", "a square that is red"]}"#)];
     let lines: &[(&str, &[u8])] = &[("txt", b"a red square\r\na square that is red\r\n")];
     let losses = |out: &str, members, more: &[&str]| {
-        let shard = place.shard(&format!("{out}.tar"), &[members; 8]);
-        let ran = place.train(out, &shard, &vocab, &[&["--steps=6", "--tag-chance=0"], more].concat()).expect(0);
+        let shard = place.images_with(&format!("{out}.tar"), &[members; 8]);
+        let ran = place.train_on(out, &shard, &vocab, &[&["--steps=6", "--tag-chance=0"], more].concat()).expect(0);
         let metrics = std::fs::read_to_string(place.path(out).join("metrics.jsonl")).unwrap();
         let loss = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["loss"].as_f64().unwrap();
         (metrics.lines().map(loss).collect::<Vec<_>>(), ran.stderr)
@@ -173,7 +133,7 @@ fn lists_and_lines_are_captions_of_which_each_visit_takes_one() {
 fn a_vocabulary_with_foreign_capitals_lower_cases_and_says_so() {
     let place = Place::new();
     let members: &[(&str, &[u8])] = &[("txt", "A Photo Of A RED Squáre".as_bytes())];
-    let shard = place.shard("capitals.tar", &[members; 6]);
+    let shard = place.images_with("capitals.tar", &[members; 6]);
     let lowercase = |run: &str| json(&place.path(run).join("tokenizer.json"))["normalizer"]["lowercase"].clone();
     for (name, more, lower) in [
         ("signs", &["ℝ", "##ℝ", "Ⅱ", "ℂ", "𝐀", "<S>", "</S>", "[ENT]"][..], true),
@@ -187,8 +147,8 @@ fn a_vocabulary_with_foreign_capitals_lower_cases_and_says_so() {
         assert!(ran.stderr.contains(told) && ran.stderr.contains("[PAD] (0) pads"), "{}", ran.stderr);
         assert_eq!(ran.stderr.contains("say --lower-case yes"), !lower, "{}", ran.stderr);
     }
-    let vocab = place.path("cased");
-    let ran = place.train("told", &shard, &vocab, &["--steps=2", "--lower-case=yes"]).expect(0);
+    let vocab = place.path("cased").display().to_string();
+    let ran = place.train_on("told", &shard, &vocab, &["--steps=2", "--lower-case=yes"]).expect(0);
     assert_eq!(lowercase("told"), true);
     assert!(!ran.stderr.contains("unknown to the tokenizer"), "{}", ran.stderr);
     // From its configuration the run is the same, and a resumed one keeps what was decided.
@@ -198,7 +158,7 @@ fn a_vocabulary_with_foreign_capitals_lower_cases_and_says_so() {
     let ran = flipk(&["train", &format!("--resume={}", place.path("told").display()), "--steps=3"]).expect(0);
     assert!(ran.stderr.contains("tokenizer: 65 tokens; lower-cased"), "{}", ran.stderr);
     // Evaluation takes what training decided, and can be told as well.
-    let [run, data] = [place.path("told").display().to_string(), format!("--data={}", shard.display())];
+    let [run, data] = [place.path("told").display().to_string(), format!("--data={shard}")];
     let ran = flipk(&["eval", "retrieval", &run, &data]).expect(0);
     assert!(!ran.stderr.contains("unknown"), "{}", ran.stderr);
     let ran = flipk(&["eval", "retrieval", &run, &data, "--lower-case=no"]).expect(0);
@@ -210,11 +170,11 @@ fn captions_longer_than_the_context_are_told() {
     let place = Place::new();
     let vocab = place.file("vocab.txt", vocab(&[]));
     let members: &[(&str, &[u8])] = &[("txt", b"a photo of a red square that is in a blue square")];
-    let shard = place.shard("long.tar", &[members; 6]);
-    let ran = place.train("short", &shard, &vocab, &["--steps=2", "--context=8"]).expect(0);
+    let shard = place.images_with("long.tar", &[members; 6]);
+    let ran = place.train_on("short", &shard, &vocab, &["--steps=2", "--context=8"]).expect(0);
     let said = "100.0 % of the captions are longer than the context of 8 tokens";
     assert!(ran.stderr.contains(said) && ran.stderr.contains("--context 12"), "{}", ran.stderr);
-    let ran = place.train("long", &shard, &vocab, &["--steps=2", "--context=12"]).expect(0);
+    let ran = place.train_on("long", &shard, &vocab, &["--steps=2", "--context=12"]).expect(0);
     assert!(warnings(&ran.stderr).is_empty(), "{}", ran.stderr);
 }
 
@@ -225,10 +185,10 @@ fn a_tokenizer_that_the_model_has_no_rows_for_is_an_error_everywhere() {
     let many: Vec<String> = (0..5000).map(|number| format!("word{number}")).collect();
     let big = place.file("big.txt", vocab(&many.iter().map(String::as_str).collect::<Vec<_>>()));
     let members: &[(&str, &[u8])] = &[("txt", b"word4999")];
-    let shard = place.shard("words.tar", &[members; 6]);
+    let shard = place.images_with("words.tar", &[members; 6]);
     place.steps("run", &shard, &small).expect(0);
-    let [run, data] = [place.path("run").display().to_string(), format!("--data={}", shard.display())];
-    let tokenizer = format!("--tokenizer={}", big.display());
+    let [run, data] = [place.path("run").display().to_string(), format!("--data={shard}")];
+    let tokenizer = format!("--tokenizer={big}");
     for task in ["retrieval", "zero-shot"] {
         for device in ["cpu", "emulator"] {
             let ran = flipk(&["eval", task, &run, &data, &tokenizer, &format!("--device={device}")]).expect(1);
@@ -236,13 +196,13 @@ fn a_tokenizer_that_the_model_has_no_rows_for_is_an_error_everywhere() {
             assert!(ran.stderr.contains("4096 rows") && !ran.stderr.contains("panicked"), "{}", ran.stderr);
         }
     }
-    let ran = place.train("other", &shard, &big, &["--steps=1", "--vocab=4096"]).expect(1);
+    let ran = place.train_on("other", &shard, &big, &["--steps=1", "--vocab=4096"]).expect(1);
     assert!(ran.stderr.contains("vocab = 4096") && ran.stderr.contains("5062 tokens"), "{}", ran.stderr);
-    let ran = place.train("from", &shard, &big, &["--steps=1", &format!("--init-from={run}")]).expect(1);
+    let ran = place.train_on("from", &shard, &big, &["--steps=1", &format!("--init-from={run}")]).expect(1);
     assert!(ran.stderr.contains("4096 rows of tokens and this run has 5062"), "{}", ran.stderr);
     // Another tokenizer of a size that fits is used, with a word.
     let other = place.file("other.txt", vocab(&["zebra"]));
-    let ran = flipk(&["eval", "retrieval", &run, &data, &format!("--tokenizer={}", other.display())]).expect(0);
+    let ran = flipk(&["eval", "retrieval", &run, &data, &format!("--tokenizer={other}")]).expect(0);
     assert!(ran.stderr.contains("not those that the model was trained with"), "{}", ran.stderr);
     // A folder from which somebody took the tokenizer, and put another there.
     std::fs::copy(&big, place.path("run/tokenizer.json")).unwrap();
@@ -255,7 +215,7 @@ fn option_files_are_read_whatever_editor_wrote_them() {
     let place = Place::new();
     let out = format!("--out={}", place.path("run").display());
     let run = |content: &[u8]| {
-        let config = format!("--config={}", place.file("options.toml", content).display());
+        let config = format!("--config={}", place.file("options.toml", content));
         flipk(&["train", &config, &out])
     };
     let ran = run(b"\xEF\xBB\xBFmask_ration = 0.5\r\n").expect(1);
