@@ -175,9 +175,6 @@ impl Loader {
         };
         // Enough items under way that one slow image does not leave the other workers idle.
         let window = 8 * workers + 32;
-        let (jobs, jobs_out) = bounded(window);
-        // As wide as the window, so that a worker never waits to hand over its item.
-        let (done_in, done) = bounded(window);
         let (batches_in, batches) = bounded(config.prefetch);
         let (recycled, recycled_out) = bounded(config.prefetch + 2);
         let health = Health::new(&dataset, config.max_bad, Visited::Shuffled);
@@ -190,6 +187,11 @@ impl Loader {
             stop: stop.clone(),
             threads: Vec::new(),
         };
+        // Declared after the loader, and so dropped before it: if a thread cannot be started, the loader waits for the others,
+        // and these end when there can be no more jobs.
+        let (jobs, jobs_out) = bounded(window);
+        // As wide as the window, so that a worker never waits to hand over its item.
+        let (done_in, done) = bounded(window);
         for number in 0..workers {
             let worker = Worker::new(dataset.clone(), tokenizer.clone(), config.clone());
             let (jobs, done) = (jobs_out.clone(), done_in.clone());
