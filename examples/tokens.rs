@@ -1,4 +1,4 @@
-//! Token numbers of texts, as training and evaluation see them: one text per line in, its numbers out.
+//! Reads a text per line and prints its token numbers, as in training and evaluation.
 //!
 //! ```sh
 //! cargo run --release --example tokens -- vocab.txt < captions.txt
@@ -9,7 +9,7 @@ use std::path::Path;
 
 use flipk::data::{Tokenizer, TokenizerOptions};
 
-/// Longer than any caption here, so that none is cut.
+/// More tokens than any caption has, so that none is cut.
 const CONTEXT: usize = 512;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

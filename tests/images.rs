@@ -1,5 +1,5 @@
-//! Every kind of image file against the pixels that Pillow reads from it; `tests/fixtures/images/README.md` says how the files
-//! were made.
+//! Every kind of image file, compared with the pixels that Pillow reads from it; `tests/fixtures/images/README.md` says how
+//! the files were made.
 
 use std::io::Read;
 use std::path::Path;
@@ -16,20 +16,20 @@ struct Expected {
 #[derive(Deserialize)]
 struct Image {
     file: String,
-    /// Turned as its EXIF data says.
+    /// Whether to rotate it as its EXIF data says.
     upright: bool,
     pillow_reads: bool,
-    /// Why flipk does otherwise than Pillow, if it does.
+    /// Why flipk reads it and Pillow does not, or the other way round.
     #[serde(default)]
     otherwise: Option<String>,
-    /// What the error names.
+    /// What the error must contain.
     #[serde(default)]
     said: Option<String>,
     #[serde(default)]
     width: u32,
     #[serde(default)]
     height: u32,
-    /// Largest difference of a channel, and mean of all.
+    /// The largest difference of a channel that is allowed; `mean` is the mean over all of them.
     #[serde(default)]
     max: u8,
     #[serde(default)]

@@ -1,4 +1,4 @@
-//! A sample's words: where they are found, and how they vary from visit to visit.
+//! A sample's captions and tags: where they are read from, and how they vary from visit to visit.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,18 +9,18 @@ use super::{
 };
 use crate::random::Random;
 
-/// Where captions and tags are found.
+/// Where captions and tags are read from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CaptionKeys {
     /// `None`: the `.txt` member, or else the field `caption` of the `.json` member. `Some("txt")`: only the
     /// `.txt` member. Any other: only that field of the `.json` member, which is a text or a list of texts.
     pub caption_key: Option<String>,
-    /// Whether evaluation takes class numbers instead (see [`Dataset::label`](super::Dataset::label)).
+    /// Whether evaluation reads class numbers instead (see [`Dataset::label`](super::Dataset::label)).
     pub class_numbers: ClassNumbers,
     /// What the lines of a `.txt` member are.
     pub caption_lines: CaptionLines,
-    /// Field of the `.json` member with a list of tags; a sample without it has none.
+    /// Field of the `.json` member with a list of tags; a sample without the field has no tags.
     pub tags_key: String,
 }
 
@@ -42,7 +42,7 @@ pub enum CaptionLines {
     Join,
 }
 
-/// How a caption varies: with probability `tag_chance`, `1..=max_tags` of the sample's tags follow the name.
+/// How a caption varies: with probability `tag_chance`, it is followed by `1..=max_tags` of the sample's tags.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CaptionVariation {
@@ -56,13 +56,13 @@ impl Default for CaptionVariation {
     }
 }
 
-/// The words of one sample.
+/// The captions and tags of one sample.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Caption {
     /// All captions of the sample, in their order in the file; at least one.
     pub texts: Vec<String>,
     pub tags: Vec<String>,
-    /// Why the tags could not be read, where they could not; the captions are good nevertheless.
+    /// Why the tags could not be read, if they could not; the captions can be used nevertheless.
     pub tags_lost: Option<String>,
 }
 
@@ -72,8 +72,8 @@ impl Caption {
         self.texts.first().map_or("", String::as_str)
     }
 
-    /// One of the captions, each as likely as the others, alone or as `caption, tag, tag`: a uniform number of distinct
-    /// tags in random order. A sample with a single caption draws no number for the choice.
+    /// One of the captions, with equal probability, alone or as `caption, tag, tag`: a uniform number of distinct tags in
+    /// random order. For a sample with a single caption, no random number is drawn for the choice.
     pub fn vary(&self, variation: &CaptionVariation, random: &mut Random) -> String {
         let text = match self.texts.len() {
             0 | 1 => self.first(),
@@ -102,7 +102,7 @@ impl CaptionKeys {
         }
     }
 
-    /// What a caption is looked for in, for an error message.
+    /// Where captions are looked for, for an error message.
     pub(super) fn looked_for(&self) -> String {
         match self.class_numbers {
             ClassNumbers::Require => "a .cls member".to_owned(),
@@ -119,7 +119,7 @@ impl CaptionKeys {
         }
     }
 
-    /// Reads a sample's words from its `.txt` and `.json` members.
+    /// Reads a sample's captions and tags from its `.txt` and `.json` members.
     pub(super) fn read(&self, txt: Option<&[u8]>, json: Option<&[u8]>) -> Result<Caption, Broken> {
         let txt = txt.filter(|_| self.takes_txt());
         let mut texts = match txt.map(text::decode) {
@@ -134,7 +134,7 @@ impl CaptionKeys {
             let found = field.zip(record.as_ref()).map(|(field, record)| caption_in(record, field));
             texts = match (found, txt) {
                 (Some(Ok(texts)), _) => texts,
-                // What is wrong with the place where a caption is says more than the lack of others.
+                // What is wrong with a caption that is there says more than that others are missing.
                 (Some(Err(why)), None) => return Err(why),
                 (Some(Err(why)), Some(_)) if why.kind != Kind::MissingCaption => return Err(why),
                 (_, Some(_)) => return Err(broken(Kind::EmptyCaption, "the .txt member is blank".to_owned())),
@@ -155,7 +155,7 @@ impl CaptionKeys {
         }
     }
 
-    /// The tags in a record, and why there are none where there should be.
+    /// The tags in a record, and why they could not be read, if they could not.
     fn tags(&self, record: &Record) -> (Vec<String>, Option<String>) {
         match (record.get(&self.tags_key), &record.problem) {
             (Some(Value::List(tags)), _) => (tags.iter().filter_map(text_of).collect(), None),
@@ -212,7 +212,7 @@ fn text_of(value: &Value) -> Option<String> {
     }
 }
 
-/// Trimmed and composed, or nothing if that leaves nothing.
+/// Trimmed and in composed form, or `None` if nothing is left.
 fn words(text: &str) -> Option<String> {
     let text = text::strip_bom(text).trim();
     (!text.is_empty()).then(|| text::compose(text).into_owned())
@@ -258,7 +258,7 @@ mod tests {
         assert_eq!(read(None, None, list).unwrap(), ["a red square", "a square that is red"]);
         let joined = CaptionKeys { caption_lines: CaptionLines::Join, ..keys(None) };
         assert_eq!(joined.read(Some(b"one\ntwo\n"), None).unwrap().texts, ["one\ntwo"]);
-        // The same letters whoever wrote them.
+        // The same letters, however they were written.
         assert_eq!(read(None, Some("cafe\u{301}".as_bytes()), None).unwrap(), ["caf\u{e9}"]);
     }
 
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn tags_that_are_lost_are_told() {
+    fn tags_that_cannot_be_read_are_reported() {
         let tags = |json: &str| {
             let caption = keys(None).read(Some(b"fine"), Some(json.as_bytes())).unwrap();
             (caption.tags, caption.tags_lost)

@@ -1,4 +1,4 @@
-//! Mistakes that concern a whole source (a wrong caption key, archives of something else), told before training.
+//! Mistakes that concern a whole source, found before training: a wrong caption key, archives of something else.
 
 use std::collections::BTreeSet;
 
@@ -10,8 +10,7 @@ use super::{
     shard::{Report, Shard},
 };
 
-/// Samples that are looked at, if none of them is good: all of a small source, and of a large one as many, evenly
-/// spread.
+/// Samples that are looked at until one is good: all of a small source, and this many of a large one, evenly spread.
 const LOOKED_AT: usize = 100_000;
 /// Samples whose records are searched for the names of fields.
 const RECORDS: usize = 32;
@@ -52,7 +51,7 @@ pub(super) fn source(spec: &str, shards: &[Shard], reports: &[Report], keys: &Ca
         if !looked.fields.is_empty() {
             found += &format!("; JSON fields {}", some(looked.fields.into_iter()));
         }
-        // Of members that are there, why they are no captions.
+        // Why members that are there cannot be used as captions.
         if let Some((sample, why)) = looked.refused {
             found += &format!("; {sample}: {why}");
         }
@@ -65,7 +64,7 @@ pub(super) fn source(spec: &str, shards: &[Shard], reports: &[Report], keys: &Ca
     Err(Error::NoPairs { source_of, samples, reasons })
 }
 
-/// What samples that are not good have.
+/// What the samples that cannot be used have.
 #[derive(Default)]
 struct Looked {
     samples: u64,
@@ -74,9 +73,9 @@ struct Looked {
     /// Names of JSON fields.
     fields: BTreeSet<String>,
     records: usize,
-    /// The first sample whose caption is there and refused.
+    /// The first sample with a caption that cannot be used.
     refused: Option<(String, Broken)>,
-    /// The first sample that the archive itself has damaged.
+    /// The first sample that cannot be used because of its archive.
     flaw: Option<String>,
 }
 

@@ -1,4 +1,4 @@
-//! What damage to an archive costs: which samples, about how many, and what to tell.
+//! What was lost to damage in an archive: which samples, about how many, and the messages about it.
 
 use super::{
     Broken, Kind,
@@ -7,15 +7,15 @@ use super::{
     tar::{Content, Fault, Index},
 };
 
-/// A gzip stream that does not come to its end.
+/// A gzip stream that breaks off.
 pub(super) struct Inflation {
     pub problem: String,
     /// Share of the packed bytes that could not be unpacked.
     pub left: f64,
 }
 
-/// Judges the faults of an archive of `bytes` bytes. Marks the samples beside damage that lack a part, and gives the
-/// number of the samples that are gone without a trace (by the mean size of a sample), with a note for each fault.
+/// Assesses the faults of an archive of `bytes` bytes. Marks incomplete samples next to damage as broken. Returns an
+/// estimate of the number of samples that are lost altogether, by the mean size of a sample, and a note for each fault.
 pub(super) fn assess(
     index: &Index,
     samples: &mut Samples,
@@ -34,7 +34,7 @@ pub(super) fn assess(
             Fault::Lost { at, bytes: gone, problem, members_before } => {
                 let half = mark_neighbours(samples, *members_before, *at);
                 let about = *gone as f64 / size;
-                // A sample of which a part is left is counted by itself.
+                // A sample with a part left is counted by itself.
                 let about = if half { about as u64 } else { (about.round() as u64).max(1) };
                 lost += about;
                 let place = match at + gone >= bytes {
@@ -50,19 +50,19 @@ pub(super) fn assess(
                     format!("its last {gone} bytes are zeros: a download that did not finish?{}", samples_lost(about));
                 notes.push((Matter::Lost, text));
             }
-            // The end of the gzip stream tells it.
+            // The fault of the gzip stream says it already.
             Fault::NoEnd if inflation.is_some() => {}
             Fault::NoEnd => {
                 let last = index.members.last().map_or_else(String::new, |member| shown(&member.name));
                 let text = format!(
-                    "it has no end mark (blocks of zeros): it may have been cut, and what came behind `{last}` is \
-                     missing then"
+                    "it has no end mark (blocks of zeros): it may have been cut, and then what came after `{last}` is \
+                     missing"
                 );
                 notes.push((Matter::NoEnd, text));
             }
-            Fault::Behind { bytes } => {
-                let text = format!("{bytes} bytes behind the end of the archive are no archive and are not read");
-                notes.push((Matter::Behind, text));
+            Fault::Trailing { bytes } => {
+                let text = format!("{bytes} bytes after the end of the archive are not an archive and are not read");
+                notes.push((Matter::Trailing, text));
             }
         }
     }
@@ -70,7 +70,7 @@ pub(super) fn assess(
         let is_cut = index.members.iter().any(|member| matches!(member.content, Content::Cut(_)));
         let is_whole = !is_cut && !index.faults.iter().any(|fault| matches!(fault, Fault::NoEnd | Fault::Lost { .. }));
         if is_whole {
-            notes.push((Matter::Behind, format!("bytes behind the end of the archive are not read ({problem})")));
+            notes.push((Matter::Trailing, format!("bytes after the end of the archive are not read ({problem})")));
         } else {
             let about = (samples.entries.len() as f64 * left / (1.0 - left).max(1e-3)).round() as u64;
             let about = about.max(u64::from(!is_cut));
@@ -89,7 +89,7 @@ fn samples_lost(about: u64) -> String {
     }
 }
 
-/// Marks the samples on both sides of a damaged place that lack a part; whether there are any.
+/// Marks the samples on both sides of a damaged place that are incomplete. Returns whether there are any.
 fn mark_neighbours(samples: &mut Samples, members_before: usize, at: u64) -> bool {
     let (before, after) = samples.of_member.split_at(members_before.min(samples.of_member.len()));
     let neighbours = [before.iter().rev().flatten().next(), after.iter().flatten().next()];
@@ -98,7 +98,7 @@ fn mark_neighbours(samples: &mut Samples, members_before: usize, at: u64) -> boo
         let entry = &mut samples.entries[*entry as usize];
         if lacks_a_part(entry) {
             marked = true;
-            let detail = format!("the archive is damaged beside it, at byte {at}");
+            let detail = format!("the archive is damaged next to it, at byte {at}");
             entry.flaw.get_or_insert_with(|| Box::new(Broken { kind: Kind::TruncatedMember, detail }));
         }
     }

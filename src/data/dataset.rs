@@ -21,7 +21,7 @@ use super::{
     store::Span,
 };
 
-/// Archives that are unpacked to more bytes than this are mentioned.
+/// Temporary files with more bytes than this are mentioned.
 const UNPACKED: u64 = 64 << 20;
 /// Default budget of the cache of decoded images, in bytes.
 pub const CACHE_BYTES: usize = 512 << 20;
@@ -44,12 +44,12 @@ impl std::fmt::Debug for Dataset {
 }
 
 impl Dataset {
-    /// Indexes every shard that `specs` stand for (see [`Source::parse`]), on all cores. What is unusual about them is
-    /// in [`Self::warnings`].
+    /// Indexes every shard of `specs` (see [`Source::parse`]), on all cores. [`Self::warnings`] says what is unusual about
+    /// them.
     ///
     /// # Errors
-    /// A source without shards, shards that are missing, unreadable, no archives or empty (all of them are named), and
-    /// a source of which no sample has both an image and a caption.
+    /// A source without shards; shards that are missing, unreadable, empty or not archives (all of them are named); a
+    /// source in which no sample has both an image and a caption.
     pub fn open<S: AsRef<str>>(specs: &[S], keys: CaptionKeys) -> Result<Self> {
         let sources: Vec<Source> = specs.iter().map(|spec| Source::parse(spec.as_ref())).collect::<Result<_>>()?;
         if sources.is_empty() {
@@ -58,7 +58,7 @@ impl Dataset {
         let locations: Vec<&Location> = sources.iter().flat_map(|source| &source.shards).collect();
         let common = Common::default();
         let open = |(number, location): (usize, &&Location)| Shard::open(number as u32, location, &common);
-        // Collected before the errors are looked at, so that they are the same ones at every run.
+        // All are opened before any error is returned, so that every run has the same errors.
         let opened: Vec<Result<(Shard, Report)>> = locations.par_iter().enumerate().map(open).collect();
         let (shards, reports) = all(opened)?;
         let mut first = 0;
@@ -91,7 +91,7 @@ impl Dataset {
         })
     }
 
-    /// What is unusual about the archives (damage, members that are not used), a line each for the user.
+    /// What is unusual about the archives (damage, members that are not used), one line each.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
@@ -101,7 +101,7 @@ impl Dataset {
         Self { cache: Arc::new(Cache::new(bytes)), ..self }
     }
 
-    /// Sets whether photos are turned as their EXIF data says; images that were decoded before are decoded again.
+    /// Sets whether photos are rotated as their EXIF data says. The cache starts empty.
     pub fn with_orientation(self, orientation: ExifOrientation) -> Self {
         let cache = Arc::new(Cache::new(self.cache.budget));
         Self { orientation, cache, ..self }
@@ -130,12 +130,12 @@ impl Dataset {
         self.samples.is_empty()
     }
 
-    /// The shard a sample is in: its path, or `embedded:NAME`.
+    /// The shard that a sample is in: its path, or `embedded:NAME`.
     pub fn shard(&self, sample: u64) -> String {
         self.entry(sample).0.location.to_string()
     }
 
-    /// The sample's key, for people: its members' common path in the archive, bytes that are not UTF-8 as `\xE9`.
+    /// The sample's key, for messages: its members' common path in the archive, with bytes that are not UTF-8 as `\xE9`.
     pub fn key(&self, sample: u64) -> Cow<'_, str> {
         let key = &self.entry(sample).1.key;
         std::str::from_utf8(key).map_or_else(|_| Cow::Owned(shown(key)), Cow::Borrowed)
@@ -146,13 +146,13 @@ impl Dataset {
         format!("{}:{}", self.shard(sample), self.key(sample))
     }
 
-    /// The encoded image, as it stands in the archive.
+    /// The encoded image, as it is in the archive.
     pub fn image(&self, sample: u64) -> std::result::Result<Cow<'_, [u8]>, Broken> {
         let (shard, entry) = self.whole(sample)?;
         shard.part(entry.image)?.ok_or_else(no_image)
     }
 
-    /// The bytes of the `.cls` member, if there is one: the number of a class, as evaluation archives have it.
+    /// The bytes of the `.cls` member, if there is one: the number of a class, in archives for evaluation.
     pub fn cls(&self, sample: u64) -> std::result::Result<Option<Cow<'_, [u8]>>, Broken> {
         let (shard, entry) = self.whole(sample)?;
         shard.part(entry.cls)
@@ -217,7 +217,7 @@ impl Dataset {
         &self.shards[number].location
     }
 
-    /// Samples that damage to archives may have cost, besides those that have a number.
+    /// An estimate of the samples that were lost to damage, in addition to those that have a number.
     pub(super) fn lost(&self) -> u64 {
         self.shards.iter().map(|shard| shard.lost).sum()
     }
@@ -282,8 +282,8 @@ impl Cache {
         self.images.lock().unwrap_or_else(PoisonError::into_inner).get(&sample).cloned()
     }
 
-    /// Keeps the image if the whole data set would fit, were all its images like this one: of a larger data set a
-    /// cache would hold a part that is hardly ever asked for.
+    /// Keeps the image if all images of the data set would fit, if they were as large as this one. Of a larger data set,
+    /// the cache would hold a part that is hardly ever used.
     fn put(&self, sample: (u32, u32), image: &Arc<RgbImage>, samples: usize) {
         let size = image.as_raw().len();
         let mut images = self.images.lock().unwrap_or_else(PoisonError::into_inner);
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn photos_are_turned_when_asked() {
+    fn photos_are_rotated_when_asked() {
         let photo = include_bytes!("../../tests/fixtures/images/jpeg-turned-6.jpg");
         let mut archive = Archive::default();
         archive.add("1.jpg", photo).add("1.txt", b"a photo");
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_of_a_whole_source_are_told_at_once() {
+    fn mistakes_of_a_whole_source_are_found_at_once() {
         let error = |archive: &Archive, key: Option<&str>| {
             let keys = CaptionKeys { caption_key: key.map(str::to_owned), ..CaptionKeys::default() };
             Dataset::open(&[archive.file()], keys).unwrap_err().to_string()

@@ -1,5 +1,5 @@
 //! The data set inside the program, for a first run with nothing at hand: emoji in three styles, with their names and
-//! tags. Where they come from is told in `embedded/README.md`.
+//! tags. `embedded/README.md` says where they come from.
 
 /// Name after `embedded:` and the gzipped tar.
 pub(super) const SHARDS: &[(&str, &[u8])] = &[

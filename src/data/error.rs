@@ -44,8 +44,8 @@ pub enum Error {
     Config { field: &'static str, value: String, problem: String },
     #[error(
         "too many broken samples in {place}: {bad} bad of {visited} visited ({samples} in all), more than \
-         --max-bad {max_bad} allows: {reasons}. To go on all the same, give a larger --max-bad (1 never stops; a run \
-         that has a checkpoint goes on with --resume), or leave out {worst}"
+         --max-bad {max_bad} allows: {reasons}. To continue all the same, give a larger --max-bad (1 never stops; a run \
+         that has a checkpoint continues with --resume), or leave out {worst}"
     )]
     TooManyBroken { place: String, bad: u64, visited: u64, samples: u64, max_bad: f32, reasons: String, worst: String },
     #[error("not one usable sample among the last {visited} visited, which is the whole data set: {reasons}")]

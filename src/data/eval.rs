@@ -17,7 +17,7 @@ pub struct EvalBatch {
     pub images: Vec<u8>,
     /// Captions without tags, or class numbers, `[samples]`.
     pub labels: Vec<Label>,
-    /// Which samples are the same image, `[samples]`.
+    /// Equal for samples with the same image file, `[samples]`.
     pub contents: Vec<Content>,
     /// Numbers in the data set, ascending, `[samples]`.
     pub samples: Vec<u64>,
@@ -70,7 +70,7 @@ impl EvalBatches {
             let make = |resizer: &mut Square, sample| {
                 let made = confined(|| make(&self.dataset, resizer, sample));
                 if matches!(made, Err(Broken { kind: Kind::Panic, .. })) {
-                    // Whatever state the panic left behind is not used again.
+                    // The panic may have left it in a bad state.
                     *resizer = square();
                 }
                 made

@@ -14,21 +14,21 @@ use super::{Dataset, Error, Result};
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     TruncatedMember,
-    /// Bytes of an archive that belong to no member any more, counted by the samples that they may have been.
+    /// Damaged bytes of an archive that belong to no member, counted as the number of samples that they may have held.
     LostSample,
-    /// A link that leads out of the archive, or a sparse file.
+    /// A link that points outside the archive, or a sparse file.
     UnreadMember,
     MissingImage,
     BadImage,
     MissingCaption,
     /// The caption is there, and is blank or null.
     EmptyCaption,
-    /// The JSON record is damaged, or its caption is no text.
+    /// The JSON record is damaged, or its caption is not text.
     BadRecord,
     NonUtf8Caption,
-    /// The file cannot be read, or has changed: no fault of the sample, and the end of the run.
+    /// The file cannot be read, or has changed. This is no fault of the sample, and ends the run.
     Unreadable,
-    /// Code that reads the sample panicked: a fault in a decoder, here confined to the sample.
+    /// Code that reads the sample panicked: a bug in a decoder.
     Panic,
 }
 
@@ -80,11 +80,11 @@ fn summary(skipped: &Skipped) -> String {
     skipped.iter().map(|(kind, count)| format!("{count} x {}", kind.words())).collect::<Vec<_>>().join(", ")
 }
 
-/// Samples of each kind that are named one by one in warnings; the rest is only counted.
+/// Samples of each kind that are named in warnings; the rest is only counted.
 const NAMED: usize = 5;
 /// Shards with many broken samples that are named.
 const SHARDS_NAMED: usize = 5;
-/// Visits in random order before the share among them says something about all samples.
+/// Visits in random order after which the share of bad ones says something about the whole data set.
 const JUDGED_AFTER: u64 = 100;
 
 /// In which order samples are visited.
@@ -99,17 +99,16 @@ pub(super) enum Visited {
 /// There are too many broken samples as soon as, in one epoch,
 /// - the bad ones are more than `max_bad` of **all** samples of the data set, which is certain however few were visited
 ///   (one bad sample of three visited says nothing about 10,000); or
-/// - of 100 visited in random order or more, many more are bad than chance allows in a data set that is within
-///   `max_bad`: beyond the expected number by five of its standard deviations and ten, so that a large data set that is
-///   broken stops early.
+/// - of at least 100 visited in random order, more are bad than chance explains in a data set within `max_bad`: more than
+///   the expected number, plus five of its standard deviations, plus ten. So a large data set that is broken stops early.
 ///
-/// A shard of which more than `max_bad` is bad is a warning. Samples that damage to archives has cost count as bad.
+/// A shard with a share of bad samples above `max_bad` is a warning. Samples that were lost to damage count as bad.
 #[derive(Debug)]
 pub(super) struct Health {
     max_bad: f32,
     order: Visited,
     epoch: u64,
-    /// In the data set, with the lost ones.
+    /// In the data set, including the lost ones.
     samples: u64,
     lost: u64,
     visited: u64,

@@ -1,10 +1,8 @@
-//! The fields of a sample's JSON record, read leniently: what other programs write into fields that nobody asked for
-//! is no reason to lose a caption.
+//! The fields of a sample's JSON record, read leniently: a caption is not lost because of other fields.
 //!
 //! Python writes `NaN` and `Infinity` for floats, `1e999` for large numbers, and half of a surrogate pair where a text
-//! was cut inside an emoji; some editors put a byte order mark in front. All of these are read. Values of fields that
-//! are not wanted are skipped by their brackets and quotes alone. Where a record is damaged, the fields before the
-//! damage count.
+//! was cut inside an emoji; some editors write a byte order mark. All of these are read. Values of other fields are
+//! skipped by their brackets and quotes alone. Of a damaged record, the fields before the damage are used.
 
 use super::text;
 
@@ -19,7 +17,7 @@ pub(super) enum Value {
     Number,
     Bool,
     Object,
-    /// No JSON value, such as an empty one.
+    /// Not a JSON value, such as an empty one.
     Unknown,
 }
 
@@ -39,12 +37,12 @@ impl Value {
     }
 }
 
-/// What was found in a record.
+/// What was read from a record.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Record {
     /// The names of all fields.
     pub names: Vec<String>,
-    /// The wanted fields, with their values; of a name that is there twice, the last.
+    /// The wanted fields, with their values. Of fields with the same name, the last one counts.
     pub fields: Vec<(String, Value)>,
     /// Why reading ended before the end of the record, if it did.
     pub problem: Option<String>,
@@ -117,7 +115,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// The next byte that is no white space.
+    /// The next byte that is not white space.
     fn peek(&mut self) -> Option<u8> {
         while self.bytes.get(self.at).is_some_and(u8::is_ascii_whitespace) {
             self.at += 1;
@@ -166,7 +164,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Goes past a value, whatever is in it.
+    /// Skips a value, whatever is in it.
     fn skip(&mut self) -> Result<(), String> {
         let mut depth = 0_usize;
         loop {
@@ -181,12 +179,12 @@ impl Reader<'_> {
                     self.at += 1;
                 }
                 Some(b',' | b':') if depth > 0 => self.at += 1,
-                // A value that is not there: `{"field": }`.
+                // A missing value: `{"field": }`.
                 Some(b',' | b'}' | b']') => return Ok(()),
                 Some(_) => {
                     let end = |byte: &u8| byte.is_ascii_whitespace() || b",:{}[]\"".contains(byte);
                     let length = self.bytes[self.at..].iter().position(end).unwrap_or(self.bytes.len() - self.at);
-                    // A colon where no value can have one.
+                    // A colon, which cannot begin a value.
                     if length == 0 {
                         return Err("expected a value".to_owned());
                     }
@@ -228,7 +226,7 @@ impl Reader<'_> {
                         char::from_u32(unit).or_else(|| self.pair(unit)).unwrap_or(char::REPLACEMENT_CHARACTER);
                     found.extend_from_slice(letter.encode_utf8(&mut [0; 4]).as_bytes());
                 }
-                // A quote, a slash or a backslash; of any other letter that is no escape, the letter itself.
+                // A quote, a slash or a backslash. Any other letter stands for itself.
                 other => found.push(other),
             }
         }
@@ -242,7 +240,7 @@ impl Reader<'_> {
         Some(unit)
     }
 
-    /// The letter of a surrogate pair whose first half is `high`.
+    /// The character of a surrogate pair whose first half is `high`.
     fn pair(&mut self, high: u32) -> Option<char> {
         let start = self.at;
         let low = match (high, self.bytes.get(self.at..self.at + 2)) {
@@ -289,7 +287,7 @@ mod tests {
             let found = read(record);
             assert_eq!((found.get("caption").cloned(), found.problem), (text("a red square"), None), "{record}");
         }
-        // Broken UTF-8 in a field that nobody wants.
+        // Broken UTF-8 in another field.
         assert_eq!(caption(b"{\"alt\": \"caf\xE9\", \"caption\": \"a red square\"}"), text("a red square"));
     }
 
@@ -352,7 +350,7 @@ mod tests {
         }
     }
 
-    /// Whatever a disk does to a record, reading it ends and does not panic.
+    /// However a record is damaged, reading it ends without a panic.
     #[test]
     fn no_damage_is_too_much() {
         let whole =

@@ -1,23 +1,23 @@
-//! What evaluation holds an image against: captions, or the number of a class.
+//! What an image is compared with in evaluation: captions, or the number of a class.
 
 use super::{Broken, Dataset, Kind, text};
 
-/// Whether a sample's `.cls` member, which evaluation archives have for the number of a class, stands for its captions.
+/// Whether a sample's `.cls` member, the number of a class in archives for evaluation, is used instead of its captions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ClassNumbers {
     /// Never.
     #[default]
     Ignore,
-    /// Where it is.
+    /// If there is one.
     Prefer,
-    /// Where there are no captions.
+    /// If there are no captions.
     Accept,
     /// Always.
     Require,
 }
 
-/// What one sample is said to be.
+/// The label of one sample.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Label {
     /// The number of its class, from 0, from a `.cls` member.
@@ -36,7 +36,7 @@ impl Label {
     }
 }
 
-/// Tells equal image files apart from others: the length of a file and two checksums.
+/// Identifies equal image files: the length of a file and two checksums.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Content(usize, u32, u64);
 
@@ -50,10 +50,10 @@ impl Content {
 }
 
 impl Dataset {
-    /// What a sample is said to be; [`super::CaptionKeys::class_numbers`] decides between class number and captions.
+    /// The label of a sample; [`super::CaptionKeys::class_numbers`] decides between class number and captions.
     ///
     /// # Errors
-    /// A sample without either, or whose member cannot be read.
+    /// A sample without a label, or whose member cannot be read.
     pub fn label(&self, sample: u64) -> Result<Label, Broken> {
         let captions = || self.caption(sample).map(|caption| Label::Captions(caption.texts));
         let number = || self.cls(sample)?.map(|bytes| class(&bytes)).transpose();
@@ -67,7 +67,7 @@ impl Dataset {
     }
 }
 
-/// A `.cls` member is a number; one that holds a name is taken for a caption.
+/// A `.cls` member is a number; if it is not, it counts as a caption.
 fn class(bytes: &[u8]) -> Result<Label, Broken> {
     let broken = |kind, detail: String| Broken { kind, detail: format!(".cls: {detail}") };
     let text = text::decode(bytes).map_err(|problem| broken(Kind::NonUtf8Caption, problem))?.trim();
@@ -87,7 +87,7 @@ mod tests {
     };
 
     #[test]
-    fn the_class_number_is_read_where_it_is_asked_for() {
+    fn the_class_number_is_read_if_it_is_asked_for() {
         let mut archive = Archive::default();
         for (name, txt, cls) in [
             ("0", Some("a cat"), Some(&b"3\n"[..])),

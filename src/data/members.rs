@@ -2,7 +2,7 @@
 //!
 //! WebDataset's rule: the key of a member is its path up to the first dot of the base name, its extension what follows
 //! that dot; members of one key are a sample. OpenCLIP's rules where that leaves a choice: a member whose whole
-//! extension is `jpg`, `txt` and so on wins over `left.jpg` wherever it stands, and a name that comes again begins
+//! extension is `jpg`, `txt` and so on wins over `left.jpg` wherever it is in the archive, and a repeated name begins
 //! another sample.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -14,11 +14,11 @@ use super::{
     tar::{Content, Member},
 };
 
-/// Extensions of images, in the order in which one is chosen if a sample has several (the first four as in OpenCLIP).
-/// What a file holds is told by its content.
+/// Extensions of images, in order of preference if a sample has several (the first four as in OpenCLIP). The format is
+/// detected from a file's content.
 const IMAGES: [&str; 11] = ["jpg", "png", "jpeg", "webp", "jpe", "jfif", "gif", "bmp", "tif", "tiff", "avif"];
 
-/// What an image is looked for in, for an error message.
+/// Where images are looked for, for an error message.
 pub(super) fn image_members() -> String {
     format!("members ending in .{}", IMAGES.join(", ."))
 }
@@ -61,28 +61,28 @@ impl Slot {
 /// One sample: parts of the archive.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Entry {
-    /// As it stands in the archive, which need not be UTF-8.
+    /// As in the archive; need not be UTF-8.
     pub key: Box<[u8]>,
     pub image: Option<Span>,
     pub txt: Option<Span>,
     pub json: Option<Span>,
-    /// The number of a class, as evaluation archives have it.
+    /// The number of a class, in archives for evaluation.
     pub cls: Option<Span>,
-    /// Why the sample cannot be used, if the archive alone says so.
+    /// Why the sample cannot be used, if that is known from the archive's index alone.
     pub flaw: Option<Box<Broken>>,
 }
 
-/// What became of the members that make no sample.
+/// Members that are not part of a sample.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Unused {
-    /// Keys that come more than once, and one of them.
+    /// The number of keys that occur more than once, and one of them.
     pub repeated: Option<(u64, String)>,
-    /// Members whose extension is a compound one (`left.jpg`), and that are not used although their sample has no plain
-    /// one: how many for each slot, and one of them.
+    /// Members with a compound extension (`left.jpg`) that are not used although their sample has no plain one: the
+    /// number for each slot, and one of them.
     pub compound: BTreeMap<Slot, (u64, String)>,
-    /// Members that another of the same sample was preferred to (`1.png` beside `1.jpg`), and one of them.
+    /// Members that lost to another one of the same sample (`1.png` to `1.jpg`): the number, and one of them.
     pub second: BTreeMap<Slot, (u64, String)>,
-    /// Members of keys that have no part of a sample, by extension.
+    /// Members with keys of no sample, by extension.
     pub strangers: BTreeMap<String, u64>,
 }
 
@@ -91,7 +91,7 @@ pub(super) struct Unused {
 pub(super) struct Samples {
     pub entries: Vec<Entry>,
     pub unused: Unused,
-    /// The number of the sample that each member belongs to.
+    /// The sample that each member belongs to.
     pub of_member: Vec<Option<u32>>,
     /// Every extension in the archive, for error messages.
     pub extensions: Vec<String>,
@@ -195,7 +195,7 @@ fn draft(parts: &[Part], has_plain: [bool; SLOTS], unused: &mut Unused) -> Vec<D
             drafts.push(Draft { first: number, ..Draft::default() });
             drafts.len() - 1
         });
-        // In an archive that has plain names, `7.depth.png` is no substitute for a `7.png` that is missing.
+        // In an archive with plain names, `7.depth.png` does not replace a missing `7.png`.
         if part.rank == COMPOUND && has_plain[part.slot as usize] {
             left_out.push(number);
             continue;
@@ -218,9 +218,9 @@ fn draft(parts: &[Part], has_plain: [bool; SLOTS], unused: &mut Unused) -> Vec<D
         }
     }
     if !repeated.is_empty() {
-        again(parts, has_plain, repeated, &mut drafts, unused);
+        split_repeated(parts, has_plain, repeated, &mut drafts, unused);
     }
-    // Of compound names alone, the first is used.
+    // In a slot without plain names, those that lost are compound ones.
     for (slot, (count, example)) in std::mem::take(&mut unused.second) {
         let to = if has_plain[slot as usize] { &mut unused.second } else { &mut unused.compound };
         to.insert(slot, (count, example));
@@ -234,10 +234,10 @@ fn note(counts: &mut BTreeMap<Slot, (u64, String)>, parts: &[Part], part: Option
     counts.entry(part.slot).or_insert_with(|| (0, name())).0 += 1;
 }
 
-/// Splits the keys whose names come more than once into samples. If every name comes equally often, the first ones
-/// belong together, and so on. Else members belong together where they stand together, up to a name that comes again:
-/// what is left over is half a sample, which is counted as such, and no image gets another one's caption.
-fn again(
+/// Splits repeated keys into samples. If every name of a key occurs equally often, the first ones belong together, the
+/// second ones, and so on. Otherwise members belong together if they are adjacent, up to a name that is repeated. What is
+/// left over is an incomplete sample, and is counted as one; no image gets the caption of another.
+fn split_repeated(
     parts: &[Part],
     has_plain: [bool; SLOTS],
     mut repeated: HashMap<&[u8], Vec<usize>>,
@@ -304,7 +304,7 @@ pub(super) fn key_and_extension(member: &[u8]) -> Option<(&[u8], &[u8])> {
     (!stem.is_empty() && !private).then(|| (&member[..dot], &member[dot + 1..]))
 }
 
-/// A name for people: bytes that are not UTF-8 as `\xE9`.
+/// A name for messages, with bytes that are not UTF-8 as `\xE9`.
 pub(super) fn shown(name: &[u8]) -> String {
     let mut text = String::new();
     for chunk in name.utf8_chunks() {
@@ -315,12 +315,12 @@ pub(super) fn shown(name: &[u8]) -> String {
 }
 
 impl Unused {
-    /// What to tell the user, a line for each matter.
+    /// What to tell the user, at most one line for each matter.
     pub fn notes(&self) -> Vec<(Matter, String)> {
         let mut notes = Vec::new();
         if let Some((count, example)) = &self.repeated {
             let text = format!(
-                "duplicate names: {count} stand more than once in it, such as `{example}`; each time begins another \
+                "duplicate names: {count} occur more than once in it, such as `{example}`; each time begins another \
                  sample"
             );
             notes.push((Matter::Repeated, text));
@@ -330,9 +330,9 @@ impl Unused {
             let example = self.compound.values().next().map_or("", |(_, example)| example);
             let (key, extension) = key_and_extension(example.as_bytes()).unwrap_or_default();
             let text = format!(
-                "{counts} are not used: what stands before the first dot of a file's name is the sample's key and all \
-                 behind it the extension, so that `{example}` is `{}` of the sample `{}`. If these are samples of \
-                 their own, rename them without dots",
+                "{counts} are not used: the part of a file's name before the first dot is the sample's key, and the rest is \
+                 the extension, so `{example}` is `{}` of the sample `{}`. If these are samples of their own, rename \
+                 them without dots",
                 shown(extension),
                 shown(key)
             );
@@ -341,7 +341,7 @@ impl Unused {
         if !self.second.is_empty() {
             let example = self.second.values().next().map_or("", |(_, example)| example);
             let text = format!(
-                "{} are not used, such as `{example}`: their samples have another one, and the first of {} is taken",
+                "{} are not used, such as `{example}`: their samples have another one, and the first of {} is used",
                 counts(&self.second),
                 IMAGES[..4].join(", ")
             );
@@ -404,17 +404,17 @@ mod tests {
     }
 
     #[test]
-    fn whole_extensions_win_wherever_they_stand() {
+    fn plain_extensions_win_wherever_they_are() {
         let names = ["7.depth.png", "7.JPG", "7.orig.txt", "7.txt", "7.boxes.json", "7.json", "8.jpg", "8.x.png"];
         let unused = check(&names, &[("7", Some(1), Some(3), Some(5)), ("8", Some(6), None, None)]);
-        assert_eq!(unused, Unused::default(), "views beside the plain one are nothing unusual");
-        // Nor do they stand in for one that is missing.
+        assert_eq!(unused, Unused::default(), "other views beside the plain one are not worth a warning");
+        // They do not replace a missing one.
         let unused = check(
             &["1.jpg", "1.txt", "2.depth.png", "2.txt"],
             &[("1", Some(0), Some(1), None), ("2", None, Some(3), None)],
         );
         assert_eq!(unused.compound[&Slot::Image], (1, "2.depth.png".to_owned()));
-        // Where there is none, the first one is used.
+        // Without plain names in the archive, the first one is used.
         let unused = check(&["1.left.jpg", "1.right.jpg", "1.txt"], &[("1", Some(0), Some(2), None)]);
         assert_eq!(unused.compound[&Slot::Image], (1, "1.right.jpg".to_owned()));
         // Of several images OpenCLIP's first.
@@ -432,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn dots_in_names_are_told() {
+    fn dots_in_names_are_mentioned() {
         let names: Vec<String> =
             (0..20).flat_map(|n| [format!("shot 2.{n} left.png"), format!("shot 2.{n} left.txt")]).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
@@ -443,7 +443,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_come_again_begin_another_sample() {
+    fn repeated_names_begin_another_sample() {
         let twice = |first: &'static [&'static str]| [first, first].concat();
         let two = [("0", Some(0), Some(1), None), ("0", Some(2), Some(3), None)];
         assert_eq!(check(&twice(&["0.png", "0.txt"]), &two).repeated, Some((1, "0".to_owned())));
@@ -462,7 +462,7 @@ mod tests {
         check(&names, &[("0", Some(0), None, None), ("1", Some(1), Some(2), None), ("0", Some(3), Some(4), None)]);
         let names = ["0.png", "0.png", "0.txt"];
         check(&names, &[("0", Some(0), None, None), ("0", Some(1), Some(2), None)]);
-        // Not even where its members are not together.
+        // Nor where its members are not adjacent.
         let names = ["0.png", "1.png", "0.png", "1.txt", "0.txt"];
         check(
             &names,

@@ -2,21 +2,21 @@
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `source` | what the user writes to a list of shards |
-//! | `store`, `tar` | where a shard's bytes are, and its members |
+//! | `source` | from what the user writes to a list of shards |
+//! | `store`, `tar` | a shard's bytes and its members |
 //! | `members`, `shard` | which members make which sample |
-//! | `damage`, `notes`, `sniff` | what is wrong with a shard, and how it is told |
-//! | `check` | whether a source holds what is looked for |
+//! | `damage`, `notes`, `sniff` | what is wrong with a shard, and the messages about it |
+//! | `check` | whether a source has images and captions |
 //! | `dataset`, `caption`, `json` | all samples by number: image, captions, tags, classes |
 //! | `image`, `augment` | decoding, cropping, colour |
 //! | `mask` | visible patches |
-//! | `text` | text files as editors write them |
+//! | `text` | text files, whatever editor wrote them |
 //! | `tokenizer` | words to token numbers |
-//! | `variety` | how much the captions differ, before training |
-//! | `survey` | what the tokenizer makes of the captions, before training |
-//! | `order` | epochs, shuffles, the position a run goes on from |
+//! | `variety` | how much the captions differ, checked before training |
+//! | `survey` | how well the tokenizer fits the captions, checked before training |
+//! | `order` | epochs, shuffles, the position that a run resumes from |
 //! | `loader` | training batches on threads |
-//! | `label`, `eval` | what evaluation compares with, and its batches |
+//! | `label`, `eval` | labels and batches for evaluation |
 //! | `health` | broken samples |
 //! | `embedded` | the data set inside the program |
 

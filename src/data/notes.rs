@@ -1,13 +1,13 @@
-//! What is to be told about a data set's archives before they are used.
+//! Warnings about a data set's archives, before they are used.
 
 use std::collections::BTreeMap;
 
-/// Kinds of notes; of each, the first few are told in full.
+/// Kinds of notes. The first few of each kind are shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Matter {
     Lost,
     NoEnd,
-    Behind,
+    Trailing,
     Repeated,
     Dots,
     Second,
@@ -21,19 +21,19 @@ const NAMED: usize = 3;
 pub(super) fn lines(notes: impl Iterator<Item = (Matter, String)>) -> Vec<String> {
     let mut by_matter: BTreeMap<Matter, (Vec<String>, usize)> = BTreeMap::new();
     for (matter, text) in notes {
-        let (told, more) = by_matter.entry(matter).or_default();
-        match told.len() {
+        let (shown, more) = by_matter.entry(matter).or_default();
+        match shown.len() {
             NAMED => *more += 1,
-            _ => told.push(format!("warning: {text}")),
+            _ => shown.push(format!("warning: {text}")),
         }
     }
-    let told = by_matter.into_values().flat_map(|(mut told, more)| {
-        if let (Some(last), 1..) = (told.last_mut(), more) {
+    let lines = by_matter.into_values().flat_map(|(mut shown, more)| {
+        if let (Some(last), 1..) = (shown.last_mut(), more) {
             *last += &format!(" ({more} more shards are like this)");
         }
-        told
+        shown
     });
-    told.collect()
+    lines.collect()
 }
 
 /// The first few of a list, for a message.
@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_few_of_each_matter_are_told() {
+    fn the_first_few_of_each_matter_are_shown() {
         let notes = (0..5).map(|shard| (Matter::NoEnd, format!("{shard}.tar"))).chain([(Matter::Lost, "x".to_owned())]);
         let expected =
             ["warning: x", "warning: 0.tar", "warning: 1.tar", "warning: 2.tar (2 more shards are like this)"];

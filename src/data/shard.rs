@@ -1,4 +1,4 @@
-//! One shard: where its bytes are and which of them make which sample.
+//! One shard: its bytes, and its samples.
 
 use std::{
     borrow::Cow,
@@ -21,7 +21,7 @@ use super::{
 };
 
 const GZIP: [u8; 2] = [0x1F, 0x8B];
-/// Bytes by which a file is told to be no archive.
+/// Bytes from which a file's kind is guessed, if it is not an archive.
 const HEAD: usize = 4096;
 
 /// What the shards of a data set share.
@@ -36,11 +36,11 @@ pub(super) struct Shard {
     pub location: Location,
     store: Store,
     pub samples: Vec<Entry>,
-    /// Samples that damage to the archive may have cost, besides those in `samples`.
+    /// An estimate of the samples that were lost to damage, in addition to those in `samples`.
     pub lost: u64,
 }
 
-/// What is known of a shard only while the data set is opened.
+/// What is needed of a shard only while the data set is opened.
 #[derive(Debug, Default)]
 pub(super) struct Report {
     pub notes: Vec<(Matter, String)>,
@@ -54,7 +54,7 @@ impl Shard {
     /// Indexes one shard, which is the data set's shard `number`.
     ///
     /// # Errors
-    /// A file that cannot be read, is no tar archive, or holds no sample.
+    /// A file that cannot be read, is not a tar archive, or has no samples.
     pub fn open(number: u32, location: &Location, common: &Common) -> Result<(Self, Report)> {
         let name = location.to_string();
         let not_tar = |problem: String| Error::NotTar { shard: name.clone(), problem };
@@ -126,7 +126,7 @@ impl Shard {
     /// A part of the archive, if the sample has it.
     ///
     /// # Errors
-    /// A file that cannot be read, or is no longer the one that was indexed.
+    /// A file that cannot be read, or has changed since it was indexed.
     pub fn part(&self, span: Option<Span>) -> std::result::Result<Option<Cow<'_, [u8]>>, Broken> {
         span.map(|span| self.store.part(span)).transpose().map_err(unreadable)
     }
@@ -152,7 +152,7 @@ fn empty(shard: String, found: String) -> Error {
     Error::EmptyShard { shard, looked_for: format!("{}, .txt, .json or .cls", image_members()), found }
 }
 
-/// Unpacks a gzipped archive to disk; of a damaged one, what comes before the damage, and why it ends there.
+/// Unpacks a gzipped archive to disk; of a damaged one, the part before the damage, and what is wrong.
 fn unpack(file: OpenFile, path: &Path, spool: &Spool) -> Result<(Spooled, Option<Inflation>)> {
     let len = file.len;
     let mut packed = MultiGzDecoder::new(BufReader::with_capacity(1 << 16, file.file));
@@ -185,7 +185,7 @@ mod tests {
         bytes
     }
 
-    /// The shard, its report, and the file, which is there as long as the shard is read.
+    /// The shard, its report, and the file, which must outlive the shard.
     fn open(bytes: &[u8]) -> Result<(Shard, Report, tempfile::NamedTempFile)> {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(bytes).unwrap();
@@ -207,7 +207,7 @@ mod tests {
     fn samples_are_members_that_share_a_key() {
         for (bytes, is_gzip) in [(archive(), false), (gzip(&archive()), true)] {
             let (shard, report, _file) = open(&bytes).unwrap();
-            // Neither stays in memory.
+            // Neither is kept in memory.
             let in_place = matches!(shard.store, Store::File { .. });
             assert!(in_place != is_gzip && matches!(shard.store, Store::Spooled(_)) == is_gzip);
             let read = |span| Some(String::from_utf8_lossy(&shard.part(span).unwrap()?).trim().to_owned());
@@ -231,21 +231,21 @@ mod tests {
             assert!(flaw.kind == Kind::TruncatedMember && flaw.detail.contains("2.json"), "{flaw}");
             assert_eq!(shard.lost, 0, "the one that is cut is counted by itself");
         }
-        // Cut between members: the gzip stream alone tells that something is missing.
+        // Cut between members: only the gzip stream shows that something is missing.
         let (shard, report, _file) = open(&gz[..10 + 5 + 1024]).unwrap();
         assert_eq!((shard.samples.len(), shard.lost), (1, 1));
         assert!(notes(&report).contains("the rest of the archive is lost (gzip"), "{}", notes(&report));
         // Of a plain one, the end mark that is missing.
         let (shard, report, _file) = open(&tar[..2 * 1024]).unwrap();
         assert_eq!((shard.samples.len(), shard.lost), (2, 0));
-        assert!(notes(&report).contains("no end mark") && notes(&report).contains("behind `2.png`"));
-        // Bytes behind a gzip stream harm nothing.
+        assert!(notes(&report).contains("no end mark") && notes(&report).contains("after `2.png`"));
+        // Bytes after a gzip stream do no harm.
         let (shard, report, _file) = open(&[&gz[..], b"more"].concat()).unwrap();
         assert_eq!((shard.samples.len(), shard.lost), (2, 0));
-        assert!(notes(&report).contains("bytes behind the end of the archive are not read"), "{}", notes(&report));
+        assert!(notes(&report).contains("bytes after the end of the archive are not read"), "{}", notes(&report));
     }
 
-    /// Twenty samples of a header and a block each for image and caption.
+    /// Twenty samples; each has a header and a block for the image, and the same for the caption.
     fn twenty() -> Vec<u8> {
         let mut bytes = Vec::new();
         for number in 0..20 {
@@ -274,19 +274,19 @@ mod tests {
         for byte in [0xFF, 0] {
             let mut bytes = whole.clone();
             bytes[6 * 2048..11 * 2048].fill(byte);
-            // What is left of a sample behind a hole shows that it is one.
+            // Half of a sample is left after the hole.
             bytes[11 * 2048..][..512].fill(0xFF);
             let (samples, bad, gone, note) = lost(&bytes);
             assert_eq!((samples, bad, gone), (15, 1, 5), "{note}");
             assert!(note.contains("are lost"), "{note}");
         }
-        // All behind the tenth sample.
+        // Everything after the tenth sample.
         let mut bytes = whole.clone();
         bytes[10 * 2048..].fill(0xFF);
         let (samples, bad, gone, note) = lost(&bytes);
         assert_eq!((samples, bad), (10, 0), "{note}");
         assert!((10..=11).contains(&gone) && note.contains("the rest of the archive"), "{gone} {note}");
-        // A download of which room for all was made, and that did not finish.
+        // An unfinished download, for which the space was allocated in advance.
         let mut bytes = whole[..10 * 2048 + 700].to_vec();
         bytes.resize(3 << 20, 0);
         let (samples, _, gone, note) = lost(&bytes);
@@ -298,7 +298,7 @@ mod tests {
         let whole = twenty();
         let mut padded = whole.clone();
         padded.resize(padded.len().next_multiple_of(10240), 0);
-        // Not a whole number of blocks, so that no header of the second one stands on a multiple of 512.
+        // Not a whole number of blocks, so that no header of the second one is at a multiple of 512.
         let odd = [&padded[..], &[0; 60]].concat();
         for first in [&whole, &padded, &odd] {
             let (shard, report, _file) = open(&[&first[..], &archive()].concat()).unwrap();
@@ -310,11 +310,11 @@ mod tests {
         assert!(shard.samples.len() >= 21 && notes(&report).contains("are lost"), "{}", notes(&report));
         let (shard, report, _file) = open(&[&whole[..], b"a signature, perhaps"].concat()).unwrap();
         assert_eq!((shard.samples.len(), shard.lost), (20, 0));
-        assert!(notes(&report).contains("20 bytes behind the end"), "{}", notes(&report));
+        assert!(notes(&report).contains("20 bytes after the end"), "{}", notes(&report));
     }
 
     #[test]
-    fn links_give_the_member_that_they_lead_to() {
+    fn links_give_the_bytes_of_their_target() {
         let mut bytes = Vec::new();
         tar::append(&mut bytes, "x/1.jpg", b"image");
         tar::append_link(&mut bytes, "x/2.jpg", b'1', "x/1.jpg");
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shard_that_shrinks_is_told_by_name() {
+    fn a_shard_that_shrinks_is_an_error() {
         let (shard, _, file) = open(&archive()).unwrap();
         let caption = |sample: usize| shard.caption(&shard.samples[sample], &CaptionKeys::default());
         assert!(caption(0).is_ok());

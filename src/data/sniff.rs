@@ -1,17 +1,17 @@
-//! What a file is that is no archive, told by its first bytes.
+//! What a file is, if it is not an archive, by its first bytes.
 
 use super::text;
 
-/// A kind of file that is not read.
+/// A kind of file that flipk does not read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Found {
     /// As in "it is ...".
     pub what: String,
-    /// Whether the first bytes are a mark of this kind that no archive begins with.
+    /// Whether the first bytes are the magic number of this kind; text has none.
     pub sure: bool,
 }
 
-/// Marks at the beginning of files, and what they say.
+/// Magic numbers, and what they stand for.
 const MARKS: &[(&[u8], &str)] = &[
     (b"BZh", "compressed with bzip2; unpack it first (bunzip2)"),
     (b"\xFD7zXZ\0", "compressed with xz; unpack it first (unxz)"),
@@ -35,7 +35,7 @@ const MARKS: &[(&[u8], &str)] = &[
     (b"version https://git-lfs.github.com/spec/", "a Git LFS pointer, not the file itself; `git lfs pull` fetches it"),
 ];
 
-/// Names what a file is by its first bytes (some KiB of them), if they tell.
+/// Names the kind of a file by its first few KiB, if it is a known one.
 pub(super) fn sniff(head: &[u8]) -> Option<Found> {
     let sure = |what: &str| Some(Found { what: what.to_owned(), sure: true });
     if let Some((_, what)) = MARKS.iter().find(|(mark, _)| head.starts_with(mark)) {
@@ -49,12 +49,12 @@ pub(super) fn sniff(head: &[u8]) -> Option<Found> {
             _ => "a zip archive; unpack it and pack it as .tar",
         });
     }
-    // Pickle's protocols 2 to 5, whose first operation marks, frames or opens something.
+    // Pickle's protocols 2 to 5, with any operation that a pickle begins with.
     if matches!(head, [0x80, 2..=5, b'}' | b']' | b'(' | b'c' | b'\x95' | b'\x8A', ..]) {
         return sure("a pickle of Python objects (such as an old .pt or a .pkl), not a data set");
     }
     if head.get(4..8) == Some(b"ftyp") {
-        return sure("a film or a picture (MP4, HEIC or AVIF); pack images and captions as .tar");
+        return sure("a video or an image (MP4, HEIC or AVIF); pack images and captions as .tar");
     }
     if head.starts_with(b"RIFF") && head.get(8..12) == Some(b"WEBP") {
         return sure("a single WebP image; pack images and captions as .tar");
@@ -74,9 +74,9 @@ pub(super) fn sniff(head: &[u8]) -> Option<Found> {
 
 /// A record begins with its length (8 bytes) and the masked CRC-32C of these bytes.
 fn is_tfrecord(head: &[u8]) -> bool {
-    let (Some(length), Some(told)) = (head.first_chunk::<8>(), head.get(8..12)) else { return false };
+    let (Some(length), Some(stated)) = (head.first_chunk::<8>(), head.get(8..12)) else { return false };
     let masked = crc32c::crc32c(length).rotate_right(15).wrapping_add(0xA282_EAD8);
-    masked.to_le_bytes() == told
+    masked.to_le_bytes() == stated
 }
 
 fn as_text(head: &[u8]) -> Option<String> {
@@ -133,7 +133,7 @@ mod tests {
             (b"\x80\x02}q\x01", "pickle"),
             (b"PAR1\x15\x04", "Parquet"),
             (b"\xFF\xD8\xFF\xE0", "JPEG"),
-            (b"\0\0\0\x20ftypisom", "film"),
+            (b"\0\0\0\x20ftypisom", "video"),
             (b"version https://git-lfs.github.com/spec/v1\noid", "Git LFS"),
             (b"<!DOCTYPE html><html><head><title>403 Forbidden</title>", "HTML page (`403 Forbidden`)"),
             (b"<?xml version=\"1.0\"?><Error><Code>AccessDenied</Code>", "XML document (`AccessDenied`)"),

@@ -7,7 +7,7 @@ use std::{
 
 use super::{Error, Result, embedded, notes::some};
 
-/// More shards than this from one pattern is taken for a slip of the pen.
+/// More shards than this from one pattern are taken for a typing error.
 const MAX_SHARDS: usize = 1_000_000;
 
 /// Where one shard is.
@@ -55,7 +55,7 @@ impl Source {
     }
 }
 
-/// What a source is that other programs read and this one does not.
+/// What to do about a source that other programs read and flipk does not.
 fn unread(spec: &str) -> Option<String> {
     if let Some(path) = spec.strip_prefix("file:") {
         let path = path.strip_prefix("//").unwrap_or(path);
@@ -63,7 +63,7 @@ fn unread(spec: &str) -> Option<String> {
     }
     if let Some(command) = spec.strip_prefix("pipe:") {
         return Some(format!(
-            "only local files are read, not what a command writes; save it first: `{} > shard.tar`",
+            "only local files are read, not the output of a command; save it first: `{} > shard.tar`",
             command.trim()
         ));
     }
@@ -260,11 +260,11 @@ mod tests {
     }
 
     #[test]
-    fn sources_that_other_programs_read_are_told_apart_from_missing_files() {
+    fn sources_that_only_other_programs_read_are_named() {
         for (spec, why) in [
             ("https://example.org/{000..127}.tar", "only local files are read, no https:// addresses"),
             ("s3://bucket/a.tar", "no s3:// addresses"),
-            ("pipe:aws s3 cp s3://bucket/a.tar -", "not what a command writes"),
+            ("pipe:aws s3 cp s3://bucket/a.tar -", "not the output of a command"),
             ("a.tar::b.tar", "give each by itself: a.tar b.tar"),
             ("file:///data/a.tar", "give the path alone: `/data/a.tar`"),
         ] {

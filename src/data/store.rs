@@ -1,7 +1,7 @@
-//! Where the bytes of archives are, and how parts of them are read.
+//! Reading parts of archives: from files, from memory, or from temporary files with unpacked bytes.
 //!
-//! Nothing is mapped into memory: a system allows some 65,000 maps, and a file that somebody shortens would end the
-//! program with SIGBUS. Files are opened when they are read, and a bounded number stays open.
+//! Nothing is mapped into memory: Linux allows some 65,000 maps, and truncating a mapped file would end the program with
+//! SIGBUS. Files are opened when they are read, and a bounded number stays open.
 
 use std::{
     borrow::Cow,
@@ -30,7 +30,7 @@ pub(super) trait ReadAt {
     /// Fills `into` with the bytes from `at` on.
     ///
     /// # Errors
-    /// If there are not as many, or they cannot be read.
+    /// If there are too few, or they cannot be read.
     fn read_at(&self, into: &mut [u8], at: u64) -> io::Result<()>;
 }
 
@@ -55,16 +55,16 @@ pub(super) struct OpenFile {
 
 impl OpenFile {
     /// # Errors
-    /// What is no file that can be read at any place.
+    /// If it cannot be opened, or is not a regular file.
     pub fn open(path: &Path) -> io::Result<Self> {
-        // Asked first, since opening a pipe waits for its writer.
-        let told = std::fs::metadata(path)?;
-        if !told.is_file() {
-            let problem = "it is no regular file (a pipe or a device, perhaps), and samples are read in random order; \
+        // Before opening: to open a pipe waits for its writer.
+        let metadata = std::fs::metadata(path)?;
+        if !metadata.is_file() {
+            let problem = "it is not a regular file (perhaps a pipe or a device), and samples are read in random order; \
                            save it as a file first";
             return Err(io::Error::other(problem));
         }
-        Ok(Self { file: File::open(path)?, len: told.len() })
+        Ok(Self { file: File::open(path)?, len: metadata.len() })
     }
 }
 
@@ -83,7 +83,7 @@ fn read_unchanged(file: &File, len: u64, into: &mut [u8], at: u64) -> io::Result
     read_exact_at(file, into, at).map_err(|error| changed(file, len).unwrap_or(error))
 }
 
-/// An error that says so, if a file no longer has the length that it had.
+/// An error, if a file no longer has its former length.
 fn changed(file: &File, len: u64) -> Option<io::Error> {
     let now = file.metadata().ok()?.len();
     (now != len).then(|| {
@@ -124,7 +124,7 @@ fn write_all_at(file: &File, mut from: &[u8], mut at: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Files that stay open: a place each for the files of equal number modulo [`OPEN`].
+/// Open files, by their number modulo [`OPEN`].
 pub(super) struct Files(Vec<Mutex<Option<(u32, Arc<File>)>>>);
 
 /// Half of what a process may open by default on Linux (1,024).
@@ -143,7 +143,7 @@ impl Files {
         if let Some((_, file)) = place.as_ref().filter(|(held, _)| *held == number) {
             return Ok(file.clone());
         }
-        // What was there is closed before, not after.
+        // The previous file is closed before the next is opened.
         *place = None;
         let file = match File::open(path) {
             Err(error) if error.raw_os_error() == Some(TOO_MANY_OPEN) => {
@@ -160,18 +160,18 @@ impl Files {
         Ok(file)
     }
 
-    /// Closes what no thread uses at this moment.
+    /// Closes the files that no thread is using.
     fn close_others(&self) {
         self.0.iter().filter_map(|place| place.try_lock().ok()).for_each(|mut place| *place = None);
     }
 }
 
-/// `EMFILE`, by the same number on Linux, macOS and Windows' C library.
+/// `EMFILE`: the same number on Linux, macOS and in Windows' C library.
 const TOO_MANY_OPEN: i32 = 24;
 
 /// The bytes of one archive, unpacked.
 pub(super) enum Store {
-    /// A file as it is on disk; `number` tells it apart in `files`.
+    /// A file on disk; `number` identifies it in `files`.
     File {
         number: u32,
         path: PathBuf,
@@ -204,15 +204,15 @@ impl ReadAt for Store {
 }
 
 thread_local! {
-    /// Room for a part, used again by the next one.
-    static ROOM: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    /// A buffer for a part, used again for the next one.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A thread keeps no more room than this for the next part.
-const MAX_ROOM: usize = 16 << 20;
+/// A thread keeps a buffer of at most this many bytes.
+const MAX_BUFFER: usize = 16 << 20;
 
 impl Store {
-    /// A part of the archive; borrowed if it lies in memory.
+    /// A part of the archive; borrowed if the archive is in memory.
     pub fn part(&self, span: Span) -> io::Result<Cow<'_, [u8]>> {
         let (start, len) = (span.start.get(), usize::try_from(span.len).map_err(io::Error::other)?);
         if let Self::Memory(bytes) = self {
@@ -230,20 +230,20 @@ impl Store {
             return Ok(use_it(&self.part(span)?));
         }
         let len = usize::try_from(span.len).map_err(io::Error::other)?;
-        let mut room = ROOM.take();
-        if room.len() < len {
-            room.resize(len, 0);
+        let mut buffer = BUFFER.take();
+        if buffer.len() < len {
+            buffer.resize(len, 0);
         }
-        self.read_at(&mut room[..len], span.start.get())?;
-        let used = use_it(&room[..len]);
-        if room.len() <= MAX_ROOM {
-            ROOM.set(room);
+        self.read_at(&mut buffer[..len], span.start.get())?;
+        let used = use_it(&buffer[..len]);
+        if buffer.len() <= MAX_BUFFER {
+            BUFFER.set(buffer);
         }
         Ok(used)
     }
 }
 
-/// A temporary file without a name, which all unpacked archives of a data set share; the system removes it when the
+/// A temporary file without a name, which all unpacked archives of a data set share. The system removes it when the
 /// program ends, however it ends.
 pub(super) struct Spool {
     folder: PathBuf,
@@ -263,7 +263,7 @@ pub(super) struct Spooled {
 }
 
 impl Default for Spool {
-    /// In the folder `TMPDIR`, or else in `/var/tmp`: `/tmp` often lies in memory.
+    /// In the folder `TMPDIR`, or else in `/var/tmp`, since `/tmp` is often in memory.
     fn default() -> Self {
         let usual = Path::new("/var/tmp");
         let folder = match std::env::var_os("TMPDIR") {
@@ -289,10 +289,10 @@ impl Spool {
         Ok(made)
     }
 
-    /// Unpacks all that `from` gives; where it fails, what came before and why it failed.
+    /// Unpacks `from` to its end, or up to an error of its own, which is returned with what came before it.
     ///
     /// # Errors
-    /// The temporary file's.
+    /// Those of the temporary file.
     pub fn unpack(&self, mut from: impl Read) -> io::Result<(Spooled, Option<io::Error>)> {
         let mut spooled = Spooled { file: self.file()?, pieces: Vec::new(), len: 0 };
         let mut piece = vec![0; PIECE];
@@ -381,7 +381,7 @@ mod tests {
 
     /// More files than stay open, in every order, and one that changes its length.
     #[test]
-    fn files_are_opened_again_and_a_changed_one_is_told() {
+    fn files_are_opened_again_and_a_changed_one_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let files = Arc::new(Files::default());
         let path = |number: u32| folder.path().join(number.to_string());

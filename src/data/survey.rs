@@ -1,4 +1,4 @@
-//! A look at some captions before training: how much of them the tokenizer knows, and how much the context holds.
+//! A look at some captions before training: how many of their tokens are unknown, and how many captions are cut.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ const LOOKED_AT: u64 = 1000;
 /// Share of unknown tokens, or of captions that are cut, above which there is a warning.
 const TOO_MANY: f64 = 0.1;
 
-/// What a look at captions found.
+/// How well the tokenizer and the context fit some captions.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Survey {
     /// Samples in the data set.
@@ -21,7 +21,7 @@ pub struct Survey {
     captions: u64,
     tokens: u64,
     unknown: u64,
-    /// How often each unknown word came.
+    /// How often each unknown word occurs.
     unknown_words: BTreeMap<String, u64>,
     /// Captions with more tokens than the context.
     cut: u64,
@@ -30,7 +30,7 @@ pub struct Survey {
     lengths: Vec<usize>,
     tagged: u64,
     tags_lost: u64,
-    /// Sample and reason.
+    /// The first sample whose tags could not be read, and why.
     first_tags_lost: Option<String>,
     /// Whether the tokenizer lower-cases, and whether captions have capitals.
     lowers: bool,
@@ -38,13 +38,13 @@ pub struct Survey {
 }
 
 impl Survey {
-    /// Looks at a thousand samples spread over the data set, or at all of a smaller one.
+    /// Looks at a thousand samples, evenly spread over the data set, or at all of a smaller one.
     ///
     /// # Errors
     /// If the tokenizer refuses a caption.
     pub fn of(dataset: &Dataset, tokenizer: &Tokenizer, context: usize) -> Result<Self> {
         let of = dataset.len() as u64;
-        // Samples that cannot be used are counted and told as they are met in training.
+        // Broken samples are reported when training visits them.
         let found: Vec<(u64, Caption, Vec<(usize, Vec<String>)>)> = dataset
             .spread(LOOKED_AT)
             .filter_map(|sample| Some((sample, dataset.caption(sample).ok()?)))
@@ -81,7 +81,7 @@ impl Survey {
         Ok(survey)
     }
 
-    /// What was found, in a line.
+    /// The result, in one line.
     pub fn describe(&self) -> String {
         let several = match self.captions > self.samples {
             true => ", of which each visit takes one of its sample",
@@ -101,7 +101,7 @@ impl Survey {
         )
     }
 
-    /// What a user should look at, if anything. `tags`: whether captions vary by their tags.
+    /// What the user should check, if anything. `tags`: whether captions vary by their tags.
     pub fn warnings(&self, tags: bool) -> Vec<String> {
         let mut warnings = Vec::new();
         if self.unknown as f64 > TOO_MANY * self.tokens as f64 {
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cased_vocabulary_on_capitals_is_advised_to_lower_case() {
+    fn unknown_words_with_capitals_give_the_advice_to_lower_case() {
         let cased = b"[PAD]\n[UNK]\nParis\na\n";
         let warnings = survey(&[&record("A PHOTO")], cased, 4).warnings(true).concat();
         assert!(warnings.contains("\"A\"") && warnings.contains("--lower-case yes"), "{warnings}");
@@ -219,9 +219,8 @@ mod tests {
         assert!(warnings.contains("right vocabulary"), "{warnings}");
     }
 
-    /// What is looked at is spread over the data, so that a part of it at the end is seen.
     #[test]
-    fn a_large_data_set_is_looked_at_all_over() {
+    fn the_samples_looked_at_are_spread_over_the_data() {
         let (good, bad) = (record("a red square"), record("purple"));
         let records: Vec<&str> = (0..3000).map(|number| if number < 1500 { &*good } else { &*bad }).collect();
         let survey = survey(&records, VOCAB, 4);

@@ -1,4 +1,4 @@
-//! Archives and images for the tests of this room.
+//! Archives and images for the tests of this module.
 
 use std::io::Cursor;
 
@@ -27,7 +27,7 @@ impl Archive {
         self
     }
 
-    /// Takes the end mark off, and the last `bytes` of the members.
+    /// Removes the end mark, and the last `bytes` of the members.
     pub fn cut(&mut self, bytes: usize) {
         self.cut = bytes;
     }
@@ -44,7 +44,7 @@ impl Archive {
     }
 }
 
-/// Noise with broad patches of colour, so that it has something at every scale.
+/// Noise with broad patches of colour, so that there is detail at every scale.
 pub fn noise(width: u32, height: u32, seed: u64) -> RgbImage {
     let mut random = Random::new(seed, Purpose::Test, 0, 0);
     let base: Vec<u32> = (0..64 * 3).map(|_| random.below(192)).collect();

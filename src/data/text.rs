@@ -1,13 +1,13 @@
-//! Text files as editors and other programs write them: byte order marks, any line end, UTF-8 or a clear error.
+//! Text files, whatever program wrote them: byte order marks, any line ending, UTF-8 or a clear error.
 //!
 //! | for | use |
 //! |---|---|
 //! | a whole file (TOML, JSON, a vocabulary) | [`read`] |
 //! | a list, one entry per line (class names, templates) | [`read_lines`] |
-//! | bytes that are in memory already (a member of a shard) | [`decode`] |
-//! | the first bytes of a file that may be anything | [`beginning`] |
+//! | bytes in memory (a member of a shard) | [`decode`] |
+//! | the first bytes of a file of any kind | [`beginning`] |
 //! | the lines of a text | [`lines`] |
-//! | text that is compared with other text | [`compose`] |
+//! | text to be compared with other text | [`compose`] |
 
 use std::{borrow::Cow, path::Path};
 
@@ -15,8 +15,7 @@ use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 
 use super::{Error, Result};
 
-/// What [`read_lines`] does with a blank line that other lines follow. Blank lines at the end of a file are always
-/// dropped.
+/// What [`read_lines`] does with a blank line before other lines. Blank lines at the end of a file are always dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blank {
     /// It is an empty string, so that the lines after it keep their numbers.
@@ -43,7 +42,7 @@ pub fn read(path: &Path) -> Result<String> {
 /// Reads a list: the lines of a file, trimmed and in composed form (see [`compose`]).
 ///
 /// # Errors
-/// As [`read`]; a blank line under [`Blank::Refuse`]; a file in which all lines are blank.
+/// As [`read`]; a blank line with [`Blank::Refuse`]; a file in which all lines are blank.
 pub fn read_lines(path: &Path, blank: Blank) -> Result<Vec<String>> {
     let wrong = |problem: String| Error::Text { path: path.to_owned(), problem };
     let text = read(path)?;
@@ -68,7 +67,7 @@ pub fn read_lines(path: &Path, blank: Blank) -> Result<Vec<String>> {
 /// The text of a file's bytes, without its byte order mark.
 ///
 /// # Errors
-/// Bytes that are not UTF-8: UTF-16 and UTF-32 are named, for anything else the line is.
+/// Bytes that are not UTF-8. The message names UTF-16 and UTF-32, or else the line.
 pub fn decode(bytes: &[u8]) -> std::result::Result<&str, String> {
     if let Some(encoding) = wide_encoding(bytes) {
         return Err(format!("it is {encoding}; save it as UTF-8"));
@@ -101,8 +100,8 @@ pub fn lines(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// The composed form (Unicode's NFC): file names and text from macOS write `é` as `e` and an accent, which looks the
-/// same and is not equal.
+/// The composed form (Unicode's NFC). File names and text from macOS may have `é` as `e` and an accent, which looks the
+/// same but is not equal.
 pub fn compose(text: &str) -> Cow<'_, str> {
     match text.is_ascii() || is_nfc_quick(text.chars()) == IsNormalized::Yes {
         true => Cow::Borrowed(text),
@@ -129,13 +128,13 @@ pub(super) fn strip_bom(text: &str) -> &str {
 
 /// Names an encoding in units of 2 or 4 bytes, by its byte order mark or by its zeros.
 pub(super) fn wide_encoding(bytes: &[u8]) -> Option<&'static str> {
-    /// Bytes that are looked at where there is no mark.
+    /// Bytes that are looked at if there is no mark.
     const LOOKED_AT: usize = 64;
     match bytes {
         [0xFF, 0xFE, 0, 0, ..] | [0, 0, 0xFE, 0xFF, ..] => Some("UTF-32"),
         [0xFF, 0xFE, ..] | [0xFE, 0xFF, ..] => Some("UTF-16"),
         _ => {
-            // Latin letters in UTF-16: every other byte is 0, and none of those between is.
+            // Latin letters in UTF-16: every other byte is 0, and no other.
             let start = &bytes[..bytes.len().min(LOOKED_AT) & !1];
             let zeros = |from: usize| start.iter().skip(from).step_by(2).filter(|&&byte| byte == 0).count();
             let all = start.len() / 2;
@@ -178,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn other_encodings_are_named_with_their_line() {
+    fn other_encodings_are_errors_that_name_them_or_the_line() {
         for latin1 in [&b"red\nblue\ncaf\xE9\n"[..], b"red\r\nblue\r\n\xE9t\xE9\r\n", b"red\rblue\r\xE9"] {
             let error = list(latin1, Blank::Keep).unwrap_err();
             assert!(error.contains("line 3 is not UTF-8 (byte 0xE9)"), "{error}");
@@ -191,7 +190,7 @@ mod tests {
             }
         }
         assert!(decode(b"\xFF\xFE\0\0r\0\0\0").unwrap_err().contains("UTF-32"));
-        // Zeros alone are no sign of another encoding.
+        // Zeros alone do not mean another encoding.
         assert_eq!(decode(b"a\0b").unwrap(), "a\0b");
         assert_eq!(decode(b"\0\0\0\0").unwrap(), "\0\0\0\0");
     }
@@ -207,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_composed_already_is_not_copied() {
+    fn text_in_composed_form_is_not_copied() {
         assert!(matches!(compose("plain"), Cow::Borrowed(_)) && matches!(compose("caf\u{e9}"), Cow::Borrowed(_)));
         assert_eq!(compose("e\u{301}"), "\u{e9}");
     }

@@ -1,4 +1,4 @@
-//! How much the captions of a data set differ: a contrastive loss can only learn what tells pairs apart.
+//! How much the captions of a data set differ: a contrastive loss can only learn from differences.
 
 use std::collections::HashMap;
 
@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::Dataset;
 
-/// Samples that are looked at, spread over the data set.
+/// Samples that are looked at, evenly spread over the data set.
 const LOOKED_AT: u64 = 8192;
 
 /// What a look at captions found.
@@ -16,18 +16,18 @@ pub struct Variety {
     pub samples: u64,
     /// Whether those are all samples of the data set.
     pub all: bool,
-    /// Distinct captions, of a sample with several the first.
+    /// Distinct captions. Of a sample with several, only the first counts.
     pub distinct: u64,
     /// Whether all of them are numbers.
     pub numbers: bool,
     /// The first of them.
     pub example: String,
-    /// How many samples share a caption, by how often it occurs.
+    /// For each number of occurrences, how many samples have a caption that occurs so often.
     occurrences: HashMap<u64, u64>,
 }
 
 impl Variety {
-    /// Looks at some thousand samples spread over the data set, or at all of a smaller one.
+    /// Looks at 8192 samples, evenly spread over the data set, or at all of a smaller one.
     pub fn of(dataset: &Dataset) -> Self {
         let samples = dataset.spread(LOOKED_AT);
         let all = samples.len() == dataset.len();
@@ -54,8 +54,8 @@ impl Variety {
         }
     }
 
-    /// The share of a batch's pairs whose caption some other pair of the batch has as well, if batches are drawn from
-    /// samples like those looked at.
+    /// The share of a batch's pairs whose caption occurs again in the batch, if batches are drawn from samples like those
+    /// looked at.
     pub fn repeated(&self, batch: usize) -> f64 {
         let others = (self.samples.max(2) - 1) as f64;
         let mut sorted: Vec<(u64, u64)> = self.occurrences.iter().map(|(&count, &samples)| (count, samples)).collect();
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn what_captions_have_in_common_is_found() {
+    fn repeated_captions_and_numbers_are_found() {
         let alike = of((0..9).map(|_| "a photo".to_owned()));
         assert_eq!((alike.samples, alike.distinct, alike.example.as_str(), alike.numbers), (9, 1, "a photo", false));
         assert_eq!((alike.repeated(1), alike.repeated(2)), (0.0, 1.0));
@@ -87,7 +87,7 @@ mod tests {
         assert_eq!(of(std::iter::empty()).repeated(8), 0.0);
     }
 
-    /// Against batches that are drawn.
+    /// Compared with batches that are drawn.
     #[test]
     fn the_share_of_repeated_captions_is_that_of_batches() {
         // A hundred captions, the first of them twenty times as frequent as the last.
@@ -103,7 +103,7 @@ mod tests {
                     drawn.iter().filter(|caption| drawn.iter().filter(|other| other == caption).count() > 1).count();
             }
             let share = repeated as f64 / (trials as f64 * batch as f64);
-            // Batches are drawn without putting back, which the estimate leaves out.
+            // Batches are drawn without replacement, which the estimate ignores.
             assert!((variety.repeated(batch) - share).abs() < 0.03, "{batch}: {} {share}", variety.repeated(batch));
         }
     }

@@ -18,7 +18,7 @@ pub struct ClassNames {
     names: Vec<String>,
 }
 
-/// What a number is that stands where a class is named.
+/// How a caption that is a number is read as a label.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Labels {
@@ -34,15 +34,15 @@ pub enum Labels {
 /// The classes of a data set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Classes {
-    /// By number; an empty one is a number without a class.
+    /// Names by number; an empty name means that the number has no class.
     names: Vec<String>,
-    /// The numbers that are right, by sample; none where the sample has no readable label.
+    /// The numbers of the correct classes, by sample; none if the sample has no readable label.
     of_sample: Vec<Vec<u32>>,
     notes: Vec<String>,
 }
 
 impl ClassNames {
-    /// One name per line. A blank line keeps its number and is no class.
+    /// One name per line. A blank line counts, but is not a class.
     ///
     /// # Errors
     /// A file that cannot be read, is not UTF-8, has no lines, or is code instead of a list.
@@ -66,19 +66,19 @@ impl ClassNames {
             let lines = |lines: &[usize]| lines.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
             let shown = some(twice.iter().map(|(name, at)| format!("{name:?} (lines {})", lines(at))));
             notes.push(format!(
-                "warning: {count} names in {path} occur more than once: {shown}. Of equal names the first is found, so \
-                 images of the later ones count as wrong"
+                "warning: {count} names in {path} occur more than once: {shown}. Of equal names the first is predicted, \
+                 so images of the later ones count as wrong"
             ));
         }
         if !blank.is_empty() {
             let lines = some(blank.iter().map(usize::to_string));
-            notes.push(format!("warning: blank lines in {path} keep their numbers and are no classes: {lines}"));
+            notes.push(format!("warning: blank lines in {path} keep their numbers and are not classes: {lines}"));
         }
         notes
     }
 }
 
-/// How one caption may be understood.
+/// The classes that one caption may mean.
 #[derive(Clone, Copy)]
 struct Reading {
     name: Option<u32>,
@@ -88,9 +88,9 @@ struct Reading {
 impl Classes {
     /// Finds the class of every sample. `names`: `None` for the data set's distinct captions.
     ///
-    /// A caption is the name of its class, or its number; which of them is decided over all samples, and only if both fit
-    /// and differ it has to be told by `labels`. A class number of a `.cls` member is always a number. Of several captions
-    /// of a sample any that is a class is right.
+    /// A caption is the name of its class, or its number. Which of them is decided over all samples; if both fit and
+    /// differ, `labels` has to say it. The class number of a `.cls` member is always a number. If a sample has several
+    /// captions, each one that is a class is correct.
     ///
     /// # Errors
     /// A sample of no class, class numbers without names, captions that fit as names and as numbers.
@@ -104,17 +104,17 @@ impl Classes {
         }
     }
 
-    /// Names by number; an empty one is a number without a class.
+    /// Names by number; an empty name means that the number has no class.
     pub fn names(&self) -> &[String] {
         &self.names
     }
 
-    /// The classes that are right for a sample.
+    /// The correct classes of a sample.
     pub fn of_sample(&self, sample: u64) -> &[u32] {
         self.of_sample.get(sample as usize).map_or(&[], Vec::as_slice)
     }
 
-    /// What a user should know about names and labels, a line each.
+    /// What a user should know about names and labels, one line each.
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
@@ -178,7 +178,7 @@ impl Classes {
         let fit = |fits: fn(&Reading) -> bool| captioned().all(|(_, (_, readings))| readings.iter().any(fits));
         let labels = match labels {
             Labels::Auto if fit(|reading| reading.name.is_some()) && fit(|reading| reading.number.is_some()) => {
-                // The same class either way is no question.
+                // The same class either way is not ambiguous.
                 let same = |reading: &Reading| match (reading.name, reading.number) {
                     (Some(name), Some(number)) => names[name as usize] == names[number as usize],
                     _ => true,
@@ -217,7 +217,7 @@ impl Classes {
     }
 }
 
-/// The error of a label that is no class.
+/// The error for a label that is not a class.
 fn no_class(
     sample: String,
     label: &Label,
@@ -246,9 +246,9 @@ fn no_class(
     EvalError::NoClass { sample, caption, problem }
 }
 
-/// Names the class that a caption may mean.
+/// Names the class that is most like a caption, if one is much like it.
 fn nearest(caption: &str, names: &[String], by_name: &HashMap<&str, u32>) -> String {
-    /// Likeness of two words below which one is no slip of the other.
+    /// Least similarity of two names of which one may be misspelt.
     const ALIKE: f64 = 0.8;
     let lower = caption.to_lowercase();
     let near = names
@@ -258,9 +258,9 @@ fn nearest(caption: &str, names: &[String], by_name: &HashMap<&str, u32>) -> Str
         .max_by(|a, b| a.0.total_cmp(&b.0).then_with(|| by_name[b.1.as_str()].cmp(&by_name[a.1.as_str()])));
     let near = match near {
         Some((_, near)) if near.to_lowercase() == lower => {
-            format!("; {} differs from it in capitals alone", escaped(near))
+            format!("; {} differs from it only in capitals", escaped(near))
         }
-        Some((likeness, near)) if likeness >= ALIKE => format!("; the nearest is {}", escaped(near)),
+        Some((similarity, near)) if similarity >= ALIKE => format!("; the nearest is {}", escaped(near)),
         _ => String::new(),
     };
     match caption.is_ascii() {
@@ -311,17 +311,17 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_occurs_twice_is_the_first_and_told() {
+    fn a_name_that_occurs_twice_is_the_first_and_a_warning() {
         let list = "crane\nred\ncrane\nred\nblue\n";
         let found = classes(&captions(&["crane", "red", "blue"]), list, Labels::Auto).unwrap();
         assert_eq!(first(&found), [0, 1, 4]);
         assert!(found.notes()[0].contains("2 names in names.txt occur more than once: \"crane\" (lines 1, 3)"));
-        // By number it is what the label says; the first of equal names is found.
+        // By number it is what the label says.
         assert_eq!(first(&classes(&captions(&["2", "0"]), list, Labels::Auto).unwrap()), [2, 0]);
     }
 
     #[test]
-    fn a_blank_line_keeps_its_number_and_is_no_class() {
+    fn a_blank_line_keeps_its_number_and_is_not_a_class() {
         let list = "red\n\nblue\n\n";
         let found = classes(&captions(&["2", "0"]), list, Labels::Auto).unwrap();
         assert_eq!((first(&found), found.names().len()), (vec![2, 0], 3));
@@ -340,7 +340,7 @@ mod tests {
         assert_eq!(of(&["0", "1", "2"], "1\n2\n0\n", Labels::Names), [2, 0, 1]);
         assert_eq!(of(&["0", "1", "2"], "1\n2\n0\n", Labels::Numbers), [0, 1, 2]);
         assert_eq!(of(&["0", "1", "2"], "0\n1\n2\n", Labels::Auto), [0, 1, 2]);
-        // The number 3 is no class here, so that these are names.
+        // The number 3 is not a class here, so these are names.
         assert_eq!(of(&["1", "2", "3"], "1\n2\n3\n", Labels::Auto), [0, 1, 2]);
         assert_eq!(of(&["1999", "2001"], "1999\n2001\n", Labels::Auto), [0, 1]);
         // A class number of a .cls member is a number whatever the names are.
@@ -351,14 +351,12 @@ mod tests {
     }
 
     #[test]
-    fn a_label_that_is_no_class_names_the_nearest() {
+    fn the_error_for_a_label_that_is_not_a_class_names_the_nearest() {
         let error = |label: &str, list: &str| classes(&captions(&[label]), list, Labels::Auto).unwrap_err();
         let case = error("red", "Red\nGreen\n");
-        assert!(
-            case.contains(
-                "the caption \"red\", which is none of the 2 class names; \"Red\" differs from it in capitals"
-            )
-        );
+        assert!(case.contains(
+            "the caption \"red\", which is none of the 2 class names; \"Red\" differs from it only in capitals"
+        ));
         assert!(error("tabby cat", "tench\ntabby, cat\n").contains("the nearest is \"tabby, cat\""));
         let hidden = error("tabby\u{a0}cat", "tench\ntabby cat\n");
         assert!(hidden.contains("\\u{a0}") && hidden.contains("the nearest is \"tabby cat\""), "{hidden}");
@@ -370,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_read_as_editors_write_them() {
+    fn names_are_read_whatever_editor_wrote_them() {
         let list = "\u{FEFF}cafe\u{301}\r\n red \r\n";
         assert_eq!(first(&classes(&captions(&["caf\u{e9}", "red"]), list, Labels::Auto).unwrap()), [0, 1]);
     }

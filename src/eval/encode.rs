@@ -45,7 +45,7 @@ pub struct Images {
     pub rows: Vec<f32>,
     /// `[samples]`.
     pub labels: Vec<Label>,
-    /// Which samples are the same image, `[samples]`.
+    /// Equal for samples with the same image file, `[samples]`.
     pub contents: Vec<Content>,
     /// Numbers in the data set.
     pub samples: Vec<u64>,
@@ -96,7 +96,7 @@ impl<D: AllOps> Encoder<D> {
         &self.skipped
     }
 
-    /// The first few broken samples by name, and what else is to be told of them, since the last call.
+    /// Warnings since the last call: the first few broken samples by name, and shards with many of them.
     pub fn take_warnings(&mut self) -> Vec<String> {
         std::mem::take(&mut self.warnings)
     }
@@ -110,7 +110,7 @@ impl<D: AllOps> Encoder<D> {
             self.warnings.extend(batches.take_warnings());
             let batch = batch?;
             pixels.clone_from(&batch.images);
-            // The last batch may be short: what fills it up is computed and dropped.
+            // The last batch may be short: it is filled up, and the rows of the filling are dropped.
             pixels.resize(self.batch * self.side * self.side * 3, 0);
             self.vision.write(self.pixels, &pixels)?;
             self.vision.forward(params)?;
@@ -121,7 +121,7 @@ impl<D: AllOps> Encoder<D> {
             inputs.bar.inc(batch.samples.len() as u64);
             all.samples.extend(batch.samples);
         }
-        // Bad samples behind the last batch.
+        // Broken samples after the last batch.
         self.warnings.extend(batches.take_warnings());
         self.skipped = batches.skipped();
         Ok(all)

@@ -1,4 +1,4 @@
-//! Files that list class names and prompts.
+//! Files with lists: class names and prompt templates.
 
 use std::path::Path;
 
@@ -9,19 +9,20 @@ use crate::data::text::{self, Blank};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Templates(Vec<String>);
 
-/// What stands for the class name: Python's `{}`, and the names that other programs give it.
+/// Placeholders for the class name: Python's `{}`, and those of other programs.
 const PLACEHOLDERS: [&str; 8] = ["{}", "{c}", "{0}", "{class}", "{classname}", "{class_name}", "{name}", "{label}"];
 
 impl Templates {
     /// One template per line, each with `{}` or `{c}`.
     ///
     /// # Errors
-    /// A file that cannot be read, is not UTF-8, has no lines, or is code instead of a list; a line without a place for
-    /// the name.
+    /// A file that cannot be read, is not UTF-8, has no lines, or is code instead of a list; a line without a
+    /// placeholder.
     pub fn from_file(path: &Path) -> Result<Self, EvalError> {
         let templates = entries(path, Blank::Drop)?;
-        let has_place = |template: &&String| PLACEHOLDERS.iter().any(|placeholder| template.contains(placeholder));
-        match templates.iter().find(|template| !has_place(template)) {
+        let has_placeholder =
+            |template: &&String| PLACEHOLDERS.iter().any(|placeholder| template.contains(placeholder));
+        match templates.iter().find(|template| !has_placeholder(template)) {
             Some(bad) => {
                 let problem = format!("{bad:?} has no {{}} or {{c}} for the name");
                 Err(EvalError::List { path: path.to_owned(), problem })
@@ -43,7 +44,7 @@ impl Default for Templates {
     }
 }
 
-/// Puts `name` into every place of a template, and does not look for places in the name.
+/// Replaces every placeholder of a template by `name`, in which no placeholders are looked for.
 fn fill(template: &str, name: &str) -> String {
     let (mut filled, mut rest) = (String::with_capacity(template.len() + name.len()), template);
     while let Some(brace) = rest.find('{') {
@@ -66,7 +67,7 @@ fn fill(template: &str, name: &str) -> String {
 /// The lines of a list (see [`text::read_lines`]).
 ///
 /// # Errors
-/// As there; a list in a programming language or in JSON, whose lines are not the entries.
+/// As there; a list in a programming language or in JSON.
 pub(super) fn entries(path: &Path, blank: Blank) -> Result<Vec<String>, EvalError> {
     let lines = text::read_lines(path, blank)?;
     match lines.iter().position(|line| is_code(line)) {
@@ -87,7 +88,7 @@ fn is_code(line: &str) -> bool {
     quoted || opens || line.starts_with("lambda ")
 }
 
-/// A text in quotes; one that is not plain ASCII in escapes as well, since some letters look like others.
+/// A text in quotes; if it is not ASCII, also with escapes, since some letters look alike.
 pub(super) fn escaped(text: &str) -> String {
     match text.is_ascii() {
         true => format!("{text:?}"),
@@ -106,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn templates_take_the_name_where_the_field_puts_it() {
+    fn templates_take_the_name_at_any_common_placeholder() {
         let text = "\u{FEFF}a photo of a {}.\r\n\r\na picture of the {c}.\r\n{classname}, {label}\r\n";
         let templates = read(text, Templates::from_file).unwrap();
         let prompts: Vec<String> = templates.iter().map(|fill| fill("c}{}")).collect();
@@ -118,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_of_other_programs_are_told() {
+    fn lists_that_are_code_are_refused() {
         let names = |path: &Path| entries(path, Blank::Keep);
         for code in ["[\"tench\", \"goldfish\"]", "{'0': 'tench',", "'tench',", "\"tench\",", "lambda c: f'a {c}.',"] {
             let error = read(&format!("red\n{code}\n"), names).unwrap_err();

@@ -21,6 +21,7 @@ pub use open::open;
 pub use retrieval::{Recall, Retrieval, retrieval};
 pub use zero_shot::{ZeroShot, zero_shot};
 
+/// Why a model cannot be evaluated.
 #[derive(Debug, thiserror::Error)]
 pub enum EvalError {
     #[error("{path}: {problem}")]
@@ -32,8 +33,8 @@ pub enum EvalError {
     #[error("{sample} has a class number and no caption; give the names of the classes with --classes")]
     NoNames { sample: String },
     #[error(
-        "the captions are ambiguous: {caption:?} of {sample} is the class name in line {line}, and as a number, counted \
-         from 0, the class {class:?}; say --labels names or --labels numbers"
+        "the captions are ambiguous: as a name, {caption:?} of {sample} is the class in line {line}, and as a number, \
+         counted from 0, the class {class:?}; say --labels names or --labels numbers"
     )]
     Ambiguous { sample: String, caption: String, line: u32, class: String },
     #[error(transparent)]

@@ -2,11 +2,11 @@
 
 use crate::data::{CaptionKeys, Dataset, Error, Result};
 
-/// Opens data to evaluate a model on that was trained with `keys`. Where none of their captions is under the run's key, as
-/// in data of another kind, the usual places are looked in; then the second value tells so.
+/// Opens data to evaluate a model that was trained with `keys`. If there are no captions under the run's key, the usual
+/// places are tried, and the second value is a note that says so.
 ///
 /// # Errors
-/// See [`Dataset::open`]; with `keys` as they are, if there are no captions in the usual places either.
+/// See [`Dataset::open`]. If there are no captions in the usual places either, the error is the one for `keys`.
 pub fn open<S: AsRef<str>>(specs: &[S], keys: &CaptionKeys) -> Result<(Dataset, Option<String>)> {
     let error = match (Dataset::open(specs, keys.clone()), &keys.caption_key) {
         (Err(error @ Error::NoCaptions { .. }), Some(_)) => error,
@@ -17,7 +17,7 @@ pub fn open<S: AsRef<str>>(specs: &[S], keys: &CaptionKeys) -> Result<(Dataset, 
         Ok(dataset) => {
             let key = keys.caption_key.as_deref().unwrap_or_default();
             let note = format!(
-                "the evaluation data have no captions under the run's key `{key}`; theirs are read from .txt members, or \
+                "the evaluation data have no captions under the run's key `{key}`; they are read from .txt members, or \
                  else from the field `caption`"
             );
             Ok((dataset, Some(note)))

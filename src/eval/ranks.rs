@@ -1,13 +1,13 @@
-//! Where the right answer comes in a list by similarity.
+//! The rank of the right answer among candidates sorted by similarity.
 
 use rayon::prelude::*;
 
 use crate::ops::simd::{dot, wide};
 
-/// For each query (`[queries, width]`) how many candidates (`[candidates, width]`) that are not its own come before the
-/// first of its own: 0 if its own comes first. `own(query, candidate)` tells which are its own.
+/// For each query (`[queries, width]`), how many wrong candidates (`[candidates, width]`) are ahead of the first right
+/// one: 0 if a right one is first. `own(query, candidate)` says which candidates are right.
 ///
-/// Candidates come by similarity, equal ones in their order, as NumPy's `argmax` has them.
+/// Candidates are sorted by similarity, equal ones by their number, as for NumPy's `argmax`.
 pub fn ranks(
     queries: &[f32],
     candidates: &[f32],
@@ -23,7 +23,7 @@ pub fn ranks(
                 (first, best) = (at, similarity[at]);
             }
         }
-        // A NaN is not behind anything, so that a broken model ranks nothing first.
+        // A NaN counts as ahead, so that a broken model gets no answer right.
         let behind = |at: usize| similarity[at] < best || (similarity[at] == best && at > first);
         (0..similarity.len()).filter(|&at| !own(query, at) && !behind(at)).count()
     };
@@ -46,23 +46,23 @@ mod tests {
         assert_eq!(found, [0, 0, 0]);
         let found = ranks(&[1.0, 0.0], &candidates, 2, |_, candidate| candidate == 1);
         assert_eq!(found, [2]);
-        // The better of two right answers counts, and a right answer is never in its own way.
+        // The better of two right answers counts, and the other one is not ahead of it.
         assert_eq!(ranks(&[0.0, 1.0], &candidates, 2, |_, candidate| candidate != 1), [1]);
         assert_eq!((within(&[0, 1, 4, 5], 1), within(&[0, 1, 4, 5], 5)), (0.25, 0.75));
     }
 
     /// `numpy.argmax([1, 1, 0, 1])` is 0.
     #[test]
-    fn of_equal_candidates_the_first_comes_first() {
+    fn of_equal_candidates_the_first_is_ahead() {
         let candidates = [1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 1.0, 0.0];
         let rank = |own: &[usize]| ranks(&[1.0, 0.0], &candidates, 2, |_, candidate| own.contains(&candidate))[0];
         assert_eq!([rank(&[0]), rank(&[1]), rank(&[3]), rank(&[2]), rank(&[1, 3]), rank(&[2, 3])], [0, 1, 2, 3, 1, 2]);
-        // All alike: as often right as by chance.
+        // All equal: right as often as by chance.
         assert_eq!(ranks(&[0.0; 6], &[1.0; 6], 2, |query, candidate| candidate == query), [0, 1, 2]);
     }
 
     #[test]
-    fn what_is_no_number_ranks_nothing_first() {
+    fn with_nan_no_answer_is_right() {
         let candidates = [1.0, 0.0, 0.0, 1.0, 0.6, 0.8];
         assert_eq!(ranks(&[f32::NAN, 0.0], &candidates, 2, |_, candidate| candidate == 0), [2]);
         let broken = [f32::NAN, 0.0, 0.5, 0.5];

@@ -17,7 +17,8 @@ pub struct Recall {
     pub r10: f64,
 }
 
-/// Recall both ways. An image may have several texts, a text several images; any that belongs to the query is right.
+/// Recall in both directions. An image may have several texts, and a text several images; any that belongs to the query
+/// is right.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Retrieval {
     /// Distinct images: files with equal bytes are one.
@@ -126,7 +127,7 @@ mod tests {
             (&[0, 2][..], &found.texts, &found.texts_of)
         );
         assert!(found.belong(0, 1) && found.belong(1, 2) && !found.belong(0, 2));
-        // A caption that two images share is right for both.
+        // A caption of two images is right for both.
         let shared = Images {
             labels: vec![label(&["a cat"]), label(&["a cat"])],
             contents: vec![content(b"1"), content(b"2")],

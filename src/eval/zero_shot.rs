@@ -12,7 +12,7 @@ use super::ranks::{ranks, within};
 use crate::autograd::Parameters;
 use crate::ops::AllOps;
 
-/// The share of images whose class is the nearest, and among the nearest five.
+/// The share of images whose class is the nearest one, or among the nearest five.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct ZeroShot {
     pub images: usize,
@@ -21,7 +21,7 @@ pub struct ZeroShot {
     pub top5: f64,
 }
 
-/// Classifies every image of a data set. Of equally near classes the first one is found.
+/// Classifies every image of a data set. Of equally near classes, the first is predicted.
 ///
 /// # Errors
 /// Too many broken samples, or the device's.
@@ -33,7 +33,7 @@ pub fn zero_shot<D: AllOps>(
     templates: &Templates,
 ) -> Result<ZeroShot, EvalError> {
     let images = encoder.images(params, inputs)?;
-    // Equal names share a row, so that they are equally near to the bit.
+    // Equal names share a row, so that they are exactly equally near.
     let mut rows = Numbers::new();
     let mut distinct: Vec<&str> = Vec::new();
     let mut row_of: Vec<usize> = Vec::new();

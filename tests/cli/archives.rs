@@ -1,4 +1,4 @@
-//! Archives as people have them: odd names, damage, other files in their place.
+//! Archives found in practice: odd names, damage, other files instead of archives.
 
 use std::path::Path;
 
@@ -16,7 +16,7 @@ impl Place {
         place
     }
 
-    /// Of `train` on `shards` into `run`, batch 8.
+    /// The arguments of `train` on `shards` into the folder `run`, with batches of 8.
     fn args(&self, run: &str, shards: &[&str], more: &[&str]) -> Vec<String> {
         let tokenizer = format!("--tokenizer={}", self.path("vocab.txt").display());
         small_args(&self.path(run), &[&["--batch=8", &tokenizer], more, &["--data"], shards].concat())
@@ -37,7 +37,7 @@ fn pair(archive: &mut Vec<u8>, name: &str, image: &[u8], caption: &[u8]) {
     tar::append(archive, &format!("{name}.txt"), caption);
 }
 
-/// `count` good samples called by `name`, without an end mark.
+/// `count` good samples, named by `name`, without an end mark.
 fn good(count: u8, name: impl Fn(u8) -> String) -> Vec<u8> {
     let mut archive = Vec::new();
     (0..count).for_each(|number| pair(&mut archive, &name(number), &png(number), b"a good one"));
@@ -60,7 +60,7 @@ fn lacks(path: &Path) -> bool {
 }
 
 #[test]
-fn names_with_dots_names_that_come_again_and_names_of_bytes() {
+fn names_with_dots_repeated_names_and_names_that_are_not_utf8() {
     let place = Place::with_vocab();
     let dots = place.file("dots.tar", finished(good(20, |n| format!("shot 2.{n} left"))));
     let ran = place.train_on("dots", &[&dots], &["--steps=1"]).expect(0);
@@ -69,7 +69,7 @@ fn names_with_dots_names_that_come_again_and_names_of_bytes() {
     let name = |n: u8| format!("{n:03}");
     let again = place.file("again.tar", finished([good(10, name), good(10, name)].concat()));
     let ran = place.train_on("again", &[&again], &["--steps=1"]).expect(0);
-    says(&ran, &["20 pairs", "duplicate names: 10 stand more than once"]);
+    says(&ran, &["20 pairs", "duplicate names: 10 occur more than once"]);
 
     let mut bytes = Vec::new();
     for (name, image) in [(&b"caf\xE9"[..], &png(1)[..]), (b"caf\xE8", &png(2)), (b"caf\xEA", b"no image")] {
@@ -82,7 +82,7 @@ fn names_with_dots_names_that_come_again_and_names_of_bytes() {
 }
 
 #[test]
-fn views_beside_an_image_are_no_images() {
+fn other_views_are_not_used_as_images() {
     let place = Place::with_vocab();
     let mut archive = Vec::new();
     for number in 0..8 {
@@ -106,17 +106,17 @@ fn archives_that_end_early_late_or_in_the_middle() {
     let members = good(20, name);
     let cut = place.file("cut.tar", &members);
     let ran = place.train_on("cut", &[&cut], &["--steps=1"]).expect(0);
-    says(&ran, &["20 pairs", "cut.tar: it has no end mark", "behind `019.txt` is missing"]);
+    says(&ran, &["20 pairs", "cut.tar: it has no end mark", "after `019.txt` is missing"]);
 
     let mut broken = finished(members.clone());
     let at = good(6, name).len();
     broken[at..at + 512].fill(0xFF);
     let broken = place.file("broken.tar", broken);
     let ran = place.train_on("broken", &[&broken], &["--epochs=3"]).expect(0);
-    says(&ran, &["20 pairs", "are lost", "broken.tar:006: truncated member: the archive is damaged beside it"]);
+    says(&ran, &["20 pairs", "are lost", "broken.tar:006: truncated member: the archive is damaged next to it"]);
     assert!(place.skipped("broken")["truncated_member"].as_u64() >= Some(2));
 
-    // The rest is gone: what cannot be named is counted by size, and --max-bad sees it.
+    // The rest is lost: its samples are estimated from its size, and count for --max-bad.
     let mut half = members.clone();
     half[at..].fill(0xFF);
     let half = place.file("half.tar", half);
@@ -137,12 +137,12 @@ fn samples_are_judged_by_their_share_and_not_by_their_place() {
     (0..36).for_each(|n| pair(&mut first, &format!("0{n:02}"), &png(n), b" \r\n"));
     first.extend((0..10).flat_map(|part| good(40, |n| format!("1{part}{n:03}"))));
     let first = place.file("first.tar", finished(first));
-    // As many steps as there are good samples for.
+    // As many steps as the good samples are enough for.
     let ran = place.train_on("first", &[&first], &["--steps=50"]).expect(0);
     says(&ran, &["436 pairs", "empty caption", "further samples are counted, not named (empty caption)"]);
     assert!((30..=36).contains(&place.skipped("first")["empty_caption"].as_u64().unwrap()));
 
-    // A dirty shard among good ones is a warning; a dirty data set ends the run, and says how to go on.
+    // A bad shard among good ones is a warning. A bad data set ends the run, with advice on how to continue.
     let mut dirty = good(8, |n| format!("x{n}"));
     (0..12).for_each(|n| pair(&mut dirty, &format!("y{n:02}"), b"<html>", b"a good one"));
     let dirty = place.file("dirty.tar", finished(dirty));
@@ -197,7 +197,7 @@ fn a_shard_that_is_shortened_ends_the_run_with_its_name_and_a_checkpoint() {
 }
 
 #[test]
-fn what_is_no_archive_is_named() {
+fn files_that_are_not_archives_are_named() {
     let place = Place::with_vocab();
     let good = place.file("good.tar", finished(good(8, |n| format!("{n}"))));
     for (name, bytes, word) in [
@@ -216,7 +216,7 @@ fn what_is_no_archive_is_named() {
     for (spec, word) in [
         ("s3://bucket/{000..127}.tar", "only local files are read"),
         ("a.tar::b.tar", "give each by itself"),
-        ("pipe:cat a.tar", "not what a command writes"),
+        ("pipe:cat a.tar", "not the output of a command"),
     ] {
         says(&place.train_on("run", &[spec], &[]).expect(1), &[spec, word]);
     }
@@ -225,10 +225,10 @@ fn what_is_no_archive_is_named() {
 
 #[cfg(unix)]
 #[test]
-fn a_pipe_is_no_file() {
+fn a_pipe_is_refused() {
     let place = Place::with_vocab();
     let pipe = place.path("pipe.tar");
     let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
     assert!(made.success());
-    says(&place.train_on("run", &[&pipe.display().to_string()], &[]).expect(1), &["pipe.tar", "no regular file"]);
+    says(&place.train_on("run", &[&pipe.display().to_string()], &[]).expect(1), &["pipe.tar", "not a regular file"]);
 }

@@ -19,7 +19,7 @@ fn a_checkpoint_is_evaluated_as_at_the_end_of_its_run() {
     assert_eq!(found["top1"], summary["zero_shot_top1"]);
     assert_eq!(found["top5"], summary["zero_shot_top5"]);
     assert_eq!(found["classes"], 1852);
-    // The same classes from a file, and a template that is the name alone, change nothing; other batches neither.
+    // The same classes from a file, a template of the name alone, or another batch size change nothing.
     let names = folder.path().join("names.txt");
     let data = flipk::data::Dataset::open(&["embedded:twemoji"], flipk::data::CaptionKeys::default()).unwrap();
     let classes = flipk::eval::Classes::of(&data, None, flipk::eval::Labels::default()).unwrap();
@@ -46,7 +46,7 @@ fn a_checkpoint_is_evaluated_as_at_the_end_of_its_run() {
     let found: serde_json::Value = serde_json::from_str(&eval(&["retrieval", "--json"])).unwrap();
     assert_eq!(found["texts"], 1852);
     assert!(found["text_to_image"]["r10"].as_f64().unwrap() > 10.0 / 1852.0, "{found}");
-    // Where every image and every caption is distinct, retrieval of texts is classification by captions.
+    // If all images and all captions are distinct, retrieval of texts is classification by captions.
     let distinct = folder.path().join("distinct.tar");
     std::fs::write(&distinct, archive).unwrap();
     let own = |task: &str| -> serde_json::Value {
@@ -62,7 +62,7 @@ fn a_checkpoint_is_evaluated_as_at_the_end_of_its_run() {
 }
 
 #[test]
-fn a_caption_that_is_no_class_is_named() {
+fn a_caption_that_is_not_a_class_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let run = folder.path().join("run");
     train(&run, &["--steps=1"]).expect(0);

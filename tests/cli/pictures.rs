@@ -1,4 +1,4 @@
-//! Picture files as phones, scanners and crawlers leave them.
+//! Image files as phones, scanners and crawlers write them.
 
 use std::io::Cursor;
 use std::path::Path;
@@ -16,7 +16,7 @@ fn encoded(number: u8, format: ImageFormat) -> Vec<u8> {
     bytes.into_inner()
 }
 
-/// Trains one epoch on these images; what was said, and what was skipped.
+/// Trains for one epoch on these images. Returns stderr, and what was skipped.
 fn train(folder: &Path, images: &[(String, Vec<u8>)], more: &[&str]) -> (String, serde_json::Value) {
     let mut archive = Vec::new();
     for (number, (name, image)) in images.iter().enumerate() {
@@ -36,15 +36,15 @@ fn train(folder: &Path, images: &[(String, Vec<u8>)], more: &[&str]) -> (String,
 }
 
 #[test]
-fn motion_photos_are_pictures() {
+fn motion_photos_are_read() {
     let folder = tempfile::tempdir().unwrap();
-    // The films differ, so that by chance some end in what looks like a JPEG's end and some in a scan's start.
-    let film = |number: u32| {
+    // Random videos, so that some of them end like a JPEG, and some like the start of a scan.
+    let video = |number: u32| {
         (0..40_000_u32).map(move |n| ((n + number * 40_000).wrapping_mul(2_654_435_761).rotate_left(15) >> 24) as u8)
     };
     let photo = |number: u32| {
         let name = format!("{number:03}.jpg");
-        (name, encoded(number as u8, ImageFormat::Jpeg).into_iter().chain(film(number)).collect())
+        (name, encoded(number as u8, ImageFormat::Jpeg).into_iter().chain(video(number)).collect())
     };
     let photos: Vec<_> = (0..40).map(photo).collect();
     let (said, skipped) = train(folder.path(), &photos, &[]);
@@ -76,7 +76,7 @@ fn every_format_is_read_whatever_its_name() {
 }
 
 #[test]
-fn what_is_no_picture_is_named() {
+fn files_that_are_not_images_are_named() {
     let folder = tempfile::tempdir().unwrap();
     let mut images: Vec<_> = (0..20).map(|n| (format!("{n:03}.png"), encoded(n, ImageFormat::Png))).collect();
     let others: [(&[u8], &str); 4] = [

@@ -1,4 +1,4 @@
-//! Evaluation as the field does it: class numbers, lists of names and prompts, several captions per image.
+//! Evaluation as in other programs: class numbers, lists of names and prompts, several captions per image.
 
 use std::path::Path;
 
@@ -54,7 +54,7 @@ fn class_numbers_come_from_cls_members() {
     assert_eq!(found(place.zero_shot(&["--data", &cls, &classes, "--caption-key=cls"])), by_name);
     let numbers = place.labelled("numbers.tar", "txt", &["0", "2", "1", "2"]);
     assert_eq!(found(place.zero_shot(&["--data", &numbers, &classes])), by_name);
-    // A caption beside the number is not asked, unless it is asked for.
+    // A caption beside the number is ignored, unless a flag asks for it.
     let samples: [(u8, &[(&str, &str)]); 2] =
         [(0, &[("txt", "a photo"), ("cls", "0")]), (1, &[("txt", "it"), ("cls", "1")])];
     let both = place.shard("both.tar", &samples);
@@ -86,9 +86,9 @@ fn templates_of_other_programs_are_understood() {
     assert!(stderr.contains("\"a picture\" has no {} or {c}"), "{stderr}");
 }
 
-/// Of two equal names the first is found: who takes the largest similarity finds all of these right, or all wrong.
+/// Of two equal names, `argmax` predicts the first: all of these images are right, or all wrong.
 #[test]
-fn a_name_that_occurs_twice_is_found_as_argmax_finds_it() {
+fn of_equal_names_the_first_is_predicted() {
     let place = Place::with_run();
     let twice = format!("--classes={}", place.file("twice.txt", b"red\nred\n"));
     for (labels, top1) in [(["0"; 4], 1.0), (["1"; 4], 0.0), (["red"; 4], 1.0)] {
@@ -101,7 +101,7 @@ fn a_name_that_occurs_twice_is_found_as_argmax_finds_it() {
 }
 
 #[test]
-fn lists_of_names_are_read_as_editors_write_them() {
+fn lists_of_names_are_read_whatever_editor_wrote_them() {
     let place = Place::with_run();
     let shard = place.labelled("names.tar", "txt", &["caf\u{e9}", "red", "blue"]);
     let classes = |bytes: &[u8]| format!("--classes={}", place.file("names.txt", bytes));
@@ -113,7 +113,7 @@ fn lists_of_names_are_read_as_editors_write_them() {
     assert!(stderr.contains("names.txt") && stderr.contains("line 1 is not UTF-8"), "{stderr}");
     let stderr = place.zero_shot(&["--data", &shard, &classes("Caf\u{e9}\nRed\nBlue\n".as_bytes())]).expect(1).stderr;
     assert!(stderr.contains("none of the 3 class names") && stderr.contains("\"Caf\u{e9}\""), "{stderr}");
-    // Behind a blank line numbers stay what they are.
+    // A blank line counts for the numbers of the names after it.
     let numbers = place.labelled("numbers.tar", "txt", &["2", "2"]);
     let ran = place.zero_shot(&["--data", &numbers, &classes(b"red\n\nblue\n")]).expect(0);
     assert!(ran.stderr.contains("blank lines") && found(ran)["classes"] == 2);
@@ -145,14 +145,14 @@ fn an_image_has_several_captions_however_they_are_written() {
     assert_eq!((&expected["images"], &expected["texts"]), (&json!(8), &json!(40)));
     assert_eq!(place.retrieval(&["--data", &records]), expected);
     assert_eq!(place.retrieval(&["--data", &repeated]), expected);
-    // All eight images are among the first ten; as one caption, eight texts are.
+    // There are only eight images, so all are among the first ten; with joined captions, so are the texts.
     assert_eq!(expected["text_to_image"]["r10"], 1.0);
     let joined = place.retrieval(&["--data", &lines, "--caption-lines=join"]);
     assert_eq!((&joined["texts"], &joined["image_to_text"]["r10"]), (&json!(8), &json!(1.0)));
 }
 
 #[test]
-fn evaluation_reads_what_the_run_was_trained_on() {
+fn evaluation_reads_the_captions_that_the_run_was_trained_on() {
     let place = Place::with_run();
     let records: Vec<String> = (0..16).map(|image| json!({ "alt": format!("image {image}") }).to_string()).collect();
     let members: Vec<[(&str, &str); 2]> =
@@ -174,7 +174,7 @@ fn evaluation_reads_what_the_run_was_trained_on() {
     assert!(ran.stderr.contains("no captions under the run's key `alt`"), "{}", ran.stderr);
     let summary = crate::harness::json(&run.join("summary.json"));
     assert_eq!(summary["classes"], 3);
-    // The same number afterwards, with nothing said again.
+    // The same result afterwards, without repeating the flags.
     let again = found(place.eval_run(&run, "zero-shot", &[]));
     assert_eq!((&again["top1"], &again["classes"]), (&summary["zero_shot_top1"], &json!(3)));
     let retrieval = |more: &[&str]| found(place.eval_run(&run, "retrieval", &[&["--data", &shard], more].concat()));
@@ -185,7 +185,7 @@ fn evaluation_reads_what_the_run_was_trained_on() {
 }
 
 #[test]
-fn mistakes_in_the_evaluation_data_cost_no_training() {
+fn mistakes_in_the_evaluation_data_are_found_before_training() {
     let place = Place::with_run();
     let run = place.path("run");
     let shard = place.labelled("a.tar", "txt", &["red", "gren"]);

@@ -12,23 +12,24 @@ use super::{jpeg, png};
 /// Images with more pixels are refused before they are decoded.
 pub const MAX_PIXELS: u64 = 100_000_000;
 
-/// What becomes of a photo whose EXIF data says that it is to be turned.
+/// What is done with a photo whose EXIF data says that it is to be rotated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum ExifOrientation {
     /// The pixels as they are stored: what OpenCLIP trains on (Pillow's `Image.open(..).convert("RGB")`)
     #[default]
     Ignore,
-    /// Turned upright, as viewers show it
+    /// Rotated upright, as viewers show it
     Apply,
 }
 
-/// Decodes JPEG, PNG, WebP, GIF (the first frame), BMP or TIFF (the first page), told apart by content, to RGB8: grey is
-/// spread, 16 bit is rounded, transparency is laid on white. The orientation of a TIFF is always followed, as in Pillow.
+/// Decodes JPEG, PNG, WebP, GIF (the first frame), BMP or TIFF (the first page), detected by content, to RGB8: grey fills
+/// all three channels, 16 bits are rounded to 8, transparency is blended with white. The orientation of a TIFF is always
+/// applied, as in Pillow.
 ///
 /// # Errors
-/// Says what is wrong with the image, or what it is if it is no image of these formats. A JPEG that is cut is refused,
-/// although most of it could be shown.
+/// Says what is wrong with the image, or what the bytes are if they are not an image in one of these formats. A truncated
+/// JPEG is refused, although most of it could be shown.
 pub fn decode(bytes: &[u8], orientation: ExifOrientation) -> Result<RgbImage, String> {
     if bytes.is_empty() {
         return Err("it is empty (0 bytes)".to_owned());
@@ -65,9 +66,9 @@ fn read(bytes: &[u8], format: ImageFormat, orientation: ExifOrientation) -> Resu
         }
         _ => {}
     }
-    // In a TIFF the tag says where the stored rows and columns belong.
+    // In a TIFF, the tag is part of how rows and columns are stored.
     let turned = match orientation == ExifOrientation::Apply || format == ImageFormat::Tiff {
-        // EXIF data that cannot be read is as good as none.
+        // EXIF data that cannot be read is ignored.
         true => decoder.orientation().ok(),
         false => None,
     };
@@ -98,7 +99,7 @@ mod tests {
     use super::*;
     use crate::data::testing::{jpeg, noise, png};
 
-    /// As most users' runs do.
+    /// With the default orientation.
     fn decode(bytes: &[u8]) -> Result<RgbImage, String> {
         super::decode(bytes, ExifOrientation::Ignore)
     }
@@ -140,7 +141,7 @@ mod tests {
         assert!(decode(b"neither").is_err());
     }
 
-    /// A PNG header that promises 60000 x 60000 pixels in a few bytes.
+    /// A few bytes with a PNG header of 60000 x 60000 pixels.
     #[test]
     fn bombs_are_not_decoded() {
         let mut bomb = png(1, 1, 0);

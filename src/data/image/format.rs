@@ -1,4 +1,4 @@
-//! What an image file is, by its first bytes; names and extensions are not looked at.
+//! The format of an image file, by its first bytes; names and extensions are ignored.
 
 use ::image::ImageFormat;
 
@@ -7,7 +7,7 @@ use crate::data::text;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Format {
     Read(ImageFormat),
-    /// Known, but not one of those that are read.
+    /// Known, but not one that flipk reads.
     Named(&'static str),
     Unknown,
 }
@@ -52,8 +52,8 @@ const SIGNATURES: &[(&[u8], Format)] = &[
     (b"\x1F\x8B", Format::Named("a gzip file")),
     (b"\x28\xB5\x2F\xFD", Format::Named("a Zstandard file")),
     (b"PK\x03\x04", Format::Named("a ZIP file")),
-    (b"\x1A\x45\xDF\xA3", Format::Named("a WebM or Matroska film")),
-    (b"\0\0\x01\xBA", Format::Named("an MPEG film")),
+    (b"\x1A\x45\xDF\xA3", Format::Named("a WebM or Matroska video")),
+    (b"\0\0\x01\xBA", Format::Named("an MPEG video")),
     (b"version https://git-lfs", Format::Named("a Git LFS pointer, which stands for the image")),
 ];
 
@@ -64,7 +64,7 @@ pub(super) fn format(bytes: &[u8]) -> Format {
     match bytes {
         [b'R', b'I', b'F', b'F', _, _, _, _, rest @ ..] if rest.starts_with(b"WEBP") => Format::Read(ImageFormat::WebP),
         [b'R', b'I', b'F', b'F', ..] => Format::Named("a RIFF file, but no WebP"),
-        // The size of the second header tells a bitmap from a text that begins with these letters.
+        // A text may begin with these letters, but does not have the size of a bitmap's second header.
         [b'B', b'M', ..] if matches!(bytes.get(14..18), Some([12 | 16 | 40..=128, 0, 0, 0])) => {
             Format::Read(ImageFormat::Bmp)
         }
@@ -76,24 +76,24 @@ pub(super) fn format(bytes: &[u8]) -> Format {
     }
 }
 
-/// A file of the ISO base media kind (ISO/IEC 14496-12), by its brands.
+/// An ISO base media file (ISO/IEC 14496-12), by its brands.
 fn box_format(bytes: &[u8]) -> &'static str {
     const HEIC: [&[u8; 4]; 8] = [b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"];
     let (length, _) = bytes.split_first_chunk().unwrap_or((&[0; 4], bytes));
     let length = (u32::from_be_bytes(*length) as usize).clamp(8, 256).min(bytes.len());
-    // The main brand, a version, and brands that it is compatible with.
+    // The major brand, a version, and the compatible brands.
     let brands: Vec<&[u8]> = bytes[8..length].chunks(4).collect();
     let has = |brand: &[u8]| brands.contains(&brand);
     match brands.first() {
         _ if has(b"avif") || has(b"avis") => "AVIF",
         _ if HEIC.iter().any(|brand| has(*brand)) => "HEIC",
         Some(&b"crx ") => "a Canon raw file",
-        Some(&b"qt  ") => "a QuickTime film",
-        _ => "an MP4 film",
+        Some(&b"qt  ") => "a QuickTime video",
+        _ => "an MP4 video",
     }
 }
 
-/// What a text is, if the bytes are one.
+/// The kind of text, if the bytes are text.
 fn text_format(bytes: &[u8]) -> Format {
     const LOOKED_AT: usize = 1024;
     let Some(text) = text::beginning(&bytes[..bytes.len().min(LOOKED_AT)]) else { return Format::Unknown };
@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn formats_are_told_by_their_first_bytes() {
+    fn formats_are_detected_by_their_first_bytes() {
         use Format::{Named, Read, Unknown};
         let cases: [(&[u8], Format); 20] = [
             (b"\xFF\xD8\xFF\xE0", Read(ImageFormat::Jpeg)),
@@ -125,8 +125,8 @@ mod tests {
             (b"\0\0\0\x1CftypmifYXXXXmif1avif", Named("AVIF")),
             (b"\0\0\0\x18ftypheicXXXXmif1heic", Named("HEIC")),
             (b"\0\0\0\x18ftypmif1XXXXmif1heic", Named("HEIC")),
-            (b"\0\0\0\x18ftypisomXXXXisommp42", Named("an MP4 film")),
-            (b"\0\0\0\x14ftypqt  ", Named("a QuickTime film")),
+            (b"\0\0\0\x18ftypisomXXXXisommp42", Named("an MP4 video")),
+            (b"\0\0\0\x14ftypqt  ", Named("a QuickTime video")),
             (b"\xFF\x0A\xFA", Named("JPEG XL")),
             (b"P6\n3 2 255\n", Named("PBM, PGM or PPM")),
             (b"BM is no bitmap here", Named("a text file")),

@@ -1,20 +1,19 @@
-//! Where the picture in a JPEG file ends: found by following its markers from the start (ITU-T T.81, B.1), so that
-//! thumbnails inside of it and whatever lies behind it (the film of a motion photo, a second picture, padding) are not
-//! looked at.
+//! Where the image in a JPEG file ends, found by following its markers from the start (ITU-T T.81, B.1). So thumbnails
+//! inside it, and whatever comes after it (the video of a motion photo, a second image, padding), are ignored.
 
 use memchr::{memchr, memmem};
 
-/// Bytes that may lie before a picture, such as the header of the HTTP answer that it came with.
+/// Bytes that may come before an image, such as the header of an HTTP response.
 const MAX_BEFORE: usize = 1024;
 
 const SOI: u8 = 0xD8;
 const EOI: u8 = 0xD9;
 const SOS: u8 = 0xDA;
 
-/// The picture in `bytes`, which begin with its start mark: up to the first end mark that belongs to it.
+/// The image in `bytes`, which begin with its start-of-image marker: up to its own end-of-image marker.
 ///
 /// # Errors
-/// If the bytes end before that mark.
+/// If the bytes end before that marker.
 pub(super) fn picture(bytes: &[u8]) -> Result<&[u8], String> {
     let mut at = 2;
     let mut scans = 0;
@@ -36,10 +35,10 @@ pub(super) fn picture(bytes: &[u8]) -> Result<&[u8], String> {
     }
 }
 
-/// Where a picture begins in bytes that begin with something else.
+/// Where an image begins in bytes that begin with something else.
 pub(super) fn start(bytes: &[u8]) -> Option<usize> {
     let first = &bytes[..bytes.len().min(MAX_BEFORE)];
-    // Behind the start mark comes a table, a frame, an application's segment or a comment.
+    // After the start marker comes a table, a frame, an application segment or a comment.
     let begins = |at: &usize| matches!(first.get(at + 3), Some(0xC0..=0xCF | 0xDB..=0xDD | 0xE0..=0xEF | 0xFE));
     memmem::find_iter(first, &[0xFF, SOI, 0xFF]).find(begins)
 }
@@ -51,12 +50,12 @@ fn cut(scans: usize) -> String {
     }
 }
 
-/// Markers without a length behind them: TEM, restarts and another start mark; 0 is a stuffed byte, and no marker.
+/// Markers that are not followed by a length: TEM, restarts and another start marker. 0 is a stuffed byte, not a marker.
 fn stands_alone(code: u8) -> bool {
     matches!(code, 0x00 | 0x01 | 0xD0..=SOI)
 }
 
-/// The 0xFF right before the next marker's code: stray bytes and fill bytes are passed over, as libjpeg does.
+/// The 0xFF right before the next marker's code. Stray bytes and fill bytes are skipped, as in libjpeg.
 fn next_marker(bytes: &[u8], at: usize) -> Option<usize> {
     let mut at = at + memchr(0xFF, bytes.get(at..)?)?;
     while *bytes.get(at + 1)? == 0xFF {
@@ -65,21 +64,21 @@ fn next_marker(bytes: &[u8], at: usize) -> Option<usize> {
     Some(at)
 }
 
-/// Behind a segment whose length begins at `at`.
+/// The end of a segment whose length begins at `at`.
 fn segment_end(bytes: &[u8], at: usize) -> Option<usize> {
     let length = u16::from_be_bytes([*bytes.get(at)?, *bytes.get(at + 1)?]);
-    // A length that does not even cover itself is damage; what follows is searched for the next marker.
+    // A length that does not even cover itself is damaged; the search for the next marker continues right after it.
     let end = at + usize::from(length.max(2));
     (end <= bytes.len()).then_some(end)
 }
 
-/// The marker that ends the coded data from `at` on. In coded data 0xFF comes with a stuffed zero or as a restart mark;
-/// a damaged byte may look like any other marker, so that a segment must be followed by a marker to be believed.
+/// The marker that ends the coded data from `at` on. In coded data, 0xFF is followed by a stuffed zero or is a restart
+/// marker. A damaged byte may look like any other marker, so a segment only counts if another marker follows it.
 fn scan_end(bytes: &[u8], mut at: usize) -> Option<usize> {
     loop {
         let marker = next_marker(bytes, at)?;
         at = marker + 2;
-        let believed = match bytes[marker + 1] {
+        let is_end = match bytes[marker + 1] {
             EOI => true,
             // Components of a scan: one to four, of two bytes each (B.2.3).
             SOS => segment_end(bytes, at).is_some_and(|end| [8, 10, 12, 14].contains(&(end - at))),
@@ -88,7 +87,7 @@ fn scan_end(bytes: &[u8], mut at: usize) -> Option<usize> {
             }
             _ => false,
         };
-        if believed {
+        if is_end {
             return Some(marker);
         }
     }
@@ -104,35 +103,35 @@ mod tests {
         [&[0xFF, code][..], &(content.len() as u16 + 2).to_be_bytes(), content].concat()
     }
 
-    /// `jpeg` with `more` behind its start mark.
+    /// `jpeg` with `more` after its start marker.
     fn with_segment(jpeg: &[u8], more: &[u8]) -> Vec<u8> {
         [&jpeg[..2], more, &jpeg[2..]].concat()
     }
 
     #[test]
-    fn what_lies_behind_the_end_mark_is_not_looked_at() {
+    fn bytes_after_the_end_marker_are_ignored() {
         let good = jpeg(40, 30, 1);
         // The last of these bytes look like the start of a scan, and like an end.
         let film: Vec<u8> = (0..50_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
-        for behind in [&film[..], &good, b"\n<!-- text -->", &[0; 5000], &[0xFF, SOS, 1, 2], &[0xFF, EOI], &[0xFF]] {
-            assert_eq!(picture(&[&good, behind].concat()).unwrap(), good);
+        for more in [&film[..], &good, b"\n<!-- text -->", &[0; 5000], &[0xFF, SOS, 1, 2], &[0xFF, EOI], &[0xFF]] {
+            assert_eq!(picture(&[&good, more].concat()).unwrap(), good);
         }
     }
 
     #[test]
-    fn thumbnails_and_marks_inside_of_segments_do_not_count() {
+    fn thumbnails_and_markers_inside_segments_do_not_count() {
         let (good, thumbnail) = (jpeg(40, 30, 2), jpeg(8, 8, 3));
         let exif = segment(0xE1, &[b"Exif\0\0", &thumbnail[..]].concat());
         let with = with_segment(&good, &exif);
         assert_eq!(picture(&with).unwrap(), with);
-        // The end mark of the thumbnail does not make a cut picture whole.
+        // The end marker of the thumbnail does not make a truncated image whole.
         for length in 3..with.len() {
             assert!(picture(&with[..length]).is_err(), "cut to {length} of {}", with.len());
         }
     }
 
     #[test]
-    fn fill_bytes_stray_bytes_and_restarts_are_passed_over() {
+    fn fill_bytes_stray_bytes_and_restarts_are_skipped() {
         let good = jpeg(40, 30, 4);
         let end = good.len() - 2;
         for before in [&[0xFF, 0xFF][..], &[0x7F], &[0xFF, 0xD3], &[0xFF, 0], &[0xFF, 0xD8], &[0xFF, 0x45, 0xFF, 0xFF]]
@@ -142,7 +141,7 @@ mod tests {
         }
         let with = with_segment(&good, &[0, 7, 0xFF, 0xFF]);
         assert_eq!(picture(&with).unwrap(), with);
-        // What looks like a segment in damaged data does not hide the end.
+        // Damaged data that looks like a segment does not hide the end.
         let with = [&good[..end], &[0xFF, 0xE4, 0xF0, 0, 1], &good[end..]].concat();
         assert_eq!(picture(&with).unwrap(), with);
     }
@@ -159,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_is_found_behind_a_few_bytes() {
+    fn an_image_is_found_after_a_few_bytes() {
         let good = jpeg(16, 16, 6);
         assert_eq!(start(&good), Some(0));
         assert_eq!(start(&[b"\r\n", &good[..]].concat()), Some(2));

@@ -3,8 +3,8 @@
 //! | file | what it does |
 //! |---|---|
 //! | `decode` | bytes to pixels |
-//! | `format` | what a file is, by its first bytes |
-//! | `jpeg`, `png` | where a picture ends, by its own marks |
+//! | `format` | the format of a file, by its first bytes |
+//! | `jpeg`, `png` | where an image ends, by its own markers |
 //! | `square` | crop and resize |
 
 mod decode;

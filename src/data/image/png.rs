@@ -1,4 +1,4 @@
-//! PNG files whose last bytes are missing although their rows are all there.
+//! PNG files that have all their rows, but not their last bytes.
 
 use std::borrow::Cow;
 
@@ -8,8 +8,8 @@ const SIGNATURE: usize = 8;
 /// Length, type and checksum of a chunk.
 const AROUND: usize = 12;
 
-/// `bytes` as they are if they have an end chunk, else with one behind the last chunk that can be used; image data that is
-/// cut is kept as far as it goes. The decoder finds out whether all rows are there.
+/// `bytes` as they are if they have an end chunk, or else with one after the last usable chunk. Truncated image data is
+/// kept; the decoder finds out whether all rows are there.
 pub(super) fn with_end(bytes: &[u8]) -> Cow<'_, [u8]> {
     let mut at = SIGNATURE;
     let mut last = None;
@@ -45,7 +45,7 @@ fn append(out: &mut Vec<u8>, kind: [u8; 4], content: &[u8]) {
     let mut crc = Crc::new();
     crc.update(&kind);
     crc.update(content);
-    // What is appended is part of a file in memory, and a chunk's length has 32 bits.
+    // `content` is part of a chunk, whose length has 32 bits.
     out.extend_from_slice(&(content.len() as u32).to_be_bytes());
     out.extend_from_slice(&kind);
     out.extend_from_slice(content);
@@ -58,7 +58,7 @@ mod tests {
     use crate::data::testing::png;
 
     #[test]
-    fn a_whole_file_is_left_alone() {
+    fn a_whole_file_is_not_changed() {
         let whole = png(9, 7, 1);
         assert!(matches!(with_end(&whole), Cow::Borrowed(bytes) if bytes == whole));
         let more = [&whole, &b"more"[..]].concat();
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn an_end_that_is_missing_or_cut_is_put_back() {
+    fn a_missing_or_truncated_end_is_restored() {
         let whole = png(9, 7, 2);
         for cut in 1..=12 {
             assert_eq!(*with_end(&whole[..whole.len() - cut]), whole, "{cut} bytes less");

@@ -1,4 +1,4 @@
-//! From a picture to a square of RGB8 pixels, `[side, side, 3]`.
+//! From an image to a square of RGB8 pixels, `[side, side, 3]`.
 
 use ::image::RgbImage;
 use fast_image_resize::{
@@ -47,7 +47,7 @@ impl Square {
         Ok(())
     }
 
-    /// Resizes `crop` of `image` to the square; nothing outside of the crop is looked at.
+    /// Resizes `crop` of `image` to the square; pixels outside the crop have no influence.
     fn crop(&mut self, image: &RgbImage, crop: CropRect, out: &mut [u8]) -> Result<(), String> {
         let CropRect { left, top, width, height } = crop;
         let view = TypedCroppedImage::new(view(image)?, left, top, width, height).map_err(|error| error.to_string())?;
@@ -75,7 +75,7 @@ impl Square {
         self.resize(&view(image)?, SrcCropping::Crop(CropBox { left, top, width, height }), out)
     }
 
-    /// Bicubic (Catmull-Rom, a = -1/2), antialiased when it makes smaller, as in Pillow.
+    /// Bicubic (Catmull-Rom, a = -1/2), antialiased when the image shrinks, as in Pillow.
     fn resize(
         &mut self,
         from: &impl ImageView<Pixel = U8x3>,
@@ -93,7 +93,7 @@ fn view(image: &RgbImage) -> Result<TypedImageRef<'_, U8x3>, String> {
     TypedImageRef::from_buffer(image.width(), image.height(), image.as_raw()).map_err(|error| error.to_string())
 }
 
-/// Left becomes right, in place.
+/// Mirrors the image, in place.
 fn flip(pixels: &mut [u8], side: usize) {
     let (pixels, _) = pixels.as_chunks_mut::<3>();
     pixels.chunks_exact_mut(side).for_each(<[_]>::reverse);
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn crops_are_bicubic_and_see_nothing_outside() {
+    fn crops_are_bicubic_and_independent_of_pixels_outside() {
         let image = noise(60, 40, 3);
         for (side, (left, top, width, height)) in
             [(16, (5, 3, 40, 30)), (24, (0, 0, 60, 40)), (48, (20, 10, 17, 23)), (32, (8, 8, 32, 32))]
@@ -190,7 +190,7 @@ mod tests {
         assert_eq!(middle, [200; 3]);
     }
 
-    /// Weights are integers there, so that each instruction set may add in an order of its own.
+    /// The resizer's weights are integers, so that each instruction set may add in an order of its own.
     #[test]
     fn crops_have_the_same_bits_with_every_instruction_set() {
         use fast_image_resize::CpuExtensions;
@@ -207,7 +207,7 @@ mod tests {
                     let image = noise(width, height, 8);
                     let [plain, wide] = [CpuExtensions::None, extensions].map(|extensions| {
                         let mut square = Square::new(side);
-                        // SAFETY: those that the processor lacks were left out.
+                        // SAFETY: extensions that the processor lacks were filtered out.
                         unsafe { square.resizer.set_cpu_extensions(extensions) };
                         let mut out = vec![0; square.bytes()];
                         square.center_crop(&image, &mut out).unwrap();
@@ -226,7 +226,7 @@ mod tests {
 
         for (width, height) in [(64, 48), (61, 97), (17, 9), (300, 200)] {
             let bytes = jpeg(width, height, 9);
-            // The one way to have no intrinsics at all.
+            // The only way to disable all intrinsics.
             let options = DecoderOptions::new_safe();
             let plain = zune_jpeg::JpegDecoder::new_with_options(ZCursor::new(&bytes), options).decode().unwrap();
             assert!(decode(&bytes, ExifOrientation::Ignore).unwrap().as_raw() == &plain, "{width} x {height}");

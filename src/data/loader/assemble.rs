@@ -33,7 +33,7 @@ pub(super) struct Assembler {
     pub queue: Queue,
 }
 
-/// A batch, and what was skipped on the way to it: what is read ahead and never used is not counted.
+/// A batch, and the samples skipped on the way to it. Samples that were read ahead and never used are not counted.
 pub(super) struct Made {
     pub batch: Result<Batch>,
     /// Since the loader was started.

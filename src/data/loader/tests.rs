@@ -186,7 +186,7 @@ fn too_many_broken_samples_stop_after_the_batches_before() {
     assert_eq!(warnings.lines().count(), 4, "each is named once, however often it was visited: {warnings}");
 }
 
-/// Batches that were made ahead and never taken count for nothing.
+/// Batches that were made ahead and never taken are not counted.
 #[test]
 fn counts_do_not_depend_on_what_is_read_ahead() {
     let mut archive = archive(30);

@@ -53,7 +53,7 @@ impl Worker {
         for Job { ticket, visit, mut item } in jobs {
             let result = confined(|| self.make(visit, &mut item));
             if matches!(result, Err(Broken { kind: Kind::Panic, .. })) {
-                // Whatever state the panic left behind is not used again.
+                // The panic may have left it in a bad state.
                 self.square = Square::new(self.config.image_size as u32);
             }
             if done.send(Done { ticket, item, result }).is_err() {

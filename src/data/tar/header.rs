@@ -7,7 +7,7 @@ pub(super) const BLOCK: usize = 512;
 pub(super) struct Header {
     /// With the prefix of POSIX archives.
     pub name: Vec<u8>,
-    /// Bytes of the member, which begin behind the header.
+    /// Bytes of the member, which begin after the header.
     pub size: u64,
     pub kind: u8,
     /// What a link points to.
@@ -18,22 +18,22 @@ pub(super) struct Header {
 
 impl Header {
     /// # Errors
-    /// Says why `block` is no header.
+    /// Says why `block` is not a header.
     pub fn parse(block: &[u8]) -> Result<Self, Cow<'static, str>> {
         if block.len() < BLOCK {
             return Err(format!("its last header is cut after {} of {BLOCK} bytes", block.len()).into());
         }
-        let told = number(&block[148..156]).ok_or("its header has no checksum")?;
+        let stated = number(&block[148..156]).ok_or("its header has no checksum")?;
         let blank = |(at, &byte): (usize, &u8)| if (148..156).contains(&at) { b' ' } else { byte };
-        // Some old writers summed signed bytes.
+        // Some old programs summed signed bytes.
         let unsigned: u64 = block.iter().enumerate().map(|pair| u64::from(blank(pair))).sum();
         let signed: i64 = block.iter().enumerate().map(|pair| i64::from(blank(pair) as i8)).sum();
-        if told != unsigned && told as i64 != signed {
-            return Err(format!("the checksum of its header is {unsigned}, not {told} as the header says").into());
+        if stated != unsigned && stated as i64 != signed {
+            return Err(format!("the checksum of its header is {unsigned}, not {stated} as the header says").into());
         }
         let size = number(&block[124..136]).ok_or("its header has no size")?;
         let (name, prefix) = (text(&block[..100]), text(&block[345..500]));
-        // GNU archives (`ustar  `) keep other things where POSIX ones have the prefix.
+        // GNU archives (`ustar  `) have other fields where POSIX ones have the prefix.
         let posix = &block[257..263] == b"ustar\0" && !prefix.is_empty();
         let name = if posix { [prefix, name].join(&b'/') } else { name.to_owned() };
         let kind = block[156];

@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use super::{Content, Member};
 use crate::data::store::Span;
 
-/// Links that lead to links are followed so far.
+/// Links to links are followed for this many steps.
 const MAX_STEPS: usize = 8;
 
-/// Gives links the bytes of the member that they lead to, if it is in the archive. Of members with the same name the
-/// last one before the link is meant, as when the archive is unpacked, or else the first one after it.
+/// Gives links the bytes of their target, if it is in the archive. Of several members with the target's name, it is the
+/// last one before the link, as when the archive is unpacked, or else the first one after it.
 pub(super) fn resolve(members: &mut [Member]) {
     if !members.iter().any(|member| matches!(member.content, Content::DanglingLink(_))) {
         return;
@@ -40,12 +40,12 @@ pub(super) fn resolve(members: &mut [Member]) {
     }
 }
 
-/// Without the `./` that some writers put first.
+/// The name without the leading `./` that some programs write.
 fn plain(name: &[u8]) -> &[u8] {
     name.strip_prefix(b"./").unwrap_or(name)
 }
 
-/// The path that a symbolic link called `name` means by `target`, from the archive's root.
+/// The path, from the archive's root, of the `target` of a symbolic link called `name`.
 pub(super) fn beside(name: &[u8], target: &[u8]) -> Vec<u8> {
     if target.starts_with(b"/") {
         return target.to_owned();
@@ -55,7 +55,7 @@ pub(super) fn beside(name: &[u8], target: &[u8]) -> Vec<u8> {
     for part in folder.split(|&byte| byte == b'/').chain(target.split(|&byte| byte == b'/')) {
         match part {
             b"" | b"." => {}
-            // Out of the archive, unless there is a folder to leave.
+            // At the root, `..` leaves the archive, and stays in the path.
             b".." if path.last().is_some_and(|last| *last != b"..") => drop(path.pop()),
             part => path.push(part),
         }

@@ -1,10 +1,10 @@
 //! The index of a tar archive: which bytes belong to which member.
 //!
-//! Understood are ustar (POSIX.1-1988, with the name prefix), the `path`, `size` and `linkpath` records of pax headers
-//! (POSIX.1-2001), and GNU long names (types `L`, `K`) and base-256 sizes. Links are followed within the archive.
+//! It reads ustar (POSIX.1-1988, with the name prefix), the `path`, `size` and `linkpath` records of pax headers
+//! (POSIX.1-2001), and GNU long names (types `L`, `K`) and base-256 sizes. Links within the archive are followed.
 //!
-//! The end of an archive is not believed. What stands behind it is looked at (archives are joined with `cat`), and
-//! behind a damaged header the next good one is searched for.
+//! Indexing does not stop at the end mark, since archives are joined with `cat`. After a damaged header it continues at
+//! the next good one.
 
 mod header;
 mod links;
@@ -37,7 +37,7 @@ pub(super) enum Content {
     DanglingLink(Box<[u8]>),
     /// Its last bytes are missing.
     Cut(String),
-    /// It is stored in a way that is not read.
+    /// It is stored in a way that flipk cannot read.
     Unread(&'static str),
 }
 
@@ -46,11 +46,11 @@ pub(super) enum Content {
 pub(super) enum Fault {
     /// Bytes that belong to no member, because something is wrong with the header at their beginning.
     Lost { at: u64, bytes: u64, problem: String, members_before: usize },
-    /// It ends behind a whole member, where the blocks of zeros that mark the end should be.
+    /// It ends after a whole member, without the blocks of zeros that mark the end.
     NoEnd,
-    /// Bytes behind the end mark that are no archive.
-    Behind { bytes: u64 },
-    /// More zeros behind the end mark than a writer of archives makes.
+    /// Bytes after the end mark that are not an archive.
+    Trailing { bytes: u64 },
+    /// More zeros after the end mark than any program pads with.
     Zeros { bytes: u64 },
 }
 
@@ -64,7 +64,7 @@ pub(super) struct Index {
 /// Why there is no index.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// No header of a tar archive was found; why the first block is none.
+    /// No tar header was found; what is wrong with the first block.
     NoArchive(Cow<'static, str>),
     Read(io::Error),
 }
@@ -77,17 +77,17 @@ impl From<io::Error> for Failure {
 
 /// GNU tar pads archives to 10 KiB, tape writers to a MiB at most.
 const PADDING: u64 = 1 << 20;
-/// How far the first header is searched for, if the archive does not begin with one.
+/// How far to search for the first header, if the archive does not begin with one.
 const FIRST_WITHIN: u64 = 64 << 20;
 /// An extension header that is larger is damaged.
 const MAX_EXTENSION: u64 = 1 << 20;
 /// Bytes read at once while searching.
 const SEARCHED: usize = 1 << 20;
 
-/// Indexes an archive. A cut or damaged one gives what is whole, and its [`Fault`]s.
+/// Indexes an archive. Of a truncated or damaged one this gives the intact members, and its [`Fault`]s.
 ///
 /// # Errors
-/// If it is no tar archive or cannot be read.
+/// If it is not a tar archive or cannot be read.
 pub(super) fn index<R: ReadAt + ?Sized>(archive: &R) -> Result<Index, Failure> {
     let mut walk =
         Walk { window: Window::new(archive), end: archive.len(), index: Index::default(), pending: Pending::default() };
@@ -96,13 +96,13 @@ pub(super) fn index<R: ReadAt + ?Sized>(archive: &R) -> Result<Index, Failure> {
     Ok(walk.index)
 }
 
-/// Whether an archive may begin like this: with a header, or with an end mark.
+/// Whether `head` can be the beginning of an archive: a header or an end mark.
 pub(super) fn begins(head: &[u8]) -> bool {
     let block = &head[..head.len().min(BLOCK)];
     Header::parse(block).is_ok() || block.iter().all(|&byte| byte == 0)
 }
 
-/// What extension headers tell of the member that follows them.
+/// What extension headers say about the member after them.
 #[derive(Default)]
 struct Pending {
     name: Option<Vec<u8>>,
@@ -124,15 +124,15 @@ impl<R: ReadAt + ?Sized> Walk<'_, R> {
         while at < self.end {
             let block = self.window.block(at)?;
             if block.iter().all(|&byte| byte == 0) {
-                // Less than a block is the rest of an end mark that is cut.
+                // Less than a block is a truncated end mark.
                 ended = block.len() == BLOCK;
-                match self.behind_end(at)? {
+                match self.after_end(at)? {
                     Some(next) => (at, ended) = (next, false),
                     None => break,
                 }
                 continue;
             }
-            // The last header may be cut behind the name.
+            // The last header may be truncated after the name.
             let name = (block.len() < BLOCK && at > 0).then(|| text(block)).filter(|name| name.len() < block.len());
             if let Some(name) = name.filter(|name| !name.is_empty()) {
                 let name = self.pending.name.take().unwrap_or_else(|| name.to_owned());
@@ -154,7 +154,7 @@ impl<R: ReadAt + ?Sized> Walk<'_, R> {
                 },
                 Err(problem) => problem,
             };
-            // Told by the fault, not by a missing mark.
+            // The fault is reported, not the missing end mark.
             ended = true;
             let next = self.find_header(at + 1, at, u64::MAX)?;
             self.lose(at, next.unwrap_or(self.end), &lost);
@@ -169,7 +169,7 @@ impl<R: ReadAt + ?Sized> Walk<'_, R> {
         Ok(())
     }
 
-    /// Enters the member whose header stands at `at`, and says where the next header is; or what is wrong with it.
+    /// Adds the member whose header is at `at`. Returns where the next header is, or what is wrong with this one.
     fn member(&mut self, header: Header, at: u64) -> io::Result<Result<u64, Cow<'static, str>>> {
         let mut start = at + BLOCK as u64;
         let is_extension = matches!(header.kind, b'L' | b'K' | b'x' | b'g');
@@ -195,7 +195,7 @@ impl<R: ReadAt + ?Sized> Walk<'_, R> {
         let content = match (start.checked_add(size).filter(|&end| end <= self.end), header.kind) {
             (None, _) => {
                 let has = self.end.saturating_sub(start);
-                // A size that is damaged would swallow all that follows.
+                // If another header follows, the size is damaged, and would swallow the rest of the archive.
                 if let Some(next) = self.find_header(start, start, u64::MAX)? {
                     let problem = format!("a member of {size} bytes goes beyond the archive's end");
                     self.lose(at, next, &problem);
@@ -211,18 +211,18 @@ impl<R: ReadAt + ?Sized> Walk<'_, R> {
             (_, b'3'..=b'6') => return Ok(Ok(start)),
             (_, b'S') => Content::Unread("it is stored as a sparse file"),
             (_, _) if pending.sparse => Content::Unread("it is stored as a sparse file"),
-            // What POSIX does not know is a regular file; these of GNU tar are none.
+            // POSIX reads unknown types as regular files; these types of GNU tar are not files.
             (Some(_), b'V' | b'M' | b'D' | b'N') => return Ok(Ok(start + padded(size))),
             (Some(_), _) => match NonZeroU64::new(start) {
                 Some(start) => Content::Data(Span { start, len: size }),
                 None => return Ok(Ok(start)),
             },
         };
-        // Old archives mark folders by a final slash.
+        // Old archives mark folders by a trailing slash.
         if !name.ends_with(b"/") {
             self.index.members.push(Member { name, content });
         }
-        // A member that is cut has no end.
+        // A truncated member ends with the archive.
         Ok(Ok(start.saturating_add(padded(size.min(self.end)))))
     }
 
@@ -253,8 +253,8 @@ impl<R: ReadAt + ?Sized> Walk<'_, R> {
         Ok(())
     }
 
-    /// Looks behind the end mark at `mark`: where a joined archive begins, if one does.
-    fn behind_end(&mut self, mark: u64) -> io::Result<Option<u64>> {
+    /// Looks past the end mark at `mark`. Returns where a joined archive begins, if there is one.
+    fn after_end(&mut self, mark: u64) -> io::Result<Option<u64>> {
         self.pending = Pending::default();
         let mut buffer = vec![0; SEARCHED];
         let mut at = mark;
@@ -275,10 +275,10 @@ impl<R: ReadAt + ?Sized> Walk<'_, R> {
         Ok(None)
     }
 
-    /// Where an archive begins whose first byte should be at `found`, behind zeros from `mark` on.
+    /// Where the next archive begins. `found` is the first byte that is not 0, after zeros from `mark` on.
     fn joined(&mut self, mark: u64, found: u64) -> io::Result<Option<u64>> {
         let block = found - (found - mark) % BLOCK as u64;
-        // So many zeros are a hole in the archive and not its end.
+        // So many zeros are a hole in the archive, not its end.
         let is_hole = found - mark > PADDING;
         let mut next = None;
         for place in [block, found] {
@@ -294,7 +294,7 @@ impl<R: ReadAt + ?Sized> Walk<'_, R> {
         match next {
             Some(next) if is_hole || !follows => self.lose(mark, next, "there are zeros where a header should be"),
             Some(_) => {}
-            None => self.index.faults.push(Fault::Behind { bytes: self.end - found }),
+            None => self.index.faults.push(Fault::Trailing { bytes: self.end - found }),
         }
         Ok(next)
     }
@@ -341,7 +341,7 @@ fn padded(size: u64) -> u64 {
     size.next_multiple_of(BLOCK as u64)
 }
 
-/// A view of a few blocks: small members, their headers and the header that follows come with one read.
+/// A buffer of a few blocks, so that a small member comes with its header and the next one in a single read.
 struct Window<'a, R: ?Sized> {
     from: &'a R,
     at: u64,
@@ -356,7 +356,7 @@ impl<'a, R: ReadAt + ?Sized> Window<'a, R> {
         Self { from, at: 0, buffer: vec![0; WINDOW], filled: 0 }
     }
 
-    /// The block at `at`, which is shorter at the end.
+    /// The block at `at`; shorter at the end of the archive.
     fn block(&mut self, at: u64) -> io::Result<&[u8]> {
         let wanted = (self.from.len().saturating_sub(at)).min(BLOCK as u64);
         if at < self.at || at + wanted > self.at + self.filled as u64 {

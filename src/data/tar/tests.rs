@@ -132,7 +132,7 @@ fn base_256_sizes_are_read() {
     patch(&mut bytes, 124, &[0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5]);
     assert_eq!(members(&bytes)[0].1, b"12345");
     patch(&mut bytes, 124, &[0xFF; 12]);
-    // A size of 2^95 is no size; the next member is found all the same.
+    // A size of 2^95 is refused; the next member is found all the same.
     let found = indexed(&bytes);
     assert!(found.members.len() == 1 && found.members[0].name == b"b", "{found:?}");
     assert!(matches!(found.faults[..], [Fault::Lost { at: 0, bytes: 1024, .. }]), "{found:?}");
@@ -157,7 +157,7 @@ fn a_cut_archive_gives_what_is_whole() {
         assert_eq!(names(true), expected, "{length}");
         let cut: &[&[u8]] = match length {
             _ if length < BLOCK + 700 => &[b"a"],
-            // From the byte behind its name on.
+            // From the byte after its name on.
             _ if length >= second + 2 && length < end => &[b"b"],
             _ => &[],
         };
@@ -178,7 +178,7 @@ fn what_is_no_archive_is_refused() {
 }
 
 #[test]
-fn behind_a_damaged_header_the_index_goes_on() {
+fn the_index_continues_after_a_damaged_header() {
     let whole = archive(&[("a", b"a"), ("b", b"b"), ("c", &[3; 600]), ("d", b"d"), ("e", b"e")]);
     let names = |bytes: &[u8]| -> Vec<Vec<u8>> { indexed(bytes).members.into_iter().map(|m| m.name).collect() };
     let mut bytes = whole.clone();
@@ -192,7 +192,7 @@ fn behind_a_damaged_header_the_index_goes_on() {
     let mut bytes = whole.clone();
     bytes[..BLOCK].fill(7);
     assert_eq!(names(&bytes), [b"b", b"c", b"d", b"e"]);
-    // Bytes that were put in or left out, so that the rest stands between the steps of a block.
+    // Bytes that were inserted or left out, so that the rest is not on multiples of a block.
     let mut bytes = whole.clone();
     bytes.splice(3 * BLOCK..3 * BLOCK, [9; 77]);
     assert_eq!(names(&bytes), [b"a", b"b", b"c", b"d", b"e"]);
@@ -203,7 +203,7 @@ fn behind_a_damaged_header_the_index_goes_on() {
     assert_eq!(names(&bytes), [b"a", b"b", b"c", b"e"]);
 }
 
-/// A good header is found wherever it stands, also across the borders of what is read at once.
+/// A good header is found wherever it is, also across the boundaries of what is read at once.
 #[test]
 fn headers_are_found_across_the_borders_of_a_search() {
     let tail = archive(&[("z", b"z")]);

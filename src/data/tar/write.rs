@@ -2,13 +2,13 @@
 
 use super::header::BLOCK;
 
-/// Appends one member to `archive` (ustar; with a GNU long name where 100 bytes do not hold the name).
+/// Appends one member to `archive`, as ustar, with a GNU long name if the name has more than 100 bytes.
 /// Two zero blocks ([`finish`]) end the archive.
 pub fn append(archive: &mut Vec<u8>, name: &str, data: &[u8]) {
     append_bytes(archive, name.as_bytes(), data);
 }
 
-/// The same for a name that need not be UTF-8.
+/// As [`append`], for a name that need not be UTF-8.
 pub fn append_bytes(archive: &mut Vec<u8>, name: &[u8], data: &[u8]) {
     if name.len() > 100 {
         append_block(archive, b"././@LongLink", b'L', b"", &[name, &[0]].concat());

@@ -1,4 +1,4 @@
-//! BERT's `vocab.txt`, and whether it is a cased one: the file does not say.
+//! BERT's `vocab.txt`. Whether it is a cased one has to be guessed from its tokens.
 
 use tokenizers::{
     Tokenizer, models::wordpiece::WordPiece, normalizers::BertNormalizer, pre_tokenizers::bert::BertPreTokenizer,
@@ -11,12 +11,12 @@ use crate::data::text;
 /// Reads a `vocab.txt`: one WordPiece per line, whose number is that of its line, from 0. Also says why text is
 /// lower-cased or not.
 pub(super) fn read(vocab: &str, lower_case: Option<bool>) -> tokenizers::Result<(Tokenizer, String)> {
-    // The crate's own reader takes white space off the ends of tokens, which leaves nothing of some.
+    // The crate's own reader trims tokens, which leaves nothing of those that are white space.
     let mut numbers = WordPiece::read_bytes(&[])?;
     let mut evidence = Evidence::default();
     for (number, line) in text::lines(vocab).enumerate() {
         let token = line.trim_end_matches([' ', '\t']);
-        // A blank line keeps its number and is no token.
+        // A blank line counts, but is not a token.
         if !token.is_empty() {
             evidence.add(token);
             numbers.insert(token.to_owned(), number as u32);
@@ -25,7 +25,7 @@ pub(super) fn read(vocab: &str, lower_case: Option<bool>) -> tokenizers::Result<
     let model = WordPiece::builder().vocab(numbers).build()?;
     let mut tokenizer = Tokenizer::new(model);
     let lower = lower_case.unwrap_or(!evidence.is_cased());
-    // BERT strips accents where it lower-cases, but for the languages whose vocabularies kept them.
+    // BERT strips accents if it lower-cases. Vocabularies of some languages kept the accents.
     let strip_accents = (lower && evidence.is_accented()).then_some(false);
     tokenizer.with_normalizer(Some(BertNormalizer::new(true, true, strip_accents, lower)));
     tokenizer.with_pre_tokenizer(Some(BertPreTokenizer));
@@ -35,14 +35,14 @@ pub(super) fn read(vocab: &str, lower_case: Option<bool>) -> tokenizers::Result<
     }
 }
 
-/// What the tokens say about the text that the vocabulary was made from.
+/// What the tokens say about the text that the vocabulary was built from.
 #[derive(Debug, Default, PartialEq)]
 struct Evidence {
     /// Tokens that are neither special nor unused.
     words: usize,
-    /// Those that no lower-cased text has.
+    /// Words that do not occur in lower-cased text.
     capitals: usize,
-    /// Those that no text without accents has.
+    /// Words that do not occur in text without accents.
     accents: usize,
 }
 
@@ -59,18 +59,18 @@ impl Evidence {
         if !word.is_ascii() {
             let no_mark = |letter: &char| letter.general_category() != GeneralCategory::NonspacingMark;
             let bare: String = word.nfd().filter(no_mark).collect();
-            // A mark alone, such as an emoji's variation selector, is no accented letter.
+            // A mark alone, such as an emoji's variation selector, is not an accent.
             self.accents += usize::from(!bare.is_empty() && bare != word);
         }
     }
 
     /// More than 1 % of the words. A vocabulary of cased text has capitals in a third of its tokens; one of lower-cased
-    /// text may have a few that were put in by hand.
+    /// text may have a few that were added by hand.
     fn is_cased(&self) -> bool {
         self.capitals * 100 > self.words
     }
 
-    /// More than 3 % of the words: of those of German, French, Korean and so on it is a tenth and more.
+    /// More than 3 % of the words. In German, French, Korean and so on it is a tenth or more.
     fn is_accented(&self) -> bool {
         self.accents * 100 > 3 * self.words
     }
@@ -86,8 +86,8 @@ impl Evidence {
     }
 }
 
-/// A letter that lower-casing changes. Signs such as `ℝ` count as upper case in Unicode and stay as they are; Roman
-/// numerals and circled letters are numbers and signs.
+/// A letter that lower-casing changes. Symbols such as `ℝ` are upper case in Unicode, but lower-casing keeps them; Roman
+/// numerals and circled letters are numbers and symbols.
 fn is_capital(letter: char) -> bool {
     use GeneralCategory::{TitlecaseLetter, UppercaseLetter};
     matches!(letter.general_category(), UppercaseLetter | TitlecaseLetter) && !letter.to_lowercase().eq([letter])
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn signs_and_special_tokens_are_no_capitals() {
+    fn symbols_and_special_tokens_are_not_capitals() {
         let tokens =
             ["[PAD]", "[UNK]", "[unused0]", "<S>", "</S>", "[ENT]", "ℝ", "##ℝ", "Ⅱ", "ℂ", "𝐀", "Ⓐ", "[", "##", "<"];
         assert_eq!(evidence(&tokens), Evidence { words: 9, capitals: 0, accents: 0 });
@@ -126,14 +126,14 @@ mod tests {
     }
 
     #[test]
-    fn case_is_judged_by_how_many_tokens_have_it() {
+    fn case_is_judged_by_how_many_tokens_have_capitals() {
         let words: Vec<String> = (0..200).map(|number| format!("word{number}")).collect();
         let with = |more: &[&'static str]| -> Vec<&str> {
             words.iter().map(String::as_str).chain(more.iter().copied()).collect()
         };
         assert_eq!(lower_and_strip(&with(&[]), None), (true, true));
         assert_eq!(lower_and_strip(&with(&["ℝ", "##ℝ", "Ⅱ"]), None), (true, true));
-        // A token or two that somebody put into an uncased vocabulary.
+        // A token or two that were added to an uncased vocabulary.
         assert_eq!(lower_and_strip(&with(&["COVID", "café"]), None), (true, true));
         assert_eq!(lower_and_strip(&with(&["Paris", "London", "##A"]), None), (false, false));
         // German and Spanish vocabularies are lower-cased and keep their accents.
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_keep_their_numbers_whatever_ends_them() {
+    fn lines_keep_their_numbers_whatever_the_line_ending() {
         for vocab in
             ["[PAD]\n[UNK]\n\n\u{2028}\n\u{A0}x\nb \n", "[PAD]\r\n[UNK]\r\n\r\n\u{2028}\r\n\u{A0}x\r\nb\r\n\r\n"]
         {

@@ -1,4 +1,4 @@
-//! Words to token numbers, by the `tokenizers` crate.
+//! Text to token numbers, with the `tokenizers` crate.
 
 mod bert;
 
@@ -11,12 +11,12 @@ use tokenizers::{
 
 use super::{Error, Result, embedded, text};
 
-/// What a user may say about a tokenizer; the file decides the rest.
+/// Options for a tokenizer; `None` leaves the choice to the file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TokenizerOptions {
     /// Whether text is lower-cased.
     pub lower_case: Option<bool>,
-    /// The token that fills up short texts.
+    /// The padding token.
     pub pad_token: Option<String>,
 }
 
@@ -27,24 +27,24 @@ pub struct Tokenizer {
     pad: i32,
     unknown: Option<u32>,
     vocab_size: usize,
-    /// Why case is kept or not, and why this token pads, where the file does not say it.
+    /// Why case is kept or not, and why this is the padding token, if the file does not say so.
     reasons: [Option<String>; 2],
 }
 
-/// Tokens made for padding.
+/// Names of padding tokens.
 const PADDING: &[&str] = &["[PAD]", "<pad>", "<|pad|>", "<PAD>"];
-/// Tokens that end a text and pad where there is none of [`PADDING`], as Transformers does with CLIP's.
+/// End tokens, which pad if there is none of [`PADDING`], as in Transformers' CLIP tokenizer.
 const ENDS: &[&str] = &["<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>", "<|im_end|>"];
-/// Bytes of a text that are tokenised at most. Token numbers beyond the context are dropped, and a text this long fills
-/// any; a member of some megabytes would take seconds at each visit.
+/// Bytes of a text that are tokenised at most. A text this long fills any context, and the rest would be dropped; a
+/// member of some megabytes would take seconds at each visit.
 const LONGEST: usize = 1 << 16;
 
 impl Tokenizer {
     /// Reads a `tokenizer.json`, or a BERT `vocab.txt`: one WordPiece per line, lower-cased unless more than 1 % of
-    /// its tokens have capitals. A folder stands for the file of either name in it.
+    /// its tokens have capitals. In a folder, the file of either name is read.
     ///
     /// # Errors
-    /// A file that cannot be read or is neither; a padding token that is not in it; no token to pad with.
+    /// A file that cannot be read or is neither; a padding token that is not in it; no padding token.
     pub fn open(path: &Path, options: &TokenizerOptions) -> Result<Self> {
         let name = path.display().to_string();
         if path.is_dir() {
@@ -57,7 +57,7 @@ impl Tokenizer {
         Self::read(&bytes, &name, options)
     }
 
-    /// As [`Self::open`], the file deciding everything.
+    /// As [`Self::open`], with the default options.
     ///
     /// # Errors
     /// See [`Self::open`].
@@ -73,7 +73,7 @@ impl Tokenizer {
         Self::read(embedded::TOKENIZER, "embedded:tokenizer", options)
     }
 
-    /// As [`Self::read`], the file deciding everything.
+    /// As [`Self::read`], with the default options.
     ///
     /// # Errors
     /// See [`Self::open`].
@@ -105,10 +105,10 @@ impl Tokenizer {
             }
         };
         let (pad, pads) = padding(&inner, options.pad_token.as_deref()).map_err(error)?;
-        // Padding and truncation are ours: a file's settings know nothing of the context length.
+        // Padding and truncation are done by `encode`, to the model's context.
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|why| error(why.to_string()))?;
-        // One more than the highest number: numbers may have gaps, the embedding table may not.
+        // One more than the highest number: unlike the table, the numbers may have gaps.
         let vocab_size = inner.get_vocab(true).into_values().max().map_or(0, |highest| highest as usize + 1);
         let unknown = unknown(&inner).and_then(|token| inner.token_to_id(&token));
         Ok(Self { inner: Arc::new(inner), pad: pad as i32, unknown, vocab_size, reasons: [case, pads] })
@@ -142,12 +142,12 @@ impl Tokenizer {
         Arc::ptr_eq(&self.inner, &other.inner) || self.inner.get_vocab(true) == other.inner.get_vocab(true)
     }
 
-    /// The token number that fills up short texts.
+    /// The number of the padding token.
     pub fn pad(&self) -> i32 {
         self.pad
     }
 
-    /// What was decided, in a line: size, case, accents, padding, unknown words.
+    /// Size, case, accents, padding and unknown words, in one line.
     pub fn describe(&self) -> String {
         let [case, pads] =
             self.reasons.each_ref().map(|reason| reason.as_ref().map_or(String::new(), |why| format!(" ({why})")));
@@ -170,14 +170,14 @@ impl Tokenizer {
         !self.normalised("A").contains('A')
     }
 
-    /// A text as it is before it is split into tokens, in composed form.
+    /// A text as it is before it is split into tokens, but in composed form.
     fn normalised(&self, text: &str) -> String {
         let mut normalised = NormalizedString::from(text);
         let done = self.inner.get_normalizer().map_or(Ok(()), |normalizer| normalizer.normalize(&mut normalised));
         if done.is_ok() { text::compose(normalised.get()).into_owned() } else { text.to_owned() }
     }
 
-    /// How many tokens `text` has, uncut, and the words of those that are unknown.
+    /// How many tokens `text` has, whatever the context, and the unknown words.
     ///
     /// # Errors
     /// As [`Self::encode`].
@@ -212,7 +212,7 @@ impl Tokenizer {
     /// If it cannot be written as JSON.
     pub fn to_json(&self) -> Result<String> {
         let failed = |why: tokenizers::Error| Error::Tokenizer { name: "to JSON".to_owned(), problem: why.to_string() };
-        // The padding token travels along, whatever it is called.
+        // Keeps the padding token, whatever its name.
         let mut inner = (*self.inner).clone();
         let token = inner.id_to_token(self.pad as u32).unwrap_or_default();
         let padding = tokenizers::PaddingParams { pad_id: self.pad as u32, pad_token: token, ..Default::default() };
@@ -221,7 +221,7 @@ impl Tokenizer {
     }
 }
 
-/// At most the first `bytes` of a text, whole letters.
+/// At most the first `bytes` of a text, up to the end of a character.
 fn head(text: &str, bytes: usize) -> &str {
     let end = (0..=bytes.min(text.len())).rev().find(|&end| text.is_char_boundary(end));
     &text[..end.unwrap_or_default()]
@@ -233,7 +233,7 @@ fn refused(text: &str, why: &tokenizers::Error) -> Error {
     Error::Tokenizer { name: format!("on {shown:?}"), problem: why.to_string() }
 }
 
-/// The number of the token to pad with, and why it is that one if the file does not say.
+/// The number of the padding token, and why it is that one, if the file does not say so.
 fn padding(inner: &tokenizers::Tokenizer, asked: Option<&str>) -> std::result::Result<(u32, Option<String>), String> {
     if let Some(token) = asked {
         let number = inner.token_to_id(token).ok_or_else(|| format!("it has no token {token:?} (--pad-token)"))?;
@@ -244,7 +244,7 @@ fn padding(inner: &tokenizers::Tokenizer, asked: Option<&str>) -> std::result::R
         return match inner.id_to_token(padding.pad_id) {
             Some(_) => Ok((padding.pad_id, None)),
             None => Err(format!(
-                "it pads with the token number {}, which it does not have; name the token to pad with by --pad-token",
+                "its padding token has the number {}, and no token has that number; name another with --pad-token",
                 padding.pad_id
             )),
         };
@@ -257,13 +257,13 @@ fn padding(inner: &tokenizers::Tokenizer, asked: Option<&str>) -> std::result::R
     }
 }
 
-/// The token of unknown words, if the model has one.
+/// The token for unknown words, if the model has one.
 fn unknown(inner: &tokenizers::Tokenizer) -> Option<String> {
     match inner.get_model() {
         ModelWrapper::WordPiece(model) => Some(model.unk_token.clone()),
         ModelWrapper::WordLevel(model) => Some(model.unk_token.clone()),
         ModelWrapper::BPE(model) => model.unk_token.clone(),
-        // Its own field is private; the name is the same in every file.
+        // The field is private; the name is the same in every file.
         ModelWrapper::Unigram(_) => Some("<unk>".to_owned()),
     }
 }
@@ -290,7 +290,7 @@ fn set_case(normalizer: Option<NormalizerWrapper>, lower: bool) -> Option<Normal
                 bert.lowercase = true;
                 true
             }
-            // Of several, the first that can.
+            // Only the first that can.
             NormalizerWrapper::Sequence(sequence) => sequence.as_mut().iter_mut().any(lowers),
             _ => false,
         }
@@ -347,7 +347,7 @@ mod tests {
         }
     }
 
-    /// CLIP's: pairs of bytes are left out here, its tokens and settings are as in the file of the original.
+    /// CLIP's `tokenizer.json` with its settings and without its merges.
     fn clip(more: &[&str]) -> String {
         let mut vocab: Vec<String> = ('!'..='~').map(String::from).collect();
         vocab.extend(('!'..='~').map(|letter| format!("{letter}</w>")));
@@ -367,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tokenizer_without_a_padding_token_pads_with_its_end_or_what_it_is_told() {
+    fn a_tokenizer_without_a_padding_token_pads_with_its_end_token_or_pad_token() {
         let read = |json: &str, pad_token: Option<&str>| {
             let options = TokenizerOptions { pad_token: pad_token.map(str::to_owned), ..TokenizerOptions::default() };
             Tokenizer::read(json.as_bytes(), "tokenizer.json", &options)
@@ -382,7 +382,7 @@ mod tests {
         assert_eq!((zero.pad(), encode(&zero, "Hi", 3)), (0, vec![71, 166, 0]));
         assert_eq!(read(&clip(&["<pad>"]), None).unwrap().pad(), 190);
         assert!(read(&clip(&[]), Some("[PAD]")).unwrap_err().to_string().contains("no token \"[PAD]\" (--pad-token)"));
-        // What was chosen travels with the file.
+        // The choice is kept in the file.
         let again = Tokenizer::from_bytes(format!("\u{FEFF}{}", zero.to_json().unwrap()).as_bytes(), "again").unwrap();
         assert_eq!(again.pad(), 0);
     }
@@ -393,13 +393,13 @@ mod tests {
         let beyond = whole.replace("\"pad_id\":0", "\"pad_id\":12");
         assert_ne!(beyond, whole);
         let error = Tokenizer::from_bytes(beyond.as_bytes(), "tokenizer.json").unwrap_err().to_string();
-        assert!(error.contains("the token number 12") && error.contains("--pad-token"), "{error}");
+        assert!(error.contains("has the number 12") && error.contains("--pad-token"), "{error}");
         let options = TokenizerOptions { pad_token: Some("[PAD]".to_owned()), ..TokenizerOptions::default() };
         assert_eq!(Tokenizer::read(beyond.as_bytes(), "tokenizer.json", &options).unwrap().pad(), 0);
     }
 
     #[test]
-    fn case_can_be_told_whatever_the_file() {
+    fn lower_case_overrides_the_file() {
         let read = |bytes: &str, lower_case| {
             let options = TokenizerOptions { lower_case: Some(lower_case), ..TokenizerOptions::default() };
             Tokenizer::read(bytes.as_bytes(), "file", &options).unwrap()
@@ -411,7 +411,7 @@ mod tests {
         let bert = read(VOCAB, true).to_json().unwrap();
         assert_eq!(encode(&read(&bert, false), "A a", 2), [1, 4]);
         for lower in [true, false] {
-            // Saying again what a file says changes nothing.
+            // An option that agrees with the file changes nothing.
             let json = read(&bert, lower).to_json().unwrap();
             assert_eq!(read(&json, lower).to_json().unwrap(), json);
         }
@@ -424,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn marks_and_line_ends_of_editors_change_no_token() {
+    fn byte_order_marks_and_line_endings_change_no_token() {
         let plain = Tokenizer::from_bytes(VOCAB.as_bytes(), "vocab.txt").unwrap();
         for text in [
             format!("\u{FEFF}{VOCAB}"),
@@ -439,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_stands_for_the_tokenizer_in_it() {
+    fn in_a_folder_the_tokenizer_is_found_by_name() {
         let folder = tempfile::tempdir().unwrap();
         let error = Tokenizer::from_file(folder.path()).unwrap_err().to_string();
         assert!(error.contains("a folder without a tokenizer.json or vocab.txt"), "{error}");
@@ -455,7 +455,7 @@ mod tests {
         assert!(error.contains("12 tokens") && error.contains("11 rows"), "{error}");
     }
 
-    /// A member of megabytes costs no seconds.
+    /// A member of megabytes must not take seconds.
     #[test]
     fn a_huge_text_has_the_tokens_of_its_beginning() {
         let tokenizer = Tokenizer::from_bytes(VOCAB.as_bytes(), "vocab.txt").unwrap();
@@ -472,7 +472,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_tokenizer_is_refused() {
+    fn files_that_are_not_tokenizers_are_refused() {
         let error = |bytes: &[u8]| Tokenizer::from_bytes(bytes, "file").unwrap_err().to_string();
         assert!(error(b"{\"no\": 1}").contains("tokenizer.json"));
         assert!(error(b"[UNK]\na\n").contains("[PAD]"));

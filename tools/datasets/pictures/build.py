@@ -1,7 +1,7 @@
 """Small image files of every kind, and the pixels that Pillow reads from them. Usage: build.py OUT
 
-OUT/FILES are the images, OUT/expected.json says what becomes of each, OUT/expected.rgb.gz holds their pixels (RGB8, one image
-behind the other in the order of expected.json). The same Pillow gives the same bytes.
+Writes the images to OUT, what flipk must read from each to OUT/expected.json, and their pixels to OUT/expected.rgb.gz (RGB8, one
+image after the other in the order of expected.json). The same Pillow gives the same bytes.
 """
 
 import gzip
@@ -17,9 +17,9 @@ import PIL
 from PIL import Image, ImageDraw, ImageOps, features
 
 WIDTH, HEIGHT = 32, 24
-# Decoders of lossy formats differ in how they round and in how they stretch colour that was stored at half size.
+# Largest and mean difference of a channel. Decoders of lossy formats differ in rounding and in chroma upsampling.
 EXACT, ROUNDED, LOSSY, SUBSAMPLED = (0, 0), (2, 0.6), (4, 1.0), (24, 2.5)
-# Where flipk does on purpose otherwise than Pillow: it refuses what Pillow reads, or the other way round.
+# Where flipk differs from Pillow on purpose: it refuses what Pillow reads, or the other way round.
 OTHERWISE = {
     "jpeg-no-end-zeros-behind.jpg": "zeros in place of the end are a cut file that was padded",
     "jpeg-bytes-before.jpg": "a few bytes before the start do no harm",
@@ -29,7 +29,7 @@ OTHERWISE = {
 
 
 def picture(width: int = WIDTH, height: int = HEIGHT, seed: int = 1) -> Image.Image:
-    """Slopes of colour, shapes with edges, and a little noise."""
+    """Colour gradients, shapes with edges, and a little noise."""
     rng = random.Random(seed)
     image = Image.new("RGB", (width, height))
     pixels = image.load()
@@ -65,7 +65,7 @@ def segment(code: int, content: bytes) -> bytes:
 
 
 def inserted(jpeg: bytes, *segments: bytes) -> bytes:
-    """Behind the start mark."""
+    """`jpeg` with segments after its start marker."""
     return jpeg[:2] + b"".join(segments) + jpeg[2:]
 
 
@@ -141,7 +141,7 @@ def pngs():
     palette = bytes(random.Random(9).getrandbits(8) for _ in range(768))
     for colour, name, depths in ((0, "grey", (1, 2, 4, 8, 16)), (2, "rgb", (8, 16)), (4, "grey-alpha", (8, 16)), (6, "rgba", (8, 16))):
         for depth in depths:
-            # Pillow keeps the upper half of 16 bits, flipk rounds; on white it is the half that is blended.
+            # Of 16 bits, Pillow keeps the upper 8 and flipk rounds.
             tolerance = EXACT if depth < 16 and colour < 4 else ROUNDED
             yield f"png-{name}-{depth}.png", png(13, 11, depth, colour), tolerance
             yield f"png-{name}-{depth}-interlaced.png", png(13, 11, depth, colour, True), tolerance
@@ -191,8 +191,8 @@ def gifs():
     yield "gif-no-trailer.gif", good[:-1], EXACT
     yield "gif-zeros-behind.gif", good + bytes(100), EXACT
     yield "gif-cut.gif", good[: len(good) // 2], EXACT
-    # A frame that covers a part of the picture only; the rest shows nothing. (Pillow paints it in the background's colour if
-    # the frame has no transparency; browsers and flipk do not.)
+    # A frame that covers only a part of the image; the rest is transparent. (If the frame has no transparency, Pillow fills the
+    # rest with the background colour; browsers and flipk do not.)
     clear = saved(image, "GIF", transparency=image.getpixel((0, 0)))
     large = clear[:6] + struct.pack("<HH", WIDTH + 6, HEIGHT + 4) + clear[10:]
     yield "gif-small-frame.gif", large, EXACT
@@ -249,7 +249,7 @@ def tiffs():
 
 
 def others():
-    """Files that are told what they are; Pillow reads some of them."""
+    """Files that flipk refuses, and names in its message; Pillow reads some of them."""
     image = picture()
     if features.check("avif"):
         yield "avif.jpg", saved(image, "AVIF"), "AVIF"
@@ -262,13 +262,13 @@ def others():
     yield "svg.png", b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>', "SVG"
     yield "page.jpg", b"<!DOCTYPE html>\n<html><title>404 Not Found</title></html>", "an HTML page"
     yield "answer.jpg", b'{"error": "not found"}\n', "a text file"
-    yield "film.jpg", b"\0\0\0\x18ftypisom\0\0\0\0isommp42" + bytes(64), "an MP4 film"
+    yield "film.jpg", b"\0\0\0\x18ftypisom\0\0\0\0isommp42" + bytes(64), "an MP4 video"
     yield "zeros.jpg", bytes(512), "zero bytes only"
     yield "empty.jpg", b"", "it is empty"
 
 
 def pixels(data: bytes, upright: bool) -> Image.Image | None:
-    """What Pillow reads, with transparency laid on white, or None where it refuses."""
+    """What Pillow reads, blended with white, or None if it refuses."""
     try:
         image = Image.open(io.BytesIO(data))
         image.load()
@@ -310,9 +310,9 @@ def main() -> None:
     for file, data, said in others():
         (out / file).write_bytes(data)
         entries.append({"file": file, "upright": False, "pillow_reads": pixels(data, False) is not None, "said": said})
-    made = {"made_with": f"Pillow {PIL.__version__}, libjpeg-turbo {features.version('libjpeg_turbo')}"}
+    made_with = f"Pillow {PIL.__version__}, libjpeg-turbo {features.version('libjpeg_turbo')}"
     lines = ",\n".join(f"  {json.dumps(entry)}" for entry in entries)
-    (out / "expected.json").write_text(f"{{\"made_with\": {json.dumps(made['made_with'])}, \"images\": [\n{lines}\n]}}\n")
+    (out / "expected.json").write_text(f"{{\"made_with\": {json.dumps(made_with)}, \"images\": [\n{lines}\n]}}\n")
     (out / "expected.rgb.gz").write_bytes(gzip.compress(rgb, 9, mtime=0))
     print(f"{len(entries)} expectations, {sum(path.stat().st_size for path in out.iterdir())} bytes in {out}")
 
