@@ -23,6 +23,9 @@ pub struct Survey {
     unknown: u64,
     /// How often each unknown word occurs.
     unknown_words: BTreeMap<String, u64>,
+    /// Captions of which the tokenizer knows nothing at all, and the first of them.
+    empty: u64,
+    first_empty: Option<String>,
     /// Captions with more tokens than the context.
     cut: u64,
     context: usize,
@@ -70,6 +73,10 @@ impl Survey {
                 survey.tokens += *tokens as u64;
                 survey.lengths.push(*tokens);
                 survey.cut += u64::from(*tokens > context);
+                if *tokens == 0 {
+                    survey.empty += 1;
+                    survey.first_empty.get_or_insert_with(|| format!("{text:?} of {}", dataset.name(*sample)));
+                }
                 survey.unknown += unknown.len() as u64;
                 survey.capitals |= text.chars().any(char::is_uppercase);
                 for word in unknown {
@@ -116,6 +123,13 @@ impl Survey {
                 "warning: {} of the captions' tokens are unknown to the tokenizer, such as {}; {advice}",
                 percent(self.unknown, self.tokens),
                 words.join(", "),
+            ));
+        }
+        if let Some(first) = &self.first_empty {
+            warnings.push(format!(
+                "warning: {} of {} captions have no token at all, such as {first}: the tokenizer drops what it does not \
+                 know, and such images are trained on padding alone; is it the right tokenizer for this language?",
+                self.empty, self.captions
             ));
         }
         if self.cut as f64 > TOO_MANY * self.captions as f64 {
@@ -217,6 +231,21 @@ mod tests {
         assert!(warnings.contains("\"A\"") && warnings.contains("--lower-case yes"), "{warnings}");
         let warnings = survey(&[&record("zebra")], cased, 4).warnings(true).concat();
         assert!(warnings.contains("right vocabulary"), "{warnings}");
+    }
+
+    /// A BPE model without a token for what it does not know drops it.
+    #[test]
+    fn captions_without_any_token_are_told() {
+        let bpe = br#"{"version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+            "pre_tokenizer": {"type": "Whitespace"}, "post_processor": null, "decoder": null,
+            "model": {"type": "BPE", "vocab": {"[PAD]": 0, "a": 1}, "merges": []}}"#;
+        let warnings = |captions: &[&str]| {
+            let records: Vec<String> = captions.iter().map(|caption| record(caption)).collect();
+            survey(&records.iter().map(String::as_str).collect::<Vec<_>>(), bpe, 4).warnings(true).concat()
+        };
+        let told = warnings(&["a", "zzz", "\u{732b}"]);
+        assert!(told.contains("2 of 3 captions have no token at all, such as \"zzz\""), "{told}");
+        assert_eq!(warnings(&["a", "a zebra"]), "");
     }
 
     #[test]

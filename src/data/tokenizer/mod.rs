@@ -1,11 +1,12 @@
 //! Text to token numbers, with the `tokenizers` crate.
 
 mod bert;
+mod misfit;
 
 use std::{path::Path, str::FromStr, sync::Arc};
 
 use tokenizers::{
-    ModelWrapper, NormalizedString, Normalizer, NormalizerWrapper,
+    Model, ModelWrapper, NormalizedString, Normalizer, NormalizerWrapper,
     normalizers::{Lowercase, Sequence},
 };
 
@@ -38,6 +39,8 @@ const ENDS: &[&str] = &["<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>", "<|
 /// Bytes of a text that are tokenised at most. A text this long fills any context, and the rest would be dropped; a
 /// member of some megabytes would take seconds at each visit.
 const LONGEST: usize = 1 << 16;
+/// Token numbers are below this: sixteen times as many as the largest vocabularies in use have.
+const MAX_TOKENS: u32 = 1 << 22;
 
 impl Tokenizer {
     /// Reads a `tokenizer.json`, or a BERT `vocab.txt`: one WordPiece per line, lower-cased unless more than 1 % of
@@ -53,7 +56,14 @@ impl Tokenizer {
             let problem = "it is a folder without a tokenizer.json or vocab.txt; name the file".to_owned();
             return Self::open(&file.ok_or(Error::Tokenizer { name, problem })?, options);
         }
-        let bytes = std::fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+        let bytes = std::fs::read(path).map_err(|source| match source.kind() {
+            std::io::ErrorKind::NotFound if path.is_relative() && path.components().count() < 3 => {
+                let problem = "there is no such file; tokenizers are not fetched by name: download the tokenizer.json, \
+                               or the vocab.txt of a BERT model";
+                Error::Tokenizer { name: name.clone(), problem: problem.to_owned() }
+            }
+            _ => Error::Read { path: path.to_owned(), source },
+        })?;
         Self::read(&bytes, &name, options)
     }
 
@@ -87,11 +97,15 @@ impl Tokenizer {
     /// See [`Self::open`].
     pub fn read(bytes: &[u8], name: &str, options: &TokenizerOptions) -> Result<Self> {
         let error = |problem: String| Error::Tokenizer { name: name.to_owned(), problem };
+        if let Some(problem) = misfit::of_bytes(bytes) {
+            return Err(error(problem));
+        }
         let text = text::decode(bytes).map_err(error)?;
+        let misfit = |why: String| error(misfit::of_text(text).unwrap_or(why));
         let (mut inner, case) = match text.trim_start().starts_with('{') {
             true => {
                 let whole = tokenizers::Tokenizer::from_str(text);
-                let mut inner = whole.map_err(|why| error(format!("as tokenizer.json: {why}")))?;
+                let mut inner = whole.map_err(|why| misfit(format!("as tokenizer.json: {why}")))?;
                 if let Some(lower) = options.lower_case {
                     let normalizer = set_case(inner.get_normalizer().cloned(), lower);
                     inner.with_normalizer(normalizer);
@@ -100,7 +114,7 @@ impl Tokenizer {
             }
             false => {
                 let read = bert::read(text, options.lower_case);
-                let (inner, case) = read.map_err(|why| error(format!("as BERT vocab.txt: {why}")))?;
+                let (inner, case) = read.map_err(|why| misfit(format!("as BERT vocab.txt: {why}")))?;
                 (inner, Some(case))
             }
         };
@@ -109,8 +123,15 @@ impl Tokenizer {
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|why| error(why.to_string()))?;
         // One more than the highest number: unlike the table, the numbers may have gaps.
-        let vocab_size = inner.get_vocab(true).into_values().max().map_or(0, |highest| highest as usize + 1);
-        let unknown = unknown(&inner).and_then(|token| inner.token_to_id(&token));
+        let highest = inner.get_vocab(true).into_iter().max_by_key(|(_, number)| *number);
+        if let Some((token, number)) = highest.as_ref().filter(|(_, number)| *number >= MAX_TOKENS) {
+            return Err(error(format!(
+                "its token {token:?} has the number {number}, and the model needs a row for each number up to that; \
+                 numbers must be below {MAX_TOKENS}"
+            )));
+        }
+        let vocab_size = highest.map_or(0, |(_, number)| number as usize + 1);
+        let unknown = unknown(&inner);
         Ok(Self { inner: Arc::new(inner), pad: pad as i32, unknown, vocab_size, reasons: [case, pads] })
     }
 
@@ -257,15 +278,19 @@ fn padding(inner: &tokenizers::Tokenizer, asked: Option<&str>) -> std::result::R
     }
 }
 
-/// The token for unknown words, if the model has one.
-fn unknown(inner: &tokenizers::Tokenizer) -> Option<String> {
-    match inner.get_model() {
+/// The number of the token of unknown words, if the model has one.
+fn unknown(inner: &tokenizers::Tokenizer) -> Option<u32> {
+    let token = match inner.get_model() {
         ModelWrapper::WordPiece(model) => Some(model.unk_token.clone()),
         ModelWrapper::WordLevel(model) => Some(model.unk_token.clone()),
         ModelWrapper::BPE(model) => model.unk_token.clone(),
-        // The field is private; the name is the same in every file.
-        ModelWrapper::Unigram(_) => Some("<unk>".to_owned()),
-    }
+        // Its own field is private. No vocabulary has this character; where it becomes its bytes, nothing is unknown.
+        ModelWrapper::Unigram(model) => {
+            let tokens = model.tokenize("\u{10FFFE}").ok()?;
+            return (tokens.len() == 1).then(|| tokens[0].id);
+        }
+    };
+    inner.token_to_id(&token?)
 }
 
 /// The same normalizer with or without lower-casing.
