@@ -246,7 +246,7 @@ impl Job for Evaluation<'_> {
         bar.finish_and_clear();
         encoder.take_warnings().iter().for_each(|warning| eprintln!("{warning}"));
         let found = found?;
-        let samples = bar.position();
+        let samples = bar.position().saturating_sub(encoder.skipped().values().sum());
         if let Found::Retrieval(found) = &found
             && samples > found.images as u64
         {

@@ -38,13 +38,17 @@ impl EvalBatches {
     /// if they are more than `max_bad` of the data set.
     ///
     /// # Errors
-    /// If `batch` or `image_size` is 0.
+    /// If `batch` or `image_size` is 0, or `max_bad` is no share.
     pub fn new(dataset: Arc<Dataset>, batch: usize, image_size: usize, max_bad: f32) -> Result<Self> {
         for (field, value) in [("batch", batch), ("image_size", image_size)] {
             if value == 0 {
                 let problem = "it must be at least 1".to_owned();
                 return Err(Error::Config { field, value: "0".to_owned(), problem });
             }
+        }
+        if !(0.0..=1.0).contains(&max_bad) {
+            let problem = "it must be 0 <= share <= 1".to_owned();
+            return Err(Error::Config { field: "max_bad", value: max_bad.to_string(), problem });
         }
         let health = Health::new(&dataset, max_bad, Visited::InOrder);
         Ok(Self { dataset, batch, side: image_size, next: 0, health })

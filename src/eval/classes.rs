@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 use super::EvalError;
-use super::lists::{entries, escaped};
+use super::lists::{decoration, entries, escaped};
 use super::numbers::Numbers;
 use crate::data::{Dataset, Label, some, text::Blank};
 
@@ -61,6 +61,12 @@ impl ClassNames {
         let mut twice: Vec<(&str, Vec<usize>)> = lines.into_iter().filter(|(_, lines)| lines.len() > 1).collect();
         twice.sort_by_key(|(_, lines)| lines[0]);
         let mut notes = Vec::new();
+        if let Some(what) = decoration(&self.names) {
+            notes.push(format!(
+                "warning: the class names are the lines of {path} as they stand, but {what}; write the names alone, one \
+                 per line"
+            ));
+        }
         if !twice.is_empty() {
             let count = twice.len();
             let lines = |lines: &[usize]| lines.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
@@ -202,13 +208,17 @@ impl Classes {
             Labels::Names => reading.name,
             Labels::Numbers => reading.number,
         };
+        let readings_of = &readings;
         let class_of = |((sample, label), readings): ((usize, &Option<Label>), &Vec<Reading>)| {
             let found: Vec<u32> = match label {
                 Some(Label::Number(_)) => readings.iter().filter_map(|reading| reading.number).collect(),
                 _ => readings.iter().filter_map(chosen).collect(),
             };
             match label {
-                Some(label) if found.is_empty() => Err(no_class(name(sample), label, names, &by_name, labels)),
+                Some(label) if found.is_empty() => {
+                    let from_one = readings_of.iter().flatten().all(|reading| reading.number != Some(0));
+                    Err(no_class(name(sample), label, names, &by_name, labels, from_one))
+                }
                 _ => Ok(found),
             }
         };
@@ -224,6 +234,7 @@ fn no_class(
     names: &[String],
     by_name: &HashMap<&str, u32>,
     labels: Labels,
+    from_one: bool,
 ) -> EvalError {
     let number = match label {
         Label::Number(number) => Some(*number),
@@ -234,6 +245,10 @@ fn no_class(
     if let Some(number) = number {
         let problem = match number < names.len() {
             true => format!("line {} of the class names is blank", number + 1),
+            false if number == names.len() && from_one => format!(
+                "there are {number} class names, numbered from 0; if the data count from 1, put a blank line in front of \
+                 the names"
+            ),
             false => format!("there are {} class names, numbered from 0", names.len()),
         };
         return EvalError::NoNumber { sample, number, problem };
@@ -241,7 +256,13 @@ fn no_class(
     let caption = label.captions().first().cloned().unwrap_or_default();
     let problem = match labels {
         Labels::Numbers => "not a class number; say --labels names if the captions are names".to_owned(),
-        _ => format!("none of the {} class names{}", by_name.len(), nearest(&caption, names, by_name)),
+        _ => {
+            let mut problem = format!("none of the {} class names{}", by_name.len(), nearest(&caption, names, by_name));
+            if let Some(what) = decoration(names) {
+                problem += &format!("; of the list of names, {what}");
+            }
+            problem
+        }
     };
     EvalError::NoClass { sample, caption, problem }
 }
@@ -329,6 +350,20 @@ mod tests {
         assert_eq!(first(&classes(&captions(&["blue"]), list, Labels::Auto).unwrap()), [2]);
         let error = classes(&captions(&["0", "1"]), list, Labels::Auto).unwrap_err();
         assert!(error.contains("sample 1 has the class number 1") && error.contains("line 2"), "{error}");
+    }
+
+    #[test]
+    fn lists_that_hold_more_than_names_and_labels_from_one_are_told() {
+        let list = "0 red\n1 green\n2 blue\n";
+        let numbers = |numbers: &[usize]| numbers.iter().map(|&number| Some(Label::Number(number))).collect::<Vec<_>>();
+        let found = classes(&numbers(&[0, 2]), list, Labels::Auto).unwrap();
+        assert!(found.notes()[0].contains("its lines are numbered, such as \"1 green\""), "{:?}", found.notes());
+        let error = classes(&captions(&["red"]), list, Labels::Auto).unwrap_err();
+        assert!(error.contains("its lines are numbered"), "{error}");
+        let error = |labels: &[usize]| classes(&numbers(labels), "red\ngreen\n", Labels::Auto).unwrap_err();
+        assert!(error(&[1, 2]).contains("if the data count from 1, put a blank line"), "{}", error(&[1, 2]));
+        assert!(!error(&[0, 2]).contains("count from 1"));
+        assert_eq!(first(&classes(&numbers(&[1, 2]), "\nred\ngreen\n", Labels::Auto).unwrap()), [1, 2]);
     }
 
     #[test]

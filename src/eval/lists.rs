@@ -70,9 +70,16 @@ fn fill(template: &str, name: &str) -> String {
 /// As there; a list in a programming language or in JSON.
 pub(super) fn entries(path: &Path, blank: Blank) -> Result<Vec<String>, EvalError> {
     let lines = text::read_lines(path, blank)?;
-    match lines.iter().position(|line| is_code(line)) {
+    let quoted = |line: &String| line.is_empty() || is_quoted(line);
+    // A single line in quotes may be meant so.
+    let all_quoted = lines.len() > 1 && lines.iter().all(quoted);
+    match lines.iter().position(|line| is_code(line)).or(all_quoted.then_some(0)) {
         Some(at) => {
-            let problem = format!("line {} ({:?}) is code; write each entry on a line of its own", at + 1, lines[at]);
+            let problem = format!(
+                "line {} ({:?}) is code; write each entry on a line of its own, without quotes or commas",
+                at + 1,
+                lines[at]
+            );
             Err(EvalError::List { path: path.to_owned(), problem })
         }
         None => Ok(lines),
@@ -83,9 +90,67 @@ pub(super) fn entries(path: &Path, blank: Blank) -> Result<Vec<String>, EvalErro
 fn is_code(line: &str) -> bool {
     let quotes = ['"', '\''];
     let item = line.trim_end_matches(',');
-    let quoted = line.len() > item.len() && item.len() > 1 && item.starts_with(quotes) && item.ends_with(quotes);
+    let quoted = line.len() > item.len() && is_quoted(item);
     let opens = line.strip_prefix(['[', '{']).is_some_and(|rest| rest.trim_start().starts_with(quotes));
     quoted || opens || line.starts_with("lambda ")
+}
+
+fn is_quoted(text: &str) -> bool {
+    let quotes = ['"', '\''];
+    text.len() > 1 && text.starts_with(quotes) && text.ends_with(quotes)
+}
+
+/// What the lines of a list of names have in common that is hardly a part of the names, if there is such a thing: they
+/// are rows of a table, numbered, and so on. A blank line says nothing.
+pub(super) fn decoration(lines: &[String]) -> Option<String> {
+    let given: Vec<(usize, &str)> =
+        lines.iter().map(String::as_str).enumerate().filter(|(_, line)| !line.is_empty()).collect();
+    let (&(_, first), rest) = given.split_first()?;
+    let second = rest.first().map(|(_, line)| *line)?;
+    let all = |holds: &dyn Fn(&str) -> bool| given.iter().all(|(_, line)| holds(line));
+    let body = |holds: &dyn Fn(usize, &str) -> bool| rest.iter().all(|(at, line)| holds(*at, line));
+    if first.starts_with('#') && !second.starts_with('#') {
+        return Some(format!("line 1 ({first:?}) counts as a class, since a list has no comments"));
+    }
+    let shown = format!("such as {second:?}");
+    if rest.iter().all(|(_, line)| line.contains('\t')) {
+        return Some(format!("its lines are rows of a table, {shown}"));
+    }
+    // Counted from any number, with a line on top or not: the title of a table.
+    let offset = number(second).map(|(number, _)| number - rest[0].0 as i64);
+    if offset.is_some_and(|offset| body(&|at, line| number(line).is_some_and(|(n, _)| n == at as i64 + offset)))
+        // Of "1 dog", "2 dogs" the numbers are what the classes are about.
+        && rest.len() > 1
+        && !rest.iter().all(|(_, line)| number(line).map(|(_, name)| stem(name)) == number(second).map(|(_, name)| stem(name)))
+    {
+        return Some(format!("its lines are numbered, {shown}"));
+    }
+    let bulleted = |line: &str| ["- ", "* ", "\u{2022} "].iter().any(|bullet| line.starts_with(bullet));
+    if all(&bulleted) {
+        return Some(format!("its lines begin with bullets, {shown}"));
+    }
+    let synset = |line: &str| {
+        let id = line.split([' ', ',', ':']).next().unwrap_or_default();
+        id.len() == 9 && id.starts_with('n') && id[1..].bytes().all(|digit| digit.is_ascii_digit())
+    };
+    if all(&synset) {
+        return Some(format!("its lines begin with numbers of WordNet, {shown}"));
+    }
+    all(&|line| line.ends_with([',', ';'])).then(|| format!("its lines end in the same sign, {shown}"))
+}
+
+/// The number at the beginning of a line and the name after it: `0 cat`, `1. cat`, `2: cat`, `3,cat`.
+fn number(line: &str) -> Option<(i64, &str)> {
+    let digits = line.bytes().take_while(u8::is_ascii_digit).count();
+    let rest = &line[digits..];
+    let name = rest.trim_start_matches(['.', ':', ',', ';', ')', ' ', '-', '=']);
+    let is_apart = name.len() < rest.len() && !name.is_empty();
+    Some((line[..digits].parse().ok().filter(|_| is_apart)?, name))
+}
+
+/// A name without the ending of its plural.
+fn stem(name: &str) -> &str {
+    name.trim_end_matches('s')
 }
 
 /// A text in quotes; if it is not ASCII, also with escapes, since some letters look alike.
@@ -129,5 +194,41 @@ mod tests {
             assert_eq!(read(name, names).unwrap(), [name]);
         }
         assert!(read("\n\n", names).unwrap_err().contains("no lines"));
+    }
+
+    #[test]
+    fn lists_with_more_than_names_are_noticed() {
+        let found = |text: &str| decoration(&text.lines().map(str::to_owned).collect::<Vec<_>>());
+        for (text, what) in [
+            ("id,name\n0,red\n1,green\n2,blue", "numbered, such as \"0,red\""),
+            ("0,red\n1,green\n2,blue", "numbered"),
+            ("0\tred\n1\tgreen", "rows of a table"),
+            ("0 red\n1 green\n2 blue", "numbered"),
+            ("1. red\n2. green\n3. blue", "numbered"),
+            ("names:\n0: red\n1: green\n2: blue", "numbered"),
+            ("- red\n- green", "bullets"),
+            ("n01440764 tench\nn01443537 goldfish", "WordNet"),
+            ("red,\ngreen,", "the same sign"),
+            ("# my classes\nred\ngreen", "line 1 (\"# my classes\") counts as a class"),
+        ] {
+            assert!(found(text).is_some_and(|found| found.contains(what)), "{text}: {:?}", found(text));
+        }
+        for text in [
+            "red\ngreen\nblue",
+            "3 objects\n4 objects\n5 objects",
+            "1 dog\n2 dogs\n3 dogs",
+            "0\n1\n2",
+            "747-200\n747-300\n747-400\nA340-200",
+            "2012 Acura\n2012 Audi",
+            "red",
+            "#1\n#2",
+            "tench, Tinca tinca\ngoldfish, Carassius auratus",
+        ] {
+            assert_eq!(found(text), None, "{text}");
+        }
+        let names = |path: &Path| entries(path, Blank::Keep);
+        let error = read("\"red\"\n\"green\"\n", names).unwrap_err();
+        assert!(error.contains("line 1") && error.contains("without quotes"), "{error}");
+        assert_eq!(read("\"red\"\ngreen\n", names).unwrap(), ["\"red\"", "green"]);
     }
 }
