@@ -49,7 +49,14 @@ pub(super) fn source(spec: &str, shards: &[Shard], reports: &[Report], keys: &Ca
     }
     if looked.captions == 0 {
         if !looked.fields.is_empty() {
-            found += &format!("; JSON fields {}", some(looked.fields.into_iter()));
+            found += &format!(
+                "; JSON fields {}",
+                some(looked.fields.iter().map(|field| if field.trim() == field {
+                    field.clone()
+                } else {
+                    format!("{field:?}")
+                }))
+            );
         }
         // Why members that are there cannot be used as captions.
         if let Some((sample, why)) = looked.refused {
@@ -58,6 +65,10 @@ pub(super) fn source(spec: &str, shards: &[Shard], reports: &[Report], keys: &Ca
         return Err(Error::NoCaptions { source_of, samples, looked_for: keys.looked_for(), found });
     }
     let mut reasons = format!("{} have an image, {} have a caption", looked.images, looked.captions);
+    if let (Some(image), Some(caption)) = (&looked.image_only, &looked.caption_only) {
+        // Quoted with escapes: some letters look like others.
+        reasons += &format!(", such as {image:?} an image and {caption:?} a caption");
+    }
     if let Some(example) = looked.flaw {
         reasons += &format!("; {example}");
     }
@@ -70,6 +81,9 @@ struct Looked {
     samples: u64,
     images: u64,
     captions: u64,
+    /// The first samples that have one of both.
+    image_only: Option<String>,
+    caption_only: Option<String>,
     /// Names of JSON fields.
     fields: BTreeSet<String>,
     records: usize,
@@ -84,6 +98,11 @@ impl Looked {
         self.samples += 1;
         self.images += u64::from(entry.image.is_some());
         self.captions += u64::from(refused.is_none());
+        match (entry.image.is_some(), refused.is_none()) {
+            (true, false) => drop(self.image_only.get_or_insert_with(|| shown(&entry.key))),
+            (false, true) => drop(self.caption_only.get_or_insert_with(|| shown(&entry.key))),
+            _ => {}
+        }
         if self.records < RECORDS
             && let Ok(Some(json)) = shard.part(entry.json)
         {

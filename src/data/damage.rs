@@ -10,6 +10,8 @@ use super::{
 /// A gzip stream that breaks off.
 pub(super) struct Inflation {
     pub problem: String,
+    /// Whether only bytes behind a whole stream are wrong.
+    pub behind: bool,
     /// Share of the packed bytes that could not be unpacked.
     pub left: f64,
 }
@@ -66,16 +68,25 @@ pub(super) fn assess(
             }
         }
     }
-    if let Some(Inflation { problem, left }) = inflation {
+    if let Some(Inflation { problem, behind, left }) = inflation {
         let is_cut = index.members.iter().any(|member| matches!(member.content, Content::Cut(_)));
         let is_whole = !is_cut && !index.faults.iter().any(|fault| matches!(fault, Fault::NoEnd | Fault::Lost { .. }));
-        if is_whole {
+        if is_whole && *behind {
             notes.push((Matter::Trailing, format!("bytes after the end of the archive are not read ({problem})")));
+        } else if is_whole {
+            let text = format!(
+                "its end is there, but its packing is damaged, so that any sample of it may be damaged without a sign \
+                 ({problem}); fetch it again"
+            );
+            notes.push((Matter::Packing, text));
         } else {
             let about = (samples.entries.len() as f64 * left / (1.0 - left).max(1e-3)).round() as u64;
             let about = about.max(u64::from(!is_cut));
             lost += about;
-            notes.push((Matter::Lost, format!("the rest of the archive is lost ({problem}){}", samples_lost(about))));
+            // Of a download that broke off nobody knows how much is missing.
+            let count =
+                if *left > 0.0 { samples_lost(about) } else { "; how many samples, nobody can tell".to_owned() };
+            notes.push((Matter::Lost, format!("the rest of the archive is lost ({problem}){count}")));
         }
     }
     (lost, notes)

@@ -2,7 +2,7 @@
 
 use std::{
     borrow::Cow,
-    collections::HashMap,
+    collections::{HashMap, hash_map},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -18,6 +18,7 @@ use super::{
     members::{Entry, image_members, shown},
     notes::{self, some},
     shard::{Common, Report, Shard},
+    source::left_out,
     store::Span,
 };
 
@@ -41,6 +42,26 @@ impl std::fmt::Debug for Dataset {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Dataset of {} samples in {} shards", self.len(), self.shards.len())
     }
+}
+
+/// A warning about shards that are in the list more than once, by whatever path.
+fn twice(locations: &[&Location], reports: &[Report]) -> Option<String> {
+    let mut first = HashMap::new();
+    let mut again = Vec::new();
+    for (location, file) in locations.iter().zip(reports).filter_map(|(of, report)| Some((of, report.file?))) {
+        match first.entry(file) {
+            hash_map::Entry::Vacant(place) => drop(place.insert(location)),
+            hash_map::Entry::Occupied(held) => again.push((location, *held.get())),
+        }
+    }
+    let (location, same) = again.first()?;
+    let same = if location == same { "is listed again".to_owned() } else { format!("is the same file as {same}") };
+    Some(format!(
+        "warning: {} of the {} shards are in the list more than once ({location} {same}); their samples come as often as \
+         they are listed",
+        again.len(),
+        locations.len(),
+    ))
 }
 
 impl Dataset {
@@ -69,7 +90,9 @@ impl Dataset {
         }
         let unpacked = reports.iter().map(|report| report.unpacked);
         let (count, bytes) = unpacked.filter(|&bytes| bytes > 0).fold((0, 0), |(n, sum), bytes| (n + 1, sum + bytes));
-        let mut warnings = notes::lines(reports.into_iter().flat_map(|report| report.notes));
+        let mut warnings = left_out(specs);
+        warnings.extend(twice(&locations, &reports));
+        warnings.extend(notes::lines(reports.into_iter().flat_map(|report| report.notes)));
         if bytes > UNPACKED {
             warnings.push(format!(
                 "{count} gzipped shards were unpacked to {:.1} GB of temporary files in {} (TMPDIR names another folder)",

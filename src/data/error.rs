@@ -33,7 +33,7 @@ pub enum Error {
     NoCaptions { source_of: String, samples: u64, looked_for: String, found: String },
     #[error(
         "no sample of {source_of} has both an image and a caption ({samples} looked at): {reasons}; the files of a \
-         sample have the same name up to the first dot"
+         sample have the same path in the archive up to the first dot of the name"
     )]
     NoPairs { source_of: String, samples: u64, reasons: String },
     #[error("no samples are left of the {of} in the data set")]

@@ -28,6 +28,7 @@ mod dataset;
 mod embedded;
 mod error;
 mod eval;
+mod gunzip;
 mod health;
 pub mod image;
 mod json;

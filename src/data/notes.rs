@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Matter {
     Lost,
+    Packing,
     NoEnd,
     Trailing,
     Repeated,

@@ -7,12 +7,11 @@ use std::{
     sync::Arc,
 };
 
-use flate2::bufread::MultiGzDecoder;
-
 use super::{
     Broken, Caption, CaptionKeys, Error, Kind, Location, Result,
     damage::{self, Inflation},
     embedded,
+    gunzip::Gunzip,
     members::{self, Entry, image_members},
     notes::{Matter, some},
     sniff::sniff,
@@ -48,6 +47,8 @@ pub(super) struct Report {
     pub extensions: Vec<String>,
     /// Bytes that were unpacked to disk.
     pub unpacked: u64,
+    /// The file that it is in.
+    pub file: Option<(u64, u64)>,
 }
 
 impl Shard {
@@ -64,7 +65,7 @@ impl Shard {
                 let archive = embedded::SHARDS.iter().find(|(known, _)| known == wanted);
                 let packed = archive.map_or(&[][..], |(_, archive)| archive);
                 let mut bytes = Vec::new();
-                let read = MultiGzDecoder::new(packed).read_to_end(&mut bytes);
+                let read = Gunzip::new(packed).read_to_end(&mut bytes);
                 read.map_err(|error| not_tar(error.to_string()))?;
                 let indexed = tar::index(&bytes[..]);
                 (Store::Memory(bytes), indexed, None)
@@ -72,6 +73,7 @@ impl Shard {
             Location::File(path) => {
                 let read = |source| Error::Read { path: path.clone(), source };
                 let file = OpenFile::open(path).map_err(read)?;
+                report.file = file.identity;
                 let mut head = vec![0; HEAD];
                 let head = fill_from(&file, &mut head, 0).map_err(read)?;
                 if head.is_empty() {
@@ -155,15 +157,17 @@ fn empty(shard: String, found: String) -> Error {
 /// Unpacks a gzipped archive to disk; of a damaged one, the part before the damage, and what is wrong.
 fn unpack(file: OpenFile, path: &Path, spool: &Spool) -> Result<(Spooled, Option<Inflation>)> {
     let len = file.len;
-    let mut packed = MultiGzDecoder::new(BufReader::with_capacity(1 << 16, file.file));
+    let mut packed = Gunzip::new(BufReader::with_capacity(1 << 16, file.file));
     let (spooled, problem) = spool.unpack(&mut packed).map_err(|source| Error::Spool {
         shard: path.to_owned(),
         folder: spool.folder().to_owned(),
         source,
     })?;
     let inflation = problem.map(|problem| {
-        let used = packed.get_mut().stream_position().unwrap_or(len);
-        Inflation { problem: format!("gzip: {problem}"), left: len.saturating_sub(used) as f64 / len.max(1) as f64 }
+        let behind = packed.is_behind();
+        let used = packed.get_mut().and_then(|file| file.stream_position().ok()).unwrap_or(len);
+        let left = len.saturating_sub(used) as f64 / len.max(1) as f64;
+        Inflation { problem: format!("gzip: {problem}"), behind, left }
     });
     Ok((spooled, inflation))
 }
@@ -243,6 +247,23 @@ mod tests {
         let (shard, report, _file) = open(&[&gz[..], b"more"].concat()).unwrap();
         assert_eq!((shard.samples.len(), shard.lost), (2, 0));
         assert!(notes(&report).contains("bytes after the end of the archive are not read"), "{}", notes(&report));
+        // Archives that were joined after they were packed, with the padding of a tape between them.
+        let second = gzip(&archive());
+        for padding in [0, 512] {
+            let joined = [&gz[..], &vec![0; padding], &second, &vec![0; padding]].concat();
+            let (shard, report, _file) = open(&joined).unwrap();
+            assert_eq!((shard.samples.len(), shard.lost), (4, 0));
+            assert!(!notes(&report).contains("gzip"), "{}", notes(&report));
+        }
+        // What is unpacked may not be what was packed.
+        let mut other = gz.clone();
+        let checksum = other.len() - 8;
+        other[checksum] ^= 1;
+        let (shard, report, _file) = open(&other).unwrap();
+        assert_eq!((shard.samples.len(), shard.lost), (2, 0));
+        assert!(notes(&report).contains("may be damaged without a sign"), "{}", notes(&report));
+        let twice = open(&gzip(&gz)).err().unwrap().to_string();
+        assert!(twice.contains("inside it is compressed with gzip once more"), "{twice}");
     }
 
     /// Twenty samples; each has a header and a block for the image, and the same for the caption.

@@ -13,6 +13,8 @@ pub(super) struct Found {
 
 /// Magic numbers, and what they stand for.
 const MARKS: &[(&[u8], &str)] = &[
+    // Only inside of another gzip file; that is unpacked.
+    (b"\x1F\x8B", "compressed with gzip once more; unpack it first (gunzip)"),
     (b"BZh", "compressed with bzip2; unpack it first (bunzip2)"),
     (b"\xFD7zXZ\0", "compressed with xz; unpack it first (unxz)"),
     (b"\x28\xB5\x2F\xFD", "compressed with zstd; unpack it first (unzstd)"),

@@ -10,6 +10,11 @@ use super::{Error, Result, embedded, notes::some};
 /// More shards than this from one pattern are taken for a typing error.
 const MAX_SHARDS: usize = 1_000_000;
 
+/// Ends of the names of shards, small letters or capitals, in the order in which a folder's are taken; and those of
+/// archives that are not read, so that they are errors and not left out without a word.
+const SHARDS: [&str; 3] = [".tar", ".tar.gz", ".tgz"];
+const UNREAD_SHARDS: [&str; 8] = [".tar.bz2", ".tbz", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst", ".tar.lz4"];
+
 /// Where one shard is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Location {
@@ -87,13 +92,13 @@ fn files(spec: &str) -> Result<Vec<PathBuf>> {
     for pattern in expand_braces(spec).map_err(|why| problem(spec, why))? {
         let path = PathBuf::from(&pattern);
         if path.is_dir() {
-            let shards: Vec<PathBuf> = ["*.tar", "*.tar.gz", "*.tgz"]
-                .iter()
-                .map(|suffix| matches(spec, &format!("{}/{suffix}", glob::Pattern::escape(&pattern))))
-                .collect::<Result<Vec<_>>>()?
-                .concat();
+            let shards = shards_in(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
             if shards.is_empty() {
-                return Err(problem(spec, format!("no .tar, .tar.gz or .tgz file there; {}", listing(&path))));
+                let deeper = match folders_with_shards(&path) {
+                    0 => String::new(),
+                    _ => format!("; folders in it are not searched, `{pattern}/**/*.tar` finds what is in them"),
+                };
+                return Err(problem(spec, format!("no .tar, .tar.gz or .tgz file there; {}{deeper}", listing(&path))));
             }
             found.extend(shards);
         } else if path.exists() {
@@ -106,7 +111,20 @@ fn files(spec: &str) -> Result<Vec<PathBuf>> {
             }
             found.extend(shards);
         } else {
-            missing.push(path);
+            match std::fs::metadata(&path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound || path.is_symlink() => {
+                    let source = match std::fs::read_link(&path) {
+                        Ok(target) => {
+                            let problem =
+                                format!("it is a link to {}, which cannot be followed: {error}", target.display());
+                            std::io::Error::other(problem)
+                        }
+                        Err(_) => error,
+                    };
+                    return Err(Error::Read { path, source });
+                }
+                _ => missing.push(path),
+            }
         }
     }
     if let Some(first) = missing.first() {
@@ -115,10 +133,69 @@ fn files(spec: &str) -> Result<Vec<PathBuf>> {
             missing: missing.len(),
             total: missing.len() + found.len(),
             first: some(missing.iter().map(|path| path.display().to_string())),
-            there: listing(first.parent().unwrap_or(Path::new(""))),
+            there: listing(first.parent().unwrap_or(Path::new(""))) + hint(spec),
         });
     }
     Ok(found)
+}
+
+/// What a user may have meant by a source that does not exist.
+fn hint(spec: &str) -> &'static str {
+    let is_range = |inner: &str| {
+        let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        inner.split_once('-').is_some_and(|(first, last)| digits(first) && digits(last))
+    };
+    let ranges = || spec.split('{').skip(1).filter_map(|rest| rest.split_once('}')).any(|(inner, _)| is_range(inner));
+    if spec.starts_with(['~', '$']) {
+        "; the shell replaces `~` and variables only outside of single quotes"
+    } else if spec.starts_with(['\'', '"']) {
+        "; the quotes are a part of the name here, leave them out"
+    } else if ranges() {
+        "; ranges are written with two dots: {000..127}"
+    } else if spec.contains(',') {
+        "; several sources are given one by one: --data a.tar b.tar"
+    } else {
+        ""
+    }
+}
+
+/// Whether a file of this name is a shard of one of these kinds. macOS puts `._a.tar` beside `a.tar`.
+fn is_shard(name: &str, ends: &[&str]) -> bool {
+    !name.starts_with("._") && ends.iter().any(|end| name.to_ascii_lowercase().ends_with(end))
+}
+
+/// The shards in a folder, by kind and name.
+fn shards_in(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let entries: Vec<_> = std::fs::read_dir(folder)?.collect::<std::io::Result<_>>()?;
+    let mut names: Vec<_> = entries.into_iter().map(|entry| entry.file_name()).collect();
+    names.sort();
+    let of = |ends: &[&str]| -> Vec<PathBuf> {
+        let of_kind = names.iter().filter(|name| is_shard(&name.to_string_lossy(), ends));
+        of_kind.map(|name| folder.join(name)).filter(|path| !path.is_dir()).collect()
+    };
+    let kinds = SHARDS.iter().map(|end| of(&[*end]));
+    Ok(kinds.chain([of(&UNREAD_SHARDS)]).flatten().collect())
+}
+
+/// How many of the first folders in a folder hold shards.
+fn folders_with_shards(folder: &Path) -> usize {
+    const LOOKED_AT: usize = 100;
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let folders = entries.filter(|path| path.is_dir()).take(LOOKED_AT);
+    folders.filter(|path| shards_in(path).is_ok_and(|shards| !shards.is_empty())).count()
+}
+
+/// A warning about each folder among `specs` whose own folders hold shards as well.
+pub(super) fn left_out(specs: &[impl AsRef<str>]) -> Vec<String> {
+    let specs = specs.iter().map(|spec| -> &str { spec.as_ref() });
+    let folders = specs.filter(|spec| Path::new(spec).is_dir());
+    let counted = folders.map(|spec| (spec, folders_with_shards(Path::new(spec))));
+    let told = counted.filter(|(_, count)| *count > 0).map(|(spec, count)| {
+        format!(
+            "warning: {count} of the folders in {spec} hold shards too, which are not used; `{spec}/**/*.tar` takes them all"
+        )
+    });
+    told.collect()
 }
 
 /// Files that match a glob, in alphabetical order.
@@ -257,6 +334,21 @@ mod tests {
         assert_eq!(names("{b,a}.tar"), ["b.tar", "a.tar"]);
         assert_eq!(names("*.tar"), ["a.tar", "b.tar"]);
         assert_eq!(names(""), ["a.tar", "b.tar", "c.tar.gz"]);
+        // Whatever the capitals, and with those whose compression is an error later on.
+        for name in ["D.TAR", "B.Tgz", "e.tar.zst", "._a.tar", "a.tar.md5"] {
+            std::fs::write(folder.path().join(name), b"x").unwrap();
+        }
+        std::fs::create_dir(folder.path().join("folder.tar")).unwrap();
+        assert_eq!(names(""), ["D.TAR", "a.tar", "b.tar", "c.tar.gz", "B.Tgz", "e.tar.zst"]);
+        let spec = [folder.path().display().to_string()];
+        assert!(left_out(&spec).is_empty());
+        std::fs::write(folder.path().join("folder.tar/f.tar"), b"x").unwrap();
+        assert!(left_out(&spec)[0].contains("1 of the folders in") && left_out(&spec)[0].contains("**/*.tar"));
+        let outer = tempfile::tempdir().unwrap();
+        std::fs::create_dir(outer.path().join("in")).unwrap();
+        std::fs::write(outer.path().join("in/a.tar"), b"x").unwrap();
+        let error = Source::parse(&outer.path().display().to_string()).unwrap_err().to_string();
+        assert!(error.contains("holds in; folders in it are not searched"), "{error}");
     }
 
     #[test]
@@ -289,6 +381,20 @@ mod tests {
         assert!(missing.contains("b.tar") && missing.contains("holds a.tar"), "{missing}");
         let unmatched = error("*.tgz");
         assert!(unmatched.contains("nothing matches") && unmatched.contains("holds a.tar"), "{unmatched}");
+        for (spec, hint) in
+            [("a.tar,b.tar", "one by one"), ("{000-010}.tar", "two dots"), ("'a.tar'", ""), ("b.tar", "holds a.tar")]
+        {
+            assert!(error(spec).contains(hint), "{}", error(spec));
+        }
+        assert!(Source::parse("~/no.tar").unwrap_err().to_string().contains("outside of single quotes"));
+        assert!(Source::parse("'no.tar'").unwrap_err().to_string().contains("the quotes are a part"));
+        #[cfg(unix)]
+        {
+            std::os::unix::fs::symlink(folder.path().join("loop.tar"), folder.path().join("loop.tar")).unwrap();
+            std::os::unix::fs::symlink("/nowhere/x.tar", folder.path().join("gone.tar")).unwrap();
+            assert!(error("loop.tar").contains("is a link to"), "{}", error("loop.tar"));
+            assert!(error("gone.tar").contains("a link to /nowhere/x.tar, which cannot be followed"));
+        }
         assert!(error("nowhere/*.tar").contains("cannot be read"));
         assert!(Source::parse("embedded:nonesuch").unwrap_err().to_string().contains("known are"));
     }

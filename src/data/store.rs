@@ -51,6 +51,8 @@ impl ReadAt for [u8] {
 pub(super) struct OpenFile {
     pub file: File,
     pub len: u64,
+    /// Tells it apart from other files whatever its path, where the system says.
+    pub identity: Option<(u64, u64)>,
 }
 
 impl OpenFile {
@@ -64,8 +66,20 @@ impl OpenFile {
                            save it as a file first";
             return Err(io::Error::other(problem));
         }
-        Ok(Self { file: File::open(path)?, len: metadata.len() })
+        let identity = identity(&metadata);
+        Ok(Self { file: File::open(path)?, len: metadata.len(), identity })
     }
+}
+
+#[cfg(unix)]
+fn identity(told: &std::fs::Metadata) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    Some((told.dev(), told.ino()))
+}
+
+#[cfg(not(unix))]
+fn identity(_: &std::fs::Metadata) -> Option<(u64, u64)> {
+    None
 }
 
 impl ReadAt for OpenFile {

@@ -224,6 +224,33 @@ fn files_that_are_not_archives_are_named() {
 }
 
 #[cfg(unix)]
+/// Nothing in a folder is left out without a word, and nothing is taken twice without one.
+#[test]
+fn shards_that_are_left_out_or_come_twice_are_told() {
+    let place = Place::new();
+    let shards = place.path("shards");
+    let given = |name: &str| place.path(name).display().to_string();
+    std::fs::create_dir_all(shards.join("more")).unwrap();
+    std::fs::write(shards.join("a.tar"), finished(good(8, |number| format!("a{number}")))).unwrap();
+    std::fs::write(shards.join("B.TAR"), finished(good(8, |number| format!("b{number}")))).unwrap();
+    std::fs::write(shards.join("more/c.tar"), finished(good(8, |number| format!("c{number}")))).unwrap();
+    let ran = place.train("folder", &[&given("shards")], &[]).expect(0);
+    says(&ran, &["16 pairs", "1 of the folders in", "hold shards too", "/**/*.tar"]);
+    let ran = place.train("twice", &[&given("shards/a.tar"), &given("shards/../shards/a.tar")], &[]).expect(0);
+    says(&ran, &["16 pairs", "1 of the 2 shards are in the list more than once", "is the same file as"]);
+    std::fs::write(shards.join("d.tar.zst"), b"\x28\xB5\x2F\xFD and more").unwrap();
+    says(&place.train("zst", &[&given("shards")], &[]).expect(1), &["d.tar.zst is not a tar archive", "zstd"]);
+    // The files of a sample lie in one folder.
+    let mut apart = Vec::new();
+    for number in 0..4 {
+        tar::append(&mut apart, &format!("images/{number}.png"), &png(number));
+        tar::append(&mut apart, &format!("texts/{number}.txt"), b"a good one");
+    }
+    let apart = place.write("apart.tar", &finished(apart));
+    let ran = place.train("apart", &[&apart], &[]).expect(1);
+    says(&ran, &["\"images/0\" an image and \"texts/0\" a caption", "the same path in the archive"]);
+}
+
 #[test]
 fn a_pipe_is_refused() {
     let place = Place::with_vocab();
