@@ -1,6 +1,7 @@
 //! A sample's captions and tags: where they are read from, and how they vary from visit to visit.
 
 use serde::{Deserialize, Serialize};
+use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
 
 use super::{
     Broken, ClassNumbers, Kind,
@@ -91,13 +92,13 @@ impl Caption {
 
 impl CaptionKeys {
     fn takes_txt(&self) -> bool {
-        matches!(self.caption_key.as_deref(), None | Some("txt"))
+        matches!(self.caption_key.as_deref(), None | Some("txt" | ".txt"))
     }
 
     fn json_field(&self) -> Option<&str> {
         match self.caption_key.as_deref() {
             None => Some("caption"),
-            Some("txt") => None,
+            Some("txt" | ".txt") => None,
             field => field,
         }
     }
@@ -178,7 +179,12 @@ fn caption_in(record: &Record, field: &str) -> Result<Vec<String>, Broken> {
             None => return empty("blank"),
         },
         Some(Value::List(list)) if list.is_empty() => return empty("an empty list"),
-        Some(Value::List(list)) => list.iter().filter_map(text_of).collect(),
+        Some(Value::List(list)) => match list.iter().filter_map(text_of).collect::<Vec<_>>() {
+            texts if texts.is_empty() => {
+                return empty(&format!("a list without text (its first element is {})", list[0].kind()));
+            }
+            texts => texts,
+        },
         Some(Value::Null) => return empty("null"),
         Some(Value::NotUtf8) => {
             return Err(broken(Kind::NonUtf8Caption, format!("the field `{field}` of the .json member is not UTF-8")));
@@ -195,10 +201,7 @@ fn caption_in(record: &Record, field: &str) -> Result<Vec<String>, Broken> {
             return Err(why);
         }
     };
-    match texts.is_empty() {
-        true => empty("a list without text"),
-        false => Ok(texts),
-    }
+    Ok(texts)
 }
 
 fn broken(kind: Kind, detail: String) -> Broken {
@@ -215,7 +218,12 @@ fn text_of(value: &Value) -> Option<String> {
 /// Trimmed and in composed form, or `None` if nothing is left.
 fn words(text: &str) -> Option<String> {
     let text = text::strip_bom(text).trim();
-    (!text.is_empty()).then(|| text::compose(text).into_owned())
+    text.chars().any(is_visible).then(|| text::compose(text).into_owned())
+}
+
+/// Whether a character is more than space, direction or joining.
+fn is_visible(c: char) -> bool {
+    !c.is_whitespace() && !c.is_control() && c.general_category() != GeneralCategory::Format
 }
 
 #[cfg(test)]
@@ -243,6 +251,7 @@ mod tests {
         assert_eq!(one(None, None, JSON).unwrap(), "from json");
         assert_eq!(one(Some("alt"), Some(b"from txt"), JSON).unwrap(), "an alt");
         assert_eq!(one(Some("txt"), None, JSON), Err(Kind::MissingCaption));
+        assert_eq!(one(Some(".txt"), Some(b"from txt"), JSON).unwrap(), "from txt");
         assert_eq!(one(Some("other"), None, JSON), Err(Kind::MissingCaption));
         assert_eq!(one(None, Some(b"fine"), Some(b"{broken")).unwrap(), "fine");
         assert_eq!(one(None, Some(b"caf\xE9"), None), Err(Kind::NonUtf8Caption));
@@ -258,6 +267,7 @@ mod tests {
         assert_eq!(read(None, None, list).unwrap(), ["a red square", "a square that is red"]);
         let joined = CaptionKeys { caption_lines: CaptionLines::Join, ..keys(None) };
         assert_eq!(joined.read(Some(b"one\ntwo\n"), None).unwrap().texts, ["one\ntwo"]);
+        assert_eq!(read(None, Some("re\u{200B}d".as_bytes()), None).unwrap(), ["re\u{200B}d"]);
         // The same letters, however they were written.
         assert_eq!(read(None, Some("cafe\u{301}".as_bytes()), None).unwrap(), ["caf\u{e9}"]);
     }
@@ -269,6 +279,8 @@ mod tests {
         };
         for (key, txt, json, kind, words) in [
             (None, Some(""), None, Kind::EmptyCaption, ".txt member is blank"),
+            (None, Some("\u{200B}\u{2060}\u{202B}\n"), None, Kind::EmptyCaption, ".txt member is blank"),
+            (None, None, Some(r#"{"caption": [{"text": "x"}]}"#), Kind::EmptyCaption, "first element is an object"),
             (None, Some(" \n\n"), Some("{}"), Kind::EmptyCaption, ".txt member is blank"),
             (Some("txt"), Some("\u{FEFF}"), None, Kind::EmptyCaption, ".txt member is blank"),
             (None, Some(""), Some("{broken"), Kind::BadRecord, "does not parse"),
