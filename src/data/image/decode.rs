@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::io::Cursor;
 
-use ::image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Rgb, RgbImage};
+use ::image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Rgb, RgbImage};
 use serde::{Deserialize, Serialize};
 
 use super::format::{Format, format};
@@ -57,7 +57,7 @@ const READ: &str = "a JPEG, PNG, WebP, GIF, BMP or TIFF image";
 
 fn read(bytes: &[u8], format: ImageFormat, orientation: ExifOrientation) -> Result<RgbImage, String> {
     let reader = ImageReader::with_format(Cursor::new(bytes), format);
-    let mut decoder = reader.into_decoder().map_err(|error| error.to_string())?;
+    let mut decoder = reader.into_decoder().map_err(|error| refused(&error, format))?;
     let (width, height) = decoder.dimensions();
     match u64::from(width) * u64::from(height) {
         0 => return Err(format!("it is {width} x {height} pixels")),
@@ -72,7 +72,7 @@ fn read(bytes: &[u8], format: ImageFormat, orientation: ExifOrientation) -> Resu
         true => decoder.orientation().ok(),
         false => None,
     };
-    let mut image = DynamicImage::from_decoder(decoder).map_err(|error| error.to_string())?;
+    let mut image = DynamicImage::from_decoder(decoder).map_err(|error| refused(&error, format))?;
     if let Some(turned) = turned {
         image.apply_orientation(turned);
     }
@@ -80,6 +80,16 @@ fn read(bytes: &[u8], format: ImageFormat, orientation: ExifOrientation) -> Resu
         true => on_white(&image),
         false => image.into_rgb8(),
     })
+}
+
+/// Why a picture is refused: of one that is cut, decoders only say that a buffer was not filled.
+fn refused(error: &ImageError, format: ImageFormat) -> String {
+    match error {
+        ImageError::IoError(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+            format!("the {format:?} data ends before the picture does").replace("Jpeg", "JPEG")
+        }
+        other => other.to_string(),
+    }
 }
 
 fn on_white(image: &DynamicImage) -> RgbImage {
@@ -139,6 +149,11 @@ mod tests {
         }
         assert!(decode(b"GIF89a\x01\0\x01\0\0\0\0;").unwrap_err().contains("Gif"));
         assert!(decode(b"neither").is_err());
+        for format in [ImageFormat::Tiff, ImageFormat::Bmp] {
+            let bytes = encode(noise(64, 48, 2), format);
+            let error = decode(&bytes[..bytes.len() / 2]).unwrap_err();
+            assert!(error.contains("ends before the picture does"), "{format:?}: {error}");
+        }
     }
 
     /// A few bytes with a PNG header of 60000 x 60000 pixels.

@@ -29,7 +29,15 @@ const SIGNATURES: &[(&[u8], Format)] = &[
     (b"\xFF\x4F\xFF\x51", Format::Named("JPEG 2000")),
     (b"II\xBC", Format::Named("JPEG XR")),
     (b"\0\0\x01\0", Format::Named("an ICO icon")),
+    (b"\0\0\x02\0\0\0\0\0", Format::Named("Targa (TGA)")),
+    (b"\0\0\x0A\0\0\0\0\0", Format::Named("Targa (TGA)")),
     (b"\0\0\x02\0", Format::Named("a CUR cursor")),
+    (b"\x0A\x05\x01", Format::Named("PCX")),
+    (b"\x01\xDA", Format::Named("SGI")),
+    (b"\xC3\xBF\xC3\x98\xC3\xBF", Format::Named("a JPEG that was damaged by a conversion to UTF-8")),
+    (b"/9j/", Format::Named("a JPEG in Base64")),
+    (b"iVBORw0KGgo", Format::Named("a PNG in Base64")),
+    (b"data:image/", Format::Named("a data: address with the image in Base64")),
     (b"icns", Format::Named("an ICNS icon")),
     (b"8BPS", Format::Named("a Photoshop file")),
     (b"gimp xcf", Format::Named("a GIMP file")),
@@ -116,7 +124,7 @@ mod tests {
     #[test]
     fn formats_are_detected_by_their_first_bytes() {
         use Format::{Named, Read, Unknown};
-        let cases: [(&[u8], Format); 20] = [
+        let cases: [(&[u8], Format); 23] = [
             (b"\xFF\xD8\xFF\xE0", Read(ImageFormat::Jpeg)),
             (b"RIFF\x10\0\0\0WEBPVP8 ", Read(ImageFormat::WebP)),
             (b"BM\0\0\0\0\0\0\0\0\0\0\0\0\x28\0\0\0", Read(ImageFormat::Bmp)),
@@ -134,6 +142,9 @@ mod tests {
             (b"  <!DOCTYPE HTML><title>404</title>", Named("an HTML page")),
             (b"<Error><Code>AccessDenied</Code></Error>", Named("an XML file")),
             (br#"{"error": "gone"}"#, Named("a text file")),
+            (b"\0\0\x02\0\0\0\0\0\0\0\0\0", Named("Targa (TGA)")),
+            (b"\0\0\x02\0\x01\0\x20\x20", Named("a CUR cursor")),
+            (b"/9j/4AAQSkZJRg", Named("a JPEG in Base64")),
             (&[0; 100], Named("zero bytes only")),
             (b"\x01\x02\x03\x04", Unknown),
             (b"\xFE\xFEno text", Unknown),
