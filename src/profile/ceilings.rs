@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -66,16 +67,25 @@ fn cache(device: &str) -> Option<PathBuf> {
     Some(folder.join("flipk").join(format!("ceilings-{name}.json")))
 }
 
-/// The least seconds of some calls of `body`, after some to warm up: a ceiling is what can be reached at all.
+/// The least seconds of some calls of `body`, after some to warm up: a ceiling is what can be reached at all. A device
+/// that is slow is asked less often.
 fn time<D: AllOps>(device: &D, mut body: impl FnMut() -> Result<(), DeviceError>) -> Result<f64, DeviceError> {
+    const WARM_UP: usize = 3;
     const RUNS: usize = 7;
+    // A call takes seconds on a processor without vector instructions; one is enough there.
+    const PATIENCE: Duration = Duration::from_secs(1);
+    let begun = Instant::now();
     let mut times = Vec::new();
-    for run in 0..RUNS + 3 {
+    for run in 0..WARM_UP + RUNS {
         let start = device.mark()?;
         body()?;
         let end = device.mark()?;
-        if run >= 3 {
+        let is_slow = begun.elapsed() > PATIENCE;
+        if run >= WARM_UP || is_slow {
             times.push(device.seconds(&start, &end)?);
+        }
+        if is_slow {
+            break;
         }
     }
     Ok(times.into_iter().fold(f64::INFINITY, f64::min))
