@@ -35,8 +35,12 @@ pub(super) const BOM: [u8; 3] = [0xEF, 0xBB, 0xBF];
 /// [`Error::Read`]; [`Error::Text`] as in [`decode`].
 pub fn read(path: &Path) -> Result<String> {
     let bytes = std::fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
-    let text = decode(&bytes).map_err(|problem| Error::Text { path: path.to_owned(), problem })?;
-    Ok(text.to_owned())
+    let wrong = |problem: String| Error::Text { path: path.to_owned(), problem };
+    // What a file system leaves of a file that was written just before a power cut.
+    if !bytes.is_empty() && bytes.iter().all(|&byte| byte == 0) {
+        return Err(wrong(format!("it holds {} zero bytes and nothing else", bytes.len())));
+    }
+    Ok(decode(&bytes).map_err(wrong)?.to_owned())
 }
 
 /// Reads a list: the lines of a file, trimmed and in composed form (see [`compose`]).
@@ -190,6 +194,7 @@ mod tests {
             }
         }
         assert!(decode(b"\xFF\xFE\0\0r\0\0\0").unwrap_err().contains("UTF-32"));
+        assert!(list(&[0; 99], Blank::Keep).unwrap_err().contains("holds 99 zero bytes"));
         // Zeros alone do not mean another encoding.
         assert_eq!(decode(b"a\0b").unwrap(), "a\0b");
         assert_eq!(decode(b"\0\0\0\0").unwrap(), "\0\0\0\0");

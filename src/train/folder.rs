@@ -45,7 +45,27 @@ impl RunFolder {
             );
             return Err(TrainError::Settings { problem });
         }
+        this.make_ready()?;
         Ok((this, lock))
+    }
+
+    /// Makes room for checkpoints, and removes what a program that was killed left of one.
+    ///
+    /// # Errors
+    /// If no checkpoint could be written: a run should not find that out at its end.
+    pub fn make_ready(&self) -> Result<(), TrainError> {
+        let folder = self.checkpoints();
+        fs::create_dir_all(&folder).map_err(|why| TrainError::io("create", &folder, why))?;
+        tempfile::tempfile_in(&folder).map_err(|why| TrainError::io("write to", &folder, why))?;
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if name.starts_with(".tmp") || name.ends_with(".partial") {
+                // It only takes room.
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+        Ok(())
     }
 
     /// Makes the first free `runs/NAME-001`; of several programs at once, each gets its own.
@@ -102,7 +122,10 @@ impl RunFolder {
         match this.config().is_file() {
             true => Ok(this),
             false => {
-                let problem = format!("{} is not a run folder: it has no config.toml", path.display());
+                let problem = match path.exists() {
+                    true => format!("{} is not a run folder: it has no config.toml", path.display()),
+                    false => format!("{} is not a run folder: it does not exist", path.display()),
+                };
                 Err(TrainError::Settings { problem })
             }
         }

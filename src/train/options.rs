@@ -115,16 +115,22 @@ pub struct Options {
     /// Pixels of a patch's side
     #[arg(long, value_name = "PX", help_heading = "Model")]
     pub patch_size: Option<usize>,
+    /// Transformer blocks of the image tower
     #[arg(long, value_name = "N", help_heading = "Model")]
     pub vision_layers: Option<usize>,
+    /// Width of the image tower
     #[arg(long, value_name = "N", help_heading = "Model")]
     pub vision_width: Option<usize>,
+    /// Attention heads of the image tower; they divide its width
     #[arg(long, value_name = "N", help_heading = "Model")]
     pub vision_heads: Option<usize>,
+    /// Transformer blocks of the text tower
     #[arg(long, value_name = "N", help_heading = "Model")]
     pub text_layers: Option<usize>,
+    /// Width of the text tower
     #[arg(long, value_name = "N", help_heading = "Model")]
     pub text_width: Option<usize>,
+    /// Attention heads of the text tower; they divide its width
     #[arg(long, value_name = "N", help_heading = "Model")]
     pub text_heads: Option<usize>,
     /// Tokens of a caption
@@ -173,12 +179,16 @@ pub struct Options {
     /// the run, or of a short one 20 steps or a third]
     #[arg(long, value_name = "N", help_heading = "Training")]
     pub warmup_samples: Option<u64>,
+    /// AdamW's weight decay
     #[arg(long, value_name = "W", help_heading = "Training")]
     pub weight_decay: Option<f32>,
+    /// AdamW's decay of the first moment
     #[arg(long, value_name = "B", help_heading = "Training")]
     pub beta1: Option<f32>,
+    /// AdamW's decay of the second moment
     #[arg(long, value_name = "B", help_heading = "Training")]
     pub beta2: Option<f32>,
+    /// What AdamW adds to the root of the second moment
     #[arg(long, value_name = "E", help_heading = "Training")]
     pub eps: Option<f32>,
     /// Largest norm of all gradients together; 0: no limit
@@ -270,6 +280,27 @@ impl Options {
         Ok(merged)
     }
 
+    /// Checks that these are all options of a run, as `path`, its `config.toml`, should hold them: what is missing of a file
+    /// that was cut would be replaced by defaults.
+    ///
+    /// # Errors
+    /// [`TrainError::Config`] if it lacks one that every run has.
+    pub fn check_whole(&self, path: &Path) -> Result<(), TrainError> {
+        // The first, some between and the last that is written.
+        const ALWAYS: [&str; 6] = ["data", "model", "batch", "seed", "keep", "eval_every"];
+        let table = Table::try_from(self).unwrap_or_default();
+        match ALWAYS.iter().find(|key| !table.contains_key(**key)) {
+            None => Ok(()),
+            Some(key) => {
+                let problem = format!(
+                    "it has no `{key}`, which each run's has, and must have been cut; restore it, or start a new run with \
+                     --init-from"
+                );
+                Err(TrainError::Config { path: path.to_owned(), problem })
+            }
+        }
+    }
+
     fn has(&self, key: &str) -> bool {
         Table::try_from(self).is_ok_and(|table| table.contains_key(key))
     }
@@ -290,7 +321,13 @@ impl Options {
     }
 }
 
+/// Flags that say where and how this process computes, and are no part of a run.
+const FLAGS_ONLY: &[&str] = &["config", "device", "out", "resume", "threads"];
+
 fn unknown_key(key: &str, known: &[String]) -> String {
+    if FLAGS_ONLY.contains(&key) {
+        return format!("`{key}` is no key of this file; give it on the command line as --{key}");
+    }
     let near = known.iter().map(|known| (strsim::jaro_winkler(key, known), known)).max_by(|a, b| a.0.total_cmp(&b.0));
     match near {
         Some((likeness, near)) if likeness > 0.8 => format!("unknown key `{key}`; did you mean `{near}`?"),
@@ -301,6 +338,7 @@ fn unknown_key(key: &str, known: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::train::Settings;
 
     fn read(text: &str, flags: Options) -> Result<Options, String> {
         let file = tempfile::NamedTempFile::new().unwrap();
@@ -336,9 +374,26 @@ mod tests {
     }
 
     #[test]
+    fn a_config_that_was_cut_is_noticed() {
+        let options = Settings::resolve(Options::default(), 4096).unwrap().options;
+        let text = options.to_toml().unwrap();
+        let whole = |text: &str| {
+            read(text, Options::default())
+                .and_then(|options| options.check_whole(Path::new("config.toml")).map_err(|error| error.to_string()))
+        };
+        whole(&text).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        for kept in 0..lines.len() {
+            let error = whole(&lines[..kept].join("\n")).unwrap_err();
+            assert!(error.contains("must have been cut"), "{kept} lines: {error}");
+        }
+    }
+
+    #[test]
     fn mistakes_in_the_file_are_named() {
         let error = |text: &str| read(text, Options::default()).unwrap_err();
         assert!(error("mask_ration = 0.5").contains("unknown key `mask_ration`; did you mean `mask_ratio`?"));
+        assert!(error("device = 'cpu'").contains("on the command line as --device"));
         assert!(error("zzz = 1").contains("known are data, eval_data"));
         assert!(error("lower_case = \"maybe\"").contains("\"yes\" or \"no\""));
         assert!(error("batch = \"many\"").contains("batch = \"many\""));

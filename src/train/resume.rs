@@ -20,7 +20,7 @@ const LATEST: &str = "latest";
 /// # Errors
 /// If there is no such run.
 pub fn find(word: &Path) -> Result<(RunFolder, Option<PathBuf>), TrainError> {
-    if word == Path::new(LATEST) && !word.exists() {
+    if word == Path::new(LATEST) && RunFolder::open(word).is_err() {
         let newest = newest_run(Path::new(RunFolder::RUNS)).ok_or_else(|| TrainError::Settings {
             problem: format!(
                 "`{LATEST}` is not a run folder, and there is no run under {}/ here: give the folder that the run lies in",

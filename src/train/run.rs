@@ -71,6 +71,9 @@ impl Plan {
     pub fn start(options: Options, out: Option<&Path>) -> Result<Self, TrainError> {
         let tokenizer = tokenizer(&options)?;
         let settings = Settings::resolve(options, tokenizer.vocab_size())?;
+        if settings.eval_data.is_empty() && (settings.eval_every > 0 || settings.options.labels.is_some()) {
+            eprintln!("warning: --eval-every and --labels do nothing without --eval-data");
+        }
         let (dataset, held_out) = datasets(&settings)?;
         let name = settings.options.model.map_or_else(String::new, |preset| format!("{preset:?}").to_lowercase());
         let (folder, lock) = RunFolder::create(out, &name)?;
@@ -87,7 +90,9 @@ impl Plan {
     pub fn resume(word: &Path, flags: Options) -> Result<Self, TrainError> {
         let (folder, named) = resume::find(word)?;
         let lock = folder.lock()?;
+        folder.make_ready()?;
         let before = Options::default().over_file(&folder.config())?;
+        before.check_whole(&folder.config())?;
         let another_tokenizer = flags.tokenizer.is_some();
         let options = flags.over_file(&folder.config())?;
         let tokenizer = Tokenizer::open(&folder.tokenizer(), &options.tokenizer_options())?;
@@ -107,14 +112,14 @@ impl Plan {
             }
             let State { model, loss, seed, fingerprint, .. } = &checkpoint.state;
             let differs = [
-                (*model != settings.model, "the model's sizes"),
-                (*loss != settings.loss, "the losses"),
-                (*seed != settings.seed, "the seed"),
-                (*fingerprint != dataset.fingerprint(), "the training data"),
+                (*model != settings.model, "the model's sizes differ"),
+                (*loss != settings.loss, "the losses differ"),
+                (*seed != settings.seed, "the seed differs"),
+                (*fingerprint != dataset.fingerprint(), "the training data differ"),
             ];
             if let Some((_, what)) = differs.iter().find(|(differs, _)| *differs) {
                 let path = checkpoint.path().display();
-                let problem = format!("{what} differ from those of {path}; start a new run with --init-from {path}");
+                let problem = format!("{what} from what {path} was made with; start a new run with --init-from {path}");
                 return Err(TrainError::Settings { problem });
             }
         }

@@ -140,6 +140,41 @@ fn a_damaged_newest_checkpoint_is_passed_over_with_a_warning() {
     assert!(said.contains("nor is any other in the folder whole"), "{said}");
 }
 
+/// What a killed program and other hands leave of a run folder.
+#[test]
+fn a_run_folder_is_made_ready_before_a_run_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    train(&run, &["--steps=2"]).expect(0);
+    let resume = format!("--resume={}", run.display());
+    let checkpoints = run.join("checkpoints");
+    let left = [".tmpAbCdEf", "step-00000004.partial"].map(|name| checkpoints.join(name));
+    left.iter().for_each(|path| std::fs::write(path, [0; 1000]).unwrap());
+    flipk(&["train", &resume, "--steps=3"]).expect(0);
+    assert!(left.iter().all(|path| !path.exists()) && checkpoint(&run, 3).exists());
+    // A part of config.toml would be filled up with defaults.
+    let config = std::fs::read_to_string(run.join("config.toml")).unwrap();
+    for kept in [0, config.len() / 2, config.find("lr = ").unwrap()] {
+        let whole_lines = config[..kept].rfind('\n').map_or(0, |end| end + 1);
+        std::fs::write(run.join("config.toml"), &config[..whole_lines]).unwrap();
+        let said = flipk(&["train", &resume, "--steps=4"]).expect(1).stderr;
+        assert!(said.contains("config.toml: it has no `") && said.contains("must have been cut"), "{said}");
+    }
+    std::fs::write(run.join("config.toml"), [0; 500]).unwrap();
+    let said = flipk(&["train", &resume, "--steps=4"]).expect(1).stderr;
+    assert!(said.contains("it holds 500 zero bytes and nothing else"), "{said}");
+    std::fs::write(run.join("config.toml"), config).unwrap();
+    // Without its checkpoints it begins anew, and can write them.
+    std::fs::remove_dir_all(&checkpoints).unwrap();
+    flipk(&["train", &resume, "--steps=4"]).expect(0);
+    assert!(checkpoint(&run, 4).exists());
+    // Where they cannot be written, that is told before the first step.
+    std::fs::remove_dir_all(&checkpoints).unwrap();
+    std::fs::write(&checkpoints, "no folder").unwrap();
+    let ran = flipk(&["train", &resume, "--steps=5"]).expect(1);
+    assert!(ran.stderr.contains("cannot create") && !ran.stderr.contains("step 1/"), "{}", ran.stderr);
+}
+
 #[test]
 fn an_older_checkpoint_can_be_named_and_nothing_is_lost() {
     let folder = tempfile::tempdir().unwrap();
