@@ -11,7 +11,7 @@ mod verify;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::device::isa;
 
@@ -48,9 +48,23 @@ fn told(error: &anyhow::Error) -> String {
     })
 }
 
+/// Reads the command line. `-1` is a number there, which is out of range, and no unknown flag.
+fn parse() -> Cli {
+    fn numbers(command: clap::Command) -> clap::Command {
+        command
+            .mut_args(|arg| match arg.get_action() {
+                clap::ArgAction::Set | clap::ArgAction::Append => arg.allow_negative_numbers(true),
+                _ => arg,
+            })
+            .mut_subcommands(numbers)
+    }
+    let matches = numbers(Cli::command()).get_matches();
+    Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+}
+
 /// Runs the program. The exit code is 0 on success, 1 on failure, 2 for a wrong command line.
 pub fn main() -> ExitCode {
-    let command = Cli::parse().command;
+    let command = parse().command;
     if let Err(problem) = isa::chosen() {
         eprintln!("error: {problem}");
         return ExitCode::FAILURE;

@@ -42,7 +42,12 @@ impl Augmentation {
         let unit = 0.0..=1.0;
         let ordered = |(low, high): (f32, f32)| low > 0.0 && low <= high && high.is_finite();
         let checks = [
-            ("area", ordered(self.area) && self.area.1 <= 1.0, format!("{:?}", self.area), "0 < low <= high <= 1"),
+            (
+                "crop_min, crop_max",
+                ordered(self.area) && self.area.1 <= 1.0,
+                format!("{:?}", self.area),
+                "0 < low <= high <= 1",
+            ),
             ("aspect", ordered(self.aspect), format!("{:?}", self.aspect), "0 < low <= high"),
             ("flip", unit.contains(&self.flip), self.flip.to_string(), "0 <= flip <= 1"),
             ("color_jitter", unit.contains(&self.color_jitter), self.color_jitter.to_string(), "0 <= strength <= 1"),

@@ -117,12 +117,31 @@ impl ModelConfig {
             }
             _ => Ok(()),
         };
+        // Far above any model: numbers beyond would end in an allocation that fails, or overflow.
+        let [vision, text] = [&self.vision, &self.text];
+        for (name, value, most) in [
+            ("image_size", self.image_size, 1 << 14),
+            ("context", self.context, 1 << 16),
+            ("vocab", self.vocab, 1 << 24),
+            ("embed_dim", self.embed_dim, 1 << 16),
+            ("vision.width", vision.width.max(vision.heads), 1 << 16),
+            ("text.width", text.width.max(text.heads), 1 << 16),
+            ("vision.layers", vision.layers, 1 << 12),
+            ("text.layers", text.layers, 1 << 12),
+        ] {
+            if value > most {
+                return Err(format!("{name} = {value} is not possible: it must be at most {most}"));
+            }
+        }
         tower("vision", &self.vision)?;
         tower("text", &self.text)?;
         if !self.vision.width.is_multiple_of(4) {
             return Err(format!("vision.width = {} is not a multiple of 4 (the position table)", self.vision.width));
         }
-        if self.patch_size == 0 || self.image_size == 0 || !self.image_size.is_multiple_of(self.patch_size) {
+        if self.patch_size == 0 || self.image_size == 0 {
+            return Err("image_size and patch_size must be at least 1".to_owned());
+        }
+        if !self.image_size.is_multiple_of(self.patch_size) {
             return Err(format!(
                 "image_size = {} is not a multiple of patch_size = {}",
                 self.image_size, self.patch_size

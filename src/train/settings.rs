@@ -273,7 +273,7 @@ fn adamw(o: &mut Options, base: AdamWConfig) -> Result<AdamWConfig, TrainError> 
     }
     for (option, value) in [("eps", adamw.eps), ("weight_decay", adamw.weight_decay), ("clip_norm", adamw.clip_norm)] {
         if !(value >= 0.0 && value.is_finite()) {
-            return Err(wrong(option, value, "it must not be negative"));
+            return Err(wrong(option, value, "it must be a number that is not negative"));
         }
     }
     Ok(adamw)
@@ -291,7 +291,7 @@ fn peak_lr(o: &mut Options, recipe: Rate, batch: usize) -> Result<f64, TrainErro
     };
     match peak > 0.0 && peak.is_finite() {
         true => Ok(peak),
-        false => Err(wrong(option, given, "it must be above 0")),
+        false => Err(wrong(option, given, "it must be a number above 0")),
     }
 }
 
@@ -370,6 +370,9 @@ mod tests {
         assert!(error(Options { vision_heads: Some(7), ..none() }).contains("vision.heads = 7"));
         assert!(error(Options { vocab: Some(100), ..none() }).contains("the tokenizer has 4096"));
         assert!(error(Options { lr: Some(-1.0), ..none() }).contains("lr = -1"));
+        assert!(error(Options { prefetch: Some(1 << 30), ..none() }).contains("at most 10000"));
+        assert!(error(Options { context: Some(1 << 30), ..none() }).contains("context = 1073741824"));
+        assert!(error(Options { patch_size: Some(0), ..none() }).contains("must be at least 1"));
         assert!(error(Options { steps: Some(0), ..none() }).contains("steps = 0"));
         assert!(error(Options { beta2: Some(1.0), ..none() }).contains("beta2 = 1"));
     }

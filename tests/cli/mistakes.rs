@@ -10,7 +10,7 @@ fn mistakes_are_told_at_once() {
     let config = path("config.toml");
     std::fs::write(&config, "mask_ration = 0.5\n").unwrap();
     let missing = format!("--data={}", path("shards/{000..003}.tar"));
-    let cases: [(&[&str], i32, &[&str]); 12] = [
+    let cases: [(&[&str], i32, &[&str]); 17] = [
         (
             &["train", "--config", &config],
             1,
@@ -26,6 +26,12 @@ fn mistakes_are_told_at_once() {
         (&["train", "--time=5"], 1, &["time = 5", "90s, 5m or 1h30m"]),
         (&["train", "--resume=/nowhere", "--time=5m"], 2, &["--resume", "--time"]),
         (&["train", "--resume=/nowhere"], 1, &["/nowhere is not a run folder"]),
+        // A number that is out of range, and no flag.
+        (&["train", "--color-jitter", "-1"], 1, &["color_jitter = -1", "0 <= strength <= 1"]),
+        (&["train", "--seed", "-1"], 2, &["invalid value '-1' for '--seed"]),
+        (&["train", "--crop-min=0.9", "--crop-max=0.1"], 1, &["crop_min, crop_max = (0.9, 0.1)"]),
+        (&["train", "--lr=inf"], 1, &["lr = inf", "a number above 0"]),
+        (&["train", "--prefetch=1000000000"], 1, &["prefetch = 1000000000", "at most"]),
         (&["eval", "retrieval", "/nowhere"], 1, &["cannot open /nowhere"]),
     ];
     for (args, code, words) in cases {

@@ -108,6 +108,12 @@ impl LoaderConfig {
                 return wrong(field, &value, "it must be at least 1");
             }
         }
+        // What is asked for at once beyond these is a slip of the pen.
+        for (field, value, most) in [("prefetch", self.prefetch, 10_000), ("loader_threads", self.threads, 4096)] {
+            if value > most {
+                return wrong(field, &value, &format!("it must be at most {most}"));
+            }
+        }
         if !self.image_size.is_multiple_of(self.patch_size) {
             return wrong(
                 "image_size",
