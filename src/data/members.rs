@@ -34,6 +34,9 @@ pub(super) enum Slot {
 
 const SLOTS: usize = 4;
 
+/// A member is read as a whole, by each of some threads: one that is larger than any picture would take all memory.
+const MAX_MEMBER: u64 = 1 << 30;
+
 impl Slot {
     fn word(self) -> &'static str {
         match self {
@@ -174,6 +177,9 @@ fn fill(entry: &mut Entry, part: &Part, member: &Member) {
     };
     let name = || shown(&member.name);
     let (kind, detail) = match &member.content {
+        Content::Data(span) if span.len > MAX_MEMBER => {
+            (Kind::UnreadMember, format!("{name} has {} bytes; more than {MAX_MEMBER} are not read", span.len))
+        }
         Content::Data(span) => return *place = Some(*span),
         Content::Cut(problem) => (Kind::TruncatedMember, format!("{}: {problem}", name())),
         Content::DanglingLink(target) => {
@@ -390,6 +396,16 @@ mod tests {
         for none in ["README", "a.b/README", ".hidden.jpg", "x/._1.jpg", "__meta__.json"] {
             assert_eq!(key_and_extension(none.as_bytes()), None, "{none}");
         }
+    }
+
+    #[test]
+    fn a_member_that_is_too_large_to_be_read_is_a_flaw() {
+        let mut huge = members(&[b"1.jpg", b"1.txt"]);
+        huge[0].content = Content::Data(Span { start: NonZeroU64::new(512).unwrap(), len: 9 << 30 });
+        let entry = group(&huge).entries.remove(0);
+        let flaw = entry.flaw.unwrap();
+        assert!(entry.image.is_none() && flaw.kind == Kind::UnreadMember, "{flaw}");
+        assert!(flaw.detail.contains("1.jpg has 9663676416 bytes"), "{flaw}");
     }
 
     /// A key and the numbers of the members for image, caption and record.
