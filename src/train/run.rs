@@ -416,6 +416,13 @@ impl<D: AllOps> Run<D> {
         let Settings { log_every, save_every, eval_every, .. } = self.plan.settings;
         let (step, last) = (self.state.step, self.state.step == self.total);
         let due = |every: u64| every > 0 && step.is_multiple_of(every);
+        // An evaluation may take long; what was trained should not be lost with it.
+        if last
+            && self.plan.held_out.is_some()
+            && let Err(error) = self.save()
+        {
+            self.progress.say(&format!("warning: {error}"));
+        }
         let evaluated = match (due(eval_every) || last, &self.plan.held_out) {
             (true, Some(_)) => match self.evaluate() {
                 // What is wrong with the held-out data is no reason to lose what was trained.

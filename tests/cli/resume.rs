@@ -140,6 +140,19 @@ fn a_damaged_newest_checkpoint_is_passed_over_with_a_warning() {
     assert!(said.contains("nor is any other in the folder whole"), "{said}");
 }
 
+#[test]
+fn a_run_that_is_killed_in_its_last_evaluation_has_its_weights() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    let mut child = start_until(&train_args(&run, &["--steps=2"]), &checkpoint(&run, 2));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let metrics = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    assert!(!metrics.contains("zero_shot_top1\":0.") && !run.join("summary.json").exists(), "{metrics}");
+    flipk(&["train", &format!("--resume={}", run.display())]).expect(0);
+    assert!(json(&run.join("summary.json"))["zero_shot_top1"].is_f64());
+}
+
 /// What a killed program and other hands leave of a run folder.
 #[test]
 fn a_run_folder_is_made_ready_before_a_run_goes_on() {
