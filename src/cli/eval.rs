@@ -10,6 +10,7 @@ use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::device::{DeviceArgs, Job};
+use super::put;
 use super::table::{percent, table};
 use crate::autograd::Parameters;
 use crate::data::image::ExifOrientation;
@@ -148,12 +149,12 @@ impl Eval {
             eprintln!("skipped: {count} x {kind}");
         }
         match (&found, common.json) {
-            (Found::ZeroShot(found), true) => println!("{}", serde_json::to_string_pretty(found)?),
-            (Found::Retrieval(found), true) => println!("{}", serde_json::to_string_pretty(found)?),
+            (Found::ZeroShot(found), true) => put(format_args!("{}\n", serde_json::to_string_pretty(found)?))?,
+            (Found::Retrieval(found), true) => put(format_args!("{}\n", serde_json::to_string_pretty(found)?))?,
             (Found::ZeroShot(found), false) => {
                 let rows =
                     [[found.images.to_string(), found.classes.to_string(), percent(found.top1), percent(found.top5)]];
-                print!("{}", table(["images", "classes", "top-1", "top-5"], &rows));
+                put(format_args!("{}", table(["images", "classes", "top-1", "top-5"], &rows)))?;
             }
             (Found::Retrieval(found), false) => {
                 let row = |name: &str, of: usize, recall: &eval::Recall| {
@@ -164,7 +165,7 @@ impl Eval {
                     row("image to text", found.images, &found.image_to_text),
                     row("text to image", found.texts, &found.text_to_image),
                 ];
-                print!("{}", table(["retrieval", "queries", "R@1", "R@5", "R@10"], &rows));
+                put(format_args!("{}", table(["retrieval", "queries", "R@1", "R@5", "R@10"], &rows)))?;
             }
         }
         Ok(ExitCode::SUCCESS)

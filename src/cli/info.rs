@@ -5,6 +5,8 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Args;
 
+use super::put;
+
 use crate::device::cuda::{Gpu, kernels};
 use crate::device::isa;
 
@@ -21,7 +23,9 @@ impl Info {
             ["gpu".to_owned(), gpus()],
             ["kernels".to_owned(), compiled()],
         ];
-        rows.iter().for_each(|[name, value]| println!("{name:<8} {value}"));
+        for [name, value] in &rows {
+            put(format_args!("{name:<8} {value}\n"))?;
+        }
         Ok(ExitCode::SUCCESS)
     }
 }

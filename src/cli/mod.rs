@@ -9,8 +9,11 @@ mod table;
 mod train;
 mod verify;
 
+use std::fmt::Arguments;
+use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::device::isa;
@@ -46,6 +49,18 @@ fn told(error: &anyhow::Error) -> String {
             format!("{text}: {cause}")
         }
     })
+}
+
+/// Prints to standard output.
+///
+/// # Errors
+/// If it cannot be written, unless it is a pipe whose reader has seen enough (`flipk info | head`).
+fn put(text: Arguments<'_>) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_fmt(text).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("cannot write to standard output"),
+    }
 }
 
 /// Reads the command line. `-1` is a number there, which is out of range, and no unknown flag.

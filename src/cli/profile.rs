@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use super::benches::shown as shown_benches;
 use super::device::{DeviceArgs, Job};
+use super::put;
 use super::table::table;
 use crate::autograd::Recompute;
 use crate::data::Dataset;
@@ -94,11 +95,11 @@ impl Job for Measurement {
 impl Profile {
     pub fn run(self) -> Result<ExitCode> {
         if let Some([before, after]) = self.compare.as_deref() {
-            print!("{}", beside(before, after, self.group)?);
+            put(format_args!("{}", beside(before, after, self.group)?))?;
             return Ok(ExitCode::SUCCESS);
         }
         if self.fit {
-            print!("{}", fitting(self.options.recompute.unwrap_or_default()));
+            put(format_args!("{}", fitting(self.options.recompute.unwrap_or_default())))?;
             return Ok(ExitCode::SUCCESS);
         }
         let options = match &self.run {
@@ -122,7 +123,7 @@ impl Profile {
         let had = job.settings.options.precision;
         let found =
             self.device.run_in(had, Precision::Bf16, Measurement { job, again: self.ceilings, group: self.group })?;
-        print!("{}", shown(&found, self.group));
+        put(format_args!("{}", shown(&found, self.group)))?;
         for (file, text) in [
             (&self.json, serde_json::to_string_pretty(&found)?),
             (&self.trace, chrome_trace(&found).to_string()),
@@ -130,7 +131,7 @@ impl Profile {
         ] {
             if let Some(file) = file {
                 std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
-                println!("written: {}", file.display());
+                put(format_args!("written: {}\n", file.display()))?;
             }
         }
         Ok(ExitCode::SUCCESS)

@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 
 use super::device::{DeviceArgs, Job};
+use super::put;
 use super::table::{percent, table};
 use crate::ops::AllOps;
 use crate::train::{Ended, Options, Plan, Precision, Summary, train};
@@ -69,14 +70,14 @@ impl Train {
         let had = plan.settings.options.precision;
         match self.device.run_in(had, Precision::Bf16, Training { plan, stop: interrupt()? })? {
             Ended::Finished(summary) => {
-                print!("{}", show(&summary));
+                put(format_args!("{}", show(&summary)))?;
                 let folder = folder.path().display();
-                println!("\nsummary: {folder}/summary.json   curve: {folder}/curve.svg");
-                println!("try it:  flipk eval retrieval {folder}");
+                put(format_args!("\nsummary: {folder}/summary.json   curve: {folder}/curve.svg\n"))?;
+                put(format_args!("try it:  flipk eval retrieval {folder}\n"))?;
             }
             Ended::Interrupted { step, checkpoint } => {
-                println!("stopped after step {step}; saved {}", checkpoint.display());
-                println!("go on with: flipk train --resume {}", folder.path().display());
+                put(format_args!("stopped after step {step}; saved {}\n", checkpoint.display()))?;
+                put(format_args!("go on with: flipk train --resume {}\n", folder.path().display()))?;
             }
         }
         Ok(ExitCode::SUCCESS)

@@ -8,6 +8,7 @@ use anyhow::Result;
 use clap::Args;
 
 use super::device::{DeviceArgs, Job};
+use super::put;
 use super::table::table;
 use crate::golden::{Check, Tolerances, verify};
 use crate::ops::AllOps;
@@ -42,9 +43,9 @@ impl Verify {
             [check.quantity.clone(), error, tolerance, verdict(check).to_owned()]
         };
         let rows: Vec<_> = checks.iter().map(row).collect();
-        print!("{}", table(["quantity", "error", "tolerance", "verdict"], &rows));
+        put(format_args!("{}", table(["quantity", "error", "tolerance", "verdict"], &rows)))?;
         let failed = checks.iter().filter(|check| !check.holds()).count();
-        println!("\n{} of {} quantities hold", checks.len() - failed, checks.len());
+        put(format_args!("\n{} of {} quantities hold\n", checks.len() - failed, checks.len()))?;
         Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }

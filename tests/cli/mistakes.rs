@@ -1,6 +1,6 @@
 //! What a user may get wrong: each gives exit code 1 or 2 and says what to do.
 
-use crate::harness::{SMALL, flipk, flipk_with, train};
+use crate::harness::{FLIPK, SMALL, flipk, flipk_with, train};
 
 #[test]
 fn mistakes_are_told_at_once() {
@@ -45,6 +45,22 @@ fn mistakes_are_told_at_once() {
         assert!(!ran.stderr.contains("panicked"));
     }
     assert!(!folder.path().join("run").exists(), "a run that cannot start leaves no folder");
+}
+
+/// A disk that is full behind `>` is an error, and a reader that has seen enough is none.
+#[cfg(target_os = "linux")]
+#[test]
+fn output_that_cannot_be_written_is_told() {
+    let info = |to: std::process::Stdio| {
+        let output = std::process::Command::new(FLIPK).arg("info").stdout(to).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let (code, said) = info(full.into());
+    assert!(code == Some(1) && said.contains("cannot write to standard output"), "{code:?} {said}");
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    assert_eq!(info(writer.into()).0, Some(0));
 }
 
 #[test]
