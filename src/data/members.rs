@@ -178,7 +178,7 @@ fn fill(entry: &mut Entry, part: &Part, member: &Member) {
     let name = || shown(&member.name);
     let (kind, detail) = match &member.content {
         Content::Data(span) if span.len > MAX_MEMBER => {
-            (Kind::UnreadMember, format!("{name} has {} bytes; more than {MAX_MEMBER} are not read", span.len))
+            (Kind::UnreadMember, format!("{} has {} bytes; more than {MAX_MEMBER} are not read", name(), span.len))
         }
         Content::Data(span) => return *place = Some(*span),
         Content::Cut(problem) => (Kind::TruncatedMember, format!("{}: {problem}", name())),

@@ -79,13 +79,18 @@ impl Shard {
                 if head.is_empty() {
                     return Err(empty(name, "an empty file of 0 bytes".to_owned()));
                 }
+                // Another format's file may have something in it that looks like an archive's header.
+                let other = |head: &[u8]| sniff(head).filter(|found| found.sure && !tar::begins(head));
                 if head.starts_with(&GZIP) {
                     let (spooled, inflation) = unpack(file, path, &common.spool)?;
                     report.unpacked = spooled.len();
+                    if let Some(found) = other(fill_from(&spooled, &mut vec![0; HEAD], 0).map_err(read)?) {
+                        return Err(not_tar(format!("it is gzipped, and inside it is {}", found.what)));
+                    }
                     let indexed = tar::index(&spooled);
                     (Store::Spooled(spooled), indexed, inflation)
                 } else {
-                    if let Some(found) = sniff(head).filter(|found| found.sure && !tar::begins(head)) {
+                    if let Some(found) = other(head) {
                         return Err(not_tar(format!("it is {}", found.what)));
                     }
                     let indexed = tar::index(&file);

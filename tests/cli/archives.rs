@@ -22,7 +22,7 @@ impl Place {
         small_args(&self.path(run), &[&["--batch=8", &tokenizer], more, &["--data"], shards].concat())
     }
 
-    fn train_on(&self, run: &str, shards: &[&str], more: &[&str]) -> Ran {
+    fn train_shards(&self, run: &str, shards: &[&str], more: &[&str]) -> Ran {
         flipk(&self.args(run, shards, more))
     }
 
@@ -63,12 +63,12 @@ fn lacks(path: &Path) -> bool {
 fn names_with_dots_repeated_names_and_names_that_are_not_utf8() {
     let place = Place::with_vocab();
     let dots = place.file("dots.tar", finished(good(20, |n| format!("shot 2.{n} left"))));
-    let ran = place.train_on("dots", &[&dots], &["--steps=1"]).expect(0);
+    let ran = place.train_shards("dots", &[&dots], &["--steps=1"]).expect(0);
     says(&ran, &["1 pairs", "19 image members and 19 .txt members are not used", "first dot", "sample `shot 2`"]);
 
     let name = |n: u8| format!("{n:03}");
     let again = place.file("again.tar", finished([good(10, name), good(10, name)].concat()));
-    let ran = place.train_on("again", &[&again], &["--steps=1"]).expect(0);
+    let ran = place.train_shards("again", &[&again], &["--steps=1"]).expect(0);
     says(&ran, &["20 pairs", "duplicate names: 10 occur more than once"]);
 
     let mut bytes = Vec::new();
@@ -77,7 +77,7 @@ fn names_with_dots_repeated_names_and_names_that_are_not_utf8() {
         tar::append_bytes(&mut bytes, &[name, b".txt"].concat(), b"a good one");
     }
     let latin = place.file("latin.tar", finished(bytes));
-    let ran = place.train_on("latin", &[&latin], &["--steps=2", "--max-bad=0.5"]).expect(0);
+    let ran = place.train_shards("latin", &[&latin], &["--steps=2", "--max-bad=0.5"]).expect(0);
     says(&ran, &["3 pairs", r"latin.tar:caf\xEA: bad image"]);
 }
 
@@ -93,7 +93,7 @@ fn other_views_are_not_used_as_images() {
         pair(&mut archive, &number.to_string(), &png(number), b"a good one");
     }
     let shard = place.file("views.tar", finished(archive));
-    let ran = place.train_on("run", &[&shard], &["--steps=2", "--max-bad=0"]).expect(0);
+    let ran = place.train_shards("run", &[&shard], &["--steps=2", "--max-bad=0"]).expect(0);
     let said = ["views.tar", "skipped", "not used"].iter().any(|word| ran.stderr.contains(word));
     assert!(ran.stderr.contains("8 pairs") && !said, "{}", ran.stderr);
     assert_eq!(place.skipped("run"), serde_json::json!({}));
@@ -105,14 +105,14 @@ fn archives_that_end_early_late_or_in_the_middle() {
     let name = |n: u8| format!("{n:03}");
     let members = good(20, name);
     let cut = place.file("cut.tar", &members);
-    let ran = place.train_on("cut", &[&cut], &["--steps=1"]).expect(0);
+    let ran = place.train_shards("cut", &[&cut], &["--steps=1"]).expect(0);
     says(&ran, &["20 pairs", "cut.tar: it has no end mark", "after `019.txt` is missing"]);
 
     let mut broken = finished(members.clone());
     let at = good(6, name).len();
     broken[at..at + 512].fill(0xFF);
     let broken = place.file("broken.tar", broken);
-    let ran = place.train_on("broken", &[&broken], &["--epochs=3"]).expect(0);
+    let ran = place.train_shards("broken", &[&broken], &["--epochs=3"]).expect(0);
     says(&ran, &["20 pairs", "are lost", "broken.tar:006: truncated member: the archive is damaged next to it"]);
     assert!(place.skipped("broken")["truncated_member"].as_u64() >= Some(2));
 
@@ -120,14 +120,14 @@ fn archives_that_end_early_late_or_in_the_middle() {
     let mut half = members.clone();
     half[at..].fill(0xFF);
     let half = place.file("half.tar", half);
-    let ran = place.train_on("half", &[&half], &["--steps=1"]).expect(1);
+    let ran = place.train_shards("half", &[&half], &["--steps=1"]).expect(1);
     says(&ran, &["the rest of the archive", "14 x lost sample", "larger --max-bad"]);
-    place.train_on("patient", &[&half], &["--steps=1", "--max-bad=0.8"]).expect(0);
+    place.train_shards("patient", &[&half], &["--steps=1", "--max-bad=0.8"]).expect(0);
     assert_eq!(place.skipped("patient")["lost_sample"], 14);
 
     let other = finished(good(20, |n| format!("other{n}")));
     let joined = place.file("joined.tar", [finished(members), other].concat());
-    says(&place.train_on("joined", &[&joined], &["--steps=1"]).expect(0), &["40 pairs"]);
+    says(&place.train_shards("joined", &[&joined], &["--steps=1"]).expect(0), &["40 pairs"]);
 }
 
 #[test]
@@ -138,7 +138,7 @@ fn samples_are_judged_by_their_share_and_not_by_their_place() {
     first.extend((0..10).flat_map(|part| good(40, |n| format!("1{part}{n:03}"))));
     let first = place.file("first.tar", finished(first));
     // As many steps as the good samples are enough for.
-    let ran = place.train_on("first", &[&first], &["--steps=50"]).expect(0);
+    let ran = place.train_shards("first", &[&first], &["--steps=50"]).expect(0);
     says(&ran, &["436 pairs", "empty caption", "further samples are counted, not named (empty caption)"]);
     assert!((30..=36).contains(&place.skipped("first")["empty_caption"].as_u64().unwrap()));
 
@@ -148,9 +148,9 @@ fn samples_are_judged_by_their_share_and_not_by_their_place() {
     let dirty = place.file("dirty.tar", finished(dirty));
     let clean =
         place.file("clean.tar", finished((0..5).flat_map(|part| good(40, |n| format!("{part}{n:03}"))).collect()));
-    let ran = place.train_on("mixed", &[&clean, &dirty], &["--epochs=2"]).expect(0);
+    let ran = place.train_shards("mixed", &[&clean, &dirty], &["--epochs=2"]).expect(0);
     says(&ran, &["many samples of", "dirty.tar are broken", "of 20 so far"]);
-    let ran = place.train_on("dirty", &[&dirty], &["--epochs=2"]).expect(1);
+    let ran = place.train_shards("dirty", &[&dirty], &["--epochs=2"]).expect(1);
     says(&ran, &["too many broken samples in", "dirty.tar", "larger --max-bad", "--resume"]);
     assert!(lacks(&place.path("dirty/summary.json")));
 }
@@ -166,7 +166,7 @@ fn counts_are_of_what_was_used_and_evaluation_names_what_it_skips() {
     for (run, prefetch, threads) in [("near", 1, 1), ("far", 30, 3)] {
         let ahead = [format!("--prefetch={prefetch}"), format!("--loader-threads={threads}"), "--steps=9".to_owned()];
         let ahead: Vec<&str> = ahead.iter().map(String::as_str).collect();
-        place.train_on(run, &[&shard], &ahead).expect(0);
+        place.train_shards(run, &[&shard], &ahead).expect(0);
     }
     let (near, far) = (place.skipped("near"), place.skipped("far"));
     assert_eq!(near, far);
@@ -208,54 +208,59 @@ fn files_that_are_not_archives_are_named() {
         ("weights.pt", b"PK\x03\x04....archive/data.pkl", "PyTorch"),
     ] {
         let path = place.file(name, bytes);
-        says(&place.train_on("run", &[&path], &[]).expect(1), &[name, "is not a tar archive", word]);
+        says(&place.train_shards("run", &[&path], &[]).expect(1), &[name, "is not a tar archive", word]);
     }
     let (page, empty) = (place.path("page.tar").display().to_string(), place.file("empty.tar", b""));
-    let ran = place.train_on("run", &[&good, &page, &empty], &[]).expect(1);
+    let ran = place.train_shards("run", &[&good, &page, &empty], &[]).expect(1);
     says(&ran, &["2 of the 3 shards cannot be used", "leave them out", "403 Forbidden", "empty.tar", "0 bytes"]);
     for (spec, word) in [
         ("s3://bucket/{000..127}.tar", "only local files are read"),
         ("a.tar::b.tar", "give each by itself"),
         ("pipe:cat a.tar", "not the output of a command"),
     ] {
-        says(&place.train_on("run", &[spec], &[]).expect(1), &[spec, word]);
+        says(&place.train_shards("run", &[spec], &[]).expect(1), &[spec, word]);
     }
     assert!(lacks(&place.path("run")), "a run that cannot start leaves no folder");
 }
 
-#[cfg(unix)]
 /// Nothing in a folder is left out without a word, and nothing is taken twice without one.
 #[test]
 fn shards_that_are_left_out_or_come_twice_are_told() {
-    let place = Place::new();
+    let place = Place::with_vocab();
     let shards = place.path("shards");
     let given = |name: &str| place.path(name).display().to_string();
     std::fs::create_dir_all(shards.join("more")).unwrap();
     std::fs::write(shards.join("a.tar"), finished(good(8, |number| format!("a{number}")))).unwrap();
     std::fs::write(shards.join("B.TAR"), finished(good(8, |number| format!("b{number}")))).unwrap();
     std::fs::write(shards.join("more/c.tar"), finished(good(8, |number| format!("c{number}")))).unwrap();
-    let ran = place.train("folder", &[&given("shards")], &[]).expect(0);
+    let ran = place.train_shards("folder", &[&given("shards")], &["--epochs=1"]).expect(0);
     says(&ran, &["16 pairs", "1 of the folders in", "hold shards too", "/**/*.tar"]);
-    let ran = place.train("twice", &[&given("shards/a.tar"), &given("shards/../shards/a.tar")], &[]).expect(0);
+    let ran = place
+        .train_shards("twice", &[&given("shards/a.tar"), &given("shards/../shards/a.tar")], &["--epochs=1"])
+        .expect(0);
     says(&ran, &["16 pairs", "1 of the 2 shards are in the list more than once", "is the same file as"]);
     std::fs::write(shards.join("d.tar.zst"), b"\x28\xB5\x2F\xFD and more").unwrap();
-    says(&place.train("zst", &[&given("shards")], &[]).expect(1), &["d.tar.zst is not a tar archive", "zstd"]);
+    says(&place.train_shards("zst", &[&given("shards")], &[]).expect(1), &["d.tar.zst is not a tar archive", "zstd"]);
     // The files of a sample lie in one folder.
     let mut apart = Vec::new();
     for number in 0..4 {
         tar::append(&mut apart, &format!("images/{number}.png"), &png(number));
         tar::append(&mut apart, &format!("texts/{number}.txt"), b"a good one");
     }
-    let apart = place.write("apart.tar", &finished(apart));
-    let ran = place.train("apart", &[&apart], &[]).expect(1);
+    let apart = place.file("apart.tar", finished(apart));
+    let ran = place.train_shards("apart", &[&apart], &[]).expect(1);
     says(&ran, &["\"images/0\" an image and \"texts/0\" a caption", "the same path in the archive"]);
 }
 
+#[cfg(unix)]
 #[test]
 fn a_pipe_is_refused() {
     let place = Place::with_vocab();
     let pipe = place.path("pipe.tar");
     let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
     assert!(made.success());
-    says(&place.train_on("run", &[&pipe.display().to_string()], &[]).expect(1), &["pipe.tar", "not a regular file"]);
+    says(
+        &place.train_shards("run", &[&pipe.display().to_string()], &[]).expect(1),
+        &["pipe.tar", "not a regular file"],
+    );
 }

@@ -107,7 +107,7 @@ mod tests {
         let vocab = r#"{"[UNK]": 0, "[PAD]": 1, "a": 2}"#;
         assert_eq!(words(vocab, &padding(1)).unwrap().pad(), 1);
         let error = words(vocab, &padding(5000)).unwrap_err();
-        assert!(error.contains("pads with the token number 5000"), "{error}");
+        assert!(error.contains("padding token has the number 5000"), "{error}");
         let error = words(r#"{"[UNK]": 0, "[PAD]": 1, "a": 4000000000}"#, "null").unwrap_err();
         assert!(error.contains("\"a\" has the number 4000000000"), "{error}");
     }
