@@ -1,9 +1,9 @@
-//! The op benches as a table; `cargo bench --bench ops` and `flipk profile --compare` print it.
+//! The results of the op benches as a table, for `cargo bench --bench ops` and `flipk profile --compare`.
 
 use super::table::table;
 use crate::profile::{BenchRow, Benches, Verdict};
 
-/// The rows of `found`, each beside the same one of `before`, if there is that.
+/// The rows of `found`, each beside the same row of `before`, if given.
 pub fn shown(found: &Benches, before: Option<&Benches>) -> String {
     let commit =
         |of: &Benches| of.commit.as_ref().map_or_else(|| "no commit".to_owned(), |commit| format!("commit {commit}"));
@@ -53,7 +53,7 @@ pub fn shown(found: &Benches, before: Option<&Benches>) -> String {
         text += &format!("not run: {name}: {reason}\n");
     }
     if let Some(before) = before {
-        text += &format!("\nbeside {}, {}: {}", commit(before), before.date, told(found.verdict(before)));
+        text += &format!("\nbeside {}, {}: {}", commit(before), before.date, verdict(found.verdict(before)));
     }
     text
 }
@@ -62,7 +62,7 @@ fn microseconds(row: &BenchRow) -> String {
     format!("{:.1}", 1e6 * row.seconds)
 }
 
-fn told(verdict: Option<Verdict>) -> String {
+fn verdict(verdict: Option<Verdict>) -> String {
     let Some(Verdict { compared, times_faster, slower }) = verdict else {
         return "no row has a counterpart of the same name and shape\n".to_owned();
     };
@@ -84,7 +84,7 @@ mod tests {
     use crate::profile::benches::tests::sample;
 
     #[test]
-    fn what_became_slower_is_told() {
+    fn slower_rows_are_listed() {
         let before = sample(&[("gather_patches", "8x98", 1e-6), ("add", "8x98", 1e-6)]);
         let after = sample(&[("gather_patches", "8x98", 4e-6), ("add", "8x98", 1e-6), ("gelu", "8x98", 1e-6)]);
         let text = shown(&after, Some(&before));

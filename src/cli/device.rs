@@ -1,10 +1,9 @@
-//! Choosing the device: the one place where the program becomes one for a certain device.
+//! Choosing the device: the only place that decides which device type the generic code is compiled for.
 
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
-
 use half::bf16;
 
 use crate::device::cuda::{Driver, Emulated, EmulatorOptions, Gpu, kernels};
@@ -13,19 +12,19 @@ use crate::ops::AllOps;
 use crate::profile::measure_ceilings;
 use crate::train::Precision;
 
-/// Where to compute, with which numbers, and on how many threads.
+/// The device, the precision and the number of threads.
 #[derive(Args)]
 pub struct DeviceArgs {
-    /// Device to compute on; `auto` is the best there is, `emulator` runs the GPU's kernels on the CPU and checks them
+    /// Device to compute on; `auto` is a GPU if there is one, `emulator` runs the GPU's kernels on the CPU and checks them
     #[arg(long = "device", id = "device", value_enum, default_value_t)]
     kind: Kind,
-    /// Numbers of a GPU's activations and products, and what a CPU rounds the operands of products to. `auto` is what a run that is
-    /// resumed had; else f32 on a CPU and for `flipk verify`, and bf16 on a GPU. What a CPU's products in bf16 are beside those in
-    /// f32 depends on its kind: about eight times as fast with AMX, twice on AMD's Zen 4 and 5, half on an Intel with AVX-512 BF16
-    /// but no AMX; others cannot. It is measured once and told at the start
+    /// Precision of activations and matrix products on a GPU; on a CPU, what the operands of matrix products are rounded to.
+    /// `auto` is what a resumed run used before; else f32 on a CPU and for `flipk verify`, and bf16 on a GPU. On a CPU, products
+    /// in bf16 instead of f32 are four to five times as fast with AMX, twice as fast on AMD's Zen 4 and 5, and half as fast on an
+    /// Intel with AVX-512 BF16 but no AMX; other CPUs do not support bf16. The speed is measured once and printed at the start
     #[arg(long, value_enum, default_value_t)]
     precision: Precision,
-    /// Threads to compute with; 0: one per core. Results do not depend on it
+    /// Threads to compute with; 0: one per core. Results do not depend on the number
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: usize,
 }
@@ -39,33 +38,34 @@ enum Kind {
     Emulator,
 }
 
-/// Something to do on whichever device was chosen.
+/// Work to run on the chosen device.
 pub trait Job: Send {
     type Output: Send;
+
     fn run<D: AllOps>(self, device: Arc<D>) -> Result<Self::Output>;
 }
 
 impl DeviceArgs {
-    /// What the user asked for, if anything.
+    /// The precision that the user asked for, if any.
     pub fn precision(&self) -> Option<Precision> {
         Some(self.precision).filter(|precision| *precision != Precision::Auto)
     }
 
-    /// Runs `job` on the chosen device, on a GPU in bf16 unless the user said otherwise.
+    /// Runs `job` on the chosen device, on a GPU in bf16 unless the user asked for another precision.
     pub fn run<J: Job>(&self, job: J) -> Result<J::Output> {
         self.run_in(None, Precision::Bf16, job)
     }
 
-    /// Runs `job` on the chosen device with what the user asked for; else with the numbers that a run `had`; else on a GPU in
-    /// `gpu` and on a CPU in f32.
-    pub fn run_in<J: Job>(&self, had: Option<Precision>, gpu: Precision, job: J) -> Result<J::Output> {
+    /// Runs `job` on the chosen device in the precision that the user asked for, else the `earlier` one of a resumed run, else
+    /// `gpu` on a GPU and f32 on a CPU.
+    pub fn run_in<J: Job>(&self, earlier: Option<Precision>, gpu: Precision, job: J) -> Result<J::Output> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(self.threads).build();
         let pool = pool.context("cannot start the threads to compute with")?;
-        let asked = self.precision().or(had).unwrap_or_default();
+        let asked = self.precision().or(earlier).unwrap_or_default();
         pool.install(|| match self.driver()? {
             None if asked == Precision::Bf16 => {
                 let cpu = Arc::new(Cpu::bf16()?);
-                eprintln!("{}", gain(&cpu)?);
+                eprintln!("{}", speed_of_bf16(&cpu)?);
                 job.run(cpu)
             }
             None => job.run(Arc::new(Cpu::default())),
@@ -76,7 +76,7 @@ impl DeviceArgs {
         })
     }
 
-    /// The GPU to drive, if it is not the CPU.
+    /// The driver of the GPU or emulator; `None` for the CPU.
     fn driver(&self) -> Result<Option<Arc<dyn Driver>>> {
         Ok(match self.kind {
             Kind::Cpu => None,
@@ -94,19 +94,19 @@ impl DeviceArgs {
     }
 }
 
-/// How fast a CPU multiplies in bf16, beside f32.
-fn gain(cpu: &Arc<Cpu>) -> std::result::Result<String, DeviceError> {
-    let rounded = measure_ceilings(cpu, false)?.flops_per_second;
-    let plain = measure_ceilings(&Arc::new(Cpu::default()), false)?.flops_per_second;
-    Ok(told(rounded, plain))
+/// Measures matrix products in bf16 beside f32, and says what `--precision bf16` gains on this CPU.
+fn speed_of_bf16(cpu: &Arc<Cpu>) -> std::result::Result<String, DeviceError> {
+    let bf16 = measure_ceilings(cpu, false)?.flops_per_second;
+    let f32 = measure_ceilings(&Arc::new(Cpu::default()), false)?.flops_per_second;
+    Ok(comparison(bf16, f32))
 }
 
-fn told(rounded: f64, plain: f64) -> String {
-    let (factor, rounded, plain) = (rounded / plain, rounded / 1e9, plain / 1e9);
-    let rates = format!("products reach {rounded:.0} GFLOP/s in bf16 here, {plain:.0} in f32");
-    match factor < 1.0 {
-        true => format!("warning: {rates}: --precision f32 is faster on this processor and rounds nothing"),
-        false => format!("{rates}: {factor:.1} times as fast; what is not a product takes as long as before"),
+/// `bf16` and `f32`: FLOP/s.
+fn comparison(bf16: f64, f32: f64) -> String {
+    let rates = format!("matrix products reach {:.0} GFLOP/s in bf16 and {:.0} in f32 here", bf16 / 1e9, f32 / 1e9);
+    match bf16 < f32 {
+        true => format!("warning: {rates}: --precision f32 is faster on this processor, and more precise"),
+        false => format!("{rates}: bf16 is {:.1} times as fast; other ops take the same time in both", bf16 / f32),
     }
 }
 
@@ -120,16 +120,20 @@ fn best_gpu() -> std::result::Result<Gpu, DeviceError> {
 
 #[cfg(test)]
 mod tests {
-    use super::told;
+    use super::comparison;
 
     #[test]
-    fn a_loss_is_a_warning() {
+    fn slower_bf16_is_a_warning() {
+        let slower = comparison(160e9, 250e9);
         assert!(
-            told(160e9, 250e9)
-                .starts_with("warning: products reach 160 GFLOP/s in bf16 here, 250 in f32: --precision f32")
+            slower
+                .starts_with("warning: matrix products reach 160 GFLOP/s in bf16 and 250 in f32 here: --precision f32")
         );
+        let faster = comparison(1000e9, 250e9);
         assert!(
-            told(1000e9, 250e9).starts_with("products reach 1000 GFLOP/s in bf16 here, 250 in f32: 4.0 times as fast")
+            faster.starts_with(
+                "matrix products reach 1000 GFLOP/s in bf16 and 250 in f32 here: bf16 is 4.0 times as fast"
+            )
         );
     }
 }

@@ -33,19 +33,19 @@ enum Task {
     ZeroShot {
         #[command(flatten)]
         common: Common,
-        /// File with a class name per line. An image's class is the number in its .cls member, from 0, or else its caption,
-        /// which is a name or a number [default: the data's distinct captions]
+        /// File with one class name per line. An image's class is the number in its .cls member, from 0, or its caption, which
+        /// is a number or one of the names [default: the data's distinct captions]
         #[arg(long, value_name = "FILE")]
         classes: Option<PathBuf>,
-        /// File with a prompt per line, {} or {c} for the class name; their embeddings are averaged [default: the name
+        /// File with one prompt per line, {} or {c} for the class name; a class's embeddings are averaged [default: the name
         /// alone]
         #[arg(long, value_name = "FILE")]
         templates: Option<PathBuf>,
-        /// What captions that are numbers are, where the class names are numbers as well
+        /// How to read captions that are numbers if the class names are numbers too
         #[arg(long, value_enum, default_value_t)]
         labels: Labels,
     },
-    /// Find texts by images and images by texts: recall at 1, 5 and 10
+    /// Retrieve texts by image and images by text: recall at 1, 5 and 10
     Retrieval {
         #[command(flatten)]
         common: Common,
@@ -67,19 +67,20 @@ struct Common {
     /// .json member [default: where they were at training]
     #[arg(long, value_name = "KEY")]
     caption_key: Option<String>,
-    /// What the lines of a .txt member are: captions (each), or together one caption (join) [default: as at training]
+    /// How to read a .txt member of several lines: as one caption per line (each), or as a single caption (join) [default: as
+    /// at training]
     #[arg(long, value_name = "each|join", hide_possible_values = true)]
     caption_lines: Option<CaptionLines>,
     /// Whether texts are lower-cased [default: as at training; of another --tokenizer, as `flipk train` decides]
     #[arg(long, value_name = "yes|no", value_parser = BoolishValueParser::new(), hide_possible_values = true)]
     lower_case: Option<bool>,
-    /// Token that fills up short texts [default: as at training; of another --tokenizer, as `flipk train` decides]
+    /// Token that pads short texts [default: as at training; of another --tokenizer, as `flipk train` decides]
     #[arg(long, value_name = "TOKEN")]
     pad_token: Option<String>,
-    /// What becomes of photos whose EXIF data says that they are to be turned [default: as in the run, else ignore]
+    /// What to do with photos whose EXIF data asks for a rotation [default: as at training, else ignore]
     #[arg(long, value_name = "WHAT")]
     exif_orientation: Option<ExifOrientation>,
-    /// Images at a time
+    /// Images per batch
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
     batch: u32,
     /// Share of broken samples above which evaluation stops
@@ -119,7 +120,7 @@ impl Eval {
         let (dataset, kind, named) = match &self.task {
             Task::Retrieval { common } => (common.open(&run, ClassNumbers::Ignore)?, Kind::Retrieval, false),
             Task::ZeroShot { common, classes, templates, labels } => {
-                // The run's lists are for the run's data.
+                // The run's own class names and prompts apply only to its own data.
                 let own = if common.data.is_none() { run.clone() } else { Options::default() };
                 let names = classes.as_ref().or(own.classes.as_ref());
                 let names = names.map(|path| ClassNames::from_file(path)).transpose()?;
@@ -139,7 +140,7 @@ impl Eval {
         let orientation = common.exif_orientation.or(run.exif_orientation).unwrap_or_default();
         let dataset = Arc::new(dataset.with_orientation(orientation));
         dataset.warnings().iter().for_each(|warning| eprintln!("{warning}"));
-        // Where class names are given, captions may be their numbers, which nobody embeds.
+        // With class names, captions may be class numbers, which are not embedded.
         if !named {
             let survey = Survey::of(&dataset, &tokenizer, checkpoint.state.model.context)?;
             survey.warnings(false).iter().for_each(|warning| eprintln!("{warning}"));
@@ -172,20 +173,17 @@ impl Eval {
     }
 }
 
-/// What the run of a checkpoint was told, if its folder is there.
+/// The options of the checkpoint's run; the defaults if its `config.toml` is missing or unreadable.
 fn run_options(checkpoint: &Checkpoint) -> Options {
-    let mut folders = checkpoint.path().ancestors().skip(1).take(2);
-    let config = folders.find_map(|folder| Some(folder.join("config.toml")).filter(|path| path.is_file()));
-    config.map_or_else(Options::default, |path| {
-        Options::default().over_file(&path).unwrap_or_else(|error| {
-            eprintln!("warning: {error}; what the run was told is not known here");
-            Options::default()
-        })
+    let Some(config) = checkpoint.beside("config.toml") else { return Options::default() };
+    Options::default().over_file(&config).unwrap_or_else(|error| {
+        eprintln!("warning: {error}; using default options instead of the run's");
+        Options::default()
     })
 }
 
 impl Common {
-    /// The data to evaluate on: by default the run's, with captions where they were at training.
+    /// Opens the data to evaluate on: by default the run's, with captions from where they were at training.
     fn open(&self, run: &Options, numbers: ClassNumbers) -> Result<Dataset> {
         let own = run.eval_data.clone().filter(|data| !data.is_empty());
         let data = self.data.clone().or(own).unwrap_or_else(|| vec!["embedded:fluent".to_owned()]);
@@ -208,13 +206,15 @@ impl Common {
         Ok(dataset)
     }
 
-    /// The tokenizer that was given, or the one in the checkpoint's run folder; it fits the model's table of tokens.
+    /// The tokenizer that was given, or the one in the checkpoint's run folder.
+    ///
+    /// # Errors
+    /// If there is none, or it has more tokens than the model has embeddings.
     fn tokenizer(&self, checkpoint: &Checkpoint) -> Result<Tokenizer> {
         let options = TokenizerOptions { lower_case: self.lower_case, pad_token: self.pad_token.clone() };
-        let mut folders = checkpoint.path().ancestors().skip(1).take(2);
-        let own = folders.find_map(|folder| Some(folder.join("tokenizer.json")).filter(|path| path.is_file()));
+        let own = checkpoint.beside("tokenizer.json");
         let path = self.tokenizer.as_ref().or(own.as_ref());
-        let path = path.context("there is no tokenizer.json beside the checkpoint; give --tokenizer")?;
+        let path = path.context("there is no tokenizer.json beside the checkpoint; pass --tokenizer")?;
         let tokenizer = Tokenizer::open(path, &options)?;
         tokenizer.check_rows(checkpoint.state.model.vocab).with_context(|| path.display().to_string())?;
         if let (Some(_), Some(own)) = (&self.tokenizer, &own) {

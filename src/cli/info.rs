@@ -30,7 +30,7 @@ impl Info {
     }
 }
 
-/// The kernels that the program carries.
+/// The kernels compiled into the program.
 fn compiled() -> String {
     if kernels::KERNELS.is_empty() {
         return "none compiled in; for GPUs run tools/cuda-compiler and build again".to_owned();
@@ -39,7 +39,7 @@ fn compiled() -> String {
     format!("{} (nvcc {})", names.join(" "), kernels::NVCC)
 }
 
-/// Those that the CPU ops make use of.
+/// The features that the CPU ops use.
 fn cpu_features() -> Vec<&'static str> {
     #[cfg(target_arch = "x86_64")]
     let features = [

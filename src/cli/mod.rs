@@ -20,7 +20,7 @@ use crate::device::isa;
 
 /// Trains FLIP: CLIP with most of the image patches left out, at a fraction of the cost.
 ///
-/// Without any data of your own: `flipk train` trains a small model on the emoji inside the program, in about five
+/// Without any data of your own: `flipk train` trains a small model on the emoji built into the program, in about five
 /// minutes on two cores.
 #[derive(Parser)]
 #[command(name = "flipk", version, max_term_width = 110, args_override_self = true)]
@@ -38,8 +38,8 @@ enum Command {
     Info(info::Info),
 }
 
-/// The error and its causes, but for those that the text before ends with already.
-fn told(error: &anyhow::Error) -> String {
+/// The error and its causes, except causes that the text before them already ends with.
+fn message(error: &anyhow::Error) -> String {
     error.chain().map(ToString::to_string).fold(String::new(), |text, cause| {
         if text.is_empty() {
             cause
@@ -92,7 +92,7 @@ pub fn main() -> ExitCode {
         Command::Info(command) => command.run(),
     };
     done.unwrap_or_else(|error| {
-        eprintln!("error: {}", told(&error));
+        eprintln!("error: {}", message(&error));
         ExitCode::FAILURE
     })
 }
@@ -101,11 +101,11 @@ pub fn main() -> ExitCode {
 mod tests {
     use anyhow::anyhow;
 
-    use super::told;
+    use super::message;
 
     #[test]
-    fn a_cause_is_told_once() {
+    fn a_cause_is_printed_once() {
         let error = anyhow!("no such file").context("cannot read x: no such file").context("the vocabulary");
-        assert_eq!(told(&error), "the vocabulary: cannot read x: no such file");
+        assert_eq!(message(&error), "the vocabulary: cannot read x: no such file");
     }
 }

@@ -15,19 +15,18 @@ use super::device::{DeviceArgs, Job};
 use super::put;
 use super::table::table;
 use crate::autograd::Recompute;
-use crate::data::Dataset;
 use crate::device::KernelCounts;
 use crate::model::Preset;
 use crate::ops::AllOps;
 use crate::profile::{self, Benches, Group, Line, chrome_trace, compare, group, largest_batch, measure_ceilings, svg};
 use crate::train::{Options, Precision, RunFolder, Settings, tokenizer};
 
-/// Time a training step, layer by layer, beside what the device allows
+/// Time a training step, layer by layer, beside the device's limits
 ///
-/// Runs some steps on real batches and prints each part's median time, its model FLOPs and least bytes, and how near it is to
-/// the ceiling that binds it; both ceilings (a copy, on a CPU a sum; a matrix product) are measured on the device itself. Lines
-/// marked `again` are what --recompute makes once more: no model FLOPs. The emulator also counts the bytes that each part
-/// moves to and from memory, beside the least that its operands and results allow.
+/// Runs some steps on real batches and prints, for each part, its median time, model FLOPs and least memory traffic, and how
+/// close it is to the limit that binds it. Both limits (memory bandwidth and matrix products) are measured on the device
+/// itself. Lines marked `again` are recomputation (--recompute), which does not count as model FLOPs. The emulator also counts
+/// the bytes that each part actually moves to and from memory.
 #[derive(Args)]
 #[command(after_help = "Examples:
   flipk profile
@@ -35,17 +34,17 @@ use crate::train::{Options, Precision, RunFolder, Settings, tokenizer};
   flipk profile --model b16 --batch 16 --json before.json --picture step.svg --trace step.json
   flipk profile --compare before.json after.json
   flipk profile --fit                         # largest batches by card
-  flipk profile --fit --recompute blocks      # the same with little kept for the backward pass
-  flipk profile runs/b16-001                  # sizes of that run's model
-  flipk profile --batch 8 --device emulator   # estimates for an H100 from what the kernels did in emulation
-  flipk profile --batch 8 --device emulator --group kernel   # what each of them did, bank conflicts included")]
+  flipk profile --fit --recompute blocks      # the same with most activations recomputed
+  flipk profile runs/b16-001                  # with the options of that run
+  flipk profile --batch 8 --device emulator   # estimated time on an H100
+  flipk profile --batch 8 --device emulator --group kernel   # counts per kernel, bank conflicts included")]
 pub struct Profile {
-    /// Run folder whose options are taken; flags win over them
+    /// Run folder whose options to use; flags override them
     run: Option<PathBuf>,
-    /// What becomes one line
+    /// What to sum up in one line
     #[arg(long, value_enum, default_value_t)]
     group: Group,
-    /// Steps that are timed op by op, and then as many as training makes them (not in emulation); two more come before each
+    /// Steps to time op by op, and then as training runs them (not in emulation); two untimed steps precede each
     #[arg(long = "profile-steps", value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     count: u32,
     /// Write everything as JSON
@@ -60,8 +59,8 @@ pub struct Profile {
     /// Compare two profiles that --json wrote, or two results of `cargo bench --bench ops`, and run nothing
     #[arg(long, num_args = 2, value_names = ["BEFORE", "AFTER"])]
     compare: Option<Vec<PathBuf>>,
-    /// Print the largest batch that fits 24, 40, 80 and 141 GB for each preset and ratio, from the plan of a step's buffers in
-    /// bf16 with --recompute as given, and run nothing
+    /// Print the largest batch that fits 24, 40, 80 and 141 GB for each preset and mask ratio, from the plan of a step's buffers
+    /// in bf16 with --recompute as given, and run nothing
     #[arg(long, conflicts_with = "compare")]
     fit: bool,
     /// Measure the device's ceilings again, even if they were measured before
@@ -106,23 +105,21 @@ impl Profile {
             Some(folder) => self.options.over_file(&RunFolder::open(folder)?.config())?,
             None => self.options,
         };
-        // Before any step is run: a slow one is not to be lost to a wrong path. What is there stays until there is better.
+        // A wrong path must not cost slow steps. Existing content stays until it is replaced.
         for file in [&self.json, &self.trace, &self.picture].into_iter().flatten() {
             let opened = OpenOptions::new().create(true).append(true).open(file);
             opened.with_context(|| format!("cannot write {}", file.display()))?;
         }
         let tokenizer = tokenizer(&options)?;
         let settings = Settings::resolve(options, tokenizer.vocab_size())?;
-        let dataset = Dataset::open(&settings.data, settings.captions.clone())?;
-        let dataset = Arc::new(dataset.with_orientation(settings.exif_orientation));
-        let model = settings.options.model.map_or_else(String::new, |preset| format!("{preset:?}").to_lowercase());
+        let (dataset, model) = (Arc::new(settings.dataset()?), settings.preset_name());
         let (warm_up, steps) = (2, self.count as usize);
         let bar = ProgressBar::new((warm_up + steps) as u64);
         bar.set_style(ProgressStyle::with_template("{bar:24.cyan/blue} {pos}/{len} steps  {elapsed}  {eta} left")?);
         let job = profile::Job { settings, dataset, tokenizer, model, warm_up, steps, bar };
-        let had = job.settings.options.precision;
-        let found =
-            self.device.run_in(had, Precision::Bf16, Measurement { job, again: self.ceilings, group: self.group })?;
+        let precision = job.settings.options.precision;
+        let measurement = Measurement { job, again: self.ceilings, group: self.group };
+        let found = self.device.run_in(precision, Precision::Bf16, measurement)?;
         put(format_args!("{}", shown(&found, self.group)))?;
         for (file, text) in [
             (&self.json, serde_json::to_string_pretty(&found)?),
@@ -138,7 +135,7 @@ impl Profile {
     }
 }
 
-/// Memory of cards that are commonly rented, in GB as their makers count.
+/// Memory of commonly rented cards, in units of 10^9 bytes.
 const MEMORY: [usize; 4] = [24, 40, 80, 141];
 
 fn fitting(recompute: Recompute) -> String {
@@ -154,7 +151,7 @@ fn fitting(recompute: Recompute) -> String {
     table(["model", "mask ratio", "24 GB", "40 GB", "80 GB", "141 GB"], &rows)
 }
 
-/// What can be compared.
+/// The files that `--compare` reads.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Saved {
@@ -192,7 +189,7 @@ fn milliseconds(seconds: f64) -> String {
     format!("{:.3}", 1e3 * seconds)
 }
 
-/// A rate in units of `1e9` or `1e12`, `-` where there is nothing to do.
+/// A rate in units of `unit` per second, `-` if there is nothing to measure.
 fn rate(amount: u64, seconds: f64, unit: f64) -> String {
     if amount == 0 || seconds == 0.0 { "-".to_owned() } else { format!("{:.1}", amount as f64 / seconds / unit) }
 }
@@ -253,7 +250,7 @@ fn megabytes(bytes: Option<u64>) -> String {
     bytes.map_or_else(|| "-".to_owned(), |bytes| format!("{:.2}", bytes as f64 / 1e6))
 }
 
-/// What moved, beside the least, where the device counts it.
+/// The bytes that each part moved beside the least possible, if the device counts them.
 fn moved(lines: &[Line]) -> String {
     let row = |line: &Line| {
         let over = line.of_least().map_or_else(|| "-".to_owned(), |times| format!("{times:.2}"));
@@ -268,7 +265,7 @@ fn moved(lines: &[Line]) -> String {
     }
 }
 
-/// What the emulator counted of each kernel. Matrix products are no kernels of ours.
+/// The emulator's counts per kernel. Matrix products are not listed: on a GPU they are cuBLASLt's.
 fn kernels(kernels: &[KernelCounts]) -> String {
     let row = |kernel: &KernelCounts| {
         let conflicts = match kernel.shared_passes_least {

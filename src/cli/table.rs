@@ -1,4 +1,4 @@
-//! Plain tables: columns as wide as their widest cell, the first to the left, the others to the right.
+//! Plain tables: columns as wide as their widest cell, the first aligned to the left, the others to the right.
 
 /// Lays out `rows` under `header`.
 pub fn table<const N: usize>(header: [&str; N], rows: &[[String; N]]) -> String {

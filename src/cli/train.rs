@@ -16,8 +16,8 @@ use crate::train::{Ended, Options, Plan, Precision, Summary, train};
 
 /// Train a model and evaluate it on held-out data
 ///
-/// Without options: a small model on the emoji inside the program, evaluated on a drawing style that it never saw. Ctrl-C
-/// saves a checkpoint and ends with exit code 0; a second one ends at once.
+/// Without options, it trains a small model on the emoji built into the program and evaluates it on a drawing style that it
+/// never saw. Ctrl-C saves a checkpoint and exits with code 0; a second Ctrl-C exits at once.
 #[derive(Args)]
 #[command(after_help = "Examples:
   flipk train
@@ -25,19 +25,19 @@ use crate::train::{Ended, Options, Plan, Precision, Summary, train};
   flipk train --time 5m                        # as many samples as fit
   flipk train --model b16 --data 'cc12m/{00000..01242}.tar' --tokenizer vocab.txt --batch 1024 --epochs 10
   flipk train --config my.toml --seed 1        # keys are the options with _ for -
-  flipk train --resume runs/b16-001            # goes on to the bit where the last checkpoint was
+  flipk train --resume runs/b16-001            # continue from the last checkpoint, to the bit
   flipk train --resume runs/b16-001/checkpoints/step-00012000.safetensors --lr 1e-4   # from an older one
   flipk train --init-from runs/b16-001 --mask-ratio 0 --base-lr 4e-8 --samples 128000000   # unmasked tuning")]
 pub struct Train {
-    /// TOML file with options; flags win over it
+    /// TOML file with options; flags override it
     #[arg(long, value_name = "FILE", conflicts_with = "resume")]
     config: Option<PathBuf>,
-    /// Go on with a run: its folder (from its newest whole checkpoint; one that is damaged is passed over with a warning),
-    /// one of its checkpoints (from that one), or `latest` (the run under runs/ that was last written to). What came after
-    /// the checkpoint is moved into the run's set-aside/. Options that are given win over the run's config.toml
+    /// Resume a run: its folder (from its newest intact checkpoint; damaged ones are skipped with a warning), one of its
+    /// checkpoint files, or `latest` (the run under runs/ that was written to last). Anything later than the checkpoint is
+    /// moved into the run's set-aside/. Other flags override the run's config.toml
     #[arg(long, value_name = "RUN", conflicts_with_all = ["out", "init_from", "time"])]
     resume: Option<PathBuf>,
-    /// Folder for the run [default: the first free runs/PRESET-NNN]
+    /// Folder of the new run [default: the first free runs/PRESET-NNN]
     #[arg(long, value_name = "FOLDER", help_heading = "Output")]
     out: Option<PathBuf>,
     #[command(flatten)]
@@ -67,8 +67,8 @@ impl Train {
             (None, None) => Plan::start(options, self.out.as_deref())?,
         };
         let folder = plan.folder.clone();
-        let had = plan.settings.options.precision;
-        match self.device.run_in(had, Precision::Bf16, Training { plan, stop: interrupt()? })? {
+        let precision = plan.settings.options.precision;
+        match self.device.run_in(precision, Precision::Bf16, Training { plan, stop: interrupt()? })? {
             Ended::Finished(summary) => {
                 put(format_args!("{}", show(&summary)))?;
                 let folder = folder.path().display();
@@ -77,14 +77,14 @@ impl Train {
             }
             Ended::Interrupted { step, checkpoint } => {
                 put(format_args!("stopped after step {step}; saved {}\n", checkpoint.display()))?;
-                put(format_args!("go on with: flipk train --resume {}\n", folder.path().display()))?;
+                put(format_args!("continue with: flipk train --resume {}\n", folder.path().display()))?;
             }
         }
         Ok(ExitCode::SUCCESS)
     }
 }
 
-/// A flag that the first Ctrl-C (or SIGTERM) sets; the second ends the program.
+/// A flag that the first Ctrl-C (or SIGTERM) sets; the second one ends the program.
 fn interrupt() -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = stop.clone();
@@ -92,7 +92,7 @@ fn interrupt() -> Result<Arc<AtomicBool>> {
         if flag.swap(true, Ordering::Relaxed) {
             std::process::exit(130);
         }
-        eprintln!("\nstopping: saving a checkpoint after this step (again to stop at once)");
+        eprintln!("\nstopping: a checkpoint is saved after this step (Ctrl-C again to stop at once)");
     };
     ctrlc::set_handler(handler).context("cannot listen for Ctrl-C")?;
     Ok(stop)

@@ -14,10 +14,10 @@ use crate::golden::{Check, Tolerances, verify};
 use crate::ops::AllOps;
 use crate::train::Precision;
 
-/// Hold a device against a golden state: another implementation's embeddings, loss, gradients and training losses
+/// Compare a device with a golden state: another implementation's embeddings, loss, gradients and training losses
 ///
-/// The sizes come from the file's header. Exit code 0 only if every quantity is within its tolerance. On a GPU and in emulation
-/// the kernels' f32 instances are held to f32's tolerances; `--precision bf16` holds those that training uses to bf16's.
+/// The sizes come from the file's header. The exit code is 0 only if every quantity is within its tolerance. On a GPU and in
+/// emulation, the kernels are checked in f32; `--precision bf16` checks those that training uses, with wider tolerances.
 #[derive(Args)]
 pub struct Verify {
     /// Golden state (safetensors)

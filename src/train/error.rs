@@ -1,4 +1,4 @@
-//! What can end a run.
+//! The errors that can end a run.
 
 use std::io;
 use std::path::{Path, PathBuf};

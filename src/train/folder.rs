@@ -1,4 +1,4 @@
-//! What lies in a run folder, which describes its run on its own.
+//! The files of a run folder, which is a complete description of its run.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::{Options, TrainError};
 use crate::data::Tokenizer;
 
-/// As long as it lives, no other program trains in the run folder.
+/// Keeps other processes from training in a run folder until it is dropped.
 #[derive(Debug)]
 pub struct Lock {
     _file: Option<File>,
@@ -23,24 +23,27 @@ pub struct RunFolder {
 }
 
 impl RunFolder {
-    /// Where runs lie if nothing else is said.
+    /// Where runs are created unless `--out` says otherwise.
     pub const RUNS: &str = "runs";
     /// The folder of a run's checkpoints.
     pub const CHECKPOINTS: &str = "checkpoints";
 
-    /// Begins a run in `path`, or in the first free `runs/NAME-001`.
+    /// Creates the folder of a run: `path`, or the first free one of `runs/NAME-001`, `runs/NAME-002`, ...
     ///
     /// # Errors
-    /// If the folder holds a run already, or cannot be written.
+    /// If the folder already contains a run, is locked, or cannot be written.
     pub fn create(path: Option<&Path>, name: &str) -> Result<(Self, Lock), TrainError> {
-        let path = path.map_or_else(|| Self::numbered(name), |path| Ok(path.to_owned()))?;
+        let path = match path {
+            Some(path) => path.to_owned(),
+            None => create_numbered(Path::new(Self::RUNS), &format!("{name}-"))?,
+        };
         let this = Self { path };
         let checkpoints = this.checkpoints();
         fs::create_dir_all(&checkpoints).map_err(|why| TrainError::io("create", &checkpoints, why))?;
         let lock = this.lock()?;
         if this.config().exists() {
             let problem = format!(
-                "{} holds a run already: go on with `flipk train --resume {0}`, or choose another --out",
+                "{} already contains a run: continue it with `flipk train --resume {0}`, or choose another --out",
                 this.path.display()
             );
             return Err(TrainError::Settings { problem });
@@ -49,10 +52,10 @@ impl RunFolder {
         Ok((this, lock))
     }
 
-    /// Makes room for checkpoints, and removes what a program that was killed left of one.
+    /// Creates the folder of checkpoints if there is none, and removes files that a killed process left half written.
     ///
     /// # Errors
-    /// If no checkpoint could be written: a run should not find that out at its end.
+    /// If no checkpoint could be written: a run should find that out at its start.
     pub fn make_ready(&self) -> Result<(), TrainError> {
         let folder = self.checkpoints();
         fs::create_dir_all(&folder).map_err(|why| TrainError::io("create", &folder, why))?;
@@ -61,36 +64,20 @@ impl RunFolder {
             let name = entry.file_name();
             let name = name.to_string_lossy();
             if name.starts_with(".tmp") || name.ends_with(".partial") {
-                // It only takes room.
+                // It only takes up space.
                 let _ = fs::remove_file(entry.path());
             }
         }
         Ok(())
     }
 
-    /// Makes the first free `runs/NAME-001`; of several programs at once, each gets its own.
-    fn numbered(name: &str) -> Result<PathBuf, TrainError> {
-        let runs = Path::new(Self::RUNS);
-        fs::create_dir_all(runs).map_err(|why| TrainError::io("create", runs, why))?;
-        let mut number = 1;
-        loop {
-            let path = runs.join(format!("{name}-{number:03}"));
-            match fs::create_dir(&path) {
-                Ok(()) => return Ok(path),
-                Err(why) if why.kind() == io::ErrorKind::AlreadyExists => number += 1,
-                Err(why) => return Err(TrainError::io("create", &path, why)),
-            }
-        }
-    }
-
-    /// Keeps other programs from training in this folder as long as the lock lives; the system takes it from a program
-    /// that ends, however it does.
+    /// Locks the folder. The operating system releases the lock when the process ends, however that happens.
     ///
     /// # Errors
-    /// If another program has it.
+    /// If another process holds the lock.
     pub fn lock(&self) -> Result<Lock, TrainError> {
         let path = self.path.join(".lock");
-        // A folder or a file system without locks is no reason not to train.
+        // Some file systems cannot lock, or the folder is read-only: train without a lock then.
         let Ok(mut file) = File::options().create(true).truncate(false).read(true).write(true).open(&path) else {
             return Ok(Lock { _file: None });
         };
@@ -99,21 +86,21 @@ impl RunFolder {
                 let id = fs::read_to_string(&path).unwrap_or_default();
                 let id = if id.trim().is_empty() { String::new() } else { format!(" (process {})", id.trim()) };
                 let problem = format!(
-                    "another flipk{id} trains in {}: wait until it ends, stop it, or choose another folder",
+                    "another flipk{id} is training in {}: wait until it ends, stop it, or choose another folder",
                     self.path.display()
                 );
                 Err(TrainError::Settings { problem })
             }
             Err(TryLockError::Error(_)) => Ok(Lock { _file: None }),
             Ok(()) => {
-                // For the message above, which does without if this fails.
+                // For the message above, which leaves the number out if this fails.
                 let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
                 Ok(Lock { _file: Some(file) })
             }
         }
     }
 
-    /// Opens the folder of a run that was begun.
+    /// Opens the folder of an existing run.
     ///
     /// # Errors
     /// If it has no `config.toml`.
@@ -131,15 +118,21 @@ impl RunFolder {
         }
     }
 
-    /// Writes what the run is made of.
+    /// Writes `tokenizer.json` and `config.toml`.
+    ///
+    /// # Errors
+    /// If the disk refuses.
     pub fn describe(&self, options: &Options, tokenizer: &Tokenizer) -> Result<(), TrainError> {
-        // The configuration comes last: a folder that has one has the rest.
+        // The configuration comes last: a folder that has it is complete.
         self.write("tokenizer.json", &tokenizer.to_json()?)?;
         let head = "# Every option of this run. Repeat it with: flipk train --config FILE\n";
         self.write("config.toml", &(head.to_owned() + &options.to_toml()?))
     }
 
-    /// Writes a JSON file.
+    /// Writes a JSON file and returns its path.
+    ///
+    /// # Errors
+    /// If the disk refuses.
     pub fn write_json(&self, name: &str, content: &impl Serialize) -> Result<PathBuf, TrainError> {
         let path = self.path.join(name);
         let text = serde_json::to_string_pretty(content).map_err(|why| TrainError::io("write", &path, why.into()))?;
@@ -150,7 +143,10 @@ impl RunFolder {
     fn write(&self, name: &str, text: &str) -> Result<(), TrainError> {
         let path = self.path.join(name);
         let partial = self.path.join(format!("{name}.partial"));
-        let written = fs::write(&partial, text).and_then(|()| fs::rename(&partial, &path));
+        // Synced before the rename: after a power failure, the file is the old one or the new one.
+        let written = File::create(&partial)
+            .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()))
+            .and_then(|()| fs::rename(&partial, &path));
         written.map_err(|why| TrainError::io("write", &path, why))
     }
 
@@ -168,5 +164,23 @@ impl RunFolder {
 
     pub fn checkpoints(&self) -> PathBuf {
         self.path.join(Self::CHECKPOINTS)
+    }
+}
+
+/// Creates the first free folder `PREFIX001`, `PREFIX002`, ... in `parent`. Processes that do so at the same time each get
+/// their own.
+///
+/// # Errors
+/// If the disk refuses.
+pub(super) fn create_numbered(parent: &Path, prefix: &str) -> Result<PathBuf, TrainError> {
+    fs::create_dir_all(parent).map_err(|why| TrainError::io("create", parent, why))?;
+    let mut number = 1;
+    loop {
+        let path = parent.join(format!("{prefix}{number:03}"));
+        match fs::create_dir(&path) {
+            Ok(()) => return Ok(path),
+            Err(why) if why.kind() == io::ErrorKind::AlreadyExists => number += 1,
+            Err(why) => return Err(TrainError::io("create", &path, why)),
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! The data that a run is evaluated on.
+//! The data for evaluating a run.
 
 use std::sync::Arc;
 
@@ -6,13 +6,13 @@ use super::{Settings, TrainError};
 use crate::data::{CaptionKeys, ClassNumbers, Dataset};
 use crate::eval::{self, ClassNames, Classes, Templates};
 
-/// Held-out data with everything that zero-shot evaluation needs, read before the first step: a mistake in it costs no
-/// training.
+/// Held-out data with everything that zero-shot evaluation needs. It is opened before the first step, so that a mistake in
+/// it wastes no training.
 pub struct HeldOut {
     pub dataset: Arc<Dataset>,
     pub classes: Classes,
     pub templates: Templates,
-    /// What a user should know about them, a line each.
+    /// Lines to print about the data and its classes.
     pub notes: Vec<String>,
 }
 
@@ -20,7 +20,7 @@ impl HeldOut {
     /// `None` if there is no data to evaluate on.
     ///
     /// # Errors
-    /// Data or lists that cannot be read, a sample of no class.
+    /// Data or lists that cannot be read, or a sample whose class is not in the list.
     pub fn open(settings: &Settings) -> Result<Option<Self>, TrainError> {
         if settings.eval_data.is_empty() {
             return Ok(None);

@@ -1,4 +1,4 @@
-//! What a run tells while it goes: lines of `metrics.jsonl`, which TensorBoard and the curve get as well.
+//! What a run reports during training: lines of `metrics.jsonl`, which also go to TensorBoard and the curve.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -14,7 +14,7 @@ const METRICS: &str = "metrics.jsonl";
 /// One line of `metrics.jsonl`; means are over the steps since the line before.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Metrics {
-    /// Optimizer steps made.
+    /// Optimizer steps done.
     pub step: u64,
     /// Samples seen.
     pub samples: u64,
@@ -22,10 +22,10 @@ pub struct Metrics {
     pub epoch: f64,
     /// Mean of the contrastive loss, in nats.
     pub loss: f64,
-    /// Share of the images whose own text was the nearest in the batch, and of texts likewise; their mean.
+    /// Share of images whose own text is the nearest in the batch, averaged with the same share of texts.
     pub accuracy: f64,
     pub learning_rate: f64,
-    /// Of all gradients together, before clipping, at the last step.
+    /// L2 norm of all gradients together, before clipping, at the last step.
     pub grad_norm: f64,
     /// Inverse temperature, `exp` of the clipped parameter.
     pub logit_scale: f64,
@@ -68,8 +68,8 @@ pub struct MetricsLog {
 }
 
 impl MetricsLog {
-    /// Opens the metrics of the run in `folder`, which stands at `step`: lines after it, which a killed run may have
-    /// written beyond its last checkpoint, are cut off; those before stay as they are, byte for byte.
+    /// Opens the metrics of the run in `folder`, which is at `step`. Later lines, which a killed run may have written after its
+    /// last checkpoint, are removed; earlier ones stay as they are, byte for byte.
     ///
     /// # Errors
     /// If the files cannot be read or written.
@@ -90,15 +90,15 @@ impl MetricsLog {
         Ok(Self { path, file, events, history })
     }
 
-    /// The whole lines that [`Self::open`] would cut off.
+    /// The complete lines that [`Self::open`] would remove.
     ///
     /// # Errors
     /// If the file cannot be read.
     pub fn after(folder: &Path, step: u64) -> Result<Vec<u8>, TrainError> {
         let text = read(&folder.join(METRICS))?;
         let (_, after) = split(&text, step);
-        let whole = after.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
-        Ok(after[..whole].to_vec())
+        let complete = after.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
+        Ok(after[..complete].to_vec())
     }
 
     /// Appends one line.
@@ -117,7 +117,7 @@ impl MetricsLog {
         self.history.last().copied()
     }
 
-    /// Draws `curve.svg` anew.
+    /// Redraws `curve.svg`.
     ///
     /// # Errors
     /// If the disk refuses.
@@ -139,8 +139,8 @@ fn read(path: &Path) -> Result<Vec<u8>, TrainError> {
     }
 }
 
-/// The lines up to `step`, and those from the first later one on. A line that is none of ours is kept with those before
-/// it, but for a last one that is cut, as a killed process or a lost power supply leaves it.
+/// Splits lines of metrics after `step`. Lines in another format stay with those before them, except an incomplete last
+/// line, as a killed process or a power failure leaves it.
 fn split(text: &[u8], step: u64) -> (&[u8], &[u8]) {
     #[derive(Deserialize)]
     struct Step {
@@ -165,7 +165,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn going_on_drops_what_came_after_the_checkpoint() {
+    fn resuming_removes_lines_after_the_checkpoint() {
         let folder = tempfile::tempdir().unwrap();
         let at = |step| Metrics { step, loss: 1.0 / step as f64, ..Metrics::default() };
         let mut log = MetricsLog::open(folder.path(), 0).unwrap();
@@ -189,7 +189,7 @@ mod tests {
     fn earlier_lines_stay_as_they_are_byte_for_byte() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(METRICS);
-        // A float that is another one when it is read carelessly, a note, a line of a version with more fields.
+        // A float that changes if it is parsed and printed again, a note, and lines of a version with more fields.
         let line = |step, loss| format!("{{\"step\":{step},\"loss\":{loss},\"more\": [1]}}\n");
         let kept = format!("{}{}a note\n\n{}", line(1, "3.0517578125000004e-5"), line(2, "4.1"), line(3, "1e400"));
         for rest in ["", "{\"step\":4,\"lo", "\0\0\0\0\0", &line(4, "1.5"), "half a note"] {
@@ -198,7 +198,7 @@ mod tests {
             assert_eq!(fs::read_to_string(&path).unwrap(), kept, "{rest:?}");
             drop(log);
         }
-        // A last line that lacks its end alone is whole.
+        // A last line that lacks only its newline is complete.
         fs::write(&path, kept.trim_end()).unwrap();
         MetricsLog::open(folder.path(), 3).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), kept);

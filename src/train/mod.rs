@@ -2,17 +2,17 @@
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `options`, `settings` | what the user says, and what it comes to |
-//! | `trainer` | one step: batch in, loss out, weights moved |
+//! | `options`, `settings` | what the user asks for, and the complete configuration that results |
+//! | `trainer` | one optimizer step: batch in, loss out, weights updated |
+//! | `plan`, `resume` | what a run is made of; which run and checkpoint to resume from |
 //! | `pace` | what only the device can tell: the samples that fit a time, the precision |
-//! | `run` | the loop: data, steps, metrics, checkpoints, evaluation |
-//! | `held_out` | the data that it is evaluated on |
-//! | `advice` | settings that cannot work, and training that learns nothing |
-//! | `introduction` | what is told before the first step |
-//! | `folder` | what lies in a run folder |
-//! | `resume` | which run and checkpoint to go on from |
+//! | `run`, `summary` | the loop: data, steps, metrics, checkpoints, evaluation; its result |
+//! | `held_out` | the data for evaluation |
+//! | `advice` | warnings about settings that cannot work, and about training that learns nothing |
+//! | `introduction` | what is printed about the captions before the first step |
+//! | `folder` | the files of a run folder |
 //! | `checkpoint` | saving and loading |
-//! | `metrics`, `tensorboard`, `curve`, `progress` | what is told while it goes |
+//! | `metrics`, `tensorboard`, `curve`, `progress` | what is reported during training |
 
 mod advice;
 pub mod checkpoint;
@@ -24,10 +24,12 @@ mod introduction;
 mod metrics;
 mod options;
 mod pace;
+mod plan;
 mod progress;
 mod resume;
 mod run;
 mod settings;
+mod summary;
 mod tensorboard;
 mod trainer;
 
@@ -36,7 +38,9 @@ pub use self::{
     folder::RunFolder,
     metrics::Metrics,
     options::{Options, Precision},
-    run::{Ended, Plan, Summary, tokenizer, train},
+    plan::{Plan, tokenizer},
+    run::train,
     settings::{Length, Settings},
+    summary::{Ended, Summary},
     trainer::{StepOutcome, Trainer},
 };

@@ -1,8 +1,8 @@
-//! What a user may say about a run: as flags, as keys of a TOML file, or not at all.
+//! The options of a run, as flags and as keys of a TOML file.
 //!
-//! One struct serves both: a key is its flag with `_` for `-`. Flags win over the file, the file over the defaults
-//! ([`super::Settings`]), which depend on the preset. The resolved options are what `config.toml` of a run folder holds,
-//! so that a run can be repeated from its folder.
+//! One struct serves both: a key is its flag with `_` for `-`. Flags override the file, and the file overrides the defaults
+//! ([`super::Settings`]), which depend on the preset. The `config.toml` of a run folder has the resolved options, so that
+//! the run can be repeated from it.
 
 use std::path::{Path, PathBuf};
 
@@ -19,53 +19,53 @@ use crate::data::{CaptionLines, TokenizerOptions, text};
 use crate::eval::Labels;
 use crate::model::{Loss, Preset};
 
-/// The numbers of activations and products.
+/// The number format of activations and matrix products.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
-    /// What the run had before; else bf16 on a GPU, f32 on a CPU, where that gives the same bits on every processor
+    /// What a resumed run used before; else bf16 on a GPU, and f32 on a CPU, where f32 gives the same bits on every processor
     #[default]
     Auto,
     Bf16,
     F32,
 }
 
-/// Every option of `flipk train`; `None` is the default.
+/// Every option of `flipk train`; `None` stands for the default.
 #[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Options {
-    /// Training shards: paths with {000..127}, {a,b} and *, folders, embedded:NAME; several are joined
-    /// [default: embedded:noto embedded:twemoji, if no other is given]
+    /// Training shards: paths with {000..127}, {a,b} and *, folders, embedded:NAME
+    /// [default: embedded:noto embedded:twemoji]
     #[arg(long, num_args = 1.., value_name = "SHARDS", help_heading = "Data")]
     pub data: Option<Vec<String>>,
     /// Shards for zero-shot evaluation at the end [default: embedded:fluent with the embedded data, else none]
     #[arg(long, num_args = 1.., value_name = "SHARDS", help_heading = "Data")]
     pub eval_data: Option<Vec<String>>,
-    /// File with a class name per line, for --eval-data whose images have class numbers (a .cls member, or the caption)
-    /// or are named by one of them [default: the distinct captions]
+    /// File with one class name per line, for --eval-data. An image's class is the number in its .cls member, or its
+    /// caption, which is a number or one of the names [default: the distinct captions]
     #[arg(long, value_name = "FILE", help_heading = "Data")]
     pub classes: Option<PathBuf>,
-    /// File with a prompt per line, {} or {c} for the class name, for --eval-data [default: the name alone]
+    /// File with one prompt per line, {} or {c} for the class name, for --eval-data [default: the name alone]
     #[arg(long, value_name = "FILE", help_heading = "Data")]
     pub templates: Option<PathBuf>,
-    /// What captions of --eval-data that are numbers are, where the class names are numbers as well [default: auto]
+    /// How to read captions of --eval-data that are numbers if the class names are numbers too [default: auto]
     #[arg(long, value_name = "auto|names|numbers", hide_possible_values = true, help_heading = "Data")]
     pub labels: Option<Labels>,
-    /// Where captions are: `txt` for the .txt member, else a field of the .json member, a text or a list of texts of
-    /// which each visit takes one [default: .txt, or else the field `caption`]
+    /// Where captions are: `txt` for the .txt member, else a field of the .json member. If the field is a list, one of its
+    /// texts is drawn each time the sample is seen [default: .txt, or else the field `caption`]
     #[arg(long, value_name = "KEY", help_heading = "Data")]
     pub caption_key: Option<String>,
-    /// What the lines of a .txt member are: captions, of which each visit takes one (each), or together one caption
-    /// (join) [default: each]
+    /// How to read a .txt member of several lines: as one caption per line, one of which is drawn each time the sample is
+    /// seen (each), or as a single caption (join) [default: each]
     #[arg(long, value_name = "each|join", hide_possible_values = true, help_heading = "Data")]
     pub caption_lines: Option<CaptionLines>,
     /// Field of the .json member with a list of tags
     #[arg(long, value_name = "KEY", help_heading = "Data")]
     pub tags_key: Option<String>,
-    /// Chance that tags follow a caption
+    /// Probability that tags are appended to a caption
     #[arg(long, value_name = "P", help_heading = "Data")]
     pub tag_chance: Option<f32>,
-    /// Tags that follow at most
+    /// Largest number of tags that are appended
     #[arg(long, value_name = "N", help_heading = "Data")]
     pub max_tags: Option<usize>,
     /// A tokenizer.json or a BERT vocab.txt, or a folder with one [default: the embedded one, with the embedded data]
@@ -77,63 +77,63 @@ pub struct Options {
           help_heading = "Data")]
     #[serde(deserialize_with = "yes_or_no")]
     pub lower_case: Option<bool>,
-    /// Token that fills up short captions [default: the tokenizer's own, or else its end token]
+    /// Token that pads short captions [default: the tokenizer's own, or else its end token]
     #[arg(long, value_name = "TOKEN", help_heading = "Data")]
     pub pad_token: Option<String>,
-    /// Smallest share of an image's area that a random crop keeps
+    /// Smallest share of an image's area that a random crop covers
     #[arg(long, value_name = "SHARE", help_heading = "Data")]
     pub crop_min: Option<f32>,
-    /// Largest share of an image's area that a random crop keeps
+    /// Largest share of an image's area that a random crop covers
     #[arg(long, value_name = "SHARE", help_heading = "Data")]
     pub crop_max: Option<f32>,
-    /// Chance of a horizontal flip
+    /// Probability of a horizontal flip
     #[arg(long, value_name = "P", help_heading = "Data")]
     pub flip: Option<f32>,
     /// Strength of colour jitter in [0, 1]
     #[arg(long, value_name = "S", help_heading = "Data")]
     pub color_jitter: Option<f32>,
-    /// What becomes of photos whose EXIF data says that they are to be turned; evaluation does the same [default: ignore,
-    /// so that runs see what OpenCLIP's see, where such photos lie on their side]
+    /// What to do with photos whose EXIF data asks for a rotation; evaluation does the same [default: ignore, as OpenCLIP
+    /// does, so that such photos stay on their side]
     #[arg(long, value_name = "WHAT", help_heading = "Data")]
     pub exif_orientation: Option<ExifOrientation>,
-    /// Share of broken samples in the data above which training stops; 1 goes on as long as there is a good one
+    /// Share of broken samples above which training stops; with 1, it continues while there is any good sample
     #[arg(long, value_name = "SHARE", help_heading = "Data")]
     pub max_bad: Option<f32>,
     /// Threads that decode images; 0: one per core
     #[arg(long, value_name = "N", help_heading = "Data")]
     pub loader_threads: Option<usize>,
-    /// Batches made ahead
+    /// Batches prepared ahead
     #[arg(long, value_name = "N", help_heading = "Data")]
     pub prefetch: Option<usize>,
 
-    /// Preset that sizes and defaults are taken from
+    /// Preset that sizes and defaults come from
     #[arg(long, help_heading = "Model")]
     pub model: Option<Preset>,
-    /// Pixels of an image's side
+    /// Width and height of an image in pixels
     #[arg(long, value_name = "PX", help_heading = "Model")]
     pub image_size: Option<usize>,
-    /// Pixels of a patch's side
+    /// Width and height of a patch in pixels
     #[arg(long, value_name = "PX", help_heading = "Model")]
     pub patch_size: Option<usize>,
-    /// Transformer blocks of the image tower
+    /// Transformer layers of the vision tower
     #[arg(long, value_name = "N", help_heading = "Model")]
     pub vision_layers: Option<usize>,
-    /// Width of the image tower
+    /// Width of the vision tower
     #[arg(long, value_name = "N", help_heading = "Model")]
     pub vision_width: Option<usize>,
-    /// Attention heads of the image tower; they divide its width
+    /// Attention heads of the vision tower, which must divide its width
     #[arg(long, value_name = "N", help_heading = "Model")]
     pub vision_heads: Option<usize>,
-    /// Transformer blocks of the text tower
+    /// Transformer layers of the text tower
     #[arg(long, value_name = "N", help_heading = "Model")]
     pub text_layers: Option<usize>,
     /// Width of the text tower
     #[arg(long, value_name = "N", help_heading = "Model")]
     pub text_width: Option<usize>,
-    /// Attention heads of the text tower; they divide its width
+    /// Attention heads of the text tower, which must divide its width
     #[arg(long, value_name = "N", help_heading = "Model")]
     pub text_heads: Option<usize>,
-    /// Tokens of a caption
+    /// Tokens per caption; longer ones are cut
     #[arg(long, value_name = "N", help_heading = "Model")]
     pub context: Option<usize>,
     /// Rows of the token embedding; at least the tokenizer's
@@ -142,14 +142,14 @@ pub struct Options {
     /// Width of the joint embedding
     #[arg(long, value_name = "N", help_heading = "Model")]
     pub embed_dim: Option<usize>,
-    /// Share of the image patches that is left out, in [0, 1): FLIP's own setting
+    /// Share of the image patches that is masked, that is, left out, in [0, 1)
     #[arg(long, value_name = "RATIO", help_heading = "Model")]
     pub mask_ratio: Option<f64>,
-    /// Start from the weights of this checkpoint, or run folder, with a new optimizer (unmasked tuning, for instance)
+    /// Start from the weights of this checkpoint or run folder, with a new optimizer (for unmasked tuning, for example)
     #[arg(long, value_name = "PATH", help_heading = "Model")]
     pub init_from: Option<PathBuf>,
 
-    /// What is minimised
+    /// Loss to minimise
     #[arg(long, help_heading = "Training")]
     pub loss: Option<Loss>,
     /// Pairs per step
@@ -164,9 +164,9 @@ pub struct Options {
     /// Length of the run in passes over the data
     #[arg(long, value_name = "N", group = "length", help_heading = "Training")]
     pub epochs: Option<f64>,
-    /// Length of the run as a time (90s, 5m, 1h30m): a few steps are timed and undone, and as many samples as fit what is left
-    /// become the run's length, which the learning rate follows. config.toml keeps that number, so that the run repeats and
-    /// resumes exactly, on slower machines too. The last evaluation comes on top
+    /// Length of the run as a time (90s, 5m, 1h30m). A few steps are timed and discarded; the number of samples that fit the
+    /// time left becomes the length of the run, which the learning rate follows. config.toml stores that number, so that
+    /// the run repeats and resumes exactly, on slower machines too. The last evaluation takes extra time
     #[arg(long, value_name = "TIME", group = "length", help_heading = "Training")]
     pub time: Option<String>,
     /// Peak learning rate
@@ -175,36 +175,36 @@ pub struct Options {
     /// Peak learning rate per 256 pairs of batch: lr = base_lr * batch / 256
     #[arg(long, value_name = "LR", group = "rate", help_heading = "Training")]
     pub base_lr: Option<f64>,
-    /// Samples over which the learning rate rises from 0 [default: 51.2 M, and at most a tenth of
-    /// the run, or of a short one 20 steps or a third]
+    /// Samples over which the learning rate rises from 0 [default: 51.2 M, but at most a tenth of the run; in a short run
+    /// 20 steps, but at most a third of it]
     #[arg(long, value_name = "N", help_heading = "Training")]
     pub warmup_samples: Option<u64>,
     /// AdamW's weight decay
     #[arg(long, value_name = "W", help_heading = "Training")]
     pub weight_decay: Option<f32>,
-    /// AdamW's decay of the first moment
+    /// AdamW's decay rate of the first moments
     #[arg(long, value_name = "B", help_heading = "Training")]
     pub beta1: Option<f32>,
-    /// AdamW's decay of the second moment
+    /// AdamW's decay rate of the second moments
     #[arg(long, value_name = "B", help_heading = "Training")]
     pub beta2: Option<f32>,
-    /// What AdamW adds to the root of the second moment
+    /// AdamW's epsilon
     #[arg(long, value_name = "E", help_heading = "Training")]
     pub eps: Option<f32>,
-    /// Largest norm of all gradients together; 0: no limit
+    /// Largest L2 norm of all gradients together; above it they are scaled down; 0: no limit
     #[arg(long, value_name = "NORM", help_heading = "Training")]
     pub clip_norm: Option<f32>,
     /// Whether weight decay applies to the CLS token, as in the authors' code
     #[arg(long, value_name = "BOOL", help_heading = "Training")]
     pub decay_cls: Option<bool>,
-    /// What the backward pass computes again instead of keeping it, so that larger batches fit [default: none]
+    /// What the backward pass recomputes instead of storing it, so that larger batches fit [default: none]
     #[arg(long, help_heading = "Training")]
     pub recompute: Option<Recompute>,
-    /// Key of all random numbers; same seed, same run, to the bit
+    /// Seed of all random numbers; the same seed gives the same run, to the bit
     #[arg(long, help_heading = "Training")]
     pub seed: Option<u64>,
 
-    /// What `--precision` came to; the flag itself belongs to the device.
+    /// The resolved `--precision`; the flag itself is one of the device's.
     #[arg(skip)]
     pub precision: Option<Precision>,
 
@@ -214,7 +214,7 @@ pub struct Options {
     /// Steps between checkpoints; 0: only at the end
     #[arg(long, value_name = "STEPS", help_heading = "Output")]
     pub save_every: Option<u64>,
-    /// Checkpoints kept
+    /// Newest checkpoints to keep
     #[arg(long, value_name = "K", help_heading = "Output")]
     pub keep: Option<usize>,
     /// Steps between evaluations; 0: only at the end
@@ -222,21 +222,21 @@ pub struct Options {
     pub eval_every: Option<u64>,
 }
 
-/// `true`, `false`, and what the flag takes.
+/// Accepts booleans, and `yes` and `no` as the flag does.
 fn yes_or_no<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<bool>, D::Error> {
     match Value::deserialize(deserializer)? {
-        Value::Boolean(said) => Ok(Some(said)),
-        Value::String(said) if said == "yes" => Ok(Some(true)),
-        Value::String(said) if said == "no" => Ok(Some(false)),
+        Value::Boolean(value) => Ok(Some(value)),
+        Value::String(word) if word == "yes" => Ok(Some(true)),
+        Value::String(word) if word == "no" => Ok(Some(false)),
         _ => Err(D::Error::custom("it must be true or false, or \"yes\" or \"no\"")),
     }
 }
 
-/// Options of which at most one may be given: a flag removes the file's others.
+/// Groups of options of which at most one may be given: a flag replaces whichever the file has.
 const EXCLUSIVE: &[&[&str]] = &[&["steps", "samples", "epochs", "time"], &["lr", "base_lr"]];
 
 impl Options {
-    /// What they say about the tokenizer, whichever it is.
+    /// The options of the tokenizer.
     pub fn tokenizer_options(&self) -> TokenizerOptions {
         TokenizerOptions { lower_case: self.lower_case, pad_token: self.pad_token.clone() }
     }
@@ -248,11 +248,13 @@ impl Options {
         flags.chain(["precision".to_owned()]).collect()
     }
 
-    /// These options over those of a TOML file.
+    /// Merges these options with those of a TOML file, which they override.
     ///
     /// # Errors
-    /// A file that cannot be read or is not TOML, an unknown key (with the nearest known one), a value of a wrong type.
+    /// A file that cannot be read or is not TOML, an unknown key (the error suggests the nearest known one), a value of the
+    /// wrong type, or a number that TOML cannot represent.
     pub fn over_file(self, path: &Path) -> Result<Self, TrainError> {
+        self.check_numbers()?;
         let bad = |problem: String| TrainError::Config { path: path.to_owned(), problem };
         let text = text::read(path)?;
         let mut table: Table = text.parse().map_err(|why: toml::de::Error| bad(why.to_string()))?;
@@ -264,7 +266,7 @@ impl Options {
         for group in EXCLUSIVE.iter().filter(|group| group.iter().any(|key| flags.contains_key(*key))) {
             group.iter().for_each(|key| drop(table.remove(*key)));
         }
-        // Of each option in turn, so that an error names it.
+        // One option at a time, so that an error can name it.
         for (key, value) in &table {
             let one = Table::from_iter([(key.clone(), value.clone())]);
             one.try_into::<Self>().map_err(|why| bad(format!("{key} = {value}: {}", why.message())))?;
@@ -280,11 +282,11 @@ impl Options {
         Ok(merged)
     }
 
-    /// Checks that these are all options of a run, as `path`, its `config.toml`, should hold them: what is missing of a file
-    /// that was cut would be replaced by defaults.
+    /// Checks that `path`, the `config.toml` that these options came from, is complete: of a truncated file, defaults would
+    /// replace what is missing.
     ///
     /// # Errors
-    /// [`TrainError::Config`] if it lacks one that every run has.
+    /// [`TrainError::Config`] if it lacks an option that every run has.
     pub fn check_whole(&self, path: &Path) -> Result<(), TrainError> {
         // The first, some between and the last that is written.
         const ALWAYS: [&str; 6] = ["data", "model", "batch", "seed", "keep", "eval_every"];
@@ -293,10 +295,26 @@ impl Options {
             None => Ok(()),
             Some(key) => {
                 let problem = format!(
-                    "it has no `{key}`, which each run's has, and must have been cut; restore it, or start a new run with \
-                     --init-from"
+                    "it has no `{key}`, which every run has, so it was probably truncated; restore it, or start a new run \
+                     with --init-from"
                 );
                 Err(TrainError::Config { path: path.to_owned(), problem })
+            }
+        }
+    }
+
+    /// Checks that `config.toml` can hold every number: TOML's integers are signed.
+    ///
+    /// # Errors
+    /// Names the first option that is too large.
+    pub(super) fn check_numbers(&self) -> Result<(), TrainError> {
+        let options = serde_json::to_value(self).unwrap_or_default();
+        let numbers = options.as_object().into_iter().flatten().filter_map(|(key, value)| Some((key, value.as_u64()?)));
+        match numbers.into_iter().find(|(_, number)| i64::try_from(*number).is_err()) {
+            None => Ok(()),
+            Some((key, number)) => {
+                let problem = format!("{key} = {number} is not possible: it must be at most {}", i64::MAX);
+                Err(TrainError::Settings { problem })
             }
         }
     }
@@ -305,7 +323,10 @@ impl Options {
         Table::try_from(self).is_ok_and(|table| table.contains_key(key))
     }
 
-    /// As the text of a TOML file.
+    /// The text of a TOML file with these options.
+    ///
+    /// # Errors
+    /// A number that TOML cannot represent.
     pub fn to_toml(&self) -> Result<String, TrainError> {
         toml::to_string(self).map_err(|why| TrainError::Settings { problem: format!("cannot be written: {why}") })
     }
@@ -321,12 +342,12 @@ impl Options {
     }
 }
 
-/// Flags that say where and how this process computes, and are no part of a run.
+/// Flags that say where and how this process runs; they are not part of a run's configuration.
 const FLAGS_ONLY: &[&str] = &["config", "device", "out", "resume", "threads"];
 
 fn unknown_key(key: &str, known: &[String]) -> String {
     if FLAGS_ONLY.contains(&key) {
-        return format!("`{key}` is no key of this file; give it on the command line as --{key}");
+        return format!("`{key}` is not a key of this file; pass it on the command line as --{key}");
     }
     let near = known.iter().map(|known| (strsim::jaro_winkler(key, known), known)).max_by(|a, b| a.0.total_cmp(&b.0));
     match near {
@@ -374,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn a_config_that_was_cut_is_noticed() {
+    fn a_truncated_config_is_noticed() {
         let options = Settings::resolve(Options::default(), 4096).unwrap().options;
         let text = options.to_toml().unwrap();
         let whole = |text: &str| {
@@ -385,7 +406,7 @@ mod tests {
         let lines: Vec<&str> = text.lines().collect();
         for kept in 0..lines.len() {
             let error = whole(&lines[..kept].join("\n")).unwrap_err();
-            assert!(error.contains("must have been cut"), "{kept} lines: {error}");
+            assert!(error.contains("probably truncated"), "{kept} lines: {error}");
         }
     }
 

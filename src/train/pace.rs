@@ -1,5 +1,5 @@
-//! What only the device can tell before a run begins: how many samples fit `--time`, and with which numbers it computes. Both go
-//! into `config.toml`, so that the run is repeated and resumed without asking again.
+//! What only the device can tell before a run starts: how many samples fit `--time`, and the precision. Both are written to
+//! `config.toml`, so that repeating and resuming the run need no measurement.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,32 +9,32 @@ use crate::data::{Loader, Position};
 use crate::model::Flip;
 use crate::ops::AllOps;
 
-/// The time that `90s`, `5m` or `1h30m` says; `None` if it is not spelled so, or is zero.
+/// Parses a time such as `90s`, `5m` or `1h30m`; `None` if it has another form or is zero.
 pub fn parse(text: &str) -> Option<Duration> {
     let (mut rest, mut seconds) = (text, 0_u64);
-    for (unit, worth) in [('h', 3600), ('m', 60), ('s', 1)] {
+    for (unit, scale) in [('h', 3600), ('m', 60), ('s', 1)] {
         if let Some((count, after)) = rest.split_once(unit) {
             if !count.bytes().all(|digit| digit.is_ascii_digit()) {
                 return None;
             }
-            seconds = seconds.checked_add(count.parse::<u64>().ok()?.checked_mul(worth)?)?;
+            seconds = seconds.checked_add(count.parse::<u64>().ok()?.checked_mul(scale)?)?;
             rest = after;
         }
     }
     (rest.is_empty() && seconds > 0).then(|| Duration::from_secs(seconds))
 }
 
-/// How to spell a time, for those who spelled it otherwise.
-pub const SPELLING: &str = "it must be a time such as 90s, 5m or 1h30m";
+/// The rule that an error about a time states.
+pub const FORM: &str = "it must be a time such as 90s, 5m or 1h30m";
 
 impl Plan {
-    /// Fills in what depends on the device and writes it down. Returns what the user should know.
+    /// Resolves what depends on the device and writes it to `config.toml`. Returns lines to print.
     pub(super) fn fix<D: AllOps>(&mut self, device: &Arc<D>) -> Result<Vec<String>, TrainError> {
         let before = self.settings.options.clone();
-        let mut said = Vec::new();
+        let mut notes = Vec::new();
         let precision = if device.rounds_operands() { Precision::Bf16 } else { Precision::F32 };
         if matches!(before.precision, None | Some(Precision::Auto)) {
-            said.push(format!("--precision auto: {precision:?} on this device").to_lowercase());
+            notes.push(format!("--precision auto: {precision:?} on this device").to_lowercase());
         }
         self.settings.options.precision = Some(precision);
         if let Some(time) = self.settings.time.take() {
@@ -44,19 +44,20 @@ impl Plan {
             self.settings.options.samples = Some(steps * batch);
             let asked = self.settings.options.time.take().unwrap_or_default();
             let speed = batch as f64 / seconds;
-            said.push(format!("--time {asked}: {} samples, at {speed:.1} samples/s", steps * batch));
+            notes.push(format!("--time {asked}: {} samples, at {speed:.1} samples/s", steps * batch));
         }
         if self.settings.options != before {
             self.folder.describe(&self.settings.options, &self.tokenizer)?;
         }
-        Ok(said)
+        Ok(notes)
     }
 
-    /// How many steps fit `time`, and the seconds of one, from some steps of a model that is then thrown away: the schedule of
-    /// the run's own steps depends on their number, so that none of them can be made before it is known.
+    /// How many steps fit `time`, and the seconds of one. They are measured with a model that is then discarded: the run's own
+    /// learning-rate schedule depends on the number of steps, so none can be made before that is known.
     fn steps_in<D: AllOps>(&self, device: &Arc<D>, time: Duration) -> Result<(u64, f64), TrainError> {
-        /// Steps until caches, and what a device loads first, are as they will be; and the least that are timed.
+        /// Steps until caches are warm and the device has loaded its code.
         const WARM_UP: u64 = 3;
+        /// The fewest steps to time.
         const LEAST: u64 = 2;
         let begun = Instant::now();
         let enough = (time / 20).min(Duration::from_secs(6));
@@ -67,7 +68,7 @@ impl Plan {
         let mut trainer = Trainer::new(device.clone(), flip, &values, settings.adamw, batch, kept, settings.recompute)?;
         let (dataset, tokenizer) = (self.dataset.clone(), self.tokenizer.clone());
         let mut loader = Loader::new(dataset, tokenizer, settings.loader.clone(), Position::default())?;
-        // A loader that is slower than the device shows only when the batches that it made ahead are gone.
+        // A loader that is slower than the device shows only after the prefetched batches are used up.
         let warm_up = WARM_UP + settings.loader.prefetch as u64;
         // The first timed step, and when it began.
         let mut timed: Option<(u64, Instant)> = None;
@@ -77,7 +78,7 @@ impl Plan {
                 trainer.settle()?;
                 timed = Some((step, Instant::now()));
             }
-            // The rate does not matter to the time.
+            // The learning rate does not affect the time.
             let batch = loader.next_batch()?;
             trainer.submit(&batch, 0.0)?;
             loader.recycle(batch);
@@ -90,13 +91,27 @@ impl Plan {
         trainer.settle()?;
         let seconds = start.elapsed().as_secs_f64() / count as f64;
         let left = time.saturating_sub(begun.elapsed()).as_secs_f64();
-        Ok((((left / seconds) as u64).max(1), seconds))
+        Ok((steps_that_fit(left, seconds, settings.loader.batch as u64), seconds))
     }
+}
+
+/// Steps of `seconds` each in the time `left`: at least one, and few enough that `config.toml` can hold their samples.
+fn steps_that_fit(left: f64, seconds: f64, batch: u64) -> u64 {
+    ((left / seconds) as u64).clamp(1, (i64::MAX as u64 / batch.max(1)).max(1))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_samples_of_any_time_can_be_written_down() {
+        assert_eq!(steps_that_fit(10.0, 0.25, 256), 40);
+        assert_eq!(steps_that_fit(0.0, 0.25, 256), 1);
+        for (left, seconds) in [(1e19, 1e-3), (1.0, 0.0)] {
+            assert!(i64::try_from(steps_that_fit(left, seconds, 256) * 256).is_ok());
+        }
+    }
 
     #[test]
     fn times_are_hours_minutes_and_seconds() {

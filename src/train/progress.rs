@@ -1,4 +1,4 @@
-//! How a run shows on the screen: a bar on a terminal, a line now and then elsewhere.
+//! Progress on the screen: a bar on a terminal, else a line every few seconds.
 
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// For a run of `total` steps that stands at `done`.
+    /// For a run of `total` steps of which `done` are done.
     pub fn new(total: u64, done: u64) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
@@ -28,7 +28,7 @@ impl Progress {
         Self { bar, total, last_line: None }
     }
 
-    /// Shows where the run stands; `step_seconds` is the mean time of a step so far.
+    /// Shows the latest metrics; `step_seconds` is the mean time of a step so far.
     pub fn show(&mut self, metrics: &Metrics, step_seconds: f64) {
         let left = self.total.saturating_sub(metrics.step);
         let eta = HumanDuration(Duration::try_from_secs_f64(left as f64 * step_seconds).unwrap_or_default());

@@ -1,106 +1,105 @@
-//! What `--resume` stands for, what a run goes on from, and where that leaves which it does not go on from.
+//! Which run `--resume` refers to, and which checkpoint to resume from.
 //!
-//! Nothing is removed: checkpoints and lines of metrics that come after the point from which a run goes on are moved into a
-//! folder `set-aside/NNN` of the run.
+//! Nothing is deleted: checkpoints and lines of metrics later than that checkpoint are moved into the run's
+//! `set-aside/NNN`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::checkpoint::{self, Checkpoint};
+use super::folder::create_numbered;
 use super::metrics::MetricsLog;
 use super::{RunFolder, TrainError};
 
-/// The word for the newest run.
+/// What `--resume` accepts for the newest run.
 const LATEST: &str = "latest";
 
-/// The run folder that `word` means, and the checkpoint if one is named: a run folder, its `checkpoints`, a file in it, or
-/// `latest`.
+/// The run folder that `target` refers to, and the checkpoint if `target` is one. `target`: a run folder, its `checkpoints`
+/// folder, a file in that, or `latest`.
 ///
 /// # Errors
 /// If there is no such run.
-pub fn find(word: &Path) -> Result<(RunFolder, Option<PathBuf>), TrainError> {
-    if word == Path::new(LATEST) && RunFolder::open(word).is_err() {
+pub fn find(target: &Path) -> Result<(RunFolder, Option<PathBuf>), TrainError> {
+    if target == Path::new(LATEST) && RunFolder::open(target).is_err() {
         let newest = newest_run(Path::new(RunFolder::RUNS)).ok_or_else(|| TrainError::Settings {
             problem: format!(
-                "`{LATEST}` is not a run folder, and there is no run under {}/ here: give the folder that the run lies in",
+                "`{LATEST}` is not a run folder, and there is no run under {}/ here: pass the run's folder",
                 RunFolder::RUNS
             ),
         })?;
         eprintln!("the newest run under {}/ is {}", RunFolder::RUNS, newest.display());
         return Ok((RunFolder::open(&newest)?, None));
     }
-    if word.is_file() {
+    if target.is_file() {
         let folder =
-            word.parent().filter(|folder| folder.file_name().is_some_and(|name| name == RunFolder::CHECKPOINTS));
+            target.parent().filter(|folder| folder.file_name().is_some_and(|name| name == RunFolder::CHECKPOINTS));
         return match folder.and_then(Path::parent).map(RunFolder::open) {
-            Some(Ok(folder)) => Ok((folder, Some(word.to_owned()))),
+            Some(Ok(folder)) => Ok((folder, Some(target.to_owned()))),
             _ => {
                 let problem = format!(
-                    "{0} does not lie in the {1}/ of a run folder, which a run needs to go on; start a new run from its \
-                     weights with --init-from {0}",
-                    word.display(),
+                    "{0} is not in the {1}/ of a run folder, so there is no run to resume; start a new run from its weights \
+                     with --init-from {0}",
+                    target.display(),
                     RunFolder::CHECKPOINTS
                 );
                 Err(TrainError::Settings { problem })
             }
         };
     }
-    if word.file_name().is_some_and(|name| name == RunFolder::CHECKPOINTS)
-        && let Some(folder) = word.parent()
+    if target.file_name().is_some_and(|name| name == RunFolder::CHECKPOINTS)
+        && let Some(folder) = target.parent()
         && let Ok(folder) = RunFolder::open(folder)
     {
         return Ok((folder, None));
     }
-    Ok((RunFolder::open(word)?, None))
+    Ok((RunFolder::open(target)?, None))
 }
 
-/// The run in `runs` that was last written to.
+/// The run in `runs` that was written to most recently.
 fn newest_run(runs: &Path) -> Option<PathBuf> {
     let folders = fs::read_dir(runs).into_iter().flatten().flatten().map(|entry| entry.path());
     let runs = folders.filter(|path| RunFolder::open(path).is_ok());
-    runs.filter_map(|path| Some((written(&path)?, path))).max().map(|(_, path)| path)
+    runs.filter_map(|path| Some((last_written(&path)?, path))).max().map(|(_, path)| path)
 }
 
-fn written(run: &Path) -> Option<SystemTime> {
+fn last_written(run: &Path) -> Option<SystemTime> {
     let own = ["config.toml", "metrics.jsonl", "summary.json"].map(|name| run.join(name));
     let checkpoints = checkpoint::list(&run.join(RunFolder::CHECKPOINTS));
     let files = own.iter().chain(&checkpoints);
     files.filter_map(|path| path.metadata().ok()?.modified().ok()).max()
 }
 
-/// Where a run goes on.
+/// The point from which a run is resumed.
 #[derive(Default)]
 pub struct Point {
-    /// None: at the very start.
+    /// `None` for the very start.
     pub checkpoint: Option<Checkpoint>,
-    /// Checkpoints of later steps, from which it does not go on.
+    /// Checkpoints of later steps, oldest first.
     later: Vec<PathBuf>,
 }
 
 impl Point {
-    /// The checkpoint that was `named`, or else the newest that is whole; tells which are passed over.
+    /// The checkpoint `named`, or else the newest intact one, with a warning about each that is skipped.
     ///
     /// # Errors
-    /// If the named one, or every one, is no whole checkpoint, or one cannot be read.
+    /// If `named`, or every checkpoint in the folder, is damaged; if a file cannot be read.
     pub fn choose(folder: &RunFolder, named: Option<&Path>) -> Result<Self, TrainError> {
         let all = checkpoint::list(&folder.checkpoints());
         if let Some(named) = named {
-            let checkpoint = Checkpoint::open_checked(named)?;
-            let later = all.into_iter().filter(|path| path.file_name() > named.file_name()).collect();
-            return Ok(Self { checkpoint: Some(checkpoint), later });
+            return Ok(Self::at(Checkpoint::open_checked(named)?, &all));
         }
         let mut broken = Vec::new();
-        for (place, path) in all.iter().enumerate().rev() {
-            match Checkpoint::open_whole(path) {
+        for path in all.iter().rev() {
+            match Checkpoint::open_intact(path) {
                 Ok(checkpoint) => {
                     for error in &broken {
                         eprintln!("warning: {error}");
                     }
                     if !broken.is_empty() {
-                        eprintln!("going on from the newest whole one, {}", path.display());
+                        eprintln!("resuming from the newest intact one, {}", path.display());
                     }
-                    return Ok(Self { checkpoint: Some(checkpoint), later: all[place + 1..].to_vec() });
+                    return Ok(Self::at(checkpoint, &all));
                 }
                 Err(error @ TrainError::Checkpoint { .. }) => broken.push(error),
                 Err(error) => return Err(error),
@@ -108,24 +107,32 @@ impl Point {
         }
         match broken.into_iter().next() {
             None => {
-                eprintln!("{} has no checkpoint yet; the run begins anew", folder.path().display());
+                eprintln!("{} has no checkpoint yet; the run starts over", folder.path().display());
                 Ok(Self::default())
             }
             Some(TrainError::Checkpoint { path, problem }) => {
-                let problem = format!("{problem}; nor is any other in the folder whole");
+                let problem = format!("{problem}; no other checkpoint in the folder is intact either");
                 Err(TrainError::Checkpoint { path, problem })
             }
             Some(error) => Err(error),
         }
     }
 
-    /// Optimizer steps made.
+    /// `checkpoint`, and those of `all` that are of later steps.
+    fn at(checkpoint: Checkpoint, all: &[PathBuf]) -> Self {
+        let step = checkpoint.state.step;
+        let is_later = |path: &&PathBuf| path != &checkpoint.path() && checkpoint::step_of(path) > Some(step);
+        let later = all.iter().filter(is_later).cloned().collect();
+        Self { checkpoint: Some(checkpoint), later }
+    }
+
+    /// Optimizer steps done.
     pub fn step(&self) -> u64 {
         self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.state.step)
     }
 
-    /// Moves what comes after this point out of the way of what the run will write, and says what and where to; the
-    /// summary only if the run is `unfinished`.
+    /// Moves everything later than this point into `set-aside/NNN`, and returns a line that says what went where. The
+    /// summary is moved only if the run has steps left (`unfinished`).
     ///
     /// # Errors
     /// If the disk refuses.
@@ -133,12 +140,13 @@ impl Point {
         let lines = MetricsLog::after(folder.path(), self.step())?;
         let ended = ["summary.json", "diverged.json"].map(|name| folder.path().join(name));
         let ended = ended.into_iter().filter(|path| unfinished && path.exists());
-        // Checkpoints first: should this be interrupted, the next resume finds this point as the newest.
-        let files: Vec<PathBuf> = self.later.iter().cloned().chain(ended).collect();
+        // The newest checkpoint first, and all of them before the metrics are cut: if this is interrupted, every checkpoint that
+        // is left still has the ones before it and its lines of metrics.
+        let files: Vec<PathBuf> = self.later.iter().rev().cloned().chain(ended).collect();
         if files.is_empty() && lines.is_empty() {
             return Ok(None);
         }
-        let aside = numbered(&folder.path().join("set-aside"))?;
+        let aside = create_numbered(&folder.path().join("set-aside"), "")?;
         let mut moved = Vec::new();
         for from in &files {
             let Some(name) = from.file_name() else { continue };
@@ -153,21 +161,8 @@ impl Point {
                 count => format!("{count} lines of metrics"),
             });
         }
-        Ok(Some(format!("from after step {}, set aside in {}: {}", self.step(), aside.display(), moved.join(", "))))
-    }
-}
-
-/// A new folder in `parent`, the first free number.
-fn numbered(parent: &Path) -> Result<PathBuf, TrainError> {
-    fs::create_dir_all(parent).map_err(|why| TrainError::io("create", parent, why))?;
-    let mut number = 1;
-    loop {
-        let path = parent.join(format!("{number:03}"));
-        match fs::create_dir(&path) {
-            Ok(()) => return Ok(path),
-            Err(why) if why.kind() == std::io::ErrorKind::AlreadyExists => number += 1,
-            Err(why) => return Err(TrainError::io("create", &path, why)),
-        }
+        let (aside, moved) = (aside.display(), moved.join(", "));
+        Ok(Some(format!("moved what is later than step {} to {aside}: {moved}", self.step())))
     }
 }
 
@@ -176,7 +171,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_newest_run_is_the_one_last_written_to() {
+    fn the_newest_run_is_the_one_written_to_last() {
         let runs = tempfile::tempdir().unwrap();
         let write = |name: &str, seconds: u64| {
             let path = runs.path().join(name);
@@ -194,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn run_folders_are_found_by_what_lies_in_them() {
+    fn a_run_folder_its_checkpoints_or_one_file_can_be_named() {
         let runs = tempfile::tempdir().unwrap();
         let run = runs.path().join("run");
         let file = run.join("checkpoints/step-00000009.safetensors");
@@ -207,7 +202,7 @@ mod tests {
         assert_eq!(found(&run.join("checkpoints")).unwrap(), (run.clone(), None));
         assert_eq!(found(&file).unwrap(), (run.clone(), Some(file)));
         let error = found(&runs.path().join("copy.safetensors")).unwrap_err().to_string();
-        assert!(error.contains("does not lie in the checkpoints/ of a run folder") && error.contains("--init-from"));
+        assert!(error.contains("is not in the checkpoints/ of a run folder") && error.contains("--init-from"));
         assert!(found(runs.path()).unwrap_err().to_string().contains("is not a run folder"));
     }
 }

@@ -1,6 +1,6 @@
 //! The loop of a run.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -9,235 +9,27 @@ use indicatif::ProgressBar;
 use serde::Serialize;
 
 use super::advice;
-use super::checkpoint::{self, Checkpoint, State};
-use super::folder::Lock;
+use super::checkpoint::{self, State};
 use super::held_out::HeldOut;
 use super::introduction;
 use super::metrics::{Metrics, MetricsLog};
 use super::progress::Progress;
-use super::resume::{self, Point};
-use super::settings::is_embedded;
-use super::{Options, RunFolder, Settings, StepOutcome, TrainError, Trainer};
-use crate::autograd::Recompute;
-use crate::data::{Batch, Dataset, Loader, Position, Skipped, Tokenizer, Variety};
+use super::{Ended, Plan, Settings, StepOutcome, Summary, TrainError, Trainer};
+use crate::data::{Batch, Loader, Position, Skipped, Variety};
 use crate::device::Device;
 use crate::eval::{self, Encoder, ZeroShot};
 use crate::model::Flip;
 use crate::ops::AllOps;
 use crate::optim::Schedule;
 
-/// Everything that a run needs but the device.
-pub struct Plan {
-    pub settings: Settings,
-    pub folder: RunFolder,
-    pub(super) dataset: Arc<Dataset>,
-    held_out: Option<HeldOut>,
-    pub(super) tokenizer: Tokenizer,
-    /// None: a new run.
-    resume: Option<Point>,
-    _lock: Lock,
-}
-
-/// Options that a resumed run may change and still give the same weights. Of data, the fingerprint must be the same; of a
-/// tokenizer, all of it.
-const HARMLESS: &[&str] = &[
-    "classes",
-    "data",
-    "eval_data",
-    "eval_every",
-    "keep",
-    "labels",
-    "loader_threads",
-    "log_every",
-    "max_bad",
-    "prefetch",
-    "save_every",
-    "templates",
-    "tokenizer",
-];
-
-/// Whether a change of `key` leaves the weights as they would have been. What is computed again has the same bits but for
-/// `cheap` in bf16.
-fn is_harmless(key: &str, before: &Options, after: &Options) -> bool {
-    let cheap = [before, after].iter().any(|options| options.recompute == Some(Recompute::Cheap));
-    HARMLESS.contains(&key) || (key == "recompute" && !cheap)
-}
-
-impl Plan {
-    /// A new run in `out`, or in a fresh folder under `runs/`.
-    ///
-    /// # Errors
-    /// Options that are impossible, data or a tokenizer that cannot be used, a folder that holds a run already.
-    pub fn start(options: Options, out: Option<&Path>) -> Result<Self, TrainError> {
-        let tokenizer = tokenizer(&options)?;
-        let settings = Settings::resolve(options, tokenizer.vocab_size())?;
-        if settings.eval_data.is_empty() && (settings.eval_every > 0 || settings.options.labels.is_some()) {
-            eprintln!("warning: --eval-every and --labels do nothing without --eval-data");
-        }
-        let (dataset, held_out) = datasets(&settings)?;
-        let name = settings.options.model.map_or_else(String::new, |preset| format!("{preset:?}").to_lowercase());
-        let (folder, lock) = RunFolder::create(out, &name)?;
-        folder.describe(&settings.options, &tokenizer)?;
-        Ok(Self { settings, folder, dataset, held_out, tokenizer, resume: None, _lock: lock })
-    }
-
-    /// Goes on with the run that `word` stands for (see `resume::find`), from its newest whole checkpoint or the one
-    /// that is named; `flags` win over what its `config.toml` says.
-    ///
-    /// # Errors
-    /// As [`Self::start`]; a checkpoint of another model, seed or data set; a preset or a tokenizer that is not the
-    /// run's; fewer steps than are made; a folder that another program trains in.
-    pub fn resume(word: &Path, flags: Options) -> Result<Self, TrainError> {
-        let (folder, named) = resume::find(word)?;
-        let lock = folder.lock()?;
-        folder.make_ready()?;
-        let before = Options::default().over_file(&folder.config())?;
-        before.check_whole(&folder.config())?;
-        let another_tokenizer = flags.tokenizer.is_some();
-        let options = flags.over_file(&folder.config())?;
-        let tokenizer = Tokenizer::open(&folder.tokenizer(), &options.tokenizer_options())?;
-        if another_tokenizer && self::tokenizer(&options)?.to_json()? != tokenizer.to_json()? {
-            return Err(not_the_runs("--tokenizer", &folder));
-        }
-        if options.model != before.model {
-            return Err(not_the_runs("--model", &folder));
-        }
-        let settings = Settings::resolve(options, tokenizer.vocab_size())?;
-        let (dataset, held_out) = datasets(&settings)?;
-        let point = Point::choose(&folder, named.as_deref())?;
-        if let Some(checkpoint) = &point.checkpoint {
-            if settings.time.is_some() {
-                let problem = "time: a run that has begun has its length; give --samples or --steps to change it";
-                return Err(TrainError::Settings { problem: problem.to_owned() });
-            }
-            let State { model, loss, seed, fingerprint, .. } = &checkpoint.state;
-            let differs = [
-                (*model != settings.model, "the model's sizes differ"),
-                (*loss != settings.loss, "the losses differ"),
-                (*seed != settings.seed, "the seed differs"),
-                (*fingerprint != dataset.fingerprint(), "the training data differ"),
-            ];
-            if let Some((_, what)) = differs.iter().find(|(differs, _)| *differs) {
-                let path = checkpoint.path().display();
-                let problem = format!("{what} from what {path} was made with; start a new run with --init-from {path}");
-                return Err(TrainError::Settings { problem });
-            }
-        }
-        let this = Self { settings, folder, dataset, held_out, tokenizer, resume: None, _lock: lock };
-        if let Some(checkpoint) = &point.checkpoint {
-            let (made, steps, path) = (point.step(), this.steps(), checkpoint.path().display());
-            if steps < made {
-                let problem = format!(
-                    "the run is to end after {steps} steps, but {path} has made {made}: ask for a longer run, or go on \
-                     from an earlier checkpoint with --resume FILE"
-                );
-                return Err(TrainError::Settings { problem });
-            }
-            this.tell_changes(before);
-        }
-        Ok(Self { resume: Some(point), ..this })
-    }
-
-    /// Says which options are not what they were, and whether that makes it another run.
-    fn tell_changes(&self, before: Options) {
-        let after = &self.settings.options;
-        // A default that an earlier flipk did not write down is no change.
-        let before = Settings::resolve(before.clone(), self.tokenizer.vocab_size()).map_or(before, |was| was.options);
-        let changed = after.changed_from(&before);
-        let another: Vec<&str> =
-            changed.iter().map(String::as_str).filter(|key| !is_harmless(key, &before, after)).collect();
-        if !another.is_empty() {
-            eprintln!("changed: {}; from here on it is another run than it would have been", another.join(", "));
-        }
-        if changed.iter().any(|key| key == "data") {
-            eprintln!("the training data lie elsewhere now; they are the same");
-        }
-    }
-
-    /// Optimizer steps of the whole run.
-    fn steps(&self) -> u64 {
-        self.settings.length.steps(self.settings.loader.batch, self.dataset.len())
-    }
-}
-
-fn not_the_runs(flag: &str, folder: &RunFolder) -> TrainError {
-    let folder = folder.path().display();
-    let problem = format!(
-        "{flag} is not what the run in {folder} was begun with, and cannot be changed on the way: leave it out, or start a \
-         new run with --init-from {folder}"
-    );
-    TrainError::Settings { problem }
-}
-
-/// The tokenizer that the options name, or the embedded one.
-///
-/// # Errors
-/// If it cannot be read, or none is named for data that is not embedded.
-pub fn tokenizer(options: &Options) -> Result<Tokenizer, TrainError> {
-    let embedded = options.data.iter().flatten().all(|spec| is_embedded(spec));
-    match &options.tokenizer {
-        Some(path) => Ok(Tokenizer::open(path, &options.tokenizer_options())?),
-        None if embedded => Ok(Tokenizer::embedded(&options.tokenizer_options())?),
-        None => {
-            let problem = "--data needs a --tokenizer: a tokenizer.json, or the vocab.txt of a BERT model (the paper \
-                           uses bert-base-uncased)";
-            Err(TrainError::Settings { problem: problem.to_owned() })
-        }
-    }
-}
-
-fn datasets(settings: &Settings) -> Result<(Arc<Dataset>, Option<HeldOut>), TrainError> {
-    let dataset = Dataset::open(&settings.data, settings.captions.clone())?.with_orientation(settings.exif_orientation);
-    Ok((Arc::new(dataset), HeldOut::open(settings)?))
-}
-
-/// How a run ended.
-#[derive(Clone, Debug)]
-pub enum Ended {
-    Finished(Box<Summary>),
-    /// Somebody asked it to stop; it goes on from this checkpoint.
-    Interrupted {
-        step: u64,
-        checkpoint: PathBuf,
-    },
-}
-
-/// What a finished run came to, as in `summary.json`.
-#[derive(Clone, Debug, Serialize)]
-pub struct Summary {
-    /// On the held-out data, as shares; `null` without.
-    pub zero_shot_top1: Option<f64>,
-    pub zero_shot_top5: Option<f64>,
-    pub classes: Option<usize>,
-    /// While training, evaluation and checkpoints not counted.
-    pub samples_per_second: f64,
-    /// Of the whole run, evaluation, checkpoints and all.
-    pub wall_seconds: f64,
-    pub samples: u64,
-    pub steps: u64,
-    /// Mean over the last line of metrics.
-    pub final_loss: f64,
-    pub gflops: f64,
-    pub parameters: usize,
-    pub activation_bytes: usize,
-    pub device: String,
-    pub seed: u64,
-    pub mask_ratio: f64,
-    /// Broken samples since the run was last started, by kind.
-    pub skipped: Skipped,
-    /// Broken samples of the held-out data, by kind.
-    pub eval_skipped: Skipped,
-    pub checkpoint: PathBuf,
-}
-
 /// Trains `plan` to its end, or until `stop` is set.
 ///
 /// # Errors
-/// See [`TrainError`]; checkpoints that were written stay.
+/// See [`TrainError`]. Checkpoints that were already written are kept.
 pub fn train<D: AllOps>(device: Arc<D>, mut plan: Plan, stop: &AtomicBool) -> Result<Ended, TrainError> {
-    let said = plan.fix(&device)?;
+    let notes = plan.fix(&device)?;
     let mut run = Run::new(device, plan)?;
-    said.iter().for_each(|line| run.progress.say(line));
+    notes.iter().for_each(|line| run.progress.say(line));
     while run.state.step < run.total {
         run.step()?;
         if stop.load(Ordering::Relaxed) {
@@ -278,32 +70,24 @@ struct Run<D: Device> {
     latest: Metrics,
     saved: Option<PathBuf>,
     log_failed: bool,
-    /// What the last evaluation left out.
+    /// Samples that the last evaluation skipped.
     eval_skipped: Option<Skipped>,
-    /// Whether it was told that the model has collapsed.
-    told_collapse: bool,
-    /// The batch of the last step, as long as its outcome is not known.
+    /// Whether the collapse of the model was already reported.
+    collapse_reported: bool,
+    /// The batch of the last step, until its outcome is known.
     in_flight: Option<Batch>,
 }
 
 impl<D: AllOps> Run<D> {
     fn new(device: Arc<D>, mut plan: Plan) -> Result<Self, TrainError> {
+        let point = plan.resume.take();
         let settings = &plan.settings;
         let flip = Flip::with_loss(&settings.model, settings.loss, settings.decay_cls);
         let layout = flip.layout().clone();
-        let point = plan.resume.take();
         let resume = point.as_ref().and_then(|point| point.checkpoint.as_ref());
-        let values = match (resume, &settings.init_from) {
-            (Some(checkpoint), _) => checkpoint.weights(&layout)?,
-            (None, Some(path)) => {
-                let from = Checkpoint::open(path)?;
-                introduction::same_vocabulary(&from, settings.model.vocab)?;
-                match from.state.loss == settings.loss {
-                    true => from.weights(&layout)?,
-                    false => from.towers(&layout, layout.initial_values(settings.seed))?,
-                }
-            }
-            (None, None) => layout.initial_values(settings.seed),
+        let values = match resume {
+            Some(checkpoint) => checkpoint.weights(&layout)?,
+            None => plan.initial_values(&layout)?,
         };
         let fresh = || State {
             model: settings.model.clone(),
@@ -326,7 +110,7 @@ impl<D: AllOps> Run<D> {
         let total = plan.steps();
         let schedule = Schedule { peak: settings.peak_lr, warmup: settings.warmup_steps(total), total };
         let progress = Progress::new(total, state.step);
-        // Only now that the run is sure to go on is anything in its folder changed.
+        // Nothing in the run folder changes until everything that can fail has succeeded.
         if let Some(point) = &point {
             let moved = point.set_aside(&plan.folder, state.step < total)?;
             moved.iter().for_each(|line| progress.say(line));
@@ -335,7 +119,7 @@ impl<D: AllOps> Run<D> {
         let log = MetricsLog::open(plan.folder.path(), state.step)?;
         let this = Self {
             seconds_before: state.seconds,
-            saved: resume.map(|checkpoint: &Checkpoint| checkpoint.path().to_owned()),
+            saved: resume.map(|checkpoint| checkpoint.path().to_owned()),
             plan,
             trainer,
             loader,
@@ -352,7 +136,7 @@ impl<D: AllOps> Run<D> {
             latest: Metrics::default(),
             log_failed: false,
             eval_skipped: None,
-            told_collapse: false,
+            collapse_reported: false,
             in_flight: None,
         };
         this.introduce();
@@ -374,17 +158,17 @@ impl<D: AllOps> Run<D> {
             self.trainer.activation_bytes() as f64 / 1e6,
             self.trainer.device().describe(),
         ));
-        let said = introduction::captions(&self.plan.dataset, &self.plan.tokenizer, loader);
+        let captions = introduction::captions(&self.plan.dataset, &self.plan.tokenizer, loader);
         let held_out = self.plan.held_out.iter().flat_map(|held_out| &held_out.notes);
-        let captions = Variety::of(&self.plan.dataset);
+        let variety = Variety::of(&self.plan.dataset);
         let warnings = advice::warnings(&advice::Run {
             samples: self.plan.dataset.len() as u64,
-            captions: &captions,
+            captions: &variety,
             batch: loader.batch,
             total: self.total,
             warmup: self.schedule.warmup,
         });
-        said.iter().chain(held_out).chain(&warnings).for_each(|line| self.progress.say(line));
+        captions.iter().chain(held_out).chain(&warnings).for_each(|line| self.progress.say(line));
         self.progress.say(&format!("run folder: {}", self.plan.folder.path().display()));
         let held_out = self.plan.held_out.iter().flat_map(|held_out| held_out.dataset.warnings());
         self.plan.dataset.warnings().iter().chain(held_out).for_each(|warning| self.progress.say(warning));
@@ -397,13 +181,13 @@ impl<D: AllOps> Run<D> {
         let batch = match batch {
             Ok(batch) => batch,
             Err(error) => {
-                self.save_in_time();
+                self.save_before_failing();
                 return Err(error.into());
             }
         };
-        // The device computes this step while the next batch is fetched: what came of it is asked for a step later.
+        // The device computes this step while the next batch is fetched, so the outcome is read one step later.
         let before = self.trainer.submit(&batch, self.schedule.at(self.state.step))?;
-        self.note(before, self.state.step)?;
+        self.record(before, self.state.step)?;
         self.state.step += 1;
         self.state.samples += batch.samples.len() as u64;
         self.state.position = batch.next;
@@ -416,7 +200,7 @@ impl<D: AllOps> Run<D> {
         let Settings { log_every, save_every, eval_every, .. } = self.plan.settings;
         let (step, last) = (self.state.step, self.state.step == self.total);
         let due = |every: u64| every > 0 && step.is_multiple_of(every);
-        // An evaluation may take long; what was trained should not be lost with it.
+        // The last evaluation may take long; save the weights before it.
         if last
             && self.plan.held_out.is_some()
             && let Err(error) = self.save()
@@ -425,7 +209,7 @@ impl<D: AllOps> Run<D> {
         }
         let evaluated = match (due(eval_every) || last, &self.plan.held_out) {
             (true, Some(_)) => match self.evaluate() {
-                // What is wrong with the held-out data is no reason to lose what was trained.
+                // A problem with the held-out data must not lose the trained weights.
                 Err(error @ TrainError::Eval(_)) if last => {
                     self.save()?;
                     return Err(error);
@@ -442,11 +226,11 @@ impl<D: AllOps> Run<D> {
             self.report(evaluated)?;
         }
         if due(save_every) && !last {
-            // The disk may have room again by the next time: no reason to lose the run.
+            // The disk may have room again by then, so a failed checkpoint does not end the run.
             match self.save() {
                 Err(error @ TrainError::Io { .. }) => {
                     let next = step + save_every;
-                    self.progress.say(&format!("warning: {error}; training goes on, next attempt at step {next}"));
+                    self.progress.say(&format!("warning: {error}; training continues, next attempt at step {next}"));
                 }
                 saved => drop(saved?),
             }
@@ -454,18 +238,18 @@ impl<D: AllOps> Run<D> {
         Ok(())
     }
 
-    /// Waits until all steps so far are made, and takes note of the last.
+    /// Waits until all submitted steps are computed, and records the last one's outcome.
     fn settle(&mut self) -> Result<(), TrainError> {
         let start = Instant::now();
         let outcome = self.trainer.settle()?;
-        self.note(outcome, self.state.step)?;
+        self.record(outcome, self.state.step)?;
         self.window.time += start.elapsed();
         self.stepping += start.elapsed();
         Ok(())
     }
 
-    /// Counts the outcome of step number `step`, whose batch was in flight.
-    fn note(&mut self, outcome: Option<StepOutcome>, step: u64) -> Result<(), TrainError> {
+    /// Adds the outcome of step number `step`, whose batch was in flight, to the window.
+    fn record(&mut self, outcome: Option<StepOutcome>, step: u64) -> Result<(), TrainError> {
         let (Some(outcome), Some(batch)) = (outcome, self.in_flight.take()) else { return Ok(()) };
         let quantities = [("loss", outcome.loss), ("gradient norm", outcome.grad_norm)];
         if let Some((what, value)) = quantities.into_iter().find(|(_, value)| !value.is_finite()) {
@@ -505,7 +289,7 @@ impl<D: AllOps> Run<D> {
         TrainError::Diverged { what, step, value, keys, last }
     }
 
-    /// Writes a line of metrics and begins the next window.
+    /// Writes a line of metrics and starts the next window.
     fn report(&mut self, evaluated: Option<ZeroShot>) -> Result<(), TrainError> {
         self.settle()?;
         let window = std::mem::take(&mut self.window);
@@ -534,26 +318,26 @@ impl<D: AllOps> Run<D> {
         Ok(())
     }
 
-    /// Tells once if the steps since the last report, `steps` of them and all after the warm-up, learnt nothing.
+    /// Warns once if the model has collapsed. `steps`: steps since the last report; all of them must be past the warm-up.
     fn watch_collapse(&mut self, metrics: &Metrics, steps: u64) -> Result<(), TrainError> {
         let Settings { loss, ref loader, ref model, .. } = self.plan.settings;
         let warm = metrics.step.saturating_sub(steps) >= self.schedule.warmup.max(advice::FIRST_STEPS);
-        if self.told_collapse || !warm || !advice::is_guessing(metrics.loss, loss, loader.batch) {
+        if self.collapse_reported || !warm || !advice::is_guessing(metrics.loss, loss, loader.batch) {
             return Ok(());
         }
         let cosines = self.trainer.embeddings()?.map(|rows| advice::mean_cosine(&rows, model.embed_dim));
         if let Some(line) = advice::collapse(metrics.loss, loss, loader.batch, cosines) {
-            self.told_collapse = true;
+            self.collapse_reported = true;
             self.progress.say(&line);
         }
         Ok(())
     }
 
-    /// Tells once that metrics cannot be written: that alone is no reason to lose a run.
+    /// Warns once that metrics cannot be written, which alone does not end a run.
     fn tolerate(&mut self, written: Result<(), TrainError>) {
         if let (Err(error), false) = (written, self.log_failed) {
             self.log_failed = true;
-            self.progress.say(&format!("warning: {error}; training goes on without"));
+            self.progress.say(&format!("warning: {error}; training continues without it"));
         }
     }
 
@@ -575,22 +359,22 @@ impl<D: AllOps> Run<D> {
         Ok(path)
     }
 
-    /// Saves what was trained before the data failed, so that the run goes on from here once they are mended.
-    fn save_in_time(&mut self) {
+    /// Saves a checkpoint after the data failed, so that the run can be resumed here once the data is repaired.
+    fn save_before_failing(&mut self) {
         if self.steps == 0 {
             return;
         }
         let folder = self.plan.folder.path().display().to_string();
-        let said = match self.save() {
+        let line = match self.save() {
             Ok(_) => format!("saved step {}; flipk train --resume {folder} goes on from there", self.state.step),
             Err(error) => format!("warning: {error}"),
         };
-        self.progress.say(&said);
+        self.progress.say(&line);
     }
 
     fn title(&self) -> String {
-        let Settings { loader, options, .. } = &self.plan.settings;
-        let preset = options.model.map_or_else(String::new, |preset| format!("{preset:?}").to_lowercase());
+        let settings = &self.plan.settings;
+        let (preset, loader) = (settings.preset_name(), &settings.loader);
         format!("flipk: {preset}, mask ratio {}, batch {}", loader.mask_ratio, loader.batch)
     }
 
@@ -610,7 +394,7 @@ impl<D: AllOps> Run<D> {
             bar: &ProgressBar::hidden(),
         };
         let found = eval::zero_shot(encoder, self.trainer.params(), &inputs, classes, templates);
-        // Each evaluation meets the same broken samples.
+        // Every evaluation skips the same samples: one report is enough.
         let warnings = encoder.take_warnings();
         if self.eval_skipped.is_none() {
             warnings.iter().for_each(|warning| self.progress.say(warning));
@@ -620,7 +404,7 @@ impl<D: AllOps> Run<D> {
     }
 
     fn finish(mut self) -> Result<Ended, TrainError> {
-        // A run that was complete already when it was resumed has nothing to report but this.
+        // A run that was already complete when it was resumed made no step: its last metrics stand.
         if self.steps == 0 {
             self.latest = self.log.last().unwrap_or_default();
             if self.plan.held_out.is_some() {
@@ -634,7 +418,7 @@ impl<D: AllOps> Run<D> {
         let classes =
             self.plan.held_out.as_ref().map(|held_out| held_out.classes.names().iter().filter(is_class).count());
         let seconds = self.stepping.as_secs_f64().max(1e-9);
-        // Of a run that had no step left to make, the speed is that of its last ones.
+        // Without a step to measure, the speed is that of the last line of metrics.
         let per_second = |per_step: f64, last: f64| match self.steps {
             0 => last,
             steps => steps as f64 * per_step / seconds,

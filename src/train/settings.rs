@@ -1,4 +1,4 @@
-//! From options to a run: every default, every check, in one place.
+//! Resolves options: every default and every check in one place.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -6,25 +6,25 @@ use std::time::Duration;
 use super::{Options, TrainError, pace};
 use crate::autograd::Recompute;
 use crate::data::image::ExifOrientation;
-use crate::data::{Augmentation, CaptionKeys, CaptionLines, CaptionVariation, LoaderConfig};
+use crate::data::{Augmentation, CaptionKeys, CaptionLines, CaptionVariation, Dataset, LoaderConfig};
 use crate::eval::Labels;
 use crate::model::{Loss, ModelConfig, Preset, TowerConfig};
 use crate::optim::AdamWConfig;
 
-/// What a run is trained on and how; `options` are the user's with every default filled in.
+/// The complete configuration of a run; `options` are the user's with every default filled in.
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub options: Options,
     pub data: Vec<String>,
     /// Empty: no evaluation.
     pub eval_data: Vec<String>,
-    /// Files of class names and prompts for it.
+    /// Files of class names and prompts for `eval_data`.
     pub classes: Option<PathBuf>,
     pub templates: Option<PathBuf>,
     pub labels: Labels,
     pub captions: CaptionKeys,
     pub exif_orientation: ExifOrientation,
-    /// `None`: the embedded one.
+    /// `None`: the embedded tokenizer.
     pub tokenizer: Option<PathBuf>,
     pub model: ModelConfig,
     pub loader: LoaderConfig,
@@ -35,7 +35,7 @@ pub struct Settings {
     pub peak_lr: f64,
     pub warmup_samples: Option<u64>,
     pub length: Length,
-    /// The time whose samples become the length before the run begins.
+    /// If given, the number of samples that fit this time replaces `length` before the run starts.
     pub time: Option<Duration>,
     pub seed: u64,
     pub init_from: Option<PathBuf>,
@@ -110,10 +110,10 @@ impl Recipe {
 /// The paper's warm-up (flip.md, "Recipe").
 const WARMUP_SAMPLES: u64 = 51_200_000;
 
-/// Steps that a warm-up has at least, if they are no more than a third of the run.
+/// The shortest default warm-up in steps, unless that is more than a third of the run.
 const SHORT_WARMUP: u64 = 20;
 
-/// The option, which becomes the default if the user said nothing.
+/// The value of an option, which is set to `default` if it is `None`.
 fn or<T: Clone>(option: &mut Option<T>, default: T) -> T {
     option.get_or_insert(default).clone()
 }
@@ -128,6 +128,7 @@ impl Settings {
     /// # Errors
     /// Names the first option that is out of its range or does not fit another.
     pub fn resolve(mut options: Options, vocab: usize) -> Result<Self, TrainError> {
+        options.check_numbers()?;
         let o = &mut options;
         let preset = or(&mut o.model, Preset::Tiny);
         let recipe = Recipe::of(preset);
@@ -147,7 +148,7 @@ impl Settings {
             captions,
             classes: o.classes.clone(),
             templates: o.templates.clone(),
-            labels: o.labels.unwrap_or_default(),
+            labels: or(&mut o.labels, Labels::default()),
             exif_orientation: or(&mut o.exif_orientation, ExifOrientation::default()),
             tokenizer: o.tokenizer.clone(),
             loss: or(&mut o.loss, Loss::default()),
@@ -170,7 +171,7 @@ impl Settings {
         };
         for (option, given) in [("classes", &settings.classes), ("templates", &settings.templates)] {
             if let (Some(path), true) = (given, settings.eval_data.is_empty()) {
-                return Err(wrong(option, path.display(), "it is for eval_data, and there is none"));
+                return Err(wrong(option, path.display(), "it applies to eval_data, and there is none"));
             }
         }
         for (option, value) in [("log_every", settings.log_every), ("keep", settings.keep as u64)] {
@@ -181,16 +182,29 @@ impl Settings {
         Ok(settings)
     }
 
+    /// Opens the training data.
+    ///
+    /// # Errors
+    /// See [`Dataset::open`].
+    pub fn dataset(&self) -> Result<Dataset, TrainError> {
+        Ok(Dataset::open(&self.data, self.captions.clone())?.with_orientation(self.exif_orientation))
+    }
+
+    /// The preset as the command line spells it.
+    pub fn preset_name(&self) -> String {
+        self.options.model.map_or_else(String::new, |preset| format!("{preset:?}").to_lowercase())
+    }
+
     /// Steps of warm-up in a run of `total` steps.
     pub fn warmup_steps(&self, total: u64) -> u64 {
         let batch = self.loader.batch as u64;
-        // A tenth of a short run is over before the moments mean anything.
+        // A tenth of a short run would end before AdamW's moments have settled.
         let share = (total / 10).max(SHORT_WARMUP.min(total / 3));
         self.warmup_samples.map_or((WARMUP_SAMPLES / batch).min(share), |samples| samples / batch)
     }
 }
 
-/// Whether a source is in the program itself, and so the embedded tokenizer fits it.
+/// Whether a source is built into the program; the embedded tokenizer fits such data.
 pub fn is_embedded(spec: &str) -> bool {
     spec.starts_with("embedded:")
 }
@@ -297,7 +311,7 @@ fn peak_lr(o: &mut Options, recipe: Rate, batch: usize) -> Result<f64, TrainErro
 
 fn time(o: &Options) -> Result<Option<Duration>, TrainError> {
     let Some(text) = &o.time else { return Ok(None) };
-    pace::parse(text).map(Some).ok_or_else(|| wrong("time", text, pace::SPELLING))
+    pace::parse(text).map(Some).ok_or_else(|| wrong("time", text, pace::FORM))
 }
 
 fn length(o: &mut Options, recipe: Length) -> Result<Length, TrainError> {
@@ -313,7 +327,7 @@ fn length(o: &mut Options, recipe: Length) -> Result<Length, TrainError> {
         Length::Epochs(epochs) if !(epochs > 0.0 && epochs.is_finite()) => {
             Err(wrong("epochs", epochs, "it must be above 0"))
         }
-        // It is not known yet.
+        // The length is not known yet.
         length if o.time.is_some() => Ok(length),
         Length::Steps(steps) => Ok(Length::Steps(or(&mut o.steps, steps))),
         Length::Samples(samples) => Ok(Length::Samples(or(&mut o.samples, samples))),
@@ -343,8 +357,8 @@ mod tests {
     fn a_short_run_warms_up_over_twenty_steps_or_a_third() {
         let settings = resolve(Options::default()).unwrap();
         assert_eq!([2500, 200, 199, 60, 30, 2].map(|total| settings.warmup_steps(total)), [250, 20, 20, 20, 10, 0]);
-        let told = resolve(Options { warmup_samples: Some(512), ..Options::default() }).unwrap();
-        assert_eq!(told.warmup_steps(60), 2);
+        let own = resolve(Options { warmup_samples: Some(512), ..Options::default() }).unwrap();
+        assert_eq!(own.warmup_steps(60), 2);
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub struct EventFile {
 }
 
 impl EventFile {
-    /// A new file in `folder` for a run that stands at `step`; TensorBoard hides later points of earlier files.
+    /// A new file in `folder` for a run that is at `step`; TensorBoard hides later points of earlier files.
     ///
     /// # Errors
     /// If the disk refuses.

@@ -19,11 +19,11 @@ pub struct Trainer<D: Device> {
     program: Program<D>,
     embedded: Embedded,
     batch: usize,
-    /// Steps made call by call.
+    /// Steps that were made call by call.
     plain_steps: u64,
     /// The calls of a step, once they are recorded.
     recording: Option<Box<dyn Recording>>,
-    /// The last step, if nobody has asked yet what came of it.
+    /// The last step, until its outcome is read.
     submitted: Option<Submitted>,
 }
 
@@ -33,36 +33,36 @@ struct Submitted {
     grad_norm: Later,
 }
 
-/// Says which batch would fit, where the activations of `batch` do not: they grow with it.
+/// Adds to an out-of-memory error for `batch` which batch would fit: activations grow in proportion to it.
 fn fitting(error: DeviceError, batch: usize, recompute: Recompute) -> DeviceError {
-    match error {
-        DeviceError::OutOfMemory { device, purpose, asked, free: Some(free), held } => {
-            let fits = (batch as u128 * free as u128 / asked.max(1) as u128) as usize / 8 * 8;
-            let less = if recompute == Recompute::Blocks { "" } else { "; --recompute blocks takes less" };
-            let purpose = format!("{purpose} of a batch of {batch} (--batch {fits} would fit{less})");
-            DeviceError::OutOfMemory { device, purpose, asked, free: Some(free), held }
-        }
-        // Nobody knows what would fit.
-        DeviceError::OutOfMemory { device, purpose, asked, free: None, held } => {
-            let purpose = format!("{purpose} of a batch of {batch} (give a smaller --batch)");
-            DeviceError::OutOfMemory { device, purpose, asked, free: None, held }
-        }
-        other => other,
-    }
+    let DeviceError::OutOfMemory { device, purpose, asked, free, held } = error else { return error };
+    let less = if recompute == Recompute::Blocks { "" } else { "; --recompute blocks takes less" };
+    let hint = match free.map(|free| (batch as u128 * free as u128 / asked.max(1) as u128) as usize) {
+        None => "give a smaller --batch".to_owned(),
+        Some(0) => format!("not even --batch 1 would fit{less}"),
+        Some(fits) if fits < 8 => format!("--batch {fits} would fit{less}"),
+        Some(fits) => format!("--batch {} would fit{less}", fits / 8 * 8),
+    };
+    let purpose = format!("{purpose} of a batch of {batch} ({hint})");
+    DeviceError::OutOfMemory { device, purpose, asked, free, held }
 }
 
-/// What a step tells.
+/// The results of a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepOutcome {
     pub loss: f64,
-    /// Share of images and texts that found each other in the batch.
+    /// Share of images whose own text is the nearest in the batch, averaged with the same share of texts.
     pub accuracy: f64,
+    /// L2 norm of all gradients together, before clipping.
     pub grad_norm: f64,
 }
 
 impl<D: AllOps> Trainer<D> {
-    /// `values`: the weights to start from, `[arena_len]`; `kept`: visible patches per image; `recompute`: what is not kept for
-    /// the backward pass.
+    /// `values`: the initial weights, `[arena_len]`; `kept`: visible patches per image; `recompute`: what the backward pass
+    /// recomputes.
+    ///
+    /// # Errors
+    /// Too little memory on the device; the error says which batch would fit.
     pub fn new(
         device: Arc<D>,
         flip: Flip,
@@ -90,20 +90,20 @@ impl<D: AllOps> Trainer<D> {
         self.wait(submitted)
     }
 
-    /// As [`Self::step`], but does not wait for the device, which still computes the step before while this one's batch is on
-    /// its way there. Returns what came of the step before, unless that is known already.
+    /// As [`Self::step`], but does not wait for the device, which may still compute the previous step while this one's batch is
+    /// copied. Returns the previous step's outcome, if it was not read yet.
     pub fn submit(&mut self, batch: &Batch, lr: f64) -> Result<Option<StepOutcome>, DeviceError> {
         let submitted = self.run(batch, lr)?;
         self.submitted.replace(submitted).map(|before| self.wait(before)).transpose()
     }
 
-    /// What came of the last submitted step, unless that is known already.
+    /// Waits for the last submitted step and returns its outcome, if it was not read yet.
     pub fn settle(&mut self) -> Result<Option<StepOutcome>, DeviceError> {
         self.submitted.take().map(|last| self.wait(last)).transpose()
     }
 
-    /// A device that can record does so at the second step (the first one loads what it needs) and from then on makes the
-    /// same calls again, which gives the same bits.
+    /// A device that can record its calls does so at the second step (the first one loads kernels) and replays them from then
+    /// on, which gives the same bits.
     fn run(&mut self, batch: &Batch, lr: f64) -> Result<Submitted, DeviceError> {
         let inputs = self.embedded.inputs;
         self.program.write_ahead(inputs.images, &batch.images)?;
@@ -113,7 +113,7 @@ impl<D: AllOps> Trainer<D> {
         self.optimizer.prepare(&self.device, lr)?;
         if self.plain_steps == 1 && self.device.begin_recording()? {
             let recorded = self.compute();
-            // The device goes back to making calls whatever happened.
+            // Recording must end even if the step failed.
             let recording = self.device.end_recording();
             recorded?;
             self.recording = recording?;
@@ -136,7 +136,7 @@ impl<D: AllOps> Trainer<D> {
         Ok(StepOutcome { loss: f64::from(outcome[LOSS]), accuracy, grad_norm: f64::from(grad_norm) })
     }
 
-    /// From now on each step makes its calls one by one, as one does to compare.
+    /// Makes every following step call by call, to compare with replayed steps.
     pub fn do_not_record(&mut self) {
         self.recording = None;
         self.plain_steps = u64::MAX / 2;
@@ -199,7 +199,7 @@ impl<D: AllOps> Trainer<D> {
         Ok(libm::exp(f64::from(raw.clamp(0.0, MAX_LOGIT_SCALE))))
     }
 
-    /// The last step's embeddings of images and of texts, rows of length 1, each `[batch, embed_dim]`.
+    /// The last step's embeddings of images and of texts, `[batch, embed_dim]` each, rows of L2 norm 1.
     pub fn embeddings(&self) -> Result<[Vec<f32>; 2], DeviceError> {
         let Embedded { images, texts, .. } = self.embedded;
         Ok([self.program.read(images.slot())?, self.program.read(texts.slot())?])
@@ -222,23 +222,25 @@ mod tests {
 
     #[test]
     fn a_batch_that_fits_is_named() {
-        let told = |recompute| {
+        let error = |free, recompute| {
             let error = DeviceError::OutOfMemory {
                 device: "cuda",
                 purpose: "activations".to_owned(),
                 asked: 1000,
-                free: Some(260),
+                free: Some(free),
                 held: vec![("the weights".to_owned(), 40)],
             };
             fitting(error, 128, recompute).to_string()
         };
-        let text = told(Recompute::Blocks);
+        let text = error(260, Recompute::Blocks);
         assert!(
             text.contains("1000 bytes were asked for activations of a batch of 128 (--batch 32 would fit)"),
             "{text}"
         );
         assert!(text.contains("260 are free; held are 40 by the weights"), "{text}");
-        assert!(told(Recompute::Cheap).contains("(--batch 32 would fit; --recompute blocks takes less)"));
+        assert!(error(260, Recompute::Cheap).contains("(--batch 32 would fit; --recompute blocks takes less)"));
+        assert!(error(40, Recompute::Blocks).contains("(--batch 5 would fit)"));
+        assert!(error(4, Recompute::Cheap).contains("(not even --batch 1 would fit; --recompute blocks takes less)"));
         let purpose = "activations".to_owned();
         let error = DeviceError::OutOfMemory { device: "cpu", purpose, asked: 1000, free: None, held: Vec::new() };
         assert!(fitting(error, 128, Recompute::None).to_string().contains("a batch of 128 (give a smaller --batch)"));

@@ -1,4 +1,4 @@
-//! The same bits on every processor: what 20 steps come to, whatever instructions compute them.
+//! The same bits on every processor: the result of 20 steps does not depend on the instruction set.
 
 use std::path::Path;
 
@@ -6,8 +6,8 @@ use flipk::device::isa::Isa;
 
 use crate::harness::{checkpoint, flipk_with, tensors};
 
-/// A small `tiny`: two layers, several heads, rows and widths that are no multiples of a vector or of a tile, text that is
-/// causal, all ops of the real one.
+/// A small `tiny` with all its ops: two layers, several heads, and rows and widths that are not multiples of a vector or a
+/// tile.
 const RUN: &[&str] = &[
     "--device=cpu",
     "--precision=f32",
@@ -29,8 +29,8 @@ const RUN: &[&str] = &[
     "--log-every=1",
 ];
 
-/// CRC-32C of the losses, one line each as `metrics.jsonl` spells them, and of all weights and moments, in the order of their
-/// names. To be changed only where a change of results is meant, and then told.
+/// CRC-32C of the losses, one line each as in `metrics.jsonl`, and of all weights and moments, in the order of their names.
+/// Change them only if results are meant to change, and say so in the commit.
 const INFONCE: [u32; 2] = [0xbe27_53f3, 0x9d1e_be73];
 const SIGMOID: [u32; 2] = [0x4a6b_ebba, 0xc85e_3c32];
 
@@ -45,7 +45,7 @@ fn hashes(run: &Path) -> [u32; 2] {
     [crc32c::crc32c(losses.as_bytes()), weights]
 }
 
-fn hold(isa: Isa) {
+fn check(isa: Isa) {
     if !isa.is_there() {
         return println!("skipped: this processor has at most {}", Isa::best());
     }
@@ -62,15 +62,15 @@ fn hold(isa: Isa) {
 
 #[test]
 fn plain_code_gives_these_bits() {
-    hold(Isa::Portable);
+    check(Isa::Portable);
 }
 
 #[test]
 fn avx2_gives_these_bits() {
-    hold(Isa::Avx2);
+    check(Isa::Avx2);
 }
 
 #[test]
 fn avx512_gives_these_bits() {
-    hold(Isa::Avx512);
+    check(Isa::Avx512);
 }

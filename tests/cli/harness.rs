@@ -5,6 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use flipk::data::tar;
+
+use crate::robust::png;
+
 pub const FLIPK: &str = env!("CARGO_BIN_EXE_flipk");
 
 /// A model of a few thousand weights beside its token table, so that a step takes milliseconds.
@@ -37,7 +41,7 @@ impl Ran {
         Self { code: output.status.code(), stdout, stderr }
     }
 
-    /// Fails with all that was printed if the exit code is another.
+    /// Fails with everything that was printed if the exit code is another.
     pub fn expect(self, code: i32) -> Self {
         assert_eq!(self.code, Some(code), "stdout:\n{}\nstderr:\n{}", self.stdout, self.stderr);
         self
@@ -49,20 +53,38 @@ pub fn flipk<S: AsRef<str>>(args: &[S]) -> Ran {
     Ran::new(Command::new(FLIPK).args(args).output().unwrap())
 }
 
-/// As [`flipk`], with the instruction set that `FLIPK_CPU` names.
+/// As [`flipk`], with the instruction set `isa` as `FLIPK_CPU`.
 pub fn flipk_with<S: AsRef<str>>(isa: &str, args: &[S]) -> Ran {
     let args = args.iter().map(AsRef::as_ref);
     Ran::new(Command::new(FLIPK).env("FLIPK_CPU", isa).args(args).output().unwrap())
 }
 
-/// `train` with [`SMALL`] and more.
+/// Runs `train` with the arguments of [`train_args`].
 pub fn train(out: &Path, more: &[&str]) -> Ran {
     flipk(&train_args(out, more))
 }
 
+/// `train` with [`SMALL`] and more, which override it. Nothing is held out from data that `more` names.
 pub fn train_args(out: &Path, more: &[&str]) -> Vec<String> {
     let out = format!("--out={}", out.display());
-    ["train", &out].iter().chain(SMALL).chain(more).map(|arg| (*arg).to_owned()).collect()
+    let own_data = more.iter().any(|flag| flag.starts_with("--data"));
+    let small = SMALL.iter().filter(|flag| !(own_data && flag.contains("data=")));
+    ["train", &out].iter().chain(small).chain(more).map(|arg| (*arg).to_owned()).collect()
+}
+
+/// Writes a shard with these captions and a vocabulary of these words, and returns the flags that name them.
+pub fn data_flags(folder: &Path, captions: &[impl AsRef<str>], words: &str) -> [String; 2] {
+    let mut archive = Vec::new();
+    for (number, caption) in captions.iter().enumerate() {
+        tar::append(&mut archive, &format!("{number}.png"), &png(number as u8));
+        tar::append(&mut archive, &format!("{number}.txt"), caption.as_ref().as_bytes());
+    }
+    tar::finish(&mut archive);
+    let [data, tokenizer] = ["a.tar", "vocab.txt"].map(|name| folder.join(name));
+    std::fs::write(&data, archive).unwrap();
+    let words = words.split_whitespace().map(|word| format!("{word}\n"));
+    std::fs::write(&tokenizer, format!("[PAD]\n[UNK]\n{}", words.collect::<String>())).unwrap();
+    [format!("--data={}", data.display()), format!("--tokenizer={}", tokenizer.display())]
 }
 
 /// Starts the program and waits until `path` exists.

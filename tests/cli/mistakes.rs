@@ -1,16 +1,16 @@
-//! What a user may get wrong: each gives exit code 1 or 2 and says what to do.
+//! Mistakes of a user: each gives exit code 1 or 2 and an error that says what to do.
 
 use crate::harness::{FLIPK, SMALL, flipk, flipk_with, train};
 
 #[test]
-fn mistakes_are_told_at_once() {
+fn mistakes_are_reported_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).display().to_string();
     let out = format!("--out={}", path("run"));
     let config = path("config.toml");
     std::fs::write(&config, "mask_ration = 0.5\n").unwrap();
     let missing = format!("--data={}", path("shards/{000..003}.tar"));
-    let cases: [(&[&str], i32, &[&str]); 17] = [
+    let cases: [(&[&str], i32, &[&str]); 19] = [
         (
             &["train", "--config", &config],
             1,
@@ -23,6 +23,12 @@ fn mistakes_are_told_at_once() {
         (&["train", "--data=embedded:notto"], 1, &["embedded:notto", "embedded:noto"]),
         (&["train", "--steps=1", "--epochs=1"], 2, &["--steps", "--epochs"]),
         (&["train", "--time=5m", "--samples=1"], 2, &["--time", "--samples"]),
+        (&["train", "--seed=18446744073709551615"], 1, &["seed = 18446744073709551615", "at most 9223372036854775807"]),
+        (
+            &["train", "--config", &config, "--samples=9223372036854775808"],
+            1,
+            &["samples = 9223372036854775808", "at most"],
+        ),
         (&["train", "--time=5"], 1, &["time = 5", "90s, 5m or 1h30m"]),
         (&["train", "--resume=/nowhere", "--time=5m"], 2, &["--resume", "--time"]),
         (&["train", "--resume=/nowhere"], 1, &["/nowhere is not a run folder"]),
@@ -89,7 +95,7 @@ fn a_run_is_not_overwritten() {
     let run = folder.path().join("run");
     train(&run, &["--steps=1"]).expect(0);
     let ran = train(&run, &["--steps=1"]).expect(1);
-    assert!(ran.stderr.contains("holds a run already") && ran.stderr.contains("--resume"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("already contains a run") && ran.stderr.contains("--resume"), "{}", ran.stderr);
 }
 
 #[test]

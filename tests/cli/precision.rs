@@ -1,11 +1,11 @@
-//! `--precision`: what it says, and that a run keeps it.
+//! `--precision`: what it prints, and that a run keeps it.
 
 use flipk::device::Cpu;
 
 use crate::harness::{flipk, json, train};
 
 #[test]
-fn what_auto_chooses_is_told_and_kept() {
+fn what_auto_chooses_is_printed_and_kept() {
     let folder = tempfile::tempdir().unwrap();
     let run = folder.path().join("run");
     let ran = train(&run, &["--device=cpu", "--steps=1"]).expect(0);
@@ -17,14 +17,14 @@ fn what_auto_chooses_is_told_and_kept() {
 }
 
 #[test]
-fn a_run_in_bf16_goes_on_in_bf16() {
+fn a_run_in_bf16_is_resumed_in_bf16() {
     if let Err(error) = Cpu::bf16() {
         return println!("skipped: {error}");
     }
     let folder = tempfile::tempdir().unwrap();
     let run = folder.path().join("run");
     let ran = train(&run, &["--device=cpu", "--steps=1", "--precision=bf16"]).expect(0);
-    assert!(ran.stderr.contains("GFLOP/s in bf16 here"), "what it gains: {}", ran.stderr);
+    assert!(ran.stderr.contains("GFLOP/s in bf16 and"), "{}", ran.stderr);
     let resume = format!("--resume={}", run.display());
     let device = || json(&run.join("summary.json"))["device"].as_str().unwrap().to_owned();
     let ran = flipk(&["train", "--device=cpu", &resume, "--steps=2"]).expect(0);

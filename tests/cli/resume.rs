@@ -1,8 +1,10 @@
-//! Going on: after `kill -9`, after Ctrl-C, to the bit.
+//! Resuming: after `kill -9`, after Ctrl-C, from damaged and older checkpoints, to the bit.
 
 use std::process::Command;
 
-use crate::harness::{FLIPK, SMALL, checkpoint, ended, flipk, json, start_until, tensors, train, train_args};
+use crate::harness::{
+    FLIPK, SMALL, checkpoint, data_flags, ended, flipk, json, start_until, tensors, train, train_args,
+};
 
 const STEPS: &str = "--steps=60";
 
@@ -44,7 +46,7 @@ fn ctrl_c_saves_and_the_run_goes_on_to_the_bit() {
     let interrupted = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
     assert!(interrupted.success());
     let ran = ended(child).expect(0);
-    assert!(ran.stdout.contains("go on with: flipk train --resume"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("continue with: flipk train --resume"), "{}", ran.stdout);
     // Nor does it matter what the backward pass computes again.
     let ran = flipk(&["train", &format!("--resume={}", stopped.display()), "--recompute=blocks"]).expect(0);
     assert!(!ran.stderr.contains("changed:"), "{}", ran.stderr);
@@ -52,7 +54,7 @@ fn ctrl_c_saves_and_the_run_goes_on_to_the_bit() {
 }
 
 #[test]
-fn changing_the_run_is_told_and_another_model_refused() {
+fn changes_are_reported_and_another_model_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let run = folder.path().join("run");
     train(&run, &["--steps=2", "--keep=1", "--save-every=1"]).expect(0);
@@ -61,9 +63,9 @@ fn changing_the_run_is_told_and_another_model_refused() {
     let ran = flipk(&["train", &resume, "--steps=3"]).expect(0);
     assert!(ran.stderr.contains("changed: steps;"), "{}", ran.stderr);
     let ran = flipk(&["train", &resume, "--vision-layers=2"]).expect(1);
-    assert!(ran.stderr.contains("the model's sizes differ") && ran.stderr.contains("--init-from"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("the model's size differs") && ran.stderr.contains("--init-from"), "{}", ran.stderr);
     let ran = flipk(&["train", &resume, "--vision-layers=1", "--data=embedded:twemoji"]).expect(1);
-    assert!(ran.stderr.contains("the training data differ"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("the training data differs"), "{}", ran.stderr);
     let tuned = folder.path().join("tuned");
     let from = format!("--init-from={}", run.display());
     let ran = train(&tuned, &["--steps=1", "--mask-ratio=0", &from]).expect(0);
@@ -79,7 +81,7 @@ fn the_sigmoid_loss_trains_goes_on_to_the_bit_and_is_evaluated() {
     std::fs::remove_file(checkpoint(&parts, 6)).unwrap();
     let resume = format!("--resume={}", parts.display());
     let ran = flipk(&["train", &resume, "--loss=infonce"]).expect(1);
-    assert!(ran.stderr.contains("the losses differ"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("the loss differs"), "{}", ran.stderr);
     flipk(&["train", &resume, "--loss=sigmoid"]).expect(0);
     let one = tensors(&checkpoint(&whole, 6));
     assert!(one["logit_bias"] != (-10f32).to_le_bytes() && tensors(&checkpoint(&parts, 6)) == one);
@@ -97,9 +99,9 @@ fn the_sigmoid_loss_trains_goes_on_to_the_bit_and_is_evaluated() {
     assert!(!tensors(&checkpoint(&tuned, 1)).contains_key("logit_bias"));
 }
 
-/// The newest checkpoint is cut, as a full disk or a copy that was broken off leaves it.
+/// The newest checkpoint is truncated, changed, or empty, as a bad disk or an interrupted copy leaves it.
 #[test]
-fn a_damaged_newest_checkpoint_is_passed_over_with_a_warning() {
+fn a_damaged_newest_checkpoint_is_skipped_with_a_warning() {
     let folder = tempfile::tempdir().unwrap();
     let run = folder.path().join("run");
     train(&run, &["--steps=10", "--save-every=2"]).expect(0);
@@ -113,14 +115,14 @@ fn a_damaged_newest_checkpoint_is_passed_over_with_a_warning() {
         std::fs::write(checkpoint(&run, 10), damaged).unwrap();
         let evaluated = flipk(&["eval", "retrieval", &run.display().to_string(), "--data=embedded:twemoji"]);
         if number != 1 {
-            // An evaluation of another step would be another number: it only says which one is there.
+            // Another step would give another result, so evaluation does not choose it by itself.
             let said = evaluated.expect(1).stderr;
-            assert!(said.contains("step-00000010") && said.contains("step-00000008.safetensors is whole"), "{said}");
+            assert!(said.contains("step-00000010") && said.contains("step-00000008.safetensors is intact"), "{said}");
         }
         let said = flipk(&["train", &resume]).expect(0).stderr;
         assert!(said.contains("warning: ") && said.contains("step-00000010"), "{said}");
-        assert!(said.contains("going on from the newest whole one") && said.contains("step-00000008"), "{said}");
-        // The damaged file is kept, and what was logged after step 8; the run comes to the same end.
+        assert!(said.contains("resuming from the newest intact one") && said.contains("step-00000008"), "{said}");
+        // The damaged file and the metrics after step 8 are kept, and the run ends with the same weights.
         let aside = run.join(format!("set-aside/{:03}", number + 1));
         assert_eq!(std::fs::read(aside.join("step-00000010.safetensors")).unwrap(), *damaged);
         let later: Vec<_> = metrics.lines().skip(8).collect();
@@ -132,12 +134,12 @@ fn a_damaged_newest_checkpoint_is_passed_over_with_a_warning() {
         assert!(aside.join("summary.json").exists() && run.join("summary.json").exists());
         assert!(tensors(&checkpoint(&run, 10)) == whole);
     }
-    // None is whole.
+    // None is intact.
     for step in [6, 8, 10] {
         std::fs::write(checkpoint(&run, step), b"").unwrap();
     }
     let said = flipk(&["train", &resume]).expect(1).stderr;
-    assert!(said.contains("nor is any other in the folder whole"), "{said}");
+    assert!(said.contains("no other checkpoint in the folder is intact"), "{said}");
 }
 
 #[test]
@@ -171,7 +173,7 @@ fn a_run_folder_is_made_ready_before_a_run_goes_on() {
         let whole_lines = config[..kept].rfind('\n').map_or(0, |end| end + 1);
         std::fs::write(run.join("config.toml"), &config[..whole_lines]).unwrap();
         let said = flipk(&["train", &resume, "--steps=4"]).expect(1).stderr;
-        assert!(said.contains("config.toml: it has no `") && said.contains("must have been cut"), "{said}");
+        assert!(said.contains("config.toml: it has no `") && said.contains("probably truncated"), "{said}");
     }
     std::fs::write(run.join("config.toml"), [0; 500]).unwrap();
     let said = flipk(&["train", &resume, "--steps=4"]).expect(1).stderr;
@@ -197,7 +199,7 @@ fn an_older_checkpoint_can_be_named_and_nothing_is_lost() {
         (tensors(&checkpoint(&run, 10)), std::fs::read_to_string(run.join("metrics.jsonl")).unwrap());
     let named = format!("--resume={}", checkpoint(&run, 4).display());
     let ran = flipk(&["train", &named, "--lr=5e-4", "--steps=7", "--keep=3"]).expect(0);
-    assert!(ran.stderr.contains("from after step 4, set aside in"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("moved what is later than step 4 to"), "{}", ran.stderr);
     assert!(ran.stderr.contains("changed: lr, steps;"), "{}", ran.stderr);
     let aside = run.join("set-aside/001");
     for step in [6, 8, 10] {
@@ -212,11 +214,11 @@ fn an_older_checkpoint_can_be_named_and_nothing_is_lost() {
     assert_eq!((now.len(), &now[..4]), (7, &lines(&metrics)[..4]));
     let moved = std::fs::read_to_string(aside.join("metrics.jsonl")).unwrap();
     assert_eq!(lines(&moved), lines(&metrics)[4..]);
-    // The next resume goes on with the new branch.
+    // The next resume continues the new branch.
     let said = flipk(&["train", &format!("--resume={}", run.display()), "--steps=8"]).expect(0).stderr;
     assert!(said.contains("8 steps from 7"), "{said}");
     let said = flipk(&["train", &format!("--resume={}", run.display()), "--steps=5"]).expect(1).stderr;
-    assert!(said.contains("to end after 5 steps") && said.contains("has made 8"), "{said}");
+    assert!(said.contains("would end after 5 steps") && said.contains("is already at step 8"), "{said}");
     let copy = folder.path().join("copy.safetensors");
     std::fs::copy(checkpoint(&run, 8), &copy).unwrap();
     let said = flipk(&["train", &format!("--resume={}", copy.display())]).expect(1).stderr;
@@ -242,35 +244,23 @@ fn latest_is_the_newest_run_of_the_default_folder() {
 }
 
 #[test]
-fn data_that_moved_are_the_same_and_another_tokenizer_or_preset_is_refused() {
+fn moved_data_is_accepted_and_another_tokenizer_or_preset_refused() {
     let folder = tempfile::tempdir().unwrap();
     let [run, here, there] = ["run", "a.tar", "b.tar"].map(|name| folder.path().join(name));
-    let mut archive = Vec::new();
-    for number in 0..12 {
-        let pixels = image::RgbImage::from_pixel(20, 20, image::Rgb([number * 20, 0, 0]));
-        let mut png = std::io::Cursor::new(Vec::new());
-        pixels.write_to(&mut png, image::ImageFormat::Png).unwrap();
-        flipk::data::tar::append(&mut archive, &format!("{number}.png"), png.get_ref());
-        flipk::data::tar::append(&mut archive, &format!("{number}.txt"), format!("number {number}").as_bytes());
-    }
-    flipk::data::tar::finish(&mut archive);
-    std::fs::write(&here, &archive).unwrap();
-    let [vocab, copy, other] = ["vocab.txt", "copy.txt", "other.txt"].map(|name| folder.path().join(name));
-    let words = "[PAD]\n[UNK]\nnumber\n1\n2\n";
-    for (path, text) in [(&vocab, words), (&copy, words), (&other, "[PAD]\n[UNK]\nnumber\n1\n2\nnew\n")] {
-        std::fs::write(path, text).unwrap();
-    }
-    let flag = |name: &str, path: &std::path::Path| format!("--{name}={}", path.display());
-    let small = SMALL.iter().filter(|flag| !flag.contains("data=")).map(|flag| (*flag).to_owned());
-    let own = [flag("data", &here), flag("tokenizer", &vocab), flag("out", &run), "--steps=2".to_owned()];
-    flipk(&["train".to_owned()].into_iter().chain(small).chain(own).collect::<Vec<_>>()).expect(0);
+    let [copy, other] = ["copy.txt", "other.txt"].map(|name| folder.path().join(name));
+    let captions: Vec<String> = (0..12).map(|number| format!("number {number}")).collect();
+    let [data, tokenizer] = data_flags(folder.path(), &captions, "number 1 2");
+    std::fs::copy(folder.path().join("vocab.txt"), &copy).unwrap();
+    std::fs::write(&other, "[PAD]\n[UNK]\nnumber\n1\n2\nnew\n").unwrap();
+    train(&run, &[&data, &tokenizer, "--steps=2"]).expect(0);
     std::fs::rename(&here, &there).unwrap();
+    let flag = |name: &str, path: &std::path::Path| format!("--{name}={}", path.display());
     let resume = flag("resume", &run);
     let said = flipk(&["train", &resume]).expect(1).stderr;
     assert!(said.contains("a.tar"), "{said}");
     let (data, vocab) = (flag("data", &there), flag("tokenizer", &copy));
     let said = flipk(&["train", &resume, "--steps=2", &data, &vocab, "--model=tiny", "--keep=3"]).expect(0).stderr;
-    assert!(!said.contains("changed") && said.contains("training data lie elsewhere now; they are the same"), "{said}");
+    assert!(!said.contains("changed") && said.contains("training data has moved; its content is the same"), "{said}");
     let config = std::fs::read_to_string(run.join("config.toml")).unwrap();
     assert!(config.contains("b.tar") && config.contains("copy.txt"), "{config}");
     // What is refused changes nothing.
@@ -282,7 +272,7 @@ fn data_that_moved_are_the_same_and_another_tokenizer_or_preset_is_refused() {
 }
 
 #[test]
-fn a_finished_run_that_is_resumed_keeps_its_books() {
+fn a_finished_run_keeps_its_results_when_resumed() {
     let folder = tempfile::tempdir().unwrap();
     let run = folder.path().join("run");
     train(&run, &["--steps=4", "--log-every=3"]).expect(0);
@@ -298,16 +288,16 @@ fn a_finished_run_that_is_resumed_keeps_its_books() {
 }
 
 #[test]
-fn a_run_folder_serves_one_program_at_a_time() {
+fn one_process_at_a_time_trains_in_a_run_folder() {
     let folder = tempfile::tempdir().unwrap();
     let run = folder.path().join("run");
     let mut child = start_until(&train_args(&run, &["--steps=100000"]), &run.join("metrics.jsonl"));
     let said = flipk(&["train", &format!("--resume={}", run.display())]).expect(1).stderr;
-    assert!(said.contains(&format!("another flipk (process {}) trains in", child.id())), "{said}");
+    assert!(said.contains(&format!("another flipk (process {}) is training in", child.id())), "{said}");
     let said = train(&run, &["--steps=1"]).expect(1).stderr;
     assert!(said.contains("another flipk"), "{said}");
     child.kill().unwrap();
     child.wait().unwrap();
     let said = flipk(&["train", &format!("--resume={}", run.display()), "--steps=1"]).expect(0).stderr;
-    assert!(said.contains("has no checkpoint yet; the run begins anew"), "{said}");
+    assert!(said.contains("has no checkpoint yet; the run starts over"), "{said}");
 }

@@ -1,10 +1,10 @@
-//! What disks and numbers do to a run.
+//! Divergence, full disks and broken samples.
 
 use std::process::Command;
 
 use flipk::data::tar;
 
-use crate::harness::{FLIPK, SMALL, checkpoint, flipk, json, tensors, train};
+use crate::harness::{FLIPK, checkpoint, flipk, json, tensors, train};
 
 #[test]
 fn a_diverged_run_names_step_samples_and_checkpoint() {
@@ -34,24 +34,26 @@ fn a_full_disk_loses_no_earlier_checkpoint() {
     let ran = Command::new("bash").args(["-c", &limited]).output().unwrap();
     let stderr = String::from_utf8(ran.stderr).unwrap();
     assert_eq!(ran.status.code(), Some(1), "{stderr}");
-    assert!(stderr.contains("training goes on, next attempt at step 8"), "{stderr}");
+    assert!(stderr.contains("training continues, next attempt at step 8"), "{stderr}");
     assert!(stderr.contains("error: cannot write"), "{stderr}");
     let left: Vec<_> = std::fs::read_dir(run.join("checkpoints")).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert_eq!(left.len(), 2, "no half-written file stays: {left:?}");
     assert!(tensors(&checkpoint(&run, 4)) == before);
-    // With room again, the run goes on.
+    // With room again, the run continues.
     flipk(&["train", &format!("--resume={}", run.display())]).expect(0);
     assert!(checkpoint(&run, 8).exists());
 }
 
+/// An image of 20 x 20 pixels that differs by `seed`.
 pub fn png(seed: u8) -> Vec<u8> {
-    let pixels = image::RgbImage::from_fn(20, 20, |x, y| image::Rgb([x as u8 * 12, y as u8 * 12, seed * 5]));
+    let pixels =
+        image::RgbImage::from_fn(20, 20, |x, y| image::Rgb([x as u8 * 12, y as u8 * 12, seed.wrapping_mul(5)]));
     let mut bytes = std::io::Cursor::new(Vec::new());
     pixels.write_to(&mut bytes, image::ImageFormat::Png).unwrap();
     bytes.into_inner()
 }
 
-/// 40 samples, the first `broken` of them in turn with a broken image, without caption, and with one in bad UTF-8.
+/// 40 samples. The first `broken` of them have, in turn, a broken image, no caption, and a caption in invalid UTF-8.
 fn archive(broken: usize) -> Vec<u8> {
     let mut archive = Vec::new();
     for number in 0..40 {
@@ -74,17 +76,8 @@ fn broken_samples_are_skipped_and_counted_and_too_many_stop_the_run() {
     let shard = folder.path().join("shard.tar");
     let vocab = folder.path().join("vocab.txt");
     std::fs::write(&vocab, "[PAD]\n[UNK]\na\ngood\none\n").unwrap();
-    let small = SMALL.iter().filter(|flag| !flag.contains("data="));
-    let run = |name: &str| {
-        let own = [
-            format!("--data={}", shard.display()),
-            format!("--tokenizer={}", vocab.display()),
-            format!("--out={}", folder.path().join(name).display()),
-            "--epochs=4".to_owned(),
-        ];
-        let args = ["train".to_owned()].into_iter().chain(small.clone().map(|flag| (*flag).to_owned())).chain(own);
-        flipk(&args.collect::<Vec<_>>())
-    };
+    let flags = [format!("--data={}", shard.display()), format!("--tokenizer={}", vocab.display())];
+    let run = |name: &str| train(&folder.path().join(name), &[&flags[0], &flags[1], "--epochs=4"]);
     let whole = archive(3);
     std::fs::write(&shard, &whole).unwrap();
     let ran = run("few").expect(0);
@@ -94,7 +87,7 @@ fn broken_samples_are_skipped_and_counted_and_too_many_stop_the_run() {
         assert!(summary["skipped"][kind].as_u64().unwrap() >= 3, "{summary}");
     }
     assert!(summary["zero_shot_top1"].is_null(), "nothing was held out");
-    // Cut inside the last sample: one more broken one, told as such.
+    // Cut inside the last sample, which counts as one more broken one.
     std::fs::write(&shard, &whole[..whole.len() - 3000]).unwrap();
     let ran = run("cut").expect(0);
     assert!(ran.stderr.contains("truncated member"), "{}", ran.stderr);

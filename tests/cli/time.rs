@@ -1,9 +1,9 @@
-//! Runs whose length is a time.
+//! `--time`: runs whose length is a time.
 
 use crate::harness::{checkpoint, flipk, json, tensors, train};
 
 #[test]
-fn a_run_for_a_time_repeats_and_goes_on_to_the_bit() {
+fn a_run_for_a_time_repeats_and_resumes_to_the_bit() {
     let folder = tempfile::tempdir().unwrap();
     let [first, again] = ["a", "b"].map(|name| folder.path().join(name));
     let ran = train(&first, &["--time=2s", "--save-every=5", "--keep=1000"]).expect(0);
@@ -15,13 +15,13 @@ fn a_run_for_a_time_repeats_and_goes_on_to_the_bit() {
     assert_eq!(json(&first.join("summary.json"))["samples"], samples);
     let steps = samples as u64 / 32;
     let trained = tensors(&checkpoint(&first, steps));
-    // From its configuration the run is made again without measuring anything.
+    // Repeating it from its configuration measures nothing.
     let (config, out) =
         (format!("--config={}", first.join("config.toml").display()), format!("--out={}", again.display()));
     let ran = flipk(&["train", &config, &out]).expect(0);
     assert!(!ran.stderr.contains("--time"), "{}", ran.stderr);
     assert!(tensors(&checkpoint(&again, steps)) == trained);
-    // And it goes on from the middle.
+    // Neither does resuming it from the middle.
     for step in 6..=steps {
         let _ = std::fs::remove_file(checkpoint(&first, step));
     }
@@ -31,7 +31,7 @@ fn a_run_for_a_time_repeats_and_goes_on_to_the_bit() {
 }
 
 #[test]
-fn a_time_in_a_file_gives_way_to_a_flag_and_to_nothing_else() {
+fn a_flag_overrides_the_time_in_a_file() {
     let folder = tempfile::tempdir().unwrap();
     let (file, run) = (folder.path().join("run.toml"), folder.path().join("run"));
     let config = format!("--config={}", file.display());
@@ -41,9 +41,9 @@ fn a_time_in_a_file_gives_way_to_a_flag_and_to_nothing_else() {
     std::fs::write(&file, "time = \"5m\"\nepochs = 2\n").unwrap();
     let ran = train(&folder.path().join("other"), &[&config]).expect(1);
     assert!(ran.stderr.contains("epochs and time exclude each other"), "{}", ran.stderr);
-    // A run that has begun has its length.
+    // The length of a run is fixed once it has started.
     let written = std::fs::read_to_string(run.join("config.toml")).unwrap();
     std::fs::write(run.join("config.toml"), written.replace("steps = 2", "time = \"1m\"")).unwrap();
     let ran = flipk(&["train", &format!("--resume={}", run.display())]).expect(1);
-    assert!(ran.stderr.contains("a run that has begun has its length"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("the length of a run is fixed once it has started"), "{}", ran.stderr);
 }

@@ -1,4 +1,4 @@
-//! The quickstart, shortened, and the run folder it leaves.
+//! A shortened quickstart, and its run folder.
 
 use std::path::Path;
 
@@ -6,8 +6,8 @@ use flipk::device::Cpu;
 
 use crate::harness::{flipk, json, train};
 
-/// `flipk train` as in the README, on fewer samples. The bounds are far above chance (0.05 % and 0.27 %) and far below what
-/// is reached, since other processors round otherwise.
+/// `flipk train` as in the README, on fewer samples. The bounds are far above chance (0.05 % and 0.27 %) and far below what it
+/// reaches.
 #[test]
 fn the_quickstart_learns() {
     let folder = tempfile::tempdir().unwrap();
@@ -32,7 +32,7 @@ fn the_quickstart_learns() {
     assert_eq!(std::fs::read_dir(run.join("tensorboard")).unwrap().count(), 1);
 }
 
-/// What each line of metrics says, but for speed.
+/// The metrics of each line, except speed.
 fn curve(run: &Path) -> Vec<[String; 6]> {
     let text = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
     let numbers = |line: &str| {
@@ -42,7 +42,7 @@ fn curve(run: &Path) -> Vec<[String; 6]> {
     text.lines().map(numbers).collect()
 }
 
-/// The run folder's configuration is the run: trained again from it, the metrics are the same but for speed.
+/// A run repeated from the configuration in its folder has the same metrics, except speed.
 #[test]
 fn a_run_repeats_from_its_configuration() {
     let folder = tempfile::tempdir().unwrap();
@@ -52,16 +52,16 @@ fn a_run_repeats_from_its_configuration() {
         (format!("--config={}", first.join("config.toml").display()), format!("--out={}", second.display()));
     flipk(&["train", &config, &out, "--threads=1", "--loader-threads=3", "--recompute=blocks"]).expect(0);
     assert_eq!(curve(&first).len(), 4);
-    assert_eq!(curve(&first), curve(&second), "threads, a repetition, and what is computed again must not matter");
+    assert_eq!(curve(&first), curve(&second), "threads, repetition and recomputation must not matter");
     let [less, more] =
         [&second, &first].map(|run| json(&run.join("summary.json"))["activation_bytes"].as_u64().unwrap());
     assert!(less < more, "{less} of {more}");
     assert_eq!(json(&first.join("summary.json"))["mask_ratio"], 0.75);
 }
 
-/// With operands rounded to bf16 a run is near that in f32, is not the same, and repeats; threads do not matter.
+/// A run in bf16 is close to the same run in f32 but not equal to it, and repeats on any number of threads.
 #[test]
-fn a_run_in_bf16_is_near_that_in_f32_and_repeats() {
+fn a_run_in_bf16_is_close_to_f32_and_repeats() {
     let folder = tempfile::tempdir().unwrap();
     let run = |name: &str, more: &str| {
         let out = folder.path().join(name);
@@ -69,7 +69,7 @@ fn a_run_in_bf16_is_near_that_in_f32_and_repeats() {
     };
     let (rounded, first) = run("bf16", "--precision=bf16");
     if let Err(error) = Cpu::bf16() {
-        println!("bf16 is refused here: {error}");
+        println!("bf16 is not supported here: {error}");
         let said = rounded.expect(1).stderr;
         return assert!(said.contains("AVX-512 BF16") && said.contains("--precision f32"), "{said}");
     }

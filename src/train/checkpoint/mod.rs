@@ -1,8 +1,8 @@
-//! Checkpoints: safetensors with the weights under their names, AdamW's moments beside them as `adamw.m/NAME` and
-//! `adamw.v/NAME`, and everything else that a run needs to go on in the header.
+//! Checkpoints: safetensors files with the weights under their names, AdamW's moments as `adamw.m/NAME` and
+//! `adamw.v/NAME`, and everything else that resuming needs in the header.
 //!
 //! A checkpoint is written under a temporary name, synced, and renamed, so that a file with a checkpoint's name is always
-//! whole; older ones are removed only after that. Checksums tell what a disk has changed since.
+//! complete; older ones are removed only after that. Checksums detect later damage.
 
 mod check;
 
@@ -22,10 +22,11 @@ use crate::data::Position;
 use crate::model::{Loss, ModelConfig};
 use crate::optim::Moments;
 
-/// The header's key.
+/// The header's key of the [`State`].
 const HEADER: &str = "flipk";
-/// What the names of AdamW's moments begin with.
+/// Prefixes of the names of AdamW's moments.
 const MOMENTS: [&str; 2] = ["adamw.m/", "adamw.v/"];
+/// The results of [`group_of`].
 const GROUPS: &[usize] = &[0, 1, 2];
 
 /// 0 for a weight, 1 and 2 for the first and second moments.
@@ -33,17 +34,17 @@ fn group_of(name: &str) -> usize {
     MOMENTS.iter().position(|prefix| name.starts_with(prefix)).map_or(0, |moment| moment + 1)
 }
 
-/// Where a run stands, apart from its numbers.
+/// The state of a run, apart from weights and moments.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct State {
     pub model: ModelConfig,
     #[serde(default)]
     pub loss: Loss,
-    /// Optimizer steps made.
+    /// Optimizer steps done.
     pub step: u64,
     /// Samples seen.
     pub samples: u64,
-    /// Where the next batch begins.
+    /// Where the next batch starts.
     pub position: Position,
     pub seed: u64,
     /// Of the training data ([`crate::data::Dataset::fingerprint`]).
@@ -60,7 +61,7 @@ pub struct Checkpoint {
     pub state: State,
 }
 
-/// The values of one array of the arena, by parameter, under `prefix`.
+/// Views of `arena`, one per parameter, named `prefix` and the parameter's name.
 fn views<'a>(layout: &'a Layout, prefix: &str, arena: &'a [f32]) -> Vec<(String, TensorView<'a>)> {
     let view = |spec: &'a crate::autograd::ParamSpec| {
         let bytes = bytemuck::cast_slice(&arena[spec.range()]);
@@ -70,17 +71,18 @@ fn views<'a>(layout: &'a Layout, prefix: &str, arena: &'a [f32]) -> Vec<(String,
     layout.specs().iter().map(view).collect()
 }
 
-/// Writes a checkpoint whole or not at all.
+/// Writes a checkpoint completely or not at all. `weights` and both moments: `[layout.arena_len()]`.
 ///
 /// # Errors
-/// If the disk refuses; nothing is left behind then, and earlier checkpoints are as they were.
+/// If the disk refuses; then no partial file is left, and earlier checkpoints are untouched.
 pub fn save(path: &Path, state: &State, layout: &Layout, weights: &[f32], moments: &Moments) -> Result<(), TrainError> {
     let mut tensors = views(layout, "", weights);
     tensors.extend(views(layout, MOMENTS[0], &moments.m));
     tensors.extend(views(layout, MOMENTS[1], &moments.v));
     let sums = check::checksums(tensors.iter().map(|(name, tensor)| (name.as_str(), tensor.data())));
-    let header = serde_json::to_string(state).map_err(|why| TrainError::io("write", path, why.into()))?;
-    let header = HashMap::from([(HEADER.to_owned(), header), (check::CHECKSUMS.to_owned(), check::written(sums))]);
+    let state = serde_json::to_string(state).map_err(|why| TrainError::io("write", path, why.into()))?;
+    let sums = check::to_text(sums, &state);
+    let header = HashMap::from([(HEADER.to_owned(), state), (check::CHECKSUMS.to_owned(), sums)]);
     let partial = path.with_extension("partial");
     let written = safetensors::serialize_to_file(tensors, Some(header), &partial)
         .map_err(|why| match why {
@@ -91,13 +93,13 @@ pub fn save(path: &Path, state: &State, layout: &Layout, weights: &[f32], moment
         .and_then(|()| fs::rename(&partial, path))
         .and_then(|()| sync_folder(path));
     written.map_err(|why| {
-        // What is left of it would only take room; if even that fails there is nothing more to be done.
+        // Best effort: the partial file only takes up space.
         let _ = fs::remove_file(&partial);
         TrainError::io("write", path, why)
     })
 }
 
-/// Makes a rename last through a power cut.
+/// Makes a rename survive a power failure.
 fn sync_folder(path: &Path) -> io::Result<()> {
     match path.parent() {
         Some(folder) if cfg!(unix) => File::open(folder)?.sync_all(),
@@ -105,20 +107,21 @@ fn sync_folder(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Where the checkpoint of a step lies in `folder`.
+/// The path of the checkpoint of `step` in `folder`.
 pub fn path_of(folder: &Path, step: u64) -> PathBuf {
     folder.join(format!("step-{step:08}.safetensors"))
 }
 
-/// The checkpoints in `folder`, oldest first.
+/// The step that a checkpoint's file name says; `None` for other names, such as those of a user's own copies.
+pub fn step_of(path: &Path) -> Option<u64> {
+    path.file_name()?.to_str()?.strip_prefix("step-")?.strip_suffix(".safetensors")?.parse().ok()
+}
+
+/// The checkpoints in `folder`, by step.
 pub fn list(folder: &Path) -> Vec<PathBuf> {
-    let is_checkpoint = |path: &PathBuf| {
-        let name = path.file_name().and_then(|name| name.to_str());
-        name.is_some_and(|name| name.starts_with("step-") && name.ends_with(".safetensors"))
-    };
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let mut found: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(is_checkpoint).collect();
-    found.sort();
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut found: Vec<PathBuf> = entries.filter(|path| step_of(path).is_some()).collect();
+    found.sort_by_key(|path| step_of(path));
     found
 }
 
@@ -126,16 +129,17 @@ pub fn list(folder: &Path) -> Vec<PathBuf> {
 pub fn prune(folder: &Path, keep: usize) {
     let found = list(folder);
     for old in &found[..found.len().saturating_sub(keep)] {
-        // One that cannot be removed only takes room.
+        // Best effort: a file that stays only takes up space.
         let _ = fs::remove_file(old);
     }
 }
 
 impl Checkpoint {
-    /// Opens a checkpoint, or the newest of a run folder.
+    /// Opens a checkpoint file, or the newest checkpoint of a run folder. Checksums of tensors are verified as they are read.
     ///
     /// # Errors
-    /// If there is none, or it is not one of flipk's, or not whole; names the newest whole one beside it.
+    /// If there is none, if it is not a flipk checkpoint, or if it is damaged; the error names the newest intact checkpoint in
+    /// the same folder.
     pub fn open(path: &Path) -> Result<Self, TrainError> {
         let path = match path.is_dir() {
             false => path.to_owned(),
@@ -148,22 +152,22 @@ impl Checkpoint {
         Self::open_file(&path).map_err(Self::advised)
     }
 
-    /// As [`Self::open`], of a file, every byte of which is looked at.
+    /// As [`Self::open`] for a file, but verifies all checksums at once.
     ///
     /// # Errors
     /// As [`Self::open`].
     pub fn open_checked(path: &Path) -> Result<Self, TrainError> {
-        Self::open_whole(path).map_err(Self::advised)
+        Self::open_intact(path).map_err(Self::advised)
     }
 
-    /// The error with the newest whole checkpoint beside the one that is not.
+    /// Adds to the error the newest intact checkpoint in the same folder.
     fn advised(error: TrainError) -> TrainError {
         match error {
             TrainError::Checkpoint { path, problem } => {
                 let beside =
                     path.parent().map(list).unwrap_or_default().into_iter().rev().filter(|other| *other != path);
-                let problem = match beside.map(|other| Self::open_whole(&other)).find_map(Result::ok) {
-                    Some(whole) => format!("{problem}. {} is whole: give that file instead", whole.path.display()),
+                let problem = match beside.map(|other| Self::open_intact(&other)).find_map(Result::ok) {
+                    Some(intact) => format!("{problem}. {} is intact: use that file instead", intact.path.display()),
                     None => problem,
                 };
                 TrainError::Checkpoint { path, problem }
@@ -172,11 +176,11 @@ impl Checkpoint {
         }
     }
 
-    /// As [`Self::open_checked`].
+    /// As [`Self::open_checked`], but the error names no other checkpoint.
     ///
     /// # Errors
-    /// As [`Self::open`], but names no other checkpoint.
-    pub fn open_whole(path: &Path) -> Result<Self, TrainError> {
+    /// If the file cannot be read, is not a flipk checkpoint, or is damaged.
+    pub fn open_intact(path: &Path) -> Result<Self, TrainError> {
         let this = Self::open_file(path)?;
         this.verify(&SafeTensors::deserialize(&this.map).map_err(|why| this.bad(why.to_string()))?, GROUPS)?;
         Ok(this)
@@ -190,14 +194,15 @@ impl Checkpoint {
         }
         // SAFETY: checkpoints are replaced by renaming, never changed in place, so the mapped bytes stay.
         let map = unsafe { Mmap::map(&file) }.map_err(|why| TrainError::io("map", path, why))?;
-        // Of a file that was cut short, the header may be whole: this looks at the length too.
+        // Also checks the length: the header of a truncated file may be intact.
         let tensors = SafeTensors::deserialize(&map).map_err(|why| bad(check::unreadable(&map, &why)))?;
         let (_, header) = SafeTensors::read_metadata(&map).map_err(|why| bad(why.to_string()))?;
         let header = header.metadata().clone().unwrap_or_default();
         let state = header.get(HEADER).ok_or_else(|| bad(check::foreign(&tensors)))?;
+        let checksums = header.get(check::CHECKSUMS).cloned();
+        check::verify_state(state, checksums.as_deref()).map_err(bad)?;
         let state: State = serde_json::from_str(state).map_err(|why| bad(format!("its header: {why}")))?;
         state.model.check().map_err(bad)?;
-        let checksums = header.get(check::CHECKSUMS).cloned();
         Ok(Self { path: path.to_owned(), map, checksums, state })
     }
 
@@ -205,16 +210,17 @@ impl Checkpoint {
         TrainError::Checkpoint { path: self.path.clone(), problem }
     }
 
-    /// Whether the tensors of `groups` are those that were written.
+    /// Verifies the checksums of the tensors of `groups`.
     fn verify(&self, file: &SafeTensors<'_>, groups: &[usize]) -> Result<(), TrainError> {
-        check::verify(file, self.checksums.as_ref(), groups).map_err(|problem| self.bad(problem))
+        check::verify(file, self.checksums.as_deref(), groups).map_err(|problem| self.bad(problem))
     }
 
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// A file of the run folder that the checkpoint lies in, if it is there.
+    /// The path of the file `name` beside the checkpoint or in the folder above, which is its run folder; `None` if it is in
+    /// neither.
     pub fn beside(&self, name: &str) -> Option<PathBuf> {
         self.path.ancestors().skip(1).take(2).map(|folder| folder.join(name)).find(|path| path.is_file())
     }
@@ -227,7 +233,7 @@ impl Checkpoint {
         self.arena(layout, "")
     }
 
-    /// The weights over `values`, of which those that belong to a loss stay as they are.
+    /// `values`, with the weights of both towers replaced by the checkpoint's; those that belong to a loss stay.
     ///
     /// # Errors
     /// As [`Self::weights`].
@@ -235,7 +241,7 @@ impl Checkpoint {
         self.read(layout, "", values, |name| !name.starts_with("logit_"))
     }
 
-    /// AdamW's moments.
+    /// AdamW's moments, `[layout.arena_len()]` each.
     ///
     /// # Errors
     /// As [`Self::weights`].
@@ -249,7 +255,7 @@ impl Checkpoint {
         self.read(layout, prefix, vec![0.0; layout.arena_len()], |_| true)
     }
 
-    /// Reads the parameters whose names are `wanted` into `arena`.
+    /// Reads the parameters whose names `wanted` accepts into `arena`.
     fn read(
         &self,
         layout: &Layout,
@@ -267,7 +273,7 @@ impl Checkpoint {
                 let (dtype, shape) = (tensor.dtype(), tensor.shape());
                 return Err(bad(format!("tensor `{name}` is {dtype:?} {shape:?}, expected F32 {:?}", spec.shape)));
             }
-            // Byte by byte: the file promises no alignment.
+            // As bytes: tensors in the file are not necessarily aligned.
             bytemuck::cast_slice_mut::<f32, u8>(&mut arena[spec.range()]).copy_from_slice(tensor.data());
         }
         Ok(arena)
@@ -310,8 +316,24 @@ mod tests {
         assert!(newest.moments(&layout).unwrap() == Moments { m: arena(2), v: arena(3), step: 4 });
     }
 
+    /// By step, not by name; a user's own copies are neither the newest checkpoint nor pruned.
     #[test]
-    fn what_is_no_checkpoint_is_told_apart() {
+    fn checkpoints_are_listed_by_their_step() {
+        let folder = tempfile::tempdir().unwrap();
+        let steps = [99_999_999, 100_000_000, 100_000_001].map(|step| path_of(folder.path(), step));
+        let copies = ["step-00000001-best.safetensors", "best.safetensors", "step-00000002.partial"];
+        let copies = copies.map(|name| folder.path().join(name));
+        for path in steps.iter().chain(&copies) {
+            fs::write(path, "").unwrap();
+        }
+        assert_eq!(list(folder.path()), steps);
+        prune(folder.path(), 1);
+        assert_eq!(list(folder.path()), steps[2..]);
+        assert!(copies.iter().all(|copy| copy.exists()));
+    }
+
+    #[test]
+    fn other_files_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let error = |path: &Path| Checkpoint::open(path).err().map(|error| error.to_string()).unwrap();
         assert!(error(folder.path()).contains("holds no step-*.safetensors"));
@@ -329,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_disk_has_changed_is_found_and_the_whole_one_beside_it_named() {
+    fn damage_is_found_and_the_newest_intact_checkpoint_named() {
         let folder = tempfile::tempdir().unwrap();
         let layout = Flip::new(&Preset::Tiny.config(), true).layout().clone();
         let arena = layout.initial_values(1);
@@ -341,29 +363,35 @@ mod tests {
         let bytes = fs::read(&paths[2]).unwrap();
         let error = |bytes: &[u8]| {
             fs::write(&paths[2], bytes).unwrap();
-            Checkpoint::open_whole(&paths[2]).err().map(|error| error.to_string()).unwrap_or_default()
+            Checkpoint::open_intact(&paths[2]).err().map(|error| error.to_string()).unwrap_or_default()
         };
         assert_eq!(error(&bytes), "");
         assert!(error(&[]).contains("it is empty (0 bytes)"));
-        assert!(error(&vec![0; bytes.len()]).contains("nothing but"));
-        assert!(error(&bytes[..50_000]).contains("it is cut: its header promises more than the 50000 bytes"));
+        assert!(error(&vec![0; bytes.len()]).contains("it has only zero bytes"));
+        assert!(error(&bytes[..50_000]).contains("it is truncated: its header describes more than the 50000 bytes"));
         for at in [bytes.len() - 5, bytes.len() / 2, bytes.len() / 6] {
             let mut changed = bytes.clone();
             changed[at] ^= 0x10;
             assert!(error(&changed).contains("it is damaged"), "byte {at}");
-            // The header is as it was, so that only reading finds it.
+            // The header is intact, so only reading the tensors finds it.
             let opened = Checkpoint::open(folder.path()).unwrap();
             assert!(opened.weights(&layout).is_err() || opened.moments(&layout).is_err(), "byte {at}");
         }
+        // A digit of the state.
+        let mut changed = bytes.clone();
+        let samples = bytes.windows(4).position(|window| window == b":640").unwrap();
+        changed[samples + 1] ^= 1;
+        assert!(error(&changed).contains("it is damaged: the state in its header"));
+        assert!(Checkpoint::open(&paths[2]).is_err());
         fs::write(&paths[2], &bytes[..50_000]).unwrap();
         fs::write(&paths[1], b"").unwrap();
         let message = Checkpoint::open(folder.path()).err().map(|error| error.to_string()).unwrap();
-        assert!(message.contains("step-00000003") && message.contains("it is cut"), "{message}");
-        assert!(message.contains("step-00000001.safetensors is whole: give that file instead"), "{message}");
+        assert!(message.contains("step-00000003") && message.contains("it is truncated"), "{message}");
+        assert!(message.contains("step-00000001.safetensors is intact: use that file instead"), "{message}");
     }
 
     #[test]
-    fn other_programs_weights_are_called_so() {
+    fn the_error_names_the_program_that_wrote_other_weights() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let error = |bytes: &[u8]| {
             fs::write(file.path(), bytes).unwrap();
@@ -375,7 +403,7 @@ mod tests {
                 .unwrap()
         };
         let message = error(&weights("visual.transformer.resblocks.0.ln_1.weight"));
-        assert!(message.contains("weights of OpenCLIP") && message.contains("its own checkpoints only"), "{message}");
+        assert!(message.contains("weights of OpenCLIP") && message.contains("only its own checkpoints"), "{message}");
         assert!(error(&weights("text_model.embeddings.position_ids")).contains("Hugging Face"));
         assert!(error(&weights("a.b")).contains("such as `a.b`"));
         assert!(error(b"PK\x03\x04 archive/data.pkl").contains("a PyTorch file (a ZIP of pickles)"));

@@ -1,0 +1,202 @@
+//! What a run is made of, and whether a run can be resumed with it.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::checkpoint::{Checkpoint, State};
+use super::folder::Lock;
+use super::held_out::HeldOut;
+use super::resume::{self, Point};
+use super::settings::is_embedded;
+use super::{Options, RunFolder, Settings, TrainError};
+use crate::autograd::{Layout, Recompute};
+use crate::data::{Dataset, Tokenizer};
+use crate::eval::Labels;
+
+/// Everything a run needs except the device.
+pub struct Plan {
+    pub settings: Settings,
+    pub folder: RunFolder,
+    pub(super) dataset: Arc<Dataset>,
+    pub(super) held_out: Option<HeldOut>,
+    pub(super) tokenizer: Tokenizer,
+    /// `None` for a new run.
+    pub(super) resume: Option<Point>,
+    _lock: Lock,
+}
+
+/// Options that do not affect the weights of a resumed run. `data` and `tokenizer` are paths, which may change: the data's
+/// fingerprint and the tokenizer's content are compared separately.
+const HARMLESS: &[&str] = &[
+    "classes",
+    "data",
+    "eval_data",
+    "eval_every",
+    "keep",
+    "labels",
+    "loader_threads",
+    "log_every",
+    "max_bad",
+    "prefetch",
+    "save_every",
+    "templates",
+    "tokenizer",
+];
+
+/// Whether changing `key` leaves the weights as they would have been. Recomputed activations have the same bits, except those
+/// of `cheap` in bf16.
+fn is_harmless(key: &str, before: &Options, after: &Options) -> bool {
+    let cheap = [before, after].iter().any(|options| options.recompute == Some(Recompute::Cheap));
+    HARMLESS.contains(&key) || (key == "recompute" && !cheap)
+}
+
+impl Plan {
+    /// A new run in `out`, or in a new folder under `runs/`.
+    ///
+    /// # Errors
+    /// Invalid options, data or a tokenizer that cannot be used, or a folder that already contains a run.
+    pub fn start(options: Options, out: Option<&Path>) -> Result<Self, TrainError> {
+        let tokenizer = tokenizer(&options)?;
+        let settings = Settings::resolve(options, tokenizer.vocab_size())?;
+        let asks_for_labels = settings.options.labels.is_some_and(|labels| labels != Labels::default());
+        if settings.eval_data.is_empty() && (settings.eval_every > 0 || asks_for_labels) {
+            eprintln!("warning: --eval-every and --labels do nothing without --eval-data");
+        }
+        let (dataset, held_out) = datasets(&settings)?;
+        let (folder, lock) = RunFolder::create(out, &settings.preset_name())?;
+        folder.describe(&settings.options, &tokenizer)?;
+        Ok(Self { settings, folder, dataset, held_out, tokenizer, resume: None, _lock: lock })
+    }
+
+    /// Resumes the run that `target` refers to (see `resume::find`), from the checkpoint it names or else from the newest
+    /// intact one. `flags` override the run's `config.toml`.
+    ///
+    /// # Errors
+    /// As [`Self::start`]; also a checkpoint of another model, seed or data set, a preset or tokenizer that is not the
+    /// run's, a length shorter than what is already done, or a folder in which another process is training.
+    pub fn resume(target: &Path, flags: Options) -> Result<Self, TrainError> {
+        let (folder, named) = resume::find(target)?;
+        let lock = folder.lock()?;
+        folder.make_ready()?;
+        let before = Options::default().over_file(&folder.config())?;
+        before.check_whole(&folder.config())?;
+        let another_tokenizer = flags.tokenizer.is_some();
+        let options = flags.over_file(&folder.config())?;
+        let tokenizer = Tokenizer::open(&folder.tokenizer(), &options.tokenizer_options())?;
+        if another_tokenizer && self::tokenizer(&options)?.to_json()? != tokenizer.to_json()? {
+            return Err(not_the_runs("--tokenizer", &folder));
+        }
+        if options.model != before.model {
+            return Err(not_the_runs("--model", &folder));
+        }
+        let settings = Settings::resolve(options, tokenizer.vocab_size())?;
+        let (dataset, held_out) = datasets(&settings)?;
+        let point = Point::choose(&folder, named.as_deref())?;
+        if let Some(checkpoint) = &point.checkpoint {
+            if settings.time.is_some() {
+                let problem =
+                    "time: the length of a run is fixed once it has started; change it with --samples or --steps";
+                return Err(TrainError::Settings { problem: problem.to_owned() });
+            }
+            let State { model, loss, seed, fingerprint, .. } = &checkpoint.state;
+            let differs = [
+                (*model != settings.model, "the model's size"),
+                (*loss != settings.loss, "the loss"),
+                (*seed != settings.seed, "the seed"),
+                (*fingerprint != dataset.fingerprint(), "the training data"),
+            ];
+            if let Some((_, what)) = differs.iter().find(|(differs, _)| *differs) {
+                let path = checkpoint.path().display();
+                let problem = format!("{what} differs from that of {path}; start a new run with --init-from {path}");
+                return Err(TrainError::Settings { problem });
+            }
+        }
+        let this = Self { settings, folder, dataset, held_out, tokenizer, resume: None, _lock: lock };
+        if let Some(checkpoint) = &point.checkpoint {
+            let (done, steps, path) = (point.step(), this.steps(), checkpoint.path().display());
+            if steps < done {
+                let problem = format!(
+                    "the run would end after {steps} steps, but {path} is already at step {done}: ask for a longer run, or \
+                     resume from an earlier checkpoint with --resume FILE"
+                );
+                return Err(TrainError::Settings { problem });
+            }
+            this.report_changes(before);
+        }
+        Ok(Self { resume: Some(point), ..this })
+    }
+
+    /// Prints which options changed, if that changes the resulting weights.
+    fn report_changes(&self, before: Options) {
+        let after = &self.settings.options;
+        // An older version may not have written every default; filling it in is not a change.
+        let before = Settings::resolve(before.clone(), self.tokenizer.vocab_size()).map_or(before, |old| old.options);
+        let changed = after.changed_from(&before);
+        let harmful: Vec<&str> =
+            changed.iter().map(String::as_str).filter(|key| !is_harmless(key, &before, after)).collect();
+        if !harmful.is_empty() {
+            eprintln!("changed: {}; the weights will differ from those of the original run", harmful.join(", "));
+        }
+        if changed.iter().any(|key| key == "data") {
+            eprintln!("the training data has moved; its content is the same");
+        }
+    }
+
+    /// Optimizer steps of the whole run.
+    pub(super) fn steps(&self) -> u64 {
+        self.settings.length.steps(self.settings.loader.batch, self.dataset.len())
+    }
+
+    /// The weights of step 0, `[layout.arena_len()]`: random, or those of `--init-from`.
+    ///
+    /// # Errors
+    /// A checkpoint that cannot be read, or whose vocabulary has another size than this run's.
+    pub(super) fn initial_values(&self, layout: &Layout) -> Result<Vec<f32>, TrainError> {
+        let random = || layout.initial_values(self.settings.seed);
+        let Some(path) = &self.settings.init_from else { return Ok(random()) };
+        let from = Checkpoint::open(path)?;
+        let (rows, vocab) = (from.state.model.vocab, self.settings.model.vocab);
+        if rows != vocab {
+            let problem = format!(
+                "the model in {} has {rows} rows of tokens and this run has {vocab}; pass the --tokenizer that it was \
+                 trained with (and --vocab {rows} if the tokenizer has fewer tokens than that)",
+                from.path().display()
+            );
+            return Err(TrainError::Settings { problem });
+        }
+        match from.state.loss == self.settings.loss {
+            true => from.weights(layout),
+            false => from.towers(layout, random()),
+        }
+    }
+}
+
+fn not_the_runs(flag: &str, folder: &RunFolder) -> TrainError {
+    let folder = folder.path().display();
+    let problem = format!(
+        "{flag} is not what the run in {folder} was started with and cannot change during a run: leave it out, or start \
+         a new run with --init-from {folder}"
+    );
+    TrainError::Settings { problem }
+}
+
+/// The tokenizer that the options name, or the embedded one.
+///
+/// # Errors
+/// If it cannot be read, or if none is named and the data is not embedded.
+pub fn tokenizer(options: &Options) -> Result<Tokenizer, TrainError> {
+    let embedded = options.data.iter().flatten().all(|spec| is_embedded(spec));
+    match &options.tokenizer {
+        Some(path) => Ok(Tokenizer::open(path, &options.tokenizer_options())?),
+        None if embedded => Ok(Tokenizer::embedded(&options.tokenizer_options())?),
+        None => {
+            let problem = "--data needs a --tokenizer: a tokenizer.json, or the vocab.txt of a BERT model (the paper \
+                           uses bert-base-uncased)";
+            Err(TrainError::Settings { problem: problem.to_owned() })
+        }
+    }
+}
+
+fn datasets(settings: &Settings) -> Result<(Arc<Dataset>, Option<HeldOut>), TrainError> {
+    Ok((Arc::new(settings.dataset()?), HeldOut::open(settings)?))
+}
