@@ -31,7 +31,10 @@ impl Header {
         if stated != unsigned && stated as i64 != signed {
             return Err(format!("the checksum of its header is {unsigned}, not {stated} as the header says").into());
         }
-        let size = number(&block[124..136]).ok_or("its header has no size")?;
+        let size = &block[124..136];
+        // GNU tar leaves it blank in the label of a volume (`tar -V`).
+        let is_blank = size.iter().all(|byte| matches!(byte, b' ' | 0));
+        let size = if is_blank { 0 } else { number(size).ok_or("its header has no size")? };
         let (name, prefix) = (text(&block[..100]), text(&block[345..500]));
         // GNU archives (`ustar  `) have other fields where POSIX ones have the prefix.
         let posix = &block[257..263] == b"ustar\0" && !prefix.is_empty();

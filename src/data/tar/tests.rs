@@ -46,6 +46,18 @@ fn members_of_every_length_are_found() {
     assert_eq!(indexed(&bytes).faults, []);
 }
 
+/// `tar -V` begins an archive with a header that has no size at all.
+#[test]
+fn the_label_of_a_volume_is_no_member_and_no_damage() {
+    let mut bytes = Vec::new();
+    append_block(&mut bytes, b"my label", b'V', b"", b"");
+    patch(&mut bytes, 124, &[0; 12]);
+    append(&mut bytes, "a.txt", b"one");
+    finish(&mut bytes);
+    assert_eq!(members(&bytes), [("a.txt".to_owned(), b"one".to_vec())]);
+    assert_eq!(indexed(&bytes).faults, []);
+}
+
 #[test]
 fn long_names_come_from_gnu_pax_and_prefix() {
     let long = format!("{}/é.jpg", "folder".repeat(40));
