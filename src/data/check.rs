@@ -44,7 +44,10 @@ pub(super) fn source(spec: &str, shards: &[Shard], reports: &[Report], keys: &Ca
     let samples = looked.samples;
     let extensions: BTreeSet<&String> = reports.iter().flat_map(|report| &report.extensions).collect();
     let mut found = some(extensions.into_iter().map(|extension| format!(".{extension}")));
+    // Why members that are there cannot be used.
+    let flaw = looked.flaw.map_or(String::new(), |flaw| format!("; {flaw}"));
     if looked.images == 0 {
+        found += &flaw;
         return Err(Error::NoImages { source_of, samples, looked_for: image_members(), found });
     }
     if looked.captions == 0 {
@@ -62,6 +65,7 @@ pub(super) fn source(spec: &str, shards: &[Shard], reports: &[Report], keys: &Ca
         if let Some((sample, why)) = looked.refused {
             found += &format!("; {sample}: {why}");
         }
+        found += &flaw;
         return Err(Error::NoCaptions { source_of, samples, looked_for: keys.looked_for(), found });
     }
     let mut reasons = format!("{} have an image, {} have a caption", looked.images, looked.captions);
@@ -69,9 +73,7 @@ pub(super) fn source(spec: &str, shards: &[Shard], reports: &[Report], keys: &Ca
         // Quoted with escapes: some letters look like others.
         reasons += &format!(", such as {image:?} an image and {caption:?} a caption");
     }
-    if let Some(example) = looked.flaw {
-        reasons += &format!("; {example}");
-    }
+    reasons += &flaw;
     Err(Error::NoPairs { source_of, samples, reasons })
 }
 

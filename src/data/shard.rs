@@ -12,7 +12,7 @@ use super::{
     damage::{self, Inflation},
     embedded,
     gunzip::Gunzip,
-    members::{self, Entry, image_members},
+    members::{self, Entry, image_members, shown},
     notes::{Matter, some},
     sniff::sniff,
     store::{Files, OpenFile, ReadAt, Span, Spool, Spooled, Store, fill_from},
@@ -116,7 +116,14 @@ impl Shard {
         let mut samples = members::group(&index.members);
         if samples.entries.is_empty() {
             let found = samples.extensions.iter().map(|extension| format!(".{extension}"));
-            return Err(empty(name, some(found)));
+            let found = match index.members.first().filter(|_| samples.extensions.is_empty()) {
+                Some(first) => format!(
+                    "only names that are hidden (.name), private (__name__) or without an extension, such as `{}`",
+                    shown(&first.name)
+                ),
+                None => some(found),
+            };
+            return Err(empty(name, found));
         }
         let (lost, damage) = damage::assess(&index, &mut samples, store.len(), inflation.as_ref());
         let notes = damage.into_iter().chain(samples.unused.notes());

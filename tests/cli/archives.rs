@@ -223,6 +223,30 @@ fn files_that_are_not_archives_are_named() {
     assert!(lacks(&place.path("run")), "a run that cannot start leaves no folder");
 }
 
+/// Members that are there and cannot be used are not called missing.
+#[test]
+fn an_archive_without_a_usable_member_says_why() {
+    let work = Place::with_vocab();
+    let mut links = Vec::new();
+    for number in 0..4 {
+        tar::append(&mut links, &format!("{number}.txt"), b"a good one");
+    }
+    // A link's header is that of an empty file, with another type and a target.
+    let start = links.len();
+    tar::append(&mut links, "0.png", b"");
+    links[start + 156] = b'2';
+    links[start + 157..][..8].copy_from_slice(b"../0.png");
+    links[start + 148..][..8].fill(b' ');
+    let sum: u32 = links[start..start + 512].iter().map(|&byte| u32::from(byte)).sum();
+    links[start + 148..][..8].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    let links = work.file("links.tar", finished(links));
+    says(&work.train_shards("links", &[&links], &[]).expect(1), &["no images", "0.png is a link to ../0.png"]);
+    let mut hidden = Vec::new();
+    pair(&mut hidden, ".0", &png(0), b"a good one");
+    let hidden = work.file("hidden.tar", finished(hidden));
+    says(&work.train_shards("hidden", &[&hidden], &[]).expect(1), &["only names that are hidden", "`.0.png`"]);
+}
+
 /// Nothing in a folder is left out without a word, and nothing is taken twice without one.
 #[test]
 fn shards_that_are_left_out_or_come_twice_are_told() {
