@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 
 use rayon::prelude::*;
 
-use super::{Caption, Dataset, Result, Tokenizer};
+use super::{Caption, Dataset, Result, Tokenizer, text::shorten};
 
 /// Captions that are looked at.
 const LOOKED_AT: u64 = 1000;
 /// Share of unknown tokens, or of captions that are cut, above which there is a warning.
 const TOO_MANY: f64 = 0.1;
+/// The longest context to advise: attention takes time and memory by its square.
+const LONGEST: usize = 512;
 
 /// How well the tokenizer and the context fit some captions.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -75,7 +77,9 @@ impl Survey {
                 survey.cut += u64::from(*tokens > context);
                 if *tokens == 0 {
                     survey.empty += 1;
-                    survey.first_empty.get_or_insert_with(|| format!("{text:?} of {}", dataset.name(*sample)));
+                    survey
+                        .first_empty
+                        .get_or_insert_with(|| format!("{:?} of {}", shorten(text), dataset.name(*sample)));
                 }
                 survey.unknown += unknown.len() as u64;
                 survey.capitals |= text.chars().any(char::is_uppercase);
@@ -114,7 +118,7 @@ impl Survey {
         if self.unknown as f64 > TOO_MANY * self.tokens as f64 {
             let mut words: Vec<(&String, &u64)> = self.unknown_words.iter().collect();
             words.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
-            let words: Vec<String> = words.iter().take(3).map(|(word, _)| format!("{word:?}")).collect();
+            let words: Vec<String> = words.iter().take(3).map(|(word, _)| format!("{:?}", shorten(word))).collect();
             let advice = match self.capitals && !self.lowers {
                 true => "if it is an uncased vocabulary, say --lower-case yes",
                 false => "is it the right vocabulary for this language?",
@@ -134,9 +138,12 @@ impl Survey {
         }
         if self.cut as f64 > TOO_MANY * self.captions as f64 {
             let enough = self.lengths.get(self.lengths.len() * 9 / 10).copied().unwrap_or_default();
+            let advice = match enough <= LONGEST {
+                true => format!("a model with --context {enough} holds nine of ten whole"),
+                false => format!("one in ten has {enough} or more; is it the right text? If so, shorten it"),
+            };
             warnings.push(format!(
-                "warning: {} of the captions are longer than the context of {} tokens and are cut; a model with --context \
-                 {enough} holds nine of ten whole",
+                "warning: {} of the captions are longer than the context of {} tokens and are cut; {advice}",
                 percent(self.cut, self.captions),
                 self.context,
             ));
@@ -222,6 +229,12 @@ mod tests {
         assert_eq!(survey(&records, VOCAB, 3).warnings(true), [] as [String; 0]);
         records.push(&long);
         assert!(survey(&records, VOCAB, 3).warnings(true).concat().contains("--context 4 holds"));
+    }
+
+    #[test]
+    fn no_context_is_advised_for_whole_documents() {
+        let told = survey(&[&record(&"red square ".repeat(5000))], VOCAB, 3).warnings(true).concat();
+        assert!(told.contains("one in ten has 10000 or more") && !told.contains("--context"), "{told}");
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! | bytes in memory (a member of a shard) | [`decode`] |
 //! | the first bytes of a file of any kind | [`beginning`] |
 //! | the lines of a text | [`lines`] |
+//! | text in a message | [`shorten`] |
 //! | text to be compared with other text | [`compose`] |
 
 use std::{borrow::Cow, path::Path};
@@ -102,6 +103,15 @@ pub fn lines(text: &str) -> impl Iterator<Item = &str> {
         rest = &rest[end + width..];
         Some(line)
     })
+}
+
+/// A text for a message: its beginning, if it is longer than a line or two.
+pub fn shorten(text: &str) -> Cow<'_, str> {
+    const SHOWN: usize = 160;
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => Cow::Owned(format!("{}...", &text[..end])),
+        None => Cow::Borrowed(text),
+    }
 }
 
 /// The composed form (Unicode's NFC). File names and text from macOS may have `é` as `e` and an accent, which looks the
@@ -214,5 +224,12 @@ mod tests {
     fn text_in_composed_form_is_not_copied() {
         assert!(matches!(compose("plain"), Cow::Borrowed(_)) && matches!(compose("caf\u{e9}"), Cow::Borrowed(_)));
         assert_eq!(compose("e\u{301}"), "\u{e9}");
+    }
+
+    #[test]
+    fn long_texts_are_shortened_for_messages() {
+        assert_eq!(shorten("short"), "short");
+        let long = "\u{E9}".repeat(500);
+        assert_eq!(shorten(&long), format!("{}...", "\u{E9}".repeat(160)));
     }
 }

@@ -8,7 +8,10 @@ use rayon::prelude::*;
 use super::EvalError;
 use super::lists::{decoration, entries, escaped};
 use super::numbers::Numbers;
-use crate::data::{Dataset, Label, some, text::Blank};
+use crate::data::{
+    Dataset, Label, some,
+    text::{Blank, shorten},
+};
 
 /// Class names by number.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,7 +73,7 @@ impl ClassNames {
         if !twice.is_empty() {
             let count = twice.len();
             let lines = |lines: &[usize]| lines.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
-            let shown = some(twice.iter().map(|(name, at)| format!("{name:?} (lines {})", lines(at))));
+            let shown = some(twice.iter().map(|(name, at)| format!("{:?} (lines {})", shorten(name), lines(at))));
             notes.push(format!(
                 "warning: {count} names in {path} occur more than once: {shown}. Of equal names the first is predicted, \
                  so images of the later ones count as wrong"
@@ -264,7 +267,7 @@ fn no_class(
             problem
         }
     };
-    EvalError::NoClass { sample, caption, problem }
+    EvalError::NoClass { sample, caption: shorten(&caption).into_owned(), problem }
 }
 
 /// Names the class that is most like a caption, if one is much like it.
@@ -286,7 +289,7 @@ fn nearest(caption: &str, names: &[String], by_name: &HashMap<&str, u32>) -> Str
     };
     match caption.is_ascii() {
         true => near,
-        false => format!(" ({}){near}", caption.escape_default()),
+        false => format!(" ({}){near}", shorten(caption).escape_default()),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::EvalError;
-use crate::data::text::{self, Blank};
+use crate::data::text::{self, Blank, shorten};
 
 /// Prompts with a placeholder where the class name goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,7 +24,7 @@ impl Templates {
             |template: &&String| PLACEHOLDERS.iter().any(|placeholder| template.contains(placeholder));
         match templates.iter().find(|template| !has_placeholder(template)) {
             Some(bad) => {
-                let problem = format!("{bad:?} has no {{}} or {{c}} for the name");
+                let problem = format!("{:?} has no {{}} or {{c}} for the name", shorten(bad));
                 Err(EvalError::List { path: path.to_owned(), problem })
             }
             None => Ok(Self(templates)),
@@ -78,7 +78,7 @@ pub(super) fn entries(path: &Path, blank: Blank) -> Result<Vec<String>, EvalErro
             let problem = format!(
                 "line {} ({:?}) is code; write each entry on a line of its own, without quotes or commas",
                 at + 1,
-                lines[at]
+                shorten(&lines[at])
             );
             Err(EvalError::List { path: path.to_owned(), problem })
         }
@@ -110,9 +110,9 @@ pub(super) fn decoration(lines: &[String]) -> Option<String> {
     let all = |holds: &dyn Fn(&str) -> bool| given.iter().all(|(_, line)| holds(line));
     let body = |holds: &dyn Fn(usize, &str) -> bool| rest.iter().all(|(at, line)| holds(*at, line));
     if first.starts_with('#') && !second.starts_with('#') {
-        return Some(format!("line 1 ({first:?}) counts as a class, since a list has no comments"));
+        return Some(format!("line 1 ({:?}) counts as a class, since a list has no comments", shorten(first)));
     }
-    let shown = format!("such as {second:?}");
+    let shown = format!("such as {:?}", shorten(second));
     if rest.iter().all(|(_, line)| line.contains('\t')) {
         return Some(format!("its lines are rows of a table, {shown}"));
     }
@@ -155,6 +155,7 @@ fn stem(name: &str) -> &str {
 
 /// A text in quotes; if it is not ASCII, also with escapes, since some letters look alike.
 pub(super) fn escaped(text: &str) -> String {
+    let text = &*shorten(text);
     match text.is_ascii() {
         true => format!("{text:?}"),
         false => format!("{text:?} ({})", text.escape_default()),
@@ -190,6 +191,8 @@ mod tests {
             let error = read(&format!("red\n{code}\n"), names).unwrap_err();
             assert!(error.contains("line 2") && error.contains("is code"), "{code}: {error}");
         }
+        let error = read(&format!("{{\"red\": [{}]}}", "\"a red thing\", ".repeat(1000)), names).unwrap_err();
+        assert!(error.contains("is code") && error.len() < 500, "{error}");
         for name in ["[redacted]", "'tis", "\"big\" cat", "{}", "lambda", "carpenter's kit"] {
             assert_eq!(read(name, names).unwrap(), [name]);
         }
