@@ -2,10 +2,25 @@
 
 use serde_json::Value;
 
-use crate::data::{sniff::sniff, tar};
+use crate::data::{sniff::sniff, tar, text::shorten};
 
 /// Where the right file comes from.
 const WANTED: &str = "the tokenizer.json (`save_pretrained` of Transformers' fast tokenizers writes it)";
+
+/// The part of a tokenizer.json that is of a kind which the library does not know: it only says that no variant fits.
+const UNTAGGED: [(&str, &str, &str); 3] = [
+    ("ModelUntagged", "model", "BPE, WordPiece, WordLevel and Unigram are known"),
+    ("NormalizerUntagged", "normalizer", "it may be newer than flipk, or damaged"),
+    ("PreTokenizerUntagged", "pre_tokenizer", "it may be newer than flipk, or damaged"),
+];
+
+/// Says what the library's message about a tokenizer.json means, if that is known.
+pub(super) fn of_message(message: &str, text: &str) -> Option<String> {
+    let (_, part, known) = UNTAGGED.iter().find(|(kind, ..)| message.contains(&format!(" {kind} ")))?;
+    let file: Value = serde_json::from_str(text).ok()?;
+    let kind = file[part]["type"].as_str().map(|kind| format!(" of the type {:?}", shorten(kind))).unwrap_or_default();
+    Some(format!("as tokenizer.json: its `{part}`{kind} cannot be read; {known}"))
+}
 
 /// Says what is wrong with a file that is no text, or is empty.
 pub(super) fn of_bytes(bytes: &[u8]) -> Option<String> {
@@ -26,6 +41,8 @@ pub(super) fn of_bytes(bytes: &[u8]) -> Option<String> {
 
 /// Says what a text is that does not parse as a tokenizer, if it is a kind that is known.
 pub(super) fn of_text(text: &str) -> Option<String> {
+    let head = &text.as_bytes()[..text.len().min(4096)];
+    let markup = sniff(head).map(|found| found.what).filter(|what| what.contains("a server's error"));
     let what = match serde_json::from_str(text) {
         Ok(Value::Object(fields)) if fields.contains_key("model") => return None,
         Ok(Value::Object(fields)) if !fields.is_empty() && fields.values().all(Value::is_u64) => {
@@ -42,6 +59,8 @@ pub(super) fn of_text(text: &str) -> Option<String> {
             "a merges.txt, which has the merges of a tokenizer but not its tokens"
         }
         Err(_) if is_table(text) => "a table of tokens and numbers",
+        // A vocabulary may begin with `<s>`.
+        Err(_) if markup.is_some() => markup.as_deref().unwrap_or_default(),
         Err(_) => return None,
     };
     Some(format!("it is {what}. Give {WANTED}, or the vocab.txt of a BERT model (a token per line)"))
@@ -75,6 +94,8 @@ mod tests {
             (br#"{"tokenizer_class": "BertTokenizer", "do_lower_case": true}"#, "a file of settings"),
             (b"{}", "it has no `model`"),
             (br#"["[PAD]", "[UNK]"]"#, "a list in JSON"),
+            (b"<!DOCTYPE html><html><title>404</title></html>", "an HTML page (`404`)"),
+            (br#"{"model": {"type": "Foo", "vocab": {}}}"#, "its `model` of the type \"Foo\" cannot be read; BPE"),
             (b"#version: 0.2\ni n\nt h\n", "a merges.txt"),
             (b"<unk>\t0\n<s>\t0\n\xE2\x96\x81a\t-2.3\n", "a table of tokens and numbers"),
             (br#"{"model": {"type": "BPE", "vocab": {"a""#, "as tokenizer.json: EOF"),

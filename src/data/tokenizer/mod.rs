@@ -101,7 +101,8 @@ impl Tokenizer {
             return Err(error(problem));
         }
         let text = text::decode(bytes).map_err(error)?;
-        let misfit = |why: String| error(misfit::of_text(text).unwrap_or(why));
+        let misfit =
+            |why: String| error(misfit::of_text(text).or_else(|| misfit::of_message(&why, text)).unwrap_or(why));
         let (mut inner, case) = match text.trim_start().starts_with('{') {
             true => {
                 let whole = tokenizers::Tokenizer::from_str(text);
