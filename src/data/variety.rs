@@ -22,6 +22,8 @@ pub struct Variety {
     pub numbers: bool,
     /// The first of them.
     pub example: String,
+    /// What most of them are, if that is no language, and one that is.
+    pub markup: Option<(&'static str, String)>,
     /// For each number of occurrences, how many samples have a caption that occurs so often.
     occurrences: HashMap<u64, u64>,
 }
@@ -50,6 +52,7 @@ impl Variety {
             distinct: counts.len() as u64,
             numbers: !captions.is_empty() && captions.iter().all(|caption| caption.parse::<u64>().is_ok()),
             example: captions.first().cloned().unwrap_or_default(),
+            markup: most(captions),
             occurrences,
         }
     }
@@ -65,6 +68,35 @@ impl Variety {
             samples as f64 * (1.0 - none)
         });
         expected.sum::<f64>() / self.samples.max(1) as f64
+    }
+}
+
+/// What more than half of the captions are, and the first such caption.
+fn most(captions: &[String]) -> Option<(&'static str, String)> {
+    let mut of_kind: HashMap<&str, (usize, &String)> = HashMap::new();
+    for caption in captions {
+        if let Some(what) = markup(caption) {
+            of_kind.entry(what).or_insert((0, caption)).0 += 1;
+        }
+    }
+    let found = of_kind.into_iter().find(|(_, (count, _))| count * 2 > captions.len());
+    found.map(|(what, (_, example))| (what, example.clone()))
+}
+
+/// What a caption is that comes from the wrong member, or from a program that wrote a value as it shows it.
+fn markup(caption: &str) -> Option<&'static str> {
+    let is_within = |open: &str, close: char| caption.starts_with(open) && caption.ends_with(close);
+    let is_one_word = !caption.contains(char::is_whitespace);
+    if is_within("{\"", '}') || is_within("[\"", ']') {
+        Some("JSON")
+    } else if is_within("{'", '}') || is_within("['", ']') || is_within("b'", '\'') || is_within("b\"", '"') {
+        Some("values as Python shows them")
+    } else if is_one_word && ["http://", "https://", "s3://"].iter().any(|scheme| caption.starts_with(scheme)) {
+        Some("addresses")
+    } else if caption.starts_with('<') && caption.ends_with('>') && caption.contains("</") {
+        Some("HTML or XML")
+    } else {
+        None
     }
 }
 
@@ -105,6 +137,25 @@ mod tests {
             let share = repeated as f64 / (trials as f64 * batch as f64);
             // Batches are drawn without replacement, which the estimate ignores.
             assert!((variety.repeated(batch) - share).abs() < 0.03, "{batch}: {} {share}", variety.repeated(batch));
+        }
+    }
+
+    #[test]
+    fn captions_that_are_no_language_are_named() {
+        let of = |captions: [&str; 3]| Variety::of_captions(&captions.map(str::to_owned), true).markup;
+        for (caption, what) in [
+            ("{\"caption\": \"a dog\"}", "JSON"),
+            ("[\"a dog\", \"a cat\"]", "JSON"),
+            ("['a dog']", "values as Python shows them"),
+            ("b'a dog'", "values as Python shows them"),
+            ("https://example.org/1.jpg", "addresses"),
+            ("<p>a <b>dog</b></p>", "HTML or XML"),
+        ] {
+            assert_eq!(of(["a cat", caption, caption]), Some((what, caption.to_owned())));
+            assert_eq!(of(["a cat", "a dog", caption]), None);
+        }
+        for caption in ["https://example.org is the site", "[sold] a lamp", "b", "<3 this dog", "{}"] {
+            assert_eq!(of([caption; 3]), None, "{caption}");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Warnings before the first step about settings that cannot work, and during training about a model that learns nothing.
 
-use crate::data::Variety;
+use crate::data::{Variety, text::shorten};
 use crate::model::Loss;
 
 /// Warn if a larger share of a batch's captions occurs in it more than once.
@@ -41,7 +41,8 @@ pub(super) fn warnings(run: &Run) -> Vec<String> {
         lines.push(format!(
             "warning: the captions of all {} samples looked at are the same, {:?}: they cannot tell images apart, and the \
              loss cannot fall",
-            captions.samples, captions.example
+            captions.samples,
+            shorten(&captions.example)
         ));
     } else if batch > 1 && repeated > REPEATED {
         lines.push(format!(
@@ -55,7 +56,13 @@ pub(super) fn warnings(run: &Run) -> Vec<String> {
     if captions.numbers {
         lines.push(format!(
             "warning: the captions are numbers, such as {:?}: if these are class numbers, use the names of the classes instead",
-            captions.example
+            shorten(&captions.example)
+        ));
+    }
+    if let Some((what, example)) = &captions.markup {
+        lines.push(format!(
+            "warning: most captions are {what}, such as {:?}: is it the right member or field? --caption-key names another",
+            shorten(example)
         ));
     }
     if warmup >= total {
