@@ -81,7 +81,7 @@ fn parse() -> Cli {
 pub fn main() -> ExitCode {
     let command = parse().command;
     if let Err(problem) = isa::chosen() {
-        eprintln!("error: {problem}");
+        tell!("error: {problem}");
         return ExitCode::FAILURE;
     }
     let done = match command {
@@ -92,7 +92,7 @@ pub fn main() -> ExitCode {
         Command::Info(command) => command.run(),
     };
     done.unwrap_or_else(|error| {
-        eprintln!("error: {}", message(&error));
+        tell!("error: {}", message(&error));
         ExitCode::FAILURE
     })
 }

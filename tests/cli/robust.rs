@@ -1,10 +1,10 @@
 //! Divergence, full disks and broken samples.
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use flipk::data::tar;
 
-use crate::harness::{FLIPK, checkpoint, flipk, json, tensors, train};
+use crate::harness::{FLIPK, checkpoint, flipk, json, tensors, train, train_args};
 
 #[test]
 fn a_diverged_run_names_step_samples_and_checkpoint() {
@@ -97,4 +97,21 @@ fn broken_samples_are_skipped_and_counted_and_too_many_stop_the_run() {
     std::fs::write(&shard, b"").unwrap();
     let ran = run("empty").expect(1);
     assert!(ran.stderr.contains("shard.tar"), "{}", ran.stderr);
+}
+
+/// The disk that takes a run's log may be full, and the reader of a pipe may go; neither ends the run.
+#[test]
+fn a_run_goes_on_where_its_log_cannot_be_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let quiet = |run: &std::path::Path, stderr: Stdio| {
+        let mut command = Command::new(FLIPK);
+        command.args(train_args(run, &["--steps=2"])).stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
+        let status = command.status().unwrap();
+        assert!(status.success() && run.join("summary.json").exists(), "{status}");
+    };
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    quiet(&folder.path().join("full"), full.into());
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    quiet(&folder.path().join("gone"), writer.into());
 }
