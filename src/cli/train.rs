@@ -84,8 +84,11 @@ impl Train {
     }
 }
 
-/// A flag that the first Ctrl-C (or SIGTERM) sets; the second one ends the program.
+/// A flag that the first Ctrl-C (or SIGTERM, or SIGHUP) sets; the second one ends the program. A signal that is ignored
+/// stays so: `nohup` ignores SIGHUP, and a script's shell SIGINT of what it starts in the background.
 fn interrupt() -> Result<Arc<AtomicBool>> {
+    let signals = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
+    let ignored: Vec<i32> = signals.into_iter().filter(|&signal| is_ignored(signal)).collect();
     let stop = Arc::new(AtomicBool::new(false));
     let flag = stop.clone();
     let handler = move || {
@@ -95,7 +98,21 @@ fn interrupt() -> Result<Arc<AtomicBool>> {
         tell!("\nstopping: a checkpoint is saved after this step (Ctrl-C again to stop at once)");
     };
     ctrlc::set_handler(handler).context("cannot listen for Ctrl-C")?;
+    for signal in ignored {
+        // SAFETY: SIG_IGN is no function that could be called.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
     Ok(stop)
+}
+
+fn is_ignored(signal: i32) -> bool {
+    let mut now = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: without a new action, the current one is only written to `now`, which is all zeros if that fails.
+    let now = unsafe {
+        libc::sigaction(signal, std::ptr::null(), now.as_mut_ptr());
+        now.assume_init()
+    };
+    now.sa_sigaction == libc::SIG_IGN
 }
 
 fn show(summary: &Summary) -> String {

@@ -4,7 +4,7 @@ use std::process::{Command, Stdio};
 
 use flipk::data::tar;
 
-use crate::harness::{FLIPK, checkpoint, flipk, json, tensors, train, train_args};
+use crate::harness::{FLIPK, checkpoint, ended, flipk, json, tensors, train, train_args};
 
 #[test]
 fn a_diverged_run_names_step_samples_and_checkpoint() {
@@ -114,4 +114,23 @@ fn a_run_goes_on_where_its_log_cannot_be_written() {
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
     quiet(&folder.path().join("gone"), writer.into());
+}
+
+/// As `nohup` does for a run that outlives its terminal.
+#[test]
+fn a_signal_that_is_ignored_does_not_stop_a_run() {
+    let folder = tempfile::tempdir().unwrap();
+    for (trap, completes) in [("trap '' HUP", true), (":", false)] {
+        let run = folder.path().join(if completes { "ignored" } else { "heard" });
+        let args = train_args(&run, &["--steps=40", "--save-every=1", "--keep=100"]);
+        let mut command = Command::new("bash");
+        command.args(["-c", &format!("{trap}; exec \"$0\" \"$@\""), FLIPK]).args(&args);
+        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        while !checkpoint(&run, 1).exists() {
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        let hung_up = Command::new("kill").args(["-HUP", &child.id().to_string()]).status().unwrap();
+        assert!(hung_up.success() && ended(child).code == Some(0));
+        assert_eq!(run.join("summary.json").exists(), completes);
+    }
 }
