@@ -89,7 +89,12 @@ fn problem(spec: &str, problem: impl Into<String>) -> Error {
 
 fn files(spec: &str) -> Result<Vec<PathBuf>> {
     let (mut found, mut missing) = (Vec::new(), Vec::new());
-    for pattern in expand_braces(spec).map_err(|why| problem(spec, why))? {
+    // A path that exists is no pattern.
+    let patterns = match Path::new(spec).exists() {
+        true => vec![spec.to_owned()],
+        false => expand_braces(spec).map_err(|why| problem(spec, why))?,
+    };
+    for pattern in patterns {
         let path = PathBuf::from(&pattern);
         if path.is_dir() {
             let shards = shards_in(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
@@ -334,6 +339,10 @@ mod tests {
         assert_eq!(names("{b,a}.tar"), ["b.tar", "a.tar"]);
         assert_eq!(names("*.tar"), ["a.tar", "b.tar"]);
         assert_eq!(names(""), ["a.tar", "b.tar", "c.tar.gz"]);
+        // A name with braces that is there is no pattern.
+        std::fs::write(folder.path().join("{a,b}.tar"), b"x").unwrap();
+        assert_eq!(names("{a,b}.tar"), ["{a,b}.tar"]);
+        std::fs::remove_file(folder.path().join("{a,b}.tar")).unwrap();
         // Whatever the capitals, and with those whose compression is an error later on.
         for name in ["D.TAR", "B.Tgz", "e.tar.zst", "._a.tar", "a.tar.md5"] {
             std::fs::write(folder.path().join(name), b"x").unwrap();
