@@ -23,7 +23,7 @@ pub enum Error {
     EmptyShard { shard: String, looked_for: String, found: String },
     #[error("{failed} of the {total} shards cannot be used; fetch them again or leave them out of the list: {list}")]
     Shards { failed: usize, total: usize, list: String },
-    #[error("cannot unpack {} to a temporary file in {}: {source}; let TMPDIR name a folder with more room, or unpack the shards yourself (gunzip)", shard.display(), folder.display())]
+    #[error("cannot unpack {} to a temporary file in {} (let TMPDIR name another folder, or unpack the shards yourself with gunzip): {source}", shard.display(), folder.display())]
     Spool { shard: PathBuf, folder: PathBuf, source: io::Error },
     #[error("cannot read {shard}: {problem}")]
     Unreadable { shard: String, problem: String },
