@@ -260,7 +260,10 @@ impl Options {
         let mut table: Table = text.parse().map_err(|why: toml::de::Error| bad(why.to_string()))?;
         let keys = Self::keys();
         if let Some(unknown) = table.keys().find(|key| !keys.contains(key)) {
-            return Err(bad(unknown_key(unknown, &keys)));
+            return Err(bad(match &table[unknown] {
+                Value::Table(_) => format!("the file has no sections such as [{unknown}]; write its keys without one"),
+                _ => unknown_key(unknown, &keys),
+            }));
         }
         let flags = Table::try_from(self).map_err(|why| bad(why.to_string()))?;
         for group in EXCLUSIVE.iter().filter(|group| group.iter().any(|key| flags.contains_key(*key))) {
@@ -269,7 +272,7 @@ impl Options {
         // One option at a time, so that an error can name it.
         for (key, value) in &table {
             let one = Table::from_iter([(key.clone(), value.clone())]);
-            one.try_into::<Self>().map_err(|why| bad(format!("{key} = {value}: {}", why.message())))?;
+            one.try_into::<Self>().map_err(|why| bad(wrong_value(key, value, why.message())))?;
         }
         table.extend(flags);
         let merged: Self = table.try_into().map_err(|why: toml::de::Error| bad(why.message().to_owned()))?;
@@ -340,6 +343,24 @@ impl Options {
         keys.dedup();
         keys.into_iter().filter(|key| value(&mine, key) != value(&theirs, key)).cloned().collect()
     }
+}
+
+/// The message about a value of the wrong type, in the words of TOML instead of Rust's.
+fn wrong_value(key: &str, value: &Value, message: &str) -> String {
+    const WORDS: [(&str, &str); 7] = [
+        ("unit variant, expected string only", "list, expected one text in quotes"),
+        ("expected a sequence", "expected a list, such as [\"a\", \"b\"]"),
+        ("expected u64", "expected a whole number, 0 or more"),
+        ("expected usize", "expected a whole number, 0 or more"),
+        ("expected f32", "expected a number"),
+        ("expected f64", "expected a number"),
+        ("expected a boolean", "expected true or false"),
+    ];
+    if value.is_table() {
+        return format!("{key} is a section or a table; write `{key} = ...` with a single value");
+    }
+    let message = WORDS.iter().fold(message.to_owned(), |message, (theirs, ours)| message.replace(theirs, ours));
+    format!("{key} = {value}: {message}")
 }
 
 /// Flags that say where and how this process runs; they are not part of a run's configuration.
@@ -418,6 +439,18 @@ mod tests {
         assert!(error("zzz = 1").contains("known are data, eval_data"));
         assert!(error("lower_case = \"maybe\"").contains("\"yes\" or \"no\""));
         assert!(error("batch = \"many\"").contains("batch = \"many\""));
+        assert!(error("[train]\nlr = 1.0").contains("no sections such as [train]"));
+        assert!(error("[model]\nname = 'b16'").contains("write `model = ...`"));
+        for (text, words) in [
+            ("data = 'a.tar'", "expected a list, such as"),
+            ("model = ['b16']", "expected one text in quotes"),
+            ("log_every = 1.5", "expected a whole number, 0 or more"),
+            ("batch = -1", "expected a whole number, 0 or more"),
+            ("lr = '1e-3'", "expected a number"),
+            ("decay_cls = 'yes'", "expected true or false"),
+        ] {
+            assert!(error(text).contains(words), "{}", error(text));
+        }
         assert!(error("steps = 1\nepochs = 2").contains("steps and epochs exclude each other"));
         assert!(error("steps 1").contains("1 |"), "{}", error("steps 1"));
     }
