@@ -5,7 +5,7 @@
 //! | a whole file (TOML, JSON, a vocabulary) | [`read`] |
 //! | a list, one entry per line (class names, templates) | [`read_lines`] |
 //! | bytes in memory (a member of a shard) | [`decode`] |
-//! | the first bytes of a file of any kind | [`beginning`] |
+//! | the first bytes of a file of any kind | `beginning` |
 //! | the lines of a text | [`lines`] |
 //! | text in a message | [`shorten`] |
 //! | text to be compared with other text | [`compose`] |
