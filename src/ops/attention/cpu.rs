@@ -1,4 +1,5 @@
-//! Attention on the CPU: in parallel over samples; one head's whole score matrix stays in a thread's cache.
+//! Attention on the CPU: in parallel over samples; one head's whole score matrix stays in a thread's cache. It computes in f32 with
+//! every `--precision`: its products are too small to gain from bf16 what rounding and packing cost.
 
 use std::cell::RefCell;
 
@@ -38,7 +39,6 @@ const SHORT: usize = 64;
 
 /// `c = scale · a b`, for one head.
 fn multiply(
-    operands: Operands,
     sizes: (usize, usize, usize),
     c: (&mut [f32], Strides),
     a: (&[f32], Strides),
@@ -46,9 +46,12 @@ fn multiply(
     scale: f32,
     panel: &mut [f32],
 ) {
-    match operands {
-        Operands::F32 if sizes.0 <= SHORT => head::product(sizes, (c.0, c.1.rows), a, b, scale, panel),
-        _ => product::product(sizes, c, a, b, How { operands, scale, accumulate: false, parallel: false }),
+    match sizes.0 <= SHORT {
+        true => head::product(sizes, (c.0, c.1.rows), a, b, scale, panel),
+        false => {
+            let how = How { operands: Operands::F32, scale, accumulate: false, parallel: false };
+            product::product(sizes, c, a, b, how);
+        }
     }
 }
 
@@ -59,7 +62,7 @@ fn seen(shape: Shape, row: usize) -> usize {
 }
 
 /// `qkv: [batch * tokens, 3 * width] -> out: [batch * tokens, width]`, `lse: [batch, heads, tokens]`.
-pub fn forward(shape: Shape, operands: Operands, qkv: &[f32], out: &mut [f32], lse: &mut [f32]) {
+pub fn forward(shape: Shape, qkv: &[f32], out: &mut [f32], lse: &mut [f32]) {
     let Shape { tokens: n, heads, head_dim: d, .. } = shape;
     let width = shape.width();
     let [packed, single, square] = [3 * width, width, row_len(shape)].map(Strides::row_major);
@@ -69,13 +72,13 @@ pub fn forward(shape: Shape, operands: Operands, qkv: &[f32], out: &mut [f32], l
             for head in 0..heads {
                 let [q, k, v] = [0, 1, 2].map(|part| &qkv[part * width + head * d..]);
                 let (to, keys) = ((&mut *scores, square), (k, packed.transposed()));
-                multiply(operands, (n, n, d), to, (q, packed), keys, shape.scale(), panel);
+                multiply((n, n, d), to, (q, packed), keys, shape.scale(), panel);
                 wide(
                     #[inline(always)]
                     || softmax(shape, scores, &mut lse[head * n..][..n]),
                 );
                 let to = (&mut out[head * d..], single);
-                multiply(operands, (n, d, n), to, (scores, square), (v, packed), 1.0, panel);
+                multiply((n, d, n), to, (scores, square), (v, packed), 1.0, panel);
             }
         });
     });
@@ -112,15 +115,7 @@ fn softmax(shape: Shape, scores: &mut [f32], lse: &mut [f32]) {
 }
 
 /// `dqkv: [batch * tokens, 3 * width]` from `dout: [batch * tokens, width]`; `P` is computed again from `lse`.
-pub fn backward(
-    shape: Shape,
-    operands: Operands,
-    qkv: &[f32],
-    out: &[f32],
-    lse: &[f32],
-    dout: &[f32],
-    dqkv: &mut [f32],
-) {
+pub fn backward(shape: Shape, qkv: &[f32], out: &[f32], lse: &[f32], dout: &[f32], dqkv: &mut [f32]) {
     let Shape { tokens: n, heads, head_dim: d, .. } = shape;
     let (width, scale) = (shape.width(), shape.scale());
     let [packed, single, square] = [3 * width, width, row_len(shape)].map(Strides::row_major);
@@ -132,18 +127,18 @@ pub fn backward(
                 let [q, k, v] = [0, 1, 2].map(|part| &qkv[part * width + head * d..]);
                 let (out, dout) = (&out[head * d..], &dout[head * d..]);
                 let keys = (k, packed.transposed());
-                multiply(operands, (n, n, d), (&mut *p, square), (q, packed), keys, scale, panel);
+                multiply((n, n, d), (&mut *p, square), (q, packed), keys, scale, panel);
                 let values = (v, packed.transposed());
-                multiply(operands, (n, n, d), (&mut *ds, square), (dout, single), values, 1.0, panel);
+                multiply((n, n, d), (&mut *ds, square), (dout, single), values, 1.0, panel);
                 wide(
                     #[inline(always)]
                     || scores_backward(shape, p, ds, &lse[head * n..][..n], out, dout),
                 );
                 let [dq, dk, dv] = [0, 1, 2].map(|part| part * width + head * d);
                 let (p, ds, over_queries) = (&*p, &*ds, square.transposed());
-                multiply(operands, (n, d, n), (&mut dqkv[dq..], packed), (ds, square), (k, packed), scale, panel);
-                multiply(operands, (n, d, n), (&mut dqkv[dk..], packed), (ds, over_queries), (q, packed), scale, panel);
-                multiply(operands, (n, d, n), (&mut dqkv[dv..], packed), (p, over_queries), (dout, single), 1.0, panel);
+                multiply((n, d, n), (&mut dqkv[dq..], packed), (ds, square), (k, packed), scale, panel);
+                multiply((n, d, n), (&mut dqkv[dk..], packed), (ds, over_queries), (q, packed), scale, panel);
+                multiply((n, d, n), (&mut dqkv[dv..], packed), (p, over_queries), (dout, single), 1.0, panel);
             }
         });
     });

@@ -136,13 +136,13 @@ impl Attention for Cpu {
         out: &mut [f32],
         lse: &mut [f32],
     ) -> Result<(), DeviceError> {
-        cpu::forward(*shape, self.operands(), qkv, out, lse);
+        cpu::forward(*shape, qkv, out, lse);
         Ok(())
     }
 
     fn attention_backward(&self, shape: &Shape, operands: BackwardOperands<'_, Self>) -> Result<(), DeviceError> {
         let BackwardOperands { qkv, out, lse, dout, dqkv } = operands;
-        cpu::backward(*shape, self.operands(), qkv, out, lse, dout, dqkv);
+        cpu::backward(*shape, qkv, out, lse, dout, dqkv);
         Ok(())
     }
 }
