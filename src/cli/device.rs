@@ -18,7 +18,7 @@ pub struct DeviceArgs {
     /// Device to compute on; `auto` is a GPU if there is one, `emulator` runs the GPU's kernels on the CPU and checks them
     #[arg(long = "device", id = "device", value_enum, default_value_t)]
     kind: Kind,
-    /// Precision of activations and matrix products on a GPU; on a CPU, what the operands of matrix products are rounded to.
+    /// Precision of activations and matrix products on a GPU; on a CPU, what the operands of the linear layers are rounded to.
     /// `auto` is what a resumed run used before; else f32 on a CPU and for `flipk verify`, and bf16 on a GPU. On a CPU, products
     /// in bf16 instead of f32 are four to five times as fast with AMX, twice as fast on AMD's Zen 4 and 5, and half as fast on an
     /// Intel with AVX-512 BF16 but no AMX; other CPUs do not support bf16. The speed is measured once and printed at the start

@@ -9,6 +9,7 @@ use super::put;
 
 use crate::device::cuda::{Gpu, kernels};
 use crate::device::isa;
+use crate::device::product::Operands;
 
 /// Show version, devices, CPU features and compiled kernels
 #[derive(Args)]
@@ -19,12 +20,13 @@ impl Info {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let rows = [
             ["version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()],
-            ["cpu".to_owned(), format!("{cores} threads, {}; used: {}", cpu_features().join(" "), isa::level())],
+            ["cpu".to_owned(), format!("{}; {cores} threads", isa::processor())],
+            ["features".to_owned(), format!("{}; used: {}", cpu_features().join(" "), isa::level())],
             ["gpu".to_owned(), gpus()],
             ["kernels".to_owned(), compiled()],
         ];
         for [name, value] in &rows {
-            put(format_args!("{name:<8} {value}\n"))?;
+            put(format_args!("{name:<9} {value}\n"))?;
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -50,6 +52,7 @@ fn cpu_features() -> Vec<&'static str> {
         ("avx512dq", is_x86_feature_detected!("avx512dq")),
         ("avx512vl", is_x86_feature_detected!("avx512vl")),
         ("avx512bf16", is_x86_feature_detected!("avx512bf16")),
+        ("amx_bf16", Operands::fast_bf16() == Some(Operands::Bf16Tiles)),
     ];
     #[cfg(target_arch = "aarch64")]
     let features = [("neon", std::arch::is_aarch64_feature_detected!("neon"))];

@@ -1,11 +1,11 @@
-//! The CPU: f32 everywhere, all cores through rayon. It is the oracle that other devices are held against. Where the processor
-//! has the instructions, the operands of the towers' products can be rounded to bf16.
+//! The CPU: f32 everywhere, all cores through rayon. It is the reference for the other devices. If the processor has the
+//! instructions, the operands of the linear layers' products can be rounded to bf16.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ptr::NonNull;
 use std::time::Instant;
 
-use super::isa::{Isa, level};
+use super::isa::{Isa, level, processor};
 use super::product::Operands;
 use super::{Device, DeviceError, Elem, Later, ProbeSizes};
 
@@ -16,7 +16,7 @@ pub struct Cpu {
 }
 
 impl Cpu {
-    /// A CPU that rounds the operands of the towers' products to bf16.
+    /// A CPU that rounds the operands of the linear layers' products to bf16.
     ///
     /// # Errors
     /// If this processor has no instructions for that.
@@ -28,7 +28,7 @@ impl Cpu {
         Ok(Self { operands })
     }
 
-    /// What the operands of the towers' products are rounded to.
+    /// What the operands of the linear layers' products are rounded to.
     pub(crate) fn operands(&self) -> Operands {
         self.operands
     }
@@ -71,6 +71,10 @@ impl Device for Cpu {
         format!("cpu ({threads} thread{}{isa}{rounded})", if threads == 1 { "" } else { "s" })
     }
 
+    fn arithmetic(&self) -> String {
+        format!("cpu, {}", self.operands)
+    }
+
     fn rounds_operands(&self) -> bool {
         self.operands != Operands::F32
     }
@@ -104,7 +108,8 @@ impl Device for Cpu {
     fn probe_sizes(&self) -> Option<ProbeSizes> {
         // Without vector instructions a product takes a hundred times as long.
         let product_side = if level() == Isa::Portable { 256 } else { 2048 };
-        Some(ProbeSizes { copy_bytes: 256 << 20, reads_before_writing: true, product_side })
+        let name = format!("{} {}", processor(), self.describe());
+        Some(ProbeSizes { name, copy_bytes: 256 << 20, reads_before_writing: true, product_side })
     }
 
     fn mark(&self) -> Result<Instant, DeviceError> {

@@ -91,9 +91,45 @@ pub(crate) fn level() -> Isa {
     chosen().unwrap_or_else(|_| Isa::best())
 }
 
+/// The processor's name as the system gives it, with the numbers that tell its kinds apart: `Intel(R) Xeon(R) Processor, cpu
+/// family 6, model 207`. Elsewhere than on Linux, the architecture.
+pub fn processor() -> &'static str {
+    static NAME: OnceLock<String> = OnceLock::new();
+    NAME.get_or_init(|| {
+        let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        named(&text).unwrap_or_else(|| std::env::consts::ARCH.to_owned())
+    })
+}
+
+/// The name in the text of `/proc/cpuinfo`, from the lines about the first processor.
+fn named(text: &str) -> Option<String> {
+    const NUMBERS: [&str; 4] = ["cpu family", "model", "CPU implementer", "CPU part"];
+    let lines: Vec<(&str, &str)> = text
+        .lines()
+        .take_while(|line| !line.trim().is_empty())
+        .filter_map(|line| line.split_once(':'))
+        .map(|(key, value)| (key.trim(), value.trim()))
+        .collect();
+    let name = lines.iter().find(|(key, _)| *key == "model name").map(|(_, name)| (*name).to_owned());
+    let numbers = lines.iter().filter(|(key, _)| NUMBERS.contains(key)).map(|(key, value)| format!("{key} {value}"));
+    let parts: Vec<String> = name.into_iter().chain(numbers).collect();
+    (!parts.is_empty()).then(|| parts.join(", "))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn processors_have_names() {
+        let intel =
+            "processor\t: 0\ncpu family\t: 6\nmodel\t\t: 207\nmodel name\t: Xeon\n\nprocessor\t: 1\nmodel name\t: x\n";
+        assert_eq!(named(intel).unwrap(), "Xeon, cpu family 6, model 207");
+        let arm = "processor\t: 0\nBogoMIPS\t: 50.00\nCPU implementer\t: 0x41\nCPU part\t: 0xd40\n";
+        assert_eq!(named(arm).unwrap(), "CPU implementer 0x41, CPU part 0xd40");
+        assert_eq!(named(""), None);
+        assert!(!processor().is_empty());
+    }
 
     #[test]
     fn words_are_instruction_sets_that_are_there() {

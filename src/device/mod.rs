@@ -114,8 +114,10 @@ pub trait Recording: Send {
 pub type Later = Box<dyn FnOnce() -> Result<Vec<f32>, DeviceError> + Send>;
 
 /// A copy and a product that are large enough to reach a device's ceilings.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct ProbeSizes {
+    /// The device and its hardware: what is measured holds for all with this name.
+    pub name: String,
     /// Far more than any cache holds.
     pub copy_bytes: usize,
     /// Whether a store reads the line that it overwrites, as CPUs do: a copy then moves half as much again as it has to, and a sum
@@ -143,6 +145,10 @@ pub trait Device: Sized + Send + Sync + 'static {
 
     /// As it is shown to a user: `cpu (2 threads)`.
     fn describe(&self) -> String;
+
+    /// What the bits of results depend on besides the inputs: `cpu, f32`. Devices that give the same answer train the same
+    /// weights.
+    fn arithmetic(&self) -> String;
 
     /// Whether the operands of the towers' products are rounded to bf16.
     fn rounds_operands(&self) -> bool;

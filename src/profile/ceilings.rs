@@ -42,13 +42,13 @@ impl Ceilings {
 /// If the device fails.
 pub fn measure_ceilings<D: AllOps>(device: &Arc<D>, again: bool) -> Result<Ceilings, DeviceError> {
     let Some(sizes) = device.probe_sizes() else { return Ok(Ceilings::ESTIMATED) };
-    let file = cache(&device.describe());
+    let file = cache(&sizes.name);
     let cached = file.as_ref().filter(|_| !again).and_then(|file| std::fs::read(file).ok());
     if let Some(ceilings) = cached.and_then(|text| serde_json::from_slice(&text).ok()) {
         return Ok(ceilings);
     }
     let ceilings = Ceilings {
-        bytes_per_second: memory(device, sizes)?,
+        bytes_per_second: memory(device, &sizes)?,
         flops_per_second: product(device, sizes.product_side)?,
         assumed: false,
     };
@@ -91,7 +91,7 @@ fn time<D: AllOps>(device: &D, mut body: impl FnMut() -> Result<(), DeviceError>
     Ok(times.into_iter().fold(f64::INFINITY, f64::min))
 }
 
-fn memory<D: AllOps>(device: &Arc<D>, sizes: ProbeSizes) -> Result<f64, DeviceError> {
+fn memory<D: AllOps>(device: &Arc<D>, sizes: &ProbeSizes) -> Result<f64, DeviceError> {
     let len = sizes.copy_bytes / size_of::<D::Act>();
     let bytes = len * size_of::<D::Act>();
     let (from, to) = (device.allocate(bytes, "measuring a copy")?, device.allocate(bytes, "measuring a copy")?);

@@ -98,8 +98,11 @@ impl<D: AllOps> Run<D> {
             seed: settings.seed,
             fingerprint: plan.dataset.fingerprint(),
             seconds: 0.0,
+            arithmetic: None,
         };
-        let state = resume.map_or_else(fresh, |checkpoint| checkpoint.state.clone());
+        let mut state = resume.map_or_else(fresh, |checkpoint| checkpoint.state.clone());
+        let before = state.arithmetic.replace(device.arithmetic());
+        let another = before.filter(|before| Some(before) != state.arithmetic.as_ref());
         let loader =
             Loader::new(plan.dataset.clone(), plan.tokenizer.clone(), settings.loader.clone(), state.position)?;
         let (batch, kept) = (settings.loader.batch, settings.loader.kept());
@@ -110,6 +113,13 @@ impl<D: AllOps> Run<D> {
         let total = plan.steps();
         let schedule = Schedule { peak: settings.peak_lr, warmup: settings.warmup_steps(total), total };
         let progress = Progress::new(total, state.step);
+        if let Some(before) = another {
+            progress.say(&format!(
+                "changed: the checkpoint was computed in {before}, and the run continues in {}; the weights will differ from \
+                 those of the original run",
+                state.arithmetic.as_deref().unwrap_or_default()
+            ));
+        }
         // Nothing in the run folder changes until everything that can fail has succeeded.
         if let Some(point) = &point {
             let moved = point.set_aside(&plan.folder, state.step < total)?;

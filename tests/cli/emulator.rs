@@ -31,8 +31,14 @@ fn it_trains_as_the_cpu_does_and_resumes_to_the_bit() {
         std::fs::copy(whole.join(file), halves.join(file)).unwrap();
     }
     std::fs::copy(checkpoint(&whole, 6), checkpoint(&halves, 6)).unwrap();
-    flipk(&["train", &format!("--resume={}", halves.display()), EMULATOR]).expect(0);
+    let resume = format!("--resume={}", halves.display());
+    let ran = flipk(&["train", &resume, EMULATOR]).expect(0);
+    assert!(!ran.stderr.contains("changed:"), "{}", ran.stderr);
     assert!(tensors(&checkpoint(&whole, 12)) == tensors(&checkpoint(&halves, 12)));
+    // On another device it is another run.
+    let ran = flipk(&["train", &resume, "--steps=13", "--device=cpu", "--precision=f32"]).expect(0);
+    let said = "was computed in emulated GPU, bf16, and the run continues in cpu, f32;";
+    assert!(ran.stderr.contains(said), "{}", ran.stderr);
 }
 
 #[test]

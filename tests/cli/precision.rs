@@ -31,4 +31,6 @@ fn a_run_in_bf16_is_resumed_in_bf16() {
     assert!(ran.stderr.contains("changed: steps;") && device().contains("bf16 products"), "{}", ran.stderr);
     let ran = flipk(&["train", "--device=cpu", &resume, "--precision=f32"]).expect(0);
     assert!(ran.stderr.contains("changed: precision;") && !device().contains("bf16"), "{}", ran.stderr);
+    let said = "was computed in cpu, bf16 summed in";
+    assert!(ran.stderr.contains(said) && ran.stderr.contains("continues in cpu, f32;"), "{}", ran.stderr);
 }

@@ -178,7 +178,11 @@ pub enum Mark {
 /// Addresses are those that [`Driver::allocate`] returned, or lie inside such a block.
 pub trait Driver: Send + Sync {
     /// As it is shown to a user: `NVIDIA H100 80GB HBM3`.
-    fn describe(&self) -> String;
+    fn describe(&self) -> String {
+        self.name()
+    }
+    /// The name of this kind of GPU.
+    fn name(&self) -> String;
     /// The same for as long as it lives.
     fn limits(&self) -> Limits;
     /// Whether its marks tell estimates.

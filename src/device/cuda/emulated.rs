@@ -264,7 +264,11 @@ fn strides(operand: Operand, rows: usize, columns: usize) -> Strides {
 
 impl Driver for Emulated {
     fn describe(&self) -> String {
-        format!("emulated GPU ({} threads)", rayon::current_num_threads())
+        format!("{} ({} threads)", self.name(), rayon::current_num_threads())
+    }
+
+    fn name(&self) -> String {
+        "emulated GPU".to_owned()
     }
 
     /// Shared memory as on Hopper; few processors, so that small tests give several pieces of work to each.

@@ -185,6 +185,10 @@ impl<T: Activation> Device for Cuda<T> {
         format!("{}, {}", self.driver.describe(), T::SUFFIX)
     }
 
+    fn arithmetic(&self) -> String {
+        format!("{}, {}", self.driver.name(), T::SUFFIX)
+    }
+
     fn rounds_operands(&self) -> bool {
         T::NUMBER == Number::Bf16
     }
@@ -233,6 +237,7 @@ impl<T: Activation> Device for Cuda<T> {
 
     fn probe_sizes(&self) -> Option<ProbeSizes> {
         (!self.driver.estimates()).then_some(ProbeSizes {
+            name: self.describe(),
             copy_bytes: 1 << 30,
             reads_before_writing: false,
             product_side: 8192,

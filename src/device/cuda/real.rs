@@ -163,7 +163,7 @@ impl Gpu {
 }
 
 impl Driver for Gpu {
-    fn describe(&self) -> String {
+    fn name(&self) -> String {
         self.name.clone()
     }
 

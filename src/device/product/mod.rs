@@ -50,6 +50,16 @@ pub enum Operands {
     Bf16Tiles,
 }
 
+impl std::fmt::Display for Operands {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16 summed in pairs (AVX-512 BF16)",
+            Self::Bf16Tiles => "bf16 summed in tiles (AMX)",
+        })
+    }
+}
+
 impl Operands {
     /// The bf16 that this processor has instructions for.
     pub fn fast_bf16() -> Option<Self> {

@@ -51,6 +51,9 @@ pub struct State {
     pub fingerprint: u32,
     /// Seconds of training so far.
     pub seconds: f64,
+    /// Of the device ([`crate::device::Device::arithmetic`]); older checkpoints lack it.
+    #[serde(default)]
+    pub arithmetic: Option<String>,
 }
 
 /// An open checkpoint.
@@ -179,9 +182,13 @@ impl Checkpoint {
     /// As [`Self::open_checked`], but the error names no other checkpoint.
     ///
     /// # Errors
-    /// If the file cannot be read, is not a flipk checkpoint, or is damaged.
+    /// If the file cannot be read, is not a flipk checkpoint, is damaged, or has the name of another step.
     pub fn open_intact(path: &Path) -> Result<Self, TrainError> {
         let this = Self::open_file(path)?;
+        let step = this.state.step;
+        if let Some(named) = step_of(path).filter(|named| *named != step) {
+            return Err(this.bad(format!("its name says step {named}, but it was written at step {step}")));
+        }
         this.verify(&SafeTensors::deserialize(&this.map).map_err(|why| this.bad(why.to_string()))?, GROUPS)?;
         Ok(this)
     }
@@ -295,6 +302,7 @@ mod tests {
             seed: u64::MAX,
             fingerprint: 5,
             seconds: 1.5,
+            arithmetic: None,
         }
     }
 
@@ -377,6 +385,9 @@ mod tests {
             let opened = Checkpoint::open(folder.path()).unwrap();
             assert!(opened.weights(&layout).is_err() || opened.moments(&layout).is_err(), "byte {at}");
         }
+        fs::copy(&paths[1], &paths[2]).unwrap();
+        let copied = Checkpoint::open_intact(&paths[2]).err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(copied.contains("its name says step 3, but it was written at step 2"), "{copied}");
         // A digit of the state.
         let mut changed = bytes.clone();
         let samples = bytes.windows(4).position(|window| window == b":640").unwrap();
