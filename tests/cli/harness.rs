@@ -48,15 +48,24 @@ impl Ran {
     }
 }
 
+/// The program, under the words of `FLIPK_RUNNER` if it is set: `tools/aarch64` runs another processor's program in qemu.
+pub fn command() -> Command {
+    let runner = std::env::var("FLIPK_RUNNER").unwrap_or_default();
+    let mut words = runner.split_whitespace().chain([FLIPK]);
+    let mut command = Command::new(words.next().unwrap_or(FLIPK));
+    command.args(words);
+    command
+}
+
 pub fn flipk<S: AsRef<str>>(args: &[S]) -> Ran {
     let args = args.iter().map(AsRef::as_ref);
-    Ran::new(Command::new(FLIPK).args(args).output().unwrap())
+    Ran::new(command().args(args).output().unwrap())
 }
 
 /// As [`flipk`], with the instruction set `isa` as `FLIPK_CPU`.
 pub fn flipk_with<S: AsRef<str>>(isa: &str, args: &[S]) -> Ran {
     let args = args.iter().map(AsRef::as_ref);
-    Ran::new(Command::new(FLIPK).env("FLIPK_CPU", isa).args(args).output().unwrap())
+    Ran::new(command().env("FLIPK_CPU", isa).args(args).output().unwrap())
 }
 
 /// Runs `train` with the arguments of [`train_args`].
@@ -89,7 +98,7 @@ pub fn data_flags(folder: &Path, captions: &[impl AsRef<str>], words: &str) -> [
 
 /// Starts the program and waits until `path` exists.
 pub fn start_until(args: &[String], path: &Path) -> Child {
-    let mut child = Command::new(FLIPK).args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = command().args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let begun = Instant::now();
     while !path.exists() {
         assert!(child.try_wait().unwrap().is_none(), "it ended before {} was there", path.display());

@@ -1,6 +1,6 @@
 //! Mistakes of a user: each gives exit code 1 or 2 and an error that says what to do.
 
-use crate::harness::{FLIPK, SMALL, flipk, flipk_with, train};
+use crate::harness::{SMALL, command, flipk, flipk_with, train};
 
 #[test]
 fn mistakes_are_reported_at_once() {
@@ -58,7 +58,7 @@ fn mistakes_are_reported_at_once() {
 #[test]
 fn output_that_cannot_be_written_is_told() {
     let info = |to: std::process::Stdio| {
-        let output = std::process::Command::new(FLIPK).arg("info").stdout(to).output().unwrap();
+        let output = command().arg("info").stdout(to).output().unwrap();
         (output.status.code(), String::from_utf8(output.stderr).unwrap())
     };
     let full = std::fs::File::options().write(true).open("/dev/full").unwrap();

@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use crate::harness::{
-    FLIPK, SMALL, checkpoint, data_flags, ended, flipk, json, start_until, tensors, train, train_args,
+    SMALL, checkpoint, command, data_flags, ended, flipk, json, start_until, tensors, train, train_args,
 };
 
 const STEPS: &str = "--steps=60";
@@ -229,7 +229,7 @@ fn an_older_checkpoint_can_be_named_and_nothing_is_lost() {
 fn latest_is_the_newest_run_of_the_default_folder() {
     let folder = tempfile::tempdir().unwrap();
     let flipk = |args: &[&str]| {
-        let ran = Command::new(FLIPK).args(args).current_dir(folder.path()).output().unwrap();
+        let ran = command().args(args).current_dir(folder.path()).output().unwrap();
         (ran.status.code(), String::from_utf8(ran.stderr).unwrap())
     };
     let (code, said) = flipk(&["train", "--resume=latest"]);
