@@ -19,7 +19,7 @@ pub struct AdamWConfig {
 }
 
 impl Default for AdamWConfig {
-    /// flip.md, "Recipe".
+    /// The paper's (docs/method.md, "Recipe").
     fn default() -> Self {
         Self { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.2, clip_norm: 0.0 }
     }
@@ -129,7 +129,7 @@ impl<D: AdamW> Optimizer<D> {
     }
 }
 
-/// Linear warm-up from 0, then half a cosine down to 0 (flip.md, "Recipe").
+/// Linear warm-up from 0, then half a cosine down to 0 (docs/method.md, "Recipe").
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Schedule {
     pub peak: f64,

@@ -34,7 +34,7 @@ pub fn visible_patches(seed: u64, epoch: u64, sample: u64, patches: usize, ids_k
 mod tests {
     use super::*;
 
-    /// `shared/flip.md`: kept tokens of 196 and 256 patches at ratio 0, 0.5 and 0.75.
+    /// docs/method.md, "Vision tower": kept patches of 196 and 256 patches at ratio 0, 0.5 and 0.75.
     #[test]
     fn kept_patches_are_those_of_the_paper() {
         assert_eq!([0.0, 0.5, 0.75].map(|ratio| kept_patches(196, ratio)), [196, 98, 49]);

@@ -33,12 +33,12 @@ pub struct ModelConfig {
     pub ln_eps: f32,
 }
 
-/// flip.md: 1e-6 everywhere.
+/// That of all of FLIP's LayerNorms (docs/method.md, "Vision tower").
 fn default_ln_eps() -> f32 {
     1e-6
 }
 
-/// The models of the paper (flip.md, "Model"), and a small one for the embedded data.
+/// The models of the paper (docs/method.md, "Model"), and a small one for the embedded data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Preset {

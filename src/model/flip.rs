@@ -49,7 +49,7 @@ pub struct Embedded {
     pub outcome: Slot<f32>,
 }
 
-/// The temperature's start: ln(1 / 0.07) (flip.md, "Loss").
+/// The temperature's start: ln(1 / 0.07) (docs/method.md, "Loss").
 const LOGIT_SCALE: f32 = 2.659_26;
 /// The sigmoid loss's: ln 10 and a bias that makes every pair unlikely (Zhai et al. 2023, section 3.2).
 const SIGMOID_LOGIT_SCALE: f32 = std::f32::consts::LN_10;

@@ -94,7 +94,7 @@ impl Recipe {
                 augmentation: Augmentation { area: (0.7, 1.0), color_jitter: 0.5, ..Augmentation::default() },
                 captions: CaptionVariation::default(),
             },
-            // flip.md, "Recipe". The paper's batch of 65,536 is for many accelerators; its rate scales with the batch.
+            // docs/method.md, "Recipe". The paper's batch of 65,536 is for many accelerators; its rate scales with the batch.
             _ => Self {
                 batch: 256,
                 length: Length::Epochs(32.0),
@@ -107,7 +107,7 @@ impl Recipe {
     }
 }
 
-/// The paper's warm-up (flip.md, "Recipe").
+/// The paper's warm-up (docs/method.md, "Recipe").
 const WARMUP_SAMPLES: u64 = 51_200_000;
 
 /// The shortest default warm-up in steps, unless that is more than a third of the run.

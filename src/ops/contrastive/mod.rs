@@ -33,7 +33,7 @@ impl Shape {
     }
 }
 
-/// The largest logarithm of the inverse temperature `τ`: `ln 100` (flip.md, "Loss").
+/// The largest logarithm of the inverse temperature `τ`: `ln 100` (docs/method.md, "Loss").
 pub const MAX_LOGIT_SCALE: f32 = 4.605_170_2;
 
 /// Places in the result buffer of the loss.
