@@ -188,7 +188,7 @@ fn choose() -> Result<()> {
         }
         "emulator" => {
             // Counting is what the estimates come from.
-            let driver = Arc::new(Emulated::new(EmulatorOptions { count: true, order: None }));
+            let driver = Arc::new(Emulated::new(EmulatorOptions { count: true, ..Default::default() }));
             let (models, optimizers) = (vec![(Preset::B16, batch.unwrap_or(2))], vec![("adamw".to_owned(), 1 << 20)]);
             let left_out = vec![("l16, h14, larger losses".to_owned(), "emulation takes too long".to_owned())];
             let plan = Plan { models, losses: vec![256], optimizers, left_out };

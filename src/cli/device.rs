@@ -80,7 +80,7 @@ impl DeviceArgs {
     fn driver(&self) -> Result<Option<Arc<dyn Driver>>> {
         Ok(match self.kind {
             Kind::Cpu => None,
-            Kind::Emulator => Some(Arc::new(Emulated::new(EmulatorOptions { count: true, order: None }))),
+            Kind::Emulator => Some(Arc::new(Emulated::new(EmulatorOptions { count: true, ..Default::default() }))),
             Kind::Cuda => Some(Arc::new(Gpu::new(0)?)),
             Kind::Auto if !Gpu::has_driver() => None,
             Kind::Auto => match best_gpu() {

@@ -1,7 +1,7 @@
 use flipk::autograd::{ParamId, Tape, Var};
 use flipk::ops::AllOps;
 
-use crate::harness::{Case, Recorded, assert_lean, check, check_bf16, real};
+use crate::harness::{Case, Recorded, assert_lean, check, check_bf16, check_with_shared, real};
 
 struct Attention {
     batch: usize,
@@ -65,6 +65,15 @@ fn rows_that_fill_an_sm() {
                 check_bf16(&format!("{tokens} tokens, head dim {head_dim}, causal {causal}"), &case);
             }
         }
+    }
+}
+
+/// On a card with 99 KiB for a block, these need other kernels than on Hopper.
+#[test]
+fn small_cards_use_kernels_that_fit() {
+    for (head_dim, tokens) in [(80, 129), (80, 144), (32, 192), (96, 128), (128, 112), (64, 197)] {
+        let case = Attention { batch: 1, tokens, heads: 2, head_dim, causal: false };
+        check_with_shared(99 * 1024, &format!("{tokens} tokens, head dim {head_dim}"), &case);
     }
 }
 

@@ -168,8 +168,8 @@ pub fn gpu<T: Activation>(options: EmulatorOptions) -> (Arc<Cuda<T>>, impl Fn() 
     (device(driver), move || emulated.as_ref().map(|driver| driver.take_counts()).unwrap_or_default())
 }
 
-fn on_gpu<T: Activation>(case: &impl Case, order: Option<u64>) -> (Found, BTreeMap<String, Counts>) {
-    let (device, counts) = gpu::<T>(EmulatorOptions { count: true, order });
+fn on_gpu<T: Activation>(case: &impl Case, options: EmulatorOptions) -> (Found, BTreeMap<String, Counts>) {
+    let (device, counts) = gpu::<T>(EmulatorOptions { count: true, ..options });
     (run(device, case), counts())
 }
 
@@ -180,8 +180,13 @@ fn tell_difference<T: Activation>(name: &str, case: &impl Case, found: &Found) {
     println!("{name}, {}: emulator and GPU differ by {:e}", T::SUFFIX, differences.fold(0.0, f64::max));
 }
 
-fn compare<T: Activation>(name: &str, case: &impl Case, expected: &Found) -> BTreeMap<String, Counts> {
-    let (found, counts) = on_gpu::<T>(case, None);
+fn compare<T: Activation>(
+    name: &str,
+    case: &impl Case,
+    expected: &Found,
+    options: EmulatorOptions,
+) -> BTreeMap<String, Counts> {
+    let (found, counts) = on_gpu::<T>(case, options);
     let roundings = case.roundings();
     if real() {
         tell_difference::<T>(name, case, &found);
@@ -201,21 +206,33 @@ fn compare<T: Activation>(name: &str, case: &impl Case, expected: &Found) -> BTr
     }
     assert_eq!(found.0.len(), expected.0.len());
     for order in [1, 2] {
-        assert!(on_gpu::<T>(case, Some(order)).0 == found, "{name}: another order of blocks gives another result");
+        let shuffled = EmulatorOptions { order: Some(order), ..options };
+        assert!(on_gpu::<T>(case, shuffled).0 == found, "{name}: another order of blocks gives another result");
     }
     counts
 }
 
 /// Holds the bf16 kernels alone to the CPU.
 pub fn check_bf16(name: &str, case: &impl Case) {
-    compare::<bf16>(name, case, &run(Arc::new(Cpu::default()), case));
+    compare::<bf16>(name, case, &run(Arc::new(Cpu::default()), case), EmulatorOptions::default());
+}
+
+/// As [`check`], on a GPU whose blocks may use `shared` bytes of shared memory.
+pub fn check_with_shared(shared: usize, name: &str, case: &impl Case) {
+    if real() {
+        return println!("skipped: a real GPU has the shared memory that it has");
+    }
+    let expected = run(Arc::new(Cpu::default()), case);
+    let options = EmulatorOptions { shared: Some(shared), ..EmulatorOptions::default() };
+    compare::<f32>(name, case, &expected, options);
+    compare::<bf16>(name, case, &expected, options);
 }
 
 /// Holds both precisions to the CPU; returns what the bf16 kernels did.
 pub fn check(name: &str, case: &impl Case) -> BTreeMap<String, Counts> {
     let expected = run(Arc::new(Cpu::default()), case);
-    compare::<f32>(name, case, &expected);
-    compare::<bf16>(name, case, &expected)
+    compare::<f32>(name, case, &expected, EmulatorOptions::default());
+    compare::<bf16>(name, case, &expected, EmulatorOptions::default())
 }
 
 /// Whole sectors, both ways (but for a direction with less than a tenth of the traffic: statistics, pooled rows), and no

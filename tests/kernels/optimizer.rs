@@ -65,7 +65,7 @@ fn shadow<D: AllOps>(device: &Arc<D>, layout: &Arc<Layout>, params: &Parameters<
 }
 
 fn check<T: Activation>(clip_norm: f32) {
-    let (device, counts) = gpu::<T>(EmulatorOptions { count: true, order: None });
+    let (device, counts) = gpu::<T>(EmulatorOptions { count: true, ..Default::default() });
     let expected = run(&Arc::new(Cpu::default()), clip_norm, false);
     let found = run(&device, clip_norm, false);
     // Gradients are f32 sums of exact products on both; Adam divides one by the root of another.

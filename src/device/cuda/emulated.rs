@@ -11,13 +11,19 @@ use super::{estimate, kernels};
 use crate::device::product::{How, Operands, Strides, product};
 use crate::device::{DeviceError, KernelCounts, Later, Recording};
 
-/// What the emulator does beside computing.
+/// Bytes of shared memory that a block may use on a GPU of compute capability 9.0.
+const HOPPER_SHARED: usize = 227 * 1024;
+
+/// What the emulator does beside computing, and the GPU that it stands for.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct EmulatorOptions {
     /// Count instructions, traffic and conflicts, to be taken by [`Emulated::take_counts`], and estimate times.
     pub count: bool,
     /// A seed by which blocks and warps are put into another order.
     pub order: Option<u64>,
+    /// Bytes of shared memory that a block may use; `None` is Hopper's 227 KiB. Other cards have less: an A100 163 KiB, an RTX
+    /// 4090, A10 or L40S 99 KiB.
+    pub shared: Option<usize>,
 }
 
 /// An emulated GPU.
@@ -194,6 +200,10 @@ impl Machine {
             threads: call.grid.threads,
             dynamic_shared: call.grid.shared,
         };
+        let (shared, most) = (kernel.static_shared() + call.grid.shared, self.options.shared.unwrap_or(HOPPER_SHARED));
+        if shared > most {
+            return Err(wrong(format!("{shared} bytes of shared memory for a block; this GPU has {most}")));
+        }
         let options = Options { count: self.options.count, order: self.options.order, ..Options::default() };
         let counts = launch(&self.memory, &module, kernel, grid, &params, &options)
             .map_err(|fault| wrong(format!("{fault}; grid {:?}", call.grid)))?;
@@ -206,7 +216,7 @@ impl Machine {
             launches.number += 1;
             launches.seconds += seconds;
             launches.threads = launches.threads.max(call.grid.threads.iter().product());
-            launches.shared_bytes = launches.shared_bytes.max(kernel.static_shared() + call.grid.shared);
+            launches.shared_bytes = launches.shared_bytes.max(shared);
         }
         Ok(())
     }
@@ -271,9 +281,9 @@ impl Driver for Emulated {
         "emulated GPU".to_owned()
     }
 
-    /// Shared memory as on Hopper; few processors, so that small tests give several pieces of work to each.
+    /// Few processors, so that small tests give several pieces of work to each.
     fn limits(&self) -> Limits {
-        Limits { processors: 2, shared: 227 * 1024 }
+        Limits { processors: 2, shared: self.machine.options.shared.unwrap_or(HOPPER_SHARED) }
     }
 
     fn estimates(&self) -> bool {

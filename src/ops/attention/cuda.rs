@@ -32,7 +32,8 @@ fn forward_kernel(shape: &Shape, limits: Limits) -> (String, Grid) {
         Some((padded, together)) => {
             let warps = if padded == 32 { 2 } else { 4 };
             let ahead = 5 * padded * 2 * d;
-            let (blocks, shared) = match together.max(3) * (ahead + SHARED_BESIDE) <= SHARED_OF_SM {
+            let fits = ahead <= limits.shared && together.max(3) * (ahead + SHARED_BESIDE) <= SHARED_OF_SM;
+            let (blocks, shared) = match fits {
                 true => (heads.min(together * limits.processors), ahead),
                 false => (heads, (2 * padded + 16 * warps) * 2 * d),
             };
@@ -42,8 +43,9 @@ fn forward_kernel(shape: &Shape, limits: Limits) -> (String, Grid) {
     }
 }
 
-/// The backward kernel's name without its beginning, and its grid: one block per head where at least two such fit an SM, else
-/// the one that fills an SM, if this GPU's have the memory.
+/// The backward kernel's name without its beginning, and its grid: one block per head if two of them fit an SM of Hopper and
+/// one of them fits this GPU's, else the one that fills an SM, else one that walks over the row. All but the last need the memory
+/// that [`Limits`] says.
 fn backward_kernel(shape: &Shape, limits: Limits) -> (String, Grid) {
     let &Shape { tokens, head_dim: d, .. } = shape;
     let heads = shape.batch * shape.heads;
@@ -53,7 +55,7 @@ fn backward_kernel(shape: &Shape, limits: Limits) -> (String, Grid) {
     }
     let shared = rows * (6 * d + 2 * d.max(rows + 8) + 8);
     let together = SHARED_OF_SM / (shared + SHARED_BESIDE);
-    if together >= 2 {
+    if together >= 2 && shared <= limits.shared {
         let most = if d > 80 || together >= 3 { 4 } else { 6 };
         let slabs = rows / 16;
         let warps = slabs.div_ceil(slabs.div_ceil(most));
@@ -145,5 +147,26 @@ impl<T: Activation> Attention for Cuda<T> {
         let grid = Grid { threads: [128, 1, 1], ..simple(shape)? };
         let args = args![qkv, out, lse, dout, dqkv, batch, tokens, heads, head_dim, causal, scale];
         self.launch_typed("attention_simple", "attention_simple_backward", grid, args)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// On an A10, L4, L40S or RTX (99 KiB), an A100 (163 KiB) and an H100 (227 KiB).
+    #[test]
+    fn every_shape_fits_the_shared_memory_of_every_card() {
+        for shared in [99, 163, 227].map(|kibibytes| kibibytes * 1024) {
+            let limits = Limits { processors: 100, shared };
+            for head_dim in FAST {
+                for tokens in 1..=600 {
+                    let shape = Shape { batch: 2, tokens, heads: 4, head_dim, causal: false };
+                    for (name, grid) in [forward_kernel(&shape, limits), backward_kernel(&shape, limits)] {
+                        assert!(grid.shared <= shared, "{name}, {tokens} tokens: {} of {shared} bytes", grid.shared);
+                    }
+                }
+            }
+        }
     }
 }
