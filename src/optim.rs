@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::autograd::Parameters;
-use crate::device::{Device, DeviceError, Later};
+use crate::device::{Device, DeviceError, Pending};
 use crate::ops::adamw::{AdamW, DECAY_BLOCK, Hyper, NUMBERS, Update};
 
 /// What stays the same over a run.
@@ -102,9 +102,9 @@ impl<D: AdamW> Optimizer<D> {
     }
 
     /// As [`Self::norm`], for when the host needs it.
-    pub fn norm_later(&self, device: &D) -> Result<Later, DeviceError> {
+    pub fn norm_later(&self, device: &D) -> Result<Pending, DeviceError> {
         // SAFETY: as in `norm`.
-        device.download_later(unsafe { D::view(&self.norm, 0, 1) })
+        device.download_async(unsafe { D::view(&self.norm, 0, 1) })
     }
 
     pub fn download(&self, device: &D) -> Result<Moments, DeviceError> {

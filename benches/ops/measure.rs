@@ -119,14 +119,14 @@ impl<D: AllOps> Bench<D> {
                 fill(state)?;
                 run(state)?;
             }
-            let mut marks = Vec::new();
+            let mut events = Vec::new();
             for _ in 0..count {
                 flush.as_mut().map_or(Ok(()), |flush| flush.run(device))?;
-                let start = device.mark()?;
+                let start = device.record_event()?;
                 run(state)?;
-                marks.push((start, device.mark()?));
+                events.push((start, device.record_event()?));
             }
-            let spent = marks.iter().map(|(start, end)| device.seconds(start, end));
+            let spent = events.iter().map(|(start, end)| device.seconds(start, end));
             let spent = spent.collect::<Result<Vec<f64>, _>>()?;
             times.extend_from_slice(&spent);
             Ok(spent.iter().sum())
@@ -194,7 +194,7 @@ impl<D: AllOps> Bench<D> {
             let ((op, direction), cost) = match step {
                 Step::Forward(op) => ((op, "forward"), running.program.op(op).2.forward),
                 Step::Backward(op) => ((op, "backward"), running.program.op(op).2.backward),
-                Step::Again { .. } | Step::Add { .. } | Step::Copy { .. } => continue,
+                Step::Recompute { .. } | Step::Add { .. } | Step::Copy { .. } => continue,
             };
             let (name, shape) = &named[op];
             let case = Case { name: format!("{name} {direction}"), shape: shape.clone(), work: cost };

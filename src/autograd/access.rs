@@ -20,7 +20,7 @@ pub struct ParamGrad {
 pub(super) struct Span {
     pub offset: usize,
     pub len: usize,
-    /// It was dropped, and this pass does not make it again.
+    /// It was dropped, and this pass does not recompute it.
     pub gone: bool,
 }
 
@@ -40,20 +40,20 @@ struct Taken {
     exclusive: bool,
 }
 
-/// More views than any op takes.
-const MOST: usize = 24;
+/// Upper bound on the views that one op takes.
+const MAX_VIEWS: usize = 24;
 
 /// The buffers of one op while it runs. Hands out views, and makes sure that an exclusive one overlaps no other.
 pub struct Access<'a, D: Device> {
     activations: &'a D::Memory,
     spans: &'a [Span],
     params: &'a Parameters<D>,
-    taken: RefCell<([Option<Taken>; MOST], usize)>,
+    taken: RefCell<([Option<Taken>; MAX_VIEWS], usize)>,
 }
 
 impl<'a, D: Device> Access<'a, D> {
     pub(super) fn new(activations: &'a D::Memory, spans: &'a [Span], params: &'a Parameters<D>) -> Self {
-        Self { activations, spans, params, taken: RefCell::new(([None; MOST], 0)) }
+        Self { activations, spans, params, taken: RefCell::new(([None; MAX_VIEWS], 0)) }
     }
 
     /// Notes a view; panics where it conflicts with one taken before, which only a wrongly written op can cause.

@@ -1,4 +1,4 @@
-//! Planning the backward pass: whose gradient lies where, and what is computed again for it.
+//! Planning the backward pass: where each gradient is, and what is recomputed for it.
 
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -60,7 +60,7 @@ impl<D: Device + Add> Tape<D> {
         let steps = plan.steps;
         let input_grads: Vec<Option<SlotId>> = self.vars.iter().map(|var| var.grad.filter(|_| var.input)).collect();
         for slot in input_grads.iter().flatten() {
-            self.slots[slot.0].keep = true;
+            self.slots[slot.0].retained = true;
         }
         self.ops = ops;
         (steps, input_grads)
@@ -72,7 +72,7 @@ pub struct Backward<'a, D: Device> {
     tape: &'a mut Tape<D>,
     steps: Vec<Step>,
     seen: Vec<bool>,
-    /// What the present op touches.
+    /// Slots used by the current op.
     used: Vec<SlotId>,
     before: Vec<Step>,
     after: Vec<Step>,
@@ -84,7 +84,7 @@ impl<D: Device> Backward<'_, D> {
         self.steps.len() + 1
     }
 
-    /// Appends the present op's step with those around it; all that it touches is in use over all of them.
+    /// Appends the current op's step and its copies and adds; its slots stay live across all of them.
     fn finish(&mut self, op: Option<Step>) {
         let begin = self.now();
         self.steps.append(&mut self.before);
@@ -96,24 +96,24 @@ impl<D: Device> Backward<'_, D> {
         }
     }
 
-    /// Appends the steps that make this buffer again, if it was dropped and is not there yet.
+    /// Appends the steps that recompute this buffer, if it was dropped and has not been recomputed yet.
     ///
-    /// Each step has a moment of its own, so that what is made again on the way is in use no longer than it has to be.
-    fn revive(&mut self, id: SlotId) {
+    /// Each step has a moment of its own, so that intermediate results are live no longer than necessary.
+    fn rematerialize(&mut self, id: SlotId) {
         let slots = &self.tape.slots;
         let (false, Some(op)) = (slots[id.0].alive(), slots[id.0].made_by) else { return };
         let cheap_from = slots[id.0].cheap_from.filter(|from| slots[from.0].alive());
         let inputs = cheap_from.map_or_else(|| self.tape.reads[op].clone(), |from| vec![from]);
-        inputs.iter().for_each(|&input| self.revive(input));
+        inputs.iter().for_each(|&input| self.rematerialize(input));
         let (now, cheap) = (self.now(), cheap_from.is_some());
         inputs.iter().for_each(|input| self.tape.slots[input.0].touch(now));
         for (index, slot) in self.tape.slots.iter_mut().enumerate().filter(|(_, slot)| slot.made_by == Some(op)) {
-            // The op may write all its results; `Op::again` leaves alone what else was dropped.
+            // The op may write all its results; `Op::recompute` leaves alone what else was dropped.
             if !(cheap && slot.dropped()) || index == id.0 {
                 slot.touch(now);
             }
         }
-        self.steps.push(Step::Again { op, cheap });
+        self.steps.push(Step::Recompute { op, cheap });
     }
 
     fn touch<T>(&mut self, slot: Slot<T>) -> Slot<T> {
@@ -127,7 +127,7 @@ impl<D: Device> Backward<'_, D> {
 
     /// The op reads this buffer, which its forward pass left.
     pub fn read<T>(&mut self, slot: Slot<T>) -> Slot<T> {
-        self.revive(slot.id);
+        self.rematerialize(slot.id);
         self.touch(slot)
     }
 
@@ -149,11 +149,11 @@ impl<D: Device> Backward<'_, D> {
     /// As [`Backward::grad`], for an op that changes it in place: a private copy if another variable still needs it.
     pub fn grad_in_place<T: Elem>(&mut self, var: Var<T>) -> Option<Slot<T>> {
         let slot = self.grad(var)?;
-        Some(self.own(slot))
+        Some(self.make_exclusive(slot))
     }
 
     /// `slot`, or a copy of it if some other variable's gradient is the same buffer and was not read yet.
-    fn own<T: Elem>(&mut self, slot: Slot<T>) -> Slot<T> {
+    fn make_exclusive<T: Elem>(&mut self, slot: Slot<T>) -> Slot<T> {
         let shared = self.tape.vars.iter().any(|var| var.grad == Some(slot.id) && !var.grad_taken);
         if !shared {
             return slot;
@@ -163,8 +163,8 @@ impl<D: Device> Backward<'_, D> {
         copy
     }
 
-    /// The GELU's input, if `var` is a GELU that no other op reads: then the op may hand on the gradient of that input instead
-    /// ([`Backward::give`] as for `var`), having multiplied by the slope there.
+    /// The GELU's input, if `var` is a GELU that no other op reads: then the op may pass on the gradient of that input instead
+    /// ([`Backward::input_grad`] as for `var`), having multiplied by the slope there.
     pub fn through_gelu<T>(&mut self, var: Var<T>) -> Option<(Gelu, Slot<T>)> {
         let info = &mut self.tape.vars[var.index];
         let (kind, pre) = info.gelu_of.filter(|_| info.readers == 1 && info.wants_grad)?;
@@ -179,17 +179,17 @@ impl<D: Device> Backward<'_, D> {
     }
 
     /// A buffer for the gradient of an input of the op; `None` if nobody needs it.
-    pub fn give<T: Elem>(&mut self, var: Var<T>) -> Option<Slot<T>> {
+    pub fn input_grad<T: Elem>(&mut self, var: Var<T>) -> Option<Slot<T>> {
         if !self.tape.vars[var.index].wants_grad {
             return None;
         }
         let slot = self.scratch(self.tape.slots[var.slot.id.0].len);
-        self.hand_on(var, slot);
+        self.pass_grad(var, slot);
         Some(slot)
     }
 
     /// The gradient of the input `var` is the buffer `slot` as the op leaves it.
-    pub fn hand_on<T: Elem>(&mut self, var: Var<T>, slot: Slot<T>) {
+    pub fn pass_grad<T: Elem>(&mut self, var: Var<T>, slot: Slot<T>) {
         if !self.tape.vars[var.index].wants_grad {
             return;
         }
@@ -201,7 +201,7 @@ impl<D: Device> Backward<'_, D> {
                 self.touch(first);
                 // Adding changes `first`, which an alias of this variable may still have to read.
                 self.tape.vars[var.index].grad = None;
-                let into = self.own(first);
+                let into = self.make_exclusive(first);
                 self.tape.vars[var.index].grad = Some(into.id);
                 self.after.push(Step::Add { into: into.id, from: slot.id });
             }

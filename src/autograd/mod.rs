@@ -10,17 +10,17 @@
 //! Parameters live outside the tape, in one flat [`Parameters`] arena.
 
 mod access;
-mod ahead;
 mod backward;
-mod lives;
+mod liveness;
 mod params;
-mod place;
+mod planner;
+mod prefetch;
 mod program;
 mod tape;
 
 pub use access::{Access, ParamGrad};
 pub use backward::Backward;
-pub use lives::Recompute;
+pub use liveness::Recompute;
 pub use params::{Init, Layout, ParamId, ParamSpec, Parameters};
 pub use program::{Program, Step};
 pub use tape::{Cost, Op, Slot, SlotId, Tape, Var, Work};

@@ -1,22 +1,22 @@
-//! Running: the ops of a tape on fixed addresses, as often as one likes.
+//! Runs a closed tape: the same ops on the same addresses, any number of times.
 
 use std::sync::Arc;
 
 use super::access::{Access, Span};
-use super::ahead::Ahead;
-use super::lives::SlotInfo;
+use super::liveness::SlotInfo;
 use super::params::Parameters;
+use super::prefetch::Prefetched;
 use super::tape::{Cost, Recorded, Slot, SlotId, Var, Work};
-use crate::device::{Device, DeviceError, Elem, Later};
+use crate::device::{Device, DeviceError, Elem, Pending};
 
-/// One thing that a program does; the numbers are those of its ops.
+/// One step of a program; numbers are indices of its ops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     Forward(usize),
     Backward(usize),
-    /// Makes results of an op once more, which were not kept: by [`Op::again`](super::Op::again) where that is `cheap`, else by
-    /// its forward pass.
-    Again {
+    /// Recomputes results of an op that were not saved: by [`Op::recompute`](super::Op::recompute) if that is `cheap`, else by its
+    /// forward pass.
+    Recompute {
         op: usize,
         cheap: bool,
     },
@@ -49,9 +49,9 @@ pub struct Program<D: Device> {
     scopes: Vec<String>,
     input_grads: Vec<Option<SlotId>>,
     combine: Option<Combine<D>>,
-    /// For each step the buffers whose time begins with it: until it writes them they hold nothing.
+    /// For each step, the buffers whose life begins with it: they are uninitialised until it writes them.
     begins: Vec<Vec<SlotId>>,
-    pub(super) ahead: Ahead<D>,
+    pub(super) prefetched: Prefetched<D>,
 }
 
 /// What a tape hands over when it is closed.
@@ -90,7 +90,7 @@ impl<D: Device> Program<D> {
             input_grads,
             combine,
             begins,
-            ahead: vec![],
+            prefetched: vec![],
         };
         for (id, values) in constants {
             this.write(Slot { id, elem: std::marker::PhantomData }, &values)?;
@@ -110,14 +110,14 @@ impl<D: Device> Program<D> {
         self.device.upload(unsafe { D::view_mut(&self.memory, span.offset, span.len) }, values)
     }
 
-    /// As [`Self::read`], of f32 that the host will need only later.
-    pub fn read_later(&self, slot: Slot<f32>) -> Result<Later, DeviceError> {
+    /// As [`Self::read`], but returns at once.
+    pub fn read_async(&self, slot: Slot<f32>) -> Result<Pending, DeviceError> {
         let span = self.spans[0][slot.id.0];
         // SAFETY: as in `read`.
-        self.device.download_later(unsafe { D::view(&self.memory, span.offset, span.len) })
+        self.device.download_async(unsafe { D::view(&self.memory, span.offset, span.len) })
     }
 
-    /// Copies a buffer to the host. Only one that was kept ([`super::Tape::keep`]) still holds its value after a run.
+    /// Copies a buffer to the host. Only one that was retained ([`super::Tape::retain`]) still holds its value after a run.
     pub fn read<T: Elem>(&self, slot: Slot<T>) -> Result<Vec<T>, DeviceError> {
         let span = self.spans[0][slot.id.0];
         let mut values = vec![T::zeroed(); span.len];
@@ -162,7 +162,7 @@ impl<D: Device> Program<D> {
         for &SlotId(slot) in &self.begins[index] {
             // SAFETY: the placement lies in the block, and whatever shared these bytes before is not used any more.
             let view = unsafe { D::view_mut::<u8>(&self.memory, spans[slot].offset, self.slots[slot].bytes) };
-            self.device.forget(view)?;
+            self.device.mark_uninit(view)?;
         }
         let step = self.steps[index];
         let on = Access::new(&self.memory, spans, params);
@@ -170,8 +170,8 @@ impl<D: Device> Program<D> {
         match (step, self.combine) {
             (Step::Forward(op), _) => self.ops[op].op.forward(&self.device, &on),
             (Step::Backward(op), _) => self.ops[op].op.backward(&self.device, &on),
-            (Step::Again { op, cheap: true }, _) => self.ops[op].op.again(&self.device, &on),
-            (Step::Again { op, cheap: false }, _) => self.ops[op].op.forward(&self.device, &on),
+            (Step::Recompute { op, cheap: true }, _) => self.ops[op].op.recompute(&self.device, &on),
+            (Step::Recompute { op, cheap: false }, _) => self.ops[op].op.forward(&self.device, &on),
             (Step::Add { into, from }, Some(combine)) => combine(&self.device, &on, typed(into), typed(from), true),
             (Step::Copy { into, from }, Some(combine)) => combine(&self.device, &on, typed(into), typed(from), false),
             (Step::Add { .. } | Step::Copy { .. }, None) => unreachable!("only training tapes plan gradients"),
@@ -184,10 +184,10 @@ impl<D: Device> Program<D> {
         (recorded.op.name(), &self.scopes[recorded.scope], recorded.op.cost())
     }
 
-    /// What it costs at least to make the results of an op again, as [`Step::Again`] does.
-    pub fn again_work(&self, op: usize, cheap: bool) -> Work {
+    /// The least cost of a [`Step::Recompute`] of an op.
+    pub fn recompute_work(&self, op: usize, cheap: bool) -> Work {
         let op = &self.ops[op].op;
-        if cheap { op.again_work() } else { op.cost().forward }
+        if cheap { op.recompute_work() } else { op.cost().forward }
     }
 
     /// Bytes of a buffer.
@@ -204,8 +204,8 @@ impl<D: Device> Program<D> {
         self.ops.len()
     }
 
-    /// Floating-point operations of the matrix products of one run: forward, and forward with backward. What is computed again
-    /// counts once: the model's work is the same.
+    /// Floating-point operations of the matrix products of one run: forward, and forward with backward. Recomputation is
+    /// not counted: the model's work is the same.
     pub fn flops(&self) -> (u64, u64) {
         let costs = || self.ops.iter().map(|recorded| recorded.op.cost());
         let forward: u64 = costs().map(|cost| cost.forward.flops).sum();

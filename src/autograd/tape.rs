@@ -1,11 +1,11 @@
-//! Recording: ops, their results, and what each of them touches when.
+//! Recording: ops, their results, and which buffers each op touches.
 
 use std::marker::PhantomData;
 use std::sync::Arc;
 
 use super::access::Access;
 use super::backward::Backward;
-use super::lives::{Recompute, SlotInfo, spans};
+use super::liveness::{Recompute, SlotInfo, spans};
 use super::params::Layout;
 use super::program::{Closed, Program, Step};
 use crate::device::{Device, DeviceError, Elem};
@@ -85,20 +85,20 @@ pub trait Op<D: Device>: Send + Sync {
 
     fn forward(&self, device: &D, on: &Access<D>) -> Result<(), DeviceError>;
 
-    /// Called once, in reverse order of recording: asks for the gradients of the op's results, allots those of its
-    /// inputs, and keeps the slots. Returns whether there is anything to do backwards.
+    /// Called once, in reverse order of recording: requests the gradients of the op's outputs, allocates those
+    /// of its inputs, and stores their slots. Returns whether there is anything to do backwards.
     fn plan_backward(&mut self, plan: &mut Backward<D>) -> bool;
 
     fn backward(&self, device: &D, on: &Access<D>) -> Result<(), DeviceError>;
 
-    /// Makes the result again that [`Tape::cheap`] marks. What that is made from is in place; of the op's other results only
-    /// those that were kept may be written, with what they hold already.
-    fn again(&self, device: &D, on: &Access<D>) -> Result<(), DeviceError> {
+    /// Recomputes the result that [`Tape::recomputable_from`] marks. Its input is in place. Of the op's other results, only those that
+    /// were saved may be written, with the values that they already have.
+    fn recompute(&self, device: &D, on: &Access<D>) -> Result<(), DeviceError> {
         self.forward(device, on)
     }
 
-    /// What [`Op::again`] costs at least.
-    fn again_work(&self) -> Work {
+    /// The least cost of [`Op::recompute`].
+    fn recompute_work(&self) -> Work {
         self.cost().forward
     }
 }
@@ -161,7 +161,7 @@ impl<D: Device> Tape<D> {
         }
     }
 
-    /// What a training program computes again instead of keeping it.
+    /// Sets what a training program recomputes instead of saving it.
     pub fn recompute(&mut self, mode: Recompute) {
         self.recompute = mode;
     }
@@ -170,7 +170,7 @@ impl<D: Device> Tape<D> {
         &self.layout
     }
 
-    /// Records what `body` records under `name` inside the present scope: `vision/block_03/attention`.
+    /// Records what `body` records under `name` inside the current scope: `vision/block_03/attention`.
     pub fn scope<R>(&mut self, name: &str, body: impl FnOnce(&mut Self) -> R) -> R {
         let outer = self.scope;
         let full = match self.scopes[outer].as_str() {
@@ -186,7 +186,7 @@ impl<D: Device> Tape<D> {
         result
     }
 
-    /// Records what `body` records as a block: what [`Recompute::Blocks`] keeps little of.
+    /// Records what `body` records as a block, of which [`Recompute::Blocks`] saves little.
     pub fn block<R>(&mut self, body: impl FnOnce(&mut Self) -> R) -> R {
         let outer = self.block.replace(self.blocks);
         self.blocks += 1;
@@ -242,12 +242,12 @@ impl<D: Device> Tape<D> {
     /// A buffer that holds `values` at every run.
     pub fn constant(&mut self, values: Vec<f32>) -> Slot<f32> {
         let slot = self.written(values.len(), 0);
-        self.keep(slot);
+        self.retain(slot);
         self.constants.push((slot.id, values));
         slot
     }
 
-    /// A tensor that the host fills before each run; its gradient can be kept (used to check ops by themselves).
+    /// A tensor that the host fills before each run; its gradient can be retained (used to check ops by themselves).
     pub fn input_var<T: Elem>(&mut self, shape: &[usize]) -> Var<T> {
         self.new_var(shape, true, 0)
     }
@@ -287,7 +287,7 @@ impl<D: Device> Tape<D> {
         Var { index: self.vars.len() - 1, slot: var.slot }
     }
 
-    /// Tells that `var` is the GELU of `pre`, so that the op that makes its gradient can multiply by the slope on the way.
+    /// Declares `var = gelu(pre)`, so that the op that produces its gradient can fuse GELU's derivative.
     pub fn is_gelu_of<T>(&mut self, var: Var<T>, kind: Gelu, pre: Slot<T>) {
         self.vars[var.index].gelu_of = Some((kind, pre.id));
     }
@@ -320,19 +320,19 @@ impl<D: Device> Tape<D> {
         self.reads.push(touches.to_vec());
     }
 
-    /// Tells that [`Op::again`] makes this result from `from` alone, at little cost.
-    pub fn cheap<T, F>(&mut self, result: Slot<T>, from: Slot<F>) {
+    /// Declares that [`Op::recompute`] makes this result from `from` alone, at little cost.
+    pub fn recomputable_from<T, F>(&mut self, result: Slot<T>, from: Slot<F>) {
         self.slots[result.id.0].cheap_from = Some(from.id);
     }
 
-    /// Never computes this buffer again: what is small, or what all else is computed from.
-    pub fn hold<T>(&mut self, slot: Slot<T>) {
-        self.slots[slot.id.0].hold = true;
+    /// Always saves this buffer for the backward pass: it is small, or other recomputation starts from it.
+    pub fn always_save<T>(&mut self, slot: Slot<T>) {
+        self.slots[slot.id.0].always_saved = true;
     }
 
-    /// Leaves this buffer alone until the end of the run, so that the host can read it.
-    pub fn keep<T>(&mut self, slot: Slot<T>) {
-        self.slots[slot.id.0].keep = true;
+    /// Retains this buffer until the end of the run, so that the host can read it.
+    pub fn retain<T>(&mut self, slot: Slot<T>) {
+        self.slots[slot.id.0].retained = true;
     }
 
     /// Closes the tape for evaluation: forward only.

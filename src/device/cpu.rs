@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use super::isa::{Isa, level, processor};
 use super::product::Operands;
-use super::{Device, DeviceError, Elem, Later, ProbeSizes};
+use super::{Device, DeviceError, Elem, Pending, ProbeSizes};
 
 /// The CPU as a device. Threads are those of the rayon pool that calls it; results do not depend on their number.
 #[derive(Clone, Copy, Debug, Default)]
@@ -60,7 +60,7 @@ impl Device for Cpu {
     type Memory = CpuMemory;
     type View<'a, T: Elem> = &'a [T];
     type ViewMut<'a, T: Elem> = &'a mut [T];
-    type Mark = Instant;
+    type Event = Instant;
 
     const SHADOW_WEIGHTS: bool = false;
 
@@ -112,7 +112,7 @@ impl Device for Cpu {
         Some(ProbeSizes { name, copy_bytes: 256 << 20, reads_before_writing: true, product_side })
     }
 
-    fn mark(&self) -> Result<Instant, DeviceError> {
+    fn record_event(&self) -> Result<Instant, DeviceError> {
         Ok(Instant::now())
     }
 
@@ -125,12 +125,12 @@ impl Device for Cpu {
         Ok(())
     }
 
-    fn take_aside(&self, copies: Vec<(&mut [u8], &[u8])>) -> Result<(), DeviceError> {
+    fn swap_in(&self, copies: Vec<(&mut [u8], &[u8])>) -> Result<(), DeviceError> {
         copies.into_iter().for_each(|(to, from)| to.copy_from_slice(from));
         Ok(())
     }
 
-    fn download_later(&self, from: &[f32]) -> Result<Later, DeviceError> {
+    fn download_async(&self, from: &[f32]) -> Result<Pending, DeviceError> {
         let values = from.to_vec();
         Ok(Box::new(|| Ok(values)))
     }

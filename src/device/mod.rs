@@ -75,7 +75,7 @@ pub struct KernelCounts {
 /// What a device can fail with.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
-    #[error("{device}: out of memory: {asked} bytes were asked for {purpose}{}", told(*free, held))]
+    #[error("{device}: out of memory: {asked} bytes were asked for {purpose}{}", memory_use(*free, held))]
     OutOfMemory {
         device: &'static str,
         purpose: String,
@@ -100,18 +100,18 @@ pub enum DeviceError {
 }
 
 /// Who holds memory and what is left, as the end of an error message.
-fn told(free: Option<usize>, held: &[(String, usize)]) -> String {
+fn memory_use(free: Option<usize>, held: &[(String, usize)]) -> String {
     let held: String = held.iter().map(|(purpose, bytes)| format!(", {bytes} by {purpose}")).collect();
     free.map_or_else(String::new, |free| format!("; {free} are free")) + &held.replacen(',', "; held are", 1)
 }
 
-/// Calls that a device has recorded, to be made again with the same addresses (a CUDA graph).
-pub trait Recording: Send {
+/// Captured calls, to be replayed on the same addresses (a CUDA graph).
+pub trait Graph: Send {
     fn replay(&self) -> Result<(), DeviceError>;
 }
 
-/// Numbers on their way to the host; to be called when they are needed, which waits for them.
-pub type Later = Box<dyn FnOnce() -> Result<Vec<f32>, DeviceError> + Send>;
+/// A download in flight; calling it waits for the numbers.
+pub type Pending = Box<dyn FnOnce() -> Result<Vec<f32>, DeviceError> + Send>;
 
 /// A copy and a product that are large enough to reach a device's ceilings.
 #[derive(Clone, Debug)]
@@ -138,7 +138,7 @@ pub trait Device: Sized + Send + Sync + 'static {
     /// A typed, exclusive view into a block.
     type ViewMut<'a, T: Elem>;
     /// A moment of the device's time.
-    type Mark: Send;
+    type Event: Send;
 
     /// Whether matrix operands are a copy of the master weights in another type ([`Device::Act`]).
     const SHADOW_WEIGHTS: bool;
@@ -161,8 +161,8 @@ pub trait Device: Sized + Send + Sync + 'static {
         self.allocate(bytes, purpose)
     }
 
-    /// Nobody will read what these elements hold now; a device that checks accesses may watch that.
-    fn forget<T: Elem>(&self, _view: Self::ViewMut<'_, T>) -> Result<(), DeviceError> {
+    /// Marks the contents as uninitialised; a checking device reports later reads.
+    fn mark_uninit<T: Elem>(&self, _view: Self::ViewMut<'_, T>) -> Result<(), DeviceError> {
         Ok(())
     }
 
@@ -181,22 +181,22 @@ pub trait Device: Sized + Send + Sync + 'static {
     /// Host to device; lengths are equal.
     fn upload<T: Elem>(&self, to: Self::ViewMut<'_, T>, from: &[T]) -> Result<(), DeviceError>;
 
-    /// As [`Device::upload`], but beside what is being computed, which goes on meanwhile: only [`Device::take_aside`] sees it.
-    fn upload_aside<T: Elem>(&self, to: Self::ViewMut<'_, T>, from: &[T]) -> Result<(), DeviceError> {
+    /// As [`Device::upload`], on a copy stream: computation continues, and only [`Device::swap_in`] sees the result.
+    fn upload_async<T: Elem>(&self, to: Self::ViewMut<'_, T>, from: &[T]) -> Result<(), DeviceError> {
         self.upload(to, from)
     }
 
-    /// Copies each pair's second to its first, of equal length, after all uploads aside; later ones wait for these copies.
-    fn take_aside(&self, copies: Vec<(Self::ViewMut<'_, u8>, Self::View<'_, u8>)>) -> Result<(), DeviceError>;
+    /// Copies each pair's second to its first, of equal length, after all asynchronous uploads; later uploads wait for these copies.
+    fn swap_in(&self, copies: Vec<(Self::ViewMut<'_, u8>, Self::View<'_, u8>)>) -> Result<(), DeviceError>;
 
-    /// From now on calls are recorded instead of made, until [`Device::end_recording`]. Uploads, downloads, marks and
-    /// allocations are not possible meanwhile. Returns whether the device can record at all.
-    fn begin_recording(&self) -> Result<bool, DeviceError> {
+    /// Captures all calls, instead of making them, until [`Device::end_capture`]. Uploads, downloads, events and allocations are
+    /// not possible during capture. Returns whether the device can capture at all.
+    fn begin_capture(&self) -> Result<bool, DeviceError> {
         Ok(false)
     }
 
-    /// What was recorded; `None` from a device that cannot.
-    fn end_recording(&self) -> Result<Option<Box<dyn Recording>>, DeviceError> {
+    /// The captured calls; `None` from a device that cannot capture.
+    fn end_capture(&self) -> Result<Option<Box<dyn Graph>>, DeviceError> {
         Ok(None)
     }
 
@@ -208,17 +208,17 @@ pub trait Device: Sized + Send + Sync + 'static {
     /// What to measure the device's ceilings with; `None` where times are estimates.
     fn probe_sizes(&self) -> Option<ProbeSizes>;
 
-    /// The moment at which all that was asked for so far is done.
-    fn mark(&self) -> Result<Self::Mark, DeviceError>;
+    /// An event after all work so far.
+    fn record_event(&self) -> Result<Self::Event, DeviceError>;
 
-    /// Seconds from one moment to another; waits for both.
-    fn seconds(&self, from: &Self::Mark, to: &Self::Mark) -> Result<f64, DeviceError>;
+    /// Seconds from one event to another; waits for both.
+    fn seconds(&self, from: &Self::Event, to: &Self::Event) -> Result<f64, DeviceError>;
 
-    /// Bytes that moved to and from memory between two moments, where the device counts them (the emulated GPU): of each kernel
+    /// Bytes that moved to and from memory between two events, where the device counts them (the emulated GPU): of each kernel
     /// the different sectors of 32 bytes that it reads and those that it writes; of each matrix product, copy and fill its
     /// operands and results, once. What a kernel reads again is taken to come from a cache, and what it finds there of the
     /// kernel before it to come from memory.
-    fn moved_bytes(&self, _from: &Self::Mark, _to: &Self::Mark) -> Option<u64> {
+    fn moved_bytes(&self, _from: &Self::Event, _to: &Self::Event) -> Option<u64> {
         None
     }
 
@@ -230,6 +230,6 @@ pub trait Device: Sized + Send + Sync + 'static {
     /// Device to host; waits for what computes `from`; lengths are equal.
     fn download<T: Elem>(&self, to: &mut [T], from: Self::View<'_, T>) -> Result<(), DeviceError>;
 
-    /// What `from` holds when all that was asked for so far is done; nobody waits for it now.
-    fn download_later(&self, from: Self::View<'_, f32>) -> Result<Later, DeviceError>;
+    /// Starts a download ordered after all work so far; returns at once.
+    fn download_async(&self, from: Self::View<'_, f32>) -> Result<Pending, DeviceError>;
 }

@@ -57,15 +57,15 @@ impl<D: AllOps> Encoder<D> {
         let patches = flip.config.patches();
         let mut tape = Tape::new(flip.layout().clone());
         let (pixels, ids, images) = flip.vision(&mut tape, batch, patches);
-        tape.keep(images.slot());
+        tape.retain(images.slot());
         // Written once, read at every run.
-        tape.keep(ids);
+        tape.retain(ids);
         let mut vision = tape.inference(device.clone())?;
         let all: Vec<u32> = (0..patches as u32).collect();
         vision.write(ids, &all.repeat(batch))?;
         let mut tape = Tape::new(flip.layout().clone());
         let (tokens, texts) = flip.text(&mut tape, batch);
-        tape.keep(texts.slot());
+        tape.retain(texts.slot());
         let text = tape.inference(device.clone())?;
         let (side, context, width) = (flip.config.image_size, flip.config.context, flip.config.embed_dim);
         let (image_rows, text_rows) = (images.slot(), texts.slot());

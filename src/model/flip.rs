@@ -140,8 +140,8 @@ impl Flip {
             None => tape.contrastive(z_images, z_texts, self.logit_scale),
             Some(bias) => tape.sigmoid(z_images, z_texts, self.logit_scale, bias),
         });
-        tape.keep(z_images.slot());
-        tape.keep(z_texts.slot());
+        tape.retain(z_images.slot());
+        tape.retain(z_texts.slot());
         Embedded { inputs: Inputs { images, ids_keep, tokens }, images: z_images, texts: z_texts, outcome }
     }
 }

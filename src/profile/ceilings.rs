@@ -77,9 +77,9 @@ fn time<D: AllOps>(device: &D, mut body: impl FnMut() -> Result<(), DeviceError>
     let begun = Instant::now();
     let mut times = Vec::new();
     for run in 0..WARM_UP + RUNS {
-        let start = device.mark()?;
+        let start = device.record_event()?;
         body()?;
-        let end = device.mark()?;
+        let end = device.record_event()?;
         let is_slow = begun.elapsed() > PATIENCE;
         if run >= WARM_UP || is_slow {
             times.push(device.seconds(&start, &end)?);
@@ -114,7 +114,7 @@ fn product<D: AllOps>(device: &Arc<D>, size: usize) -> Result<f64, DeviceError> 
     let params = Parameters::new(&**device, layout.clone(), &layout.initial_values(0))?;
     let mut tape = Tape::<D>::new(layout);
     let x = tape.input_var::<D::Act>(&[size, size]);
-    tape.keep(x.slot());
+    tape.retain(x.slot());
     tape.linear(x, Weights { weight, bias: None }, None);
     let mut program = tape.inference(device.clone())?;
     let mut random = Random::new(0, Purpose::Test, 0, 0);

@@ -40,11 +40,11 @@ pub struct Scope {
     /// `vision/block_03/attention`; `optimizer`, `upload`.
     pub scope: String,
     pub op: String,
-    /// `forward`, `backward`, `again` (what the backward pass makes once more), or `update`.
+    /// `forward`, `backward`, `recompute` (in the backward pass), or `update`.
     pub direction: String,
     /// Median over the steps.
     pub seconds: f64,
-    /// Of matrix products; model work, but for what is made `again`.
+    /// Of matrix products; model work, except in lines of recomputation.
     pub flops: u64,
     /// The least that its passes read and write ([`Work`]).
     pub bytes: u64,
@@ -136,7 +136,7 @@ pub fn profile<D: AllOps>(device: Arc<D>, job: &Job, ceilings: Ceilings) -> Resu
         let data = loader.next_batch()?;
         device.take_kernels();
         let start = Instant::now();
-        let marks = trainer.marked_step(&data, 0.0)?;
+        let marks = trainer.step_with_events(&data, 0.0)?;
         let between = marks.windows(2).map(|pair| device.seconds(&pair[0], &pair[1]));
         let spent = between.collect::<Result<Vec<f64>, _>>()?;
         first_step.get_or_insert(start.elapsed().as_secs_f64());
@@ -240,9 +240,9 @@ fn scopes<D: AllOps>(
                 let (name, within, cost) = program.op(op);
                 scope(within, name, "backward", place, cost.backward)
             }
-            Step::Again { op, cheap } => {
+            Step::Recompute { op, cheap } => {
                 let (name, within, _) = program.op(op);
-                scope(within, name, "again", place, program.again_work(op, cheap))
+                scope(within, name, "recompute", place, program.recompute_work(op, cheap))
             }
             Step::Add { into, .. } => {
                 let work = Work { flops: 0, bytes: 3 * program.slot_bytes(into) as u64 };
@@ -265,7 +265,7 @@ fn scopes<D: AllOps>(
 fn memory<D: AllOps>(trainer: &Trainer<D>) -> (usize, Vec<(String, usize)>) {
     let arena = 4 * trainer.params().layout().arena_len();
     let shadow = if D::SHADOW_WEIGHTS { arena / 4 * size_of::<D::Act>() } else { 0 };
-    let ahead = trainer.program().bytes_ahead();
+    let ahead = trainer.program().prefetch_bytes();
     let fixed = [
         ("weights", arena),
         ("gradients", arena),

@@ -15,7 +15,7 @@ fn color(direction: &str) -> RGBColor {
     match direction {
         "forward" => RGBColor(31, 119, 180),
         "backward" => RGBColor(214, 106, 40),
-        "again" => RGBColor(120, 80, 160),
+        "recompute" => RGBColor(120, 80, 160),
         _ => RGBColor(110, 110, 110),
     }
 }

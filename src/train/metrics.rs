@@ -68,7 +68,7 @@ pub struct MetricsLog {
 }
 
 impl MetricsLog {
-    /// Opens the metrics of the run in `folder`, which is at `step`. Later lines, which a killed run may have written after its
+    /// Opens the metrics of the run in `folder`, which is at `step`. Pending lines, which a killed run may have written after its
     /// last checkpoint, are removed; earlier ones stay as they are, byte for byte.
     ///
     /// # Errors

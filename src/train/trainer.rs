@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::autograd::{Parameters, Program, Recompute, Tape};
 use crate::data::Batch;
-use crate::device::{Device, DeviceError, Later, Recording};
+use crate::device::{Device, DeviceError, Graph, Pending};
 use crate::model::{Embedded, Flip};
 use crate::ops::AllOps;
 use crate::ops::contrastive::{IMAGE_CORRECT, LOSS, MAX_LOGIT_SCALE, TEXT_CORRECT};
@@ -22,15 +22,15 @@ pub struct Trainer<D: Device> {
     /// Steps that were made call by call.
     plain_steps: u64,
     /// The calls of a step, once they are recorded.
-    recording: Option<Box<dyn Recording>>,
+    recording: Option<Box<dyn Graph>>,
     /// The last step, until its outcome is read.
     submitted: Option<Submitted>,
 }
 
 /// A step that may still be computed.
 struct Submitted {
-    outcome: Later,
-    grad_norm: Later,
+    outcome: Pending,
+    grad_norm: Pending,
 }
 
 /// Adds to an out-of-memory error for `batch` which batch would fit: activations grow in proportion to it.
@@ -79,7 +79,7 @@ impl<D: AllOps> Trainer<D> {
         let embedded = flip.record(&mut tape, batch, kept);
         let mut program = tape.train(device.clone()).map_err(|error| fitting(error, batch, recompute))?;
         let inputs = embedded.inputs;
-        program.make_room_ahead(&[inputs.images.id(), inputs.tokens.id(), inputs.ids_keep.id()])?;
+        program.reserve_prefetch(&[inputs.images.id(), inputs.tokens.id(), inputs.ids_keep.id()])?;
         let (recording, submitted) = (None, None);
         Ok(Self { device, flip, params, optimizer, program, embedded, batch, plain_steps: 0, recording, submitted })
     }
@@ -106,15 +106,15 @@ impl<D: AllOps> Trainer<D> {
     /// on, which gives the same bits.
     fn run(&mut self, batch: &Batch, lr: f64) -> Result<Submitted, DeviceError> {
         let inputs = self.embedded.inputs;
-        self.program.write_ahead(inputs.images, &batch.images)?;
-        self.program.write_ahead(inputs.tokens, &batch.tokens)?;
-        self.program.write_ahead(inputs.ids_keep, &batch.ids_keep)?;
-        self.program.take_ahead()?;
+        self.program.prefetch(inputs.images, &batch.images)?;
+        self.program.prefetch(inputs.tokens, &batch.tokens)?;
+        self.program.prefetch(inputs.ids_keep, &batch.ids_keep)?;
+        self.program.swap_in()?;
         self.optimizer.prepare(&self.device, lr)?;
-        if self.plain_steps == 1 && self.device.begin_recording()? {
+        if self.plain_steps == 1 && self.device.begin_capture()? {
             let recorded = self.compute();
             // Recording must end even if the step failed.
-            let recording = self.device.end_recording();
+            let recording = self.device.end_capture();
             recorded?;
             self.recording = recording?;
         }
@@ -125,7 +125,7 @@ impl<D: AllOps> Trainer<D> {
                 self.compute()?;
             }
         }
-        let outcome = self.program.read_later(self.embedded.outcome)?;
+        let outcome = self.program.read_async(self.embedded.outcome)?;
         Ok(Submitted { outcome, grad_norm: self.optimizer.norm_later(&self.device)? })
     }
 
@@ -137,7 +137,7 @@ impl<D: AllOps> Trainer<D> {
     }
 
     /// Makes every following step call by call, to compare with replayed steps.
-    pub fn do_not_record(&mut self) {
+    pub fn disable_capture(&mut self) {
         self.recording = None;
         self.plain_steps = u64::MAX / 2;
     }
@@ -150,20 +150,20 @@ impl<D: AllOps> Trainer<D> {
 
     /// As [`Self::step`], with a mark at the start, after the upload, after each step of [`Self::program`], and after the
     /// update.
-    pub fn marked_step(&mut self, batch: &Batch, lr: f64) -> Result<Vec<D::Mark>, DeviceError> {
-        let mut marks = vec![self.device.mark()?];
+    pub fn step_with_events(&mut self, batch: &Batch, lr: f64) -> Result<Vec<D::Event>, DeviceError> {
+        let mut events = vec![self.device.record_event()?];
         let inputs = self.embedded.inputs;
         self.program.write(inputs.images, &batch.images)?;
         self.program.write(inputs.tokens, &batch.tokens)?;
         self.program.write(inputs.ids_keep, &batch.ids_keep)?;
-        marks.push(self.device.mark()?);
+        events.push(self.device.record_event()?);
         for index in 0..self.program.steps().len() {
             self.program.run_step(index, &mut self.params)?;
-            marks.push(self.device.mark()?);
+            events.push(self.device.record_event()?);
         }
         self.optimizer.step(&self.device, &mut self.params, lr)?;
-        marks.push(self.device.mark()?);
-        Ok(marks)
+        events.push(self.device.record_event()?);
+        Ok(events)
     }
 
     pub fn device(&self) -> &Arc<D> {

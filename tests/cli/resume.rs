@@ -206,7 +206,7 @@ fn an_older_checkpoint_can_be_named_and_nothing_is_lost() {
         assert!(aside.join(format!("step-{step:08}.safetensors")).exists());
     }
     assert!(tensors(&aside.join("step-00000010.safetensors")) == whole);
-    // Later steps that were set aside are not what a limit of checkpoints counts.
+    // Pending steps that were set aside are not what a limit of checkpoints counts.
     let kept: Vec<bool> = (1..=10).map(|step| checkpoint(&run, step).exists()).collect();
     assert_eq!(kept, [false, false, false, true, false, true, true, false, false, false]);
     let lines = |text: &str| text.lines().map(str::to_owned).collect::<Vec<_>>();

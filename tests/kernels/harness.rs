@@ -80,11 +80,11 @@ fn run<D: AllOps>(device: Arc<D>, case: &impl Case) -> Found {
     let recorded = case.record(&mut tape, &inputs, &params);
     let wants_grad = match recorded.out {
         Out::Act(out) => {
-            tape.keep(out.slot());
+            tape.retain(out.slot());
             tape.wants_grad(out)
         }
         Out::Full(out) => {
-            tape.keep(out.slot());
+            tape.retain(out.slot());
             tape.wants_grad(out)
         }
     };

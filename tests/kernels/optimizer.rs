@@ -54,7 +54,7 @@ fn shadow<D: AllOps>(device: &Arc<D>, layout: &Arc<Layout>, params: &Parameters<
     let x = tape.input_var::<D::Act>(&[inputs, inputs]);
     let id = layout.specs().iter().position(|spec| spec.name == "w2").map(|index| layout.id(index)).unwrap();
     let y = tape.linear(x, Weights { weight: id, bias: None }, None);
-    tape.keep(y.slot());
+    tape.retain(y.slot());
     let mut program = tape.inference(device.clone()).unwrap();
     let identity: Vec<D::Act> =
         (0..inputs * inputs).map(|at| D::Act::from_f32(f32::from(u8::from(at % (inputs + 1) == 0)))).collect();

@@ -47,7 +47,7 @@ fn recorded_steps_give_the_same_bits() {
         let adamw = AdamWConfig { clip_norm: 0.5, ..AdamWConfig::default() };
         let mut trainer = Trainer::new(device, flip, &values, adamw, 8, 8, Recompute::None).unwrap();
         if !record {
-            trainer.do_not_record();
+            trainer.disable_capture();
         }
         let batches = (0..5).map(|step| (batch(&config, 8, 8, step), 1e-3 * step as f64));
         let mut outcomes: Vec<_> = match wait {

@@ -71,7 +71,7 @@ impl Case<'_> {
         let mut tape = Tape::<Cpu>::new(layout.clone());
         let inputs: Vec<Var<f32>> = self.inputs.iter().map(|shape| tape.input_var(shape)).collect();
         let recorded: Recorded = record(&mut tape, &inputs, &params).into();
-        tape.keep(recorded.out.slot());
+        tape.retain(recorded.out.slot());
         let mut seed = None;
         let mut program =
             tape.train_from(Arc::new(Cpu::default()), |plan| seed = Some(plan.seed(recorded.out))).unwrap();

@@ -67,7 +67,7 @@ fn no_more_is_computed_again_than_is_read() {
         let (_, trainer) = tiny(mode);
         let program = trainer.program();
         let name = |step: &Step| match *step {
-            Step::Again { op, cheap } => Some((program.op(op).0, cheap)),
+            Step::Recompute { op, cheap } => Some((program.op(op).0, cheap)),
             _ => None,
         };
         let made: Vec<_> = program.steps().iter().filter_map(name).collect();
@@ -128,7 +128,7 @@ fn chains_of_dropped_results_are_made_again() {
             let bent = tape.linear(attended, third, Some(Gelu::Tanh));
             tape.residual_layernorm(attended, Some(bent), norm).1
         });
-        tape.keep(out.slot());
+        tape.retain(out.slot());
         let mut seed = None;
         let mut program = tape.train_from(Arc::new(Cpu::default()), |plan| seed = Some(plan.seed(out))).unwrap();
         let mut params = Parameters::new(&Cpu::default(), layout.clone(), &layout.initial_values(2)).unwrap();
@@ -137,7 +137,7 @@ fn chains_of_dropped_results_are_made_again() {
         program.write(seed.unwrap(), &normals(batch * tokens * width, 1)).unwrap();
         program.backward(&mut params).unwrap();
         let dx = program.read(program.input_grad(x).unwrap()).unwrap();
-        let again = program.steps().iter().filter(|step| matches!(step, Step::Again { .. })).count();
+        let again = program.steps().iter().filter(|step| matches!(step, Step::Recompute { .. })).count();
         (again, program.read(out.slot()).unwrap(), dx, params.download_grads(&Cpu::default()).unwrap())
     };
     let [none, cheap, blocks] = MODES.map(run);

@@ -1,6 +1,6 @@
 //! What a GPU must be able to do: the seam between the real one and the emulated one. Everything above it is the same.
 
-use crate::device::{DeviceError, KernelCounts, Later, Recording};
+use crate::device::{DeviceError, Graph, KernelCounts, Pending};
 
 /// Blocks, threads of a block, and bytes of dynamic shared memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,9 +167,9 @@ pub struct Done {
     pub moved_bytes: u64,
 }
 
-/// A moment of a GPU's time.
-pub enum Mark {
-    Event(cudarc::driver::CudaEvent),
+/// An event on a GPU.
+pub enum Event {
+    Cuda(cudarc::driver::CudaEvent),
     Emulated(Done),
 }
 
@@ -196,30 +196,30 @@ pub trait Driver: Send + Sync {
     fn free_bytes(&self) -> Option<usize>;
     fn upload(&self, to: u64, from: &[u8]) -> Result<(), DeviceError>;
     fn download(&self, to: &mut [u8], from: u64) -> Result<(), DeviceError>;
-    /// As [`Driver::upload`], on a stream of its own, in no order with other calls but [`Driver::take_aside`].
-    fn upload_aside(&self, to: u64, from: &[u8]) -> Result<(), DeviceError>;
-    /// Makes the copies `(to, from, bytes)` after all uploads aside; later ones wait for these copies.
-    fn take_aside(&self, copies: &[(u64, u64, usize)]) -> Result<(), DeviceError>;
+    /// As [`Driver::upload`], on a stream of its own, in no order with other calls but [`Driver::swap_in`].
+    fn upload_async(&self, to: u64, from: &[u8]) -> Result<(), DeviceError>;
+    /// Makes the copies `(to, from, bytes)` after all asynchronous uploads; later uploads wait for these copies.
+    fn swap_in(&self, copies: &[(u64, u64, usize)]) -> Result<(), DeviceError>;
     /// `len` f32 as they are after all calls so far; nobody waits for them now.
-    fn download_later(&self, from: u64, len: usize) -> Result<Later, DeviceError>;
+    fn download_async(&self, from: u64, len: usize) -> Result<Pending, DeviceError>;
     fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<(), DeviceError>;
     fn zero(&self, to: u64, bytes: usize) -> Result<(), DeviceError>;
     /// From now on this memory counts as unwritten; only the emulator minds.
-    fn forget(&self, _address: u64, _bytes: usize) -> Result<(), DeviceError> {
+    fn mark_uninit(&self, _address: u64, _bytes: usize) -> Result<(), DeviceError> {
         Ok(())
     }
     fn launch(&self, launch: &Launch) -> Result<(), DeviceError>;
     fn product(&self, product: &Product) -> Result<(), DeviceError>;
     /// From now on launches, products and copies are recorded instead of made.
-    fn begin_recording(&self) -> Result<(), DeviceError>;
-    fn end_recording(&self) -> Result<Box<dyn Recording>, DeviceError>;
+    fn begin_capture(&self) -> Result<(), DeviceError>;
+    fn end_capture(&self) -> Result<Box<dyn Graph>, DeviceError>;
     /// The moment at which all calls so far are done.
-    fn mark(&self) -> Result<Mark, DeviceError>;
+    fn record_event(&self) -> Result<Event, DeviceError>;
     /// Seconds from one mark of this driver to another; waits for both.
-    fn seconds(&self, from: &Mark, to: &Mark) -> Result<f64, DeviceError>;
+    fn seconds(&self, from: &Event, to: &Event) -> Result<f64, DeviceError>;
     /// Bytes moved to and from memory between two marks of this driver, where
     /// [it counts them](crate::device::Device::moved_bytes).
-    fn moved_bytes(&self, _from: &Mark, _to: &Mark) -> Option<u64> {
+    fn moved_bytes(&self, _from: &Event, _to: &Event) -> Option<u64> {
         None
     }
     /// [What each kernel did](crate::device::Device::take_kernels).

@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use half::bf16;
 use ptx_emulator::{Counts, Memory, MemoryError, Module, Options, launch};
 
-use super::driver::{Arg, Done, Driver, Epilogue, Grid, Launch, Limits, Mark, Number, Operand, Product};
+use super::driver::{Arg, Done, Driver, Epilogue, Event, Grid, Launch, Limits, Number, Operand, Product};
 use super::{estimate, kernels};
 use crate::device::product::{How, Operands, Strides, product};
-use crate::device::{DeviceError, KernelCounts, Later, Recording};
+use crate::device::{DeviceError, Graph, KernelCounts, Pending};
 
 /// Bytes of shared memory that a block may use on a GPU of compute capability 9.0.
 const HOPPER_SHARED: usize = 227 * 1024;
@@ -31,8 +31,8 @@ pub struct Emulated {
     machine: Arc<Machine>,
     /// The calls recorded so far, while it records.
     recording: Mutex<Option<Vec<Call>>>,
-    /// Uploads aside that nobody has taken yet: as late as a GPU could make them.
-    aside: Mutex<Vec<(u64, Vec<u8>)>>,
+    /// Asynchronous uploads that were not swapped in yet: as late as a GPU could make them.
+    uploads: Mutex<Vec<(u64, Vec<u8>)>>,
 }
 
 /// A call that can be made later.
@@ -44,12 +44,12 @@ enum Call {
     Forget { address: u64, bytes: usize },
 }
 
-struct Recorded {
+struct Captured {
     machine: Arc<Machine>,
     calls: Vec<Call>,
 }
 
-impl Recording for Recorded {
+impl Graph for Captured {
     fn replay(&self) -> Result<(), DeviceError> {
         self.calls.iter().try_for_each(|call| self.machine.make(call))
     }
@@ -84,7 +84,7 @@ impl Emulated {
             launches: Mutex::default(),
             done: Mutex::default(),
         };
-        Self { machine: Arc::new(machine), recording: Mutex::default(), aside: Mutex::default() }
+        Self { machine: Arc::new(machine), recording: Mutex::default(), uploads: Mutex::default() }
     }
 
     fn take_launches(&self) -> BTreeMap<String, Launches> {
@@ -314,20 +314,20 @@ impl Driver for Emulated {
         self.machine.download(to, from)
     }
 
-    fn upload_aside(&self, to: u64, from: &[u8]) -> Result<(), DeviceError> {
+    fn upload_async(&self, to: u64, from: &[u8]) -> Result<(), DeviceError> {
         self.not_recording("an upload")?;
-        self.aside.lock().unwrap_or_else(PoisonError::into_inner).push((to, from.to_vec()));
+        self.uploads.lock().unwrap_or_else(PoisonError::into_inner).push((to, from.to_vec()));
         Ok(())
     }
 
-    fn take_aside(&self, copies: &[(u64, u64, usize)]) -> Result<(), DeviceError> {
+    fn swap_in(&self, copies: &[(u64, u64, usize)]) -> Result<(), DeviceError> {
         self.not_recording("taking uploads")?;
-        let uploads = std::mem::take(&mut *self.aside.lock().unwrap_or_else(PoisonError::into_inner));
+        let uploads = std::mem::take(&mut *self.uploads.lock().unwrap_or_else(PoisonError::into_inner));
         uploads.iter().try_for_each(|(to, from)| self.machine.upload(*to, from))?;
         copies.iter().try_for_each(|&(to, from, bytes)| self.copy(to, from, bytes))
     }
 
-    fn download_later(&self, from: u64, len: usize) -> Result<Later, DeviceError> {
+    fn download_async(&self, from: u64, len: usize) -> Result<Pending, DeviceError> {
         let mut values = vec![0.0f32; len];
         self.download(bytemuck::cast_slice_mut(&mut values), from)?;
         Ok(Box::new(|| Ok(values)))
@@ -341,7 +341,7 @@ impl Driver for Emulated {
         self.call(Call::Zero { to, bytes })
     }
 
-    fn forget(&self, address: u64, bytes: usize) -> Result<(), DeviceError> {
+    fn mark_uninit(&self, address: u64, bytes: usize) -> Result<(), DeviceError> {
         self.call(Call::Forget { address, bytes })
     }
 
@@ -354,31 +354,31 @@ impl Driver for Emulated {
         self.call(Call::Product(*product))
     }
 
-    fn begin_recording(&self) -> Result<(), DeviceError> {
+    fn begin_capture(&self) -> Result<(), DeviceError> {
         self.not_recording("another recording")?;
         *self.recording.lock().unwrap_or_else(PoisonError::into_inner) = Some(Vec::new());
         Ok(())
     }
 
-    fn end_recording(&self) -> Result<Box<dyn Recording>, DeviceError> {
+    fn end_capture(&self) -> Result<Box<dyn Graph>, DeviceError> {
         let calls = self.recording.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default();
-        Ok(Box::new(Recorded { machine: self.machine.clone(), calls }))
+        Ok(Box::new(Captured { machine: self.machine.clone(), calls }))
     }
 
-    fn mark(&self) -> Result<Mark, DeviceError> {
-        Ok(Mark::Emulated(*self.machine.done.lock().unwrap_or_else(PoisonError::into_inner)))
+    fn record_event(&self) -> Result<Event, DeviceError> {
+        Ok(Event::Emulated(*self.machine.done.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 
-    fn seconds(&self, from: &Mark, to: &Mark) -> Result<f64, DeviceError> {
+    fn seconds(&self, from: &Event, to: &Event) -> Result<f64, DeviceError> {
         match (from, to) {
-            (Mark::Emulated(from), Mark::Emulated(to)) => Ok(to.seconds - from.seconds),
+            (Event::Emulated(from), Event::Emulated(to)) => Ok(to.seconds - from.seconds),
             _ => Err(DeviceError::Unsupported { what: "marks of another device".to_owned() }),
         }
     }
 
-    fn moved_bytes(&self, from: &Mark, to: &Mark) -> Option<u64> {
+    fn moved_bytes(&self, from: &Event, to: &Event) -> Option<u64> {
         match (from, to) {
-            (Mark::Emulated(from), Mark::Emulated(to)) if self.machine.options.count => {
+            (Event::Emulated(from), Event::Emulated(to)) if self.machine.options.count => {
                 Some(to.moved_bytes - from.moved_bytes)
             }
             _ => None,

@@ -18,11 +18,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use half::bf16;
 
 pub(crate) use driver::args;
-pub use driver::{Arg, Done, Driver, Epilogue, Grid, Launch, Limits, Mark, Number, Operand, Product};
+pub use driver::{Arg, Done, Driver, Epilogue, Event, Grid, Launch, Limits, Number, Operand, Product};
 pub use emulated::{Emulated, EmulatorOptions};
 pub use real::Gpu;
 
-use super::{Device, DeviceError, Elem, KernelCounts, Later, ProbeSizes, Real, Recording};
+use super::{Device, DeviceError, Elem, Graph, KernelCounts, Pending, ProbeSizes, Real};
 
 /// What activations can be on a GPU.
 pub trait Activation: Real {
@@ -177,7 +177,7 @@ impl<T: Activation> Device for Cuda<T> {
     type Memory = CudaMemory;
     type View<'a, E: Elem> = View<'a, E>;
     type ViewMut<'a, E: Elem> = ViewMut<'a, E>;
-    type Mark = Mark;
+    type Event = Event;
 
     const SHADOW_WEIGHTS: bool = T::SHADOW;
 
@@ -223,16 +223,16 @@ impl<T: Activation> Device for Cuda<T> {
         ViewMut { address: memory.address + offset_bytes as u64, len, memory: PhantomData }
     }
 
-    fn forget<E: Elem>(&self, view: ViewMut<'_, E>) -> Result<(), DeviceError> {
-        self.driver.forget(view.address, view.len * size_of::<E>())
+    fn mark_uninit<E: Elem>(&self, view: ViewMut<'_, E>) -> Result<(), DeviceError> {
+        self.driver.mark_uninit(view.address, view.len * size_of::<E>())
     }
 
-    fn begin_recording(&self) -> Result<bool, DeviceError> {
-        self.driver.begin_recording().map(|()| true)
+    fn begin_capture(&self) -> Result<bool, DeviceError> {
+        self.driver.begin_capture().map(|()| true)
     }
 
-    fn end_recording(&self) -> Result<Option<Box<dyn Recording>>, DeviceError> {
-        self.driver.end_recording().map(Some)
+    fn end_capture(&self) -> Result<Option<Box<dyn Graph>>, DeviceError> {
+        self.driver.end_capture().map(Some)
     }
 
     fn probe_sizes(&self) -> Option<ProbeSizes> {
@@ -244,15 +244,15 @@ impl<T: Activation> Device for Cuda<T> {
         })
     }
 
-    fn mark(&self) -> Result<Mark, DeviceError> {
-        self.driver.mark()
+    fn record_event(&self) -> Result<Event, DeviceError> {
+        self.driver.record_event()
     }
 
-    fn seconds(&self, from: &Mark, to: &Mark) -> Result<f64, DeviceError> {
+    fn seconds(&self, from: &Event, to: &Event) -> Result<f64, DeviceError> {
         self.driver.seconds(from, to)
     }
 
-    fn moved_bytes(&self, from: &Mark, to: &Mark) -> Option<u64> {
+    fn moved_bytes(&self, from: &Event, to: &Event) -> Option<u64> {
         self.driver.moved_bytes(from, to)
     }
 
@@ -265,19 +265,19 @@ impl<T: Activation> Device for Cuda<T> {
         self.driver.upload(to.address, bytemuck::cast_slice(from))
     }
 
-    fn upload_aside<E: Elem>(&self, to: ViewMut<'_, E>, from: &[E]) -> Result<(), DeviceError> {
+    fn upload_async<E: Elem>(&self, to: ViewMut<'_, E>, from: &[E]) -> Result<(), DeviceError> {
         assert_eq!(to.len, from.len(), "lengths of an upload");
-        self.driver.upload_aside(to.address, bytemuck::cast_slice(from))
+        self.driver.upload_async(to.address, bytemuck::cast_slice(from))
     }
 
-    fn take_aside(&self, copies: Vec<(ViewMut<'_, u8>, View<'_, u8>)>) -> Result<(), DeviceError> {
+    fn swap_in(&self, copies: Vec<(ViewMut<'_, u8>, View<'_, u8>)>) -> Result<(), DeviceError> {
         assert!(copies.iter().all(|(to, from)| to.len == from.len), "lengths of copies");
         let copies: Vec<_> = copies.iter().map(|(to, from)| (to.address, from.address, to.len)).collect();
-        self.driver.take_aside(&copies)
+        self.driver.swap_in(&copies)
     }
 
-    fn download_later(&self, from: View<'_, f32>) -> Result<Later, DeviceError> {
-        self.driver.download_later(from.address, from.len)
+    fn download_async(&self, from: View<'_, f32>) -> Result<Pending, DeviceError> {
+        self.driver.download_async(from.address, from.len)
     }
 
     fn download<E: Elem>(&self, to: &mut [E], from: View<'_, E>) -> Result<(), DeviceError> {

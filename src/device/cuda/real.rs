@@ -10,11 +10,11 @@ use cudarc::driver::sys::{
 };
 use cudarc::driver::{CudaContext, CudaEvent, CudaGraph, CudaStream, DriverError, result};
 
-use super::driver::{Driver, Launch, Limits, Mark, Product};
+use super::driver::{Driver, Event, Launch, Limits, Product};
 use super::kernels;
 use super::products::Products;
 use super::staging::Staging;
-use crate::device::{DeviceError, Later, Recording};
+use crate::device::{DeviceError, Graph, Pending};
 
 /// bf16 matrix instructions and `cp.async`: Ampere.
 const LEAST_CAPABILITY: (i32, i32) = (8, 0);
@@ -37,12 +37,12 @@ struct Function {
 unsafe impl Send for Module {}
 unsafe impl Send for Function {}
 
-/// The GPU of one context, with one stream on which everything runs in order but for uploads aside.
+/// The GPU of one context, with one stream on which everything but asynchronous uploads runs in order.
 pub struct Gpu {
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
-    /// For uploads aside, and what has happened when they may begin and when they are done.
-    aside: Arc<CudaStream>,
+    /// For asynchronous uploads, with the events after which they may begin and by which they are done.
+    copy_stream: Arc<CudaStream>,
     taken: CudaEvent,
     arrived: CudaEvent,
     loaded: Mutex<Loaded>,
@@ -53,13 +53,13 @@ pub struct Gpu {
 }
 
 /// A captured stream.
-struct Graph(CudaGraph);
+struct Captured(CudaGraph);
 
 // SAFETY: graphs of the driver need calls to be one at a time, which `&self` behind a `Box` of one owner and the absence of
 // `Sync` give; they belong to a context, not to a thread.
-unsafe impl Send for Graph {}
+unsafe impl Send for Captured {}
 
-impl Recording for Graph {
+impl Graph for Captured {
     fn replay(&self) -> Result<(), DeviceError> {
         self.0.launch().map_err(failed("launching a graph"))
     }
@@ -110,11 +110,11 @@ impl Gpu {
         // SAFETY: this device orders its two streams itself, so nothing relies on cudarc's events between streams.
         unsafe { context.disable_event_tracking() };
         let stream = context.new_stream().map_err(failed("making a stream"))?;
-        let aside = context.new_stream().map_err(failed("making a stream"))?;
+        let copy_stream = context.new_stream().map_err(failed("making a stream"))?;
         let event = || context.new_event(None).map_err(failed("making an event"));
         let (taken, arrived) = (event()?, event()?);
         let (loaded, staging, products) = (Mutex::default(), Staging::default(), Products::new()?);
-        Ok(Self { context, stream, aside, taken, arrived, loaded, staging, products, name, limits })
+        Ok(Self { context, stream, copy_stream, taken, arrived, loaded, staging, products, name, limits })
     }
 
     fn bind(&self) -> Result<(), DeviceError> {
@@ -183,7 +183,7 @@ impl Driver for Gpu {
 
     fn free(&self, address: u64) {
         // Work on the streams may still use it; an error here has nobody to hear it, and the next call will report it.
-        if self.bind().and_then(|()| self.synchronize()).is_ok() && self.aside.synchronize().is_ok() {
+        if self.bind().and_then(|()| self.synchronize()).is_ok() && self.copy_stream.synchronize().is_ok() {
             // SAFETY: `address` came from `allocate`, and nothing runs any more.
             let _ = unsafe { result::free_sync(address) };
         }
@@ -208,22 +208,22 @@ impl Driver for Gpu {
         self.synchronize()
     }
 
-    fn upload_aside(&self, to: u64, from: &[u8]) -> Result<(), DeviceError> {
+    fn upload_async(&self, to: u64, from: &[u8]) -> Result<(), DeviceError> {
         self.bind()?;
-        let wrong = || failed(format!("an upload aside of {} bytes", from.len()));
-        self.aside.wait(&self.taken).map_err(wrong())?;
-        self.staging.upload(&self.context, &self.aside, to, from).map_err(wrong())
+        let wrong = || failed(format!("an asynchronous upload of {} bytes", from.len()));
+        self.copy_stream.wait(&self.taken).map_err(wrong())?;
+        self.staging.upload(&self.context, &self.copy_stream, to, from).map_err(wrong())
     }
 
-    fn take_aside(&self, copies: &[(u64, u64, usize)]) -> Result<(), DeviceError> {
+    fn swap_in(&self, copies: &[(u64, u64, usize)]) -> Result<(), DeviceError> {
         let wrong = || failed("taking uploads");
-        self.arrived.record(&self.aside).map_err(wrong())?;
+        self.arrived.record(&self.copy_stream).map_err(wrong())?;
         self.stream.wait(&self.arrived).map_err(wrong())?;
         copies.iter().try_for_each(|&(to, from, bytes)| self.copy(to, from, bytes))?;
         self.taken.record(&self.stream).map_err(wrong())
     }
 
-    fn download_later(&self, from: u64, len: usize) -> Result<Later, DeviceError> {
+    fn download_async(&self, from: u64, len: usize) -> Result<Pending, DeviceError> {
         self.bind()?;
         let wrong = |error| failed("a download of a step's outcome")(error);
         let wait = self.staging.download(&self.context, &self.stream, from, len).map_err(wrong)?;
@@ -264,29 +264,29 @@ impl Driver for Gpu {
         self.products.run(call, &self.stream)
     }
 
-    fn begin_recording(&self) -> Result<(), DeviceError> {
+    fn begin_capture(&self) -> Result<(), DeviceError> {
         let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         self.stream.begin_capture(mode).map_err(failed("beginning a graph"))
     }
 
-    fn end_recording(&self) -> Result<Box<dyn Recording>, DeviceError> {
+    fn end_capture(&self) -> Result<Box<dyn Graph>, DeviceError> {
         let graph = self.stream.end_capture(CUgraphInstantiate_flags(0)).map_err(failed("ending a graph"))?;
         let graph = graph.ok_or_else(|| DeviceError::Driver {
             call: "ending a graph".to_owned(),
             problem: "nothing was recorded".to_owned(),
         })?;
         graph.upload().map_err(failed("uploading a graph"))?;
-        Ok(Box::new(Graph(graph)))
+        Ok(Box::new(Captured(graph)))
     }
 
-    fn mark(&self) -> Result<Mark, DeviceError> {
+    fn record_event(&self) -> Result<Event, DeviceError> {
         let event = self.context.new_event(Some(CUevent_flags::CU_EVENT_DEFAULT)).map_err(failed("making an event"))?;
         event.record(&self.stream).map_err(failed("recording an event"))?;
-        Ok(Mark::Event(event))
+        Ok(Event::Cuda(event))
     }
 
-    fn seconds(&self, from: &Mark, to: &Mark) -> Result<f64, DeviceError> {
-        let (Mark::Event(from), Mark::Event(to)) = (from, to) else {
+    fn seconds(&self, from: &Event, to: &Event) -> Result<f64, DeviceError> {
+        let (Event::Cuda(from), Event::Cuda(to)) = (from, to) else {
             return Err(DeviceError::Unsupported { what: "marks of another device".to_owned() });
         };
         to.synchronize().map_err(failed("waiting for an event"))?;

@@ -29,7 +29,7 @@ pub struct Hyper {
 pub const NUMBERS: usize = 8;
 
 impl Hyper {
-    /// What a device reads at each update, so that a recorded update can be made again with other numbers: rate, betas, epsilon,
+    /// What a device reads at each update, so that a captured update can be replayed with other numbers: rate, betas, epsilon,
     /// decay, both corrections, largest norm.
     pub fn numbers(&self) -> [f32; NUMBERS] {
         let (correct1, correct2) = self.corrections();

@@ -123,7 +123,7 @@ impl<D: Assemble> Op<D> for AssembleOp<D> {
             Positions::Fixed(_) => None,
             Positions::Learned(table) => Some(plan.param(table)),
         };
-        let (dpatches, dcls) = (plan.give(self.patches), plan.param(self.cls));
+        let (dpatches, dcls) = (plan.input_grad(self.patches), plan.param(self.cls));
         let scratch = plan.scratch(D::assemble_scratch(&self.shape));
         self.back = Some(Planned { dout, dpatches, dcls, dpos, scratch });
         true

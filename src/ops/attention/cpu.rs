@@ -114,7 +114,7 @@ fn softmax(shape: Shape, scores: &mut [f32], lse: &mut [f32]) {
     }
 }
 
-/// `dqkv: [batch * tokens, 3 * width]` from `dout: [batch * tokens, width]`; `P` is computed again from `lse`.
+/// `dqkv: [batch * tokens, 3 * width]` from `dout: [batch * tokens, width]`; `P` is recomputed from `lse`.
 pub fn backward(shape: Shape, qkv: &[f32], out: &[f32], lse: &[f32], dout: &[f32], dqkv: &mut [f32]) {
     let Shape { tokens: n, heads, head_dim: d, .. } = shape;
     let (width, scale) = (shape.width(), shape.scale());

@@ -106,7 +106,7 @@ impl<D: Attention> Op<D> for AttentionOp<D> {
     }
 
     fn plan_backward(&mut self, plan: &mut Backward<D>) -> bool {
-        let planned = plan.grad(self.out).and_then(|dout| Some((dout, plan.give(self.qkv)?)));
+        let planned = plan.grad(self.out).and_then(|dout| Some((dout, plan.input_grad(self.qkv)?)));
         let Some((dout, dqkv)) = planned else { return false };
         plan.read(self.qkv.slot());
         plan.read(self.out.slot());

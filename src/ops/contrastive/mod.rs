@@ -115,7 +115,7 @@ impl<D: Contrastive> Tape<D> {
         let scratch = self.buffer(D::contrastive_scratch(&shape));
         let op = ContrastiveOp { shape, images, texts, logit_scale, lse, outcome, scratch, back: None };
         self.record(op, &[images.id(), texts.id()]);
-        self.keep(outcome);
+        self.retain(outcome);
         outcome
     }
 }
@@ -143,7 +143,9 @@ impl<D: Contrastive> Op<D> for ContrastiveOp {
         for slot in [self.images.slot(), self.texts.slot(), self.lse.rows, self.lse.columns] {
             plan.read(slot);
         }
-        let (Some(dimages), Some(dtexts)) = (plan.give(self.images), plan.give(self.texts)) else { return false };
+        let (Some(dimages), Some(dtexts)) = (plan.input_grad(self.images), plan.input_grad(self.texts)) else {
+            return false;
+        };
         let scratch = plan.scratch(D::contrastive_scratch(&self.shape));
         self.back = Some(Planned { dimages, dtexts, dlogit_scale: plan.param(self.logit_scale), scratch });
         true

@@ -64,7 +64,7 @@ impl<D: L2Norm> Op<D> for L2NormOp {
     }
 
     fn plan_backward(&mut self, plan: &mut Backward<D>) -> bool {
-        self.back = plan.grad(self.y).and_then(|dy| Some((dy, plan.give(self.x)?)));
+        self.back = plan.grad(self.y).and_then(|dy| Some((dy, plan.input_grad(self.x)?)));
         if self.back.is_some() {
             plan.read(self.x.slot());
             plan.read(self.norm);

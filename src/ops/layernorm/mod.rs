@@ -117,11 +117,11 @@ impl<D: LayerNorm> Tape<D> {
         let y = self.result_like(x);
         let (mean, rstd) = (self.buffer(rows), self.buffer(rows));
         let input = sum.unwrap_or(x).slot();
-        self.cheap(y.slot(), input);
-        self.hold(mean);
-        self.hold(rstd);
+        self.recomputable_from(y.slot(), input);
+        self.always_save(mean);
+        self.always_save(rstd);
         if sum.is_some() {
-            self.hold(input);
+            self.always_save(input);
         }
         let op = LayerNormOp { shape: Shape { rows, width }, norm, x, delta, sum, y, mean, rstd, back: None };
         let delta = delta.unwrap_or(x);
@@ -189,11 +189,11 @@ impl<D: LayerNorm> Op<D> for LayerNormOp<D> {
     }
 
     /// From the sum, which is kept as it was rounded: the same bits as before, also of the statistics.
-    fn again(&self, device: &D, on: &Access<D>) -> Result<(), DeviceError> {
+    fn recompute(&self, device: &D, on: &Access<D>) -> Result<(), DeviceError> {
         self.normalise(device, on, self.input(), None)
     }
 
-    fn again_work(&self) -> Work {
+    fn recompute_work(&self) -> Work {
         let (tensor, statistics) = self.sizes();
         Work { flops: 0, bytes: 2 * tensor + statistics }
     }
@@ -206,9 +206,9 @@ impl<D: LayerNorm> Op<D> for LayerNormOp<D> {
             (None, Some(_)) => (plan.scratch(self.shape.rows * self.shape.width), false),
             (None, None) => return false,
         };
-        plan.hand_on(self.x, dx);
+        plan.pass_grad(self.x, dx);
         if let Some(delta) = self.delta {
-            plan.hand_on(delta, dx);
+            plan.pass_grad(delta, dx);
         }
         let Some(dy) = dy else { return false };
         plan.read(self.input());

@@ -99,7 +99,7 @@ impl<D: Linear> Tape<D> {
         let gelu: Option<(Gelu, Slot<D::Act>)> = gelu.map(|kind| (kind, self.buffer(rows * outputs)));
         if let Some((kind, pre)) = gelu {
             self.is_gelu_of(y, kind, pre);
-            self.cheap(y.slot(), pre);
+            self.recomputable_from(y.slot(), pre);
         }
         let shape = Shape { rows, inputs, outputs };
         self.record(LinearOp { shape, weights, gelu, x, y, back: None }, &[x.id()]);
@@ -143,14 +143,14 @@ impl<D: Linear> Op<D> for LinearOp<D> {
         device.linear_forward(&self.shape, operands)
     }
 
-    fn again(&self, device: &D, on: &Access<D>) -> Result<(), DeviceError> {
+    fn recompute(&self, device: &D, on: &Access<D>) -> Result<(), DeviceError> {
         match self.gelu {
             Some((kind, pre)) => device.linear_gelu(kind, on.read(pre), on.write(self.y.slot())),
             None => self.forward(device, on),
         }
     }
 
-    fn again_work(&self) -> Work {
+    fn recompute_work(&self) -> Work {
         Work { flops: 0, bytes: 2 * act_bytes::<D>(self.shape.rows * self.shape.outputs) }
     }
 
@@ -169,7 +169,7 @@ impl<D: Linear> Op<D> for LinearOp<D> {
         self.back = Some(Planned {
             dy,
             through_gelu,
-            dx: plan.give(self.x),
+            dx: plan.input_grad(self.x),
             x_gelu,
             dweight: plan.param(self.weights.weight),
             dbias: self.weights.bias.map(|bias| plan.param(bias)),

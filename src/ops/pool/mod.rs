@@ -64,7 +64,7 @@ impl<D: Pool> Op<D> for PoolOp<D> {
     }
 
     fn plan_backward(&mut self, plan: &mut Backward<D>) -> bool {
-        self.back = plan.grad(self.y).and_then(|dy| Some((dy, plan.give(self.x)?)));
+        self.back = plan.grad(self.y).and_then(|dy| Some((dy, plan.input_grad(self.x)?)));
         self.back.is_some()
     }
 

@@ -87,7 +87,7 @@ impl<D: Projection> Op<D> for ProjectionOp {
     fn plan_backward(&mut self, plan: &mut Backward<D>) -> bool {
         let Some(dy) = plan.grad(self.y) else { return false };
         plan.read(self.x.slot());
-        self.back = Some(Planned { dy, dx: plan.give(self.x), dweight: plan.param(self.weight) });
+        self.back = Some(Planned { dy, dx: plan.input_grad(self.x), dweight: plan.param(self.weight) });
         true
     }
 

@@ -86,7 +86,7 @@ impl<D: Sigmoid> Tape<D> {
         let (outcome, scratch) = (self.buffer(OUTCOME_LEN), self.buffer(D::sigmoid_scratch(&shape)));
         let op = SigmoidOp { shape, images, texts, logit_scale, logit_bias, outcome, scratch, back: None };
         self.record(op, &[images.id(), texts.id()]);
-        self.keep(outcome);
+        self.retain(outcome);
         outcome
     }
 }
@@ -118,7 +118,9 @@ impl<D: Sigmoid> Op<D> for SigmoidOp {
     fn plan_backward(&mut self, plan: &mut Backward<D>) -> bool {
         plan.read(self.images.slot());
         plan.read(self.texts.slot());
-        let (Some(dimages), Some(dtexts)) = (plan.give(self.images), plan.give(self.texts)) else { return false };
+        let (Some(dimages), Some(dtexts)) = (plan.input_grad(self.images), plan.input_grad(self.texts)) else {
+            return false;
+        };
         let scratch = plan.scratch(D::sigmoid_scratch(&self.shape));
         let (dlogit_scale, dlogit_bias) = (plan.param(self.logit_scale), plan.param(self.logit_bias));
         self.back = Some(Planned { dimages, dtexts, dlogit_scale, dlogit_bias, scratch });

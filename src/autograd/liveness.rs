@@ -1,18 +1,18 @@
-//! When buffers hold something, and which of them are made twice.
+//! Liveness of buffers, and which of them are recomputed.
 //!
-//! A buffer lives from its first touch to its last. One that is dropped is not kept for the backward pass: its life forwards
-//! ends with its last reader there, and if the backward pass reads it, it has a second one, from where it is made again
-//! (Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost"). Each life has a place of its own.
+//! A buffer lives from its first touch to its last. One that is dropped is not saved for the backward pass: its first life
+//! ends with its last reader in the forward pass, and if the backward pass reads it, it has a second life from its recomputation on
+//! (Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost"). Each life is placed on its own.
 
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
 use super::access::Span;
-use super::place::{Request, place};
+use super::planner::{Request, place};
 use super::tape::SlotId;
 
-/// Which activations the backward pass computes again instead of keeping them.
+/// Which activations the backward pass recomputes instead of saving them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Recompute {
@@ -34,16 +34,16 @@ pub(super) struct SlotInfo {
     pub bytes: usize,
     pub scope: usize,
     /// Nobody else may use its bytes until the end of the run.
-    pub keep: bool,
+    pub retained: bool,
     /// The op that writes it forwards.
     pub made_by: Option<usize>,
     /// The block that it was made in.
     pub block: Option<usize>,
     /// It is read forwards outside that block.
     pub leaves_block: bool,
-    /// It is never made again.
-    pub hold: bool,
-    /// It is made again from this buffer alone, at little cost.
+    /// It is never recomputed.
+    pub always_saved: bool,
+    /// It is recomputed from this buffer alone, at little cost.
     pub cheap_from: Option<SlotId>,
     dropped: bool,
     /// Moments: of a buffer that is not dropped the only life, of others that in each direction.
@@ -56,11 +56,11 @@ impl SlotInfo {
             len,
             bytes,
             scope,
-            keep: false,
+            retained: false,
             made_by: None,
             block: None,
             leaves_block: false,
-            hold: false,
+            always_saved: false,
             cheap_from: None,
             dropped: false,
             lives: [NEVER, NEVER],
@@ -69,7 +69,7 @@ impl SlotInfo {
 
     /// To be called between the passes: from now on touches belong to the second life, if the buffer has one.
     pub fn choose(&mut self, mode: Recompute) {
-        let may = self.made_by.is_some() && !self.keep && !self.hold;
+        let may = self.made_by.is_some() && !self.retained && !self.always_saved;
         let (cheap, inside) = (self.cheap_from.is_some(), self.block.is_some() && !self.leaves_block);
         self.dropped = may
             && match mode {
@@ -83,7 +83,7 @@ impl SlotInfo {
         self.dropped
     }
 
-    /// Whether it holds its value at the present moment of the backward pass.
+    /// Whether it holds its value at the current moment of the backward pass.
     pub fn alive(&self) -> bool {
         !self.dropped || !self.lives[1].is_empty()
     }
@@ -104,7 +104,7 @@ impl SlotInfo {
 pub(super) fn spans(slots: &[SlotInfo], end: usize) -> ([Vec<Span>; 2], usize) {
     let request = |slot: &SlotInfo, life: usize| Request {
         bytes: slot.bytes,
-        span: slot.lives[life].start..if slot.keep { end } else { slot.lives[life].end },
+        span: slot.lives[life].start..if slot.retained { end } else { slot.lives[life].end },
     };
     let twice: Vec<usize> = (0..slots.len()).filter(|&slot| !slots[slot].lives[1].is_empty()).collect();
     let mut requests: Vec<Request> = slots.iter().map(|slot| request(slot, 0)).collect();
