@@ -53,8 +53,23 @@ pub fn command() -> Command {
     let runner = std::env::var("FLIPK_RUNNER").unwrap_or_default();
     let mut words = runner.split_whitespace().chain([FLIPK]);
     let mut command = Command::new(words.next().unwrap_or(FLIPK));
-    command.args(words);
+    hear_signals(command.args(words));
     command
+}
+
+/// Resets what the tests' own parent may ignore (`nohup`, a script's background job): a child would ignore it too.
+pub fn hear_signals(command: &mut Command) {
+    #[cfg(unix)]
+    // SAFETY: `signal` may be called between fork and exec.
+    unsafe {
+        use std::os::unix::process::CommandExt;
+        command.pre_exec(|| {
+            for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+                libc::signal(signal, libc::SIG_DFL);
+            }
+            Ok(())
+        });
+    }
 }
 
 pub fn flipk<S: AsRef<str>>(args: &[S]) -> Ran {

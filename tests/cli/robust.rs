@@ -4,7 +4,7 @@ use std::process::{Command, Stdio};
 
 use flipk::data::tar;
 
-use crate::harness::{FLIPK, checkpoint, ended, flipk, json, tensors, train, train_args};
+use crate::harness::{FLIPK, checkpoint, ended, flipk, hear_signals, json, tensors, train, train_args};
 
 #[test]
 fn a_diverged_run_names_step_samples_and_checkpoint() {
@@ -125,6 +125,7 @@ fn a_signal_that_is_ignored_does_not_stop_a_run() {
         let args = train_args(&run, &["--steps=40", "--save-every=1", "--keep=100"]);
         let mut command = Command::new("bash");
         command.args(["-c", &format!("{trap}; exec \"$0\" \"$@\""), FLIPK]).args(&args);
+        hear_signals(&mut command);
         let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         while !checkpoint(&run, 1).exists() {
             std::thread::sleep(std::time::Duration::from_millis(2));
