@@ -1,7 +1,7 @@
 //! Where a training step spends its time: per op, forwards and backwards, each beside the limit that binds it.
 //!
 //! Times are the medians over several steps of a real run: real batches from the loader, the device's own clock
-//! ([`mark`](crate::device::Device::mark)). In emulation they are estimates of an H100's ([`crate::device::cuda::estimate`]).
+//! ([events](crate::device::Device::record_event)). In emulation they are estimates of an H100's ([`crate::device::cuda::estimate`]).
 
 pub(crate) mod benches;
 mod ceilings;
