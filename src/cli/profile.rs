@@ -25,7 +25,7 @@ use crate::train::{Options, Precision, RunFolder, Settings, tokenizer};
 ///
 /// Runs some steps on real batches and prints, for each part, its median time, model FLOPs and least memory traffic, and how
 /// close it is to the limit that binds it. Both limits (memory bandwidth and matrix products) are measured on the device
-/// itself. Lines marked `recompute` (--recompute) do not count as model FLOPs. The emulator also counts
+/// itself. Lines marked `recompute` (see --recompute) are not counted as model FLOPs. The emulator also counts
 /// the bytes that each part actually moves to and from memory.
 #[derive(Args)]
 #[command(after_help = "Examples:

@@ -83,9 +83,8 @@ pub(super) fn assess(
             let about = (samples.entries.len() as f64 * left / (1.0 - left).max(1e-3)).round() as u64;
             let about = about.max(u64::from(!is_cut));
             lost += about;
-            // Of a download that broke off nobody knows how much is missing.
-            let count =
-                if *left > 0.0 { samples_lost(about) } else { "; how many samples, nobody can tell".to_owned() };
+            // How much is missing from an interrupted download is unknown.
+            let count = if *left > 0.0 { samples_lost(about) } else { "; the number of samples is unknown".to_owned() };
             notes.push((Matter::Lost, format!("the rest of the archive is lost ({problem}){count}")));
         }
     }

@@ -70,7 +70,7 @@ pub fn product<K: Kernel>(kernel: K, operands: Product<'_>) {
     with(&WHOLE, |whole| {
         for some in chunks(0..units, most) {
             let whole = Buffer::new(whole, job.padded() * some.len());
-            // SAFETY: each tile or strip has its own part of the buffer, and nobody reads before all are packed.
+            // SAFETY: each tile or strip has its own part of the buffer, and no thread reads before all are packed.
             for_each(how.parallel, job.pieces().div_ceil(GRAIN), &|group| unsafe {
                 job.pack_whole(whole, &some, GRAIN * group..job.pieces().min(GRAIN * (group + 1)));
             });
@@ -119,7 +119,7 @@ fn evenly(range: Range<usize>, index: usize, parts: usize, grain: usize) -> Rang
 /// A packed operand that threads share.
 #[derive(Clone, Copy)]
 struct Buffer(*mut u32);
-// SAFETY: `product` sees to it that nobody reads or writes what another thread writes.
+// SAFETY: `product` gives each thread parts that no other thread reads or writes at the same time.
 unsafe impl Send for Buffer {}
 // SAFETY: as above.
 unsafe impl Sync for Buffer {}
