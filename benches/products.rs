@@ -13,7 +13,7 @@ use std::ffi::c_int;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use flipk::device::product::{How, Operands, Strides, product};
+use flipk::device::gemm::{GemmOptions, Operands, Strides, gemm};
 use flipk::random::{Purpose, Random};
 
 const TURN: Duration = Duration::from_millis(12);
@@ -133,8 +133,8 @@ fn main() -> ExitCode {
             };
             let (a, b) = (Operand::new(m * k, a, 0), Operand::new(k * n, b, 1));
             let ours = |operands, c: &mut [f32]| {
-                let how = How { operands, scale: 1.0, accumulate: false, parallel: true };
-                product((m, n, k), (c, Strides::row_major(n)), (&a.numbers, a.strides), (&b.numbers, b.strides), how);
+                let options = GemmOptions { operands, scale: 1.0, accumulate: false, parallel: true };
+                gemm((m, n, k), (c, Strides::row_major(n)), (&a.numbers, a.strides), (&b.numbers, b.strides), options);
             };
             let mut call = |which: usize, c: &mut [f32]| match (which, bf16, &mkl) {
                 (0, ..) => ours(Operands::F32, c),

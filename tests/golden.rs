@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use flipk::device::cuda::{Activation, Emulated, EmulatorOptions};
+use flipk::device::cuda::{ActType, Emulated, EmulatorOptions};
 use flipk::device::{Cpu, Cuda};
 use flipk::golden::{Check, Tolerances, verify};
 use flipk::ops::AllOps;
@@ -54,7 +54,7 @@ fn cpu_with_bf16_products_agrees_with_the_authors_model() {
     }
 }
 
-fn emulated<T: Activation>() -> Arc<Cuda<T>> {
+fn emulated<T: ActType>() -> Arc<Cuda<T>> {
     let driver = Arc::new(Emulated::new(EmulatorOptions::default()));
     Arc::new(Cuda::new(driver).expect("the test command installs nvcc where there is none: tools/test"))
 }

@@ -1,7 +1,7 @@
 //! What no tape records by itself: parts of other ops, sums of gradients, the optimizer.
 
 use flipk::autograd::Work;
-use flipk::device::cuda::{Activation, View, ViewMut};
+use flipk::device::cuda::{ActType, View, ViewMut};
 use flipk::device::{Cpu, Cuda, Device, DeviceError};
 use flipk::ops::AllOps;
 use flipk::ops::adamw::{DECAY_BLOCK, Hyper, NUMBERS, Update};
@@ -45,7 +45,7 @@ impl Parts for Cpu {
     }
 }
 
-impl<T: Activation> Parts for Cuda<T> {
+impl<T: ActType> Parts for Cuda<T> {
     fn gelu_forward(&self, x: View<'_, T>, y: ViewMut<'_, T>) -> Done {
         gelu::cuda::forward(self, Gelu::Tanh, x.address(), y.address(), x.len())
     }

@@ -8,8 +8,8 @@ use clap::Args;
 use super::put;
 
 use crate::device::cuda::{Gpu, kernels};
+use crate::device::gemm::Operands;
 use crate::device::isa;
-use crate::device::product::Operands;
 
 /// Show version, devices, CPU features and compiled kernels
 #[derive(Args)]

@@ -5,8 +5,8 @@ use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ptr::NonNull;
 use std::time::Instant;
 
+use super::gemm::Operands;
 use super::isa::{Isa, level, processor};
-use super::product::Operands;
 use super::{Device, DeviceError, Elem, Pending, ProbeSizes};
 
 /// The CPU as a device. Threads are those of the rayon pool that calls it; results do not depend on their number.

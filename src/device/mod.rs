@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 mod cpu;
 pub mod cuda;
+pub mod gemm;
 pub mod isa;
-pub mod product;
 
 pub use cpu::{Cpu, CpuMemory};
 pub use cuda::Cuda;

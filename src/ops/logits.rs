@@ -6,7 +6,7 @@ use std::cell::RefCell;
 use rayon::prelude::*;
 
 use super::contrastive::MAX_LOGIT_SCALE;
-use crate::device::product::{How, Operands, Strides, product};
+use crate::device::gemm::{GemmOptions, Operands, Strides, gemm};
 
 /// Rows and columns of a tile.
 pub const TILE: usize = 128;
@@ -37,8 +37,8 @@ pub fn for_tiles(a: &[f32], b: &[f32], width: usize, scale: f32, mut body: impl 
             let (rows, columns) = (a.len() / width, b.len() / width);
             let logits = &mut logits[..rows * columns];
             let (wide_rows, square) = (Strides::row_major(width), Strides::row_major(columns));
-            let how = How { operands: Operands::F32, scale, accumulate: false, parallel: false };
-            product((rows, columns, width), (logits, square), (a, wide_rows), (b, wide_rows.transposed()), how);
+            let options = GemmOptions { operands: Operands::F32, scale, accumulate: false, parallel: false };
+            gemm((rows, columns, width), (logits, square), (a, wide_rows), (b, wide_rows.transposed()), options);
             body(tile * TILE, logits);
         }
     });
@@ -69,9 +69,9 @@ pub fn gradient_pass(
                     sums = add(sums, gradient(block * TILE + row, first, logits));
                 }
                 let (wide_rows, square) = (Strides::row_major(width), Strides::row_major(columns));
-                let how = How { operands: Operands::F32, scale, accumulate: first > 0, parallel: false };
+                let options = GemmOptions { operands: Operands::F32, scale, accumulate: first > 0, parallel: false };
                 let b = &b[first * width..(first + columns) * width];
-                product((rows, width, columns), (&mut *da, wide_rows), (logits, square), (b, wide_rows), how);
+                gemm((rows, width, columns), (&mut *da, wide_rows), (logits, square), (b, wide_rows), options);
             });
             sums
         })

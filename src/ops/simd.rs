@@ -121,7 +121,7 @@ pub fn max(values: &[f32]) -> f32 {
             *lane = if *value > *lane { *value } else { *lane };
         }
     }
-    tail.iter().fold(largest(lanes), |most, value| if *value > most { *value } else { most })
+    tail.iter().fold(largest(lanes), |max, value| if *value > max { *value } else { max })
 }
 
 /// `e^x` for finite or infinite `x`, within 1.5 units in the last place of results that are not denormal (those become

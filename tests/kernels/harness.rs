@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use flipk::autograd::{Backward, Init, Layout, ParamId, Parameters, Slot, Tape, Var};
-use flipk::device::cuda::{Activation, Driver, Emulated, EmulatorOptions, Gpu};
+use flipk::device::cuda::{ActType, Driver, Emulated, EmulatorOptions, Gpu};
 use flipk::device::{Cpu, Cuda, Real};
 use flipk::ops::AllOps;
 use flipk::random::{Purpose, Random};
@@ -143,7 +143,7 @@ pub fn error(found: &[f32], expected: &[f32]) -> f64 {
         let (found, expected) = (f64::from(*found), f64::from(*expected));
         (found - expected).abs() / expected.abs().max(typical)
     });
-    differences.fold(0.0, |most, error| if error <= most { most } else { error })
+    differences.fold(0.0, |max, error| if error <= max { max } else { error })
 }
 
 /// f32 sums in another order than the CPU's, over some thousand terms.
@@ -154,12 +154,12 @@ pub fn real() -> bool {
     std::env::var("FLIPK_TEST_DEVICE").is_ok_and(|device| device == "cuda")
 }
 
-fn device<T: Activation>(driver: Arc<dyn Driver>) -> Arc<Cuda<T>> {
+fn device<T: ActType>(driver: Arc<dyn Driver>) -> Arc<Cuda<T>> {
     Arc::new(Cuda::new(driver).expect("the test command installs nvcc where there is none: tools/test"))
 }
 
 /// The GPU under test, and what takes its counts: those of the emulator, none of a real one.
-pub fn gpu<T: Activation>(options: EmulatorOptions) -> (Arc<Cuda<T>>, impl Fn() -> BTreeMap<String, Counts>) {
+pub fn gpu<T: ActType>(options: EmulatorOptions) -> (Arc<Cuda<T>>, impl Fn() -> BTreeMap<String, Counts>) {
     let emulated = (!real()).then(|| Arc::new(Emulated::new(options)));
     let driver: Arc<dyn Driver> = match &emulated {
         Some(emulated) => emulated.clone(),
@@ -168,19 +168,19 @@ pub fn gpu<T: Activation>(options: EmulatorOptions) -> (Arc<Cuda<T>>, impl Fn() 
     (device(driver), move || emulated.as_ref().map(|driver| driver.take_counts()).unwrap_or_default())
 }
 
-fn on_gpu<T: Activation>(case: &impl Case, options: EmulatorOptions) -> (Found, BTreeMap<String, Counts>) {
+fn on_gpu<T: ActType>(case: &impl Case, options: EmulatorOptions) -> (Found, BTreeMap<String, Counts>) {
     let (device, counts) = gpu::<T>(EmulatorOptions { count: true, ..options });
     (run(device, case), counts())
 }
 
 /// Tells how far the GPU is from the emulator on the same inputs; both are within the tolerance of the CPU.
-fn tell_difference<T: Activation>(name: &str, case: &impl Case, found: &Found) {
+fn tell_difference<T: ActType>(name: &str, case: &impl Case, found: &Found) {
     let emulated = run(device::<T>(Arc::new(Emulated::new(EmulatorOptions::default()))), case);
     let differences = found.0.iter().zip(&emulated.0).map(|((_, gpu), (_, emulated))| distance(gpu, emulated));
     println!("{name}, {}: emulator and GPU differ by {:e}", T::SUFFIX, differences.fold(0.0, f64::max));
 }
 
-fn compare<T: Activation>(
+fn compare<T: ActType>(
     name: &str,
     case: &impl Case,
     expected: &Found,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use flipk::autograd::{Parameters, Tape};
 use flipk::device::Cpu;
-use flipk::device::cuda::{Activation, EmulatorOptions};
+use flipk::device::cuda::{ActType, EmulatorOptions};
 use flipk::golden::Tolerances;
 use flipk::model::{Flip, ModelConfig, TowerConfig};
 use flipk::ops::AllOps;
@@ -54,7 +54,7 @@ fn norm(values: impl Iterator<Item = f32>) -> f64 {
     values.map(|value| f64::from(value).powi(2)).sum::<f64>().sqrt()
 }
 
-fn compare<T: Activation>(name: &str, config: &ModelConfig, batch: usize, kept: usize, expected: &Found) {
+fn compare<T: ActType>(name: &str, config: &ModelConfig, batch: usize, kept: usize, expected: &Found) {
     let (device, _) = gpu::<T>(EmulatorOptions::default());
     let (found, tolerances) = (run(&device, config, batch, kept), Tolerances::of(&*device));
     for (found, expected) in [(&found.images, &expected.images), (&found.texts, &expected.texts)] {

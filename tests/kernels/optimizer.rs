@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use flipk::autograd::{Init, Layout, ParamId, Parameters, Tape};
-use flipk::device::cuda::{Activation, EmulatorOptions};
+use flipk::device::cuda::{ActType, EmulatorOptions};
 use flipk::device::{Cpu, Real};
 use flipk::ops::AllOps;
 use flipk::ops::linear::Weights;
@@ -64,7 +64,7 @@ fn shadow<D: AllOps>(device: &Arc<D>, layout: &Arc<Layout>, params: &Parameters<
     (0..outputs * inputs).map(|at| rows[at % inputs * outputs + at / inputs]).collect()
 }
 
-fn check<T: Activation>(clip_norm: f32) {
+fn check<T: ActType>(clip_norm: f32) {
     let (device, counts) = gpu::<T>(EmulatorOptions { count: true, ..Default::default() });
     let expected = run(&Arc::new(Cpu::default()), clip_norm, false);
     let found = run(&device, clip_norm, false);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use flipk::autograd::Recompute;
 use flipk::data::kept_patches;
 use flipk::device::Cuda;
-use flipk::device::cuda::{Activation, Emulated, EmulatorOptions};
+use flipk::device::cuda::{ActType, Emulated, EmulatorOptions};
 use flipk::golden::Tolerances;
 use flipk::model::{Flip, ModelConfig, TowerConfig};
 use flipk::optim::AdamWConfig;
@@ -35,7 +35,7 @@ fn config() -> ModelConfig {
     }
 }
 
-fn trainer<T: Activation>(device: Arc<Cuda<T>>, mode: Recompute) -> Trainer<Cuda<T>> {
+fn trainer<T: ActType>(device: Arc<Cuda<T>>, mode: Recompute) -> Trainer<Cuda<T>> {
     let flip = Flip::new(&config(), true);
     let values = flip.layout().initial_values(2);
     let kept = kept_patches(config().patches(), RATIO);
@@ -43,7 +43,7 @@ fn trainer<T: Activation>(device: Arc<Cuda<T>>, mode: Recompute) -> Trainer<Cuda
 }
 
 /// Outcomes and gradients of some steps, of which all but the first are recorded calls.
-fn train<T: Activation>(mode: Recompute) -> Vec<(StepOutcome, Vec<f32>)> {
+fn train<T: ActType>(mode: Recompute) -> Vec<(StepOutcome, Vec<f32>)> {
     let (device, _) = gpu::<T>(EmulatorOptions::default());
     let mut trainer = trainer(device.clone(), mode);
     let mut step = |step| {

@@ -13,8 +13,8 @@ fn reference(images: &[f64], texts: &[f64], batch: usize, width: usize, logit_sc
         scale * (0..width).map(|k| images[i * width + k] * texts[j * width + k]).sum::<f64>()
     };
     let lse = |logits: Vec<f64>| {
-        let most = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        (most + logits.iter().map(|logit| (logit - most).exp()).sum::<f64>().ln(), most)
+        let max = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        (max + logits.iter().map(|logit| (logit - max).exp()).sum::<f64>().ln(), max)
     };
     let (mut loss, mut rows, mut columns) = (0.0, 0, 0);
     for i in 0..batch {

@@ -48,9 +48,9 @@ pub fn unit_rows(rows: usize, width: usize, item: u64) -> Vec<f32> {
 /// The largest difference, relative to the largest element of `expected`.
 pub fn error(found: &[f32], expected: &[f64]) -> f64 {
     assert_eq!(found.len(), expected.len());
-    let largest = expected.iter().fold(1e-30, |most: f64, value| most.max(value.abs()));
+    let largest = expected.iter().fold(1e-30, |max: f64, value| max.max(value.abs()));
     let differences = found.iter().zip(expected).map(|(found, expected)| (f64::from(*found) - expected).abs());
-    differences.fold(0.0, |most, difference| if difference <= most { most } else { difference }) / largest
+    differences.fold(0.0, |max, difference| if difference <= max { max } else { difference }) / largest
 }
 
 impl Case<'_> {

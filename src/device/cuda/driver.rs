@@ -4,22 +4,22 @@ use crate::device::{DeviceError, Graph, KernelCounts, Pending};
 
 /// Blocks, threads of a block, and bytes of dynamic shared memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Grid {
+pub struct LaunchConfig {
     pub blocks: [u32; 3],
     pub threads: [u32; 3],
     pub shared: usize,
 }
 
-impl Grid {
+impl LaunchConfig {
     /// One row of `blocks` blocks of `threads` threads.
-    pub fn line(blocks: usize, threads: u32) -> Self {
+    pub fn blocks(blocks: usize, threads: u32) -> Self {
         Self { blocks: [saturated(blocks), 1, 1], threads: [threads, 1, 1], shared: 0 }
     }
 
     /// Enough blocks of `threads` threads for one thread per `SIZE` elements, and not so many that starting them counts.
-    pub fn over(elements: usize, per_thread: usize, threads: u32) -> Self {
-        const MOST: usize = 1 << 20;
-        Self::line(elements.div_ceil(per_thread * threads as usize).clamp(1, MOST), threads)
+    pub fn for_elements(elements: usize, per_thread: usize, threads: u32) -> Self {
+        const MAX_BLOCKS: usize = 1 << 20;
+        Self::blocks(elements.div_ceil(per_thread * threads as usize).clamp(1, MAX_BLOCKS), threads)
     }
 
     pub fn with_shared(self, shared: usize) -> Self {
@@ -36,23 +36,23 @@ fn saturated(blocks: usize) -> u32 {
 pub struct Launch<'a> {
     pub module: &'static str,
     pub kernel: &'a str,
-    pub grid: Grid,
+    pub config: LaunchConfig,
     pub args: &'a [Arg],
 }
 
 /// One argument of a kernel.
 #[derive(Clone, Copy, Debug)]
 pub struct Arg {
-    bytes: [u8; Self::MOST],
+    bytes: [u8; Self::MAX_BYTES],
     len: usize,
 }
 
 impl Arg {
     /// More bytes than any argument has.
-    const MOST: usize = 32;
+    const MAX_BYTES: usize = 32;
 
     pub fn new<T: bytemuck::NoUninit>(value: T) -> Self {
-        let mut bytes = [0; Self::MOST];
+        let mut bytes = [0; Self::MAX_BYTES];
         bytes[..size_of::<T>()].copy_from_slice(bytemuck::bytes_of(&value));
         Self { bytes, len: size_of::<T>() }
     }
@@ -68,14 +68,14 @@ macro_rules! args {
 }
 pub(crate) use args;
 
-/// Number types of matrix operands.
+/// DType types of matrix operands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Number {
+pub enum DType {
     F32,
     Bf16,
 }
 
-impl Number {
+impl DType {
     pub fn bytes(self) -> usize {
         match self {
             Self::F32 => 4,
@@ -121,15 +121,15 @@ pub enum Epilogue {
 
 /// `d = epilogue(a b)`, or `d += a b`, with `a: [m, k]`, `b: [k, n]`, `d: [m, n]`; sums in f32.
 #[derive(Clone, Copy, Debug)]
-pub struct Product {
+pub struct Gemm {
     pub m: usize,
     pub n: usize,
     pub k: usize,
     pub a: Operand,
     pub b: Operand,
-    pub operands: Number,
+    pub operands: DType,
     pub d: u64,
-    pub result: Number,
+    pub result: DType,
     pub accumulate: bool,
     pub epilogue: Epilogue,
 }
@@ -138,12 +138,12 @@ pub struct Product {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Streaming multiprocessors.
-    pub processors: usize,
+    pub sm_count: usize,
     /// Bytes of shared memory that a block may use, if the kernel asks for them.
     pub shared: usize,
 }
 
-impl Product {
+impl Gemm {
     /// Bytes of its operands, its result and what its epilogue reads and writes, each once.
     pub fn moved_bytes(&self) -> usize {
         let &Self { m, n, k, operands, result, accumulate, .. } = self;
@@ -209,7 +209,7 @@ pub trait Driver: Send + Sync {
         Ok(())
     }
     fn launch(&self, launch: &Launch) -> Result<(), DeviceError>;
-    fn product(&self, product: &Product) -> Result<(), DeviceError>;
+    fn gemm(&self, product: &Gemm) -> Result<(), DeviceError>;
     /// From now on launches, products and copies are recorded instead of made.
     fn begin_capture(&self) -> Result<(), DeviceError>;
     fn end_capture(&self) -> Result<Box<dyn Graph>, DeviceError>;

@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use half::bf16;
 use ptx_emulator::{Counts, Memory, MemoryError, Module, Options, launch};
 
-use super::driver::{Arg, Done, Driver, Epilogue, Event, Grid, Launch, Limits, Number, Operand, Product};
+use super::driver::{Arg, DType, Done, Driver, Epilogue, Event, Gemm, Launch, LaunchConfig, Limits, Operand};
 use super::{estimate, kernels};
-use crate::device::product::{How, Operands, Strides, product};
+use crate::device::gemm::{GemmOptions, Operands, Strides, gemm};
 use crate::device::{DeviceError, Graph, KernelCounts, Pending};
 
 /// Bytes of shared memory that a block may use on a GPU of compute capability 9.0.
@@ -29,19 +29,19 @@ pub struct EmulatorOptions {
 /// An emulated GPU.
 pub struct Emulated {
     machine: Arc<Machine>,
-    /// The calls recorded so far, while it records.
-    recording: Mutex<Option<Vec<Call>>>,
+    /// The calls captured so far, during a capture.
+    capture: Mutex<Option<Vec<Call>>>,
     /// Asynchronous uploads that were not swapped in yet: as late as a GPU could make them.
     uploads: Mutex<Vec<(u64, Vec<u8>)>>,
 }
 
 /// A call that can be made later.
 enum Call {
-    Launch { module: &'static str, kernel: String, grid: Grid, args: Vec<Arg> },
-    Product(Product),
+    Launch { module: &'static str, kernel: String, config: LaunchConfig, args: Vec<Arg> },
+    Gemm(Gemm),
     Copy { to: u64, from: u64, bytes: usize },
     Zero { to: u64, bytes: usize },
-    Forget { address: u64, bytes: usize },
+    MarkUninit { address: u64, bytes: usize },
 }
 
 struct Captured {
@@ -84,7 +84,7 @@ impl Emulated {
             launches: Mutex::default(),
             done: Mutex::default(),
         };
-        Self { machine: Arc::new(machine), recording: Mutex::default(), uploads: Mutex::default() }
+        Self { machine: Arc::new(machine), capture: Mutex::default(), uploads: Mutex::default() }
     }
 
     fn take_launches(&self) -> BTreeMap<String, Launches> {
@@ -103,7 +103,7 @@ impl Emulated {
 
     /// Makes the call, or notes it down.
     fn call(&self, call: Call) -> Result<(), DeviceError> {
-        match &mut *self.recording.lock().unwrap_or_else(PoisonError::into_inner) {
+        match &mut *self.capture.lock().unwrap_or_else(PoisonError::into_inner) {
             Some(calls) => {
                 calls.push(call);
                 Ok(())
@@ -113,9 +113,9 @@ impl Emulated {
     }
 
     /// As a stream that is being captured, whose host must not wait or allocate.
-    fn not_recording(&self, what: &str) -> Result<(), DeviceError> {
-        match *self.recording.lock().unwrap_or_else(PoisonError::into_inner) {
-            Some(_) => Err(DeviceError::Unsupported { what: format!("{what} while a graph is recorded") }),
+    fn not_capturing(&self, what: &str) -> Result<(), DeviceError> {
+        match *self.capture.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(_) => Err(DeviceError::Unsupported { what: format!("{what} while a graph is captured") }),
             None => Ok(()),
         }
     }
@@ -124,8 +124,10 @@ impl Emulated {
 impl Machine {
     fn make(&self, call: &Call) -> Result<(), DeviceError> {
         match call {
-            Call::Launch { module, kernel, grid, args } => self.launch(&Launch { module, kernel, grid: *grid, args }),
-            Call::Product(product) => self.product(product),
+            Call::Launch { module, kernel, config, args } => {
+                self.launch(&Launch { module, kernel, config: *config, args })
+            }
+            Call::Gemm(product) => self.gemm(product),
             Call::Copy { to, from, bytes } => {
                 let mut content = vec![0; *bytes];
                 self.download(&mut content, *from)?;
@@ -136,8 +138,8 @@ impl Machine {
                 self.pass(estimate::copy(*bytes), *bytes);
                 self.upload(*to, &vec![0; *bytes])
             }
-            Call::Forget { address, bytes } => {
-                self.memory.forget(*address, *bytes).map_err(|error| failed("forget", &error))
+            Call::MarkUninit { address, bytes } => {
+                self.memory.forget(*address, *bytes).map_err(|error| failed("mark_uninit", &error))
             }
         }
     }
@@ -159,22 +161,22 @@ impl Machine {
         done.moved_bytes += moved_bytes as u64;
     }
 
-    fn read(&self, address: u64, len: usize, number: Number) -> Result<Vec<f32>, DeviceError> {
+    fn read(&self, address: u64, len: usize, number: DType) -> Result<Vec<f32>, DeviceError> {
         let mut bytes = vec![0u8; len * number.bytes()];
         self.memory.read_written(address, &mut bytes).map_err(|error| failed("a matrix operand", &error))?;
         Ok(match number {
-            Number::F32 => bytemuck::pod_collect_to_vec(&bytes),
-            Number::Bf16 => {
+            DType::F32 => bytemuck::pod_collect_to_vec(&bytes),
+            DType::Bf16 => {
                 let values: Vec<bf16> = bytemuck::pod_collect_to_vec(&bytes);
                 values.into_iter().map(bf16::to_f32).collect()
             }
         })
     }
 
-    fn write(&self, address: u64, values: &[f32], number: Number) -> Result<(), DeviceError> {
+    fn write(&self, address: u64, values: &[f32], number: DType) -> Result<(), DeviceError> {
         match number {
-            Number::F32 => self.upload(address, bytemuck::cast_slice(values)),
-            Number::Bf16 => {
+            DType::F32 => self.upload(address, bytemuck::cast_slice(values)),
+            DType::Bf16 => {
                 let values: Vec<bf16> = values.iter().map(|value| bf16::from_f32(*value)).collect();
                 self.upload(address, bytemuck::cast_slice(&values))
             }
@@ -196,17 +198,18 @@ impl Machine {
         let args: Vec<&[u8]> = call.args.iter().map(Arg::bytes).collect();
         let params = kernel.pack(&args).map_err(wrong)?;
         let grid = ptx_emulator::Grid {
-            blocks: call.grid.blocks,
-            threads: call.grid.threads,
-            dynamic_shared: call.grid.shared,
+            blocks: call.config.blocks,
+            threads: call.config.threads,
+            dynamic_shared: call.config.shared,
         };
-        let (shared, most) = (kernel.static_shared() + call.grid.shared, self.options.shared.unwrap_or(HOPPER_SHARED));
-        if shared > most {
-            return Err(wrong(format!("{shared} bytes of shared memory for a block; this GPU has {most}")));
+        let (shared, max_shared) =
+            (kernel.static_shared() + call.config.shared, self.options.shared.unwrap_or(HOPPER_SHARED));
+        if shared > max_shared {
+            return Err(wrong(format!("{shared} bytes of shared memory for a block; this GPU has {max_shared}")));
         }
         let options = Options { count: self.options.count, order: self.options.order, ..Options::default() };
         let counts = launch(&self.memory, &module, kernel, grid, &params, &options)
-            .map_err(|fault| wrong(format!("{fault}; grid {:?}", call.grid)))?;
+            .map_err(|fault| wrong(format!("{fault}; {:?}", call.config)))?;
         if self.options.count {
             let seconds = estimate::launch(&counts);
             self.pass(seconds, counts.moved_bytes() as usize);
@@ -215,24 +218,24 @@ impl Machine {
             launches.counts.add(&counts);
             launches.number += 1;
             launches.seconds += seconds;
-            launches.threads = launches.threads.max(call.grid.threads.iter().product());
+            launches.threads = launches.threads.max(call.config.threads.iter().product());
             launches.shared_bytes = launches.shared_bytes.max(shared);
         }
         Ok(())
     }
 
-    fn product(&self, call: &Product) -> Result<(), DeviceError> {
-        let Product { m, n, k, a, b, operands, d, result, accumulate, epilogue } = *call;
+    fn gemm(&self, call: &Gemm) -> Result<(), DeviceError> {
+        let Gemm { m, n, k, a, b, operands, d, result, accumulate, epilogue } = *call;
         let (left, right) = (self.read(a.address, m * k, operands)?, self.read(b.address, k * n, operands)?);
         let mut sums = match accumulate {
             true => self.read(d, m * n, result)?,
             false => vec![0.0; m * n],
         };
         // What is bf16 already stays so to the bit, and this product's sums are the same on every processor.
-        let multiplied = if operands == Number::Bf16 { Operands::Bf16 } else { Operands::F32 };
-        let how = How { operands: multiplied, scale: 1.0, accumulate, parallel: true };
+        let multiplied = if operands == DType::Bf16 { Operands::Bf16 } else { Operands::F32 };
+        let options = GemmOptions { operands: multiplied, scale: 1.0, accumulate, parallel: true };
         let (left, right) = ((&left[..], strides(a, m, k)), (&right[..], strides(b, k, n)));
-        product((m, n, k), (&mut sums, Strides::row_major(n)), left, right, how);
+        gemm((m, n, k), (&mut sums, Strides::row_major(n)), left, right, options);
         match epilogue {
             Epilogue::None => {}
             Epilogue::Bias(bias) | Epilogue::GeluBias { bias, .. } => {
@@ -248,7 +251,7 @@ impl Machine {
                 sums.iter_mut().zip(pre).for_each(|(sum, pre)| *sum *= gelu(pre).1);
             }
         }
-        self.pass(estimate::product(call), call.moved_bytes());
+        self.pass(estimate::gemm(call), call.moved_bytes());
         self.write(d, &sums, result)
     }
 }
@@ -283,7 +286,7 @@ impl Driver for Emulated {
 
     /// Few processors, so that small tests give several pieces of work to each.
     fn limits(&self) -> Limits {
-        Limits { processors: 2, shared: self.machine.options.shared.unwrap_or(HOPPER_SHARED) }
+        Limits { sm_count: 2, shared: self.machine.options.shared.unwrap_or(HOPPER_SHARED) }
     }
 
     fn estimates(&self) -> bool {
@@ -291,7 +294,7 @@ impl Driver for Emulated {
     }
 
     fn allocate(&self, bytes: usize) -> Result<Option<u64>, DeviceError> {
-        self.not_recording("an allocation")?;
+        self.not_capturing("an allocation")?;
         Ok(Some(self.machine.memory.allocate(bytes)))
     }
 
@@ -305,23 +308,23 @@ impl Driver for Emulated {
     }
 
     fn upload(&self, to: u64, from: &[u8]) -> Result<(), DeviceError> {
-        self.not_recording("an upload")?;
+        self.not_capturing("an upload")?;
         self.machine.upload(to, from)
     }
 
     fn download(&self, to: &mut [u8], from: u64) -> Result<(), DeviceError> {
-        self.not_recording("a download")?;
+        self.not_capturing("a download")?;
         self.machine.download(to, from)
     }
 
     fn upload_async(&self, to: u64, from: &[u8]) -> Result<(), DeviceError> {
-        self.not_recording("an upload")?;
+        self.not_capturing("an upload")?;
         self.uploads.lock().unwrap_or_else(PoisonError::into_inner).push((to, from.to_vec()));
         Ok(())
     }
 
     fn swap_in(&self, copies: &[(u64, u64, usize)]) -> Result<(), DeviceError> {
-        self.not_recording("taking uploads")?;
+        self.not_capturing("taking uploads")?;
         let uploads = std::mem::take(&mut *self.uploads.lock().unwrap_or_else(PoisonError::into_inner));
         uploads.iter().try_for_each(|(to, from)| self.machine.upload(*to, from))?;
         copies.iter().try_for_each(|&(to, from, bytes)| self.copy(to, from, bytes))
@@ -342,26 +345,26 @@ impl Driver for Emulated {
     }
 
     fn mark_uninit(&self, address: u64, bytes: usize) -> Result<(), DeviceError> {
-        self.call(Call::Forget { address, bytes })
+        self.call(Call::MarkUninit { address, bytes })
     }
 
     fn launch(&self, call: &Launch) -> Result<(), DeviceError> {
-        let &Launch { module, kernel, grid, args } = call;
-        self.call(Call::Launch { module, kernel: kernel.to_owned(), grid, args: args.to_vec() })
+        let &Launch { module, kernel, config, args } = call;
+        self.call(Call::Launch { module, kernel: kernel.to_owned(), config, args: args.to_vec() })
     }
 
-    fn product(&self, product: &Product) -> Result<(), DeviceError> {
-        self.call(Call::Product(*product))
+    fn gemm(&self, product: &Gemm) -> Result<(), DeviceError> {
+        self.call(Call::Gemm(*product))
     }
 
     fn begin_capture(&self) -> Result<(), DeviceError> {
-        self.not_recording("another recording")?;
-        *self.recording.lock().unwrap_or_else(PoisonError::into_inner) = Some(Vec::new());
+        self.not_capturing("another capture")?;
+        *self.capture.lock().unwrap_or_else(PoisonError::into_inner) = Some(Vec::new());
         Ok(())
     }
 
     fn end_capture(&self) -> Result<Box<dyn Graph>, DeviceError> {
-        let calls = self.recording.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default();
+        let calls = self.capture.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default();
         Ok(Box::new(Captured { machine: self.machine.clone(), calls }))
     }
 
@@ -372,7 +375,7 @@ impl Driver for Emulated {
     fn seconds(&self, from: &Event, to: &Event) -> Result<f64, DeviceError> {
         match (from, to) {
             (Event::Emulated(from), Event::Emulated(to)) => Ok(to.seconds - from.seconds),
-            _ => Err(DeviceError::Unsupported { what: "marks of another device".to_owned() }),
+            _ => Err(DeviceError::Unsupported { what: "events of another device".to_owned() }),
         }
     }
 
@@ -407,6 +410,6 @@ impl Driver for Emulated {
     }
 
     fn synchronize(&self) -> Result<(), DeviceError> {
-        self.not_recording("waiting")
+        self.not_capturing("waiting")
     }
 }

@@ -4,7 +4,7 @@
 
 use ptx_emulator::Counts;
 
-use super::driver::Product;
+use super::driver::Gemm;
 
 /// Bytes per second that a copy moves, read and written bytes both counted (an H100 SXM with 80 GB).
 pub const BANDWIDTH: f64 = 3.0e12;
@@ -33,12 +33,12 @@ pub fn slowest(counts: &Counts) -> (f64, &'static str) {
         (counts.warp_instructions() as f64 / ISSUE, "issue"),
         (counts.shared.passes as f64 / SHARED, "shared memory"),
     ];
-    units.into_iter().fold((0.0, "-"), |most, unit| if unit.0 > most.0 { unit } else { most })
+    units.into_iter().fold((0.0, "-"), |max, unit| if unit.0 > max.0 { unit } else { max })
 }
 
 /// Seconds for a matrix product.
-pub fn product(product: &Product) -> f64 {
-    let &Product { m, n, k, .. } = product;
+pub fn gemm(product: &Gemm) -> f64 {
+    let &Gemm { m, n, k, .. } = product;
     (2.0 * (m * n * k) as f64 / PRODUCTS).max(product.moved_bytes() as f64 / BANDWIDTH) + LAUNCH
 }
 

@@ -4,12 +4,12 @@
 //! (emulated: to the CPU, with the same operands). Numbers are bf16 ([`Cuda<bf16>`](Cuda)), with f32 statistics, sums,
 //! master weights and moments; `Cuda<f32>` runs the same kernels' f32 instances and is there to hold them to tighter limits.
 
+mod cublaslt;
 mod driver;
 mod emulated;
 pub mod estimate;
 pub mod kernels;
-mod products;
-mod real;
+mod nvidia;
 mod staging;
 
 use std::marker::PhantomData;
@@ -18,34 +18,34 @@ use std::sync::{Arc, Mutex, PoisonError};
 use half::bf16;
 
 pub(crate) use driver::args;
-pub use driver::{Arg, Done, Driver, Epilogue, Event, Grid, Launch, Limits, Number, Operand, Product};
+pub use driver::{Arg, DType, Done, Driver, Epilogue, Event, Gemm, Launch, LaunchConfig, Limits, Operand};
 pub use emulated::{Emulated, EmulatorOptions};
-pub use real::Gpu;
+pub use nvidia::Gpu;
 
 use super::{Device, DeviceError, Elem, Graph, KernelCounts, Pending, ProbeSizes, Real};
 
 /// What activations can be on a GPU.
-pub trait Activation: Real {
+pub trait ActType: Real {
     /// The ending of the kernels' names.
     const SUFFIX: &'static str;
     /// Elements of the 16 bytes in which kernels read and write.
     const PACK: usize;
-    const NUMBER: Number;
+    const DTYPE: DType;
     /// Whether products read a copy of the weights.
     const SHADOW: bool;
 }
 
-impl Activation for bf16 {
+impl ActType for bf16 {
     const SUFFIX: &'static str = "bf16";
     const PACK: usize = 8;
-    const NUMBER: Number = Number::Bf16;
+    const DTYPE: DType = DType::Bf16;
     const SHADOW: bool = true;
 }
 
-impl Activation for f32 {
+impl ActType for f32 {
     const SUFFIX: &'static str = "f32";
     const PACK: usize = 4;
-    const NUMBER: Number = Number::F32;
+    const DTYPE: DType = DType::F32;
     const SHADOW: bool = false;
 }
 
@@ -56,7 +56,7 @@ pub struct Cuda<T> {
     activations: PhantomData<T>,
 }
 
-impl<T: Activation> Cuda<T> {
+impl<T: ActType> Cuda<T> {
     /// # Errors
     /// If the program was built without kernels.
     pub fn new(driver: Arc<dyn Driver>) -> Result<Self, DeviceError> {
@@ -67,8 +67,14 @@ impl<T: Activation> Cuda<T> {
     }
 
     /// Calls `kernels/{module}.cu`'s `{kernel}`.
-    pub fn launch(&self, module: &'static str, kernel: &str, grid: Grid, args: &[Arg]) -> Result<(), DeviceError> {
-        self.driver.launch(&Launch { module, kernel, grid, args })
+    pub fn launch(
+        &self,
+        module: &'static str,
+        kernel: &str,
+        config: LaunchConfig,
+        args: &[Arg],
+    ) -> Result<(), DeviceError> {
+        self.driver.launch(&Launch { module, kernel, config, args })
     }
 
     /// Calls `kernels/{module}.cu`'s `{kernel}_{bf16 or f32}`.
@@ -76,10 +82,10 @@ impl<T: Activation> Cuda<T> {
         &self,
         module: &'static str,
         kernel: &str,
-        grid: Grid,
+        config: LaunchConfig,
         args: &[Arg],
     ) -> Result<(), DeviceError> {
-        self.launch(module, &format!("{kernel}_{}", T::SUFFIX), grid, args)
+        self.launch(module, &format!("{kernel}_{}", T::SUFFIX), config, args)
     }
 
     pub fn driver(&self) -> &dyn Driver {
@@ -172,7 +178,7 @@ impl<'a, T> ViewMut<'a, T> {
     }
 }
 
-impl<T: Activation> Device for Cuda<T> {
+impl<T: ActType> Device for Cuda<T> {
     type Act = T;
     type Memory = CudaMemory;
     type View<'a, E: Elem> = View<'a, E>;
@@ -190,7 +196,7 @@ impl<T: Activation> Device for Cuda<T> {
     }
 
     fn rounds_operands(&self) -> bool {
-        T::NUMBER == Number::Bf16
+        T::DTYPE == DType::Bf16
     }
 
     fn allocate(&self, bytes: usize, purpose: &str) -> Result<CudaMemory, DeviceError> {

@@ -13,7 +13,7 @@ const BUFFERS: usize = 8;
 const PIECE: usize = 4 << 20;
 
 /// Smaller uploads are copied by the driver itself before its call returns.
-const LEAST: usize = 64 * 1024;
+const MIN_STAGED_BYTES: usize = 64 * 1024;
 
 /// Pinned memory that is free again, or filled, once `copied` has happened.
 struct Buffer {
@@ -41,7 +41,7 @@ impl Staging {
         to: u64,
         from: &[u8],
     ) -> Result<(), DriverError> {
-        if from.len() < LEAST {
+        if from.len() < MIN_STAGED_BYTES {
             // SAFETY: the caller's range was allocated; the driver has read pageable memory when the call returns.
             return unsafe { result::memcpy_htod_async(to, from, stream.cu_stream()) };
         }

@@ -1,7 +1,7 @@
 //! AdamW on a GPU: `kernels/adamw.cu`.
 
 use super::{AdamW, DECAY_BLOCK, Hyper, Update};
-use crate::device::cuda::{Activation, Cuda, Grid, args};
+use crate::device::cuda::{ActType, Cuda, LaunchConfig, args};
 use crate::device::{Device, DeviceError};
 
 /// Floats before the partial sums in [`Update::norm`]: the norm and the scale, padded to 16 bytes.
@@ -12,7 +12,7 @@ fn blocks(len: usize) -> usize {
     len.div_ceil(256 * 16).clamp(1, 1056)
 }
 
-impl<T: Activation> AdamW for Cuda<T> {
+impl<T: ActType> AdamW for Cuda<T> {
     fn norm_len(arena_len: usize) -> usize {
         HEAD + blocks(arena_len)
     }
@@ -23,11 +23,16 @@ impl<T: Activation> AdamW for Cuda<T> {
         debug_assert!(len.is_multiple_of(DECAY_BLOCK) && (shadow.is_some() == Self::SHADOW_WEIGHTS));
         let (count, head, numbers) = (blocks(len), norm.address(), numbers.address());
         let partials = head + 4 * HEAD as u64;
-        self.launch("adamw", "adamw_squares", Grid::line(count, 256), args![grads.address(), partials, len])?;
-        self.launch("adamw", "adamw_scale", Grid::line(1, 256), args![partials, head, count as i32, numbers])?;
+        self.launch("adamw", "adamw_squares", LaunchConfig::blocks(count, 256), args![grads.address(), partials, len])?;
+        self.launch(
+            "adamw",
+            "adamw_scale",
+            LaunchConfig::blocks(1, 256),
+            args![partials, head, count as i32, numbers],
+        )?;
         let shadow = shadow.map_or(0, |shadow| shadow.address());
         let (grads, m, v, decay) = (grads.address(), m.address(), v.address(), decay.address());
         let args = args![values.address(), shadow, grads, m, v, decay, head, len, numbers];
-        self.launch("adamw", "adamw_update", Grid::over(len, 4, 256), args)
+        self.launch("adamw", "adamw_update", LaunchConfig::for_elements(len, 4, 256), args)
     }
 }

@@ -2,11 +2,11 @@
 
 use super::{Assemble, Gradients, Shape};
 use crate::device::DeviceError;
-use crate::device::cuda::{Activation, Cuda, Grid, View, ViewMut, args};
+use crate::device::cuda::{ActType, Cuda, LaunchConfig, View, ViewMut, args};
 use crate::ops::bias::cuda::{Rows, column_sums, column_sums_scratch_len};
 use crate::ops::embedding::cuda::{Table, scatter};
 
-impl<T: Activation> Assemble for Cuda<T> {
+impl<T: ActType> Assemble for Cuda<T> {
     fn assemble_scratch(shape: &Shape) -> usize {
         column_sums_scratch_len(shape.batch, shape.width)
     }
@@ -24,7 +24,7 @@ impl<T: Activation> Assemble for Cuda<T> {
         let [batch, kept, width] = [shape.batch, shape.kept, shape.width].map(|size| size as i32);
         let (patches, ids, cls, pos) = (patches.address(), ids.address(), cls.address(), pos.address());
         let args = args![patches, ids, cls, pos, out.address(), batch, kept, width];
-        self.launch_typed("assemble", "assemble_forward", Grid::over(out.len(), T::PACK, 256), args)
+        self.launch_typed("assemble", "assemble_forward", LaunchConfig::for_elements(out.len(), T::PACK, 256), args)
     }
 
     fn assemble_backward(
@@ -41,7 +41,12 @@ impl<T: Activation> Assemble for Cuda<T> {
         if let Some(dpatches) = dpatches {
             let [batch, kept, wide] = [batch, kept, width].map(|size| size as i32);
             let args = args![dout, dpatches.address(), batch, kept, wide];
-            self.launch_typed("assemble", "assemble_copy", Grid::over(dpatches.len(), T::PACK, 256), args)?;
+            self.launch_typed(
+                "assemble",
+                "assemble_copy",
+                LaunchConfig::for_elements(dpatches.len(), T::PACK, 256),
+                args,
+            )?;
         }
         let first = Rows { address: dout, rows: batch, width, stride: (kept + 1) * width };
         column_sums(self, first, dcls, &scratch)?;

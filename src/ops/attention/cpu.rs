@@ -6,7 +6,7 @@ use std::cell::RefCell;
 use rayon::prelude::*;
 
 use super::{Shape, head};
-use crate::device::product::{self, How, Operands, Strides};
+use crate::device::gemm::{self, GemmOptions, Operands, Strides};
 use crate::ops::simd::{LANES, dot, exp, max, total, wide};
 
 thread_local! {
@@ -47,10 +47,10 @@ fn multiply(
     panel: &mut [f32],
 ) {
     match sizes.0 <= SHORT {
-        true => head::product(sizes, (c.0, c.1.rows), a, b, scale, panel),
+        true => head::gemm(sizes, (c.0, c.1.rows), a, b, scale, panel),
         false => {
-            let how = How { operands: Operands::F32, scale, accumulate: false, parallel: false };
-            product::product(sizes, c, a, b, how);
+            let options = GemmOptions { operands: Operands::F32, scale, accumulate: false, parallel: false };
+            gemm::gemm(sizes, c, a, b, options);
         }
     }
 }
@@ -89,17 +89,17 @@ pub fn forward(shape: Shape, qkv: &[f32], out: &mut [f32], lse: &mut [f32]) {
 #[inline(always)]
 fn softmax(shape: Shape, scores: &mut [f32], lse: &mut [f32]) {
     let len = row_len(shape);
-    for (row, (scores, most)) in scores.chunks_exact(len).zip(lse.iter_mut()).enumerate() {
+    for (row, (scores, row_max)) in scores.chunks_exact(len).zip(lse.iter_mut()).enumerate() {
         let keys = seen(shape, row);
-        *most = max(&scores[..keys]);
+        *row_max = max(&scores[..keys]);
     }
     for (row, (scores, lse)) in scores.chunks_exact_mut(len).zip(lse).enumerate() {
-        let (keys, most) = (seen(shape, row), *lse);
+        let (keys, row_max) = (seen(shape, row), *lse);
         let (scores, hidden) = scores.as_chunks_mut::<LANES>().0.split_at_mut(keys.div_ceil(LANES));
         let mut sums = [0.0; LANES];
         for (block, scores) in scores.iter_mut().enumerate() {
             for lane in 0..LANES {
-                let p = exp(scores[lane] - most);
+                let p = exp(scores[lane] - row_max);
                 scores[lane] = if block * LANES + lane < keys { p } else { 0.0 };
                 sums[lane] += scores[lane];
             }
@@ -110,7 +110,7 @@ fn softmax(shape: Shape, scores: &mut [f32], lse: &mut [f32]) {
             *score *= factor;
         }
         hidden.as_flattened_mut().fill(0.0);
-        *lse = most + libm::logf(total);
+        *lse = row_max + libm::logf(total);
     }
 }
 

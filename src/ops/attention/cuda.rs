@@ -2,13 +2,13 @@
 
 use super::{Attention, BackwardOperands, Shape};
 use crate::device::DeviceError;
-use crate::device::cuda::{Activation, Cuda, Grid, Limits, Number, View, ViewMut, args};
+use crate::device::cuda::{ActType, Cuda, DType, LaunchConfig, Limits, View, ViewMut, args};
 
 /// Head dims for which there are matrix-instruction kernels; others take the simple ones.
 const FAST: [usize; 5] = [32, 64, 80, 96, 128];
 
 /// Largest head dim of the simple kernels.
-const MOST: usize = 256;
+const MAX_HEAD_DIM: usize = 256;
 
 /// Shared memory of an SM of compute capability 9.0, and what each block costs beside its own.
 const SHARED_OF_SM: usize = 228 * 1024;
@@ -24,8 +24,8 @@ fn whole_rows(head_dim: usize) -> &'static [(usize, usize)] {
     }
 }
 
-/// The forward kernel's name without its beginning, and its grid.
-fn forward_kernel(shape: &Shape, limits: Limits) -> (String, Grid) {
+/// The forward kernel's name without its prefix, and its launch config.
+fn forward_kernel(shape: &Shape, limits: Limits) -> (String, LaunchConfig) {
     let &Shape { tokens, head_dim: d, .. } = shape;
     let heads = shape.batch * shape.heads;
     match whole_rows(d).iter().copied().find(|(padded, _)| tokens <= *padded) {
@@ -34,32 +34,32 @@ fn forward_kernel(shape: &Shape, limits: Limits) -> (String, Grid) {
             let ahead = 5 * padded * 2 * d;
             let fits = ahead <= limits.shared && together.max(3) * (ahead + SHARED_BESIDE) <= SHARED_OF_SM;
             let (blocks, shared) = match fits {
-                true => (heads.min(together * limits.processors), ahead),
+                true => (heads.min(together * limits.sm_count), ahead),
                 false => (heads, (2 * padded + 16 * warps) * 2 * d),
             };
-            (format!("d{d}_n{padded}"), Grid::line(blocks, 32 * warps as u32).with_shared(shared))
+            (format!("d{d}_n{padded}"), LaunchConfig::blocks(blocks, 32 * warps as u32).with_shared(shared))
         }
-        None => (format!("d{d}_long"), Grid::line(heads * tokens.div_ceil(64), 128).with_shared(640 * d)),
+        None => (format!("d{d}_long"), LaunchConfig::blocks(heads * tokens.div_ceil(64), 128).with_shared(640 * d)),
     }
 }
 
-/// The backward kernel's name without its beginning, and its grid: one block per head if two of them fit an SM of Hopper and
+/// The backward kernel's name without its prefix, and its launch config: one block per head if two of them fit an SM of Hopper and
 /// one of them fits this GPU's, else the one that fills an SM, else one that walks over the row. All but the last need the memory
 /// that [`Limits`] says.
-fn backward_kernel(shape: &Shape, limits: Limits) -> (String, Grid) {
+fn backward_kernel(shape: &Shape, limits: Limits) -> (String, LaunchConfig) {
     let &Shape { tokens, head_dim: d, .. } = shape;
     let heads = shape.batch * shape.heads;
     let rows = tokens.next_multiple_of(16);
-    if let Some(grid) = row_grid(shape, limits) {
-        return (format!("d{d}_row"), grid);
+    if let Some(config) = row_config(shape, limits) {
+        return (format!("d{d}_row"), config);
     }
     let shared = rows * (6 * d + 2 * d.max(rows + 8) + 8);
     let together = SHARED_OF_SM / (shared + SHARED_BESIDE);
     if together >= 2 && shared <= limits.shared {
-        let most = if d > 80 || together >= 3 { 4 } else { 6 };
+        let max_warps = if d > 80 || together >= 3 { 4 } else { 6 };
         let slabs = rows / 16;
-        let warps = slabs.div_ceil(slabs.div_ceil(most));
-        return (format!("d{d}"), Grid::line(heads, 32 * warps as u32).with_shared(shared));
+        let warps = slabs.div_ceil(slabs.div_ceil(max_warps));
+        return (format!("d{d}"), LaunchConfig::blocks(heads, 32 * warps as u32).with_shared(shared));
     }
     let (slabs, stage) = match d {
         32 | 64 => (2, 64),
@@ -67,23 +67,23 @@ fn backward_kernel(shape: &Shape, limits: Limits) -> (String, Grid) {
         _ => (1, 64),
     };
     let shared = (256 * slabs + 12 * stage) * d + 8 * stage.max(64 * slabs);
-    (format!("d{d}_long"), Grid::line(2 * heads * tokens.div_ceil(64 * slabs), 128).with_shared(shared))
+    (format!("d{d}_long"), LaunchConfig::blocks(2 * heads * tokens.div_ceil(64 * slabs), 128).with_shared(shared))
 }
 
-/// The grid of the backward kernel for which a head fills an SM.
-fn row_grid(shape: &Shape, limits: Limits) -> Option<Grid> {
+/// The config of the backward kernel for which a head fills an SM.
+fn row_config(shape: &Shape, limits: Limits) -> Option<LaunchConfig> {
     let &Shape { tokens, head_dim: d, .. } = shape;
     let heads = shape.batch * shape.heads;
     let rows = tokens.next_multiple_of(16);
     // With the next head's keys beside this one's, blocks go on from head to head.
     let (copies, blocks) = match d {
-        64 => (2, heads.min(limits.processors)),
+        64 => (2, heads.min(limits.sm_count)),
         80 => (1, heads),
         _ => return None,
     };
     let shared = 2 * d * (2 * copies * rows + 384) + 512 + 144 * (rows + 16);
     let fits = (145..=272).contains(&tokens) && shared <= limits.shared;
-    fits.then(|| Grid::line(blocks, 256).with_shared(shared))
+    fits.then(|| LaunchConfig::blocks(blocks, 256).with_shared(shared))
 }
 
 /// Where the kernels of a head dim are.
@@ -98,20 +98,20 @@ fn module(head_dim: usize) -> &'static str {
 }
 
 /// Whether the matrix-instruction kernels serve.
-fn fast<T: Activation>(shape: &Shape) -> bool {
-    T::NUMBER == Number::Bf16 && FAST.contains(&shape.head_dim)
+fn fast<T: ActType>(shape: &Shape) -> bool {
+    T::DTYPE == DType::Bf16 && FAST.contains(&shape.head_dim)
 }
 
-/// A grid of the simple kernels, which have a warp for each query.
-fn simple(shape: &Shape) -> Result<Grid, DeviceError> {
-    if shape.head_dim > MOST {
-        let what = format!("attention: a head dim of {}; at most {MOST} on a GPU", shape.head_dim);
+/// The config of the simple kernels, which have a warp for each query.
+fn simple(shape: &Shape) -> Result<LaunchConfig, DeviceError> {
+    if shape.head_dim > MAX_HEAD_DIM {
+        let what = format!("attention: a head dim of {}; at most {MAX_HEAD_DIM} on a GPU", shape.head_dim);
         return Err(DeviceError::Unsupported { what });
     }
-    Ok(Grid::over(shape.batch * shape.heads * shape.tokens, 1, 4))
+    Ok(LaunchConfig::for_elements(shape.batch * shape.heads * shape.tokens, 1, 4))
 }
 
-impl<T: Activation> Attention for Cuda<T> {
+impl<T: ActType> Attention for Cuda<T> {
     fn attention_forward(
         &self,
         shape: &Shape,
@@ -124,13 +124,13 @@ impl<T: Activation> Attention for Cuda<T> {
         let (qkv, out, lse) = (qkv.address(), out.address(), lse.address());
         let (causal, scale) = (i32::from(shape.causal), shape.scale());
         if fast::<T>(shape) {
-            let (name, grid) = forward_kernel(shape, self.driver().limits());
+            let (name, config) = forward_kernel(shape, self.driver().limits());
             let args = args![qkv, out, lse, batch, tokens, heads, causal, scale];
-            return self.launch(module(shape.head_dim), &format!("attention_forward_bf16_{name}"), grid, args);
+            return self.launch(module(shape.head_dim), &format!("attention_forward_bf16_{name}"), config, args);
         }
-        let grid = Grid { threads: [128, 1, 1], ..simple(shape)? };
+        let config = LaunchConfig { threads: [128, 1, 1], ..simple(shape)? };
         let args = args![qkv, out, lse, batch, tokens, heads, head_dim, causal, scale];
-        self.launch_typed("attention_simple", "attention_simple_forward", grid, args)
+        self.launch_typed("attention_simple", "attention_simple_forward", config, args)
     }
 
     fn attention_backward(&self, shape: &Shape, operands: BackwardOperands<'_, Self>) -> Result<(), DeviceError> {
@@ -140,13 +140,13 @@ impl<T: Activation> Attention for Cuda<T> {
         let (qkv, out, lse, dout, dqkv) = (qkv.address(), out.address(), lse.address(), dout.address(), dqkv.address());
         let (causal, scale) = (i32::from(shape.causal), shape.scale());
         if fast::<T>(shape) {
-            let (name, grid) = backward_kernel(shape, self.driver().limits());
+            let (name, config) = backward_kernel(shape, self.driver().limits());
             let args = args![qkv, out, lse, dout, dqkv, batch, tokens, heads, causal, scale];
-            return self.launch(module(shape.head_dim), &format!("attention_backward_bf16_{name}"), grid, args);
+            return self.launch(module(shape.head_dim), &format!("attention_backward_bf16_{name}"), config, args);
         }
-        let grid = Grid { threads: [128, 1, 1], ..simple(shape)? };
+        let config = LaunchConfig { threads: [128, 1, 1], ..simple(shape)? };
         let args = args![qkv, out, lse, dout, dqkv, batch, tokens, heads, head_dim, causal, scale];
-        self.launch_typed("attention_simple", "attention_simple_backward", grid, args)
+        self.launch_typed("attention_simple", "attention_simple_backward", config, args)
     }
 }
 
@@ -158,12 +158,16 @@ mod tests {
     #[test]
     fn every_shape_fits_the_shared_memory_of_every_card() {
         for shared in [99, 163, 227].map(|kibibytes| kibibytes * 1024) {
-            let limits = Limits { processors: 100, shared };
+            let limits = Limits { sm_count: 100, shared };
             for head_dim in FAST {
                 for tokens in 1..=600 {
                     let shape = Shape { batch: 2, tokens, heads: 4, head_dim, causal: false };
-                    for (name, grid) in [forward_kernel(&shape, limits), backward_kernel(&shape, limits)] {
-                        assert!(grid.shared <= shared, "{name}, {tokens} tokens: {} of {shared} bytes", grid.shared);
+                    for (name, config) in [forward_kernel(&shape, limits), backward_kernel(&shape, limits)] {
+                        assert!(
+                            config.shared <= shared,
+                            "{name}, {tokens} tokens: {} of {shared} bytes",
+                            config.shared
+                        );
                     }
                 }
             }

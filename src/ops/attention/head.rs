@@ -2,8 +2,8 @@
 //!
 //! Each element is one chain of fused multiply-adds along `k`, so its bits do not depend on the instruction set.
 
+use crate::device::gemm::Strides;
 use crate::device::isa::{Isa, level};
-use crate::device::product::Strides;
 use crate::ops::simd::{LANES, wide};
 
 /// Most rows of a tile: with strips of two registers, 12 registers of sums. More were not faster, since loads are the limit.
@@ -15,7 +15,7 @@ pub fn panel_len(k: usize, n: usize) -> usize {
 }
 
 /// `c = scale · a b` with `c: [m, n]`, whose rows are `stride` apart, and `a: [m, k]`.
-pub fn product(
+pub fn gemm(
     (m, n, k): (usize, usize, usize),
     (c, stride): (&mut [f32], usize),
     a: (&[f32], Strides),
@@ -183,7 +183,7 @@ mod tests {
             ];
             for (of_a, of_b) in layouts {
                 let (mut c, mut panel) = (vec![7.0; m * stride], vec![f32::NAN; panel_len(k, n)]);
-                product((m, n, k), (&mut c, stride), (&a, of_a), (&b, of_b), 0.3, &mut panel);
+                gemm((m, n, k), (&mut c, stride), (&a, of_a), (&b, of_b), 0.3, &mut panel);
                 for (index, found) in c.into_iter().enumerate() {
                     let (row, column) = (index / stride, index % stride);
                     let term = |sum: f32, i: usize| {

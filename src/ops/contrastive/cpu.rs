@@ -19,7 +19,7 @@ fn lse_pass(a: &[f32], b: &[f32], width: usize, scale: f32, lse: &mut [f32]) -> 
     let blocks = lse.par_chunks_mut(TILE).zip(a.par_chunks(TILE * width)).enumerate();
     let parts: Vec<(f64, usize)> = blocks
         .map(|(block, (lse, a))| {
-            let (mut most, mut total) = ([f32::NEG_INFINITY; TILE], [0.0f32; TILE]);
+            let (mut row_max, mut total) = ([f32::NEG_INFINITY; TILE], [0.0f32; TILE]);
             let mut own = [f32::NEG_INFINITY; TILE];
             for_tiles(a, b, width, scale, |first, logits| {
                 let columns = logits.len() / lse.len();
@@ -30,20 +30,20 @@ fn lse_pass(a: &[f32], b: &[f32], width: usize, scale: f32, lse: &mut [f32]) -> 
                     wide(
                         #[inline(always)]
                         || {
-                            let larger = max(logits).max(most[row]);
+                            let larger = max(logits).max(row_max[row]);
                             let [here] = sums([&*logits], |[logit]| [exp(logit - larger)]);
-                            total[row] = total[row] * exp(most[row] - larger) + here;
-                            most[row] = larger;
+                            total[row] = total[row] * exp(row_max[row] - larger) + here;
+                            row_max[row] = larger;
                         },
                     );
                 }
             });
             let mut loss = 0.0;
             for (row, lse) in lse.iter_mut().enumerate() {
-                *lse = most[row] + libm::logf(total[row]);
+                *lse = row_max[row] + libm::logf(total[row]);
                 loss += f64::from(*lse) - f64::from(own[row]);
             }
-            let correct = (0..lse.len()).filter(|row| own[*row] >= most[*row]).count();
+            let correct = (0..lse.len()).filter(|row| own[*row] >= row_max[*row]).count();
             (loss, correct)
         })
         .collect();

@@ -2,7 +2,7 @@
 
 use super::{Contrastive, Gradients, Inputs, Lse, Shape};
 use crate::device::DeviceError;
-use crate::device::cuda::{Activation, Cuda, Grid, View, ViewMut, args};
+use crate::device::cuda::{ActType, Cuda, LaunchConfig, View, ViewMut, args};
 use crate::ops::bias::cuda::add_partials;
 
 /// Rows and columns of a tile of logits, as in `kernels/logits.cuh`.
@@ -75,47 +75,47 @@ impl Cut {
     }
 
     /// Splits images and texts; the addresses of their halves and of the rest of the scratch.
-    pub fn split<T: Activation>(
+    pub fn split<T: ActType>(
         &self,
         device: &Cuda<T>,
         [images, texts]: [u64; 2],
         scratch: u64,
     ) -> Result<[u64; 3], DeviceError> {
         let bytes = 2 * self.halves() as u64;
-        let grid = Grid::line(2 * self.tiles * self.row(), 256);
+        let config = LaunchConfig::blocks(2 * self.tiles * self.row(), 256);
         for (from, to) in [(images, scratch), (texts, scratch + bytes)] {
-            device.launch("split", "split_halves", grid, args![from, to, self.batch as i32, self.width as i32])?;
+            device.launch("split", "split_halves", config, args![from, to, self.batch as i32, self.width as i32])?;
         }
         Ok([scratch, scratch + bytes, scratch + 2 * bytes])
     }
 
-    pub fn forward_grid(&self) -> Grid {
+    pub fn forward_config(&self) -> LaunchConfig {
         let [rows, columns] = self.shares();
-        Grid { blocks: [columns as u32, rows as u32, 1], threads: [256, 1, 1], shared: 0 }.with_shared(SHARED)
+        LaunchConfig { blocks: [columns as u32, rows as u32, 1], threads: [256, 1, 1], shared: 0 }.with_shared(SHARED)
     }
 
     /// Runs `launch(grid, to)` so that its parts, which it writes to `to`, add up to `d`. `sums`: what follows the halves.
-    pub fn gradient<T: Activation>(
+    pub fn gradient<T: ActType>(
         &self,
         device: &Cuda<T>,
         d: ViewMut<'_, f32>,
         sums: u64,
         kinds: usize,
-        launch: impl FnOnce(Grid, u64) -> Result<(), DeviceError>,
+        launch: impl FnOnce(LaunchConfig, u64) -> Result<(), DeviceError>,
     ) -> Result<(), DeviceError> {
         let blocks = [self.tiles as u32, self.splits() as u32, 1];
-        let grid = Grid { blocks, threads: [256, 1, 1], shared: 0 }.with_shared(SHARED);
+        let config = LaunchConfig { blocks, threads: [256, 1, 1], shared: 0 }.with_shared(SHARED);
         if self.splits() == 1 {
-            return launch(grid, d.address());
+            return launch(config, d.address());
         }
         let parts = sums + 4 * self.sums(kinds) as u64;
-        launch(grid, parts)?;
+        launch(config, parts)?;
         let len = self.batch * self.width;
         add_partials(device, parts, (self.splits(), len, len), (d, false))
     }
 }
 
-impl<T: Activation> Contrastive for Cuda<T> {
+impl<T: ActType> Contrastive for Cuda<T> {
     fn contrastive_scratch(shape: &Shape) -> usize {
         Cut::of(shape).scratch(1)
     }
@@ -134,12 +134,12 @@ impl<T: Activation> Contrastive for Cuda<T> {
         let towers = [inputs.images.address(), inputs.texts.address()];
         let [images, texts, parts] = cut.split(self, towers, scratch.address())?;
         let args = args![images, texts, inputs.logit_scale.address(), parts, batch, batch, row, 0i32, down, across];
-        self.launch("contrastive", "contrastive_lse_f32", cut.forward_grid(), args)?;
+        self.launch("contrastive", "contrastive_lse_f32", cut.forward_config(), args)?;
         let weight = 1.0 / (2 * shape.batch) as f32;
         let (rows, columns) = (lse.rows.address(), lse.columns.address());
         let [row_shares, column_shares] = cut.shares().map(|shares| shares as i32);
         let args = args![parts, rows, columns, outcome.address(), batch, row_shares, column_shares, weight];
-        self.launch("contrastive", "contrastive_outcome_f32", Grid::line(1, 1024), args)
+        self.launch("contrastive", "contrastive_outcome_f32", LaunchConfig::blocks(1, 1024), args)
     }
 
     fn contrastive_backward(
@@ -160,14 +160,14 @@ impl<T: Activation> Contrastive for Cuda<T> {
         let Gradients { dimages, dtexts, dlogit_scale: (dlogit_scale, accumulate) } = gradients;
         let sides = [(images, texts, rows, columns, sums, dimages), (texts, images, columns, rows, 0, dtexts)];
         for (a, b, lse_a, lse_b, sums_to, d) in sides {
-            cut.gradient(self, d, sums, 1, |grid, to| {
+            cut.gradient(self, d, sums, 1, |config, to| {
                 let args =
                     args![a, b, scale, lse_a, lse_b, to, sums_to, batch, batch, width, row, 0i32, across, weight];
-                self.launch("contrastive", "contrastive_gradient_f32", grid, args)
+                self.launch("contrastive", "contrastive_gradient_f32", config, args)
             })?;
         }
         let blocks = cut.blocks() as i32;
         let args = args![sums, scale, dlogit_scale.address(), blocks, i32::from(accumulate)];
-        self.launch("contrastive", "contrastive_dlogit_scale_f32", Grid::line(1, 256), args)
+        self.launch("contrastive", "contrastive_dlogit_scale_f32", LaunchConfig::blocks(1, 256), args)
     }
 }

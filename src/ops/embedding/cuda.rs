@@ -2,7 +2,7 @@
 
 use super::{Embedding, Gradients, Shape};
 use crate::device::DeviceError;
-use crate::device::cuda::{Activation, Cuda, Grid, View, ViewMut, args};
+use crate::device::cuda::{ActType, Cuda, LaunchConfig, View, ViewMut, args};
 use crate::ops::bias::cuda::{Rows, column_sums, column_sums_scratch_len};
 
 /// Rows of the table that a block owns, as in the kernel.
@@ -25,7 +25,7 @@ pub struct Table {
 
 /// `table[v] (+)= Σ rows[i]` over the places `i` with `indices[i] = v`, in a fixed order; `indices: [places]`, 32 bits each;
 /// `rows: [places, width]`; `merged`: sums over rows that `embedding_merge` made, and to which its indices refer, or 0.
-pub fn scatter<T: Activation>(
+pub fn scatter<T: ActType>(
     device: &Cuda<T>,
     indices: u64,
     places: usize,
@@ -35,13 +35,13 @@ pub fn scatter<T: Activation>(
     let Table { address, rows: count, width, accumulate } = table;
     let sums = ROWS * width * 4;
     let groups = (256 / (width / T::PACK)).min(SHARED / sums).max(1);
-    let grid = Grid::line(count.div_ceil(ROWS), 256).with_shared(groups * sums);
+    let config = LaunchConfig::blocks(count.div_ceil(ROWS), 256).with_shared(groups * sums);
     let [places, wide, count, groups] = [places, width, count, groups].map(|size| size as i32);
     let args = args![indices, rows, merged, address, places, wide, count, groups, i32::from(accumulate)];
-    device.launch_typed("embedding", "embedding_backward", grid, args)
+    device.launch_typed("embedding", "embedding_backward", config, args)
 }
 
-impl<T: Activation> Embedding for Cuda<T> {
+impl<T: ActType> Embedding for Cuda<T> {
     fn embedding_scratch(shape: &Shape) -> usize {
         let &Shape { batch, context, width, .. } = shape;
         // Sums of equal tokens, and the tokens that are left.
@@ -62,7 +62,7 @@ impl<T: Activation> Embedding for Cuda<T> {
         let addresses = [tokens.address(), table.address(), pos.address(), out.address()];
         let [tokens, table, pos, to] = addresses;
         let args = args![tokens, table, pos, to, sizes[0], sizes[1], sizes[2]];
-        self.launch_typed("embedding", "embedding_forward", Grid::over(out.len(), T::PACK, 256), args)
+        self.launch_typed("embedding", "embedding_forward", LaunchConfig::for_elements(out.len(), T::PACK, 256), args)
     }
 
     fn embedding_backward(
@@ -78,7 +78,7 @@ impl<T: Activation> Embedding for Cuda<T> {
         let (places, sums) = (batch * context, scratch.address());
         let rest = sums + 4 * (places * width) as u64;
         let args = args![tokens.address(), dout.address(), rest, sums, places as i32, width as i32];
-        self.launch_typed("embedding", "embedding_merge", Grid::line(places.div_ceil(SEGMENT), 256), args)?;
+        self.launch_typed("embedding", "embedding_merge", LaunchConfig::blocks(places.div_ceil(SEGMENT), 256), args)?;
         scatter(self, rest, places, (dout.address(), sums), table)?;
         let samples = Rows { address: dout.address(), rows: batch, width: context * width, stride: context * width };
         column_sums(self, samples, dpos, &scratch)

@@ -4,7 +4,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::{GatherPatches, Normalisation, Shape};
 use crate::device::DeviceError;
-use crate::device::cuda::{Activation, Cuda, Grid, View, ViewMut, args};
+use crate::device::cuda::{ActType, Cuda, LaunchConfig, View, ViewMut, args};
 
 /// A byte `v` becomes `v · scale + shift`.
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -23,7 +23,7 @@ impl From<&Normalisation> for Affine {
     }
 }
 
-impl<T: Activation> GatherPatches for Cuda<T> {
+impl<T: ActType> GatherPatches for Cuda<T> {
     fn gather_patches(
         &self,
         shape: &Shape,
@@ -39,7 +39,7 @@ impl<T: Activation> GatherPatches for Cuda<T> {
         let [batch, side, patch, kept] = [batch, side, patch, kept].map(|size| size as i32);
         let (images, ids, to) = (images.address(), ids.address(), out.address());
         let args = args![images, ids, to, batch, side, patch, kept, Affine::from(normalisation)];
-        self.launch_typed("gather_patches", kernel, Grid::over(out.len(), T::PACK, 256), args)
+        self.launch_typed("gather_patches", kernel, LaunchConfig::for_elements(out.len(), T::PACK, 256), args)
     }
 
     fn normalise_patches(
@@ -49,6 +49,11 @@ impl<T: Activation> GatherPatches for Cuda<T> {
         out: ViewMut<'_, T>,
     ) -> Result<(), DeviceError> {
         let args = args![patches.address(), out.address(), out.len(), Affine::from(normalisation)];
-        self.launch_typed("gather_patches", "normalise_patches", Grid::over(out.len(), T::PACK, 256), args)
+        self.launch_typed(
+            "gather_patches",
+            "normalise_patches",
+            LaunchConfig::for_elements(out.len(), T::PACK, 256),
+            args,
+        )
     }
 }

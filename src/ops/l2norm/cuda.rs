@@ -2,9 +2,9 @@
 
 use super::L2Norm;
 use crate::device::DeviceError;
-use crate::device::cuda::{Activation, Cuda, Grid, View, ViewMut, args};
+use crate::device::cuda::{ActType, Cuda, LaunchConfig, View, ViewMut, args};
 
-impl<T: Activation> L2Norm for Cuda<T> {
+impl<T: ActType> L2Norm for Cuda<T> {
     fn l2norm_forward(
         &self,
         width: usize,
@@ -14,7 +14,7 @@ impl<T: Activation> L2Norm for Cuda<T> {
     ) -> Result<(), DeviceError> {
         let rows = norm.len();
         let args = args![x.address(), y.address(), norm.address(), rows as i32, width as i32];
-        self.launch("l2norm", "l2norm_forward", Grid::line(rows.div_ceil(4), 128), args)
+        self.launch("l2norm", "l2norm_forward", LaunchConfig::blocks(rows.div_ceil(4), 128), args)
     }
 
     fn l2norm_backward(
@@ -27,6 +27,6 @@ impl<T: Activation> L2Norm for Cuda<T> {
     ) -> Result<(), DeviceError> {
         let rows = norm.len();
         let args = args![dy.address(), x.address(), norm.address(), dx.address(), rows as i32, width as i32];
-        self.launch("l2norm", "l2norm_backward", Grid::line(rows.div_ceil(4), 128), args)
+        self.launch("l2norm", "l2norm_backward", LaunchConfig::blocks(rows.div_ceil(4), 128), args)
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{BackwardOperands, Forward, LayerNorm, Shape};
 use crate::device::DeviceError;
-use crate::device::cuda::{Activation, Cuda, Grid, args};
+use crate::device::cuda::{ActType, Cuda, LaunchConfig, args};
 use crate::ops::bias::cuda::add_partials;
 
 /// Warps of a block, as in the kernel; each has a row.
@@ -12,15 +12,16 @@ const WARPS: usize = 4;
 const STRIDE: usize = 36;
 
 /// Packs per lane that the kernels were compiled for.
-fn instances<T: Activation>() -> &'static [usize] {
+fn instances<T: ActType>() -> &'static [usize] {
     if T::PACK == 8 { &[1, 2, 3, 4, 5, 8] } else { &[4, 8, 16] }
 }
 
 /// The least instance that holds a row in one warp.
-fn packs<T: Activation>(width: usize) -> Result<usize, DeviceError> {
+fn packs<T: ActType>(width: usize) -> Result<usize, DeviceError> {
     Cuda::<T>::check_width("layernorm", width)?;
-    let most = || DeviceError::Unsupported { what: format!("layernorm: a width of {width}; at most 2048 on a GPU") };
-    instances::<T>().iter().copied().find(|packs| 32 * packs * T::PACK >= width).ok_or_else(most)
+    let too_wide =
+        || DeviceError::Unsupported { what: format!("layernorm: a width of {width}; at most 2048 on a GPU") };
+    instances::<T>().iter().copied().find(|packs| 32 * packs * T::PACK >= width).ok_or_else(too_wide)
 }
 
 /// Blocks of the backward pass: a function of the rows alone, so that sums have one order. At 8 rows per warp the partial sums,
@@ -29,7 +30,7 @@ fn blocks(rows: usize) -> usize {
     rows.div_ceil(8 * WARPS).clamp(1, 528)
 }
 
-impl<T: Activation> LayerNorm for Cuda<T> {
+impl<T: ActType> LayerNorm for Cuda<T> {
     fn layernorm_scratch(shape: &Shape) -> usize {
         blocks(shape.rows) * 2 * shape.width
     }
@@ -41,7 +42,7 @@ impl<T: Activation> LayerNorm for Cuda<T> {
         let [rows, width] = [shape.rows, shape.width].map(|size| size as i32);
         let (gamma, beta, mean, rstd) = (gamma.address(), beta.address(), mean.address(), rstd.address());
         let args = args![x.address(), delta, sum, gamma, beta, y.address(), mean, rstd, rows, width, eps];
-        self.launch("layernorm", &kernel, Grid::line(shape.rows.div_ceil(WARPS), 32 * WARPS as u32), args)
+        self.launch("layernorm", &kernel, LaunchConfig::blocks(shape.rows.div_ceil(WARPS), 32 * WARPS as u32), args)
     }
 
     fn layernorm_backward(&self, shape: &Shape, operands: BackwardOperands<'_, Self>) -> Result<(), DeviceError> {
@@ -51,11 +52,11 @@ impl<T: Activation> LayerNorm for Cuda<T> {
         let kernel = format!("layernorm_backward_{}_{packs}", T::SUFFIX);
         let blocks = blocks(rows);
         let shared = 2 * WARPS * packs * T::PACK / 4 * STRIDE * 16;
-        let grid = Grid::line(blocks, 32 * WARPS as u32).with_shared(shared);
+        let config = LaunchConfig::blocks(blocks, 32 * WARPS as u32).with_shared(shared);
         let (gamma, mean, rstd, partials) = (gamma.address(), mean.address(), rstd.address(), scratch.address());
         let (add, rows, wide) = (i32::from(add), rows as i32, width as i32);
         let args = args![dy.address(), x.address(), gamma, mean, rstd, dx.address(), add, partials, rows, wide];
-        self.launch("layernorm", &kernel, grid, args)?;
+        self.launch("layernorm", &kernel, config, args)?;
         add_partials(self, partials, (blocks, width, 2 * width), dgamma)?;
         add_partials(self, partials + 4 * width as u64, (blocks, width, 2 * width), dbeta)
     }

@@ -1,13 +1,13 @@
 //! Matrix products on the CPU, on all threads of the calling rayon pool.
 
 use super::{BackwardOperands, Forward, Linear, Shape};
-use crate::device::product::{Finish, How, Product, Strides, product, product_then};
+use crate::device::gemm::{Epilogue, Gemm, GemmOptions, Strides, gemm};
 use crate::device::{Cpu, DeviceError};
 use crate::ops::bias;
 use crate::ops::gelu::{self, Gelu};
 
-fn overwrite(cpu: &Cpu) -> How {
-    How { operands: cpu.operands(), scale: 1.0, accumulate: false, parallel: true }
+fn overwrite(cpu: &Cpu) -> GemmOptions {
+    GemmOptions { operands: cpu.operands(), scale: 1.0, accumulate: false, parallel: true }
 }
 
 impl Linear for Cpu {
@@ -25,22 +25,23 @@ impl Linear for Cpu {
                 bias::cpu::add(h, &bias[column..]);
             }
         };
-        let (c, beside, finish): (_, _, &Finish) = match gelu {
+        let (c, aux, epilogue): (_, _, &Epilogue) = match gelu {
             Some((kind, pre)) => (pre, y, &move |_, column, pre, y| {
                 with_bias(column, pre);
                 gelu::cpu::piece(kind, pre, y);
             }),
             None => (y, &mut [], &|_, column, y, _| with_bias(column, y)),
         };
-        product_then(Product {
+        Gemm {
             sizes: (rows, outputs, inputs),
             c: (c, outputs),
             a: x,
             b: weight,
-            how: overwrite(self),
-            beside,
-            finish: Some(finish),
-        });
+            options: overwrite(self),
+            aux,
+            epilogue: Some(epilogue),
+        }
+        .run();
         Ok(())
     }
 
@@ -59,27 +60,34 @@ impl Linear for Cpu {
         if let Some((dbias, accumulate)) = dbias {
             bias::cpu::column_sums(dy, outputs, dbias, accumulate, scratch);
         }
-        let how = overwrite(self);
+        let options = overwrite(self);
         let (dy, x) = ((&*dy, Strides::row_major(outputs)), (x, Strides::row_major(inputs)));
         if let Some(dx) = dx {
             let weight = (weight, Strides::row_major(inputs));
-            let finish = |row: usize, column: usize, dx: &mut [f32], _: &mut [f32]| {
+            let epilogue = |row: usize, column: usize, dx: &mut [f32], _: &mut [f32]| {
                 if let Some((kind, pre)) = x_gelu {
                     gelu::cpu::piece_backward(kind, &pre[row * inputs + column..], dx);
                 }
             };
-            product_then(Product {
+            Gemm {
                 sizes: (rows, inputs, outputs),
                 c: (dx, inputs),
                 a: dy,
                 b: weight,
-                how,
-                beside: &mut [],
-                finish: Some(&finish),
-            });
+                options,
+                aux: &mut [],
+                epilogue: Some(&epilogue),
+            }
+            .run();
         }
         let sizes = (outputs, inputs, rows);
-        product(sizes, (dweight, Strides::row_major(inputs)), (dy.0, dy.1.transposed()), x, How { accumulate, ..how });
+        gemm(
+            sizes,
+            (dweight, Strides::row_major(inputs)),
+            (dy.0, dy.1.transposed()),
+            x,
+            GemmOptions { accumulate, ..options },
+        );
         Ok(())
     }
 }

@@ -1,16 +1,16 @@
 //! The projection on the CPU, on all threads of the calling rayon pool.
 
 use super::{BackwardOperands, Projection, Shape};
-use crate::device::product::{How, Operands, Strides, product};
+use crate::device::gemm::{GemmOptions, Operands, Strides, gemm};
 use crate::device::{Cpu, DeviceError};
 
-const OVERWRITE: How = How { operands: Operands::F32, scale: 1.0, accumulate: false, parallel: true };
+const OVERWRITE: GemmOptions = GemmOptions { operands: Operands::F32, scale: 1.0, accumulate: false, parallel: true };
 
 impl Projection for Cpu {
     fn projection_forward(&self, shape: &Shape, x: &[f32], weight: &[f32], y: &mut [f32]) -> Result<(), DeviceError> {
         let &Shape { rows, inputs, outputs } = shape;
         let wide = Strides::row_major(outputs);
-        product((rows, outputs, inputs), (y, wide), (x, Strides::row_major(inputs)), (weight, wide), OVERWRITE);
+        gemm((rows, outputs, inputs), (y, wide), (x, Strides::row_major(inputs)), (weight, wide), OVERWRITE);
         Ok(())
     }
 
@@ -19,10 +19,10 @@ impl Projection for Cpu {
         let &Shape { rows, inputs, outputs } = shape;
         let (narrow, wide) = (Strides::row_major(inputs), Strides::row_major(outputs));
         if let Some(dx) = dx {
-            product((rows, inputs, outputs), (dx, narrow), (dy, wide), (weight, wide.transposed()), OVERWRITE);
+            gemm((rows, inputs, outputs), (dx, narrow), (dy, wide), (weight, wide.transposed()), OVERWRITE);
         }
-        let how = How { accumulate, ..OVERWRITE };
-        product((inputs, outputs, rows), (dweight, wide), (x, narrow.transposed()), (dy, wide), how);
+        let options = GemmOptions { accumulate, ..OVERWRITE };
+        gemm((inputs, outputs, rows), (dweight, wide), (x, narrow.transposed()), (dy, wide), options);
         Ok(())
     }
 }

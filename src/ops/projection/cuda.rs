@@ -2,15 +2,15 @@
 
 use super::{BackwardOperands, Projection, Shape};
 use crate::device::DeviceError;
-use crate::device::cuda::{Activation, Cuda, Epilogue, Number, Operand, Product, View, ViewMut};
+use crate::device::cuda::{ActType, Cuda, DType, Epilogue, Gemm, Operand, View, ViewMut};
 
 /// `d = a b`, or `d += a b`, all in f32.
-fn product((m, n, k): (usize, usize, usize), a: Operand, b: Operand, d: u64, accumulate: bool) -> Product {
-    let (operands, result, epilogue) = (Number::F32, Number::F32, Epilogue::None);
-    Product { m, n, k, a, b, operands, d, result, accumulate, epilogue }
+fn gemm((m, n, k): (usize, usize, usize), a: Operand, b: Operand, d: u64, accumulate: bool) -> Gemm {
+    let (operands, result, epilogue) = (DType::F32, DType::F32, Epilogue::None);
+    Gemm { m, n, k, a, b, operands, d, result, accumulate, epilogue }
 }
 
-impl<T: Activation> Projection for Cuda<T> {
+impl<T: ActType> Projection for Cuda<T> {
     fn projection_forward(
         &self,
         shape: &Shape,
@@ -20,7 +20,7 @@ impl<T: Activation> Projection for Cuda<T> {
     ) -> Result<(), DeviceError> {
         let &Shape { rows, inputs, outputs } = shape;
         let (x, weight) = (Operand::plain(x.address()), Operand::plain(weight.address()));
-        self.driver().product(&product((rows, outputs, inputs), x, weight, y.address(), false))
+        self.driver().gemm(&gemm((rows, outputs, inputs), x, weight, y.address(), false))
     }
 
     fn projection_backward(&self, shape: &Shape, operands: BackwardOperands<'_, Self>) -> Result<(), DeviceError> {
@@ -29,9 +29,9 @@ impl<T: Activation> Projection for Cuda<T> {
         let dy = Operand::plain(dy.address());
         if let Some(dx) = dx {
             let weight = Operand::transposed(weight.address());
-            self.driver().product(&product((rows, inputs, outputs), dy, weight, dx.address(), false))?;
+            self.driver().gemm(&gemm((rows, inputs, outputs), dy, weight, dx.address(), false))?;
         }
         let x = Operand::transposed(x.address());
-        self.driver().product(&product((inputs, outputs, rows), x, dy, dweight.address(), accumulate))
+        self.driver().gemm(&gemm((inputs, outputs, rows), x, dy, dweight.address(), accumulate))
     }
 }

@@ -25,7 +25,7 @@ fn rows_pass(
         .par_chunks(TILE * width)
         .enumerate()
         .map(|(block, a)| {
-            let (mut most, mut own) = ([f32::NEG_INFINITY; TILE], [f32::NEG_INFINITY; TILE]);
+            let (mut row_max, mut own) = ([f32::NEG_INFINITY; TILE], [f32::NEG_INFINITY; TILE]);
             let (mut total, rows) = (0.0, a.len() / width);
             for_tiles(a, b, width, scale, |first, logits| {
                 let columns = logits.len() / rows;
@@ -34,14 +34,14 @@ fn rows_pass(
                     if let Some(pair) = pair {
                         own[row] = logits[pair];
                     }
-                    most[row] = wide(
+                    row_max[row] = wide(
                         #[inline(always)]
-                        || max(logits).max(most[row]),
+                        || max(logits).max(row_max[row]),
                     );
                     total += loss(logits, pair);
                 }
             });
-            (total, (0..rows).filter(|row| own[*row] >= most[*row]).count())
+            (total, (0..rows).filter(|row| own[*row] >= row_max[*row]).count())
         })
         .collect();
     parts.into_iter().fold((0.0, 0), |sum, part| (sum.0 + part.0, sum.1 + part.1))

@@ -51,8 +51,8 @@ fn products_are_exact_but_for_the_sums() {
             let (a, b, before) = (draw(m * k, 0), draw(k * n, 1), draw(m * n, 2));
             for ((a_strides, b_strides), accumulate) in layouts(sizes).into_iter().zip([false, true, true]) {
                 let run = |parallel| {
-                    let (mut c, how) = (before.clone(), How { operands, scale: 0.5, accumulate, parallel });
-                    product(sizes, (&mut c, Strides::row_major(n)), (&a, a_strides), (&b, b_strides), how);
+                    let (mut c, options) = (before.clone(), GemmOptions { operands, scale: 0.5, accumulate, parallel });
+                    gemm(sizes, (&mut c, Strides::row_major(n)), (&a, a_strides), (&b, b_strides), options);
                     c
                 };
                 let c = run(false);
@@ -90,10 +90,10 @@ fn piece(operands: Operands, terms: &[(f32, f32)]) -> f32 {
 #[test]
 fn sums_have_one_order() {
     for operands in ALL {
-        let kernels: &[fn(Product)] = match operands {
-            Operands::F32 => &[product_then, |product| blocked::product(lanes::Plain {}, product)],
-            Operands::Bf16 => &[product_then, |product| blocked::product(lanes::Pairs {}, product)],
-            Operands::Bf16Tiles => &[product_then, |product| blocked::product(lanes::Tiles {}, product)],
+        let kernels: &[fn(Gemm)] = match operands {
+            Operands::F32 => &[|gemm| gemm.run(), |gemm| blocked::run(lanes::Plain {}, gemm)],
+            Operands::Bf16 => &[|gemm| gemm.run(), |gemm| blocked::run(lanes::Pairs {}, gemm)],
+            Operands::Bf16Tiles => &[|gemm| gemm.run(), |gemm| blocked::run(lanes::Tiles {}, gemm)],
         };
         for sizes in SIZES {
             let (m, n, k) = sizes;
@@ -118,14 +118,14 @@ fn sums_have_one_order() {
                 for (which, kernel) in kernels.iter().enumerate() {
                     for parallel in [false, true] {
                         let mut c = before.clone();
-                        kernel(Product {
+                        kernel(Gemm {
                             sizes,
                             c: (&mut c, n),
                             a: (&a, a_strides),
                             b: (&b, b_strides),
-                            how: How { operands, scale: 0.3, accumulate, parallel },
-                            beside: &mut [],
-                            finish: None,
+                            options: GemmOptions { operands, scale: 0.3, accumulate, parallel },
+                            aux: &mut [],
+                            epilogue: None,
                         });
                         let found: Vec<u32> = c.into_iter().map(f32::to_bits).collect();
                         let differ = found.iter().zip(&expected).filter(|(found, expected)| found != expected).count();
@@ -145,30 +145,31 @@ fn products_are_finished_piece_by_piece() {
     {
         let stride = n + 3;
         let (a, b) = ((draw(m * k, 0), Strides::row_major(k)), (draw(k * n, 1), Strides::row_major(n)));
-        let how = |parallel| How { operands, scale: 1.0, accumulate: false, parallel };
+        let options = |parallel| GemmOptions { operands, scale: 1.0, accumulate: false, parallel };
         let mut plain = vec![7.0; m * stride];
-        product((m, n, k), (&mut plain, Strides::row_major(stride)), (&a.0, a.1), (&b.0, b.1), how(false));
+        gemm((m, n, k), (&mut plain, Strides::row_major(stride)), (&a.0, a.1), (&b.0, b.1), options(false));
         for parallel in [false, true] {
-            let (mut c, mut beside) = (vec![7.0; m * stride], vec![0.0; m * stride]);
-            let finish = |row: usize, column: usize, c: &mut [f32], beside: &mut [f32]| {
-                for (index, (c, beside)) in c.iter_mut().zip(beside).enumerate() {
-                    *beside += *c + (row * n + column + index) as f32;
+            let (mut c, mut aux) = (vec![7.0; m * stride], vec![0.0; m * stride]);
+            let epilogue = |row: usize, column: usize, c: &mut [f32], aux: &mut [f32]| {
+                for (index, (c, aux)) in c.iter_mut().zip(aux).enumerate() {
+                    *aux += *c + (row * n + column + index) as f32;
                     *c = -*c;
                 }
             };
-            product_then(Product {
+            Gemm {
                 sizes: (m, n, k),
                 c: (&mut c, stride),
                 a: (&a.0, a.1),
                 b: (&b.0, b.1),
-                how: how(parallel),
-                beside: &mut beside,
-                finish: Some(&finish),
-            });
+                options: options(parallel),
+                aux: &mut aux,
+                epilogue: Some(&epilogue),
+            }
+            .run();
             for (index, plain) in plain.iter().enumerate() {
                 let (row, column) = (index / stride, index % stride);
                 let expected = if column < n { (-plain, plain + (row * n + column) as f32) } else { (7.0, 0.0) };
-                assert_eq!((c[index], beside[index]), expected, "({row}, {column})");
+                assert_eq!((c[index], aux[index]), expected, "({row}, {column})");
             }
         }
     }

@@ -8,7 +8,7 @@ use std::cell::Cell;
 use std::ops::Range;
 
 use super::pack::{Kernel, LANES, Operand, Tile, at_least};
-use super::{Finish, How, Product};
+use super::{Epilogue, Gemm, GemmOptions};
 
 /// Columns whose results stay in the second-level cache, together with a block of rows, until they are finished.
 const NEAR: usize = 12 * LANES;
@@ -36,18 +36,18 @@ thread_local! {
 #[repr(C, align(64))]
 pub struct Vector([u32; LANES]);
 
-/// As [`super::product_then`], which has checked the sizes. No size may be zero, and the processor must have the kernel's
+/// As [`Gemm::run`], which has checked the sizes. No size may be zero, and the processor must have the kernel's
 /// instructions.
-pub fn product<K: Kernel>(kernel: K, operands: Product<'_>) {
-    let how = operands.how;
-    let threads = if how.parallel { rayon::current_num_threads() } else { 1 };
+pub fn run<K: Kernel>(kernel: K, operands: Gemm<'_>) {
+    let options = operands.options;
+    let threads = if options.parallel { rayon::current_num_threads() } else { 1 };
     let job = Job::new(kernel, operands);
     let Job { units, depth, chunk, .. } = job;
     let (few, many, block, grain) = job.sides();
     let bytes = |units: usize| job.padded() * units * size_of::<u32>();
     if few * threads <= 2 * many && bytes(chunk.min(units)) <= OWN_BYTES {
         let parts = threads * (2 * many / few / threads).clamp(1, PARTS);
-        for_each(how.parallel, parts, &|index| {
+        for_each(options.parallel, parts, &|index| {
             let part = evenly(0..many, index, parts, grain);
             let blocks = part.len().div_ceil(block);
             with(&WHOLE, |whole| {
@@ -66,16 +66,16 @@ pub fn product<K: Kernel>(kernel: K, operands: Product<'_>) {
         return;
     }
     let blocks = many.div_ceil(block).next_multiple_of(threads);
-    let most = (SHARED_BYTES / bytes(depth)).max(1) * depth;
+    let max_units = (SHARED_BYTES / bytes(depth)).max(1) * depth;
     with(&WHOLE, |whole| {
-        for some in chunks(0..units, most) {
+        for some in chunks(0..units, max_units) {
             let whole = Buffer::new(whole, job.padded() * some.len());
             // SAFETY: each tile or strip has its own part of the buffer, and no thread reads before all are packed.
-            for_each(how.parallel, job.pieces().div_ceil(GRAIN), &|group| unsafe {
+            for_each(options.parallel, job.pieces().div_ceil(GRAIN), &|group| unsafe {
                 job.pack_whole(whole, &some, GRAIN * group..job.pieces().min(GRAIN * (group + 1)));
             });
             // SAFETY: the blocks of the result are disjoint.
-            for_each(how.parallel, blocks, &|index| unsafe {
+            for_each(options.parallel, blocks, &|index| unsafe {
                 job.block(whole, &some, evenly(0..many, index, blocks, grain));
             });
         }
@@ -135,7 +135,7 @@ impl Buffer {
 struct Out {
     c: *mut f32,
     stride: usize,
-    beside: Option<*mut f32>,
+    aux: Option<*mut f32>,
 }
 // SAFETY: as for `Buffer`.
 unsafe impl Send for Out {}
@@ -162,17 +162,17 @@ struct Job<'a, K> {
     depth: usize,
     /// Units of a block that are packed at a time, a multiple of `depth`.
     chunk: usize,
-    how: How,
+    options: GemmOptions,
     out: Out,
-    finish: Option<&'a Finish<'a>>,
+    epilogue: Option<&'a Epilogue<'a>>,
 }
 
 impl<'a, K: Kernel> Job<'a, K> {
-    fn new(kernel: K, operands: Product<'a>) -> Self {
-        let Product { sizes: (m, n, k), c: (c, stride), a, b, how, beside, finish } = operands;
+    fn new(kernel: K, operands: Gemm<'a>) -> Self {
+        let Gemm { sizes: (m, n, k), c: (c, stride), a, b, options, aux, epilogue } = operands;
         let units = K::units(k);
         let depth = K::depth(units);
-        let beside = (!beside.is_empty()).then_some(beside.as_mut_ptr());
+        let aux = (!aux.is_empty()).then_some(aux.as_mut_ptr());
         Self {
             kernel,
             a: Operand { from: a.0, apart: a.1.rows, along: a.1.columns, count: m, k },
@@ -181,9 +181,9 @@ impl<'a, K: Kernel> Job<'a, K> {
             units,
             depth,
             chunk: (K::UNITS / depth).max(1) * depth,
-            how,
-            out: Out { c: c.as_mut_ptr(), stride, beside },
-            finish,
+            options,
+            out: Out { c: c.as_mut_ptr(), stride, aux },
+            epilogue,
         }
     }
 
@@ -253,7 +253,7 @@ impl<'a, K: Kernel> Job<'a, K> {
     /// Units `some` of `rows` times `columns`, with which both packed operands start. If these units are the last ones, the
     /// result is finished.
     unsafe fn multiply(&self, a: Packed, b: Packed, some: &Range<usize>, rows: Range<usize>, columns: Range<usize>) {
-        let Out { c, stride, beside } = self.out;
+        let Out { c, stride, aux } = self.out;
         // SAFETY: by the caller.
         unsafe { self.kernel.begin() };
         for piece in chunks(some.clone(), self.depth) {
@@ -269,8 +269,8 @@ impl<'a, K: Kernel> Job<'a, K> {
                             stride,
                             rows: next - first,
                             columns: strips.len(),
-                            accumulate: self.how.accumulate || piece.start > 0,
-                            scale: self.how.scale,
+                            accumulate: self.options.accumulate || piece.start > 0,
+                            scale: self.options.scale,
                             a: a.at.add(first * a.units + (piece.start - a.start) * panel),
                             a_apart: a.units * panel,
                             b: b.at.add(strip),
@@ -283,12 +283,12 @@ impl<'a, K: Kernel> Job<'a, K> {
         }
         // SAFETY: by the caller.
         unsafe { self.kernel.end() };
-        let Some(finish) = self.finish.filter(|_| some.end == self.units) else { return };
+        let Some(epilogue) = self.epilogue.filter(|_| some.end == self.units) else { return };
         for row in rows {
             let at = row * stride + columns.start;
             // SAFETY: no other thread uses these elements of the row.
             let piece = |all: *mut f32| unsafe { std::slice::from_raw_parts_mut(all.add(at), columns.len()) };
-            finish(row, columns.start, piece(c), beside.map_or(&mut [], piece));
+            epilogue(row, columns.start, piece(c), aux.map_or(&mut [], piece));
         }
     }
 }

@@ -21,7 +21,7 @@ use cudarc::cublaslt::sys::{
 use cudarc::driver::sys::{CUevent_flags, CUstreamCaptureStatus};
 use cudarc::driver::{CudaStream, DriverError, result as driver};
 
-use super::driver::{Epilogue, Number, Product};
+use super::driver::{DType, Epilogue, Gemm};
 use crate::device::DeviceError;
 
 /// What Hopper's algorithms may ask for (cuBLAS's documentation recommends 32 MiB there).
@@ -36,7 +36,7 @@ const REDUCTION: u32 = sys::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME
 /// Algorithms that the library is asked for.
 const CANDIDATES: usize = 8;
 
-/// Products of fewer FLOPs take the first proposal.
+/// CublasLt of fewer FLOPs take the first proposal.
 const WORTH_TIMING: usize = 1 << 31;
 
 /// Timed calls of each candidate.
@@ -52,15 +52,15 @@ struct Kind {
     n: usize,
     k: usize,
     transposed: (bool, bool),
-    operands: Number,
-    result: Number,
+    operands: DType,
+    result: DType,
     accumulate: bool,
     epilogue: LtEpilogue,
 }
 
 impl Kind {
-    fn of(call: &Product) -> Self {
-        let &Product { m, n, k, a, b, operands, result, accumulate, .. } = call;
+    fn of(call: &Gemm) -> Self {
+        let &Gemm { m, n, k, a, b, operands, result, accumulate, .. } = call;
         let epilogue = match call.epilogue {
             Epilogue::None => LtEpilogue::CUBLASLT_EPILOGUE_DEFAULT,
             Epilogue::Bias(_) => LtEpilogue::CUBLASLT_EPILOGUE_BIAS,
@@ -83,20 +83,20 @@ struct Planned {
 }
 
 /// The library's handle, its workspace and the plans made so far.
-pub(super) struct Products {
+pub(super) struct CublasLt {
     handle: sys::cublasLtHandle_t,
     workspace: u64,
     plans: Mutex<HashMap<Kind, Planned>>,
 }
 
 // SAFETY: the handle and the descriptors are plain data of the library; all calls that change or use them hold `plans`.
-unsafe impl Send for Products {}
-unsafe impl Sync for Products {}
+unsafe impl Send for CublasLt {}
+unsafe impl Sync for CublasLt {}
 
-fn data_type(number: Number) -> DataType {
+fn data_type(number: DType) -> DataType {
     match number {
-        Number::F32 => DataType::CUDA_R_32F,
-        Number::Bf16 => DataType::CUDA_R_16BF,
+        DType::F32 => DataType::CUDA_R_32F,
+        DType::Bf16 => DataType::CUDA_R_16BF,
     }
 }
 
@@ -110,7 +110,7 @@ fn bytes<T>(value: &T) -> (*const c_void, usize) {
     (std::ptr::from_ref(value).cast(), size_of::<T>())
 }
 
-impl Products {
+impl CublasLt {
     pub fn new() -> Result<Self, DeviceError> {
         let wrong = |call: &str, problem: String| DeviceError::Driver { call: call.to_owned(), problem };
         let handle = result::create_handle().map_err(|error| wrong("cublasLtCreate", error.to_string()))?;
@@ -121,7 +121,7 @@ impl Products {
     }
 
     /// Puts the product on the stream.
-    pub fn run(&self, call: &Product, stream: &CudaStream) -> Result<(), DeviceError> {
+    pub fn run(&self, call: &Gemm, stream: &CudaStream) -> Result<(), DeviceError> {
         let kind = Kind::of(call);
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
         let plan = match plans.entry(kind) {
@@ -140,7 +140,7 @@ impl Products {
         &self,
         plan: &Planned,
         algorithm: &sys::cublasLtMatmulAlgo_t,
-        call: &Product,
+        call: &Gemm,
         stream: &CudaStream,
     ) -> Result<(), DeviceError> {
         let kind = Kind::of(call);
@@ -190,7 +190,7 @@ impl Products {
     fn choose(
         &self,
         plan: &Planned,
-        call: &Product,
+        call: &Gemm,
         stream: &CudaStream,
     ) -> Result<sys::cublasLtMatmulAlgo_t, DeviceError> {
         let recorded = stream.capture_status().map_err(timing)? != CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
@@ -198,13 +198,13 @@ impl Products {
             return Ok(plan.algorithm);
         }
         let time = |algorithm| milliseconds(stream, || self.start(plan, algorithm, call, stream));
-        let (mut least, mut best) = (time(&plan.algorithm)?, plan.algorithm);
+        let (mut fastest, mut best) = (time(&plan.algorithm)?, plan.algorithm);
         let bits = sample(call, stream)?;
         for other in &plan.others {
             // A proposal may turn out not to be supported.
             let Ok(spent) = time(other) else { continue };
-            if spent < least && sample(call, stream)? == bits {
-                (least, best) = (spent, *other);
+            if spent < fastest && sample(call, stream)? == bits {
+                (fastest, best) = (spent, *other);
             }
         }
         Ok(best)
@@ -262,9 +262,9 @@ impl Products {
         let mut count = 0;
         // SAFETY: all descriptors are alive, and there is room for as many results as are asked for.
         unsafe {
-            let (room, most) = (found.as_mut_ptr().cast(), CANDIDATES as i32);
+            let (room, max) = (found.as_mut_ptr().cast(), CANDIDATES as i32);
             let asked =
-                sys::cublasLtMatmulAlgoGetHeuristic(self.handle, desc, a, b, d, d, preference, most, room, &mut count);
+                sys::cublasLtMatmulAlgoGetHeuristic(self.handle, desc, a, b, d, d, preference, max, room, &mut count);
             result::destroy_matmul_pref(preference).map_err(error("a preference"))?;
             asked.result().map_err(error("no algorithm"))?;
         }
@@ -292,7 +292,7 @@ fn milliseconds(stream: &CudaStream, run: impl Fn() -> Result<(), DeviceError>) 
 }
 
 /// The first and the last bytes of a result, once it is there.
-fn sample(call: &Product, stream: &CudaStream) -> Result<Vec<u8>, DeviceError> {
+fn sample(call: &Gemm, stream: &CudaStream) -> Result<Vec<u8>, DeviceError> {
     let all = call.m * call.n * call.result.bytes();
     let part = SAMPLE.min(all);
     let mut bytes = vec![0; 2 * part];

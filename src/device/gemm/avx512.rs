@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use super::pack::{Kernel, LANES, Operand, PAIRS_DEPTH, Tile, depth};
 
-/// How far ahead packing prefetches, in numbers along a row and in rows. Its streams are too short for the hardware prefetcher.
+/// GemmOptions far ahead packing prefetches, in numbers along a row and in rows. Its streams are too short for the hardware prefetcher.
 const AHEAD: usize = 2 * LANES;
 const ROWS_AHEAD: usize = 16;
 

@@ -10,14 +10,14 @@ use cudarc::driver::sys::{
 };
 use cudarc::driver::{CudaContext, CudaEvent, CudaGraph, CudaStream, DriverError, result};
 
-use super::driver::{Driver, Event, Launch, Limits, Product};
+use super::cublaslt::CublasLt;
+use super::driver::{Driver, Event, Gemm, Launch, Limits};
 use super::kernels;
-use super::products::Products;
 use super::staging::Staging;
 use crate::device::{DeviceError, Graph, Pending};
 
 /// bf16 matrix instructions and `cp.async`: Ampere.
-const LEAST_CAPABILITY: (i32, i32) = (8, 0);
+const MIN_CAPABILITY: (i32, i32) = (8, 0);
 
 #[derive(Default)]
 struct Loaded {
@@ -47,7 +47,7 @@ pub struct Gpu {
     arrived: CudaEvent,
     loaded: Mutex<Loaded>,
     staging: Staging,
-    products: Products,
+    cublaslt: CublasLt,
     name: String,
     limits: Limits,
 }
@@ -95,7 +95,7 @@ impl Gpu {
         let context = CudaContext::new(ordinal).map_err(|error| none(error.to_string()))?;
         let capability = context.compute_capability().map_err(|error| none(error.to_string()))?;
         let name = context.name().map_err(|error| none(error.to_string()))?;
-        if capability < LEAST_CAPABILITY {
+        if capability < MIN_CAPABILITY {
             let (major, minor) = capability;
             return Err(none(format!("{name} has compute capability {major}.{minor}; 8.0 (Ampere) is needed")));
         }
@@ -104,7 +104,7 @@ impl Gpu {
             Err(error) => Err(failed("asking for the GPU's limits")(error)),
         };
         let limits = Limits {
-            processors: attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+            sm_count: attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
             shared: attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
         };
         // SAFETY: this device orders its two streams itself, so nothing relies on cudarc's events between streams.
@@ -113,8 +113,8 @@ impl Gpu {
         let copy_stream = context.new_stream().map_err(failed("making a stream"))?;
         let event = || context.new_event(None).map_err(failed("making an event"));
         let (taken, arrived) = (event()?, event()?);
-        let (loaded, staging, products) = (Mutex::default(), Staging::default(), Products::new()?);
-        Ok(Self { context, stream, copy_stream, taken, arrived, loaded, staging, products, name, limits })
+        let (loaded, staging, cublaslt) = (Mutex::default(), Staging::default(), CublasLt::new()?);
+        Ok(Self { context, stream, copy_stream, taken, arrived, loaded, staging, cublaslt, name, limits })
     }
 
     fn bind(&self) -> Result<(), DeviceError> {
@@ -123,7 +123,8 @@ impl Gpu {
 
     fn function(&self, call: &Launch) -> Result<CUfunction, DeviceError> {
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(function) = loaded.functions.get(call.kernel).filter(|function| call.grid.shared <= function.shared)
+        if let Some(function) =
+            loaded.functions.get(call.kernel).filter(|function| call.config.shared <= function.shared)
         {
             return Ok(function.handle);
         }
@@ -149,7 +150,7 @@ impl Gpu {
         // SAFETY: modules are never unloaded.
         let function = unsafe { result::module::get_function(loaded.modules[call.module].0, name) };
         let function = function.map_err(|error| wrong(error.to_string()))?;
-        let shared = call.grid.shared;
+        let shared = call.config.shared;
         // What a kernel may use without asking includes what it declares itself, so any amount is asked for.
         if shared > 0 {
             let attribute = CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
@@ -248,20 +249,20 @@ impl Driver for Gpu {
         self.bind()?;
         let function = self.function(call)?;
         let mut params: Vec<*mut c_void> = call.args.iter().map(|arg| arg.bytes().as_ptr().cast_mut().cast()).collect();
-        let [blocks, threads] = [call.grid.blocks, call.grid.threads].map(|[x, y, z]| (x, y, z));
-        let shared = call.grid.shared as u32;
+        let [blocks, threads] = [call.config.blocks, call.config.threads].map(|[x, y, z]| (x, y, z));
+        let shared = call.config.shared as u32;
         // SAFETY: arguments agree with the kernel's declaration, which every test run checks in emulation, where every
         // access of every kernel is checked too; the driver copies the arguments before it returns.
         unsafe { result::launch_kernel(function, blocks, threads, shared, self.stream.cu_stream(), &mut params) }
             .map_err(|error| DeviceError::Kernel {
                 kernel: call.kernel.to_owned(),
-                problem: format!("{error}; {:?}", call.grid),
+                problem: format!("{error}; {:?}", call.config),
             })
     }
 
-    fn product(&self, call: &Product) -> Result<(), DeviceError> {
+    fn gemm(&self, call: &Gemm) -> Result<(), DeviceError> {
         self.bind()?;
-        self.products.run(call, &self.stream)
+        self.cublaslt.run(call, &self.stream)
     }
 
     fn begin_capture(&self) -> Result<(), DeviceError> {
@@ -287,7 +288,7 @@ impl Driver for Gpu {
 
     fn seconds(&self, from: &Event, to: &Event) -> Result<f64, DeviceError> {
         let (Event::Cuda(from), Event::Cuda(to)) = (from, to) else {
-            return Err(DeviceError::Unsupported { what: "marks of another device".to_owned() });
+            return Err(DeviceError::Unsupported { what: "events of another device".to_owned() });
         };
         to.synchronize().map_err(failed("waiting for an event"))?;
         Ok(f64::from(from.elapsed_ms(to).map_err(failed("asking for the time between events"))?) / 1e3)

@@ -91,9 +91,9 @@ fn avx2() -> bool {
     level() >= Isa::Avx2
 }
 
-/// How a product is combined and who computes it.
+/// GemmOptions a product is combined and who computes it.
 #[derive(Clone, Copy)]
-pub struct How {
+pub struct GemmOptions {
     pub operands: Operands,
     pub scale: f32,
     /// Add to what is there instead of overwriting it.
@@ -103,72 +103,74 @@ pub struct How {
 }
 
 /// `f(row, column, c, beside)`: what is done to a product, a piece of a row at a time, while it is in the caches still.
-pub type Finish<'a> = dyn Fn(usize, usize, &mut [f32], &mut [f32]) + Sync + 'a;
+pub type Epilogue<'a> = dyn Fn(usize, usize, &mut [f32], &mut [f32]) + Sync + 'a;
 
 /// `c = scale · a b`, or `c += scale · a b`, with `c: [m, n]` and `a: [m, k]`.
 ///
 /// Panics where an operand does not fit the sizes, `c` does not lie row by row, or `a` or `b` neither row by row nor column by
 /// column. The sum over `k` is never split between threads, so the bits of the result do not depend on their number.
-pub fn product(
+pub fn gemm(
     sizes: (usize, usize, usize),
     (c, c_strides): (&mut [f32], Strides),
     a: (&[f32], Strides),
     b: (&[f32], Strides),
-    how: How,
+    options: GemmOptions,
 ) {
     assert!(c_strides.columns == 1, "the result's columns must lie side by side");
-    product_then(Product { sizes, c: (c, c_strides.rows), a, b, how, beside: &mut [], finish: None });
+    Gemm { sizes, c: (c, c_strides.rows), a, b, options, aux: &mut [], epilogue: None }.run();
 }
 
-/// The operands of [`product_then`].
-pub struct Product<'a> {
+/// A matrix product, run by [`Gemm::run`].
+pub struct Gemm<'a> {
     /// Rows and columns of the result, and how many numbers each is a sum over.
     pub sizes: (usize, usize, usize),
     /// The result, and how far apart its rows are.
     pub c: (&'a mut [f32], usize),
     pub a: (&'a [f32], Strides),
     pub b: (&'a [f32], Strides),
-    pub how: How,
+    pub options: GemmOptions,
     /// As the result, or empty.
-    pub beside: &'a mut [f32],
-    pub finish: Option<&'a Finish<'a>>,
+    pub aux: &'a mut [f32],
+    pub epilogue: Option<&'a Epilogue<'a>>,
 }
 
-/// As [`product`]; then `finish` is called with each piece of `c` and that of `beside`.
-pub fn product_then(operands: Product<'_>) {
-    let Product { sizes: (m, n, k), c: (ref c, stride), a: (a, a_strides), b: (b, b_strides), .. } = operands;
-    let fits = a_strides.fits(m, k, a.len()) && b_strides.fits(k, n, b.len());
-    assert!(fits && Strides::row_major(stride).fits(m, n, c.len()), "operands do not fit {m} x {n} x {k}");
-    if m * n == 0 {
-        return;
-    }
-    if k == 0 {
-        return nothing(operands);
-    }
-    match operands.how.operands {
-        #[cfg(target_arch = "x86_64")]
-        Operands::F32 if avx512() => blocked::product(avx512::Avx512::<false>, operands),
-        #[cfg(target_arch = "x86_64")]
-        Operands::Bf16 if avx512() && avx512_bf16() => blocked::product(avx512::Avx512::<true>, operands),
-        #[cfg(target_arch = "x86_64")]
-        Operands::Bf16Tiles if avx512() && amx::available() => blocked::product(amx::Amx, operands),
-        Operands::F32 => blocked::product(lanes::Plain {}, operands),
-        Operands::Bf16 => blocked::product(lanes::Pairs {}, operands),
-        Operands::Bf16Tiles => blocked::product(lanes::Tiles {}, operands),
+impl Gemm<'_> {
+    /// As [`gemm`]; then calls the epilogue with each piece of `c` and the same piece of `aux`.
+    pub fn run(self) {
+        let Self { sizes: (m, n, k), c: (ref c, stride), a: (a, a_strides), b: (b, b_strides), .. } = self;
+        let fits = a_strides.fits(m, k, a.len()) && b_strides.fits(k, n, b.len());
+        assert!(fits && Strides::row_major(stride).fits(m, n, c.len()), "operands do not fit {m} x {n} x {k}");
+        if m * n == 0 {
+            return;
+        }
+        if k == 0 {
+            return empty(self);
+        }
+        match self.options.operands {
+            #[cfg(target_arch = "x86_64")]
+            Operands::F32 if avx512() => blocked::run(avx512::Avx512::<false>, self),
+            #[cfg(target_arch = "x86_64")]
+            Operands::Bf16 if avx512() && avx512_bf16() => blocked::run(avx512::Avx512::<true>, self),
+            #[cfg(target_arch = "x86_64")]
+            Operands::Bf16Tiles if avx512() && amx::available() => blocked::run(amx::Amx, self),
+            Operands::F32 => blocked::run(lanes::Plain {}, self),
+            Operands::Bf16 => blocked::run(lanes::Pairs {}, self),
+            Operands::Bf16Tiles => blocked::run(lanes::Tiles {}, self),
+        }
     }
 }
 
 /// The product where `k` is zero.
-fn nothing(operands: Product) {
-    let Product { sizes: (m, n, _), c: (c, stride), how, beside, finish, .. } = operands;
+fn empty(operands: Gemm) {
+    let Gemm { sizes: (m, n, _), c: (c, stride), options, aux, epilogue, .. } = operands;
     for row in 0..m {
         let c = &mut c[row * stride..][..n];
-        if !how.accumulate {
+        if !options.accumulate {
             c.fill(0.0);
         }
-        if let Some(finish) = finish {
-            let beside = if beside.is_empty() { &mut [] } else { &mut beside[row * stride..][..n] };
-            finish(row, 0, c, beside);
+        if let Some(epilogue) = epilogue {
+            let aux = if aux.is_empty() { &mut [] } else { &mut aux[row * stride..][..n] };
+            epilogue(row, 0, c, aux);
         }
     }
 }
