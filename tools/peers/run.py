@@ -3,7 +3,7 @@
 of forward, backward and AdamW. The two alternate, and who comes first alternates too, since a machine's speed can change
 within seconds. In bf16, flipk runs with --precision bf16 and OpenCLIP under autocast.
 
-    tools/peers/run [--seconds 20] [--turns 2] [--cases b16 small] [--precisions f32 bf16] [--out FILE]
+    tools/peers/run.py [--seconds 20] [--turns 2] [--cases b16 small] [--precisions f32 bf16] [--out FILE]
 
 Installs open_clip_torch into a throw-away environment. Writes FILE (benches/results/cpu-openclip.json) with the processor and
 the date, and prints a table with the samples per second of the median step; `best` compares the fastest steps. flipk's time
