@@ -63,7 +63,7 @@ fn a_step_is_told_layer_by_layer_on_every_device() {
     assert!(ran.stdout.contains("layernorm_forward") && ran.stdout.contains("1.00"), "{}", ran.stdout);
     let ran = flipk(&["profile", "--compare", &before, &after, "--group=kernel"]).expect(1);
     assert!(ran.stderr.contains("kernels are counted in emulation alone"), "{}", ran.stderr);
-    let table = |file: &str| Command::new("tools/kernel-table").arg(file).output().unwrap();
+    let table = |file: &str| Command::new("tools/kernel_table.py").arg(file).output().unwrap();
     let said = [&after, "/nowhere", "Cargo.toml", &before].map(table);
     let (shown, kernels) = (String::from_utf8_lossy(&said[0].stdout), json(Path::new(&after))["kernels"].clone());
     assert_eq!(shown.lines().count(), 2 + kernels.as_array().unwrap().len(), "{shown}");

@@ -149,7 +149,7 @@ pub fn error(found: &[f32], expected: &[f32]) -> f64 {
 /// f32 sums in another order than the CPU's, over some thousand terms.
 const F32_TOLERANCE: f64 = 2e-5;
 
-/// Whether the kernels run on a real GPU instead of the emulator (`tools/gpu/run` sets this).
+/// Whether the kernels run on a real GPU instead of the emulator (`tools/gpu/run.py` sets this).
 pub fn real() -> bool {
     std::env::var("FLIPK_TEST_DEVICE").is_ok_and(|device| device == "cuda")
 }

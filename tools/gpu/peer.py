@@ -12,6 +12,7 @@ torch.nn alone (pre-norm blocks, packed qkv, GELU MLP), with the same sizes and 
 import argparse
 import gc
 import json
+import pathlib
 import statistics
 import sys
 import time
@@ -21,11 +22,16 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-SIZES = {  # vision layers, width, heads; text layers, width, heads; joint width
-    "b16": ((12, 768, 12), (12, 512, 8), 512),
-    "l16": ((24, 1024, 16), (12, 768, 12), 768),
-}
-SIDE, PATCH, CONTEXT, VOCAB = 224, 16, 32, 30_523
+MODELS = json.loads(pathlib.Path(__file__).with_name("models.json").read_text())
+
+
+def tower(model, name):
+    return tuple(MODELS[model][f"{name}_{size}"] for size in ("layers", "width", "heads"))
+
+
+# Vision layers, width, heads; text layers, width, heads; joint width.
+SIZES = {name: (tower(name, "vision"), tower(name, "text"), MODELS[name]["embed_dim"]) for name in ("b16", "l16")}
+SIDE, PATCH, CONTEXT, VOCAB = (MODELS["b16"][size] for size in ("image_size", "patch_size", "context", "vocab"))
 
 
 class Block(nn.Module):

@@ -1,4 +1,4 @@
-"""Times OpenCLIP's training step on the CPU: forward, backward and AdamW, in f32 or under bf16 autocast; see `run`."""
+"""Times OpenCLIP's training step on the CPU: forward, backward and AdamW, in f32 or under bf16 autocast; run.py calls it."""
 
 import json
 import sys

@@ -155,7 +155,7 @@ mod tests {
     }
 
     /// Token numbers recorded from the original tokenizer (`BertTokenizer` of transformers 4.57.6, without special
-    /// tokens). `tools/peers/bert-tokens` compares a thousand captions with bert-base-uncased's own vocabulary.
+    /// tokens). `tools/peers/bert_tokens.py` compares a thousand captions with bert-base-uncased's own vocabulary.
     #[test]
     fn tokens_are_those_of_berts_own_tokenizer() {
         let vocab = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n[unused0]\na\nphoto\nof\nthe\ncafe\nnaive\n##s\n##graph\nun\n##aff\n\

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Every kernel of a training step as a Markdown table: what ptxas gives it, and what the emulator counted.
 
-    tools/kernel-table step.json        # from: flipk profile ... --device emulator --json step.json
+    tools/kernel_table.py step.json        # from: flipk profile ... --device emulator --json step.json
 
 Registers are those of kernels/budget.txt; blocks per SM follow from Hopper's limits (CUDA C++ Programming Guide, compute
 capability 9.0: 64 Ki registers, 228 KB of shared memory of which each block takes 1 KB more, 64 warps and 32 blocks).

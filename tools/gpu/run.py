@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Checks and measures flipk on this machine's GPU, beside PyTorch with OpenCLIP's architecture in the same run.
 
-    run OUTPUT_FOLDER [--quick] [--only PART ...] [--models b16 l16] [--device emulator]
+    run.py OUTPUT_FOLDER [--quick] [--only PART ...] [--models b16 l16] [--device emulator]
 
 Needs the driver, CUDA's libraries and python3 with PyTorch. Each part has a time limit and prints one line; what each printed
 is in OUTPUT_FOLDER/PART.log, and everything together in gpu.json and gpu.md. Parts may be run in several calls with one folder.

@@ -3,7 +3,7 @@
 of forward, backward and AdamW. The two alternate, and who comes first alternates too, since a machine's speed can change
 within seconds. In bf16, flipk runs with --precision bf16 and OpenCLIP under autocast.
 
-    tools/peers/run [--seconds 20] [--turns 2] [--cases b16 small] [--precisions f32 bf16] [--out FILE]
+    tools/peers/run.py [--seconds 20] [--turns 2] [--cases b16 small] [--precisions f32 bf16] [--out FILE]
 
 Installs open_clip_torch into a throw-away environment. Writes FILE (benches/results/cpu-openclip.json) with the processor and
 the date, and prints a table with the samples per second of the median step; `best` compares the fastest steps. flipk's time
@@ -22,14 +22,8 @@ import sys
 import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-CASES = {
-    "b16": {"batch": 16, "image_size": 224, "patch_size": 16, "vision_layers": 12, "vision_width": 768,
-            "vision_heads": 12, "text_layers": 12, "text_width": 512, "text_heads": 8, "context": 32, "vocab": 30523,
-            "embed_dim": 512},
-    "small": {"batch": 64, "image_size": 64, "patch_size": 8, "vision_layers": 6, "vision_width": 192,
-              "vision_heads": 3, "text_layers": 6, "text_width": 192, "text_heads": 3, "context": 32, "vocab": 4096,
-              "embed_dim": 192},
-}
+MODELS = json.loads((ROOT / "tools/gpu/models.json").read_text())
+CASES = {name: {"batch": batch} | MODELS[name] for name, batch in [("b16", 16), ("small", 64)]}
 
 
 def openclip(python, case):

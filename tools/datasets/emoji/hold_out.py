@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Shards to tune the small model with, from the two training styles alone.
 
-    tools/datasets/emoji/hold-out FOLDER
+    tools/datasets/emoji/hold_out.py FOLDER
 
 Every tenth name's Twemoji drawing is held out. Writes to FOLDER:
   twemoji-train.tar     the other Twemoji drawings; train on these and embedded:noto

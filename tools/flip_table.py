@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """FLIP's own point on the embedded data: held-out accuracy at each mask ratio after the same time and the same samples.
 
-    tools/flip-table/run [--seconds 120] [--seeds 3] [--ratios 0 0.5 0.75] [--speeds 1200 2200 3200]
+    tools/flip_table.py [--seconds 120] [--seeds 3] [--ratios 0 0.5 0.75] [--speeds 1200 2200 3200]
 
 Every run is `flipk train` with its defaults but for ratio, length and seed. A short run at each ratio measures its speed;
 `--seconds` of training at ratio 0 then set the common number of samples, and each ratio's own speed sets how many samples
@@ -16,7 +16,7 @@ import statistics
 import subprocess
 import tempfile
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 BATCH = 256
 
 

