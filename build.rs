@@ -2,7 +2,11 @@
 //!
 //! nvcc is found by `NVCC`, `CUDA_HOME`, `CUDA_PATH`, `PATH`, or in `target/cuda-compiler` (filled by
 //! `tools/cuda-compiler`), in this order. A kernel is compiled again only if its source, a header, or nvcc changed.
+//!
+//! Numbers that a kernel and its launcher share are written once, in `kernels/`, on lines that end in `// launcher`
+//! ([`lift`]). With or without nvcc they become Rust constants: `kernels::logits::TILE` is `TILE` of `kernels/logits.cuh`.
 
+use std::collections::BTreeMap;
 use std::env;
 use std::error::Error;
 use std::fmt::Write as _;
@@ -30,7 +34,7 @@ fn main() -> Result<()> {
     }
     let nvcc = find_nvcc(&root);
     let sources = match nvcc {
-        Some(_) => sources(&root.join("kernels"))?,
+        Some(_) => files(&root.join("kernels"), "cu")?,
         None => Vec::new(),
     };
     let version = match &nvcc {
@@ -46,6 +50,7 @@ fn main() -> Result<()> {
         writeln!(table, "    ({name:?}, include_str!(concat!(env!(\"OUT_DIR\"), \"/{name}.ptx\"))),")?;
     }
     table += "];\n";
+    table += &constants(&root.join("kernels"))?;
     fs::write(out.join("kernels.rs"), table)?;
     Ok(())
 }
@@ -63,13 +68,81 @@ fn stem(path: &Path) -> String {
     path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// The kernels' files, sorted.
-fn sources(folder: &Path) -> Result<Vec<PathBuf>> {
+/// The files of a folder with this extension, sorted.
+fn files(folder: &Path, extension: &str) -> Result<Vec<PathBuf>> {
     let paths = fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
-    let mut sources: Vec<PathBuf> =
-        paths.into_iter().filter(|path| path.extension().is_some_and(|e| e == "cu")).collect();
-    sources.sort();
-    Ok(sources)
+    let mut files: Vec<PathBuf> =
+        paths.into_iter().filter(|path| path.extension().is_some_and(|found| found == extension)).collect();
+    files.sort();
+    Ok(files)
+}
+
+/// A Rust module for each kernel source or header that shares constants with its launcher.
+fn constants(folder: &Path) -> Result<String> {
+    let mut modules = String::new();
+    for file in files(folder, "cu")?.into_iter().chain(files(folder, "cuh")?) {
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        let constants = lift(&format!("kernels/{name}"), &fs::read_to_string(&file)?)?;
+        if !constants.is_empty() {
+            let module = stem(&file);
+            writeln!(modules, "/// Constants of `kernels/{name}`.\npub mod {module} {{\n{constants}}}")?;
+        }
+    }
+    Ok(modules)
+}
+
+/// The lines of a kernel source that end in `// launcher` as Rust constants. Two forms are understood, anything else is an
+/// error that names file and line:
+///
+/// - `constexpr int NAME = 2 * 64; // launcher` is a `usize` (an integer or a product of integers);
+/// - uses of a macro, `NAME(64, 32) // launcher`, are the rows of an array.
+pub fn lift(file: &str, text: &str) -> std::result::Result<String, String> {
+    let (mut numbers, mut rows) = (BTreeMap::new(), BTreeMap::<&str, Vec<Vec<usize>>>::new());
+    for (index, line) in text.lines().enumerate() {
+        let Some(code) = line.trim().strip_suffix("// launcher").map(str::trim) else { continue };
+        let wrong = |what: &str| format!("{file}:{}: {what}: {}", index + 1, line.trim());
+        let known = |name: &str| match name.starts_with(|first: char| first.is_ascii_uppercase())
+            && name.chars().all(|each| each.is_ascii_uppercase() || each.is_ascii_digit() || each == '_')
+        {
+            true => Ok(()),
+            false => Err(wrong("a launcher's constant has a name in capitals")),
+        };
+        if let Some(declaration) = code.strip_prefix("constexpr int ") {
+            let parts = declaration.strip_suffix(';').and_then(|rest| rest.split_once('='));
+            let (name, value) = parts.ok_or_else(|| wrong("expected `constexpr int NAME = NUMBER;`"))?;
+            let factors = value.split('*').map(|factor| factor.trim().parse::<usize>().ok());
+            let product = factors.reduce(|a, b| a?.checked_mul(b?)).flatten();
+            known(name.trim())?;
+            let value = product.ok_or_else(|| wrong("expected an integer or a product of integers"))?;
+            if numbers.insert(name.trim(), value).is_some() {
+                return Err(wrong("declared twice"));
+            }
+        } else {
+            let parts = code.strip_suffix(')').and_then(|rest| rest.split_once('('));
+            let (name, values) = parts.ok_or_else(|| wrong("expected `constexpr int` or a macro's use"))?;
+            known(name)?;
+            let row: Option<Vec<usize>> = values.split(',').map(|value| value.trim().parse().ok()).collect();
+            let row = row.ok_or_else(|| wrong("expected integers between the parentheses"))?;
+            let rows = rows.entry(name).or_default();
+            if rows.first().is_some_and(|first| first.len() != row.len()) {
+                return Err(wrong("the line before has another number of values"));
+            }
+            rows.push(row);
+        }
+    }
+    if let Some(name) = rows.keys().find(|name| numbers.contains_key(*name)) {
+        return Err(format!("{file}: {name} is a number and a macro"));
+    }
+    let mut constants = String::new();
+    for (name, value) in numbers {
+        constants += &format!("    /// `{name}`.\n    pub const {name}: usize = {value};\n");
+    }
+    for (name, rows) in rows {
+        let (each, count) = (rows[0].len(), rows.len());
+        constants +=
+            &format!("    /// Uses of `{name}`.\n    pub const {name}: [[usize; {each}]; {count}] = {rows:?};\n");
+    }
+    Ok(constants)
 }
 
 /// Compiles on all cores what is not up to date, and returns nvcc's version.
@@ -79,11 +152,8 @@ fn compile_all(nvcc: &Path, sources: &[PathBuf], out: &Path) -> Result<String> {
     let version = about.rsplit_once(", V").map_or(about.trim(), |(_, rest)| rest.lines().next().unwrap_or_default());
     let mut common = DefaultHasher::new();
     (nvcc, &about, ARCH, PTX_VERSION, fs::read("build.rs")?).hash(&mut common);
-    let headers = sources.first().and_then(|source| source.parent()).map(fs::read_dir).transpose()?;
-    let mut headers = headers.into_iter().flatten().map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
-    headers.retain(|path| path.extension().is_some_and(|extension| extension == "cuh"));
-    headers.sort();
-    for header in headers {
+    let headers = sources.first().and_then(|source| source.parent()).map(|folder| files(folder, "cuh")).transpose()?;
+    for header in headers.unwrap_or_default() {
         fs::read(header)?.hash(&mut common);
     }
     let queue = Mutex::new(sources.iter());

@@ -2,6 +2,10 @@
 #pragma once
 #include "attention_backward.cuh"
 
+// Tokens for which it was tuned.
+constexpr int ROW_MIN = 145; // launcher
+constexpr int ROW_MAX = 272; // launcher
+
 // 145 to 272 tokens. Grid: batch * heads, or less if HEAD_DIM is 64, where blocks go on from head to head; block: 256; dynamic
 // shared memory, with R = tokens in whole 16s: (4 R + 384) * 2 HEAD_DIM + 144 (R + 16) + 512 bytes, and 4 R HEAD_DIM less
 // if HEAD_DIM is 80.

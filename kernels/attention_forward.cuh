@@ -2,9 +2,13 @@
 #pragma once
 #include "attention.cuh"
 
+// Shared memory of an SM of compute capability 9.0, and what each block takes of it in addition to its own.
+constexpr int SM_SHARED = 228 * 1024; // launcher
+constexpr int BLOCK_RESERVE = 1024; // launcher
+
 // Whether K and V of a head are fetched while that before is computed: where they fit an SM for BLOCKS blocks, or three.
 template <int HEAD_DIM, int PADDED, int BLOCKS>
-constexpr bool AHEAD = (BLOCKS > 3 ? BLOCKS : 3) * (5 * PADDED * 2 * HEAD_DIM + 1024) <= 228 * 1024;
+constexpr bool AHEAD = (BLOCKS > 3 ? BLOCKS : 3) * (5 * PADDED * 2 * HEAD_DIM + BLOCK_RESERVE) <= SM_SHARED;
 
 // Grid: batch * heads, or less if AHEAD, where blocks go on from head to head; block: 32 WARPS; dynamic shared memory:
 // (AHEAD ? 5 PADDED : 2 PADDED + 16 WARPS) * HEAD_DIM * 2 bytes. BEYOND < tokens <= PADDED.

@@ -4,7 +4,8 @@
 
 // Any head_dim up to 256 and any number of tokens, in f32 arithmetic: for f32 activations, and for head dims that are not
 // multiples of 16. Grid: any, best ceil(batch * heads * tokens / 4); block: 128. One warp per row, column 32 i + lane in a lane.
-constexpr int PARTS = 8;
+constexpr int MAX_HEAD_DIM = 256; // launcher
+constexpr int PARTS = MAX_HEAD_DIM / 32;
 
 template <typename T> __device__ __forceinline__ void load_row(float (&v)[PARTS], const T* from, int head_dim) {
 #pragma unroll

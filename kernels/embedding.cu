@@ -20,10 +20,12 @@ __device__ void forward(const int* tokens, const T* table, const float* pos, T* 
 }
 
 // Places whose equal tokens are summed beforehand, and how many of them must be equal for it to be worth it.
-constexpr int SEGMENT = 128, OFTEN = 8;
+constexpr int SEGMENT = 128; // launcher
+constexpr int OFTEN = 8;
 
 // Rows of the table that one block owns; tokens that it looks at together; rows of dout on their way.
-constexpr int ROWS = 8, THREADS = 256, CHUNK = 4 * THREADS, AHEAD = 4;
+constexpr int ROWS = 8; // launcher
+constexpr int THREADS = 256, CHUNK = 4 * THREADS, AHEAD = 4;
 
 // Of each token that is often in a segment of places, the sum of dout over its places there, at the first of them; so that a token
 // that is everywhere, as padding is, does not leave one block to add up most of dout. `rest` is what is left to do: a token v

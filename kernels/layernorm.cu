@@ -7,9 +7,9 @@
 // multiple of SIZE. Bytes moved: forward 2 rows (4 with delta), backward 3 (4 where dx is added to).
 #include "common.cuh"
 
-constexpr int WARPS = 4;
+constexpr int WARPS = 4; // launcher
 // float4s from one quad of a pack to the next in shared memory: 32 lanes, and half the banks further.
-constexpr int STRIDE = 36;
+constexpr int STRIDE = 36; // launcher
 
 // Grid: any; block: 128. `delta` and `sum` are both null, or neither.
 // x, delta, sum, y: [rows, width]; gamma, beta: [width]; mean, rstd: [rows].
@@ -180,13 +180,16 @@ __device__ void backward(const T* dy, const T* x, const float* gamma, const floa
         backward<TYPE, PACKS>(dy, x, gamma, mean, rstd, dx, add, partials, rows, width);                                  \
     }
 
+#define BF16(PACKS) KERNELS(bf16, bf16, PACKS)
+#define F32(PACKS) KERNELS(float, f32, PACKS)
+
 // Widths up to 256, 512, 768, 1024, 1280 and 2048 in bf16; 512, 1024 and 2048 in f32.
-KERNELS(bf16, bf16, 1)
-KERNELS(bf16, bf16, 2)
-KERNELS(bf16, bf16, 3)
-KERNELS(bf16, bf16, 4)
-KERNELS(bf16, bf16, 5)
-KERNELS(bf16, bf16, 8)
-KERNELS(float, f32, 4)
-KERNELS(float, f32, 8)
-KERNELS(float, f32, 16)
+BF16(1) // launcher
+BF16(2) // launcher
+BF16(3) // launcher
+BF16(4) // launcher
+BF16(5) // launcher
+BF16(8) // launcher
+F32(4) // launcher
+F32(8) // launcher
+F32(16) // launcher

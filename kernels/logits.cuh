@@ -24,15 +24,17 @@
 #include <cfloat>
 #include <cuda_fp16.h>
 
-constexpr int TILE = 128, THREADS = 256, STEP = 32;
+constexpr int TILE = 128; // launcher
+constexpr int STEP = 32; // launcher
+constexpr int THREADS = 256; // launcher
 // A warp's part of a tile, in tiles of mma: 16 rows, 8 columns.
 constexpr int ROW_TILES = 4, COLUMN_TILES = 4;
 using Slab = Rows<2 * STEP>;
 constexpr int SLAB = TILE * Slab::BYTES;
 // Shared memory: stages of two slabs for a b^T; then the tile or G, four slabs, and two stages of one slab for G b.
 constexpr int STAGES = 3, G_SLABS = TILE / STEP;
-constexpr int SHARED = STAGES * 2 * SLAB;
-static_assert(SHARED == 98304 && SHARED == (G_SLABS + 2) * SLAB, "the launchers' figure");
+constexpr int SHARED = 96 * 1024; // launcher
+static_assert(SHARED == STAGES * 2 * SLAB && SHARED == (G_SLABS + 2) * SLAB);
 // Logits of a row or a column that a loss adds up at once.
 constexpr int MICRO = 8;
 constexpr float ROW_SCALE = 1024, GRADIENT_SCALE = 16384;

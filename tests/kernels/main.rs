@@ -3,6 +3,7 @@
 mod assemble;
 mod attention;
 mod budget;
+mod constants;
 mod contrastive;
 mod elementwise;
 mod embedding;

@@ -2,37 +2,47 @@
 
 use super::{Attention, BackwardOperands, Shape};
 use crate::device::DeviceError;
+use crate::device::cuda::kernels::attention_backward_row::{ROW_MAX, ROW_MIN};
+use crate::device::cuda::kernels::attention_forward::{BLOCK_RESERVE, SM_SHARED};
+use crate::device::cuda::kernels::attention_simple::MAX_HEAD_DIM;
+use crate::device::cuda::kernels::{attention_d32, attention_d64, attention_d80, attention_d96, attention_d128};
 use crate::device::cuda::{ActType, Cuda, DType, LaunchConfig, Limits, View, ViewMut, args};
 
 /// Head dims for which there are matrix-instruction kernels; others take the simple ones.
 const FAST: [usize; 5] = [32, 64, 80, 96, 128];
 
-/// Largest head dim of the simple kernels.
-const MAX_HEAD_DIM: usize = 256;
-
-/// Shared memory of an SM of compute capability 9.0, and what each block costs beside its own.
-const SHARED_OF_SM: usize = 228 * 1024;
-const SHARED_BESIDE: usize = 1024;
-
-/// The forward kernels that hold a whole row of scores in registers: padded row length, and blocks that run on an SM.
-fn whole_rows(head_dim: usize) -> &'static [(usize, usize)] {
+/// The forward kernels that hold a whole row of scores in registers: head dim, the next shorter kernel's row length, padded
+/// row length, warps, and blocks per SM.
+fn whole_rows(head_dim: usize) -> &'static [[usize; 5]] {
     match head_dim {
-        32 => &[(64, 4), (128, 3)],
-        64 => &[(32, 8), (64, 4), (80, 4), (112, 4), (144, 3), (208, 3), (272, 2)],
-        80 => &[(32, 8), (80, 3), (112, 3), (144, 3), (208, 2), (272, 2)],
-        _ => &[(64, 3), (128, 2)],
+        32 => &attention_d32::WHOLE,
+        64 => &attention_d64::WHOLE,
+        80 => &attention_d80::WHOLE,
+        96 => &attention_d96::WHOLE,
+        _ => &attention_d128::WHOLE,
     }
+}
+
+/// Slabs of a warp, and rows of a stage, in the backward kernel for any number of tokens.
+fn long_backward(head_dim: usize) -> (usize, usize) {
+    let [[_, _, _, slabs, stage]] = match head_dim {
+        32 => attention_d32::KERNELS,
+        64 => attention_d64::KERNELS,
+        80 => attention_d80::KERNELS,
+        96 => attention_d96::KERNELS,
+        _ => attention_d128::KERNELS,
+    };
+    (slabs, stage)
 }
 
 /// The forward kernel's name without its prefix, and its launch config.
 fn forward_kernel(shape: &Shape, limits: Limits) -> (String, LaunchConfig) {
     let &Shape { tokens, head_dim: d, .. } = shape;
     let heads = shape.batch * shape.heads;
-    match whole_rows(d).iter().copied().find(|(padded, _)| tokens <= *padded) {
-        Some((padded, together)) => {
-            let warps = if padded == 32 { 2 } else { 4 };
+    match whole_rows(d).iter().copied().find(|[_, _, padded, ..]| tokens <= *padded) {
+        Some([_, _, padded, warps, together]) => {
             let ahead = 5 * padded * 2 * d;
-            let fits = ahead <= limits.shared && together.max(3) * (ahead + SHARED_BESIDE) <= SHARED_OF_SM;
+            let fits = ahead <= limits.shared && together.max(3) * (ahead + BLOCK_RESERVE) <= SM_SHARED;
             let (blocks, shared) = match fits {
                 true => (heads.min(together * limits.sm_count), ahead),
                 false => (heads, (2 * padded + 16 * warps) * 2 * d),
@@ -54,18 +64,14 @@ fn backward_kernel(shape: &Shape, limits: Limits) -> (String, LaunchConfig) {
         return (format!("d{d}_row"), config);
     }
     let shared = rows * (6 * d + 2 * d.max(rows + 8) + 8);
-    let together = SHARED_OF_SM / (shared + SHARED_BESIDE);
+    let together = SM_SHARED / (shared + BLOCK_RESERVE);
     if together >= 2 && shared <= limits.shared {
         let max_warps = if d > 80 || together >= 3 { 4 } else { 6 };
         let slabs = rows / 16;
         let warps = slabs.div_ceil(slabs.div_ceil(max_warps));
         return (format!("d{d}"), LaunchConfig::blocks(heads, 32 * warps as u32).with_shared(shared));
     }
-    let (slabs, stage) = match d {
-        32 | 64 => (2, 64),
-        128 => (1, 32),
-        _ => (1, 64),
-    };
+    let (slabs, stage) = long_backward(d);
     let shared = (256 * slabs + 12 * stage) * d + 8 * stage.max(64 * slabs);
     (format!("d{d}_long"), LaunchConfig::blocks(2 * heads * tokens.div_ceil(64 * slabs), 128).with_shared(shared))
 }
@@ -82,7 +88,7 @@ fn row_config(shape: &Shape, limits: Limits) -> Option<LaunchConfig> {
         _ => return None,
     };
     let shared = 2 * d * (2 * copies * rows + 384) + 512 + 144 * (rows + 16);
-    let fits = (145..=272).contains(&tokens) && shared <= limits.shared;
+    let fits = (ROW_MIN..=ROW_MAX).contains(&tokens) && shared <= limits.shared;
     fits.then(|| LaunchConfig::blocks(blocks, 256).with_shared(shared))
 }
 

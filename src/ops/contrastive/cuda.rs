@@ -2,15 +2,10 @@
 
 use super::{Contrastive, Gradients, Inputs, Lse, Shape};
 use crate::device::DeviceError;
+use crate::device::cuda::kernels::logits::{SHARED, STEP, TILE};
 use crate::device::cuda::{ActType, Cuda, LaunchConfig, View, ViewMut, args};
 use crate::ops::bias::cuda::add_partials;
 
-/// Rows and columns of a tile of logits, as in `kernels/logits.cuh`.
-const TILE: usize = 128;
-/// Elements of a row that are split together, as there.
-const STEP: usize = 32;
-/// Dynamic shared memory of the kernels over tiles.
-const SHARED: usize = 98_304;
 /// Two blocks for each of an H100's 132 processors.
 const BLOCKS: usize = 264;
 

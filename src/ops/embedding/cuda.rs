@@ -2,16 +2,12 @@
 
 use super::{Embedding, Gradients, Shape};
 use crate::device::DeviceError;
+use crate::device::cuda::kernels::embedding::{ROWS, SEGMENT};
 use crate::device::cuda::{ActType, Cuda, LaunchConfig, View, ViewMut, args};
 use crate::ops::bias::cuda::{Rows, column_sums, column_sums_scratch_len};
 
-/// Rows of the table that a block owns, as in the kernel.
-const ROWS: usize = 8;
 /// Dynamic shared memory that is used for more groups than one.
 const SHARED: usize = 48 * 1024;
-
-/// Places whose equal tokens are summed beforehand, as in the kernel.
-const SEGMENT: usize = 128;
 
 /// A table's gradient.
 #[derive(Clone, Copy)]

@@ -2,18 +2,13 @@
 
 use super::{BackwardOperands, Forward, LayerNorm, Shape};
 use crate::device::DeviceError;
+use crate::device::cuda::kernels::layernorm::{BF16, F32, STRIDE, WARPS};
 use crate::device::cuda::{ActType, Cuda, LaunchConfig, args};
 use crate::ops::bias::cuda::add_partials;
 
-/// Warps of a block, as in the kernel; each has a row.
-const WARPS: usize = 4;
-
-/// As in the kernel: float4s from one quad to the next in shared memory.
-const STRIDE: usize = 36;
-
 /// Packs per lane that the kernels were compiled for.
 fn instances<T: ActType>() -> &'static [usize] {
-    if T::PACK == 8 { &[1, 2, 3, 4, 5, 8] } else { &[4, 8, 16] }
+    if T::PACK == 8 { BF16.as_flattened() } else { F32.as_flattened() }
 }
 
 /// The least instance that holds a row in one warp.
