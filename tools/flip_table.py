@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""FLIP's own point on the embedded data: held-out accuracy at each mask ratio after the same time and the same samples.
+"""Measures accuracy on the embedded data at each mask ratio, after the same time and after the same samples.
 
     tools/flip_table.py [--seconds 120] [--seeds 3] [--ratios 0 0.5 0.75] [--speeds 1200 2200 3200]
 
-Every run is `flipk train` with its defaults but for ratio, length and seed. A short run at each ratio measures its speed;
-`--seconds` of training at ratio 0 then set the common number of samples, and each ratio's own speed sets how many samples
-it gets in the common time. Writes benches/results/flip-table.json and prints the table of the README. Nothing else should
-run on the machine while the speeds are measured (the first minute); afterwards results depend on samples alone.
+Every run is `flipk train` with its defaults except for mask ratio, length and seed. First, a short run at each ratio
+measures its speed, which determines how many samples it gets in `--seconds`. The runs with the same samples get as many
+as the first ratio. Writes benches/results/flip-table.json and prints the README's table. Leave the machine idle during
+the first minute, while the speeds are measured; after that, results depend on the number of samples alone.
 """
 
 import argparse
@@ -31,7 +31,8 @@ def main():
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--ratios", type=float, nargs="+", default=[0, 0.5, 0.75])
-    parser.add_argument("--speeds", type=float, nargs="+", help="samples per second at each ratio, instead of measuring them")
+    parser.add_argument("--speeds", type=float, nargs="+",
+                        help="samples per second at each ratio, instead of measuring them")
     arguments = parser.parse_args()
     subprocess.run(["cargo", "build", "--release"], check=True, cwd=ROOT)
     (ROOT / "benches/results").mkdir(exist_ok=True)
@@ -48,7 +49,7 @@ def main():
                 lengths = {"same time": int(speed[ratio] * arguments.seconds), "same samples": common}
                 for kind, samples in lengths.items():
                     if kind == "same samples" and ratio == arguments.ratios[0]:
-                        # By construction the run that was just made.
+                        # This is the run before: the first ratio defines the number of samples.
                         results["runs"].append(results["runs"][-1] | {"kind": kind})
                         continue
                     name = f"{scratch}/{kind.replace(' ', '-')}-{ratio}-{seed}"

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Every kernel of a training step as a Markdown table: what ptxas gives it, and what the emulator counted.
+"""Prints a Markdown table of every kernel of a training step: its resources, and what the emulator counted.
 
     tools/kernel_table.py step.json        # from: flipk profile ... --device emulator --json step.json
 
-Registers are those of kernels/budget.txt; blocks per SM follow from Hopper's limits (CUDA C++ Programming Guide, compute
-capability 9.0: 64 Ki registers, 228 KB of shared memory of which each block takes 1 KB more, 64 warps and 32 blocks).
+Registers are those of kernels/budget.txt. Blocks per SM follow from Hopper's limits (CUDA C++ Programming Guide,
+compute capability 9.0): 64 Ki registers, 228 KB of shared memory, 64 warps and 32 blocks. Each block takes 1 KB of
+shared memory more than it asks for.
 """
 
 import argparse
@@ -16,7 +17,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 def blocks_per_sm(registers, threads, shared):
     warps = -(-threads // 32)
-    # A warp's registers come in units of 256, from one of four parts of the processor.
+    # A warp's registers are allocated in units of 256 from one of an SM's four register files.
     by_registers = 4 * (16384 // (256 * -(-registers * 32 // 256))) // warps
     by_shared = 228 * 1024 // (shared + 1024)
     return min(32, 64 // warps, by_registers, by_shared)
@@ -42,8 +43,8 @@ def main():
         passes = f"{row['shared_passes'] / 1e3:.0f} ({row['shared_passes_least'] / 1e3:.0f})"
         print(f"| {name} | {row['launches']} | {registers[name]} | {threads} | {shared / 1024:.0f} "
               f"| {blocks_per_sm(registers[name], threads, shared)} | {row['warp_instructions'] / 1e3:.1f} "
-              f"| {row['mma_flops'] / 1e6:.0f} | {row['moved_bytes'] / 1e6:.2f} | {passes} | {1e6 * row['seconds']:.0f} "
-              f"| {row['slowest']} |")
+              f"| {row['mma_flops'] / 1e6:.0f} | {row['moved_bytes'] / 1e6:.2f} | {passes} "
+              f"| {1e6 * row['seconds']:.0f} | {row['slowest']} |")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Times OpenCLIP's training step on the CPU: forward, backward and AdamW, in f32 or under bf16 autocast; run.py calls it."""
+"""Times OpenCLIP's training step on the CPU (forward, backward and AdamW, in f32 or under bf16 autocast) for run.py."""
 
 import json
 import sys
@@ -13,7 +13,7 @@ def main():
     case = json.loads(sys.argv[1])
     torch.manual_seed(0)
     width, heads = case["vision_width"], case["vision_heads"]
-    # Patch dropout is OpenCLIP's own FLIP: it embeds every patch and then keeps some.
+    # Patch dropout is OpenCLIP's version of FLIP: it embeds all patches and then drops some.
     vision = CLIPVisionCfg(layers=case["vision_layers"], width=width, head_width=width // heads,
                            patch_size=case["patch_size"], image_size=case["image_size"], patch_dropout=case["ratio"])
     text = CLIPTextCfg(context_length=case["context"], vocab_size=case["vocab"], width=case["text_width"],

@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
-"""flipk and OpenCLIP side by side on this machine's CPU: the same model sizes, batch and mask ratio, one training step each
-of forward, backward and AdamW. The two alternate, and who comes first alternates too, since a machine's speed can change
+"""Compares flipk's training step (forward, backward, AdamW) with OpenCLIP's on this machine's CPU, at the same model
+sizes, batch and mask ratio. The two alternate, and so does which one goes first, because a machine's speed can change
 within seconds. In bf16, flipk runs with --precision bf16 and OpenCLIP under autocast.
 
     tools/peers/run.py [--seconds 20] [--turns 2] [--cases b16 small] [--precisions f32 bf16] [--out FILE]
 
-Installs open_clip_torch into a throw-away environment. Writes FILE (benches/results/cpu-openclip.json) with the processor and
-the date, and prints a table with the samples per second of the median step; `best` compares the fastest steps. flipk's time
-includes its data loading; OpenCLIP is given its batch ready-made.
+Installs open_clip_torch into a virtual environment (target/peers, or PEERS_ENV). Writes FILE, by default
+benches/results/cpu-openclip.json, with the processor and the date. Prints a table with the samples per second of the
+median step; `best` is the factor between the fastest steps. flipk's time includes data loading; OpenCLIP gets one batch
+that is already in memory.
 """
 
 import argparse
@@ -34,7 +35,8 @@ def openclip(python, case):
 def flipk(folder, case):
     sizes = [f"--{key.replace('_', '-')}={value}" for key, value in case.items() if key not in ("ratio", "seconds")]
     command = [ROOT / "target/release/flipk", "train", f"--out={folder}", f"--mask-ratio={case['ratio']}",
-               "--data=embedded:noto", "--eval-data", "embedded:noto", "--log-every=1", "--save-every=0", "--device=cpu", *sizes]
+               "--data=embedded:noto", "--eval-data=embedded:noto", "--log-every=1", "--save-every=0", "--device=cpu",
+               *sizes]
     lines, process = [], subprocess.Popen([*command, "--steps=100000"], stderr=subprocess.DEVNULL, cwd=ROOT)
     metrics = pathlib.Path(folder) / "metrics.jsonl"
     try:
@@ -50,13 +52,13 @@ def flipk(folder, case):
     finally:
         process.kill()
         process.wait()
-    # As with the peer, the first step is not counted.
+    # The first step is not counted, as with OpenCLIP.
     speeds = [line["samples_per_second"] for line in lines[1:]]
     return {"samples_per_second": speeds, "gflops": [line["gflops"] for line in lines[1:]]}
 
 
 def joined(turns):
-    """The steps of all turns as one result; what is not a list is the same in each turn."""
+    """The steps of all turns as one result; values that are not lists are the same in each turn."""
     speeds = list(itertools.chain.from_iterable(turn["samples_per_second"] for turn in turns))
     result = {key: value for key, value in turns[0].items() if not isinstance(value, list)}
     result |= {"samples_per_second": statistics.median(speeds), "best": max(speeds), "steps": len(speeds)}
@@ -66,17 +68,19 @@ def joined(turns):
 
 
 def processor():
-    lines = (line.partition(":") for line in subprocess.run(["lscpu"], capture_output=True, text=True).stdout.splitlines())
-    return {key.strip(): value.strip() for key, _, value in lines if not key.startswith(("Vulnerab", "NUMA"))}
+    lines = subprocess.run(["lscpu"], capture_output=True, text=True).stdout.splitlines()
+    pairs = (line.partition(":") for line in lines if not line.startswith(("Vulnerab", "NUMA")))
+    return {key.strip(): value.strip() for key, _, value in pairs}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=20, help="least time for each measurement, over all turns")
-    parser.add_argument("--turns", type=int, default=2, help="how often each of the two runs")
+    parser.add_argument("--seconds", type=float, default=20, help="minimum time per measurement, over all turns")
+    parser.add_argument("--turns", type=int, default=2, help="how many times each of the two runs")
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES)
     parser.add_argument("--precisions", nargs="+", default=["f32", "bf16"], choices=["f32", "bf16"])
-    parser.add_argument("--out", type=pathlib.Path, default=ROOT / "benches/results/cpu-openclip.json", help="where results go")
+    parser.add_argument("--out", type=pathlib.Path, default=ROOT / "benches/results/cpu-openclip.json",
+                        help="where results go")
     arguments = parser.parse_args()
     if not arguments.out.parent.is_dir():
         parser.error(f"--out: there is no folder {arguments.out.parent}")
@@ -91,7 +95,8 @@ def main():
           "|---|---|---|---|---|---|---|---|")
     for name, precision in itertools.product(arguments.cases, arguments.precisions):
         for ratio in [0, 0.5, 0.75]:
-            case = CASES[name] | {"ratio": ratio, "seconds": arguments.seconds / arguments.turns, "precision": precision}
+            seconds = arguments.seconds / arguments.turns
+            case = CASES[name] | {"ratio": ratio, "seconds": seconds, "precision": precision}
             turns = {"flipk": [], "openclip": []}
             for turn in range(arguments.turns):
                 for program in sorted(turns, reverse=turn % 2 == 1):

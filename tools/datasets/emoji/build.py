@@ -1,4 +1,4 @@
-"""Emoji images and names from npm packages to WebDataset shards and a tokenizer. Usage: build.py NODE_MODULES OUT
+"""Makes WebDataset shards and a tokenizer from the emoji of npm packages. Usage: build.py NODE_MODULES OUT
 
 The same sources give the same bytes: samples are sorted, and archives hold no times and no owners.
 """
@@ -33,12 +33,12 @@ def sources(modules: Path) -> dict[str, dict[str, Path]]:
 
 
 def key(hexcode: str) -> str:
-    """Code points in lower case without the variation selector, which the packages use differently."""
+    """Code points in lower case, without the variation selector, which only some of the packages write."""
     return "-".join(point for point in hexcode.lower().split("-") if point != "fe0f")
 
 
 def samples(modules: Path, styles: dict[str, dict[str, Path]]) -> dict[str, dict]:
-    """Key -> caption and tags, for each emoji that every style draws; skin tones and bare letters are left out."""
+    """Key -> caption and tags, for each emoji that all styles have; without skin tones and single letters."""
     found = {}
     for emoji in json.loads((modules / "emojibase-data/en/data.json").read_text()):
         name = key(emoji["hexcode"])
@@ -49,7 +49,7 @@ def samples(modules: Path, styles: dict[str, dict[str, Path]]) -> dict[str, dict
 
 
 def image(path: Path) -> bytes:
-    """64 px on white, as WebP: lossless would not fit in 12 MB."""
+    """64 px on white, as lossy WebP: lossless files would exceed 12 MB."""
     picture = Image.open(path).convert("RGBA")
     if picture.size != (SIDE, SIDE):
         picture = picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
@@ -72,9 +72,9 @@ def shard(path: Path, images: dict[str, Path], captions: dict[str, dict]) -> Non
 
 
 def tokenizer(path: Path, captions: dict[str, dict]) -> None:
-    """WordPiece with BERT's normalisation: every character, then the commonest words of the captions and tags.
+    """WordPiece with BERT's normalisation: every character, then the most frequent words of the captions and tags.
 
-    The vocabulary is counted rather than merged pair by pair: the library's trainer breaks ties differently on each run.
+    The library's trainer is not used, because it breaks ties differently on each run.
     """
     normalizer, splitter = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
     texts = [text for sample in captions.values() for text in (sample["caption"], *sample["tags"])]

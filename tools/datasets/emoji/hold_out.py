@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Shards to tune the small model with, from the two training styles alone.
+"""Makes shards for tuning the small model on the two training styles alone.
 
     tools/datasets/emoji/hold_out.py FOLDER
 
 Every tenth name's Twemoji drawing is held out. Writes to FOLDER:
-  twemoji-train.tar     the other Twemoji drawings; train on these and embedded:noto
-  twemoji-held-out.tar  the held-out drawings; their names are known from Noto's drawings
-  names.txt             all names, the classes to choose among
+  twemoji-train.tar     the other Twemoji drawings, for training together with embedded:noto
+  twemoji-held-out.tar  the held-out drawings, whose names embedded:noto teaches
+  names.txt             all names: the classes
 """
 
 import gzip

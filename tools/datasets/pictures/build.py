@@ -1,7 +1,7 @@
-"""Small image files of every kind, and the pixels that Pillow reads from them. Usage: build.py OUT
+"""Draws small image files of every kind, and records the pixels that Pillow reads from them. Usage: build.py OUT
 
-Writes the images to OUT, what flipk must read from each to OUT/expected.json, and their pixels to OUT/expected.rgb.gz (RGB8, one
-image after the other in the order of expected.json). The same Pillow gives the same bytes.
+Writes the images to OUT, what flipk must read from each to OUT/expected.json, and their pixels to OUT/expected.rgb.gz
+(RGB8, one image after the other in the order of expected.json). The same version of Pillow gives the same bytes.
 """
 
 import gzip
@@ -17,9 +17,9 @@ import PIL
 from PIL import Image, ImageDraw, ImageOps, features
 
 WIDTH, HEIGHT = 32, 24
-# Largest and mean difference of a channel. Decoders of lossy formats differ in rounding and in chroma upsampling.
+# Largest and mean difference per channel. Decoders of lossy formats differ in rounding and in chroma upsampling.
 EXACT, ROUNDED, LOSSY, SUBSAMPLED = (0, 0), (2, 0.6), (4, 1.0), (24, 2.5)
-# Where flipk differs from Pillow on purpose: it refuses what Pillow reads, or the other way round.
+# Where flipk differs from Pillow on purpose: it rejects what Pillow reads, or the other way round.
 OTHERWISE = {
     "jpeg-no-end-zeros-behind.jpg": "zeros in place of the end are a cut file that was padded",
     "jpeg-bytes-before.jpg": "a few bytes before the start do no harm",
@@ -76,7 +76,8 @@ def jpegs():
     for name, sampling in (("444", 0), ("422", 1), ("420", 2)):
         tolerance = LOSSY if sampling == 0 else SUBSAMPLED
         yield f"jpeg-{name}.jpg", saved(image, "JPEG", quality=90, subsampling=sampling), tolerance
-        yield f"jpeg-{name}-progressive.jpg", saved(image, "JPEG", quality=90, subsampling=sampling, progressive=True), tolerance
+        progressive = saved(image, "JPEG", quality=90, subsampling=sampling, progressive=True)
+        yield f"jpeg-{name}-progressive.jpg", progressive, tolerance
     yield "jpeg-grey.jpg", saved(image.convert("L"), "JPEG"), LOSSY
     yield "jpeg-optimised.jpg", saved(image, "JPEG", optimize=True, subsampling=0), LOSSY
     yield "jpeg-quality-10.jpg", saved(image, "JPEG", quality=10), SUBSAMPLED
@@ -92,7 +93,8 @@ def jpegs():
         yield f"jpeg-{size[0]}x{size[1]}.jpg", saved(picture(*size), "JPEG"), SUBSAMPLED
     thumbnail = segment(0xE1, b"Exif\0\0" + saved(picture(8, 8, 2), "JPEG"))
     yield "jpeg-thumbnail.jpg", inserted(good, thumbnail), SUBSAMPLED
-    yield "jpeg-comment-profile.jpg", saved(image, "JPEG", comment=b"\xff\xd9 \xff\xda", icc_profile=b"no profile" * 9), SUBSAMPLED
+    comment = saved(image, "JPEG", comment=b"\xff\xd9 \xff\xda", icc_profile=b"no profile" * 9)
+    yield "jpeg-comment-profile.jpg", comment, SUBSAMPLED
     yield "jpeg-two-pictures.jpg", saved(image, "MPO", save_all=True, append_images=[picture(seed=3)]), SUBSAMPLED
     yield "jpeg-film-behind.jpg", good + b"\0\0\0\x18ftypmp42" + film + b"\xff\xda" + film[:50], SUBSAMPLED
     yield "jpeg-text-behind.jpg", good + b"\n<!-- cached -->\n", SUBSAMPLED
@@ -109,8 +111,9 @@ def jpegs():
         yield f"jpeg-turned-{value}.jpg", saved(image, "JPEG", exif=turned(value), subsampling=0), LOSSY
 
 
-def png(width: int, height: int, depth: int, colour: int, interlaced: bool = False, chunks: tuple = (), seed: int = 7) -> bytes:
-    """A PNG of random samples, written by hand: Pillow cannot write most of these kinds."""
+def png(width: int, height: int, depth: int, colour: int, interlaced: bool = False, chunks: tuple = (),
+        seed: int = 7) -> bytes:
+    """A PNG of random samples, written here because Pillow cannot write most of these kinds."""
     rng = random.Random(seed)
     channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
     samples = [[[rng.getrandbits(depth) for _ in range(channels)] for _ in range(width)] for _ in range(height)]
@@ -139,16 +142,18 @@ def png_of(*chunks: tuple) -> bytes:
 
 def pngs():
     palette = bytes(random.Random(9).getrandbits(8) for _ in range(768))
-    for colour, name, depths in ((0, "grey", (1, 2, 4, 8, 16)), (2, "rgb", (8, 16)), (4, "grey-alpha", (8, 16)), (6, "rgba", (8, 16))):
+    kinds = ((0, "grey", (1, 2, 4, 8, 16)), (2, "rgb", (8, 16)), (4, "grey-alpha", (8, 16)), (6, "rgba", (8, 16)))
+    for colour, name, depths in kinds:
         for depth in depths:
-            # Of 16 bits, Pillow keeps the upper 8 and flipk rounds.
+            # Pillow truncates 16 bits to the upper 8; flipk rounds.
             tolerance = EXACT if depth < 16 and colour < 4 else ROUNDED
             yield f"png-{name}-{depth}.png", png(13, 11, depth, colour), tolerance
             yield f"png-{name}-{depth}-interlaced.png", png(13, 11, depth, colour, True), tolerance
     for depth in (1, 2, 4, 8):
         table = (b"PLTE", palette[: 3 << depth])
         yield f"png-palette-{depth}.png", png(13, 11, depth, 3, chunks=(table,)), EXACT
-        yield f"png-palette-{depth}-transparent.png", png(13, 11, depth, 3, True, (table, (b"tRNS", b"\x00\x80"))), ROUNDED
+        transparent_png = png(13, 11, depth, 3, True, (table, (b"tRNS", b"\x00\x80")))
+        yield f"png-palette-{depth}-transparent.png", transparent_png, ROUNDED
     yield "png-grey-transparent.png", png(13, 11, 8, 0, chunks=((b"tRNS", b"\0\x05"),)), EXACT
     yield "png-rgb-transparent.png", png(13, 11, 8, 2, chunks=((b"tRNS", b"\0\x05\0\x06\0\x07"),)), EXACT
     yield "png-gamma.png", png(13, 11, 8, 2, chunks=((b"gAMA", struct.pack(">I", 100_000)),)), EXACT
@@ -171,7 +176,8 @@ def webps():
     yield "webp-lossless.webp", saved(image, "WEBP", lossless=True), EXACT
     yield "webp-lossy-alpha.webp", saved(transparent(image), "WEBP", quality=80), SUBSAMPLED
     yield "webp-lossless-alpha.webp", saved(transparent(image), "WEBP", lossless=True, exact=True), ROUNDED
-    yield "webp-animated.webp", saved(image, "WEBP", lossless=True, save_all=True, append_images=[picture(seed=3)]), EXACT
+    animated = saved(image, "WEBP", lossless=True, save_all=True, append_images=[picture(seed=3)])
+    yield "webp-animated.webp", animated, EXACT
     yield "webp-turned-8.webp", saved(image, "WEBP", lossless=True, exif=turned(8)), EXACT
     good = saved(image, "WEBP", lossless=True)
     yield "webp-zeros-behind.webp", good + bytes(100), EXACT
@@ -191,8 +197,8 @@ def gifs():
     yield "gif-no-trailer.gif", good[:-1], EXACT
     yield "gif-zeros-behind.gif", good + bytes(100), EXACT
     yield "gif-cut.gif", good[: len(good) // 2], EXACT
-    # A frame that covers only a part of the image; the rest is transparent. (If the frame has no transparency, Pillow fills the
-    # rest with the background colour; browsers and flipk do not.)
+    # A frame that covers only a part of the image; the rest is transparent. (If the frame has no transparency, Pillow
+    # fills the rest with the background colour; browsers and flipk do not.)
     clear = saved(image, "GIF", transparency=image.getpixel((0, 0)))
     large = clear[:6] + struct.pack("<HH", WIDTH + 6, HEIGHT + 4) + clear[10:]
     yield "gif-small-frame.gif", large, EXACT
@@ -216,7 +222,8 @@ def bmps():
     yield "bmp-top-down.bmp", bitmap(16, -12, 24, 0, raw[: 16 * 12 * 3]), EXACT
     yield "bmp-32-unused.bmp", bitmap(16, 12, 32, 0, raw), EXACT
     yield "bmp-16-555.bmp", bitmap(16, 12, 16, 0, raw[: 16 * 12 * 2]), (4, 2)
-    yield "bmp-16-565.bmp", bitmap(16, 12, 16, 3, raw[: 16 * 12 * 2], struct.pack("<III", 0xF800, 0x07E0, 0x001F)), (4, 2)
+    masks = struct.pack("<III", 0xF800, 0x07E0, 0x001F)
+    yield "bmp-16-565.bmp", bitmap(16, 12, 16, 3, raw[: 16 * 12 * 2], masks), (4, 2)
     table = b"".join(raw[3 * n : 3 * n + 3] + b"\0" for n in range(16))
     four = b"BM" + struct.pack("<IHHI", 118 + 96, 0, 0, 118)
     four += struct.pack("<IiiHHIIiiII", 40, 16, 12, 1, 4, 0, 96, 2835, 2835, 16, 0) + table + raw[:96]
@@ -231,7 +238,8 @@ def bmps():
 def tiffs():
     image = picture()
     for compression in ("raw", "tiff_lzw", "tiff_adobe_deflate", "packbits"):
-        yield f"tiff-{compression.removeprefix('tiff_').replace('_', '-')}.tif", saved(image, "TIFF", compression=compression), EXACT
+        name = compression.removeprefix("tiff_").replace("_", "-")
+        yield f"tiff-{name}.tif", saved(image, "TIFF", compression=compression), EXACT
     yield "tiff-jpeg.tif", saved(image, "TIFF", compression="jpeg"), SUBSAMPLED
     yield "tiff-grey.tif", saved(image.convert("L"), "TIFF"), EXACT
     yield "tiff-bilevel.tif", saved(image.convert("1"), "TIFF"), EXACT
@@ -249,7 +257,7 @@ def tiffs():
 
 
 def others():
-    """Files that flipk refuses, and names in its message; Pillow reads some of them."""
+    """Files that flipk rejects, and what its message calls them; Pillow reads some of them."""
     image = picture()
     if features.check("avif"):
         yield "avif.jpg", saved(image, "AVIF"), "AVIF"
@@ -268,7 +276,7 @@ def others():
 
 
 def pixels(data: bytes, upright: bool) -> Image.Image | None:
-    """What Pillow reads, blended with white, or None if it refuses."""
+    """What Pillow reads, blended with white, or None if it fails."""
     try:
         image = Image.open(io.BytesIO(data))
         image.load()
