@@ -1,6 +1,7 @@
 //! flipk trains FLIP, that is, CLIP with most of the image patches left out.
 //!
-//! The rooms, from the top; each imports only from those below it: `cli`, [`profile`], [`train`] and [`golden`], [`eval`], [`model`], [`data`], [`autograd`] with [`ops`], [`device`].
+//! The rooms, from the top; each imports only from those below it: `cli`, [`profile`], [`train`] and [`golden`],
+//! [`eval`], [`model`], [`data`], [`autograd`] with [`ops`], [`device`].
 
 // What users and disks can cause is an error, never a panic.
 #![cfg_attr(not(test), deny(clippy::unwrap_used))]
