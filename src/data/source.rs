@@ -8,7 +8,7 @@ use std::{
 use super::{Error, Result, embedded, notes::some};
 
 /// More shards than this from one pattern are taken for a typing error.
-const MAX_SHARDS: usize = 1_000_000;
+pub(super) const MAX_SHARDS: usize = 1_000_000;
 
 /// Ends of the names of shards, small letters or capitals, in the order in which a folder's are taken; and those of
 /// archives that are not read, so that they are errors and not left out without a word.
@@ -61,7 +61,7 @@ impl Source {
 }
 
 /// What to do about a source that other programs read and flipk does not.
-fn unread(spec: &str) -> Option<String> {
+pub(super) fn unread(spec: &str) -> Option<String> {
     if let Some(path) = spec.strip_prefix("file:") {
         let path = path.strip_prefix("//").unwrap_or(path);
         return Some(format!("give the path alone: `{path}`"));
@@ -145,7 +145,7 @@ fn files(spec: &str) -> Result<Vec<PathBuf>> {
 }
 
 /// What a user may have meant by a source that does not exist.
-fn hint(spec: &str) -> &'static str {
+pub(super) fn hint(spec: &str) -> &'static str {
     let is_range = |inner: &str| {
         let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
         inner.split_once('-').is_some_and(|(first, last)| digits(first) && digits(last))
@@ -232,7 +232,7 @@ fn listing(folder: &Path) -> String {
 
 /// Brace expansion as in bash: `{a,b}` and `{08..11}` (padded to equal width if a bound starts with 0),
 /// nested and repeated; braces that are neither stay as they are.
-fn expand_braces(spec: &str) -> std::result::Result<Vec<String>, String> {
+pub(super) fn expand_braces(spec: &str) -> std::result::Result<Vec<String>, String> {
     let Some((open, close)) = outer_braces(spec) else { return Ok(vec![spec.to_owned()]) };
     let (prefix, inner, rest) = (&spec[..open], &spec[open + 1..close], &spec[close + 1..]);
     let alternatives = match (range(inner)?, split_alternatives(inner)) {
