@@ -20,6 +20,9 @@ pub mod cli;
 pub mod data;
 pub mod device;
 pub mod eval;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod golden;
 pub mod model;
 pub mod ops;

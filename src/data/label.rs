@@ -68,7 +68,7 @@ impl Dataset {
 }
 
 /// A `.cls` member is a number; if it is not, it counts as a caption.
-fn class(bytes: &[u8]) -> Result<Label, Broken> {
+pub(super) fn class(bytes: &[u8]) -> Result<Label, Broken> {
     let broken = |kind, detail: String| Broken { kind, detail: format!(".cls: {detail}") };
     let text = text::decode(bytes).map_err(|problem| broken(Kind::NonUtf8Caption, problem))?.trim();
     match text.parse() {

@@ -273,20 +273,21 @@ fn split_repeated(
             .collect();
         let most = times.values().copied().max().unwrap_or_default();
         let even = times.values().all(|&times| times == most);
-        let mut of_key_drafts: Vec<(usize, Draft)> = Vec::new();
+        let mut of_key_drafts: Vec<Draft> = Vec::new();
         let mut last = None;
         for (&number, nth) in of_key.iter().zip(nth) {
             let part = &parts[number];
             let slot = part.slot as usize;
-            let place = of_key_drafts.iter().position(|(of, _)| *of == nth).filter(|_| even);
+            // The first ones come first, then the second ones, and so on.
+            let place = (even && nth < of_key_drafts.len()).then_some(nth);
             let goes_on = last.is_some_and(|last: usize| parts[last..number].iter().all(|other| other.key == part.key));
             let fits = |draft: &Draft| draft.parts[slot].is_none_or(|held| parts[held].extension != part.extension);
             let place = place.or_else(|| (!even && goes_on).then(|| of_key_drafts.len() - 1));
-            let place = place.filter(|&place| even || fits(&of_key_drafts[place].1)).unwrap_or_else(|| {
-                of_key_drafts.push((nth, Draft { first: number, ..Draft::default() }));
+            let place = place.filter(|&place| even || fits(&of_key_drafts[place])).unwrap_or_else(|| {
+                of_key_drafts.push(Draft { first: number, ..Draft::default() });
                 of_key_drafts.len() - 1
             });
-            let holder = &mut of_key_drafts[place].1.parts[slot];
+            let holder = &mut of_key_drafts[place].parts[slot];
             let loser = match *holder {
                 Some(held) if parts[held].rank <= part.rank => Some(number),
                 _ => holder.replace(number),
@@ -294,7 +295,7 @@ fn split_repeated(
             note(&mut unused.second, parts, loser);
             last = Some(number);
         }
-        drafts.extend(of_key_drafts.into_iter().map(|(_, draft)| draft));
+        drafts.extend(of_key_drafts);
     }
     drafts.sort_by_key(|draft| draft.first);
     unused.repeated = Some((count, example));
@@ -489,6 +490,14 @@ mod tests {
                 ("0", None, Some(4), None),
             ],
         );
+    }
+
+    /// In time that is proportional to their number.
+    #[test]
+    fn a_name_may_be_repeated_any_number_of_times() {
+        let many = vec!["1.txt"; 200_000];
+        let (found, _) = samples(&many);
+        assert_eq!(found.len(), many.len());
     }
 
     #[test]

@@ -28,6 +28,8 @@ mod dataset;
 mod embedded;
 mod error;
 mod eval;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod gunzip;
 mod health;
 pub mod image;

@@ -8,7 +8,10 @@ use std::{
 use super::{Error, Result, embedded, notes::some};
 
 /// More shards than this from one pattern are taken for a typing error.
-const MAX_SHARDS: usize = 1_000_000;
+pub(super) const MAX_SHARDS: usize = 1_000_000;
+
+/// More braces inside of one another than this, too.
+const MAX_NESTED: usize = 64;
 
 /// Ends of the names of shards, small letters or capitals, in the order in which a folder's are taken; and those of
 /// archives that are not read, so that they are errors and not left out without a word.
@@ -61,7 +64,7 @@ impl Source {
 }
 
 /// What to do about a source that other programs read and flipk does not.
-fn unread(spec: &str) -> Option<String> {
+pub(super) fn unread(spec: &str) -> Option<String> {
     if let Some(path) = spec.strip_prefix("file:") {
         let path = path.strip_prefix("//").unwrap_or(path);
         return Some(format!("give the path alone: `{path}`"));
@@ -145,7 +148,7 @@ fn files(spec: &str) -> Result<Vec<PathBuf>> {
 }
 
 /// What a user may have meant by a source that does not exist.
-fn hint(spec: &str) -> &'static str {
+pub(super) fn hint(spec: &str) -> &'static str {
     let is_range = |inner: &str| {
         let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
         inner.split_once('-').is_some_and(|(first, last)| digits(first) && digits(last))
@@ -232,37 +235,71 @@ fn listing(folder: &Path) -> String {
 
 /// Brace expansion as in bash: `{a,b}` and `{08..11}` (padded to equal width if a bound starts with 0),
 /// nested and repeated; braces that are neither stay as they are.
-fn expand_braces(spec: &str) -> std::result::Result<Vec<String>, String> {
-    let Some((open, close)) = outer_braces(spec) else { return Ok(vec![spec.to_owned()]) };
-    let (prefix, inner, rest) = (&spec[..open], &spec[open + 1..close], &spec[close + 1..]);
-    let alternatives = match (range(inner)?, split_alternatives(inner)) {
-        (Some(numbers), _) => numbers,
-        (None, parts) if parts.len() == 1 => vec![format!("{{{inner}}}")],
-        (None, parts) => {
-            let expanded: std::result::Result<Vec<_>, _> = parts.into_iter().map(expand_braces).collect();
-            expanded?.concat()
-        }
-    };
-    let tails = expand_braces(rest)?;
-    if alternatives.len().saturating_mul(tails.len()) > MAX_SHARDS {
-        return Err(format!("it stands for more than {MAX_SHARDS} shards"));
+pub(super) fn expand_braces(spec: &str) -> std::result::Result<Vec<String>, String> {
+    expand(spec, 0)
+}
+
+/// `depth`: the braces around `spec`.
+fn expand(spec: &str, depth: usize) -> std::result::Result<Vec<String>, String> {
+    if depth > MAX_NESTED {
+        return Err(format!("its braces are nested more than {MAX_NESTED} deep"));
     }
-    let join = |middle: &String| tails.iter().map(|tail| format!("{prefix}{middle}{tail}")).collect::<Vec<_>>();
-    Ok(alternatives.iter().flat_map(join).collect())
+    let too_many = || format!("it stands for more than {MAX_SHARDS} shards");
+    let (mut found, mut rest) = (vec![String::new()], spec);
+    while let Some((open, close)) = outer_braces(rest) {
+        let (prefix, inner) = (&rest[..open], &rest[open + 1..close]);
+        let mut alternatives = Vec::new();
+        match (range(inner)?, split_alternatives(inner)) {
+            (Some(numbers), _) => alternatives = numbers,
+            (None, parts) if parts.len() == 1 => {
+                alternatives.extend(expand(inner, depth + 1)?.iter().map(|inner| format!("{{{inner}}}")));
+            }
+            (None, parts) => {
+                for part in parts {
+                    alternatives.extend(expand(part, depth + 1)?);
+                    if alternatives.len() > MAX_SHARDS {
+                        return Err(too_many());
+                    }
+                }
+            }
+        }
+        if found.len().saturating_mul(alternatives.len()) > MAX_SHARDS {
+            return Err(too_many());
+        }
+        match &alternatives[..] {
+            // In place, so that many single ones take linear time.
+            [only] => found.iter_mut().for_each(|start| *start += &format!("{prefix}{only}")),
+            _ => {
+                let join =
+                    |start: &String| alternatives.iter().map(|end| format!("{start}{prefix}{end}")).collect::<Vec<_>>();
+                found = found.iter().flat_map(join).collect();
+            }
+        }
+        rest = &rest[close + 1..];
+    }
+    found.iter_mut().for_each(|start| start.push_str(rest));
+    Ok(found)
 }
 
 /// The first `{` that is closed, and its `}`.
 fn outer_braces(spec: &str) -> Option<(usize, usize)> {
-    spec.match_indices('{').find_map(|(open, _)| {
-        let mut depth = 0;
-        for (at, c) in spec[open..].char_indices() {
-            depth += i32::from(c == '{') - i32::from(c == '}');
-            if depth == 0 {
-                return Some((open, open + at));
+    let (mut open, mut first) = (Vec::new(), None::<(usize, usize)>);
+    for (at, byte) in spec.bytes().enumerate() {
+        match byte {
+            b'{' => open.push(at),
+            b'}' => {
+                let Some(start) = open.pop() else { continue };
+                if first.is_none_or(|(found, _)| start < found) {
+                    first = Some((start, at));
+                }
+                if open.is_empty() {
+                    return first;
+                }
             }
+            _ => {}
         }
-        None
-    })
+    }
+    first
 }
 
 fn split_alternatives(inner: &str) -> Vec<&str> {
@@ -315,6 +352,7 @@ mod tests {
         assert_eq!(expand("open{1..2"), ["open{1..2"]);
         assert_eq!(expand("{open{1..2}"), ["{open1", "{open2"]);
         assert_eq!(expand("é{ä,ö}"), ["éä", "éö"]);
+        assert_eq!(expand("{a{1..2}}"), ["{a1}", "{a2}"]);
     }
 
     #[test]
@@ -322,6 +360,18 @@ mod tests {
         assert!(expand_braces("{0..99999999}").unwrap_err().contains("more than"));
         assert!(expand_braces("{0..9999}{0..9999}").unwrap_err().contains("more than"));
         assert!(expand_braces("{0..99999999999999999999}").is_err());
+        assert!(expand_braces("{{0..999999},{0..999999}}").unwrap_err().contains("more than"));
+    }
+
+    /// Neither a long row of braces nor deeply nested ones overflow the stack.
+    #[test]
+    fn any_number_of_braces_is_read() {
+        let many = "{a}".repeat(20_000);
+        assert_eq!(expand(&many), [&*many]);
+        let open = "{".repeat(100_000);
+        assert_eq!(expand(&open), [&*open]);
+        let nested = format!("{}b{}", "{a,".repeat(100_000), "}".repeat(100_000));
+        assert!(expand_braces(&nested).unwrap_err().contains("nested more than 64 deep"));
     }
 
     #[test]

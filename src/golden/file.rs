@@ -7,7 +7,7 @@ use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 
-use crate::model::{ModelConfig, TowerConfig};
+use crate::model::{Flip, ModelConfig, TowerConfig};
 
 /// What can be wrong with a golden state.
 #[derive(Debug, thiserror::Error)]
@@ -81,6 +81,14 @@ impl Golden {
         let config = config.ok_or_else(|| config_error("is missing".to_owned()))?;
         let config: Config = serde_json::from_str(config).map_err(|error| config_error(error.to_string()))?;
         config.model().check().map_err(config_error)?;
+        if config.batch == 0 {
+            return Err(config_error("has a batch of 0".to_owned()));
+        }
+        // The sizes are only claims; what they lead to is allocated only if the file has as much.
+        let parameters = Flip::new(&config.model(), false).layout().count();
+        if parameters as u128 * size_of::<f32>() as u128 > map.len() as u128 {
+            return Err(config_error(format!("is of a model with {parameters} parameters, which are not in the file")));
+        }
         Ok(Self { path: path.to_owned(), map, config })
     }
 
@@ -165,5 +173,31 @@ impl Golden {
             return Err(self.error(name, format!("has shape {shape:?}, expected [.., {}, kept]", self.config.batch)));
         }
         Ok((ids.into_iter().map(|id| id as u32).collect(), rows, kept))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{fuzzing::seeds::edit_header, golden::testing::micro};
+
+    /// The header's sizes are only a claim, for which nothing is allocated.
+    #[test]
+    fn a_config_that_the_tensors_cannot_fit_is_refused() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let error = |old: &str, new: &str| {
+            let changed = edit_header(&micro(), |header| {
+                let config = &mut header["__metadata__"]["config"];
+                let text = config.as_str().unwrap();
+                assert!(text.contains(old));
+                *config = text.replace(old, new).into();
+            });
+            std::fs::write(file.path(), changed).unwrap();
+            Golden::open(file.path()).err().unwrap().to_string()
+        };
+        let huge = error("_width\":4", "_width\":65536");
+        assert!(huge.contains("parameters, which are not in the file"), "{huge}");
+        let none = error("\"batch\":2", "\"batch\":0");
+        assert!(none.contains("has a batch of 0"), "{none}");
     }
 }

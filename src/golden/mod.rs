@@ -6,6 +6,8 @@
 
 mod file;
 mod names;
+#[cfg(test)]
+pub(crate) mod testing;
 mod verify;
 
 pub use file::GoldenError;

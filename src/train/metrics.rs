@@ -78,9 +78,7 @@ impl MetricsLog {
         let (history, kept, ends) = {
             let text = read(&path)?;
             let (before, _) = split(&text, step);
-            let history =
-                before.split(|&byte| byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect();
-            (history, before.len(), before.last().is_none_or(|&byte| byte == b'\n'))
+            (history(before), before.len(), before.last().is_none_or(|&byte| byte == b'\n'))
         };
         let file = OpenOptions::new().append(true).create(true).open(&path);
         let mut file = file.map_err(|why| TrainError::io("open", &path, why))?;
@@ -131,6 +129,11 @@ fn line(metrics: &Metrics) -> io::Result<String> {
     Ok(serde_json::to_string(metrics)? + "\n")
 }
 
+/// The lines that can be read.
+pub(super) fn history(text: &[u8]) -> Vec<Metrics> {
+    text.split(|&byte| byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect()
+}
+
 /// The bytes of a file that may not exist yet.
 fn read(path: &Path) -> Result<Vec<u8>, TrainError> {
     match fs::read(path) {
@@ -141,7 +144,7 @@ fn read(path: &Path) -> Result<Vec<u8>, TrainError> {
 
 /// Splits lines of metrics after `step`. Lines in another format stay with those before them, except an incomplete last
 /// line, as a killed process or a power failure leaves it.
-fn split(text: &[u8], step: u64) -> (&[u8], &[u8]) {
+pub(super) fn split(text: &[u8], step: u64) -> (&[u8], &[u8]) {
     #[derive(Deserialize)]
     struct Step {
         step: u64,

@@ -19,6 +19,8 @@ pub mod checkpoint;
 mod curve;
 mod error;
 mod folder;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod held_out;
 mod introduction;
 mod metrics;

@@ -5,8 +5,8 @@ use std::path::Path;
 use flipk::data::tar;
 use serde_json::Value;
 
-use crate::harness::{Ran, checkpoint, ended, flipk, json, start_until};
-use crate::place::{Place, small_args};
+use crate::harness::{Ran, checkpoint, ended, flipk, json, start_until, train_args};
+use crate::place::Place;
 use crate::robust::png;
 
 impl Place {
@@ -19,7 +19,7 @@ impl Place {
     /// The arguments of `train` on `shards` into the folder `run`, with batches of 8.
     fn args(&self, run: &str, shards: &[&str], more: &[&str]) -> Vec<String> {
         let tokenizer = format!("--tokenizer={}", self.path("vocab.txt").display());
-        small_args(&self.path(run), &[&["--batch=8", &tokenizer], more, &["--data"], shards].concat())
+        train_args(&self.path(run), &[&["--batch=8", &tokenizer], more, &["--data"], shards].concat())
     }
 
     fn train_shards(&self, run: &str, shards: &[&str], more: &[&str]) -> Ran {

@@ -88,11 +88,14 @@ pub fn train(out: &Path, more: &[&str]) -> Ran {
     flipk(&train_args(out, more))
 }
 
-/// `train` with [`SMALL`] and more, which override it. Nothing is held out from data that `more` names.
+/// `train` with `more` and those of [`SMALL`] that it does not set. Other data than the embedded come without evaluation,
+/// unless `more` asks for it.
 pub fn train_args(out: &Path, more: &[&str]) -> Vec<String> {
+    let name = |flag: &str| flag.split('=').next().map(str::to_owned);
+    let is_set = |wanted: &str| more.iter().any(|flag| name(flag) == name(wanted));
+    let own_data = is_set("--data");
+    let small = SMALL.iter().filter(|flag| !is_set(flag) && !(own_data && flag.starts_with("--eval-data")));
     let out = format!("--out={}", out.display());
-    let own_data = more.iter().any(|flag| flag.starts_with("--data"));
-    let small = SMALL.iter().filter(|flag| !(own_data && flag.contains("data=")));
     ["train", &out].iter().chain(small).chain(more).map(|arg| (*arg).to_owned()).collect()
 }
 

@@ -6,8 +6,7 @@ use std::path::Path;
 use flipk::data::tar;
 use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
 
-use crate::harness::{flipk, json};
-use crate::place::small_args;
+use crate::harness::{json, train};
 
 fn encoded(number: u8, format: ImageFormat) -> Vec<u8> {
     let pixels = RgbImage::from_fn(40, 30, |x, y| Rgb([x as u8 * 6, y as u8 * 8, number.wrapping_mul(37)]));
@@ -31,7 +30,7 @@ fn train(folder: &Path, images: &[(String, Vec<u8>)], more: &[&str]) -> (String,
     let own = [format!("--data={}", shard.display()), format!("--tokenizer={}", vocab.display())];
     let own = own.iter().map(String::as_str).chain(["--epochs=1", "--batch=8", "--max-bad=1"]);
     let flags: Vec<&str> = own.chain(more.iter().copied()).collect();
-    let ran = flipk(&small_args(&run, &flags)).expect(0);
+    let ran = train(&run, &flags).expect(0);
     (ran.stderr, json(&run.join("summary.json"))["skipped"].clone())
 }
 

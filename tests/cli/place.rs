@@ -1,10 +1,10 @@
 //! A scratch folder with shards, vocabularies and runs.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use flipk::data::tar;
 
-use crate::harness::{Ran, SMALL, flipk};
+use crate::harness::{self, Ran};
 use crate::robust::png;
 
 pub struct Place(tempfile::TempDir);
@@ -37,17 +37,8 @@ impl Place {
         self.file(name, archive)
     }
 
-    /// Trains into the folder `run`, with the flags of [`small_args`].
+    /// As [`harness::train`], into the folder `run`.
     pub fn train(&self, run: &str, flags: &[&str]) -> Ran {
-        flipk(&small_args(&self.path(run), flags))
+        harness::train(&self.path(run), flags)
     }
-}
-
-/// `train` with those of the [`SMALL`] flags that `flags` do not set. Nothing is held out unless `flags` say so.
-pub fn small_args(out: &Path, flags: &[&str]) -> Vec<String> {
-    let name = |flag: &str| flag.split('=').next().map(str::to_owned);
-    let is_set = |small: &str| flags.iter().any(|flag| name(flag) == name(small));
-    let small = SMALL.iter().filter(|small| !small.starts_with("--eval-data") && !is_set(small));
-    let out = format!("--out={}", out.display());
-    ["train", &out].iter().chain(small).chain(flags).map(|arg| (*arg).to_owned()).collect()
 }

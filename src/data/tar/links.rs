@@ -24,8 +24,9 @@ pub(super) fn resolve(members: &mut [Member]) {
                 Content::Data(span) => return Some(*span),
                 Content::DanglingLink(target) => {
                     let named = places.get(plain(target))?;
-                    let before = named.iter().rev().find(|&&other| other < place);
-                    place = *before.or_else(|| named.iter().find(|&&other| other > place))?;
+                    let before = named.partition_point(|&other| other < place);
+                    let after = named[before..].iter().find(|&&other| other > place);
+                    place = *named[..before].last().or(after)?;
                 }
                 _ => return None,
             }

@@ -81,8 +81,9 @@ const PADDING: u64 = 1 << 20;
 const FIRST_WITHIN: u64 = 64 << 20;
 /// An extension header that is larger is damaged.
 const MAX_EXTENSION: u64 = 1 << 20;
-/// Bytes read at once while searching.
+/// Bytes read at once while searching; at first fewer, since what is searched for is mostly near.
 const SEARCHED: usize = 1 << 20;
+const SEARCHED_FIRST: usize = 16 << 10;
 
 /// Indexes an archive. Of a truncated or damaged one this gives the intact members, and its [`Fault`]s.
 ///
@@ -256,18 +257,16 @@ impl<R: ReadAt + ?Sized> Walk<'_, R> {
     /// Looks past the end mark at `mark`. Returns where a joined archive begins, if there is one.
     fn after_end(&mut self, mark: u64) -> io::Result<Option<u64>> {
         self.pending = Pending::default();
-        let mut buffer = vec![0; SEARCHED];
+        let mut buffer = vec![0; SEARCHED_FIRST];
         let mut at = mark;
-        // Most archives end with a few KiB of zeros.
-        let mut step = 16 << 10;
         while at < self.end {
-            let bytes = fill_from(self.window.from, &mut buffer[..step], at)?;
+            let bytes = fill_from(self.window.from, &mut buffer, at)?;
             if let Some(first) = bytes.iter().position(|&byte| byte != 0) {
                 let found = at + first as u64;
                 return self.joined(mark, found);
             }
             at += bytes.len() as u64;
-            step = SEARCHED;
+            buffer.resize(SEARCHED, 0);
         }
         if self.end - mark > PADDING {
             self.index.faults.push(Fault::Zeros { bytes: self.end - mark });
@@ -312,7 +311,7 @@ impl<R: ReadAt + ?Sized> Walk<'_, R> {
     fn find_header(&self, from: u64, grid: u64, within: u64) -> io::Result<Option<u64>> {
         let end = self.end.min(from.saturating_add(within));
         let phase = grid % BLOCK as u64 + BLOCK as u64;
-        let mut buffer = vec![0; SEARCHED + BLOCK];
+        let mut buffer = vec![0; SEARCHED_FIRST + BLOCK];
         let mut at = from;
         let magic = memchr::memmem::Finder::new(b"ustar");
         while at + BLOCK as u64 <= end {
@@ -331,6 +330,7 @@ impl<R: ReadAt + ?Sized> Walk<'_, R> {
             }
             // The last bytes may be the first of a header.
             at += (bytes.len() - BLOCK + 1) as u64;
+            buffer.resize(SEARCHED + BLOCK, 0);
         }
         Ok(None)
     }

@@ -215,11 +215,45 @@ fn the_index_continues_after_a_damaged_header() {
     assert_eq!(names(&bytes), [b"a", b"b", b"c", b"e"]);
 }
 
+/// Each is searched for from the one before it; what is read must not grow with the square of their number.
+#[test]
+fn an_archive_of_damaged_headers_is_read_in_linear_time() {
+    struct Counted(Vec<u8>, std::cell::Cell<u64>);
+    impl ReadAt for Counted {
+        fn len(&self) -> u64 {
+            self.0.len() as u64
+        }
+        fn read_at(&self, into: &mut [u8], at: u64) -> io::Result<()> {
+            self.1.set(self.1.get() + into.len() as u64);
+            self.0[..].read_at(into, at)
+        }
+    }
+    let mut header = archive(&[("a", b"")])[..BLOCK].to_vec();
+    patch(&mut header, 124, b"77777777777\0");
+    let archive = Counted(header.repeat(5000), std::cell::Cell::default());
+    let found = index(&archive).unwrap();
+    assert_eq!((found.faults.len(), found.members.len()), (4999, 1));
+    let times = archive.1.get() / ReadAt::len(&archive);
+    assert!(times < 50, "read {times} times");
+}
+
+#[test]
+fn any_number_of_links_to_one_name_is_followed() {
+    let mut bytes = Vec::new();
+    for _ in 0..50_000 {
+        append_link(&mut bytes, "a", b'2', "a");
+    }
+    finish(&mut bytes);
+    let is_circle = |member: &Member| matches!(member.content, Content::DanglingLink(_));
+    assert!(indexed(&bytes).members.iter().all(is_circle));
+}
+
 /// A good header is found wherever it is, also across the boundaries of what is read at once.
 #[test]
 fn headers_are_found_across_the_borders_of_a_search() {
     let tail = archive(&[("z", b"z")]);
-    for gap in [SEARCHED - 1, SEARCHED, SEARCHED + 1, SEARCHED + BLOCK - 1, SEARCHED + BLOCK, 2 * SEARCHED + 300] {
+    let near = |step: usize| [step - 1, step, step + 1, step + BLOCK - 1, step + BLOCK];
+    for gap in [SEARCHED_FIRST, SEARCHED, SEARCHED_FIRST + SEARCHED].map(near).concat() {
         let mut bytes = archive(&[("a", b"a")])[..2 * BLOCK].to_vec();
         bytes.resize(bytes.len() + gap, 0xAB);
         bytes.extend(&tail);

@@ -5,12 +5,13 @@ mod misfit;
 
 use std::{path::Path, str::FromStr, sync::Arc};
 
+use serde::de::IgnoredAny;
 use tokenizers::{
     Model, ModelWrapper, NormalizedString, Normalizer, NormalizerWrapper,
     normalizers::{Lowercase, Sequence},
 };
 
-use super::{Error, Result, embedded, text};
+use super::{Error, Result, embedded, health::confined, text};
 
 /// Options for a tokenizer; `None` leaves the choice to the file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -105,8 +106,15 @@ impl Tokenizer {
             |why: String| error(misfit::of_text(text).or_else(|| misfit::of_message(&why, text)).unwrap_or(why));
         let (mut inner, case) = match text.trim_start().starts_with('{') {
             true => {
-                let whole = tokenizers::Tokenizer::from_str(text);
+                // The library panics on some files, among them those that are cut within the decoder.
+                let checked = serde_json::from_str(text).map(|_: IgnoredAny| ());
+                let whole = checked.map_err(Into::into).and_then(|()| {
+                    confined(|| Ok(tokenizers::Tokenizer::from_str(text))).unwrap_or_else(|why| Err(why.detail.into()))
+                });
                 let mut inner = whole.map_err(|why| misfit(format!("as tokenizer.json: {why}")))?;
+                if let Some([one, other, number]) = shared_number(&inner) {
+                    return Err(error(format!("its tokens {one} and {other} have the same number, {number}")));
+                }
                 if let Some(lower) = options.lower_case {
                     let normalizer = set_case(inner.get_normalizer().cloned(), lower);
                     inner.with_normalizer(normalizer);
@@ -241,6 +249,15 @@ impl Tokenizer {
         inner.with_padding(Some(padding));
         inner.to_string(false).map_err(failed)
     }
+}
+
+/// Two tokens with the same number, and the number: only one of them would be in the tokenizer that a run keeps.
+fn shared_number(inner: &tokenizers::Tokenizer) -> Option<[String; 3]> {
+    let mut numbers: Vec<(u32, String)> =
+        inner.get_vocab(false).into_iter().map(|(token, number)| (number, token)).collect();
+    numbers.sort_unstable();
+    let pair = numbers.windows(2).find(|pair| pair[0].0 == pair[1].0)?;
+    Some([format!("{:?}", pair[0].1), format!("{:?}", pair[1].1), pair[0].0.to_string()])
 }
 
 /// At most the first `bytes` of a text, up to the end of a character.
@@ -495,6 +512,25 @@ mod tests {
     fn unknown_words_are_named() {
         let tokenizer = Tokenizer::from_bytes(VOCAB.as_bytes(), "vocab.txt").unwrap();
         assert_eq!(tokenizer.unknown_words("A Zebra, a CAFÉ").unwrap(), (5, vec!["Zebra"]));
+    }
+
+    /// The library panics on a decoder that it cannot read, also on one that is cut.
+    #[test]
+    fn a_damaged_decoder_is_an_error() {
+        let whole = Tokenizer::from_bytes(VOCAB.as_bytes(), "vocab.txt").unwrap().to_json().unwrap();
+        let error = |json: &str| Tokenizer::from_bytes(json.as_bytes(), "file").unwrap_err().to_string();
+        let start = whole.find("\"decoder\":").unwrap() + "\"decoder\":".len();
+        assert!(error(&whole[..start + 2]).contains("EOF while parsing"), "{}", error(&whole[..start + 2]));
+        let other = whole.replacen("\"decoder\":null", "\"decoder\":7", 1);
+        assert!(other != whole && error(&other).contains("as tokenizer.json"), "{}", error(&other));
+    }
+
+    #[test]
+    fn two_tokens_with_one_number_are_refused() {
+        let twice = clip(&[]).replace("\"a\":64", "\"a\":65");
+        assert_ne!(twice, clip(&[]));
+        let error = Tokenizer::from_bytes(twice.as_bytes(), "file").unwrap_err().to_string();
+        assert!(error.contains("its tokens \"a\" and \"b\" have the same number, 65"), "{error}");
     }
 
     #[test]

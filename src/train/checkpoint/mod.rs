@@ -259,6 +259,12 @@ impl Checkpoint {
     }
 
     fn arena(&self, layout: &Layout, prefix: &str) -> Result<Vec<f32>, TrainError> {
+        // A header can name a model of any size; its weights are in the file, or there is no memory for them.
+        let bytes = layout.count() as u128 * size_of::<f32>() as u128;
+        if bytes > self.map.len() as u128 {
+            let (parameters, has) = (layout.count(), self.map.len());
+            return Err(self.bad(format!("its model has {parameters} parameters, and the file only {has} bytes")));
+        }
         self.read(layout, prefix, vec![0.0; layout.arena_len()], |_| true)
     }
 
@@ -356,6 +362,24 @@ mod tests {
         fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
         assert!(error(&path).contains("is not a checkpoint"));
         assert!(error(Path::new("/nowhere")).contains("cannot open /nowhere"));
+    }
+
+    /// The header's sizes are only a claim, for which nothing is allocated.
+    #[test]
+    fn a_model_that_is_larger_than_the_file_is_refused() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let unchecked = &crate::fuzzing::seeds::checkpoints()[2];
+        let huge = crate::fuzzing::seeds::edit_header(unchecked, |header| {
+            let state = &mut header["__metadata__"]["flipk"];
+            *state = state.as_str().unwrap().replace("\"width\":4", "\"width\":65536").into();
+        });
+        fs::write(file.path(), huge).unwrap();
+        let checkpoint = Checkpoint::open(file.path()).unwrap();
+        let flip = Flip::new(&checkpoint.state.model, true);
+        for error in [checkpoint.weights(flip.layout()).err(), checkpoint.moments(flip.layout()).err()] {
+            let error = error.unwrap().to_string();
+            assert!(error.contains("parameters, and the file only"), "{error}");
+        }
     }
 
     #[test]

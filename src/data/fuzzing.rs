@@ -1,0 +1,135 @@
+//! Fuzz targets of this room: each takes the bytes of a file, reads them as flipk does, and checks what must hold of the
+//! result whatever the bytes are. See `crate::fuzzing`.
+
+use super::{
+    Augmentation, CaptionKeys, CaptionLines, CaptionVariation, Location, Tokenizer, TokenizerOptions,
+    image::{self, ExifOrientation, MAX_PIXELS, Square},
+    json::{Record, Value},
+    label, shard, source,
+    tar::{self, Content},
+    text::{self, Blank},
+};
+use crate::{
+    fuzzing::with_file,
+    random::{Purpose, Random},
+};
+
+/// A shard, packed or not: its index, its samples, and their captions and class numbers.
+pub fn shard(bytes: &[u8]) {
+    if let Ok(index) = tar::index(bytes) {
+        for member in &index.members {
+            if let Content::Data(span) = member.content {
+                let end = span.start.get().checked_add(span.len);
+                assert!(end.is_some_and(|end| end <= bytes.len() as u64), "{member:?} goes beyond the archive");
+            }
+        }
+    }
+    with_file(bytes, |path| {
+        let opened = shard::Shard::open(0, &Location::File(path.to_owned()), &shard::Common::default());
+        let Ok((shard, _)) = opened else { return };
+        for entry in &shard.samples {
+            let _ = shard.caption(entry, &CaptionKeys::default());
+            assert!(shard.part(entry.image).is_ok(), "the index names bytes that are not there");
+            if let Ok(Some(class)) = shard.part(entry.cls) {
+                let _ = label::class(&class);
+            }
+        }
+    });
+}
+
+/// An image of any format: decoding, and both ways to a square.
+pub fn image(bytes: &[u8]) {
+    for orientation in [ExifOrientation::Ignore, ExifOrientation::Apply] {
+        let Ok(image) = image::decode(bytes, orientation) else { return };
+        let pixels = u64::from(image.width()) * u64::from(image.height());
+        assert!((1..=MAX_PIXELS).contains(&pixels));
+        let mut square = Square::new(16);
+        let mut out = vec![0; square.bytes()];
+        let mut random = Random::new(0, Purpose::Crop, 0, pixels);
+        square.augmented(&image, &Augmentation::default(), &mut random, &mut out).expect("any image can be cropped");
+        square.center_crop(&image, &mut out).expect("any image can be cropped");
+    }
+}
+
+/// A sample's record: every field that captions and tags may come from. What serde_json can read must be read alike.
+pub fn record(bytes: &[u8]) {
+    for caption_key in [None, Some("alt"), Some("txt")] {
+        let keys = CaptionKeys { caption_key: caption_key.map(str::to_owned), ..CaptionKeys::default() };
+        for (txt, json) in [(None, Some(bytes)), (Some(&b"a caption"[..]), Some(bytes))] {
+            if let Ok(caption) = keys.read(txt, json) {
+                assert!(!caption.texts.is_empty());
+                caption.vary(&CaptionVariation::default(), &mut Random::new(0, Purpose::Caption, 0, 0));
+            }
+        }
+    }
+    let Ok(serde_json::Value::Object(fields)) = serde_json::from_slice(bytes) else { return };
+    let record = Record::read(bytes, &["caption"]);
+    assert_eq!(record.problem, None);
+    match (fields.get("caption"), record.get("caption")) {
+        (Some(serde_json::Value::String(theirs)), Some(Value::Text(ours))) => assert_eq!(ours, theirs),
+        (Some(theirs), ours) => assert!(!theirs.is_string() && ours.is_some(), "{theirs} is {ours:?}"),
+        (None, ours) => assert_eq!(ours, None),
+    }
+}
+
+/// A text file: captions, a class number, a list.
+pub fn text(bytes: &[u8]) {
+    let _ = text::beginning(bytes);
+    for caption_lines in [CaptionLines::Each, CaptionLines::Join] {
+        let keys = CaptionKeys { caption_lines, ..CaptionKeys::default() };
+        let _ = keys.read(Some(bytes), None);
+    }
+    let _ = label::class(bytes);
+    if let Ok(text) = text::decode(bytes) {
+        let length: usize = text::lines(text).map(str::len).sum();
+        assert!(length <= text.len());
+        assert!(text::shorten(text).len() <= text.len() + 3);
+    }
+    with_file(bytes, |path| {
+        for blank in [Blank::Keep, Blank::Drop, Blank::Refuse] {
+            if let Ok(lines) = text::read_lines(path, blank) {
+                assert!(!lines.is_empty() && (blank == Blank::Keep || !lines.contains(&String::new())));
+            }
+        }
+    });
+}
+
+/// A `tokenizer.json` or `vocab.txt`: its tokens are below the size of the vocabulary, and its own JSON gives the same.
+pub fn tokenizer(bytes: &[u8]) {
+    const TEXTS: [&str; 5] =
+        ["A photo of a caf\u{e9}, 2019", "", "\u{200d}\u{1f436}\u{fe0f}", "unaffable", "\u{4e1c}\u{ac00}\0"];
+    let options = [
+        TokenizerOptions::default(),
+        TokenizerOptions { lower_case: Some(bytes.len().is_multiple_of(2)), pad_token: Some("[UNK]".to_owned()) },
+    ];
+    for options in options {
+        let Ok(tokenizer) = Tokenizer::read(bytes, "file", &options) else { continue };
+        tokenizer.describe();
+        let again = tokenizer.to_json().and_then(|json| Tokenizer::from_bytes(json.as_bytes(), "again"));
+        for text in TEXTS {
+            let (mut tokens, mut others) = ([0; 12], [0; 12]);
+            let _ = tokenizer.unknown_words(text);
+            if tokenizer.encode(text, &mut tokens).is_err() {
+                continue;
+            }
+            let rows = 0..tokenizer.vocab_size() as i32;
+            assert!(tokens.iter().all(|token| rows.contains(token)), "{tokens:?} of {rows:?}");
+            if let Ok(again) = &again {
+                again.encode(text, &mut others).expect("what could be encoded before");
+                assert_eq!(tokens, others);
+            }
+        }
+    }
+}
+
+/// What a user writes as a source. Folders are not searched.
+pub fn pattern(bytes: &[u8]) {
+    let Ok(spec) = std::str::from_utf8(bytes) else { return };
+    let _ = source::unread(spec);
+    source::hint(spec);
+    let Ok(expanded) = source::expand_braces(spec) else { return };
+    assert!(!expanded.is_empty() && expanded.len() <= source::MAX_SHARDS);
+    for pattern in expanded.iter().take(8) {
+        let _ = glob::Pattern::new(pattern);
+    }
+}
