@@ -1,4 +1,4 @@
-// Symmetric InfoNCE with the logits never stored (src/ops/contrastive; tiles and splits: logits.cuh). All in f32.
+// Symmetric InfoNCE with the logits never stored (src/ops/pairwise; tiles and splits: logits.cuh). All in f32.
 //
 //   L = tau a b^T, tau = exp(clip(logit_scale, 0, ln 100)), the pair of row i is column i + offset
 //   lse_i = ln sum_j exp L_ij;  loss = weight * (sum over both directions of lse_i - L_i,pair);  weight = 1 / 2B

@@ -1,4 +1,4 @@
-// The sigmoid loss with the logits never stored (src/ops/sigmoid; tiles and splits: logits.cuh). All in f32.
+// The sigmoid loss with the logits never stored (src/ops/pairwise; tiles and splits: logits.cuh). All in f32.
 //
 //   x_ij = tau a_i . b_j + bias, tau = exp(clip(logit_scale, 0, ln 100)), the pair of row i is column i + offset
 //   loss = weight * sum_ij softplus(-z_ij x_ij), z = 1 on the pairs and -1 elsewhere;  weight = 1 / B

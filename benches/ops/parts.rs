@@ -1,6 +1,6 @@
 //! What no tape records by itself: parts of other ops, sums of gradients, the optimizer.
 
-use flipk::autograd::Work;
+use flipk::autograd::{GradMut, Work};
 use flipk::device::cuda::{ActType, View, ViewMut};
 use flipk::device::{Cpu, Cuda, Device, DeviceError};
 use flipk::ops::AllOps;
@@ -40,18 +40,18 @@ impl Parts for Cpu {
     }
 
     fn column_sums(&self, [_, width]: [usize; 2], x: &[f32], sums: &mut [f32], scratch: &mut [f32]) -> Done {
-        bias::cpu::column_sums(x, width, sums, false, scratch);
+        bias::cpu::column_sums(x, width, GradMut { view: sums, accumulate: false }, scratch);
         Ok(())
     }
 }
 
 impl<T: ActType> Parts for Cuda<T> {
     fn gelu_forward(&self, x: View<'_, T>, y: ViewMut<'_, T>) -> Done {
-        gelu::cuda::forward(self, Gelu::Tanh, x.address(), y.address(), x.len())
+        gelu::cuda::forward(self, Gelu::Tanh, x, &y)
     }
 
     fn gelu_backward(&self, x: View<'_, T>, d: ViewMut<'_, T>) -> Done {
-        gelu::cuda::backward(self, Gelu::Tanh, x.address(), d.address(), x.len())
+        gelu::cuda::backward(self, Gelu::Tanh, x, &d)
     }
 
     fn sums_scratch(rows: usize, width: usize) -> usize {
@@ -65,12 +65,8 @@ impl<T: ActType> Parts for Cuda<T> {
         sums: ViewMut<'_, f32>,
         scratch: ViewMut<'_, f32>,
     ) -> Done {
-        bias::cuda::column_sums(
-            self,
-            Rows { address: x.address(), rows, width, stride: width },
-            (sums, false),
-            &scratch,
-        )
+        let sums = GradMut { view: sums, accumulate: false };
+        bias::cuda::column_sums(self, Rows { x, rows, width, stride: width }, sums, &scratch)
     }
 }
 

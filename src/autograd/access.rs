@@ -15,6 +15,24 @@ pub struct ParamGrad {
     pub accumulate: bool,
 }
 
+/// A gradient that an op writes or adds to, with the device's view of it.
+#[derive(Debug)]
+pub struct GradMut<V> {
+    pub view: V,
+    /// Add to what is there instead of overwriting it.
+    pub accumulate: bool,
+}
+
+impl<'a> GradMut<&'a mut [f32]> {
+    /// The elements to sum into: zeroed, unless the gradient accumulates.
+    pub fn sum_into(self) -> &'a mut [f32] {
+        if !self.accumulate {
+            self.view.fill(0.0);
+        }
+        self.view
+    }
+}
+
 /// Where a buffer of the step lies: bytes from the start of the block, and elements.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Span {
@@ -114,11 +132,12 @@ impl<'a, D: Device> Access<'a, D> {
     }
 
     /// The gradient of a parameter, to write or add to.
-    pub fn grad(&self, grad: ParamGrad) -> D::ViewMut<'a, f32> {
+    pub fn grad(&self, grad: ParamGrad) -> GradMut<D::ViewMut<'a, f32>> {
         let spec = self.params.layout().get(grad.id);
         self.take(Block::Grads, spec.offset * 4..(spec.offset + spec.len) * 4, true);
         // SAFETY: the layout lies in the block; `take` has excluded other views, and a program that writes gradients
         // holds `&mut Parameters`.
-        unsafe { D::view_mut(&self.params.grads, spec.offset * 4, spec.len) }
+        let view = unsafe { D::view_mut(&self.params.grads, spec.offset * 4, spec.len) };
+        GradMut { view, accumulate: grad.accumulate }
     }
 }

@@ -18,7 +18,7 @@ mod prefetch;
 mod program;
 mod tape;
 
-pub use access::{Access, ParamGrad};
+pub use access::{Access, GradMut, ParamGrad};
 pub use backward::Backward;
 pub use liveness::Recompute;
 pub use params::{Init, Layout, ParamId, ParamSpec, Parameters};

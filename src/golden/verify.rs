@@ -9,7 +9,7 @@ use crate::autograd::{Layout, Parameters, Program, Tape};
 use crate::device::Device;
 use crate::model::{Embedded, Flip, ModelConfig, sincos_2d};
 use crate::ops::AllOps;
-use crate::ops::contrastive::LOSS;
+use crate::ops::pairwise::LOSS;
 use crate::optim::{AdamWConfig, Optimizer};
 
 /// How close a device must come; by its arithmetic.

@@ -49,7 +49,7 @@ pub enum Preset {
     H14,
 }
 
-/// What the towers are trained to minimise; [`crate::ops::contrastive`] and [`crate::ops::sigmoid`] have the formulas.
+/// What the towers are trained to minimise; [`crate::ops::pairwise`] has the formulas.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Loss {

@@ -40,7 +40,7 @@ pub struct Inputs {
 }
 
 /// A recorded pass of both towers: embeddings `[batch, embed_dim]` of length 1, and the loss's result buffer
-/// ([`crate::ops::contrastive`]).
+/// ([`crate::ops::pairwise`]).
 #[derive(Clone, Copy)]
 pub struct Embedded {
     pub inputs: Inputs,

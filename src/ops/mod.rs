@@ -8,7 +8,6 @@ pub mod add;
 pub mod assemble;
 pub mod attention;
 pub mod bias;
-pub mod contrastive;
 pub mod embedding;
 pub mod first_tokens;
 pub mod gather_patches;
@@ -16,52 +15,38 @@ pub mod gelu;
 pub mod l2norm;
 pub mod layernorm;
 pub mod linear;
-mod logits;
+pub mod pairwise;
 pub mod pool;
 pub mod projection;
-pub mod sigmoid;
 pub mod simd;
 
 use crate::device::Device;
 
-/// A device that can run every op, and so any model.
-pub trait AllOps:
-    Device
-    + adamw::AdamW
-    + add::Add
-    + assemble::Assemble
-    + attention::Attention
-    + contrastive::Contrastive
-    + embedding::Embedding
-    + first_tokens::FirstTokens
-    + gather_patches::GatherPatches
-    + l2norm::L2Norm
-    + layernorm::LayerNorm
-    + linear::Linear
-    + pool::Pool
-    + projection::Projection
-    + sigmoid::Sigmoid
-{
+/// Defines [`AllOps`] as the sum of these traits.
+macro_rules! all_ops {
+    ($($op:path),* $(,)?) => {
+        /// A device that can run every op, and so any model.
+        pub trait AllOps: Device $(+ $op)* {}
+
+        impl<D: Device $(+ $op)*> AllOps for D {}
+    };
 }
 
-impl<D> AllOps for D where
-    D: Device
-        + adamw::AdamW
-        + add::Add
-        + assemble::Assemble
-        + attention::Attention
-        + contrastive::Contrastive
-        + embedding::Embedding
-        + first_tokens::FirstTokens
-        + gather_patches::GatherPatches
-        + l2norm::L2Norm
-        + layernorm::LayerNorm
-        + linear::Linear
-        + pool::Pool
-        + projection::Projection
-        + sigmoid::Sigmoid
-{
-}
+all_ops!(
+    adamw::AdamW,
+    add::Add,
+    assemble::Assemble,
+    attention::Attention,
+    embedding::Embedding,
+    first_tokens::FirstTokens,
+    gather_patches::GatherPatches,
+    l2norm::L2Norm,
+    layernorm::LayerNorm,
+    linear::Linear,
+    pairwise::Pairwise,
+    pool::Pool,
+    projection::Projection,
+);
 
 /// Bytes of `count` activations on `D`.
 fn act_bytes<D: Device>(count: usize) -> u64 {

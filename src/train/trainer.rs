@@ -7,7 +7,7 @@ use crate::data::Batch;
 use crate::device::{Device, DeviceError, Graph, Pending};
 use crate::model::{Embedded, Flip};
 use crate::ops::AllOps;
-use crate::ops::contrastive::{IMAGE_CORRECT, LOSS, MAX_LOGIT_SCALE, TEXT_CORRECT};
+use crate::ops::pairwise::{IMAGE_CORRECT, LOSS, MAX_LOGIT_SCALE, TEXT_CORRECT};
 use crate::optim::{AdamWConfig, Moments, Optimizer};
 
 /// A model in training: weights, moments and the recorded step.

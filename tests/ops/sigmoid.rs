@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use flipk::autograd::{Init, Layout, Parameters, Tape};
 use flipk::device::Cpu;
-use flipk::ops::contrastive::{IMAGE_CORRECT, LOSS, TEXT_CORRECT};
+use flipk::ops::pairwise::{IMAGE_CORRECT, LOSS, TEXT_CORRECT};
 
 use crate::harness::{TOLERANCE, error, unit_rows};
 

@@ -2,73 +2,134 @@
 
 use crate::device::{DeviceError, Graph, KernelCounts, Pending};
 
-/// Blocks, threads of a block, and bytes of dynamic shared memory.
+/// The grid, the block and the bytes of dynamic shared memory of a launch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LaunchConfig {
+    /// Blocks of the grid along x, y and z.
     pub blocks: [u32; 3],
+    /// Threads of a block along x, y and z.
     pub threads: [u32; 3],
+    /// Bytes of dynamic shared memory of a block.
     pub shared: usize,
 }
 
 impl LaunchConfig {
-    /// One row of `blocks` blocks of `threads` threads.
+    /// `blocks` blocks of `threads` threads, both along x.
     pub fn blocks(blocks: usize, threads: u32) -> Self {
-        Self { blocks: [saturated(blocks), 1, 1], threads: [threads, 1, 1], shared: 0 }
+        Self::blocks_2d([blocks, 1], [threads, 1])
     }
 
-    /// Enough blocks of `threads` threads for one thread per `SIZE` elements, and not so many that starting them counts.
+    /// Blocks and threads along x and y.
+    pub fn blocks_2d([x, y]: [usize; 2], [threads_x, threads_y]: [u32; 2]) -> Self {
+        let saturated = |blocks: usize| u32::try_from(blocks).unwrap_or(u32::MAX);
+        Self { blocks: [saturated(x), saturated(y), 1], threads: [threads_x, threads_y, 1], shared: 0 }
+    }
+
+    /// Blocks of `threads` threads, one thread per `per_thread` elements up to a limit; kernels loop over the rest.
     pub fn for_elements(elements: usize, per_thread: usize, threads: u32) -> Self {
         const MAX_BLOCKS: usize = 1 << 20;
         Self::blocks(elements.div_ceil(per_thread * threads as usize).clamp(1, MAX_BLOCKS), threads)
     }
 
+    /// The same with `shared` bytes of dynamic shared memory.
     pub fn with_shared(self, shared: usize) -> Self {
         Self { shared, ..self }
     }
 }
 
-fn saturated(blocks: usize) -> u32 {
-    u32::try_from(blocks).unwrap_or(u32::MAX)
-}
-
-/// A kernel call: the file under `kernels/`, the kernel in it, and its arguments' bytes in order.
+/// A kernel call.
 #[derive(Clone, Copy, Debug)]
 pub struct Launch<'a> {
+    /// The file under `kernels/`, without its extension.
     pub module: &'static str,
+    /// The kernel in it.
     pub kernel: &'a str,
+    /// Its grid, block and shared memory.
     pub config: LaunchConfig,
+    /// Its arguments, in order.
     pub args: &'a [Arg],
 }
 
-/// One argument of a kernel.
+/// One argument of a kernel, as the bytes that the driver copies.
 #[derive(Clone, Copy, Debug)]
 pub struct Arg {
     bytes: [u8; Self::MAX_BYTES],
     len: usize,
+    too_large: Option<usize>,
 }
 
 impl Arg {
-    /// More bytes than any argument has.
     const MAX_BYTES: usize = 32;
 
+    /// A number or a struct that the kernel takes by value, of at most 32 bytes.
     pub fn new<T: bytemuck::NoUninit>(value: T) -> Self {
         let mut bytes = [0; Self::MAX_BYTES];
         bytes[..size_of::<T>()].copy_from_slice(bytemuck::bytes_of(&value));
-        Self { bytes, len: size_of::<T>() }
+        Self { bytes, len: size_of::<T>(), too_large: None }
     }
 
+    /// A `size_t`. A plain `usize` becomes an `int`.
+    pub fn size(size: usize) -> Self {
+        Self::new(size as u64)
+    }
+
+    /// The bytes, in the device's order.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes[..self.len]
     }
+
+    /// The size behind this argument, if it does not fit an `int`.
+    pub fn too_large(&self) -> Option<usize> {
+        self.too_large
+    }
 }
 
-/// The arguments of a [`Launch`].
+impl From<&Self> for Arg {
+    fn from(arg: &Self) -> Self {
+        *arg
+    }
+}
+
+/// An `int`. A size that does not fit makes the launch fail.
+impl From<&usize> for Arg {
+    fn from(size: &usize) -> Self {
+        Self { too_large: i32::try_from(*size).is_err().then_some(*size), ..Self::new(*size as i32) }
+    }
+}
+
+/// An `int`, 0 or 1.
+impl From<&bool> for Arg {
+    fn from(flag: &bool) -> Self {
+        Self::new(i32::from(*flag))
+    }
+}
+
+/// An address.
+impl From<&u64> for Arg {
+    fn from(address: &u64) -> Self {
+        Self::new(*address)
+    }
+}
+
+impl From<&i32> for Arg {
+    fn from(value: &i32) -> Self {
+        Self::new(*value)
+    }
+}
+
+impl From<&f32> for Arg {
+    fn from(value: &f32) -> Self {
+        Self::new(*value)
+    }
+}
+
+/// The arguments of a [`Launch`]: views, sizes (`int`, checked), flags, floats and ready [`Arg`]s.
 macro_rules! args {
-    ($($value:expr),* $(,)?) => { &[$($crate::device::cuda::Arg::new($value)),*] };
+    ($($value:expr),* $(,)?) => { &[$($crate::device::cuda::Arg::from(&$value)),*] as &[$crate::device::cuda::Arg] };
 }
 pub(crate) use args;
 
-/// DType types of matrix operands.
+/// The type of a matrix's elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DType {
     F32,
@@ -144,6 +205,11 @@ pub struct Limits {
 }
 
 impl Gemm {
+    /// `d = a b` with `[m, n, k]`, all three matrices of one type.
+    pub fn new([m, n, k]: [usize; 3], dtype: DType, a: Operand, b: Operand, d: u64) -> Self {
+        Self { m, n, k, a, b, operands: dtype, d, result: dtype, accumulate: false, epilogue: Epilogue::None }
+    }
+
     /// Bytes of its operands, its result and what its epilogue reads and writes, each once.
     pub fn moved_bytes(&self) -> usize {
         let &Self { m, n, k, operands, result, accumulate, .. } = self;

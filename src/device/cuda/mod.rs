@@ -67,6 +67,9 @@ impl<T: ActType> Cuda<T> {
     }
 
     /// Calls `kernels/{module}.cu`'s `{kernel}`.
+    ///
+    /// # Errors
+    /// If a size does not fit an `int`, or if the launch fails.
     pub fn launch(
         &self,
         module: &'static str,
@@ -74,10 +77,14 @@ impl<T: ActType> Cuda<T> {
         config: LaunchConfig,
         args: &[Arg],
     ) -> Result<(), DeviceError> {
+        if let Some(size) = args.iter().find_map(Arg::too_large) {
+            let what = format!("{kernel}: a size of {size}; at most {} on a GPU", i32::MAX);
+            return Err(DeviceError::Unsupported { what });
+        }
         self.driver.launch(&Launch { module, kernel, config, args })
     }
 
-    /// Calls `kernels/{module}.cu`'s `{kernel}_{bf16 or f32}`.
+    /// Calls `kernels/{module}.cu`'s `{kernel}_{bf16 or f32}`; errors as for [`Self::launch`].
     pub fn launch_typed(
         &self,
         module: &'static str,
@@ -150,18 +157,50 @@ pub struct ViewMut<'a, T> {
 
 macro_rules! view_methods {
     ($view:ident) => {
-        impl<T> $view<'_, T> {
-            /// As kernels take it.
+        impl<'a, T> $view<'a, T> {
+            /// The address on the device.
             pub fn address(&self) -> u64 {
                 self.address
             }
 
+            /// How many elements there are.
             pub fn len(&self) -> usize {
                 self.len
             }
 
+            /// Whether there are none.
             pub fn is_empty(&self) -> bool {
                 self.len == 0
+            }
+
+            /// The first `len` elements, and the others.
+            ///
+            /// # Panics
+            /// If there are fewer than `len`.
+            pub fn split_at(self, len: usize) -> ($view<'a, T>, $view<'a, T>) {
+                assert!(len <= self.len, "a view is split behind its end");
+                let part = |address, len| $view { address, len, memory: PhantomData };
+                (part(self.address, len), part(self.address + (len * size_of::<T>()) as u64, self.len - len))
+            }
+        }
+
+        /// The address of the first element.
+        impl<T> From<&$view<'_, T>> for Arg {
+            fn from(view: &$view<'_, T>) -> Self {
+                Self::new(view.address)
+            }
+        }
+
+        impl<T> From<&&$view<'_, T>> for Arg {
+            fn from(view: &&$view<'_, T>) -> Self {
+                Self::from(*view)
+            }
+        }
+
+        /// The address of the first element, or a null pointer.
+        impl<T> From<&Option<$view<'_, T>>> for Arg {
+            fn from(view: &Option<$view<'_, T>>) -> Self {
+                Self::new(view.as_ref().map_or(0, |view| view.address))
             }
         }
     };
@@ -169,12 +208,10 @@ macro_rules! view_methods {
 view_methods!(View);
 view_methods!(ViewMut);
 
-impl<'a, T> ViewMut<'a, T> {
-    /// The first `len` elements, and the others.
-    pub fn split_at(self, len: usize) -> (ViewMut<'a, T>, ViewMut<'a, T>) {
-        assert!(len <= self.len, "a view is split behind its end");
-        let part = |address, len| ViewMut { address, len, memory: PhantomData };
-        (part(self.address, len), part(self.address + (len * size_of::<T>()) as u64, self.len - len))
+impl<T> ViewMut<'_, T> {
+    /// The same elements, to read.
+    pub fn as_view(&self) -> View<'_, T> {
+        View { address: self.address, len: self.len, memory: PhantomData }
     }
 }
 

@@ -2,11 +2,30 @@
 
 use rayon::prelude::*;
 
-use super::{DECAY_BLOCK, Hyper};
+use super::{AdamW, DECAY_BLOCK, Hyper, Update};
+use crate::device::{Cpu, DeviceError};
 use crate::ops::simd::wide;
 
 /// Elements of a chunk, a multiple of [`DECAY_BLOCK`].
 const CHUNK: usize = 1 << 14;
+
+impl AdamW for Cpu {
+    fn norm_len(_: usize) -> usize {
+        1
+    }
+
+    fn adamw(&self, hyper: &Hyper, update: Update<'_, Self>) -> Result<(), DeviceError> {
+        let Update { values, grads, m, v, decay, norm: norm_out, .. } = update;
+        let norm = norm(grads);
+        norm_out[0] = norm as f32;
+        if norm.is_finite() {
+            let clip = f64::from(hyper.clip_norm);
+            let scale = if clip > 0.0 && norm > clip { (clip / norm) as f32 } else { 1.0 };
+            step(values, grads, m, v, decay, hyper, scale);
+        }
+        Ok(())
+    }
+}
 
 /// The L2 norm, in f64 over fixed chunks added in order; not finite if any element is not.
 pub fn norm(grads: &[f32]) -> f64 {

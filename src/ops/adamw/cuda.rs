@@ -1,7 +1,7 @@
 //! AdamW on a GPU: `kernels/adamw.cu`.
 
 use super::{AdamW, DECAY_BLOCK, Hyper, Update};
-use crate::device::cuda::{ActType, Cuda, LaunchConfig, args};
+use crate::device::cuda::{ActType, Arg, Cuda, LaunchConfig, args};
 use crate::device::{Device, DeviceError};
 
 /// Floats before the partial sums in [`Update::norm`]: the norm and the scale, padded to 16 bytes.
@@ -21,18 +21,11 @@ impl<T: ActType> AdamW for Cuda<T> {
         let Update { values, shadow, grads, m, v, decay, norm, numbers } = update;
         let len = values.len();
         debug_assert!(len.is_multiple_of(DECAY_BLOCK) && (shadow.is_some() == Self::SHADOW_WEIGHTS));
-        let (count, head, numbers) = (blocks(len), norm.address(), numbers.address());
-        let partials = head + 4 * HEAD as u64;
-        self.launch("adamw", "adamw_squares", LaunchConfig::blocks(count, 256), args![grads.address(), partials, len])?;
-        self.launch(
-            "adamw",
-            "adamw_scale",
-            LaunchConfig::blocks(1, 256),
-            args![partials, head, count as i32, numbers],
-        )?;
-        let shadow = shadow.map_or(0, |shadow| shadow.address());
-        let (grads, m, v, decay) = (grads.address(), m.address(), v.address(), decay.address());
-        let args = args![values.address(), shadow, grads, m, v, decay, head, len, numbers];
+        let (count, len_arg) = (blocks(len), Arg::size(len));
+        let (head, partials) = norm.split_at(HEAD);
+        self.launch("adamw", "adamw_squares", LaunchConfig::blocks(count, 256), args![grads, partials, len_arg])?;
+        self.launch("adamw", "adamw_scale", LaunchConfig::blocks(1, 256), args![partials, head, count, numbers])?;
+        let args = args![values, shadow, grads, m, v, decay, head, len_arg, numbers];
         self.launch("adamw", "adamw_update", LaunchConfig::for_elements(len, 4, 256), args)
     }
 }

@@ -6,7 +6,7 @@
 pub mod cpu;
 mod cuda;
 
-use crate::device::{Cpu, Device, DeviceError};
+use crate::device::{Device, DeviceError};
 
 /// Elements of the arena that share one decay flag.
 pub const DECAY_BLOCK: usize = 64;
@@ -68,22 +68,4 @@ pub trait AdamW: Device {
 
     /// One update; `hyper` and [`Update::numbers`] say the same. Where the gradients' norm is not finite, only that is written.
     fn adamw(&self, hyper: &Hyper, update: Update<'_, Self>) -> Result<(), DeviceError>;
-}
-
-impl AdamW for Cpu {
-    fn norm_len(_: usize) -> usize {
-        1
-    }
-
-    fn adamw(&self, hyper: &Hyper, update: Update<'_, Self>) -> Result<(), DeviceError> {
-        let Update { values, grads, m, v, decay, norm, .. } = update;
-        let found = cpu::norm(grads);
-        norm[0] = found as f32;
-        if found.is_finite() {
-            let clip = f64::from(hyper.clip_norm);
-            let scale = if clip > 0.0 && found > clip { (clip / found) as f32 } else { 1.0 };
-            cpu::step(values, grads, m, v, decay, hyper, scale);
-        }
-        Ok(())
-    }
 }

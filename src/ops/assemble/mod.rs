@@ -3,12 +3,12 @@
 //! `out[b, 0] = cls + pos[0]`, `out[b, 1 + k] = patches[b, k] + pos[1 + ids[b, k]]`. FLIP's table is fixed with a zero row
 //! for CLS (docs/method.md); CLIP's is learned.
 
-pub mod cpu;
+mod cpu;
 mod cuda;
 
 use super::act_bytes;
-use crate::autograd::{Access, Backward, Cost, Op, ParamGrad, ParamId, Slot, Tape, Var, Work};
-use crate::device::{Cpu, Device, DeviceError};
+use crate::autograd::{Access, Backward, Cost, GradMut, Op, ParamGrad, ParamId, Slot, Tape, Var, Work};
+use crate::device::{Device, DeviceError};
 
 /// `[batch, kept, width] -> [batch, kept + 1, width]`.
 #[derive(Clone, Copy, Debug)]
@@ -28,8 +28,8 @@ pub enum Positions {
 /// The gradients that assembling hands back.
 pub struct Gradients<'a, D: Device> {
     pub dpatches: Option<D::ViewMut<'a, D::Act>>,
-    pub dcls: (D::ViewMut<'a, f32>, bool),
-    pub dpos: Option<(D::ViewMut<'a, f32>, bool)>,
+    pub dcls: GradMut<D::ViewMut<'a, f32>>,
+    pub dpos: Option<GradMut<D::ViewMut<'a, f32>>>,
     pub scratch: D::ViewMut<'a, f32>,
 }
 
@@ -133,40 +133,10 @@ impl<D: Assemble> Op<D> for AssembleOp<D> {
         let Some(back) = &self.back else { return Ok(()) };
         let gradients = Gradients {
             dpatches: back.dpatches.map(|slot| on.write(slot)),
-            dcls: (on.grad(back.dcls), back.dcls.accumulate),
-            dpos: back.dpos.map(|dpos| (on.grad(dpos), dpos.accumulate)),
+            dcls: on.grad(back.dcls),
+            dpos: back.dpos.map(|dpos| on.grad(dpos)),
             scratch: on.write(back.scratch),
         };
         device.assemble_backward(&self.shape, on.read(back.dout), on.read(self.ids), gradients)
-    }
-}
-
-impl Assemble for Cpu {
-    fn assemble_scratch(_: &Shape) -> usize {
-        0
-    }
-
-    fn assemble_forward(
-        &self,
-        shape: &Shape,
-        patches: &[f32],
-        ids: &[u32],
-        cls: &[f32],
-        pos: &[f32],
-        out: &mut [f32],
-    ) -> Result<(), DeviceError> {
-        cpu::forward(*shape, patches, ids, cls, pos, out);
-        Ok(())
-    }
-
-    fn assemble_backward(
-        &self,
-        shape: &Shape,
-        dout: &[f32],
-        ids: &[u32],
-        gradients: Gradients<'_, Self>,
-    ) -> Result<(), DeviceError> {
-        cpu::backward(*shape, dout, ids, gradients.dpatches, gradients.dcls, gradients.dpos);
-        Ok(())
     }
 }

@@ -5,8 +5,9 @@ use std::cell::RefCell;
 
 use rayon::prelude::*;
 
-use super::{Shape, head};
+use super::{Attention, BackwardOperands, Shape, head};
 use crate::device::gemm::{self, GemmOptions, Operands, Strides};
+use crate::device::{Cpu, DeviceError};
 use crate::ops::simd::{LANES, dot, exp, max, total, wide};
 
 thread_local! {
@@ -61,27 +62,69 @@ fn seen(shape: Shape, row: usize) -> usize {
     if shape.causal { row + 1 } else { shape.tokens }
 }
 
-/// `qkv: [batch * tokens, 3 * width] -> out: [batch * tokens, width]`, `lse: [batch, heads, tokens]`.
-pub fn forward(shape: Shape, qkv: &[f32], out: &mut [f32], lse: &mut [f32]) {
-    let Shape { tokens: n, heads, head_dim: d, .. } = shape;
-    let width = shape.width();
-    let [packed, single, square] = [3 * width, width, row_len(shape)].map(Strides::row_major);
-    let samples = out.par_chunks_mut(n * width).zip(lse.par_chunks_mut(heads * n)).zip(qkv.par_chunks(n * 3 * width));
-    samples.for_each(|((out, lse), qkv)| {
-        with_scores(shape, |[scores], panel| {
-            for head in 0..heads {
-                let [q, k, v] = [0, 1, 2].map(|part| &qkv[part * width + head * d..]);
-                let (to, keys) = ((&mut *scores, square), (k, packed.transposed()));
-                multiply((n, n, d), to, (q, packed), keys, shape.scale(), panel);
-                wide(
-                    #[inline(always)]
-                    || softmax(shape, scores, &mut lse[head * n..][..n]),
-                );
-                let to = (&mut out[head * d..], single);
-                multiply((n, d, n), to, (scores, square), (v, packed), 1.0, panel);
-            }
+impl Attention for Cpu {
+    fn attention_forward(
+        &self,
+        shape: &Shape,
+        qkv: &[f32],
+        out: &mut [f32],
+        lse: &mut [f32],
+    ) -> Result<(), DeviceError> {
+        let shape = *shape;
+        let Shape { tokens: n, heads, head_dim: d, .. } = shape;
+        let width = shape.width();
+        let [packed, single, square] = [3 * width, width, row_len(shape)].map(Strides::row_major);
+        let samples =
+            out.par_chunks_mut(n * width).zip(lse.par_chunks_mut(heads * n)).zip(qkv.par_chunks(n * 3 * width));
+        samples.for_each(|((out, lse), qkv)| {
+            with_scores(shape, |[scores], panel| {
+                for head in 0..heads {
+                    let [q, k, v] = [0, 1, 2].map(|part| &qkv[part * width + head * d..]);
+                    let (to, keys) = ((&mut *scores, square), (k, packed.transposed()));
+                    multiply((n, n, d), to, (q, packed), keys, shape.scale(), panel);
+                    wide(
+                        #[inline(always)]
+                        || softmax(shape, scores, &mut lse[head * n..][..n]),
+                    );
+                    let to = (&mut out[head * d..], single);
+                    multiply((n, d, n), to, (scores, square), (v, packed), 1.0, panel);
+                }
+            });
         });
-    });
+        Ok(())
+    }
+
+    fn attention_backward(&self, shape: &Shape, operands: BackwardOperands<'_, Self>) -> Result<(), DeviceError> {
+        let BackwardOperands { qkv, out, lse, dout, dqkv } = operands;
+        let shape = *shape;
+        let Shape { tokens: n, heads, head_dim: d, .. } = shape;
+        let (width, scale) = (shape.width(), shape.scale());
+        let [packed, single, square] = [3 * width, width, row_len(shape)].map(Strides::row_major);
+        let outputs = out.par_chunks(n * width).zip(dout.par_chunks(n * width));
+        let samples = dqkv.par_chunks_mut(n * 3 * width).zip(qkv.par_chunks(n * 3 * width));
+        samples.zip(outputs).zip(lse.par_chunks(heads * n)).for_each(|(((dqkv, qkv), (out, dout)), lse)| {
+            with_scores(shape, |[p, ds], panel| {
+                for head in 0..heads {
+                    let [q, k, v] = [0, 1, 2].map(|part| &qkv[part * width + head * d..]);
+                    let (out, dout) = (&out[head * d..], &dout[head * d..]);
+                    let keys = (k, packed.transposed());
+                    multiply((n, n, d), (&mut *p, square), (q, packed), keys, scale, panel);
+                    let values = (v, packed.transposed());
+                    multiply((n, n, d), (&mut *ds, square), (dout, single), values, 1.0, panel);
+                    wide(
+                        #[inline(always)]
+                        || scores_backward(shape, p, ds, &lse[head * n..][..n], out, dout),
+                    );
+                    let [dq, dk, dv] = [0, 1, 2].map(|part| part * width + head * d);
+                    let (p, ds, over_queries) = (&*p, &*ds, square.transposed());
+                    multiply((n, d, n), (&mut dqkv[dq..], packed), (ds, square), (k, packed), scale, panel);
+                    multiply((n, d, n), (&mut dqkv[dk..], packed), (ds, over_queries), (q, packed), scale, panel);
+                    multiply((n, d, n), (&mut dqkv[dv..], packed), (p, over_queries), (dout, single), 1.0, panel);
+                }
+            });
+        });
+        Ok(())
+    }
 }
 
 /// Turns rows of scores into probabilities, with zeros for hidden keys. It computes all maxima first: within a row each step depends on
@@ -112,36 +155,6 @@ fn softmax(shape: Shape, scores: &mut [f32], lse: &mut [f32]) {
         hidden.as_flattened_mut().fill(0.0);
         *lse = row_max + libm::logf(total);
     }
-}
-
-/// `dqkv: [batch * tokens, 3 * width]` from `dout: [batch * tokens, width]`; `P` is recomputed from `lse`.
-pub fn backward(shape: Shape, qkv: &[f32], out: &[f32], lse: &[f32], dout: &[f32], dqkv: &mut [f32]) {
-    let Shape { tokens: n, heads, head_dim: d, .. } = shape;
-    let (width, scale) = (shape.width(), shape.scale());
-    let [packed, single, square] = [3 * width, width, row_len(shape)].map(Strides::row_major);
-    let outputs = out.par_chunks(n * width).zip(dout.par_chunks(n * width));
-    let samples = dqkv.par_chunks_mut(n * 3 * width).zip(qkv.par_chunks(n * 3 * width));
-    samples.zip(outputs).zip(lse.par_chunks(heads * n)).for_each(|(((dqkv, qkv), (out, dout)), lse)| {
-        with_scores(shape, |[p, ds], panel| {
-            for head in 0..heads {
-                let [q, k, v] = [0, 1, 2].map(|part| &qkv[part * width + head * d..]);
-                let (out, dout) = (&out[head * d..], &dout[head * d..]);
-                let keys = (k, packed.transposed());
-                multiply((n, n, d), (&mut *p, square), (q, packed), keys, scale, panel);
-                let values = (v, packed.transposed());
-                multiply((n, n, d), (&mut *ds, square), (dout, single), values, 1.0, panel);
-                wide(
-                    #[inline(always)]
-                    || scores_backward(shape, p, ds, &lse[head * n..][..n], out, dout),
-                );
-                let [dq, dk, dv] = [0, 1, 2].map(|part| part * width + head * d);
-                let (p, ds, over_queries) = (&*p, &*ds, square.transposed());
-                multiply((n, d, n), (&mut dqkv[dq..], packed), (ds, square), (k, packed), scale, panel);
-                multiply((n, d, n), (&mut dqkv[dk..], packed), (ds, over_queries), (q, packed), scale, panel);
-                multiply((n, d, n), (&mut dqkv[dv..], packed), (p, over_queries), (dout, single), 1.0, panel);
-            }
-        });
-    });
 }
 
 /// In: `p = S`, `ds = dP`; out: `p = P`, `ds = dS`.

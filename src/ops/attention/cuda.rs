@@ -114,7 +114,8 @@ fn simple(shape: &Shape) -> Result<LaunchConfig, DeviceError> {
         let what = format!("attention: a head dim of {}; at most {MAX_HEAD_DIM} on a GPU", shape.head_dim);
         return Err(DeviceError::Unsupported { what });
     }
-    Ok(LaunchConfig::for_elements(shape.batch * shape.heads * shape.tokens, 1, 4))
+    let queries = LaunchConfig::for_elements(shape.batch * shape.heads * shape.tokens, 1, 4);
+    Ok(LaunchConfig { threads: [128, 1, 1], ..queries })
 }
 
 impl<T: ActType> Attention for Cuda<T> {
@@ -125,34 +126,28 @@ impl<T: ActType> Attention for Cuda<T> {
         out: ViewMut<'_, T>,
         lse: ViewMut<'_, f32>,
     ) -> Result<(), DeviceError> {
-        let [batch, tokens, heads, head_dim] =
-            [shape.batch, shape.tokens, shape.heads, shape.head_dim].map(|size| size as i32);
-        let (qkv, out, lse) = (qkv.address(), out.address(), lse.address());
-        let (causal, scale) = (i32::from(shape.causal), shape.scale());
+        let &Shape { batch, tokens, heads, head_dim, causal } = shape;
+        let scale = shape.scale();
         if fast::<T>(shape) {
             let (name, config) = forward_kernel(shape, self.driver().limits());
             let args = args![qkv, out, lse, batch, tokens, heads, causal, scale];
-            return self.launch(module(shape.head_dim), &format!("attention_forward_bf16_{name}"), config, args);
+            return self.launch(module(head_dim), &format!("attention_forward_bf16_{name}"), config, args);
         }
-        let config = LaunchConfig { threads: [128, 1, 1], ..simple(shape)? };
         let args = args![qkv, out, lse, batch, tokens, heads, head_dim, causal, scale];
-        self.launch_typed("attention_simple", "attention_simple_forward", config, args)
+        self.launch_typed("attention_simple", "attention_simple_forward", simple(shape)?, args)
     }
 
     fn attention_backward(&self, shape: &Shape, operands: BackwardOperands<'_, Self>) -> Result<(), DeviceError> {
-        let BackwardOperands { qkv, out, lse, dout, dqkv, .. } = operands;
-        let [batch, tokens, heads, head_dim] =
-            [shape.batch, shape.tokens, shape.heads, shape.head_dim].map(|size| size as i32);
-        let (qkv, out, lse, dout, dqkv) = (qkv.address(), out.address(), lse.address(), dout.address(), dqkv.address());
-        let (causal, scale) = (i32::from(shape.causal), shape.scale());
+        let BackwardOperands { qkv, out, lse, dout, dqkv } = operands;
+        let &Shape { batch, tokens, heads, head_dim, causal } = shape;
+        let scale = shape.scale();
         if fast::<T>(shape) {
             let (name, config) = backward_kernel(shape, self.driver().limits());
             let args = args![qkv, out, lse, dout, dqkv, batch, tokens, heads, causal, scale];
-            return self.launch(module(shape.head_dim), &format!("attention_backward_bf16_{name}"), config, args);
+            return self.launch(module(head_dim), &format!("attention_backward_bf16_{name}"), config, args);
         }
-        let config = LaunchConfig { threads: [128, 1, 1], ..simple(shape)? };
         let args = args![qkv, out, lse, dout, dqkv, batch, tokens, heads, head_dim, causal, scale];
-        self.launch_typed("attention_simple", "attention_simple_backward", config, args)
+        self.launch_typed("attention_simple", "attention_simple_backward", simple(shape)?, args)
     }
 }
 

@@ -6,13 +6,13 @@
 //! Backwards (Dao et al. 2022, appendix B): `P = exp(S - lse)`, `dV = Pᵀ dO`, `dP = dO Vᵀ`,
 //! `dS = P ∘ (dP - rowsum(dO ∘ O))`, `dQ = dS K / √d`, `dK = dSᵀ Q / √d`.
 
-pub mod cpu;
+mod cpu;
 mod cuda;
 mod head;
 
 use super::act_bytes;
 use crate::autograd::{Access, Backward, Cost, Op, Slot, Tape, Var, Work};
-use crate::device::{Cpu, Device, DeviceError};
+use crate::device::{Device, DeviceError};
 
 /// `qkv: [batch, tokens, 3, heads, head_dim] -> [batch, tokens, heads, head_dim]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,24 +125,5 @@ impl<D: Attention> Op<D> for AttentionOp<D> {
             dqkv: on.write(back.dqkv),
         };
         device.attention_backward(&self.shape, operands)
-    }
-}
-
-impl Attention for Cpu {
-    fn attention_forward(
-        &self,
-        shape: &Shape,
-        qkv: &[f32],
-        out: &mut [f32],
-        lse: &mut [f32],
-    ) -> Result<(), DeviceError> {
-        cpu::forward(*shape, qkv, out, lse);
-        Ok(())
-    }
-
-    fn attention_backward(&self, shape: &Shape, operands: BackwardOperands<'_, Self>) -> Result<(), DeviceError> {
-        let BackwardOperands { qkv, out, lse, dout, dqkv } = operands;
-        cpu::backward(*shape, qkv, out, lse, dout, dqkv);
-        Ok(())
     }
 }

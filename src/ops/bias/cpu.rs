@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use crate::autograd::GradMut;
 use crate::ops::simd::wide;
 
 /// Rows that one partial sum covers; a function of nothing, so that results do not depend on the threads.
@@ -25,7 +26,7 @@ pub fn column_sums_scratch_len(rows: usize, width: usize) -> usize {
 }
 
 /// `sums[c] (+)= Σ_r x[r, c]`, through partial sums of fixed blocks of rows, added in order.
-pub fn column_sums(x: &[f32], width: usize, sums: &mut [f32], accumulate: bool, scratch: &mut [f32]) {
+pub fn column_sums(x: &[f32], width: usize, sums: GradMut<&mut [f32]>, scratch: &mut [f32]) {
     let blocks = x.par_chunks(ROWS * width).zip(scratch.par_chunks_mut(width));
     blocks.for_each(|(rows, partial)| {
         wide(
@@ -40,14 +41,12 @@ pub fn column_sums(x: &[f32], width: usize, sums: &mut [f32], accumulate: bool, 
             },
         );
     });
-    add_partials(&scratch[..column_sums_scratch_len(x.len() / width, width)], sums, accumulate);
+    add_partials(&scratch[..column_sums_scratch_len(x.len() / width, width)], sums);
 }
 
 /// `sums (+)=` the rows of `partials`, in order.
-pub fn add_partials(partials: &[f32], sums: &mut [f32], accumulate: bool) {
-    if !accumulate {
-        sums.fill(0.0);
-    }
+pub fn add_partials(partials: &[f32], sums: GradMut<&mut [f32]>) {
+    let sums = sums.sum_into();
     for partial in partials.chunks_exact(sums.len()) {
         sums.iter_mut().zip(partial).for_each(|(sum, partial)| *sum += partial);
     }

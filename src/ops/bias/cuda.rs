@@ -1,7 +1,8 @@
 //! Column sums on a GPU: `kernels/reduce.cu`.
 
+use crate::autograd::GradMut;
 use crate::device::DeviceError;
-use crate::device::cuda::{ActType, Cuda, LaunchConfig, ViewMut, args};
+use crate::device::cuda::{ActType, Arg, Cuda, LaunchConfig, View, ViewMut, args};
 
 /// Row blocks of [`column_sums`]: a function of the rows alone, so that sums have one order.
 fn blocks(rows: usize) -> usize {
@@ -13,40 +14,46 @@ pub fn column_sums_scratch_len(rows: usize, width: usize) -> usize {
     blocks(rows) * width
 }
 
-/// Rows of activations at an address, of which `width` columns count.
+/// The first `width` columns of `rows` rows; a row begins `stride` elements after the one before.
 #[derive(Clone, Copy)]
-pub struct Rows {
-    pub address: u64,
+pub struct Rows<'a, T> {
+    /// The elements, from the first row on.
+    pub x: View<'a, T>,
+    /// The number of rows.
     pub rows: usize,
+    /// The number of columns.
     pub width: usize,
     /// Elements from one row to the next.
     pub stride: usize,
 }
 
 /// `sums[c] (+)= Σ_r x[r, c]` in a fixed order; width and stride are multiples of a pack.
+///
+/// # Errors
+/// If a launch fails.
 pub fn column_sums<T: ActType>(
     device: &Cuda<T>,
-    x: Rows,
-    (sums, accumulate): (ViewMut<'_, f32>, bool),
+    x: Rows<'_, T>,
+    sums: GradMut<ViewMut<'_, f32>>,
     scratch: &ViewMut<'_, f32>,
 ) -> Result<(), DeviceError> {
-    let Rows { address, rows, width, stride } = x;
+    let Rows { x, rows, width, stride } = x;
     let blocks = blocks(rows);
-    let columns = width.div_ceil(32 * T::PACK);
-    let config = LaunchConfig { blocks: [columns as u32, blocks as u32, 1], threads: [32, 8, 1], shared: 0 };
-    let args = args![address, scratch.address(), rows as i32, width as i32, stride];
-    device.launch_typed("reduce", "column_sums", config, args)?;
-    add_partials(device, scratch.address(), (blocks, width, width), (sums, accumulate))
+    let config = LaunchConfig::blocks_2d([width.div_ceil(32 * T::PACK), blocks], [32, 8]);
+    device.launch_typed("reduce", "column_sums", config, args![x, scratch, rows, width, Arg::size(stride)])?;
+    add_partials(device, Rows { x: scratch.as_view(), rows: blocks, width, stride: width }, sums)
 }
 
-/// `sums (+)=` the `rows` rows of `width` partial sums, in a fixed order; a row begins `stride` after the one before.
+/// `sums (+)=` the rows of partial sums, in a fixed order.
+///
+/// # Errors
+/// If the launch fails.
 pub fn add_partials<T: ActType>(
     device: &Cuda<T>,
-    partials: u64,
-    (rows, width, stride): (usize, usize, usize),
-    (sums, accumulate): (ViewMut<'_, f32>, bool),
+    partials: Rows<'_, f32>,
+    sums: GradMut<ViewMut<'_, f32>>,
 ) -> Result<(), DeviceError> {
-    let args = args![partials, sums.address(), rows as i32, width as i32, stride as i32, i32::from(accumulate)];
-    let config = LaunchConfig { threads: [32, 8, 1], ..LaunchConfig::blocks(width.div_ceil(32), 32) };
-    device.launch("reduce", "add_partials", config, args)
+    let Rows { x, rows, width, stride } = partials;
+    let config = LaunchConfig::blocks_2d([width.div_ceil(32), 1], [32, 8]);
+    device.launch("reduce", "add_partials", config, args![x, sums.view, rows, width, stride, sums.accumulate])
 }

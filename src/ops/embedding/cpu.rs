@@ -2,41 +2,54 @@
 
 use rayon::prelude::*;
 
-use super::Shape;
+use super::{Embedding, Gradients, Shape};
+use crate::device::{Cpu, DeviceError};
 
-/// Elements of a part that a thread fills with zeros: a smaller table is filled before a sleeping thread wakes.
+/// Elements that one thread fills with zeros. Filling less takes less time than waking a thread.
 const ZEROS: usize = 1 << 21;
 
-/// `out[b, t] = table[tokens[b, t]] + pos[t]`
-pub fn forward(shape: Shape, tokens: &[i32], table: &[f32], pos: &[f32], out: &mut [f32]) {
-    let Shape { context, width, .. } = shape;
-    out.par_chunks_mut(context * width).zip(tokens.par_chunks(context)).for_each(|(out, tokens)| {
-        for ((out, token), pos) in out.chunks_exact_mut(width).zip(tokens).zip(pos.chunks_exact(width)) {
-            let row = &table[*token as usize * width..][..width];
-            out.iter_mut().zip(row.iter().zip(pos)).for_each(|(out, (row, pos))| *out = row + pos);
-        }
-    });
-}
+impl Embedding for Cpu {
+    fn embedding_scratch(_: &Shape) -> usize {
+        0
+    }
 
-/// `dtable[v] (+)= Σ dout` over the places of `v`, `dpos[t] (+)= Σ_b dout[b, t]`.
-pub fn backward(
-    shape: Shape,
-    tokens: &[i32],
-    dout: &[f32],
-    (dtable, add_table): (&mut [f32], bool),
-    (dpos, add_pos): (&mut [f32], bool),
-) {
-    let Shape { context, width, .. } = shape;
-    if !add_table {
-        dtable.par_chunks_mut(ZEROS).for_each(|part| part.fill(0.0));
+    fn embedding_forward(
+        &self,
+        shape: &Shape,
+        tokens: &[i32],
+        table: &[f32],
+        pos: &[f32],
+        out: &mut [f32],
+    ) -> Result<(), DeviceError> {
+        let &Shape { context, width, .. } = shape;
+        out.par_chunks_mut(context * width).zip(tokens.par_chunks(context)).for_each(|(out, tokens)| {
+            for ((out, token), pos) in out.chunks_exact_mut(width).zip(tokens).zip(pos.chunks_exact(width)) {
+                let row = &table[*token as usize * width..][..width];
+                out.iter_mut().zip(row.iter().zip(pos)).for_each(|(out, (row, pos))| *out = row + pos);
+            }
+        });
+        Ok(())
     }
-    if !add_pos {
-        dpos.fill(0.0);
-    }
-    for (place, (token, dout)) in tokens.iter().zip(dout.chunks_exact(width)).enumerate() {
-        let row = &mut dtable[*token as usize * width..][..width];
-        row.iter_mut().zip(dout).for_each(|(row, dout)| *row += dout);
-        let pos = &mut dpos[place % context * width..][..width];
-        pos.iter_mut().zip(dout).for_each(|(pos, dout)| *pos += dout);
+
+    fn embedding_backward(
+        &self,
+        shape: &Shape,
+        tokens: &[i32],
+        dout: &[f32],
+        gradients: Gradients<'_, Self>,
+    ) -> Result<(), DeviceError> {
+        let &Shape { context, width, .. } = shape;
+        let Gradients { dtable, dpos, .. } = gradients;
+        if !dtable.accumulate {
+            dtable.view.par_chunks_mut(ZEROS).for_each(|part| part.fill(0.0));
+        }
+        let (dtable, dpos) = (dtable.view, dpos.sum_into());
+        for (place, (token, dout)) in tokens.iter().zip(dout.chunks_exact(width)).enumerate() {
+            let row = &mut dtable[*token as usize * width..][..width];
+            row.iter_mut().zip(dout).for_each(|(row, dout)| *row += dout);
+            let pos = &mut dpos[place % context * width..][..width];
+            pos.iter_mut().zip(dout).for_each(|(pos, dout)| *pos += dout);
+        }
+        Ok(())
     }
 }

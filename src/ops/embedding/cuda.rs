@@ -32,8 +32,7 @@ pub fn scatter<T: ActType>(
     let sums = ROWS * width * 4;
     let groups = (256 / (width / T::PACK)).min(SHARED / sums).max(1);
     let config = LaunchConfig::blocks(count.div_ceil(ROWS), 256).with_shared(groups * sums);
-    let [places, wide, count, groups] = [places, width, count, groups].map(|size| size as i32);
-    let args = args![indices, rows, merged, address, places, wide, count, groups, i32::from(accumulate)];
+    let args = args![indices, rows, merged, address, places, width, count, groups, accumulate];
     device.launch_typed("embedding", "embedding_backward", config, args)
 }
 
@@ -54,10 +53,7 @@ impl<T: ActType> Embedding for Cuda<T> {
     ) -> Result<(), DeviceError> {
         let &Shape { batch, context, width, .. } = shape;
         Self::check_width("embedding", width)?;
-        let sizes = [batch * context, context, width].map(|size| size as i32);
-        let addresses = [tokens.address(), table.address(), pos.address(), out.address()];
-        let [tokens, table, pos, to] = addresses;
-        let args = args![tokens, table, pos, to, sizes[0], sizes[1], sizes[2]];
+        let args = args![tokens, table, pos, out, batch * context, context, width];
         self.launch_typed("embedding", "embedding_forward", LaunchConfig::for_elements(out.len(), T::PACK, 256), args)
     }
 
@@ -69,14 +65,14 @@ impl<T: ActType> Embedding for Cuda<T> {
         gradients: Gradients<'_, Self>,
     ) -> Result<(), DeviceError> {
         let &Shape { batch, context, width, vocab } = shape;
-        let Gradients { dtable: (dtable, accumulate), dpos, scratch } = gradients;
-        let table = Table { address: dtable.address(), rows: vocab, width, accumulate };
+        let Gradients { dtable, dpos, scratch } = gradients;
+        let table = Table { address: dtable.view.address(), rows: vocab, width, accumulate: dtable.accumulate };
         let (places, sums) = (batch * context, scratch.address());
         let rest = sums + 4 * (places * width) as u64;
-        let args = args![tokens.address(), dout.address(), rest, sums, places as i32, width as i32];
+        let args = args![tokens, dout, rest, sums, places, width];
         self.launch_typed("embedding", "embedding_merge", LaunchConfig::blocks(places.div_ceil(SEGMENT), 256), args)?;
         scatter(self, rest, places, (dout.address(), sums), table)?;
-        let samples = Rows { address: dout.address(), rows: batch, width: context * width, stride: context * width };
+        let samples = Rows { x: dout, rows: batch, width: context * width, stride: context * width };
         column_sums(self, samples, dpos, &scratch)
     }
 }

@@ -2,12 +2,12 @@
 //!
 //! Backwards: `dtable[v] = Σ over the places of token v of dout`, `dpos[t] = Σ_b dout[b, t]`, both in a fixed order.
 
-pub mod cpu;
+mod cpu;
 pub(in crate::ops) mod cuda;
 
 use super::act_bytes;
-use crate::autograd::{Access, Backward, Cost, Op, ParamGrad, ParamId, Slot, Tape, Var, Work};
-use crate::device::{Cpu, Device, DeviceError};
+use crate::autograd::{Access, Backward, Cost, GradMut, Op, ParamGrad, ParamId, Slot, Tape, Var, Work};
+use crate::device::{Device, DeviceError};
 
 /// `[batch, context] -> [batch, context, width]`.
 #[derive(Clone, Copy, Debug)]
@@ -20,8 +20,8 @@ pub struct Shape {
 
 /// The gradients that the embedding hands back.
 pub struct Gradients<'a, D: Device> {
-    pub dtable: (D::ViewMut<'a, f32>, bool),
-    pub dpos: (D::ViewMut<'a, f32>, bool),
+    pub dtable: GradMut<D::ViewMut<'a, f32>>,
+    pub dpos: GradMut<D::ViewMut<'a, f32>>,
     pub scratch: D::ViewMut<'a, f32>,
 }
 
@@ -106,40 +106,8 @@ impl<D: Embedding> Op<D> for EmbeddingOp<D> {
 
     fn backward(&self, device: &D, on: &Access<D>) -> Result<(), DeviceError> {
         let Some(back) = &self.back else { return Ok(()) };
-        let gradients = Gradients {
-            dtable: (on.grad(back.dtable), back.dtable.accumulate),
-            dpos: (on.grad(back.dpos), back.dpos.accumulate),
-            scratch: on.write(back.scratch),
-        };
+        let gradients =
+            Gradients { dtable: on.grad(back.dtable), dpos: on.grad(back.dpos), scratch: on.write(back.scratch) };
         device.embedding_backward(&self.shape, on.read(self.tokens), on.read(back.dout), gradients)
-    }
-}
-
-impl Embedding for Cpu {
-    fn embedding_scratch(_: &Shape) -> usize {
-        0
-    }
-
-    fn embedding_forward(
-        &self,
-        shape: &Shape,
-        tokens: &[i32],
-        table: &[f32],
-        pos: &[f32],
-        out: &mut [f32],
-    ) -> Result<(), DeviceError> {
-        cpu::forward(*shape, tokens, table, pos, out);
-        Ok(())
-    }
-
-    fn embedding_backward(
-        &self,
-        shape: &Shape,
-        tokens: &[i32],
-        dout: &[f32],
-        gradients: Gradients<'_, Self>,
-    ) -> Result<(), DeviceError> {
-        cpu::backward(*shape, tokens, dout, gradients.dtable, gradients.dpos);
-        Ok(())
     }
 }

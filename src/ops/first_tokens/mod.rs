@@ -1,11 +1,11 @@
 //! The first token of each sequence: `y[b] = x[b, 0]`; backwards `dx[b, 0] = dy[b]`, and zero for the other tokens.
 
-pub mod cpu;
+mod cpu;
 mod cuda;
 
 use super::act_bytes;
 use crate::autograd::{Access, Backward, Cost, Op, Slot, Tape, Var, Work};
-use crate::device::{Cpu, Device, DeviceError};
+use crate::device::{Device, DeviceError};
 
 /// `[batch, tokens, width] -> [batch, 1, width]`.
 #[derive(Clone, Copy, Debug)]
@@ -72,17 +72,5 @@ impl<D: FirstTokens> Op<D> for FirstTokensOp<D> {
     fn backward(&self, device: &D, on: &Access<D>) -> Result<(), DeviceError> {
         let Some((dy, dx)) = self.back else { return Ok(()) };
         device.first_tokens_backward(&self.shape, on.read(dy), on.write(dx))
-    }
-}
-
-impl FirstTokens for Cpu {
-    fn first_tokens_forward(&self, shape: &Shape, x: &[f32], y: &mut [f32]) -> Result<(), DeviceError> {
-        cpu::forward(*shape, x, y);
-        Ok(())
-    }
-
-    fn first_tokens_backward(&self, shape: &Shape, dy: &[f32], dx: &mut [f32]) -> Result<(), DeviceError> {
-        cpu::backward(*shape, dy, dx);
-        Ok(())
     }
 }

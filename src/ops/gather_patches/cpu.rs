@@ -2,7 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::Shape;
+use super::{GatherPatches, Normalisation, Shape};
+use crate::device::{Cpu, DeviceError};
 use crate::ops::simd::{LANES, wide};
 
 /// Numbers in a run: whole pixels and whole registers.
@@ -16,8 +17,8 @@ struct Line {
 }
 
 impl Line {
-    fn new(mean: [f32; 3], std: [f32; 3]) -> Self {
-        let [mean, std] = [mean, std].map(|values| values.map(f64::from));
+    fn new(normalisation: &Normalisation) -> Self {
+        let [mean, std] = [normalisation.mean, normalisation.std].map(|values| values.map(f64::from));
         Self {
             scales: std::array::from_fn(|index| (1.0 / (255.0 * std[index % 3])) as f32),
             shifts: std::array::from_fn(|index| (-mean[index % 3] / std[index % 3]) as f32),
@@ -40,37 +41,52 @@ impl Line {
     }
 }
 
-/// `images: [batch, side, side, 3]`, `ids: [batch, kept] -> out: [batch * kept, patch * patch * 3]`.
-pub fn forward(shape: Shape, images: &[u8], ids: &[u32], mean: [f32; 3], std: [f32; 3], out: &mut [f32]) {
-    let Shape { side, patch, kept, .. } = shape;
-    let line = Line::new(mean, std);
-    let row = patch * patch * 3;
-    let samples = out.par_chunks_mut(kept * row).zip(images.par_chunks(side * side * 3).zip(ids.par_chunks(kept)));
-    samples.for_each(|(out, (image, ids))| {
-        wide(
-            #[inline(always)]
-            || {
-                for (out, id) in out.chunks_exact_mut(row).zip(ids) {
-                    let (top, left) = (*id as usize / (side / patch) * patch, *id as usize % (side / patch) * patch);
-                    for (y, out) in out.chunks_exact_mut(patch * 3).enumerate() {
-                        let start = ((top + y) * side + left) * 3;
-                        line.normalise(&image[start..start + patch * 3], out);
+impl GatherPatches for Cpu {
+    fn gather_patches(
+        &self,
+        shape: &Shape,
+        normalisation: &Normalisation,
+        images: &[u8],
+        ids: &[u32],
+        out: &mut [f32],
+    ) -> Result<(), DeviceError> {
+        let &Shape { side, patch, kept, .. } = shape;
+        let line = Line::new(normalisation);
+        let row = patch * patch * 3;
+        let samples = out.par_chunks_mut(kept * row).zip(images.par_chunks(side * side * 3).zip(ids.par_chunks(kept)));
+        samples.for_each(|(out, (image, ids))| {
+            wide(
+                #[inline(always)]
+                || {
+                    for (out, id) in out.chunks_exact_mut(row).zip(ids) {
+                        let (id, columns) = (*id as usize, side / patch);
+                        let (top, left) = (id / columns * patch, id % columns * patch);
+                        for (y, out) in out.chunks_exact_mut(patch * 3).enumerate() {
+                            let start = ((top + y) * side + left) * 3;
+                            line.normalise(&image[start..start + patch * 3], out);
+                        }
                     }
-                }
-            },
-        );
-    });
-}
+                },
+            );
+        });
+        Ok(())
+    }
 
-/// As [`forward`], from bytes that were gathered before: `patches: [rows, patch * patch * 3]`.
-pub fn from_patches(patches: &[u8], mean: [f32; 3], std: [f32; 3], out: &mut [f32]) {
-    const CHUNK: usize = 256 * RUN;
-    let line = Line::new(mean, std);
-    let chunks = out.par_chunks_mut(CHUNK).zip(patches.par_chunks(CHUNK));
-    chunks.for_each(|(out, bytes)| {
-        wide(
-            #[inline(always)]
-            || line.normalise(bytes, out),
-        );
-    });
+    fn normalise_patches(
+        &self,
+        normalisation: &Normalisation,
+        patches: &[u8],
+        out: &mut [f32],
+    ) -> Result<(), DeviceError> {
+        const CHUNK: usize = 256 * RUN;
+        let line = Line::new(normalisation);
+        let chunks = out.par_chunks_mut(CHUNK).zip(patches.par_chunks(CHUNK));
+        chunks.for_each(|(out, bytes)| {
+            wide(
+                #[inline(always)]
+                || line.normalise(bytes, out),
+            );
+        });
+        Ok(())
+    }
 }

@@ -4,7 +4,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::{GatherPatches, Normalisation, Shape};
 use crate::device::DeviceError;
-use crate::device::cuda::{ActType, Cuda, LaunchConfig, View, ViewMut, args};
+use crate::device::cuda::{ActType, Arg, Cuda, LaunchConfig, View, ViewMut, args};
 
 /// A byte `v` becomes `v · scale + shift`.
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -36,9 +36,8 @@ impl<T: ActType> GatherPatches for Cuda<T> {
         // A thread's bytes lie in one line of one patch, at an aligned address.
         let aligned = (3 * patch).is_multiple_of(8) && (3 * side).is_multiple_of(8);
         let kernel = if aligned { "gather_patches_aligned" } else { "gather_patches" };
-        let [batch, side, patch, kept] = [batch, side, patch, kept].map(|size| size as i32);
-        let (images, ids, to) = (images.address(), ids.address(), out.address());
-        let args = args![images, ids, to, batch, side, patch, kept, Affine::from(normalisation)];
+        let affine = Arg::new(Affine::from(normalisation));
+        let args = args![images, ids, out, batch, side, patch, kept, affine];
         self.launch_typed("gather_patches", kernel, LaunchConfig::for_elements(out.len(), T::PACK, 256), args)
     }
 
@@ -48,7 +47,7 @@ impl<T: ActType> GatherPatches for Cuda<T> {
         patches: View<'_, u8>,
         out: ViewMut<'_, T>,
     ) -> Result<(), DeviceError> {
-        let args = args![patches.address(), out.address(), out.len(), Affine::from(normalisation)];
+        let args = args![patches, out, Arg::size(out.len()), Arg::new(Affine::from(normalisation))];
         self.launch_typed(
             "gather_patches",
             "normalise_patches",

@@ -3,12 +3,12 @@
 //! Gathering before the patch embedding is the same as after it, since the position is added per patch, and does less
 //! work: hidden patches are never read.
 
-pub mod cpu;
+mod cpu;
 mod cuda;
 
 use super::act_bytes;
 use crate::autograd::{Access, Backward, Cost, Op, Slot, Tape, Var, Work};
-use crate::device::{Cpu, Device, DeviceError};
+use crate::device::{Device, DeviceError};
 
 /// `kept` of the `(side / patch)²` patches of each of `batch` images.
 #[derive(Clone, Copy, Debug)]
@@ -97,30 +97,6 @@ impl<D: GatherPatches> Op<D> for GatherPatchesOp<D> {
     }
 
     fn backward(&self, _: &D, _: &Access<D>) -> Result<(), DeviceError> {
-        Ok(())
-    }
-}
-
-impl GatherPatches for Cpu {
-    fn gather_patches(
-        &self,
-        shape: &Shape,
-        normalisation: &Normalisation,
-        images: &[u8],
-        ids: &[u32],
-        out: &mut [f32],
-    ) -> Result<(), DeviceError> {
-        cpu::forward(*shape, images, ids, normalisation.mean, normalisation.std, out);
-        Ok(())
-    }
-
-    fn normalise_patches(
-        &self,
-        normalisation: &Normalisation,
-        patches: &[u8],
-        out: &mut [f32],
-    ) -> Result<(), DeviceError> {
-        cpu::from_patches(patches, normalisation.mean, normalisation.std, out);
         Ok(())
     }
 }

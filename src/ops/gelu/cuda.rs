@@ -1,8 +1,8 @@
-//! The GELU on a GPU, where no epilogue serves: `kernels/gelu.cu`.
+//! GELU on a GPU, where no epilogue applies: `kernels/gelu.cu`.
 
 use super::Gelu;
 use crate::device::DeviceError;
-use crate::device::cuda::{ActType, Cuda, LaunchConfig, args};
+use crate::device::cuda::{ActType, Arg, Cuda, LaunchConfig, View, ViewMut, args};
 
 fn form(kind: Gelu) -> &'static str {
     match kind {
@@ -11,14 +11,30 @@ fn form(kind: Gelu) -> &'static str {
     }
 }
 
-/// `y = gelu(x)`, `len` elements each.
-pub fn forward<T: ActType>(device: &Cuda<T>, kind: Gelu, x: u64, y: u64, len: usize) -> Result<(), DeviceError> {
-    let kernel = format!("gelu_{}_forward", form(kind));
-    device.launch_typed("gelu", &kernel, LaunchConfig::for_elements(len, T::PACK, 256), args![x, y, len])
+/// `y = gelu(x)`.
+///
+/// # Errors
+/// If the launch fails.
+pub fn forward<T: ActType>(
+    device: &Cuda<T>,
+    kind: Gelu,
+    x: View<'_, T>,
+    y: &ViewMut<'_, T>,
+) -> Result<(), DeviceError> {
+    let config = LaunchConfig::for_elements(x.len(), T::PACK, 256);
+    device.launch_typed("gelu", &format!("gelu_{}_forward", form(kind)), config, args![x, y, Arg::size(x.len())])
 }
 
 /// In: the gradient of `gelu(x)`; out: that of `x`.
-pub fn backward<T: ActType>(device: &Cuda<T>, kind: Gelu, x: u64, d: u64, len: usize) -> Result<(), DeviceError> {
-    let kernel = format!("gelu_{}_backward", form(kind));
-    device.launch_typed("gelu", &kernel, LaunchConfig::for_elements(len, T::PACK, 256), args![x, d, len])
+///
+/// # Errors
+/// If the launch fails.
+pub fn backward<T: ActType>(
+    device: &Cuda<T>,
+    kind: Gelu,
+    x: View<'_, T>,
+    d: &ViewMut<'_, T>,
+) -> Result<(), DeviceError> {
+    let config = LaunchConfig::for_elements(x.len(), T::PACK, 256);
+    device.launch_typed("gelu", &format!("gelu_{}_backward", form(kind)), config, args![x, d, Arg::size(x.len())])
 }

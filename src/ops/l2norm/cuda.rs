@@ -4,6 +4,11 @@ use super::L2Norm;
 use crate::device::DeviceError;
 use crate::device::cuda::{ActType, Cuda, LaunchConfig, View, ViewMut, args};
 
+/// A warp per row.
+fn config(rows: usize) -> LaunchConfig {
+    LaunchConfig::blocks(rows.div_ceil(4), 128)
+}
+
 impl<T: ActType> L2Norm for Cuda<T> {
     fn l2norm_forward(
         &self,
@@ -13,8 +18,7 @@ impl<T: ActType> L2Norm for Cuda<T> {
         norm: ViewMut<'_, f32>,
     ) -> Result<(), DeviceError> {
         let rows = norm.len();
-        let args = args![x.address(), y.address(), norm.address(), rows as i32, width as i32];
-        self.launch("l2norm", "l2norm_forward", LaunchConfig::blocks(rows.div_ceil(4), 128), args)
+        self.launch("l2norm", "l2norm_forward", config(rows), args![x, y, norm, rows, width])
     }
 
     fn l2norm_backward(
@@ -26,7 +30,6 @@ impl<T: ActType> L2Norm for Cuda<T> {
         dx: ViewMut<'_, f32>,
     ) -> Result<(), DeviceError> {
         let rows = norm.len();
-        let args = args![dy.address(), x.address(), norm.address(), dx.address(), rows as i32, width as i32];
-        self.launch("l2norm", "l2norm_backward", LaunchConfig::blocks(rows.div_ceil(4), 128), args)
+        self.launch("l2norm", "l2norm_backward", config(rows), args![dy, x, norm, dx, rows, width])
     }
 }

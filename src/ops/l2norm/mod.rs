@@ -2,11 +2,11 @@
 //!
 //! Backwards, with `n = |x|`, `s = n + 1e-8`: `dx = dy / s - x · (x · dy) / (n s²)` (zero where `n` is).
 
-pub mod cpu;
+mod cpu;
 mod cuda;
 
 use crate::autograd::{Access, Backward, Cost, Op, Slot, Tape, Var, Work};
-use crate::device::{Cpu, Device, DeviceError};
+use crate::device::{Device, DeviceError};
 
 /// Devices that normalise rows.
 pub trait L2Norm: Device {
@@ -76,24 +76,5 @@ impl<D: L2Norm> Op<D> for L2NormOp {
         let Some((dy, dx)) = self.back else { return Ok(()) };
         let (x, norm) = (on.read(self.x.slot()), on.read(self.norm));
         device.l2norm_backward(self.width, on.read(dy), x, norm, on.write(dx))
-    }
-}
-
-impl L2Norm for Cpu {
-    fn l2norm_forward(&self, width: usize, x: &[f32], y: &mut [f32], norm: &mut [f32]) -> Result<(), DeviceError> {
-        cpu::forward(x, width, y, norm);
-        Ok(())
-    }
-
-    fn l2norm_backward(
-        &self,
-        width: usize,
-        dy: &[f32],
-        x: &[f32],
-        norm: &[f32],
-        dx: &mut [f32],
-    ) -> Result<(), DeviceError> {
-        cpu::backward(dy, x, norm, width, dx);
-        Ok(())
     }
 }

@@ -4,7 +4,7 @@ use super::{BackwardOperands, Forward, LayerNorm, Shape};
 use crate::device::DeviceError;
 use crate::device::cuda::kernels::layernorm::{BF16, F32, STRIDE, WARPS};
 use crate::device::cuda::{ActType, Cuda, LaunchConfig, args};
-use crate::ops::bias::cuda::add_partials;
+use crate::ops::bias::cuda::{Rows, add_partials};
 
 /// Packs per lane that the kernels were compiled for.
 fn instances<T: ActType>() -> &'static [usize] {
@@ -31,28 +31,27 @@ impl<T: ActType> LayerNorm for Cuda<T> {
     }
 
     fn layernorm_forward(&self, shape: &Shape, operands: Forward<'_, Self>) -> Result<(), DeviceError> {
+        let &Shape { rows, width } = shape;
         let Forward { x, delta_sum, gamma, beta, eps, y, mean, rstd } = operands;
-        let (delta, sum) = delta_sum.map_or((0, 0), |(delta, sum)| (delta.address(), sum.address()));
-        let kernel = format!("layernorm_forward_{}_{}", T::SUFFIX, packs::<T>(shape.width)?);
-        let [rows, width] = [shape.rows, shape.width].map(|size| size as i32);
-        let (gamma, beta, mean, rstd) = (gamma.address(), beta.address(), mean.address(), rstd.address());
-        let args = args![x.address(), delta, sum, gamma, beta, y.address(), mean, rstd, rows, width, eps];
-        self.launch("layernorm", &kernel, LaunchConfig::blocks(shape.rows.div_ceil(WARPS), 32 * WARPS as u32), args)
+        let (delta, sum) = delta_sum.unzip();
+        let kernel = format!("layernorm_forward_{}_{}", T::SUFFIX, packs::<T>(width)?);
+        let args = args![x, delta, sum, gamma, beta, y, mean, rstd, rows, width, eps];
+        self.launch("layernorm", &kernel, LaunchConfig::blocks(rows.div_ceil(WARPS), 32 * WARPS as u32), args)
     }
 
     fn layernorm_backward(&self, shape: &Shape, operands: BackwardOperands<'_, Self>) -> Result<(), DeviceError> {
-        let BackwardOperands { dy, x, gamma, mean, rstd, dx: (dx, add), dgamma, dbeta, scratch } = operands;
         let &Shape { rows, width } = shape;
+        let BackwardOperands { dy, x, gamma, mean, rstd, dx, dgamma, dbeta, scratch } = operands;
         let packs = packs::<T>(width)?;
         let kernel = format!("layernorm_backward_{}_{packs}", T::SUFFIX);
         let blocks = blocks(rows);
         let shared = 2 * WARPS * packs * T::PACK / 4 * STRIDE * 16;
         let config = LaunchConfig::blocks(blocks, 32 * WARPS as u32).with_shared(shared);
-        let (gamma, mean, rstd, partials) = (gamma.address(), mean.address(), rstd.address(), scratch.address());
-        let (add, rows, wide) = (i32::from(add), rows as i32, width as i32);
-        let args = args![dy.address(), x.address(), gamma, mean, rstd, dx.address(), add, partials, rows, wide];
+        let args = args![dy, x, gamma, mean, rstd, dx.view, dx.accumulate, scratch, rows, width];
         self.launch("layernorm", &kernel, config, args)?;
-        add_partials(self, partials, (blocks, width, 2 * width), dgamma)?;
-        add_partials(self, partials + 4 * width as u64, (blocks, width, 2 * width), dbeta)
+        // A row of partial sums holds those of gamma, then those of beta.
+        let gammas = Rows { x: scratch.as_view(), rows: blocks, width, stride: 2 * width };
+        add_partials(self, gammas, dgamma)?;
+        add_partials(self, Rows { x: gammas.x.split_at(width).1, ..gammas }, dbeta)
     }
 }

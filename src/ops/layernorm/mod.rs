@@ -6,12 +6,12 @@
 //! `ds = rstd · (g - mean(g) - ŝ · mean(g ∘ ŝ)) + ds_residual`, `dgamma = Σ_rows dy ∘ ŝ`, `dbeta = Σ_rows dy`;
 //! `x` and `delta` both get `ds`, as one buffer: the residual stream's gradient, updated in place.
 
-pub mod cpu;
+mod cpu;
 mod cuda;
 
 use super::act_bytes;
-use crate::autograd::{Access, Backward, Cost, Op, ParamGrad, ParamId, Slot, Tape, Var, Work};
-use crate::device::{Cpu, Device, DeviceError};
+use crate::autograd::{Access, Backward, Cost, GradMut, Op, ParamGrad, ParamId, Slot, Tape, Var, Work};
+use crate::device::{Device, DeviceError};
 
 /// Scale, shift and epsilon of a layer normalisation.
 #[derive(Clone, Copy, Debug)]
@@ -50,9 +50,9 @@ pub struct BackwardOperands<'a, D: Device> {
     pub mean: D::View<'a, f32>,
     pub rstd: D::View<'a, f32>,
     /// In, if the flag is set: the residual gradient, which is added to.
-    pub dx: (D::ViewMut<'a, D::Act>, bool),
-    pub dgamma: (D::ViewMut<'a, f32>, bool),
-    pub dbeta: (D::ViewMut<'a, f32>, bool),
+    pub dx: GradMut<D::ViewMut<'a, D::Act>>,
+    pub dgamma: GradMut<D::ViewMut<'a, f32>>,
+    pub dbeta: GradMut<D::ViewMut<'a, f32>>,
     pub scratch: D::ViewMut<'a, f32>,
 }
 
@@ -233,30 +233,11 @@ impl<D: LayerNorm> Op<D> for LayerNormOp<D> {
             gamma: on.master(self.norm.gamma),
             mean: on.read(self.mean),
             rstd: on.read(self.rstd),
-            dx: (on.write(back.dx), back.accumulate),
-            dgamma: (on.grad(back.dgamma), back.dgamma.accumulate),
-            dbeta: (on.grad(back.dbeta), back.dbeta.accumulate),
+            dx: GradMut { view: on.write(back.dx), accumulate: back.accumulate },
+            dgamma: on.grad(back.dgamma),
+            dbeta: on.grad(back.dbeta),
             scratch: on.write(back.scratch),
         };
         device.layernorm_backward(&self.shape, operands)
-    }
-}
-
-impl LayerNorm for Cpu {
-    fn layernorm_scratch(shape: &Shape) -> usize {
-        cpu::backward_scratch_len(shape.rows, shape.width)
-    }
-
-    fn layernorm_forward(&self, _: &Shape, operands: Forward<'_, Self>) -> Result<(), DeviceError> {
-        let Forward { x, delta_sum, gamma, beta, eps, y, mean, rstd } = operands;
-        let (delta, sum) = delta_sum.unzip();
-        cpu::forward(x, delta, gamma, beta, eps, sum, y, mean, rstd);
-        Ok(())
-    }
-
-    fn layernorm_backward(&self, _: &Shape, operands: BackwardOperands<'_, Self>) -> Result<(), DeviceError> {
-        let BackwardOperands { dy, x, gamma, mean, rstd, dx: (dx, add), dgamma, dbeta, scratch } = operands;
-        cpu::backward(dy, x, gamma, mean, rstd, dx, add, dgamma.0, dbeta.0, dgamma.1, scratch);
-        Ok(())
     }
 }

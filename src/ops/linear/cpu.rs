@@ -51,14 +51,13 @@ impl Linear for Cpu {
     }
 
     fn linear_backward(&self, shape: &Shape, operands: BackwardOperands<'_, Self>) -> Result<(), DeviceError> {
-        let BackwardOperands { x, weight, gelu, dy, dx, x_gelu, dweight: (dweight, accumulate), dbias, scratch } =
-            operands;
+        let BackwardOperands { x, weight, gelu, dy, dx, x_gelu, dweight, dbias, scratch } = operands;
         let Shape { rows, inputs, outputs } = *shape;
         if let Some((kind, pre)) = gelu {
             gelu::cpu::backward(kind, pre, dy);
         }
-        if let Some((dbias, accumulate)) = dbias {
-            bias::cpu::column_sums(dy, outputs, dbias, accumulate, scratch);
+        if let Some(dbias) = dbias {
+            bias::cpu::column_sums(dy, outputs, dbias, scratch);
         }
         let options = overwrite(self);
         let (dy, x) = ((&*dy, Strides::row_major(outputs)), (x, Strides::row_major(inputs)));
@@ -80,14 +79,9 @@ impl Linear for Cpu {
             }
             .run();
         }
-        let sizes = (outputs, inputs, rows);
-        gemm(
-            sizes,
-            (dweight, Strides::row_major(inputs)),
-            (dy.0, dy.1.transposed()),
-            x,
-            GemmOptions { accumulate, ..options },
-        );
+        let options = GemmOptions { accumulate: dweight.accumulate, ..options };
+        let (dweight, dy) = ((dweight.view, Strides::row_major(inputs)), (dy.0, dy.1.transposed()));
+        gemm((outputs, inputs, rows), dweight, dy, x, options);
         Ok(())
     }
 }

@@ -9,7 +9,7 @@ mod cuda;
 
 use super::act_bytes;
 use super::gelu::Gelu;
-use crate::autograd::{Access, Backward, Cost, Op, ParamGrad, ParamId, Slot, Tape, Var, Work};
+use crate::autograd::{Access, Backward, Cost, GradMut, Op, ParamGrad, ParamId, Slot, Tape, Var, Work};
 use crate::device::{Device, DeviceError};
 
 /// The parameters of a linear layer; the weight is `[outputs, inputs]`, as in PyTorch's `Linear`.
@@ -48,8 +48,8 @@ pub struct BackwardOperands<'a, D: Device> {
     pub dx: Option<D::ViewMut<'a, D::Act>>,
     /// The GELU that made `x`, and its input: `dx` is to be the gradient of that.
     pub x_gelu: Option<(Gelu, D::View<'a, D::Act>)>,
-    pub dweight: (D::ViewMut<'a, f32>, bool),
-    pub dbias: Option<(D::ViewMut<'a, f32>, bool)>,
+    pub dweight: GradMut<D::ViewMut<'a, f32>>,
+    pub dbias: Option<GradMut<D::ViewMut<'a, f32>>>,
     pub scratch: D::ViewMut<'a, f32>,
 }
 
@@ -187,8 +187,8 @@ impl<D: Linear> Op<D> for LinearOp<D> {
             dy: on.write(back.dy),
             dx: back.dx.map(|dx| on.write(dx)),
             x_gelu: back.x_gelu.map(|(kind, pre)| (kind, on.read(pre))),
-            dweight: (on.grad(back.dweight), back.dweight.accumulate),
-            dbias: back.dbias.map(|dbias| (on.grad(dbias), dbias.accumulate)),
+            dweight: on.grad(back.dweight),
+            dbias: back.dbias.map(|dbias| on.grad(dbias)),
             scratch: on.write(back.scratch),
         };
         device.linear_backward(&self.shape, operands)

@@ -1,11 +1,11 @@
 //! One row per sequence: the mean over its tokens, CLS included; the result is f32, as all that follows to the loss.
 
-pub mod cpu;
+mod cpu;
 mod cuda;
 
 use super::act_bytes;
 use crate::autograd::{Access, Backward, Cost, Op, Slot, Tape, Var, Work};
-use crate::device::{Cpu, Device, DeviceError};
+use crate::device::{Device, DeviceError};
 
 /// `[batch, tokens, width] -> [batch, width]`.
 #[derive(Clone, Copy, Debug)]
@@ -71,17 +71,5 @@ impl<D: Pool> Op<D> for PoolOp<D> {
     fn backward(&self, device: &D, on: &Access<D>) -> Result<(), DeviceError> {
         let Some((dy, dx)) = self.back else { return Ok(()) };
         device.pool_backward(&self.shape, on.read(dy), on.write(dx))
-    }
-}
-
-impl Pool for Cpu {
-    fn pool_forward(&self, shape: &Shape, x: &[f32], y: &mut [f32]) -> Result<(), DeviceError> {
-        cpu::forward(*shape, x, y);
-        Ok(())
-    }
-
-    fn pool_backward(&self, shape: &Shape, dy: &[f32], dx: &mut [f32]) -> Result<(), DeviceError> {
-        cpu::backward(*shape, dy, dx);
-        Ok(())
     }
 }

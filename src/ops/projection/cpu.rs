@@ -1,6 +1,7 @@
 //! The projection on the CPU, on all threads of the calling rayon pool.
 
 use super::{BackwardOperands, Projection, Shape};
+use crate::autograd::GradMut;
 use crate::device::gemm::{GemmOptions, Operands, Strides, gemm};
 use crate::device::{Cpu, DeviceError};
 
@@ -15,7 +16,7 @@ impl Projection for Cpu {
     }
 
     fn projection_backward(&self, shape: &Shape, operands: BackwardOperands<'_, Self>) -> Result<(), DeviceError> {
-        let BackwardOperands { x, weight, dy, dx, dweight: (dweight, accumulate) } = operands;
+        let BackwardOperands { x, weight, dy, dx, dweight: GradMut { view: dweight, accumulate } } = operands;
         let &Shape { rows, inputs, outputs } = shape;
         let (narrow, wide) = (Strides::row_major(inputs), Strides::row_major(outputs));
         if let Some(dx) = dx {

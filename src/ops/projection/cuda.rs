@@ -1,14 +1,9 @@
 //! The projection on a GPU, by cuBLASLt in f32.
 
 use super::{BackwardOperands, Projection, Shape};
+use crate::autograd::GradMut;
 use crate::device::DeviceError;
-use crate::device::cuda::{ActType, Cuda, DType, Epilogue, Gemm, Operand, View, ViewMut};
-
-/// `d = a b`, or `d += a b`, all in f32.
-fn gemm((m, n, k): (usize, usize, usize), a: Operand, b: Operand, d: u64, accumulate: bool) -> Gemm {
-    let (operands, result, epilogue) = (DType::F32, DType::F32, Epilogue::None);
-    Gemm { m, n, k, a, b, operands, d, result, accumulate, epilogue }
-}
+use crate::device::cuda::{ActType, Cuda, DType, Gemm, Operand, View, ViewMut};
 
 impl<T: ActType> Projection for Cuda<T> {
     fn projection_forward(
@@ -20,18 +15,19 @@ impl<T: ActType> Projection for Cuda<T> {
     ) -> Result<(), DeviceError> {
         let &Shape { rows, inputs, outputs } = shape;
         let (x, weight) = (Operand::plain(x.address()), Operand::plain(weight.address()));
-        self.driver().gemm(&gemm((rows, outputs, inputs), x, weight, y.address(), false))
+        self.driver().gemm(&Gemm::new([rows, outputs, inputs], DType::F32, x, weight, y.address()))
     }
 
     fn projection_backward(&self, shape: &Shape, operands: BackwardOperands<'_, Self>) -> Result<(), DeviceError> {
-        let BackwardOperands { x, weight, dy, dx, dweight: (dweight, accumulate) } = operands;
+        let BackwardOperands { x, weight, dy, dx, dweight: GradMut { view: dweight, accumulate } } = operands;
         let &Shape { rows, inputs, outputs } = shape;
         let dy = Operand::plain(dy.address());
         if let Some(dx) = dx {
             let weight = Operand::transposed(weight.address());
-            self.driver().gemm(&gemm((rows, inputs, outputs), dy, weight, dx.address(), false))?;
+            self.driver().gemm(&Gemm::new([rows, inputs, outputs], DType::F32, dy, weight, dx.address()))?;
         }
         let x = Operand::transposed(x.address());
-        self.driver().gemm(&gemm((inputs, outputs, rows), x, dy, dweight.address(), accumulate))
+        let gemm = Gemm::new([inputs, outputs, rows], DType::F32, x, dy, dweight.address());
+        self.driver().gemm(&Gemm { accumulate, ..gemm })
     }
 }

@@ -6,7 +6,7 @@
 mod cpu;
 mod cuda;
 
-use crate::autograd::{Access, Backward, Cost, Op, ParamGrad, ParamId, Slot, Tape, Var, Work};
+use crate::autograd::{Access, Backward, Cost, GradMut, Op, ParamGrad, ParamId, Slot, Tape, Var, Work};
 use crate::device::{Device, DeviceError};
 
 /// `[rows, inputs] -> [rows, outputs]`.
@@ -23,7 +23,7 @@ pub struct BackwardOperands<'a, D: Device> {
     pub weight: D::View<'a, f32>,
     pub dy: D::View<'a, f32>,
     pub dx: Option<D::ViewMut<'a, f32>>,
-    pub dweight: (D::ViewMut<'a, f32>, bool),
+    pub dweight: GradMut<D::ViewMut<'a, f32>>,
 }
 
 /// Devices that project.
@@ -98,7 +98,7 @@ impl<D: Projection> Op<D> for ProjectionOp {
             weight: on.master(self.weight),
             dy: on.read(back.dy),
             dx: back.dx.map(|dx| on.write(dx)),
-            dweight: (on.grad(back.dweight), back.dweight.accumulate),
+            dweight: on.grad(back.dweight),
         };
         device.projection_backward(&self.shape, operands)
     }
