@@ -7,7 +7,7 @@
 
 /// Prints a line to standard error, if it can be written: a full disk that takes a run's log, or a reader that has gone
 /// (`flipk train 2>&1 | head`), is no reason to end the run, as `eprintln!` would.
-macro_rules! tell {
+macro_rules! eprint_line {
     ($($line:tt)*) => {{
         use std::io::Write as _;
         let _ = writeln!(std::io::stderr().lock(), $($line)*);

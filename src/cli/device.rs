@@ -65,7 +65,7 @@ impl DeviceArgs {
         pool.install(|| match self.driver()? {
             None if asked == Precision::Bf16 => {
                 let cpu = Arc::new(Cpu::bf16()?);
-                tell!("{}", speed_of_bf16(&cpu)?);
+                eprint_line!("{}", speed_of_bf16(&cpu)?);
                 job.run(cpu)
             }
             None => job.run(Arc::new(Cpu::default())),
@@ -86,7 +86,7 @@ impl DeviceArgs {
             Kind::Auto => match best_gpu() {
                 Ok(gpu) => Some(Arc::new(gpu)),
                 Err(error) => {
-                    tell!("computing on the CPU: {error}");
+                    eprint_line!("computing on the CPU: {error}");
                     None
                 }
             },

@@ -39,7 +39,7 @@ enum Command {
 }
 
 /// The error and its causes, except causes that the text before them already ends with.
-fn message(error: &anyhow::Error) -> String {
+fn error_chain(error: &anyhow::Error) -> String {
     error.chain().map(ToString::to_string).fold(String::new(), |text, cause| {
         if text.is_empty() {
             cause
@@ -81,7 +81,7 @@ fn parse() -> Cli {
 pub fn main() -> ExitCode {
     let command = parse().command;
     if let Err(problem) = isa::chosen() {
-        tell!("error: {problem}");
+        eprint_line!("error: {problem}");
         return ExitCode::FAILURE;
     }
     let done = match command {
@@ -92,7 +92,7 @@ pub fn main() -> ExitCode {
         Command::Info(command) => command.run(),
     };
     done.unwrap_or_else(|error| {
-        tell!("error: {}", message(&error));
+        eprint_line!("error: {}", error_chain(&error));
         ExitCode::FAILURE
     })
 }
@@ -101,11 +101,11 @@ pub fn main() -> ExitCode {
 mod tests {
     use anyhow::anyhow;
 
-    use super::message;
+    use super::error_chain;
 
     #[test]
     fn a_cause_is_printed_once() {
         let error = anyhow!("no such file").context("cannot read x: no such file").context("the vocabulary");
-        assert_eq!(message(&error), "the vocabulary: cannot read x: no such file");
+        assert_eq!(error_chain(&error), "the vocabulary: cannot read x: no such file");
     }
 }

@@ -10,7 +10,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Deserialize;
 
-use super::benches::shown as shown_benches;
+use super::benches;
 use super::device::{DeviceArgs, Job};
 use super::put;
 use super::table::table;
@@ -94,7 +94,7 @@ impl Job for Measurement {
 impl Profile {
     pub fn run(self) -> Result<ExitCode> {
         if let Some([before, after]) = self.compare.as_deref() {
-            put(format_args!("{}", beside(before, after, self.group)?))?;
+            put(format_args!("{}", compare_files(before, after, self.group)?))?;
             return Ok(ExitCode::SUCCESS);
         }
         if self.fit {
@@ -120,7 +120,7 @@ impl Profile {
         let precision = job.settings.options.precision;
         let measurement = Measurement { job, again: self.ceilings, group: self.group };
         let found = self.device.run_in(precision, Precision::Bf16, measurement)?;
-        put(format_args!("{}", shown(&found, self.group)))?;
+        put(format_args!("{}", render(&found, self.group)))?;
         for (file, text) in [
             (&self.json, serde_json::to_string_pretty(&found)?),
             (&self.trace, chrome_trace(&found).to_string()),
@@ -143,9 +143,9 @@ fn fitting(recompute: Recompute) -> String {
     for preset in [Preset::B16, Preset::L16, Preset::L14, Preset::H14] {
         for ratio in [0.0, 0.5, 0.75] {
             let config = preset.config();
-            let most = MEMORY.map(|gigabytes| largest_batch(&config, ratio, gigabytes * 1_000_000_000, recompute));
-            let [a, b, c, d] = most.map(|batch| batch.map_or_else(|| "-".to_owned(), |batch| batch.to_string()));
-            rows.push([format!("{preset:?}").to_lowercase(), ratio.to_string(), a, b, c, d]);
+            let largest = MEMORY.map(|gigabytes| largest_batch(&config, ratio, gigabytes * 1_000_000_000, recompute));
+            let [a, b, c, d] = largest.map(|batch| batch.map_or_else(|| "-".to_owned(), |batch| batch.to_string()));
+            rows.push([preset.to_string(), ratio.to_string(), a, b, c, d]);
         }
     }
     table(["model", "mask ratio", "24 GB", "40 GB", "80 GB", "141 GB"], &rows)
@@ -167,7 +167,7 @@ fn read(file: &Path) -> Result<Saved> {
     })
 }
 
-fn beside(before: &Path, after: &Path, by: Group) -> Result<String> {
+fn compare_files(before: &Path, after: &Path, by: Group) -> Result<String> {
     let problem = match (read(before)?, read(after)?) {
         (Saved::Step(before), Saved::Step(after)) => {
             let counted = by != Group::Kernel || ![&before, &after].iter().any(|step| step.kernels.is_empty());
@@ -177,7 +177,7 @@ fn beside(before: &Path, after: &Path, by: Group) -> Result<String> {
             }
         }
         (Saved::Ops(before), Saved::Ops(after)) => match after.incomparable(&before) {
-            None => return Ok(shown_benches(&after, Some(&before))),
+            None => return Ok(benches::render(&after, Some(&before))),
             Some(problem) => problem,
         },
         _ => "one is a profile of a step, the other is of single ops".to_owned(),
@@ -194,7 +194,7 @@ fn rate(amount: u64, seconds: f64, unit: f64) -> String {
     if amount == 0 || seconds == 0.0 { "-".to_owned() } else { format!("{:.1}", amount as f64 / seconds / unit) }
 }
 
-fn shown(found: &profile::Profile, by: Group) -> String {
+fn render(found: &profile::Profile, by: Group) -> String {
     let profile::Profile { step_seconds, samples_per_second, ceilings, peak_memory_bytes, .. } = found;
     let row = |line: &Line| {
         let near = line.fraction().map_or_else(|| "-".to_owned(), |share| format!("{:.0} %", 100.0 * share));

@@ -95,7 +95,7 @@ fn interrupt() -> Result<Arc<AtomicBool>> {
         if flag.swap(true, Ordering::Relaxed) {
             std::process::exit(130);
         }
-        tell!("\nstopping: a checkpoint is saved after this step (Ctrl-C again to stop at once)");
+        eprint_line!("\nstopping: a checkpoint is saved after this step (Ctrl-C again to stop at once)");
     };
     ctrlc::set_handler(handler).context("cannot listen for Ctrl-C")?;
     for signal in ignored {

@@ -52,12 +52,12 @@ mod tests {
     fn the_largest_batch_fits_and_the_next_does_not() {
         let config = Preset::Tiny.config();
         let memory = 3 << 30;
-        let most = |ratio, recompute| largest_batch(&config, ratio, memory, recompute).unwrap();
-        let batch = most(0.5, Recompute::None);
+        let largest = |ratio, recompute| largest_batch(&config, ratio, memory, recompute).unwrap();
+        let batch = largest(0.5, Recompute::None);
         let bytes = |batch| step_bytes(&config, 0.5, batch, Recompute::None) + BESIDE;
         assert!(batch >= 8 && bytes(batch) <= memory && bytes(batch + 8) > memory, "{batch}");
-        assert!(most(0.75, Recompute::None) > batch, "masking saves memory");
-        assert!(most(0.5, Recompute::Blocks) > batch, "computing again saves memory");
+        assert!(largest(0.75, Recompute::None) > batch, "masking saves memory");
+        assert!(largest(0.5, Recompute::Blocks) > batch, "computing again saves memory");
         assert_eq!(largest_batch(&config, 0.0, BESIDE, Recompute::None), None);
     }
 }

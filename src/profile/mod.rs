@@ -202,7 +202,7 @@ fn training_step<D: AllOps>(trainer: &mut Trainer<D>, batch: &Batch, job: &Job) 
         submit()?;
     }
     let spent = start.elapsed().as_secs_f64();
-    trainer.settle()?;
+    trainer.drain()?;
     Ok(spent / job.steps.max(1) as f64)
 }
 

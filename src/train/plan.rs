@@ -60,7 +60,7 @@ impl Plan {
         let settings = Settings::resolve(options, tokenizer.vocab_size())?;
         let asks_for_labels = settings.options.labels.is_some_and(|labels| labels != Labels::default());
         if settings.eval_data.is_empty() && (settings.eval_every > 0 || asks_for_labels) {
-            tell!("warning: --eval-every and --labels do nothing without --eval-data");
+            eprint_line!("warning: --eval-every and --labels do nothing without --eval-data");
         }
         let (dataset, held_out) = datasets(&settings)?;
         let (folder, lock) = RunFolder::create(out, &settings.preset_name())?;
@@ -135,10 +135,10 @@ impl Plan {
         let harmful: Vec<&str> =
             changed.iter().map(String::as_str).filter(|key| !is_harmless(key, &before, after)).collect();
         if !harmful.is_empty() {
-            tell!("changed: {}; the weights will differ from those of the original run", harmful.join(", "));
+            eprint_line!("changed: {}; the weights will differ from those of the original run", harmful.join(", "));
         }
         if changed.iter().any(|key| key == "data") {
-            tell!("the training data has moved; its content is the same");
+            eprint_line!("the training data has moved; its content is the same");
         }
     }
 

@@ -47,7 +47,7 @@ impl Progress {
             }
             None if left == 0 || self.last_line.is_none_or(|last| last.elapsed() >= PLAIN_EVERY) => {
                 self.last_line = Some(Instant::now());
-                tell!("step {}/{}  {message}", metrics.step, self.total);
+                eprint_line!("step {}/{}  {message}", metrics.step, self.total);
             }
             None => {}
         }
@@ -63,8 +63,8 @@ impl Progress {
     /// Prints a line that stays.
     pub fn say(&self, line: &str) {
         match &self.bar {
-            Some(bar) => bar.suspend(|| tell!("{line}")),
-            None => tell!("{line}"),
+            Some(bar) => bar.suspend(|| eprint_line!("{line}")),
+            None => eprint_line!("{line}"),
         }
     }
 }

@@ -28,7 +28,7 @@ pub fn find(target: &Path) -> Result<(RunFolder, Option<PathBuf>), TrainError> {
                 RunFolder::RUNS
             ),
         })?;
-        tell!("the newest run under {}/ is {}", RunFolder::RUNS, newest.display());
+        eprint_line!("the newest run under {}/ is {}", RunFolder::RUNS, newest.display());
         return Ok((RunFolder::open(&newest)?, None));
     }
     if target.is_file() {
@@ -94,10 +94,10 @@ impl Point {
             match Checkpoint::open_intact(path) {
                 Ok(checkpoint) => {
                     for error in &broken {
-                        tell!("warning: {error}");
+                        eprint_line!("warning: {error}");
                     }
                     if !broken.is_empty() {
-                        tell!("resuming from the newest intact one, {}", path.display());
+                        eprint_line!("resuming from the newest intact one, {}", path.display());
                     }
                     return Ok(Self::at(checkpoint, &all));
                 }
@@ -107,7 +107,7 @@ impl Point {
         }
         match broken.into_iter().next() {
             None => {
-                tell!("{} has no checkpoint yet; the run starts over", folder.path().display());
+                eprint_line!("{} has no checkpoint yet; the run starts over", folder.path().display());
                 Ok(Self::default())
             }
             Some(TrainError::Checkpoint { path, problem }) => {

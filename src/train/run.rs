@@ -149,11 +149,11 @@ impl<D: AllOps> Run<D> {
             collapse_reported: false,
             in_flight: None,
         };
-        this.introduce();
+        this.print_header();
         Ok(this)
     }
 
-    fn introduce(&self) {
+    fn print_header(&self) {
         let Settings { model, loader, .. } = &self.plan.settings;
         self.progress.say(&format!(
             "{} pairs; {:.1} M parameters; {} px, {} of {} patches visible; batch {}; {} steps from {}; activations {:.0} MB; {}",
@@ -197,7 +197,7 @@ impl<D: AllOps> Run<D> {
         };
         // The device computes this step while the next batch is fetched, so the outcome is read one step later.
         let before = self.trainer.submit(&batch, self.schedule.at(self.state.step))?;
-        self.record(before, self.state.step)?;
+        self.record_outcome(before, self.state.step)?;
         self.state.step += 1;
         self.state.samples += batch.samples.len() as u64;
         self.state.position = batch.next;
@@ -249,17 +249,17 @@ impl<D: AllOps> Run<D> {
     }
 
     /// Waits until all submitted steps are computed, and records the last one's outcome.
-    fn settle(&mut self) -> Result<(), TrainError> {
+    fn drain(&mut self) -> Result<(), TrainError> {
         let start = Instant::now();
-        let outcome = self.trainer.settle()?;
-        self.record(outcome, self.state.step)?;
+        let outcome = self.trainer.drain()?;
+        self.record_outcome(outcome, self.state.step)?;
         self.window.time += start.elapsed();
         self.stepping += start.elapsed();
         Ok(())
     }
 
     /// Adds the outcome of step number `step`, whose batch was in flight, to the window.
-    fn record(&mut self, outcome: Option<StepOutcome>, step: u64) -> Result<(), TrainError> {
+    fn record_outcome(&mut self, outcome: Option<StepOutcome>, step: u64) -> Result<(), TrainError> {
         let (Some(outcome), Some(batch)) = (outcome, self.in_flight.take()) else { return Ok(()) };
         let quantities = [("loss", outcome.loss), ("gradient norm", outcome.grad_norm)];
         if let Some((what, value)) = quantities.into_iter().find(|(_, value)| !value.is_finite()) {
@@ -282,14 +282,14 @@ impl<D: AllOps> Run<D> {
             value: String,
             samples: &'a [String],
         }
-        const SHOWN: usize = 8;
+        const MAX_SHOWN: usize = 8;
         let names: Vec<String> = batch.samples.iter().map(|&sample| self.plan.dataset.name(sample)).collect();
         let report = Report { step, what, value: value.to_string(), samples: &names };
-        let mut keys = names[..names.len().min(SHOWN)].join(", ");
-        if names.len() > SHOWN {
+        let mut keys = names[..names.len().min(MAX_SHOWN)].join(", ");
+        if names.len() > MAX_SHOWN {
             keys += &match self.plan.folder.write_json("diverged.json", &report) {
-                Ok(path) => format!(" and {} more, all in {}", names.len() - SHOWN, path.display()),
-                Err(_) => format!(" and {} more", names.len() - SHOWN),
+                Ok(path) => format!(" and {} more, all in {}", names.len() - MAX_SHOWN, path.display()),
+                Err(_) => format!(" and {} more", names.len() - MAX_SHOWN),
             };
         }
         let last = match &self.saved {
@@ -301,7 +301,7 @@ impl<D: AllOps> Run<D> {
 
     /// Writes a line of metrics and starts the next window.
     fn report(&mut self, evaluated: Option<ZeroShot>) -> Result<(), TrainError> {
-        self.settle()?;
+        self.drain()?;
         let window = std::mem::take(&mut self.window);
         let (steps, seconds) = (window.steps.max(1) as f64, window.time.as_secs_f64().max(1e-9));
         let position = self.state.position;
@@ -324,7 +324,7 @@ impl<D: AllOps> Run<D> {
         self.latest = metrics;
         self.progress.show(&metrics, self.stepping.as_secs_f64() / self.steps.max(1) as f64);
         let written = self.log.write(&metrics);
-        self.tolerate(written);
+        self.warn_once(written);
         Ok(())
     }
 
@@ -344,7 +344,7 @@ impl<D: AllOps> Run<D> {
     }
 
     /// Warns once that metrics cannot be written, which alone does not end a run.
-    fn tolerate(&mut self, written: Result<(), TrainError>) {
+    fn warn_once(&mut self, written: Result<(), TrainError>) {
         if let (Err(error), false) = (written, self.log_failed) {
             self.log_failed = true;
             self.progress.say(&format!("warning: {error}; training continues without it"));
@@ -356,7 +356,7 @@ impl<D: AllOps> Run<D> {
     }
 
     fn save(&mut self) -> Result<PathBuf, TrainError> {
-        self.settle()?;
+        self.drain()?;
         self.state.seconds = self.seconds();
         let (weights, moments) = self.trainer.download()?;
         let folder = self.plan.folder.checkpoints();
@@ -365,7 +365,7 @@ impl<D: AllOps> Run<D> {
         checkpoint::prune(&folder, self.plan.settings.keep);
         self.saved = Some(path.clone());
         let drawn = self.log.draw(&self.title());
-        self.tolerate(drawn);
+        self.warn_once(drawn);
         Ok(path)
     }
 
@@ -389,7 +389,7 @@ impl<D: AllOps> Run<D> {
     }
 
     fn evaluate(&mut self) -> Result<ZeroShot, TrainError> {
-        self.settle()?;
+        self.drain()?;
         let Some(HeldOut { dataset, classes, templates, .. }) = &self.plan.held_out else {
             return Err(TrainError::Settings { problem: "there is no held-out data to evaluate on".to_owned() });
         };

@@ -98,7 +98,7 @@ impl<D: AllOps> Trainer<D> {
     }
 
     /// Waits for the last submitted step and returns its outcome, if it was not read yet.
-    pub fn settle(&mut self) -> Result<Option<StepOutcome>, DeviceError> {
+    pub fn drain(&mut self) -> Result<Option<StepOutcome>, DeviceError> {
         self.submitted.take().map(|last| self.wait(last)).transpose()
     }
 
