@@ -236,8 +236,12 @@ impl Job for Evaluation<'_> {
         let mut encoder = Encoder::new(&device, &flip, self.common.batch as usize)?;
         let bar = ProgressBar::new(self.dataset.len() as u64);
         bar.set_style(ProgressStyle::with_template("{bar:24.cyan/blue} {pos}/{len} images  {per_sec}  {eta} left")?);
-        let inputs =
-            Inputs { dataset: &self.dataset, tokenizer: &self.tokenizer, max_bad: self.common.max_bad, bar: &bar };
+        let inputs = Inputs {
+            dataset: &self.dataset,
+            tokenizer: &self.tokenizer,
+            max_bad: self.common.max_bad,
+            progress: &|images| bar.inc(images as u64),
+        };
         let found = match &self.kind {
             Kind::ZeroShot { classes, templates } => {
                 eval::zero_shot(&mut encoder, &params, &inputs, classes, templates).map(Found::ZeroShot)

@@ -1,10 +1,24 @@
 //! The command line: one file per subcommand; each parses, calls and prints, and computes nothing.
 
+/// Prints a line to standard error. Unlike `eprintln!`, it does not panic if that fails: a full disk under the log, or a
+/// reader that has gone (`flipk train 2>&1 | head`), must not end a run.
+macro_rules! eprint_line {
+    ($($line:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr().lock(), $($line)*);
+    }};
+}
+
 pub mod benches;
 mod device;
 mod eval;
+#[cfg(feature = "cuda")]
+mod fit;
+#[cfg(feature = "cuda")]
+mod gpu;
 mod info;
 mod profile;
+mod progress;
 mod table;
 mod train;
 mod verify;

@@ -14,11 +14,9 @@ use super::benches;
 use super::device::{DeviceArgs, Job};
 use super::put;
 use super::table::table;
-use crate::autograd::Recompute;
 use crate::device::KernelCounts;
-use crate::model::Preset;
 use crate::ops::AllOps;
-use crate::profile::{self, Benches, Group, Line, chrome_trace, compare, group, largest_batch, measure_ceilings, svg};
+use crate::profile::{self, Benches, Group, Line, chrome_trace, compare, group, measure_ceilings, svg};
 use crate::train::{Options, Precision, RunFolder, Settings, tokenizer};
 
 /// Time a training step, layer by layer, beside the device's limits
@@ -61,6 +59,7 @@ pub struct Profile {
     compare: Option<Vec<PathBuf>>,
     /// Print the largest batch that fits 24, 40, 80 and 141 GB for each preset and mask ratio, from the plan of a step's buffers
     /// in bf16 with --recompute as given, and run nothing
+    #[cfg(feature = "cuda")]
     #[arg(long, conflicts_with = "compare")]
     fit: bool,
     /// Measure the device's ceilings again, even if they were measured before
@@ -87,7 +86,14 @@ impl Job for Measurement {
             bail!("{NOT_COUNTED}: --group kernel needs --device emulator");
         }
         let ceilings = measure_ceilings(&device, self.again)?;
-        Ok(profile::profile(device, &self.job, ceilings)?)
+        let bar = ProgressBar::new(0);
+        bar.set_style(ProgressStyle::with_template("{bar:24.cyan/blue} {pos}/{len} steps  {elapsed}  {eta} left")?);
+        let profiled = profile::profile(device, &self.job, ceilings, &mut |progress| {
+            bar.set_length(progress.total as u64);
+            bar.set_position(progress.done as u64);
+        });
+        bar.finish_and_clear();
+        Ok(profiled?)
     }
 }
 
@@ -97,8 +103,9 @@ impl Profile {
             put(format_args!("{}", compare_files(before, after, self.group)?))?;
             return Ok(ExitCode::SUCCESS);
         }
+        #[cfg(feature = "cuda")]
         if self.fit {
-            put(format_args!("{}", fitting(self.options.recompute.unwrap_or_default())))?;
+            put(format_args!("{}", super::fit::table_of_batches(self.options.recompute.unwrap_or_default())))?;
             return Ok(ExitCode::SUCCESS);
         }
         let options = match &self.run {
@@ -114,9 +121,7 @@ impl Profile {
         let settings = Settings::resolve(options, tokenizer.vocab_size())?;
         let (dataset, model) = (Arc::new(settings.dataset()?), settings.preset_name());
         let (warm_up, steps) = (2, self.count as usize);
-        let bar = ProgressBar::new((warm_up + steps) as u64);
-        bar.set_style(ProgressStyle::with_template("{bar:24.cyan/blue} {pos}/{len} steps  {elapsed}  {eta} left")?);
-        let job = profile::Job { settings, dataset, tokenizer, model, warm_up, steps, bar };
+        let job = profile::Job { settings, dataset, tokenizer, model, warm_up, steps };
         let precision = job.settings.options.precision;
         let measurement = Measurement { job, again: self.ceilings, group: self.group };
         let found = self.device.run_in(precision, Precision::Bf16, measurement)?;
@@ -133,22 +138,6 @@ impl Profile {
         }
         Ok(ExitCode::SUCCESS)
     }
-}
-
-/// Memory of commonly rented cards, in units of 10^9 bytes.
-const MEMORY: [usize; 4] = [24, 40, 80, 141];
-
-fn fitting(recompute: Recompute) -> String {
-    let mut rows = Vec::new();
-    for preset in [Preset::B16, Preset::L16, Preset::L14, Preset::H14] {
-        for ratio in [0.0, 0.5, 0.75] {
-            let config = preset.config();
-            let largest = MEMORY.map(|gigabytes| largest_batch(&config, ratio, gigabytes * 1_000_000_000, recompute));
-            let [a, b, c, d] = largest.map(|batch| batch.map_or_else(|| "-".to_owned(), |batch| batch.to_string()));
-            rows.push([preset.to_string(), ratio.to_string(), a, b, c, d]);
-        }
-    }
-    table(["model", "mask ratio", "24 GB", "40 GB", "80 GB", "141 GB"], &rows)
 }
 
 /// The files that `--compare` reads.

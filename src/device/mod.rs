@@ -6,11 +6,13 @@
 use serde::{Deserialize, Serialize};
 
 mod cpu;
+#[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod gemm;
 pub mod isa;
 
 pub use cpu::{Cpu, CpuMemory};
+#[cfg(feature = "cuda")]
 pub use cuda::Cuda;
 
 /// A number type that tensors can hold.
@@ -125,6 +127,14 @@ pub struct ProbeSizes {
     pub reads_before_writing: bool,
     /// Rows and columns of both square operands.
     pub product_side: usize,
+}
+
+/// Rates that an H100 SXM (80 GB) reaches; the emulated GPU stands for one.
+pub mod h100 {
+    /// Bytes per second of a large copy, reads and writes both counted.
+    pub const BANDWIDTH: f64 = 3.0e12;
+    /// FLOP/s of large bf16 products by cuBLAS on random data.
+    pub const GEMM: f64 = 798e12;
 }
 
 /// A place to compute: memory, views of it, and copies in and out.

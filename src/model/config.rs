@@ -41,7 +41,8 @@ fn default_ln_eps() -> f32 {
 }
 
 /// The models of the paper (docs/method.md, "Model"), and a small one for the embedded data.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum Preset {
     Tiny,
@@ -52,7 +53,8 @@ pub enum Preset {
 }
 
 /// What the towers are trained to minimise; [`crate::ops::contrastive`] and [`crate::ops::sigmoid`] have the formulas.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum Loss {
     /// Softmax over the batch, both ways: the paper's

@@ -39,6 +39,7 @@ pub use self::{
     metrics::Metrics,
     options::{Options, Precision},
     plan::{Plan, tokenizer},
+    progress::{Progress, Report},
     run::train,
     settings::{Length, Settings},
     summary::{Ended, Summary},

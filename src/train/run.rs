@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use indicatif::ProgressBar;
 use serde::Serialize;
 
 use super::advice;
@@ -13,8 +12,7 @@ use super::checkpoint::{self, State};
 use super::held_out::HeldOut;
 use super::introduction;
 use super::metrics::{Metrics, MetricsLog};
-use super::progress::Progress;
-use super::{Ended, Plan, Settings, StepOutcome, Summary, TrainError, Trainer};
+use super::{Ended, Plan, Progress, Report, Settings, StepOutcome, Summary, TrainError, Trainer};
 use crate::data::{Batch, Loader, Position, Skipped, Variety};
 use crate::device::Device;
 use crate::eval::{self, Encoder, ZeroShot};
@@ -22,14 +20,19 @@ use crate::model::Flip;
 use crate::ops::AllOps;
 use crate::optim::Schedule;
 
-/// Trains `plan` to its end, or until `stop` is set.
+/// Trains `plan` to its end, or until `stop` is set. `report` receives lines to print, and the progress.
 ///
 /// # Errors
 /// See [`TrainError`]. Checkpoints that were already written are kept.
-pub fn train<D: AllOps>(device: Arc<D>, mut plan: Plan, stop: &AtomicBool) -> Result<Ended, TrainError> {
+pub fn train<D: AllOps>(
+    device: Arc<D>,
+    mut plan: Plan,
+    stop: &AtomicBool,
+    report: &mut Report,
+) -> Result<Ended, TrainError> {
     let notes = plan.fix(&device)?;
-    let mut run = Run::new(device, plan)?;
-    notes.iter().for_each(|line| run.progress.say(line));
+    let mut run = Run::new(device, plan, report)?;
+    notes.iter().for_each(|line| run.print(line));
     while run.state.step < run.total {
         run.step()?;
         if stop.load(Ordering::Relaxed) {
@@ -51,13 +54,13 @@ struct Window {
     time: Duration,
 }
 
-struct Run<D: Device> {
+struct Run<'a, D: Device> {
     plan: Plan,
     trainer: Trainer<D>,
     loader: Loader,
     schedule: Schedule,
     log: MetricsLog,
-    progress: Progress,
+    report: &'a mut Report<'a>,
     encoder: Option<Encoder<D>>,
     state: State,
     total: u64,
@@ -78,8 +81,8 @@ struct Run<D: Device> {
     in_flight: Option<Batch>,
 }
 
-impl<D: AllOps> Run<D> {
-    fn new(device: Arc<D>, mut plan: Plan) -> Result<Self, TrainError> {
+impl<'a, D: AllOps> Run<'a, D> {
+    fn new(device: Arc<D>, mut plan: Plan, report: &'a mut Report<'a>) -> Result<Self, TrainError> {
         let point = plan.resume.take();
         let settings = &plan.settings;
         let flip = Flip::with_loss(&settings.model, settings.loss, settings.decay_cls);
@@ -112,9 +115,9 @@ impl<D: AllOps> Run<D> {
         }
         let total = plan.steps();
         let schedule = Schedule { peak: settings.peak_lr, warmup: settings.warmup_steps(total), total };
-        let progress = Progress::new(total, state.step);
+        let mut print = |line: &str| report(Progress::Line(line));
         if let Some(before) = another {
-            progress.say(&format!(
+            print(&format!(
                 "changed: the checkpoint was computed in {before}, and the run continues in {}; the weights will differ from \
                  those of the original run",
                 state.arithmetic.as_deref().unwrap_or_default()
@@ -123,11 +126,11 @@ impl<D: AllOps> Run<D> {
         // Nothing in the run folder changes until everything that can fail has succeeded.
         if let Some(point) = &point {
             let moved = point.set_aside(&plan.folder, state.step < total)?;
-            moved.iter().for_each(|line| progress.say(line));
+            moved.iter().for_each(|line| print(line));
             plan.folder.describe(&settings.options, &plan.tokenizer)?;
         }
         let log = MetricsLog::open(plan.folder.path(), state.step)?;
-        let this = Self {
+        let mut this = Self {
             seconds_before: state.seconds,
             saved: resume.map(|checkpoint| checkpoint.path().to_owned()),
             plan,
@@ -135,7 +138,7 @@ impl<D: AllOps> Run<D> {
             loader,
             schedule,
             log,
-            progress,
+            report,
             encoder: None,
             state,
             total,
@@ -153,9 +156,15 @@ impl<D: AllOps> Run<D> {
         Ok(this)
     }
 
-    fn print_header(&self) {
+    /// Reports a line of text.
+    fn print(&mut self, line: &str) {
+        (self.report)(Progress::Line(line));
+    }
+
+    fn print_header(&mut self) {
         let Settings { model, loader, .. } = &self.plan.settings;
-        self.progress.say(&format!(
+        let mut print = |line: &str| (self.report)(Progress::Line(line));
+        print(&format!(
             "{} pairs; {:.1} M parameters; {} px, {} of {} patches visible; batch {}; {} steps from {}; activations {:.0} MB; {}",
             self.plan.dataset.len(),
             self.trainer.params().layout().count() as f64 / 1e6,
@@ -178,16 +187,16 @@ impl<D: AllOps> Run<D> {
             total: self.total,
             warmup: self.schedule.warmup,
         });
-        captions.iter().chain(held_out).chain(&warnings).for_each(|line| self.progress.say(line));
-        self.progress.say(&format!("run folder: {}", self.plan.folder.path().display()));
+        captions.iter().chain(held_out).chain(&warnings).for_each(|line| print(line));
+        print(&format!("run folder: {}", self.plan.folder.path().display()));
         let held_out = self.plan.held_out.iter().flat_map(|held_out| held_out.dataset.warnings());
-        self.plan.dataset.warnings().iter().chain(held_out).for_each(|warning| self.progress.say(warning));
+        self.plan.dataset.warnings().iter().chain(held_out).for_each(|line| print(line));
     }
 
     fn step(&mut self) -> Result<(), TrainError> {
         let start = Instant::now();
         let batch = self.loader.next_batch();
-        self.loader.take_warnings().iter().for_each(|warning| self.progress.say(warning));
+        self.loader.take_warnings().iter().for_each(|line| self.print(line));
         let batch = match batch {
             Ok(batch) => batch,
             Err(error) => {
@@ -206,7 +215,7 @@ impl<D: AllOps> Run<D> {
         self.window.time += start.elapsed();
         self.steps += 1;
         self.stepping += start.elapsed();
-        self.progress.step(self.state.step);
+        (self.report)(Progress::Step { done: self.state.step, total: self.total });
         let Settings { log_every, save_every, eval_every, .. } = self.plan.settings;
         let (step, last) = (self.state.step, self.state.step == self.total);
         let due = |every: u64| every > 0 && step.is_multiple_of(every);
@@ -215,7 +224,7 @@ impl<D: AllOps> Run<D> {
             && self.plan.held_out.is_some()
             && let Err(error) = self.save()
         {
-            self.progress.say(&format!("warning: {error}"));
+            self.print(&format!("warning: {error}"));
         }
         let evaluated = match (due(eval_every) || last, &self.plan.held_out) {
             (true, Some(_)) => match self.evaluate() {
@@ -225,7 +234,7 @@ impl<D: AllOps> Run<D> {
                     return Err(error);
                 }
                 Err(error @ TrainError::Eval(_)) => {
-                    self.progress.say(&format!("warning: not evaluated: {error}"));
+                    self.print(&format!("warning: not evaluated: {error}"));
                     None
                 }
                 evaluated => Some(evaluated?),
@@ -240,7 +249,7 @@ impl<D: AllOps> Run<D> {
             match self.save() {
                 Err(error @ TrainError::Io { .. }) => {
                     let next = step + save_every;
-                    self.progress.say(&format!("warning: {error}; training continues, next attempt at step {next}"));
+                    self.print(&format!("warning: {error}; training continues, next attempt at step {next}"));
                 }
                 saved => drop(saved?),
             }
@@ -322,7 +331,9 @@ impl<D: AllOps> Run<D> {
         };
         self.watch_collapse(&metrics, window.steps)?;
         self.latest = metrics;
-        self.progress.show(&metrics, self.stepping.as_secs_f64() / self.steps.max(1) as f64);
+        let left = self.total.saturating_sub(metrics.step) as f64 * self.stepping.as_secs_f64();
+        let left = Duration::try_from_secs_f64(left / self.steps.max(1) as f64).unwrap_or_default();
+        (self.report)(Progress::Metrics { metrics: &metrics, total: self.total, left });
         let written = self.log.write(&metrics);
         self.warn_once(written);
         Ok(())
@@ -338,7 +349,7 @@ impl<D: AllOps> Run<D> {
         let cosines = self.trainer.embeddings()?.map(|rows| advice::mean_cosine(&rows, model.embed_dim));
         if let Some(line) = advice::collapse(metrics.loss, loss, loader.batch, cosines) {
             self.collapse_reported = true;
-            self.progress.say(&line);
+            self.print(&line);
         }
         Ok(())
     }
@@ -347,7 +358,7 @@ impl<D: AllOps> Run<D> {
     fn warn_once(&mut self, written: Result<(), TrainError>) {
         if let (Err(error), false) = (written, self.log_failed) {
             self.log_failed = true;
-            self.progress.say(&format!("warning: {error}; training continues without it"));
+            self.print(&format!("warning: {error}; training continues without it"));
         }
     }
 
@@ -379,7 +390,7 @@ impl<D: AllOps> Run<D> {
             Ok(_) => format!("saved step {}; flipk train --resume {folder} goes on from there", self.state.step),
             Err(error) => format!("warning: {error}"),
         };
-        self.progress.say(&line);
+        self.print(&line);
     }
 
     fn title(&self) -> String {
@@ -401,13 +412,13 @@ impl<D: AllOps> Run<D> {
             dataset,
             tokenizer: &self.plan.tokenizer,
             max_bad: self.plan.settings.loader.max_bad,
-            bar: &ProgressBar::hidden(),
+            progress: &|_| (),
         };
         let found = eval::zero_shot(encoder, self.trainer.params(), &inputs, classes, templates);
         // Every evaluation skips the same samples: one report is enough.
         let warnings = encoder.take_warnings();
         if self.eval_skipped.is_none() {
-            warnings.iter().for_each(|warning| self.progress.say(warning));
+            warnings.iter().for_each(|line| (self.report)(Progress::Line(line)));
         }
         self.eval_skipped = Some(encoder.skipped().clone());
         Ok(found?)

@@ -1,5 +1,6 @@
 //! Sums of gradients, where a tensor was used twice. Recorded by the tape itself.
 
+#[cfg(feature = "cuda")]
 mod cuda;
 
 use rayon::prelude::*;

@@ -7,6 +7,7 @@
 //! `dlogit_scale = Σ G ∘ L` (zero where the clip holds it).
 
 pub mod cpu;
+#[cfg(feature = "cuda")]
 pub(in crate::ops) mod cuda;
 
 use crate::autograd::{Access, Backward, Cost, Op, ParamGrad, ParamId, Slot, Tape, Var, Work};

@@ -9,6 +9,7 @@
 //! `dlogit_scale = Σ G ∘ L` (zero where the clip holds it), `dlogit_bias = Σ G`.
 
 pub mod cpu;
+#[cfg(feature = "cuda")]
 mod cuda;
 
 use super::contrastive::OUTCOME_LEN;
