@@ -18,3 +18,4 @@ pub mod optim;
 pub mod profile;
 pub mod random;
 pub mod train;
+pub mod units;

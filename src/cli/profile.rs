@@ -18,6 +18,7 @@ use crate::device::KernelCounts;
 use crate::ops::AllOps;
 use crate::profile::{self, Benches, Group, Line, chrome_trace, compare, group, measure_ceilings, svg};
 use crate::train::{Options, Precision, RunFolder, Settings, tokenizer};
+use crate::units::Bytes;
 
 /// Time a training step, layer by layer, beside the device's limits
 ///
@@ -213,11 +214,11 @@ fn render(found: &profile::Profile, by: Group) -> String {
         ceilings.bytes_per_second / 1e9
     );
     let list = |held: &[(String, usize)]| {
-        let parts: Vec<_> = held.iter().map(|(what, bytes)| format!("{what} {:.1}", *bytes as f64 / 1e6)).collect();
+        let parts: Vec<_> = held.iter().map(|(what, bytes)| format!("{what} {}", Bytes(*bytes))).collect();
         parts.join(", ")
     };
-    text += &format!("memory: {:.1} MB ({})\n", *peak_memory_bytes as f64 / 1e6, list(&found.memory));
-    text += &format!("activations, before buffers share room: {} MB\n", list(&found.activations));
+    text += &format!("memory: {} ({})\n", Bytes(*peak_memory_bytes), list(&found.memory));
+    text += &format!("activations, if no buffers shared memory: {}\n", list(&found.activations));
     if let (Some(training), Some(first)) = (found.training_step_seconds, found.first_step_seconds) {
         text += &format!(
             "op by op {:.2} ms a step; as training makes it {:.2} ms; the first one took {first:.2} s\n",

@@ -21,6 +21,7 @@ mod error;
 mod folder;
 mod held_out;
 mod introduction;
+mod memory;
 mod metrics;
 mod options;
 mod pace;
@@ -36,6 +37,7 @@ mod trainer;
 pub use self::{
     error::TrainError,
     folder::RunFolder,
+    memory::{largest_batch, step_bytes},
     metrics::Metrics,
     options::{Options, Precision},
     plan::{Plan, tokenizer},

@@ -19,6 +19,7 @@ use crate::eval::{self, Encoder, ZeroShot};
 use crate::model::Flip;
 use crate::ops::AllOps;
 use crate::optim::Schedule;
+use crate::units::Bytes;
 
 /// Trains `plan` to its end, or until `stop` is set. `report` receives lines to print, and the progress.
 ///
@@ -165,7 +166,7 @@ impl<'a, D: AllOps> Run<'a, D> {
         let Settings { model, loader, .. } = &self.plan.settings;
         let mut print = |line: &str| (self.report)(Progress::Line(line));
         print(&format!(
-            "{} pairs; {:.1} M parameters; {} px, {} of {} patches visible; batch {}; {} steps from {}; activations {:.0} MB; {}",
+            "{} pairs; {:.1} M parameters; {} px, {} of {} patches visible; batch {}; {} steps from {}; activations {}; {}",
             self.plan.dataset.len(),
             self.trainer.params().layout().count() as f64 / 1e6,
             model.image_size,
@@ -174,7 +175,7 @@ impl<'a, D: AllOps> Run<'a, D> {
             loader.batch,
             self.total,
             self.state.step,
-            self.trainer.activation_bytes() as f64 / 1e6,
+            Bytes(self.trainer.activation_bytes()),
             self.trainer.device().describe(),
         ));
         let captions = introduction::captions(&self.plan.dataset, &self.plan.tokenizer, loader);

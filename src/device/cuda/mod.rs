@@ -216,6 +216,7 @@ impl<T: ActType> Device for Cuda<T> {
             asked: bytes,
             free: self.driver.free_bytes(),
             held: held.clone(),
+            advice: None,
         })?;
         held.push((purpose.to_owned(), bytes));
         let (driver, purpose) = (self.driver.clone(), purpose.to_owned());
