@@ -3,11 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use flipk::device::cuda::{ActType, Emulated, EmulatorOptions};
-use flipk::device::{Cpu, Cuda};
+use flipk::device::Cpu;
 use flipk::golden::{Check, Tolerances, verify};
 use flipk::ops::AllOps;
-use half::bf16;
 
 /// All quantities, with their errors and tolerances.
 fn checks<D: AllOps>(device: Arc<D>) -> Vec<Check> {
@@ -54,20 +52,29 @@ fn cpu_with_bf16_products_agrees_with_the_authors_model() {
     }
 }
 
-fn emulated<T: ActType>() -> Arc<Cuda<T>> {
-    let driver = Arc::new(Emulated::new(EmulatorOptions::default()));
-    Arc::new(Cuda::new(driver).expect("the test command installs nvcc where there is none: tools/test"))
-}
+#[cfg(feature = "emulator")]
+mod emulated {
+    use flipk::device::Cuda;
+    use flipk::device::cuda::{ActType, Emulated, EmulatorOptions};
+    use half::bf16;
 
-/// The whole trajectory through the kernels' f32 instances, at the CPU's tolerances.
-#[test]
-fn kernels_in_f32_agree_with_the_authors_model() {
-    assert_all_hold(&checks(emulated::<f32>()));
-}
+    use super::*;
 
-#[test]
-fn kernels_in_bf16_agree_with_the_authors_model() {
-    let mut checks = checks(emulated::<bf16>());
-    hold_late_losses_to_their_size(&mut checks);
-    assert_all_hold(&checks);
+    fn emulated<T: ActType>() -> Arc<Cuda<T>> {
+        let driver = Arc::new(Emulated::new(EmulatorOptions::default()));
+        Arc::new(Cuda::new(driver).expect("the test command installs nvcc where there is none: tools/test"))
+    }
+
+    /// The whole trajectory through the kernels' f32 instances, at the CPU's tolerances.
+    #[test]
+    fn kernels_in_f32_agree_with_the_authors_model() {
+        assert_all_hold(&checks(emulated::<f32>()));
+    }
+
+    #[test]
+    fn kernels_in_bf16_agree_with_the_authors_model() {
+        let mut checks = checks(emulated::<bf16>());
+        hold_late_losses_to_their_size(&mut checks);
+        assert_all_hold(&checks);
+    }
 }

@@ -25,10 +25,6 @@ pub struct Plan {
     pub left_out: Vec<(String, String)>,
 }
 
-pub fn name(preset: Preset) -> String {
-    format!("{preset:?}").to_lowercase()
-}
-
 pub fn parameters(preset: Preset) -> usize {
     Flip::new(&preset.config(), true).layout().arena_len()
 }
@@ -56,7 +52,7 @@ impl<D: Parts> Bench<D> {
     pub fn all(&mut self, plan: Plan) -> Done {
         self.left_out = plan.left_out;
         for (preset, batch) in plan.models {
-            let (config, model) = (preset.config(), name(preset));
+            let (config, model) = (preset.config(), preset);
             for ratio in [0.0, 0.5, 0.75] {
                 let kept = kept_patches(config.patches(), ratio);
                 self.image_side(&format!("{model} {ratio}"), &config, batch, kept)?;

@@ -27,14 +27,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 use criterion::Criterion;
-use flipk::cli::benches::shown;
+use flipk::cli::benches::render;
 use flipk::device::cuda::{Emulated, EmulatorOptions, Gpu};
 use flipk::device::{Cpu, Cuda};
 use flipk::model::Preset;
 use flipk::profile::{Benches, measure_ceilings};
 use half::bf16;
 
-use cases::{Plan, name, parameters};
+use cases::{Plan, parameters};
 use measure::{Bench, Flush};
 use parts::Parts;
 
@@ -46,11 +46,11 @@ fn variable(name: &str) -> Option<String> {
 }
 
 fn adamw(preset: Preset) -> (String, usize) {
-    (format!("adamw {}", name(preset)), parameters(preset))
+    (format!("adamw {preset}"), parameters(preset))
 }
 
 /// The value behind `key` in one of Linux's files about the machine.
-fn told(file: &str, key: &str) -> Option<String> {
+fn proc_value(file: &str, key: &str) -> Option<String> {
     let text = std::fs::read_to_string(file).ok()?;
     let line = text.lines().find(|line| line.starts_with(key))?;
     Some(line.split_once(':')?.1.trim().to_owned())
@@ -58,7 +58,7 @@ fn told(file: &str, key: &str) -> Option<String> {
 
 /// Half of the memory that is free, in bytes.
 fn room() -> usize {
-    let kilobytes = told("/proc/meminfo", "MemAvailable").and_then(|text| text.split(' ').next()?.parse().ok());
+    let kilobytes = proc_value("/proc/meminfo", "MemAvailable").and_then(|text| text.split(' ').next()?.parse().ok());
     kilobytes.map_or(4 << 30, |kilobytes: usize| kilobytes * 512)
 }
 
@@ -81,8 +81,8 @@ fn cpu_plan(batch: Option<usize>) -> Plan {
 
 fn git_commit() -> Option<String> {
     let describe = ["describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"];
-    let said = Command::new("git").args(describe).output().ok().filter(|said| said.status.success())?;
-    Some(String::from_utf8_lossy(&said.stdout).trim().to_owned())
+    let described = Command::new("git").args(describe).output().ok().filter(|described| described.status.success())?;
+    Some(String::from_utf8_lossy(&described.stdout).trim().to_owned())
 }
 
 /// Of today, UTC, as `2026-01-31`.
@@ -119,7 +119,7 @@ fn run<D: Parts>(device: D, of: &str, inputs: &str, flush: bool, plan: Plan) -> 
     });
     let mut found = Benches {
         device: device.describe() + of,
-        batch: plan.models.iter().map(|(preset, batch)| (name(*preset), *batch)).collect(),
+        batch: plan.models.iter().map(|(preset, batch)| (preset.to_string(), *batch)).collect(),
         commit: variable("FLIPK_BENCH_COMMIT").or_else(git_commit),
         date: date(),
         inputs: inputs.to_owned(),
@@ -148,7 +148,7 @@ fn run<D: Parts>(device: D, of: &str, inputs: &str, flush: bool, plan: Plan) -> 
     if found.rows.is_empty() {
         return Ok(());
     }
-    print!("\n{}", shown(&found, before.as_ref()));
+    print!("\n{}", render(&found, before.as_ref()));
     std::fs::write(&file, serde_json::to_string_pretty(&found)? + "\n").with_context(cannot_write)
 }
 
@@ -174,7 +174,7 @@ fn choose() -> Result<()> {
     let device = variable("FLIPK_BENCH_DEVICE").unwrap_or_else(|| "cpu".to_owned());
     match device.as_str() {
         "cpu" => {
-            let of = told("/proc/cpuinfo", "model name").map_or_else(String::new, |model| format!(", {model}"));
+            let of = proc_value("/proc/cpuinfo", "model name").map_or_else(String::new, |model| format!(", {model}"));
             let inputs = "medians; inputs are as warm in the caches as the call before leaves them, so that small ones can be \
                           faster than memory";
             run(Cpu::default(), &of, inputs, false, cpu_plan(batch))

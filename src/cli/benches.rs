@@ -4,7 +4,7 @@ use super::table::table;
 use crate::profile::{BenchRow, Benches, Verdict};
 
 /// The rows of `found`, each beside the same row of `before`, if given.
-pub fn shown(found: &Benches, before: Option<&Benches>) -> String {
+pub fn render(found: &Benches, before: Option<&Benches>) -> String {
     let commit =
         |of: &Benches| of.commit.as_ref().map_or_else(|| "no commit".to_owned(), |commit| format!("commit {commit}"));
     let batches: Vec<_> = found.batch.iter().map(|(model, batch)| format!("{batch} ({model})")).collect();
@@ -80,14 +80,14 @@ fn verdict(verdict: Option<Verdict>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::shown;
+    use super::render;
     use crate::profile::benches::tests::sample;
 
     #[test]
     fn slower_rows_are_listed() {
         let before = sample(&[("gather_patches", "8x98", 1e-6), ("add", "8x98", 1e-6)]);
         let after = sample(&[("gather_patches", "8x98", 4e-6), ("add", "8x98", 1e-6), ("gelu", "8x98", 1e-6)]);
-        let text = shown(&after, Some(&before));
+        let text = render(&after, Some(&before));
         assert!(
             text.contains("2 rows compared, 0.500 times faster in the geometric mean; 1 more than 5 % slower:"),
             "{text}"
@@ -95,6 +95,6 @@ mod tests {
         assert!(text.ends_with("gather_patches 8x98: 300 % longer\n"), "{text}");
         let gelu = text.lines().find(|line| line.starts_with("gelu")).unwrap();
         assert!(gelu.ends_with("-             -"), "{text}");
-        assert!(!shown(&after, None).contains("before"));
+        assert!(!render(&after, None).contains("before"));
     }
 }

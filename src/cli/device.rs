@@ -4,10 +4,8 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
-use half::bf16;
 
-use crate::device::cuda::{Driver, Emulated, EmulatorOptions, Gpu, kernels};
-use crate::device::{Cpu, Cuda, DeviceError};
+use crate::device::{Cpu, DeviceError};
 use crate::ops::AllOps;
 use crate::profile::measure_ceilings;
 use crate::train::Precision;
@@ -30,11 +28,13 @@ pub struct DeviceArgs {
 }
 
 #[derive(Clone, Copy, Default, ValueEnum)]
-enum Kind {
+pub(super) enum Kind {
     #[default]
     Auto,
     Cpu,
+    #[cfg(feature = "cuda")]
     Cuda,
+    #[cfg(feature = "emulator")]
     Emulator,
 }
 
@@ -62,34 +62,23 @@ impl DeviceArgs {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(self.threads).build();
         let pool = pool.context("cannot start the threads to compute with")?;
         let asked = self.precision().or(earlier).unwrap_or_default();
-        pool.install(|| match self.driver()? {
-            None if asked == Precision::Bf16 => {
-                let cpu = Arc::new(Cpu::bf16()?);
-                tell!("{}", speed_of_bf16(&cpu)?);
-                job.run(cpu)
+        pool.install(|| {
+            #[cfg(feature = "cuda")]
+            if let Some(driver) = super::gpu::driver(self.kind)? {
+                use crate::device::Cuda;
+                return match if asked == Precision::Auto { gpu } else { asked } {
+                    Precision::F32 => job.run(Arc::new(Cuda::<f32>::new(driver)?)),
+                    Precision::Bf16 | Precision::Auto => job.run(Arc::new(Cuda::<half::bf16>::new(driver)?)),
+                };
             }
-            None => job.run(Arc::new(Cpu::default())),
-            Some(driver) => match if asked == Precision::Auto { gpu } else { asked } {
-                Precision::F32 => job.run(Arc::new(Cuda::<f32>::new(driver)?)),
-                Precision::Bf16 | Precision::Auto => job.run(Arc::new(Cuda::<bf16>::new(driver)?)),
-            },
-        })
-    }
-
-    /// The driver of the GPU or emulator; `None` for the CPU.
-    fn driver(&self) -> Result<Option<Arc<dyn Driver>>> {
-        Ok(match self.kind {
-            Kind::Cpu => None,
-            Kind::Emulator => Some(Arc::new(Emulated::new(EmulatorOptions { count: true, ..Default::default() }))),
-            Kind::Cuda => Some(Arc::new(Gpu::new(0)?)),
-            Kind::Auto if !Gpu::has_driver() => None,
-            Kind::Auto => match best_gpu() {
-                Ok(gpu) => Some(Arc::new(gpu)),
-                Err(error) => {
-                    tell!("computing on the CPU: {error}");
-                    None
-                }
-            },
+            #[cfg(not(feature = "cuda"))]
+            let _ = gpu;
+            if asked != Precision::Bf16 {
+                return job.run(Arc::new(Cpu::default()));
+            }
+            let cpu = Arc::new(Cpu::bf16()?);
+            eprint_line!("{}", speed_of_bf16(&cpu)?);
+            job.run(cpu)
         })
     }
 }
@@ -108,14 +97,6 @@ fn comparison(bf16: f64, f32: f64) -> String {
         true => format!("warning: {rates}: --precision f32 is faster on this processor, and more precise"),
         false => format!("{rates}: bf16 is {:.1} times as fast; other ops take the same time in both", bf16 / f32),
     }
-}
-
-/// The first GPU, if there are kernels for it.
-fn best_gpu() -> std::result::Result<Gpu, DeviceError> {
-    if kernels::KERNELS.is_empty() {
-        return Err(DeviceError::NoKernels);
-    }
-    Gpu::new(0)
 }
 
 #[cfg(test)]

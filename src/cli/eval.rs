@@ -133,21 +133,21 @@ impl Eval {
                 let numbers = if names.is_some() { ClassNumbers::Prefer } else { ClassNumbers::Accept };
                 let dataset = common.open(&run, numbers)?;
                 let classes = Classes::of(&dataset, names.as_ref(), labels)?;
-                classes.notes().iter().for_each(|note| tell!("{note}"));
+                classes.notes().iter().for_each(|note| eprint_line!("{note}"));
                 (dataset, Kind::ZeroShot { classes, templates }, names.is_some())
             }
         };
         let orientation = common.exif_orientation.or(run.exif_orientation).unwrap_or_default();
         let dataset = Arc::new(dataset.with_orientation(orientation));
-        dataset.warnings().iter().for_each(|warning| tell!("{warning}"));
+        dataset.warnings().iter().for_each(|warning| eprint_line!("{warning}"));
         // With class names, captions may be class numbers, which are not embedded.
         if !named {
             let survey = Survey::of(&dataset, &tokenizer, checkpoint.state.model.context)?;
-            survey.warnings(false).iter().for_each(|warning| tell!("{warning}"));
+            survey.warnings(false).iter().for_each(|warning| eprint_line!("{warning}"));
         }
         let (found, skipped) = common.device.run(Evaluation { common, kind, checkpoint, dataset, tokenizer })?;
         for (kind, count) in skipped {
-            tell!("skipped: {count} x {kind}");
+            eprint_line!("skipped: {count} x {kind}");
         }
         match (&found, common.json) {
             (Found::ZeroShot(found), true) => put(format_args!("{}\n", serde_json::to_string_pretty(found)?))?,
@@ -177,7 +177,7 @@ impl Eval {
 fn run_options(checkpoint: &Checkpoint) -> Options {
     let Some(config) = checkpoint.beside("config.toml") else { return Options::default() };
     Options::default().over_file(&config).unwrap_or_else(|error| {
-        tell!("warning: {error}; using default options instead of the run's");
+        eprint_line!("warning: {error}; using default options instead of the run's");
         Options::default()
     })
 }
@@ -202,7 +202,7 @@ impl Common {
             Some(key) => (Dataset::open(&data, keys(Some(key), ClassNumbers::Ignore))?, None),
             None => eval::open(&data, &keys(run.caption_key.as_ref(), numbers))?,
         };
-        note.iter().for_each(|note| tell!("{note}"));
+        note.iter().for_each(|note| eprint_line!("{note}"));
         Ok(dataset)
     }
 
@@ -218,9 +218,9 @@ impl Common {
         let tokenizer = Tokenizer::open(path, &options)?;
         tokenizer.check_rows(checkpoint.state.model.vocab).with_context(|| path.display().to_string())?;
         if let (Some(_), Some(own)) = (&self.tokenizer, &own) {
-            tell!("{}", tokenizer.describe());
+            eprint_line!("{}", tokenizer.describe());
             if !Tokenizer::from_file(own)?.has_tokens_of(&tokenizer) {
-                tell!("warning: its tokens are not those that the model was trained with ({})", own.display());
+                eprint_line!("warning: its tokens are not those that the model was trained with ({})", own.display());
             }
         }
         Ok(tokenizer)
@@ -236,8 +236,12 @@ impl Job for Evaluation<'_> {
         let mut encoder = Encoder::new(&device, &flip, self.common.batch as usize)?;
         let bar = ProgressBar::new(self.dataset.len() as u64);
         bar.set_style(ProgressStyle::with_template("{bar:24.cyan/blue} {pos}/{len} images  {per_sec}  {eta} left")?);
-        let inputs =
-            Inputs { dataset: &self.dataset, tokenizer: &self.tokenizer, max_bad: self.common.max_bad, bar: &bar };
+        let inputs = Inputs {
+            dataset: &self.dataset,
+            tokenizer: &self.tokenizer,
+            max_bad: self.common.max_bad,
+            progress: &|images| bar.inc(images as u64),
+        };
         let found = match &self.kind {
             Kind::ZeroShot { classes, templates } => {
                 eval::zero_shot(&mut encoder, &params, &inputs, classes, templates).map(Found::ZeroShot)
@@ -245,13 +249,13 @@ impl Job for Evaluation<'_> {
             Kind::Retrieval => eval::retrieval(&mut encoder, &params, &inputs).map(Found::Retrieval),
         };
         bar.finish_and_clear();
-        encoder.take_warnings().iter().for_each(|warning| tell!("{warning}"));
+        encoder.take_warnings().iter().for_each(|warning| eprint_line!("{warning}"));
         let found = found?;
         let samples = bar.position().saturating_sub(encoder.skipped().values().sum());
         if let Found::Retrieval(found) = &found
             && samples > found.images as u64
         {
-            tell!("{samples} samples are {} images: files with equal bytes are one", found.images);
+            eprint_line!("{samples} samples are {} images: files with equal bytes are one", found.images);
         }
         Ok((found, encoder.skipped().clone()))
     }

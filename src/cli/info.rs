@@ -5,9 +5,9 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Args;
 
+#[cfg(feature = "cuda")]
+use super::gpu;
 use super::put;
-
-use crate::device::cuda::{Gpu, kernels};
 use crate::device::gemm::Operands;
 use crate::device::isa;
 
@@ -18,27 +18,22 @@ pub struct Info {}
 impl Info {
     pub fn run(self) -> Result<ExitCode> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        #[cfg(feature = "cuda")]
+        let [gpus, kernels] = [gpu::list(), gpu::compiled_kernels()];
+        #[cfg(not(feature = "cuda"))]
+        let [gpus, kernels] = ["not supported by this build (feature `cuda`)", "none"].map(str::to_owned);
         let rows = [
             ["version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()],
             ["cpu".to_owned(), format!("{}; {cores} threads", isa::processor())],
             ["features".to_owned(), format!("{}; used: {}", cpu_features().join(" "), isa::level())],
-            ["gpu".to_owned(), gpus()],
-            ["kernels".to_owned(), compiled()],
+            ["gpu".to_owned(), gpus],
+            ["kernels".to_owned(), kernels],
         ];
         for [name, value] in &rows {
             put(format_args!("{name:<9} {value}\n"))?;
         }
         Ok(ExitCode::SUCCESS)
     }
-}
-
-/// The kernels compiled into the program.
-fn compiled() -> String {
-    if kernels::KERNELS.is_empty() {
-        return "none compiled in; for GPUs run tools/cuda-compiler and build again".to_owned();
-    }
-    let names: Vec<&str> = kernels::KERNELS.iter().map(|(name, _)| *name).collect();
-    format!("{} (nvcc {})", names.join(" "), kernels::NVCC)
 }
 
 /// The features that the CPU ops use.
@@ -59,21 +54,4 @@ fn cpu_features() -> Vec<&'static str> {
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     let features: [(&str, bool); 0] = [];
     features.into_iter().filter(|(_, there)| *there).map(|(name, _)| name).collect()
-}
-
-/// The NVIDIA GPUs that the driver shows.
-fn gpus() -> String {
-    if !Gpu::has_driver() {
-        return "none: no NVIDIA driver (libcuda) on this machine".to_owned();
-    }
-    use cudarc::driver::result;
-    let names = || -> Result<Vec<String>, cudarc::driver::DriverError> {
-        result::init()?;
-        (0..result::device::get_count()?).map(|n| result::device::get_name(result::device::get(n)?)).collect()
-    };
-    match names() {
-        Ok(names) if !names.is_empty() => names.join(", "),
-        Ok(_) => "none: the driver shows no device".to_owned(),
-        Err(error) => format!("none: the NVIDIA driver reports {error}"),
-    }
 }

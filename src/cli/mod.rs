@@ -1,10 +1,24 @@
 //! The command line: one file per subcommand; each parses, calls and prints, and computes nothing.
 
+/// Prints a line to standard error. Unlike `eprintln!`, it does not panic if that fails: a full disk under the log, or a
+/// reader that has gone (`flipk train 2>&1 | head`), must not end a run.
+macro_rules! eprint_line {
+    ($($line:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr().lock(), $($line)*);
+    }};
+}
+
 pub mod benches;
 mod device;
 mod eval;
+#[cfg(feature = "cuda")]
+mod fit;
+#[cfg(feature = "cuda")]
+mod gpu;
 mod info;
 mod profile;
+mod progress;
 mod table;
 mod train;
 mod verify;
@@ -39,7 +53,7 @@ enum Command {
 }
 
 /// The error and its causes, except causes that the text before them already ends with.
-fn message(error: &anyhow::Error) -> String {
+fn error_chain(error: &anyhow::Error) -> String {
     error.chain().map(ToString::to_string).fold(String::new(), |text, cause| {
         if text.is_empty() {
             cause
@@ -81,7 +95,7 @@ fn parse() -> Cli {
 pub fn main() -> ExitCode {
     let command = parse().command;
     if let Err(problem) = isa::chosen() {
-        tell!("error: {problem}");
+        eprint_line!("error: {problem}");
         return ExitCode::FAILURE;
     }
     let done = match command {
@@ -92,7 +106,7 @@ pub fn main() -> ExitCode {
         Command::Info(command) => command.run(),
     };
     done.unwrap_or_else(|error| {
-        tell!("error: {}", message(&error));
+        eprint_line!("error: {}", error_chain(&error));
         ExitCode::FAILURE
     })
 }
@@ -101,11 +115,11 @@ pub fn main() -> ExitCode {
 mod tests {
     use anyhow::anyhow;
 
-    use super::message;
+    use super::error_chain;
 
     #[test]
     fn a_cause_is_printed_once() {
         let error = anyhow!("no such file").context("cannot read x: no such file").context("the vocabulary");
-        assert_eq!(message(&error), "the vocabulary: cannot read x: no such file");
+        assert_eq!(error_chain(&error), "the vocabulary: cannot read x: no such file");
     }
 }

@@ -10,16 +10,15 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Deserialize;
 
-use super::benches::shown as shown_benches;
+use super::benches;
 use super::device::{DeviceArgs, Job};
 use super::put;
 use super::table::table;
-use crate::autograd::Recompute;
 use crate::device::KernelCounts;
-use crate::model::Preset;
 use crate::ops::AllOps;
-use crate::profile::{self, Benches, Group, Line, chrome_trace, compare, group, largest_batch, measure_ceilings, svg};
+use crate::profile::{self, Benches, Group, Line, chrome_trace, compare, group, measure_ceilings, svg};
 use crate::train::{Options, Precision, RunFolder, Settings, tokenizer};
+use crate::units::Bytes;
 
 /// Time a training step, layer by layer, beside the device's limits
 ///
@@ -61,6 +60,7 @@ pub struct Profile {
     compare: Option<Vec<PathBuf>>,
     /// Print the largest batch that fits 24, 40, 80 and 141 GB for each preset and mask ratio, from the plan of a step's buffers
     /// in bf16 with --recompute as given, and run nothing
+    #[cfg(feature = "cuda")]
     #[arg(long, conflicts_with = "compare")]
     fit: bool,
     /// Measure the device's ceilings again, even if they were measured before
@@ -87,18 +87,26 @@ impl Job for Measurement {
             bail!("{NOT_COUNTED}: --group kernel needs --device emulator");
         }
         let ceilings = measure_ceilings(&device, self.again)?;
-        Ok(profile::profile(device, &self.job, ceilings)?)
+        let bar = ProgressBar::new(0);
+        bar.set_style(ProgressStyle::with_template("{bar:24.cyan/blue} {pos}/{len} steps  {elapsed}  {eta} left")?);
+        let profiled = profile::profile(device, &self.job, ceilings, &mut |progress| {
+            bar.set_length(progress.total as u64);
+            bar.set_position(progress.done as u64);
+        });
+        bar.finish_and_clear();
+        Ok(profiled?)
     }
 }
 
 impl Profile {
     pub fn run(self) -> Result<ExitCode> {
         if let Some([before, after]) = self.compare.as_deref() {
-            put(format_args!("{}", beside(before, after, self.group)?))?;
+            put(format_args!("{}", compare_files(before, after, self.group)?))?;
             return Ok(ExitCode::SUCCESS);
         }
+        #[cfg(feature = "cuda")]
         if self.fit {
-            put(format_args!("{}", fitting(self.options.recompute.unwrap_or_default())))?;
+            put(format_args!("{}", super::fit::table_of_batches(self.options.recompute.unwrap_or_default())))?;
             return Ok(ExitCode::SUCCESS);
         }
         let options = match &self.run {
@@ -114,13 +122,11 @@ impl Profile {
         let settings = Settings::resolve(options, tokenizer.vocab_size())?;
         let (dataset, model) = (Arc::new(settings.dataset()?), settings.preset_name());
         let (warm_up, steps) = (2, self.count as usize);
-        let bar = ProgressBar::new((warm_up + steps) as u64);
-        bar.set_style(ProgressStyle::with_template("{bar:24.cyan/blue} {pos}/{len} steps  {elapsed}  {eta} left")?);
-        let job = profile::Job { settings, dataset, tokenizer, model, warm_up, steps, bar };
+        let job = profile::Job { settings, dataset, tokenizer, model, warm_up, steps };
         let precision = job.settings.options.precision;
         let measurement = Measurement { job, again: self.ceilings, group: self.group };
         let found = self.device.run_in(precision, Precision::Bf16, measurement)?;
-        put(format_args!("{}", shown(&found, self.group)))?;
+        put(format_args!("{}", render(&found, self.group)))?;
         for (file, text) in [
             (&self.json, serde_json::to_string_pretty(&found)?),
             (&self.trace, chrome_trace(&found).to_string()),
@@ -133,22 +139,6 @@ impl Profile {
         }
         Ok(ExitCode::SUCCESS)
     }
-}
-
-/// Memory of commonly rented cards, in units of 10^9 bytes.
-const MEMORY: [usize; 4] = [24, 40, 80, 141];
-
-fn fitting(recompute: Recompute) -> String {
-    let mut rows = Vec::new();
-    for preset in [Preset::B16, Preset::L16, Preset::L14, Preset::H14] {
-        for ratio in [0.0, 0.5, 0.75] {
-            let config = preset.config();
-            let most = MEMORY.map(|gigabytes| largest_batch(&config, ratio, gigabytes * 1_000_000_000, recompute));
-            let [a, b, c, d] = most.map(|batch| batch.map_or_else(|| "-".to_owned(), |batch| batch.to_string()));
-            rows.push([format!("{preset:?}").to_lowercase(), ratio.to_string(), a, b, c, d]);
-        }
-    }
-    table(["model", "mask ratio", "24 GB", "40 GB", "80 GB", "141 GB"], &rows)
 }
 
 /// The files that `--compare` reads.
@@ -167,7 +157,7 @@ fn read(file: &Path) -> Result<Saved> {
     })
 }
 
-fn beside(before: &Path, after: &Path, by: Group) -> Result<String> {
+fn compare_files(before: &Path, after: &Path, by: Group) -> Result<String> {
     let problem = match (read(before)?, read(after)?) {
         (Saved::Step(before), Saved::Step(after)) => {
             let counted = by != Group::Kernel || ![&before, &after].iter().any(|step| step.kernels.is_empty());
@@ -177,7 +167,7 @@ fn beside(before: &Path, after: &Path, by: Group) -> Result<String> {
             }
         }
         (Saved::Ops(before), Saved::Ops(after)) => match after.incomparable(&before) {
-            None => return Ok(shown_benches(&after, Some(&before))),
+            None => return Ok(benches::render(&after, Some(&before))),
             Some(problem) => problem,
         },
         _ => "one is a profile of a step, the other is of single ops".to_owned(),
@@ -194,7 +184,7 @@ fn rate(amount: u64, seconds: f64, unit: f64) -> String {
     if amount == 0 || seconds == 0.0 { "-".to_owned() } else { format!("{:.1}", amount as f64 / seconds / unit) }
 }
 
-fn shown(found: &profile::Profile, by: Group) -> String {
+fn render(found: &profile::Profile, by: Group) -> String {
     let profile::Profile { step_seconds, samples_per_second, ceilings, peak_memory_bytes, .. } = found;
     let row = |line: &Line| {
         let near = line.fraction().map_or_else(|| "-".to_owned(), |share| format!("{:.0} %", 100.0 * share));
@@ -224,11 +214,11 @@ fn shown(found: &profile::Profile, by: Group) -> String {
         ceilings.bytes_per_second / 1e9
     );
     let list = |held: &[(String, usize)]| {
-        let parts: Vec<_> = held.iter().map(|(what, bytes)| format!("{what} {:.1}", *bytes as f64 / 1e6)).collect();
+        let parts: Vec<_> = held.iter().map(|(what, bytes)| format!("{what} {}", Bytes(*bytes))).collect();
         parts.join(", ")
     };
-    text += &format!("memory: {:.1} MB ({})\n", *peak_memory_bytes as f64 / 1e6, list(&found.memory));
-    text += &format!("activations, before buffers share room: {} MB\n", list(&found.activations));
+    text += &format!("memory: {} ({})\n", Bytes(*peak_memory_bytes), list(&found.memory));
+    text += &format!("activations, if no buffers shared memory: {}\n", list(&found.activations));
     if let (Some(training), Some(first)) = (found.training_step_seconds, found.first_step_seconds) {
         text += &format!(
             "op by op {:.2} ms a step; as training makes it {:.2} ms; the first one took {first:.2} s\n",

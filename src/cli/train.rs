@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 
 use super::device::{DeviceArgs, Job};
+use super::progress::Screen;
 use super::put;
 use super::table::{percent, table};
 use crate::ops::AllOps;
@@ -54,17 +55,19 @@ struct Training {
 impl Job for Training {
     type Output = Ended;
     fn run<D: AllOps>(self, device: Arc<D>) -> Result<Ended> {
-        Ok(train(device, self.plan, &self.stop)?)
+        let mut screen = Screen::new();
+        Ok(train(device, self.plan, &self.stop, &mut |progress| screen.show(progress))?)
     }
 }
 
 impl Train {
     pub fn run(self) -> Result<ExitCode> {
         let options = Options { precision: self.device.precision(), ..self.options };
+        let print = &mut |line: &str| eprint_line!("{line}");
         let plan = match (&self.resume, &self.config) {
-            (Some(folder), _) => Plan::resume(folder, options)?,
-            (None, Some(file)) => Plan::start(options.over_file(file)?, self.out.as_deref())?,
-            (None, None) => Plan::start(options, self.out.as_deref())?,
+            (Some(folder), _) => Plan::resume(folder, options, print)?,
+            (None, Some(file)) => Plan::start(options.over_file(file)?, self.out.as_deref(), print)?,
+            (None, None) => Plan::start(options, self.out.as_deref(), print)?,
         };
         let folder = plan.folder.clone();
         let precision = plan.settings.options.precision;
@@ -95,7 +98,7 @@ fn interrupt() -> Result<Arc<AtomicBool>> {
         if flag.swap(true, Ordering::Relaxed) {
             std::process::exit(130);
         }
-        tell!("\nstopping: a checkpoint is saved after this step (Ctrl-C again to stop at once)");
+        eprint_line!("\nstopping: a checkpoint is saved after this step (Ctrl-C again to stop at once)");
     };
     ctrlc::set_handler(handler).context("cannot listen for Ctrl-C")?;
     for signal in ignored {

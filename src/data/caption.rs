@@ -33,7 +33,8 @@ impl Default for CaptionKeys {
 }
 
 /// What the lines of a `.txt` member are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum CaptionLines {
     /// Each line that is not blank is a caption of its own.

@@ -86,6 +86,7 @@ impl Device for Cpu {
             asked: bytes,
             free: None,
             held: Vec::new(),
+            advice: None,
         };
         let layout = Layout::from_size_align(bytes.max(1), ALIGNMENT).map_err(|_| failed())?;
         // SAFETY: the layout's size is not zero.

@@ -5,12 +5,16 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::units::Bytes;
+
 mod cpu;
+#[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod gemm;
 pub mod isa;
 
 pub use cpu::{Cpu, CpuMemory};
+#[cfg(feature = "cuda")]
 pub use cuda::Cuda;
 
 /// A number type that tensors can hold.
@@ -75,7 +79,12 @@ pub struct KernelCounts {
 /// What a device can fail with.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
-    #[error("{device}: out of memory: {asked} bytes were asked for {purpose}{}", memory_use(*free, held))]
+    #[error(
+        "{device}: out of memory: {} for {purpose}{}{}",
+        Bytes(*asked),
+        describe_memory(*free, held),
+        advice.as_ref().map_or_else(String::new, |advice| format!("; {advice}"))
+    )]
     OutOfMemory {
         device: &'static str,
         purpose: String,
@@ -84,6 +93,8 @@ pub enum DeviceError {
         free: Option<usize>,
         /// What holds memory, and how much.
         held: Vec<(String, usize)>,
+        /// What the user can do.
+        advice: Option<String>,
     },
     #[error(
         "this flipk was built without CUDA's compiler and has no kernels; run tools/cuda-compiler and build it again"
@@ -99,10 +110,20 @@ pub enum DeviceError {
     Unsupported { what: String },
 }
 
-/// Who holds memory and what is left, as the end of an error message.
-fn memory_use(free: Option<usize>, held: &[(String, usize)]) -> String {
-    let held: String = held.iter().map(|(purpose, bytes)| format!(", {bytes} by {purpose}")).collect();
-    free.map_or_else(String::new, |free| format!("; {free} are free")) + &held.replacen(',', "; held are", 1)
+/// What is left and what holds memory, largest first; what holds less than a MiB is not listed.
+fn describe_memory(free: Option<usize>, held: &[(String, usize)]) -> String {
+    let mut uses: Vec<(&str, usize)> = Vec::new();
+    for (purpose, bytes) in held {
+        match uses.iter_mut().find(|(known, _)| known == purpose) {
+            Some((_, sum)) => *sum += bytes,
+            None => uses.push((purpose, *bytes)),
+        }
+    }
+    uses.retain(|(_, bytes)| *bytes >= 1 << 20);
+    uses.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
+    let uses: Vec<String> = uses.iter().map(|(purpose, bytes)| format!("{purpose} {}", Bytes(*bytes))).collect();
+    let free = free.map_or_else(String::new, |free| format!(", {} are free", Bytes(free)));
+    if uses.is_empty() { free } else { format!("{free} (in use: {})", uses.join(", ")) }
 }
 
 /// Captured calls, to be replayed on the same addresses (a CUDA graph).
@@ -125,6 +146,14 @@ pub struct ProbeSizes {
     pub reads_before_writing: bool,
     /// Rows and columns of both square operands.
     pub product_side: usize,
+}
+
+/// Rates that an H100 SXM (80 GB) reaches; the emulated GPU stands for one.
+pub mod h100 {
+    /// Bytes per second of a large copy, reads and writes both counted.
+    pub const BANDWIDTH: f64 = 3.0e12;
+    /// FLOP/s of large bf16 products by cuBLAS on random data.
+    pub const GEMM: f64 = 798e12;
 }
 
 /// A place to compute: memory, views of it, and copies in and out.

@@ -22,7 +22,8 @@ pub struct ClassNames {
 }
 
 /// How a caption that is a number is read as a label.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum Labels {
     /// A name or a number, whichever fits all samples
@@ -73,9 +74,9 @@ impl ClassNames {
         if !twice.is_empty() {
             let count = twice.len();
             let lines = |lines: &[usize]| lines.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
-            let shown = some(twice.iter().map(|(name, at)| format!("{:?} (lines {})", shorten(name), lines(at))));
+            let names = some(twice.iter().map(|(name, at)| format!("{:?} (lines {})", shorten(name), lines(at))));
             notes.push(format!(
-                "warning: {count} names in {path} occur more than once: {shown}. Of equal names the first is predicted, \
+                "warning: {count} names in {path} occur more than once: {names}. Of equal names the first is predicted, \
                  so images of the later ones count as wrong"
             ));
         }

@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use indicatif::ProgressBar;
-
 use super::EvalError;
 use crate::autograd::{Parameters, Program, Slot, Tape};
 use crate::data::{Content, Dataset, EvalBatches, Label, Skipped, Tokenizer};
@@ -17,8 +15,8 @@ pub struct Inputs<'a> {
     pub tokenizer: &'a Tokenizer,
     /// Share of broken samples above which evaluation stops.
     pub max_bad: f32,
-    /// Shows the images done.
-    pub bar: &'a ProgressBar,
+    /// Called after each batch with the number of images in it.
+    pub progress: &'a dyn Fn(usize),
 }
 
 /// Both towers of a model, recorded for inference.
@@ -118,7 +116,7 @@ impl<D: AllOps> Encoder<D> {
             all.rows.extend_from_slice(&rows[..batch.samples.len() * self.width]);
             all.labels.extend(batch.labels);
             all.contents.extend(batch.contents);
-            inputs.bar.inc(batch.samples.len() as u64);
+            (inputs.progress)(batch.samples.len());
             all.samples.extend(batch.samples);
         }
         // Broken samples after the last batch.

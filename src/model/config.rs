@@ -1,5 +1,7 @@
 //! Sizes of a model, and the presets of the paper.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::ops::gather_patches::Normalisation;
@@ -39,7 +41,8 @@ fn default_ln_eps() -> f32 {
 }
 
 /// The models of the paper (docs/method.md, "Model"), and a small one for the embedded data.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum Preset {
     Tiny,
@@ -50,7 +53,8 @@ pub enum Preset {
 }
 
 /// What the towers are trained to minimise; [`crate::ops::pairwise`] has the formulas.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum Loss {
     /// Softmax over the batch, both ways: the paper's
@@ -58,6 +62,19 @@ pub enum Loss {
     Infonce,
     /// A yes or no for each pair: SigLIP's
     Sigmoid,
+}
+
+impl fmt::Display for Preset {
+    /// As the command line spells it.
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.pad(match self {
+            Self::Tiny => "tiny",
+            Self::B16 => "b16",
+            Self::L16 => "l16",
+            Self::L14 => "l14",
+            Self::H14 => "h14",
+        })
+    }
 }
 
 impl Preset {
@@ -162,6 +179,7 @@ mod tests {
     fn presets_are_sound() {
         for preset in [Preset::Tiny, Preset::B16, Preset::L16, Preset::L14, Preset::H14] {
             preset.config().check().unwrap();
+            assert_eq!(serde_json::to_value(preset).unwrap(), preset.to_string());
         }
     }
 }

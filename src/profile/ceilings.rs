@@ -7,8 +7,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::autograd::{Init, Layout, Parameters, Tape, Work};
-use crate::device::cuda::estimate;
-use crate::device::{DeviceError, ProbeSizes, Real};
+use crate::device::{DeviceError, ProbeSizes, Real, h100};
 use crate::ops::AllOps;
 use crate::ops::linear::Weights;
 use crate::random::{Purpose, Random};
@@ -26,8 +25,7 @@ pub struct Ceilings {
 
 impl Ceilings {
     /// An H100's, for estimates in emulation.
-    pub const ESTIMATED: Self =
-        Self { bytes_per_second: estimate::BANDWIDTH, flops_per_second: estimate::PRODUCTS, assumed: true };
+    pub const ESTIMATED: Self = Self { bytes_per_second: h100::BANDWIDTH, flops_per_second: h100::GEMM, assumed: true };
 
     /// The least seconds for `work`, and what binds it.
     pub fn limit(&self, work: Work) -> (f64, &'static str) {

@@ -1,11 +1,12 @@
 //! Where a training step spends its time: per op, forwards and backwards, each beside the limit that binds it.
 //!
 //! Times are the medians over several steps of a real run: real batches from the loader, the device's own clock
-//! ([events](crate::device::Device::record_event)). In emulation they are estimates of an H100's ([`crate::device::cuda::estimate`]).
+//! ([events](crate::device::Device::record_event)). In emulation they are estimates of an H100's.
 
 pub(crate) mod benches;
 mod ceilings;
 mod compare;
+#[cfg(feature = "cuda")]
 mod fit;
 mod picture;
 mod report;
@@ -16,7 +17,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use indicatif::ProgressBar;
 use serde::{Deserialize, Serialize};
 
 use crate::autograd::{Step, Work};
@@ -29,6 +29,7 @@ use crate::train::{Settings, TrainError, Trainer};
 pub use benches::{BenchRow, Benches, Verdict};
 pub use ceilings::{Ceilings, measure_ceilings};
 pub use compare::compare;
+#[cfg(feature = "cuda")]
 pub use fit::{largest_batch, step_bytes};
 pub use picture::svg;
 pub use report::{Group, Line, group};
@@ -103,8 +104,13 @@ pub struct Job {
     /// Steps before those that count: two, so that the second can be recorded.
     pub warm_up: usize,
     pub steps: usize,
-    /// Shows the steps made.
-    pub bar: ProgressBar,
+}
+
+/// Steps made so far, and steps to make in all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    pub done: usize,
+    pub total: usize,
 }
 
 fn median<T: Copy + Default>(values: impl Iterator<Item = T>, compare: impl Fn(&T, &T) -> Ordering) -> T {
@@ -113,11 +119,16 @@ fn median<T: Copy + Default>(values: impl Iterator<Item = T>, compare: impl Fn(&
     values.get(values.len() / 2).copied().unwrap_or_default()
 }
 
-/// Runs a few training steps and times their parts.
+/// Runs a few training steps and times their parts. `report` is called after each step.
 ///
 /// # Errors
 /// As training.
-pub fn profile<D: AllOps>(device: Arc<D>, job: &Job, ceilings: Ceilings) -> Result<Profile, TrainError> {
+pub fn profile<D: AllOps>(
+    device: Arc<D>,
+    job: &Job,
+    ceilings: Ceilings,
+    report: &mut dyn FnMut(Progress),
+) -> Result<Profile, TrainError> {
     let settings = &job.settings;
     let (batch, kept) = (settings.loader.batch, settings.loader.kept());
     let mut loader =
@@ -127,12 +138,15 @@ pub fn profile<D: AllOps>(device: Arc<D>, job: &Job, ceilings: Ceilings) -> Resu
     let mut trainer = Trainer::new(device.clone(), flip, &values, settings.adamw, batch, kept, settings.recompute)?;
     // What an emulated GPU takes is not what its emulation takes.
     let as_training = !device.estimates();
-    if as_training {
-        job.bar.inc_length((job.warm_up + 1 + job.steps) as u64);
-    }
+    let counted = job.warm_up + job.steps;
+    let mut progress = Progress { done: 0, total: if as_training { 2 * counted + 1 } else { counted } };
+    let mut count_step = || {
+        progress.done += 1;
+        report(progress);
+    };
     let mut first_step = None;
     let (mut waits, mut times, mut moved) = (Vec::new(), Vec::<Vec<f64>>::new(), Vec::<Vec<Option<u64>>>::new());
-    for step in 0..job.warm_up + job.steps {
+    for step in 0..counted {
         let data = loader.next_batch()?;
         device.take_kernels();
         let start = Instant::now();
@@ -146,13 +160,12 @@ pub fn profile<D: AllOps>(device: Arc<D>, job: &Job, ceilings: Ceilings) -> Resu
             moved.push(marks.windows(2).map(|pair| device.moved_bytes(&pair[0], &pair[1])).collect());
         }
         loader.recycle(data);
-        job.bar.inc(1);
+        count_step();
     }
     let training = match as_training {
-        true => Some(training_step(&mut trainer, &loader.next_batch()?, job)?),
+        true => Some(training_step(&mut trainer, &loader.next_batch()?, job, &mut count_step)?),
         false => None,
     };
-    job.bar.finish_and_clear();
     let kernels = device.take_kernels();
     let seconds = |place: usize| median(times.iter().map(|spent| spent[place]), f64::total_cmp);
     let moved = |place: usize| median(moved.iter().map(|moved| moved[place]), Ord::cmp);
@@ -188,10 +201,15 @@ pub fn profile<D: AllOps>(device: Arc<D>, job: &Job, ceilings: Ceilings) -> Resu
 }
 
 /// Seconds of a step as training makes it: from the end of one step to the end of another, with the device busy all along.
-fn training_step<D: AllOps>(trainer: &mut Trainer<D>, batch: &Batch, job: &Job) -> Result<f64, DeviceError> {
-    // Returns when the step before has ended. The second step is recorded, where the device can.
+fn training_step<D: AllOps>(
+    trainer: &mut Trainer<D>,
+    batch: &Batch,
+    job: &Job,
+    count_step: &mut dyn FnMut(),
+) -> Result<f64, DeviceError> {
+    // Returns when the step before has ended. The second step is captured, if the device can do that.
     let mut submit = || {
-        job.bar.inc(1);
+        count_step();
         trainer.submit(batch, 0.0)
     };
     for _ in 0..=job.warm_up {
@@ -202,7 +220,7 @@ fn training_step<D: AllOps>(trainer: &mut Trainer<D>, batch: &Batch, job: &Job) 
         submit()?;
     }
     let spent = start.elapsed().as_secs_f64();
-    trainer.settle()?;
+    trainer.drain()?;
     Ok(spent / job.steps.max(1) as f64)
 }
 

@@ -4,7 +4,8 @@ use super::{Profile, Scope};
 use crate::device::KernelCounts;
 
 /// What becomes one line.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum Group {
     /// Each layer of each tower
     #[default]

@@ -23,6 +23,7 @@ mod folder;
 pub mod fuzzing;
 mod held_out;
 mod introduction;
+mod memory;
 mod metrics;
 mod options;
 mod pace;
@@ -38,9 +39,11 @@ mod trainer;
 pub use self::{
     error::TrainError,
     folder::RunFolder,
+    memory::{largest_batch, step_bytes},
     metrics::Metrics,
     options::{Options, Precision},
     plan::{Plan, tokenizer},
+    progress::{Progress, Report},
     run::train,
     settings::{Length, Settings},
     summary::{Ended, Summary},

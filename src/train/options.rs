@@ -6,8 +6,6 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::builder::BoolishValueParser;
-use clap::{Args, Command, ValueEnum};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use toml::{Table, Value};
@@ -20,7 +18,8 @@ use crate::eval::Labels;
 use crate::model::{Loss, Preset};
 
 /// The number format of activations and matrix products.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// What a resumed run used before; else bf16 on a GPU, and f32 on a CPU, where f32 gives the same bits on every processor
@@ -31,194 +30,200 @@ pub enum Precision {
 }
 
 /// Every option of `flipk train`; `None` stands for the default.
-#[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::Args))]
 #[serde(default, deny_unknown_fields)]
 pub struct Options {
     /// Training shards: paths with {000..127}, {a,b} and *, folders, embedded:NAME
     /// [default: embedded:noto embedded:twemoji]
-    #[arg(long, num_args = 1.., value_name = "SHARDS", help_heading = "Data")]
+    #[cfg_attr(feature = "cli", arg(long, num_args = 1.., value_name = "SHARDS", help_heading = "Data"))]
     pub data: Option<Vec<String>>,
     /// Shards for zero-shot evaluation at the end [default: embedded:fluent with the embedded data, else none]
-    #[arg(long, num_args = 1.., value_name = "SHARDS", help_heading = "Data")]
+    #[cfg_attr(feature = "cli", arg(long, num_args = 1.., value_name = "SHARDS", help_heading = "Data"))]
     pub eval_data: Option<Vec<String>>,
     /// File with one class name per line, for --eval-data. An image's class is the number in its .cls member, or its
     /// caption, which is a number or one of the names [default: the distinct captions]
-    #[arg(long, value_name = "FILE", help_heading = "Data")]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "FILE", help_heading = "Data"))]
     pub classes: Option<PathBuf>,
     /// File with one prompt per line, {} or {c} for the class name, for --eval-data [default: the name alone]
-    #[arg(long, value_name = "FILE", help_heading = "Data")]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "FILE", help_heading = "Data"))]
     pub templates: Option<PathBuf>,
     /// How to read captions of --eval-data that are numbers if the class names are numbers too [default: auto]
-    #[arg(long, value_name = "auto|names|numbers", hide_possible_values = true, help_heading = "Data")]
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, value_name = "auto|names|numbers", hide_possible_values = true, help_heading = "Data")
+    )]
     pub labels: Option<Labels>,
     /// Where captions are: `txt` for the .txt member, else a field of the .json member. If the field is a list, one of its
     /// texts is drawn each time the sample is seen [default: .txt, or else the field `caption`]
-    #[arg(long, value_name = "KEY", help_heading = "Data")]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "KEY", help_heading = "Data"))]
     pub caption_key: Option<String>,
     /// How to read a .txt member of several lines: as one caption per line, one of which is drawn each time the sample is
     /// seen (each), or as a single caption (join) [default: each]
-    #[arg(long, value_name = "each|join", hide_possible_values = true, help_heading = "Data")]
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, value_name = "each|join", hide_possible_values = true, help_heading = "Data")
+    )]
     pub caption_lines: Option<CaptionLines>,
     /// Field of the .json member with a list of tags
-    #[arg(long, value_name = "KEY", help_heading = "Data")]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "KEY", help_heading = "Data"))]
     pub tags_key: Option<String>,
     /// Probability that tags are appended to a caption
-    #[arg(long, value_name = "P", help_heading = "Data")]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "P", help_heading = "Data"))]
     pub tag_chance: Option<f32>,
     /// Largest number of tags that are appended
-    #[arg(long, value_name = "N", help_heading = "Data")]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N", help_heading = "Data"))]
     pub max_tags: Option<usize>,
     /// A tokenizer.json or a BERT vocab.txt, or a folder with one [default: the embedded one, with the embedded data]
-    #[arg(long, value_name = "FILE", help_heading = "Data")]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "FILE", help_heading = "Data"))]
     pub tokenizer: Option<PathBuf>,
     /// Whether captions are lower-cased [default: as tokenizer.json says; with a vocab.txt, yes unless more than 1 % of
     /// its tokens have capitals]
-    #[arg(long, value_name = "yes|no", value_parser = BoolishValueParser::new(), hide_possible_values = true,
-          help_heading = "Data")]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "yes|no", value_parser = clap::builder::BoolishValueParser::new(), hide_possible_values = true, help_heading = "Data"))]
     #[serde(deserialize_with = "yes_or_no")]
     pub lower_case: Option<bool>,
     /// Token that pads short captions [default: the tokenizer's own, or else its end token]
-    #[arg(long, value_name = "TOKEN", help_heading = "Data")]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "TOKEN", help_heading = "Data"))]
     pub pad_token: Option<String>,
     /// Smallest share of an image's area that a random crop covers
-    #[arg(long, value_name = "SHARE", help_heading = "Data")]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "SHARE", help_heading = "Data"))]
     pub crop_min: Option<f32>,
     /// Largest share of an image's area that a random crop covers
-    #[arg(long, value_name = "SHARE", help_heading = "Data")]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "SHARE", help_heading = "Data"))]
     pub crop_max: Option<f32>,
     /// Probability of a horizontal flip
-    #[arg(long, value_name = "P", help_heading = "Data")]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "P", help_heading = "Data"))]
     pub flip: Option<f32>,
     /// Strength of colour jitter in [0, 1]
-    #[arg(long, value_name = "S", help_heading = "Data")]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "S", help_heading = "Data"))]
     pub color_jitter: Option<f32>,
     /// What to do with photos whose EXIF data asks for a rotation; evaluation does the same [default: ignore, as OpenCLIP
     /// does, so that such photos stay on their side]
-    #[arg(long, value_name = "WHAT", help_heading = "Data")]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "WHAT", help_heading = "Data"))]
     pub exif_orientation: Option<ExifOrientation>,
     /// Share of broken samples above which training stops; with 1, it continues while there is any good sample
-    #[arg(long, value_name = "SHARE", help_heading = "Data")]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "SHARE", help_heading = "Data"))]
     pub max_bad: Option<f32>,
     /// Threads that decode images; 0: one per core
-    #[arg(long, value_name = "N", help_heading = "Data")]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N", help_heading = "Data"))]
     pub loader_threads: Option<usize>,
     /// Batches prepared ahead
-    #[arg(long, value_name = "N", help_heading = "Data")]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N", help_heading = "Data"))]
     pub prefetch: Option<usize>,
 
     /// Preset that sizes and defaults come from
-    #[arg(long, help_heading = "Model")]
+    #[cfg_attr(feature = "cli", arg(long, help_heading = "Model"))]
     pub model: Option<Preset>,
     /// Width and height of an image in pixels
-    #[arg(long, value_name = "PX", help_heading = "Model")]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "PX", help_heading = "Model"))]
     pub image_size: Option<usize>,
     /// Width and height of a patch in pixels
-    #[arg(long, value_name = "PX", help_heading = "Model")]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "PX", help_heading = "Model"))]
     pub patch_size: Option<usize>,
     /// Transformer layers of the vision tower
-    #[arg(long, value_name = "N", help_heading = "Model")]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N", help_heading = "Model"))]
     pub vision_layers: Option<usize>,
     /// Width of the vision tower
-    #[arg(long, value_name = "N", help_heading = "Model")]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N", help_heading = "Model"))]
     pub vision_width: Option<usize>,
     /// Attention heads of the vision tower, which must divide its width
-    #[arg(long, value_name = "N", help_heading = "Model")]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N", help_heading = "Model"))]
     pub vision_heads: Option<usize>,
     /// Transformer layers of the text tower
-    #[arg(long, value_name = "N", help_heading = "Model")]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N", help_heading = "Model"))]
     pub text_layers: Option<usize>,
     /// Width of the text tower
-    #[arg(long, value_name = "N", help_heading = "Model")]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N", help_heading = "Model"))]
     pub text_width: Option<usize>,
     /// Attention heads of the text tower, which must divide its width
-    #[arg(long, value_name = "N", help_heading = "Model")]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N", help_heading = "Model"))]
     pub text_heads: Option<usize>,
     /// Tokens per caption; longer ones are cut
-    #[arg(long, value_name = "N", help_heading = "Model")]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N", help_heading = "Model"))]
     pub context: Option<usize>,
     /// Rows of the token embedding; at least the tokenizer's
-    #[arg(long, value_name = "N", help_heading = "Model")]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N", help_heading = "Model"))]
     pub vocab: Option<usize>,
     /// Width of the joint embedding
-    #[arg(long, value_name = "N", help_heading = "Model")]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N", help_heading = "Model"))]
     pub embed_dim: Option<usize>,
     /// Share of the image patches that is masked, that is, left out, in [0, 1)
-    #[arg(long, value_name = "RATIO", help_heading = "Model")]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "RATIO", help_heading = "Model"))]
     pub mask_ratio: Option<f64>,
     /// Start from the weights of this checkpoint or run folder, with a new optimizer (for unmasked tuning, for example)
-    #[arg(long, value_name = "PATH", help_heading = "Model")]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "PATH", help_heading = "Model"))]
     pub init_from: Option<PathBuf>,
 
     /// Loss to minimise
-    #[arg(long, help_heading = "Training")]
+    #[cfg_attr(feature = "cli", arg(long, help_heading = "Training"))]
     pub loss: Option<Loss>,
     /// Pairs per step
-    #[arg(long, value_name = "N", help_heading = "Training")]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N", help_heading = "Training"))]
     pub batch: Option<usize>,
     /// Length of the run in optimizer steps
-    #[arg(long, value_name = "N", group = "length", help_heading = "Training")]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N", group = "length", help_heading = "Training"))]
     pub steps: Option<u64>,
     /// Length of the run in samples seen
-    #[arg(long, value_name = "N", group = "length", help_heading = "Training")]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N", group = "length", help_heading = "Training"))]
     pub samples: Option<u64>,
     /// Length of the run in passes over the data
-    #[arg(long, value_name = "N", group = "length", help_heading = "Training")]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N", group = "length", help_heading = "Training"))]
     pub epochs: Option<f64>,
     /// Length of the run as a time (90s, 5m, 1h30m). A few steps are timed and discarded; the number of samples that fit the
     /// time left becomes the length of the run, which the learning rate follows. config.toml stores that number, so that
     /// the run repeats and resumes exactly, on slower machines too. The last evaluation takes extra time
-    #[arg(long, value_name = "TIME", group = "length", help_heading = "Training")]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "TIME", group = "length", help_heading = "Training"))]
     pub time: Option<String>,
     /// Peak learning rate
-    #[arg(long, value_name = "LR", group = "rate", help_heading = "Training")]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "LR", group = "rate", help_heading = "Training"))]
     pub lr: Option<f64>,
     /// Peak learning rate per 256 pairs of batch: lr = base_lr * batch / 256
-    #[arg(long, value_name = "LR", group = "rate", help_heading = "Training")]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "LR", group = "rate", help_heading = "Training"))]
     pub base_lr: Option<f64>,
     /// Samples over which the learning rate rises from 0 [default: 51.2 M, but at most a tenth of the run; in a short run
     /// 20 steps, but at most a third of it]
-    #[arg(long, value_name = "N", help_heading = "Training")]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N", help_heading = "Training"))]
     pub warmup_samples: Option<u64>,
     /// AdamW's weight decay
-    #[arg(long, value_name = "W", help_heading = "Training")]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "W", help_heading = "Training"))]
     pub weight_decay: Option<f32>,
     /// AdamW's decay rate of the first moments
-    #[arg(long, value_name = "B", help_heading = "Training")]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "B", help_heading = "Training"))]
     pub beta1: Option<f32>,
     /// AdamW's decay rate of the second moments
-    #[arg(long, value_name = "B", help_heading = "Training")]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "B", help_heading = "Training"))]
     pub beta2: Option<f32>,
     /// AdamW's epsilon
-    #[arg(long, value_name = "E", help_heading = "Training")]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "E", help_heading = "Training"))]
     pub eps: Option<f32>,
     /// Largest L2 norm of all gradients together; above it they are scaled down; 0: no limit
-    #[arg(long, value_name = "NORM", help_heading = "Training")]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "NORM", help_heading = "Training"))]
     pub clip_norm: Option<f32>,
     /// Whether weight decay applies to the CLS token, as in the authors' code
-    #[arg(long, value_name = "BOOL", help_heading = "Training")]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "BOOL", help_heading = "Training"))]
     pub decay_cls: Option<bool>,
     /// What the backward pass recomputes instead of storing it, so that larger batches fit [default: none]
-    #[arg(long, help_heading = "Training")]
+    #[cfg_attr(feature = "cli", arg(long, help_heading = "Training"))]
     pub recompute: Option<Recompute>,
     /// Seed of all random numbers; the same seed gives the same run, to the bit
-    #[arg(long, help_heading = "Training")]
+    #[cfg_attr(feature = "cli", arg(long, help_heading = "Training"))]
     pub seed: Option<u64>,
 
     /// The resolved `--precision`; the flag itself is one of the device's.
-    #[arg(skip)]
+    #[cfg_attr(feature = "cli", arg(skip))]
     pub precision: Option<Precision>,
 
     /// Steps between lines of metrics
-    #[arg(long, value_name = "STEPS", help_heading = "Output")]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "STEPS", help_heading = "Output"))]
     pub log_every: Option<u64>,
     /// Steps between checkpoints; 0: only at the end
-    #[arg(long, value_name = "STEPS", help_heading = "Output")]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "STEPS", help_heading = "Output"))]
     pub save_every: Option<u64>,
     /// Newest checkpoints to keep
-    #[arg(long, value_name = "K", help_heading = "Output")]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "K", help_heading = "Output"))]
     pub keep: Option<usize>,
     /// Steps between evaluations; 0: only at the end
-    #[arg(long, value_name = "STEPS", help_heading = "Output")]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "STEPS", help_heading = "Output"))]
     pub eval_every: Option<u64>,
 }
 
@@ -243,9 +248,8 @@ impl Options {
 
     /// The keys that a TOML file may have.
     fn keys() -> Vec<String> {
-        let command = Self::augment_args(Command::new("train"));
-        let flags = command.get_arguments().map(|argument| argument.get_id().to_string());
-        flags.chain(["precision".to_owned()]).collect()
+        let options = serde_json::to_value(Self::default()).unwrap_or_default();
+        options.as_object().into_iter().flatten().map(|(key, _)| key.clone()).collect()
     }
 
     /// Merges these options with those of a TOML file, which they override.

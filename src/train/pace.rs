@@ -58,7 +58,7 @@ impl Plan {
         /// Steps until caches are warm and the device has loaded its code.
         const WARM_UP: u64 = 3;
         /// The fewest steps to time.
-        const LEAST: u64 = 2;
+        const MIN_TIMED: u64 = 2;
         let begun = Instant::now();
         let enough = (time / 20).min(Duration::from_secs(6));
         let settings = &self.settings;
@@ -75,7 +75,7 @@ impl Plan {
         let mut step = 0;
         let (count, start) = loop {
             if timed.is_none() && (step >= warm_up || (step > 0 && begun.elapsed() >= enough)) {
-                trainer.settle()?;
+                trainer.drain()?;
                 timed = Some((step, Instant::now()));
             }
             // The learning rate does not affect the time.
@@ -83,12 +83,13 @@ impl Plan {
             trainer.submit(&batch, 0.0)?;
             loader.recycle(batch);
             step += 1;
-            if let Some((first, start)) = timed.filter(|(first, _)| step - first >= LEAST && begun.elapsed() >= enough)
+            if let Some((first, start)) =
+                timed.filter(|(first, _)| step - first >= MIN_TIMED && begun.elapsed() >= enough)
             {
                 break (step - first, start);
             }
         };
-        trainer.settle()?;
+        trainer.drain()?;
         let seconds = start.elapsed().as_secs_f64() / count as f64;
         let left = time.saturating_sub(begun.elapsed()).as_secs_f64();
         Ok((steps_that_fit(left, seconds, settings.loader.batch as u64), seconds))

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use indicatif::ProgressBar;
 use serde::Serialize;
 
 use super::advice;
@@ -13,23 +12,28 @@ use super::checkpoint::{self, State};
 use super::held_out::HeldOut;
 use super::introduction;
 use super::metrics::{Metrics, MetricsLog};
-use super::progress::Progress;
-use super::{Ended, Plan, Settings, StepOutcome, Summary, TrainError, Trainer};
+use super::{Ended, Plan, Progress, Report, Settings, StepOutcome, Summary, TrainError, Trainer};
 use crate::data::{Batch, Loader, Position, Skipped, Variety};
 use crate::device::Device;
 use crate::eval::{self, Encoder, ZeroShot};
 use crate::model::Flip;
 use crate::ops::AllOps;
 use crate::optim::Schedule;
+use crate::units::Bytes;
 
-/// Trains `plan` to its end, or until `stop` is set.
+/// Trains `plan` to its end, or until `stop` is set. `report` receives lines to print, and the progress.
 ///
 /// # Errors
 /// See [`TrainError`]. Checkpoints that were already written are kept.
-pub fn train<D: AllOps>(device: Arc<D>, mut plan: Plan, stop: &AtomicBool) -> Result<Ended, TrainError> {
+pub fn train<D: AllOps>(
+    device: Arc<D>,
+    mut plan: Plan,
+    stop: &AtomicBool,
+    report: &mut Report,
+) -> Result<Ended, TrainError> {
     let notes = plan.fix(&device)?;
-    let mut run = Run::new(device, plan)?;
-    notes.iter().for_each(|line| run.progress.say(line));
+    let mut run = Run::new(device, plan, report)?;
+    notes.iter().for_each(|line| run.print(line));
     while run.state.step < run.total {
         run.step()?;
         if stop.load(Ordering::Relaxed) {
@@ -51,13 +55,13 @@ struct Window {
     time: Duration,
 }
 
-struct Run<D: Device> {
+struct Run<'a, D: Device> {
     plan: Plan,
     trainer: Trainer<D>,
     loader: Loader,
     schedule: Schedule,
     log: MetricsLog,
-    progress: Progress,
+    report: &'a mut Report<'a>,
     encoder: Option<Encoder<D>>,
     state: State,
     total: u64,
@@ -78,8 +82,8 @@ struct Run<D: Device> {
     in_flight: Option<Batch>,
 }
 
-impl<D: AllOps> Run<D> {
-    fn new(device: Arc<D>, mut plan: Plan) -> Result<Self, TrainError> {
+impl<'a, D: AllOps> Run<'a, D> {
+    fn new(device: Arc<D>, mut plan: Plan, report: &'a mut Report<'a>) -> Result<Self, TrainError> {
         let point = plan.resume.take();
         let settings = &plan.settings;
         let flip = Flip::with_loss(&settings.model, settings.loss, settings.decay_cls);
@@ -112,9 +116,9 @@ impl<D: AllOps> Run<D> {
         }
         let total = plan.steps();
         let schedule = Schedule { peak: settings.peak_lr, warmup: settings.warmup_steps(total), total };
-        let progress = Progress::new(total, state.step);
+        let mut print = |line: &str| report(Progress::Line(line));
         if let Some(before) = another {
-            progress.say(&format!(
+            print(&format!(
                 "changed: the checkpoint was computed in {before}, and the run continues in {}; the weights will differ from \
                  those of the original run",
                 state.arithmetic.as_deref().unwrap_or_default()
@@ -123,11 +127,11 @@ impl<D: AllOps> Run<D> {
         // Nothing in the run folder changes until everything that can fail has succeeded.
         if let Some(point) = &point {
             let moved = point.set_aside(&plan.folder, state.step < total)?;
-            moved.iter().for_each(|line| progress.say(line));
+            moved.iter().for_each(|line| print(line));
             plan.folder.describe(&settings.options, &plan.tokenizer)?;
         }
         let log = MetricsLog::open(plan.folder.path(), state.step)?;
-        let this = Self {
+        let mut this = Self {
             seconds_before: state.seconds,
             saved: resume.map(|checkpoint| checkpoint.path().to_owned()),
             plan,
@@ -135,7 +139,7 @@ impl<D: AllOps> Run<D> {
             loader,
             schedule,
             log,
-            progress,
+            report,
             encoder: None,
             state,
             total,
@@ -149,14 +153,20 @@ impl<D: AllOps> Run<D> {
             collapse_reported: false,
             in_flight: None,
         };
-        this.introduce();
+        this.print_header();
         Ok(this)
     }
 
-    fn introduce(&self) {
+    /// Reports a line of text.
+    fn print(&mut self, line: &str) {
+        (self.report)(Progress::Line(line));
+    }
+
+    fn print_header(&mut self) {
         let Settings { model, loader, .. } = &self.plan.settings;
-        self.progress.say(&format!(
-            "{} pairs; {:.1} M parameters; {} px, {} of {} patches visible; batch {}; {} steps from {}; activations {:.0} MB; {}",
+        let mut print = |line: &str| (self.report)(Progress::Line(line));
+        print(&format!(
+            "{} pairs; {:.1} M parameters; {} px, {} of {} patches visible; batch {}; {} steps from {}; activations {}; {}",
             self.plan.dataset.len(),
             self.trainer.params().layout().count() as f64 / 1e6,
             model.image_size,
@@ -165,7 +175,7 @@ impl<D: AllOps> Run<D> {
             loader.batch,
             self.total,
             self.state.step,
-            self.trainer.activation_bytes() as f64 / 1e6,
+            Bytes(self.trainer.activation_bytes()),
             self.trainer.device().describe(),
         ));
         let captions = introduction::captions(&self.plan.dataset, &self.plan.tokenizer, loader);
@@ -178,16 +188,16 @@ impl<D: AllOps> Run<D> {
             total: self.total,
             warmup: self.schedule.warmup,
         });
-        captions.iter().chain(held_out).chain(&warnings).for_each(|line| self.progress.say(line));
-        self.progress.say(&format!("run folder: {}", self.plan.folder.path().display()));
+        captions.iter().chain(held_out).chain(&warnings).for_each(|line| print(line));
+        print(&format!("run folder: {}", self.plan.folder.path().display()));
         let held_out = self.plan.held_out.iter().flat_map(|held_out| held_out.dataset.warnings());
-        self.plan.dataset.warnings().iter().chain(held_out).for_each(|warning| self.progress.say(warning));
+        self.plan.dataset.warnings().iter().chain(held_out).for_each(|line| print(line));
     }
 
     fn step(&mut self) -> Result<(), TrainError> {
         let start = Instant::now();
         let batch = self.loader.next_batch();
-        self.loader.take_warnings().iter().for_each(|warning| self.progress.say(warning));
+        self.loader.take_warnings().iter().for_each(|line| self.print(line));
         let batch = match batch {
             Ok(batch) => batch,
             Err(error) => {
@@ -197,7 +207,7 @@ impl<D: AllOps> Run<D> {
         };
         // The device computes this step while the next batch is fetched, so the outcome is read one step later.
         let before = self.trainer.submit(&batch, self.schedule.at(self.state.step))?;
-        self.record(before, self.state.step)?;
+        self.record_outcome(before, self.state.step)?;
         self.state.step += 1;
         self.state.samples += batch.samples.len() as u64;
         self.state.position = batch.next;
@@ -206,7 +216,7 @@ impl<D: AllOps> Run<D> {
         self.window.time += start.elapsed();
         self.steps += 1;
         self.stepping += start.elapsed();
-        self.progress.step(self.state.step);
+        (self.report)(Progress::Step { done: self.state.step, total: self.total });
         let Settings { log_every, save_every, eval_every, .. } = self.plan.settings;
         let (step, last) = (self.state.step, self.state.step == self.total);
         let due = |every: u64| every > 0 && step.is_multiple_of(every);
@@ -215,7 +225,7 @@ impl<D: AllOps> Run<D> {
             && self.plan.held_out.is_some()
             && let Err(error) = self.save()
         {
-            self.progress.say(&format!("warning: {error}"));
+            self.print(&format!("warning: {error}"));
         }
         let evaluated = match (due(eval_every) || last, &self.plan.held_out) {
             (true, Some(_)) => match self.evaluate() {
@@ -225,7 +235,7 @@ impl<D: AllOps> Run<D> {
                     return Err(error);
                 }
                 Err(error @ TrainError::Eval(_)) => {
-                    self.progress.say(&format!("warning: not evaluated: {error}"));
+                    self.print(&format!("warning: not evaluated: {error}"));
                     None
                 }
                 evaluated => Some(evaluated?),
@@ -240,7 +250,7 @@ impl<D: AllOps> Run<D> {
             match self.save() {
                 Err(error @ TrainError::Io { .. }) => {
                     let next = step + save_every;
-                    self.progress.say(&format!("warning: {error}; training continues, next attempt at step {next}"));
+                    self.print(&format!("warning: {error}; training continues, next attempt at step {next}"));
                 }
                 saved => drop(saved?),
             }
@@ -249,17 +259,17 @@ impl<D: AllOps> Run<D> {
     }
 
     /// Waits until all submitted steps are computed, and records the last one's outcome.
-    fn settle(&mut self) -> Result<(), TrainError> {
+    fn drain(&mut self) -> Result<(), TrainError> {
         let start = Instant::now();
-        let outcome = self.trainer.settle()?;
-        self.record(outcome, self.state.step)?;
+        let outcome = self.trainer.drain()?;
+        self.record_outcome(outcome, self.state.step)?;
         self.window.time += start.elapsed();
         self.stepping += start.elapsed();
         Ok(())
     }
 
     /// Adds the outcome of step number `step`, whose batch was in flight, to the window.
-    fn record(&mut self, outcome: Option<StepOutcome>, step: u64) -> Result<(), TrainError> {
+    fn record_outcome(&mut self, outcome: Option<StepOutcome>, step: u64) -> Result<(), TrainError> {
         let (Some(outcome), Some(batch)) = (outcome, self.in_flight.take()) else { return Ok(()) };
         let quantities = [("loss", outcome.loss), ("gradient norm", outcome.grad_norm)];
         if let Some((what, value)) = quantities.into_iter().find(|(_, value)| !value.is_finite()) {
@@ -282,14 +292,14 @@ impl<D: AllOps> Run<D> {
             value: String,
             samples: &'a [String],
         }
-        const SHOWN: usize = 8;
+        const MAX_SHOWN: usize = 8;
         let names: Vec<String> = batch.samples.iter().map(|&sample| self.plan.dataset.name(sample)).collect();
         let report = Report { step, what, value: value.to_string(), samples: &names };
-        let mut keys = names[..names.len().min(SHOWN)].join(", ");
-        if names.len() > SHOWN {
+        let mut keys = names[..names.len().min(MAX_SHOWN)].join(", ");
+        if names.len() > MAX_SHOWN {
             keys += &match self.plan.folder.write_json("diverged.json", &report) {
-                Ok(path) => format!(" and {} more, all in {}", names.len() - SHOWN, path.display()),
-                Err(_) => format!(" and {} more", names.len() - SHOWN),
+                Ok(path) => format!(" and {} more, all in {}", names.len() - MAX_SHOWN, path.display()),
+                Err(_) => format!(" and {} more", names.len() - MAX_SHOWN),
             };
         }
         let last = match &self.saved {
@@ -301,7 +311,7 @@ impl<D: AllOps> Run<D> {
 
     /// Writes a line of metrics and starts the next window.
     fn report(&mut self, evaluated: Option<ZeroShot>) -> Result<(), TrainError> {
-        self.settle()?;
+        self.drain()?;
         let window = std::mem::take(&mut self.window);
         let (steps, seconds) = (window.steps.max(1) as f64, window.time.as_secs_f64().max(1e-9));
         let position = self.state.position;
@@ -322,9 +332,11 @@ impl<D: AllOps> Run<D> {
         };
         self.watch_collapse(&metrics, window.steps)?;
         self.latest = metrics;
-        self.progress.show(&metrics, self.stepping.as_secs_f64() / self.steps.max(1) as f64);
+        let left = self.total.saturating_sub(metrics.step) as f64 * self.stepping.as_secs_f64();
+        let left = Duration::try_from_secs_f64(left / self.steps.max(1) as f64).unwrap_or_default();
+        (self.report)(Progress::Metrics { metrics: &metrics, total: self.total, left });
         let written = self.log.write(&metrics);
-        self.tolerate(written);
+        self.warn_once(written);
         Ok(())
     }
 
@@ -338,16 +350,16 @@ impl<D: AllOps> Run<D> {
         let cosines = self.trainer.embeddings()?.map(|rows| advice::mean_cosine(&rows, model.embed_dim));
         if let Some(line) = advice::collapse(metrics.loss, loss, loader.batch, cosines) {
             self.collapse_reported = true;
-            self.progress.say(&line);
+            self.print(&line);
         }
         Ok(())
     }
 
     /// Warns once that metrics cannot be written, which alone does not end a run.
-    fn tolerate(&mut self, written: Result<(), TrainError>) {
+    fn warn_once(&mut self, written: Result<(), TrainError>) {
         if let (Err(error), false) = (written, self.log_failed) {
             self.log_failed = true;
-            self.progress.say(&format!("warning: {error}; training continues without it"));
+            self.print(&format!("warning: {error}; training continues without it"));
         }
     }
 
@@ -356,7 +368,7 @@ impl<D: AllOps> Run<D> {
     }
 
     fn save(&mut self) -> Result<PathBuf, TrainError> {
-        self.settle()?;
+        self.drain()?;
         self.state.seconds = self.seconds();
         let (weights, moments) = self.trainer.download()?;
         let folder = self.plan.folder.checkpoints();
@@ -365,7 +377,7 @@ impl<D: AllOps> Run<D> {
         checkpoint::prune(&folder, self.plan.settings.keep);
         self.saved = Some(path.clone());
         let drawn = self.log.draw(&self.title());
-        self.tolerate(drawn);
+        self.warn_once(drawn);
         Ok(path)
     }
 
@@ -379,7 +391,7 @@ impl<D: AllOps> Run<D> {
             Ok(_) => format!("saved step {}; flipk train --resume {folder} goes on from there", self.state.step),
             Err(error) => format!("warning: {error}"),
         };
-        self.progress.say(&line);
+        self.print(&line);
     }
 
     fn title(&self) -> String {
@@ -389,7 +401,7 @@ impl<D: AllOps> Run<D> {
     }
 
     fn evaluate(&mut self) -> Result<ZeroShot, TrainError> {
-        self.settle()?;
+        self.drain()?;
         let Some(HeldOut { dataset, classes, templates, .. }) = &self.plan.held_out else {
             return Err(TrainError::Settings { problem: "there is no held-out data to evaluate on".to_owned() });
         };
@@ -401,13 +413,13 @@ impl<D: AllOps> Run<D> {
             dataset,
             tokenizer: &self.plan.tokenizer,
             max_bad: self.plan.settings.loader.max_bad,
-            bar: &ProgressBar::hidden(),
+            progress: &|_| (),
         };
         let found = eval::zero_shot(encoder, self.trainer.params(), &inputs, classes, templates);
         // Every evaluation skips the same samples: one report is enough.
         let warnings = encoder.take_warnings();
         if self.eval_skipped.is_none() {
-            warnings.iter().for_each(|warning| self.progress.say(warning));
+            warnings.iter().for_each(|line| (self.report)(Progress::Line(line)));
         }
         self.eval_skipped = Some(encoder.skipped().clone());
         Ok(found?)

@@ -192,7 +192,7 @@ impl Settings {
 
     /// The preset as the command line spells it.
     pub fn preset_name(&self) -> String {
-        self.options.model.map_or_else(String::new, |preset| format!("{preset:?}").to_lowercase())
+        self.options.model.map_or_else(String::new, |preset| preset.to_string())
     }
 
     /// Steps of warm-up in a run of `total` steps.

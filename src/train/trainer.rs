@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::memory;
 use crate::autograd::{Parameters, Program, Recompute, Tape};
 use crate::data::Batch;
 use crate::device::{Device, DeviceError, Graph, Pending};
@@ -31,20 +32,6 @@ pub struct Trainer<D: Device> {
 struct Submitted {
     outcome: Pending,
     grad_norm: Pending,
-}
-
-/// Adds to an out-of-memory error for `batch` which batch would fit: activations grow in proportion to it.
-fn fitting(error: DeviceError, batch: usize, recompute: Recompute) -> DeviceError {
-    let DeviceError::OutOfMemory { device, purpose, asked, free, held } = error else { return error };
-    let less = if recompute == Recompute::Blocks { "" } else { "; --recompute blocks takes less" };
-    let hint = match free.map(|free| (batch as u128 * free as u128 / asked.max(1) as u128) as usize) {
-        None => "give a smaller --batch".to_owned(),
-        Some(0) => format!("not even --batch 1 would fit{less}"),
-        Some(fits) if fits < 8 => format!("--batch {fits} would fit{less}"),
-        Some(fits) => format!("--batch {} would fit{less}", fits / 8 * 8),
-    };
-    let purpose = format!("{purpose} of a batch of {batch} ({hint})");
-    DeviceError::OutOfMemory { device, purpose, asked, free, held }
 }
 
 /// The results of a step.
@@ -77,9 +64,13 @@ impl<D: AllOps> Trainer<D> {
         let mut tape = Tape::new(flip.layout().clone());
         tape.recompute(recompute);
         let embedded = flip.record(&mut tape, batch, kept);
-        let mut program = tape.train(device.clone()).map_err(|error| fitting(error, batch, recompute))?;
+        let bytes = |batch, recompute| memory::step_bytes::<D>(&flip, batch, kept, recompute);
+        let advise = |error, taken| memory::advise(error, (batch, recompute), taken, bytes);
+        let mut program = tape.train(device.clone()).map_err(|error| advise(error, 0))?;
         let inputs = embedded.inputs;
-        program.reserve_prefetch(&[inputs.images.id(), inputs.tokens.id(), inputs.ids_keep.id()])?;
+        let inputs = [inputs.images.id(), inputs.tokens.id(), inputs.ids_keep.id()];
+        let reserved = program.reserve_prefetch(&inputs);
+        reserved.map_err(|error| advise(error, program.activation_bytes() + program.prefetch_bytes()))?;
         let (recording, submitted) = (None, None);
         Ok(Self { device, flip, params, optimizer, program, embedded, batch, plain_steps: 0, recording, submitted })
     }
@@ -98,7 +89,7 @@ impl<D: AllOps> Trainer<D> {
     }
 
     /// Waits for the last submitted step and returns its outcome, if it was not read yet.
-    pub fn settle(&mut self) -> Result<Option<StepOutcome>, DeviceError> {
+    pub fn drain(&mut self) -> Result<Option<StepOutcome>, DeviceError> {
         self.submitted.take().map(|last| self.wait(last)).transpose()
     }
 
@@ -213,36 +204,5 @@ impl<D: AllOps> Trainer<D> {
     /// Continues from `moments`.
     pub fn set_moments(&mut self, moments: &Moments) -> Result<(), DeviceError> {
         self.optimizer.upload(&self.device, moments)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_batch_that_fits_is_named() {
-        let error = |free, recompute| {
-            let error = DeviceError::OutOfMemory {
-                device: "cuda",
-                purpose: "activations".to_owned(),
-                asked: 1000,
-                free: Some(free),
-                held: vec![("the weights".to_owned(), 40)],
-            };
-            fitting(error, 128, recompute).to_string()
-        };
-        let text = error(260, Recompute::Blocks);
-        assert!(
-            text.contains("1000 bytes were asked for activations of a batch of 128 (--batch 32 would fit)"),
-            "{text}"
-        );
-        assert!(text.contains("260 are free; held are 40 by the weights"), "{text}");
-        assert!(error(260, Recompute::Cheap).contains("(--batch 32 would fit; --recompute blocks takes less)"));
-        assert!(error(40, Recompute::Blocks).contains("(--batch 5 would fit)"));
-        assert!(error(4, Recompute::Cheap).contains("(not even --batch 1 would fit; --recompute blocks takes less)"));
-        let purpose = "activations".to_owned();
-        let error = DeviceError::OutOfMemory { device: "cpu", purpose, asked: 1000, free: None, held: Vec::new() };
-        assert!(fitting(error, 128, Recompute::None).to_string().contains("a batch of 128 (give a smaller --batch)"));
     }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use flipk::data::tar;
 use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
 
-use crate::harness::{json, train};
+use crate::harness::{flipk, json, train};
 
 fn encoded(number: u8, format: ImageFormat) -> Vec<u8> {
     let pixels = RgbImage::from_fn(40, 30, |x, y| Rgb([x as u8 * 6, y as u8 * 8, number.wrapping_mul(37)]));
@@ -16,7 +16,7 @@ fn encoded(number: u8, format: ImageFormat) -> Vec<u8> {
 }
 
 /// Trains for one epoch on these images. Returns stderr, and what was skipped.
-fn train(folder: &Path, images: &[(String, Vec<u8>)], more: &[&str]) -> (String, serde_json::Value) {
+fn train_on(folder: &Path, images: &[(String, Vec<u8>)], more: &[&str]) -> (String, serde_json::Value) {
     let mut archive = Vec::new();
     for (number, (name, image)) in images.iter().enumerate() {
         tar::append(&mut archive, name, image);
@@ -46,7 +46,7 @@ fn motion_photos_are_read() {
         (name, encoded(number as u8, ImageFormat::Jpeg).into_iter().chain(video(number)).collect())
     };
     let photos: Vec<_> = (0..40).map(photo).collect();
-    let (said, skipped) = train(folder.path(), &photos, &[]);
+    let (said, skipped) = train_on(folder.path(), &photos, &[]);
     assert_eq!(skipped, serde_json::json!({}), "{said}");
 }
 
@@ -65,7 +65,7 @@ fn every_format_is_read_whatever_its_name() {
     // A PNG without its last bytes has all of its rows.
     let png = encoded(10, Png);
     images.push(("y.png".to_owned(), png[..png.len() - 12].to_vec()));
-    let (said, skipped) = train(folder.path(), &images, &["--exif-orientation=apply"]);
+    let (said, skipped) = train_on(folder.path(), &images, &["--exif-orientation=apply"]);
     assert_eq!(skipped, serde_json::json!({}), "{said}");
     let config = std::fs::read_to_string(folder.path().join("run/config.toml")).unwrap();
     assert!(config.contains("exif_orientation = \"apply\""), "{config}");
@@ -87,7 +87,7 @@ fn files_that_are_not_images_are_named() {
     for (number, (bytes, _)) in others.iter().enumerate() {
         images.push((format!("x{number}.jpg"), bytes.to_vec()));
     }
-    let (said, skipped) = train(folder.path(), &images, &[]);
+    let (said, skipped) = train_on(folder.path(), &images, &[]);
     for (number, (_, words)) in others.iter().enumerate() {
         assert!(said.contains(&format!("shard.tar:x{number}: bad image: {words}")), "{words}: {said}");
     }

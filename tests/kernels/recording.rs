@@ -54,7 +54,7 @@ fn recorded_steps_give_the_same_bits() {
             true => batches.map(|(batch, lr)| trainer.step(&batch, lr).unwrap()).collect(),
             false => batches.filter_map(|(batch, lr)| trainer.submit(&batch, lr).unwrap()).collect(),
         };
-        outcomes.extend(trainer.settle().unwrap());
+        outcomes.extend(trainer.drain().unwrap());
         (outcomes, trainer.download().unwrap())
     };
     let (plain, recorded) = (run(false, true), run(true, true));

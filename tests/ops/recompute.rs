@@ -5,14 +5,18 @@ use std::time::Duration;
 
 use flipk::autograd::{Init, Layout, Parameters, Recompute, Step, Tape};
 use flipk::data::{Batch, Position};
-use flipk::device::{Cpu, Cuda};
+use flipk::device::Cpu;
+#[cfg(feature = "cuda")]
+use flipk::device::Cuda;
 use flipk::model::{Flip, ModelConfig, Preset};
+#[cfg(feature = "cuda")]
 use flipk::ops::AllOps;
 use flipk::ops::gelu::Gelu;
 use flipk::ops::layernorm::Norm;
 use flipk::ops::linear::Weights;
 use flipk::optim::AdamWConfig;
 use flipk::train::Trainer;
+#[cfg(feature = "cuda")]
 use half::bf16;
 
 use crate::harness::normals;
@@ -82,6 +86,7 @@ fn no_more_is_computed_again_than_is_read() {
     assert_eq!(MODES.map(again), [[0; 5], [10, 5, 0, 0, 0], [10, 0, 10, 5, 1]]);
 }
 
+#[cfg(feature = "cuda")]
 fn record<D: AllOps>(preset: Preset, batch: usize, mode: Recompute) -> Tape<D> {
     let flip = Flip::new(&preset.config(), true);
     let mut tape = Tape::new(flip.layout().clone());
@@ -90,6 +95,7 @@ fn record<D: AllOps>(preset: Preset, batch: usize, mode: Recompute) -> Tape<D> {
     tape
 }
 
+#[cfg(feature = "cuda")]
 #[test]
 fn memory_falls_by_what_is_not_kept() {
     let bytes = |mode| record::<Cuda<bf16>>(Preset::B16, 64, mode).training_bytes();

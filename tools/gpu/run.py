@@ -242,7 +242,7 @@ class Run:
             try:
                 found, recompute = self.profile("steps", 300, *options, name=name), False
             except Failed as error:
-                if "would fit" not in str(error):
+                if "out of memory" not in str(error):
                     raise
                 found, recompute = self.profile("steps", 300, *options, "--recompute=blocks", name=name), True
             keys = ["model", "mask_ratio", "batch", "samples_per_second", "step_seconds", "training_step_seconds",

@@ -13,7 +13,8 @@ use super::{jpeg, png};
 pub const MAX_PIXELS: u64 = 100_000_000;
 
 /// What is done with a photo whose EXIF data says that it is to be rotated.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum ExifOrientation {
     /// The pixels as they are stored: what OpenCLIP trains on (Pillow's `Image.open(..).convert("RGB")`)

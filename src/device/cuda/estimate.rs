@@ -5,11 +5,8 @@
 use ptx_emulator::Counts;
 
 use super::driver::Gemm;
+use crate::device::h100::{BANDWIDTH, GEMM};
 
-/// Bytes per second that a copy moves, read and written bytes both counted (an H100 SXM with 80 GB).
-pub const BANDWIDTH: f64 = 3.0e12;
-/// FLOP/s of large bf16 products by cuBLAS on random data.
-pub const PRODUCTS: f64 = 798e12;
 /// FLOP/s of `mma.sync` in bf16, about two thirds of what Hopper's own matrix instructions reach.
 const MMA: f64 = 620e12;
 /// Warp instructions per second: 132 processors with four schedulers at 1.7 GHz.
@@ -39,7 +36,7 @@ pub fn slowest(counts: &Counts) -> (f64, &'static str) {
 /// Seconds for a matrix product.
 pub fn gemm(product: &Gemm) -> f64 {
     let &Gemm { m, n, k, .. } = product;
-    (2.0 * (m * n * k) as f64 / PRODUCTS).max(product.moved_bytes() as f64 / BANDWIDTH) + LAUNCH
+    (2.0 * (m * n * k) as f64 / GEMM).max(product.moved_bytes() as f64 / BANDWIDTH) + LAUNCH
 }
 
 /// Seconds for a copy or a fill that reads and writes `bytes` together.

@@ -6,8 +6,10 @@
 
 mod cublaslt;
 mod driver;
+#[cfg(feature = "emulator")]
 mod emulated;
-pub mod estimate;
+#[cfg(feature = "emulator")]
+mod estimate;
 pub mod kernels;
 mod nvidia;
 mod staging;
@@ -19,6 +21,7 @@ use half::bf16;
 
 pub(crate) use driver::args;
 pub use driver::{Arg, DType, Done, Driver, Epilogue, Event, Gemm, Launch, LaunchConfig, Limits, Operand};
+#[cfg(feature = "emulator")]
 pub use emulated::{Emulated, EmulatorOptions};
 pub use nvidia::Gpu;
 
@@ -250,6 +253,7 @@ impl<T: ActType> Device for Cuda<T> {
             asked: bytes,
             free: self.driver.free_bytes(),
             held: held.clone(),
+            advice: None,
         })?;
         held.push((purpose.to_owned(), bytes));
         let (driver, purpose) = (self.driver.clone(), purpose.to_owned());

@@ -4,6 +4,7 @@
 //! `v̂ = v / (1-β2ᵗ)`; the decay applies to the arena's decaying ranges only.
 
 pub mod cpu;
+#[cfg(feature = "cuda")]
 mod cuda;
 
 use crate::device::{Device, DeviceError};

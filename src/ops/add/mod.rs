@@ -1,6 +1,7 @@
 //! Sums of gradients, where a tensor was used twice. Recorded by the tape itself.
 
 mod cpu;
+#[cfg(feature = "cuda")]
 mod cuda;
 
 use crate::device::{Device, DeviceError};

@@ -4,6 +4,7 @@
 //! for CLS (docs/method.md); CLIP's is learned.
 
 mod cpu;
+#[cfg(feature = "cuda")]
 mod cuda;
 
 use super::act_bytes;

@@ -7,6 +7,7 @@
 //! `dS = P ∘ (dP - rowsum(dO ∘ O))`, `dQ = dS K / √d`, `dK = dSᵀ Q / √d`.
 
 mod cpu;
+#[cfg(feature = "cuda")]
 mod cuda;
 mod head;
 

@@ -3,6 +3,7 @@
 //! Backwards: `dtable[v] = Σ over the places of token v of dout`, `dpos[t] = Σ_b dout[b, t]`, both in a fixed order.
 
 mod cpu;
+#[cfg(feature = "cuda")]
 pub(in crate::ops) mod cuda;
 
 use super::act_bytes;

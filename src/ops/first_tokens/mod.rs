@@ -1,6 +1,7 @@
 //! The first token of each sequence: `y[b] = x[b, 0]`; backwards `dx[b, 0] = dy[b]`, and zero for the other tokens.
 
 mod cpu;
+#[cfg(feature = "cuda")]
 mod cuda;
 
 use super::act_bytes;

@@ -4,6 +4,7 @@
 //! work: hidden patches are never read.
 
 mod cpu;
+#[cfg(feature = "cuda")]
 mod cuda;
 
 use super::act_bytes;

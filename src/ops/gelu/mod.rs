@@ -3,6 +3,7 @@
 //! Exact: `x Φ(x)`. Tanh: `x/2 (1 + tanh(√(2/π) (x + 0.044715 x³)))`, as FLIP uses it.
 
 pub mod cpu;
+#[cfg(feature = "cuda")]
 pub mod cuda;
 
 use serde::{Deserialize, Serialize};

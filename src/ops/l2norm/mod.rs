@@ -3,6 +3,7 @@
 //! Backwards, with `n = |x|`, `s = n + 1e-8`: `dx = dy / s - x · (x · dy) / (n s²)` (zero where `n` is).
 
 mod cpu;
+#[cfg(feature = "cuda")]
 mod cuda;
 
 use crate::autograd::{Access, Backward, Cost, Op, Slot, Tape, Var, Work};

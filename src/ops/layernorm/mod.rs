@@ -7,6 +7,7 @@
 //! `x` and `delta` both get `ds`, as one buffer: the residual stream's gradient, updated in place.
 
 mod cpu;
+#[cfg(feature = "cuda")]
 mod cuda;
 
 use super::act_bytes;

@@ -5,6 +5,7 @@
 //! no pass over memory of its own is needed.
 
 mod cpu;
+#[cfg(feature = "cuda")]
 mod cuda;
 
 use super::act_bytes;

@@ -6,6 +6,7 @@
 
 mod contrastive;
 pub mod cpu;
+#[cfg(feature = "cuda")]
 mod cuda;
 mod sigmoid;
 

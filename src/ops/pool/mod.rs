@@ -1,6 +1,7 @@
 //! One row per sequence: the mean over its tokens, CLS included; the result is f32, as all that follows to the loss.
 
 mod cpu;
+#[cfg(feature = "cuda")]
 mod cuda;
 
 use super::act_bytes;

@@ -4,6 +4,7 @@
 //! Backwards: `dx = dy Wᵀ`, `dW = xᵀ dy`.
 
 mod cpu;
+#[cfg(feature = "cuda")]
 mod cuda;
 
 use crate::autograd::{Access, Backward, Cost, GradMut, Op, ParamGrad, ParamId, Slot, Tape, Var, Work};

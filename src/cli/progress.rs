@@ -1,0 +1,80 @@
+//! Shows the progress of a run: a bar on a terminal, else a line every few seconds.
+
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::train::{Metrics, Progress};
+
+/// Time between plain lines.
+const PLAIN_EVERY: Duration = Duration::from_secs(10);
+
+pub struct Screen {
+    /// `None` without a terminal.
+    bar: Option<ProgressBar>,
+    last_line: Option<Instant>,
+}
+
+impl Screen {
+    pub fn new() -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+            let style = ProgressStyle::with_template("{bar:24.cyan/blue} step {pos}/{len}  {msg}");
+            bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+        });
+        Self { bar, last_line: None }
+    }
+
+    pub fn show(&mut self, progress: Progress) {
+        match progress {
+            Progress::Line(line) => self.print(line),
+            Progress::Step { done, total } => {
+                if let Some(bar) = &self.bar {
+                    bar.set_length(total);
+                    bar.set_position(done);
+                }
+            }
+            Progress::Metrics { metrics, total, left } => self.show_metrics(metrics, total, left),
+        }
+    }
+
+    /// Prints a line above the bar.
+    fn print(&self, line: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| eprint_line!("{line}")),
+            None => eprint_line!("{line}"),
+        }
+    }
+
+    fn show_metrics(&mut self, metrics: &Metrics, total: u64, left: Duration) {
+        let message = format!(
+            "loss {:.3}  acc {:.1} %  {:.0} samples/s  {:.0} GFLOP/s  data wait {:.0} %  {:#} left",
+            metrics.loss,
+            100.0 * metrics.accuracy,
+            metrics.samples_per_second,
+            metrics.gflops,
+            100.0 * metrics.data_wait,
+            HumanDuration(left),
+        );
+        match &self.bar {
+            Some(bar) => {
+                bar.set_position(metrics.step);
+                bar.set_message(message);
+            }
+            None if metrics.step >= total || self.last_line.is_none_or(|last| last.elapsed() >= PLAIN_EVERY) => {
+                self.last_line = Some(Instant::now());
+                eprint_line!("step {}/{total}  {message}", metrics.step);
+            }
+            None => {}
+        }
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.abandon();
+        }
+    }
+}
