@@ -10,7 +10,7 @@ mod registers;
 mod warp;
 
 use crate::isa::{Class, File, Guard, Inst, Op, Preset, Reg, Space, Ty};
-use crate::module::{Kernel, Param};
+use crate::kernel::{Kernel, Param};
 use crate::parser::ParseError;
 use crate::parser::ast::{Function, Instruction, Statement, Unit, Variable};
 use form::Form;
@@ -59,7 +59,7 @@ struct Decoder<'a> {
     local_bytes: usize,
     /// Of the instruction in hand.
     line: u32,
-    location: Option<std::sync::Arc<crate::parser::ast::Location>>,
+    location: Option<std::sync::Arc<crate::location::Location>>,
     guard: Option<Guard>,
 }
 

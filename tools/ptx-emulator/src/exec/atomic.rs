@@ -39,7 +39,7 @@ impl BlockRun<'_> {
                     let (block, at) = self.in_global(address, bytes, lane)?;
                     let block = &self.launch.global[block];
                     if self.launch.check_global && !block.was_written(at, bytes) {
-                        return Err((FaultKind::Unwritten { space: "global", address, bytes }, Some(lane)));
+                        return Err((FaultKind::Uninit { space: "global", address, bytes }, Some(lane)));
                     }
                     block.update(at, bytes, |old| changed_in_global(op, access.ty, old, a, b))
                 }

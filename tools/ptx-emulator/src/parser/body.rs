@@ -1,9 +1,10 @@
 //! The statements of a function's body.
 
-use super::ast::{Instruction, Location, Operand, Statement};
+use super::ast::{Instruction, Operand, Statement};
 use super::lexer::Token;
 use super::{Parsed, Parser};
 use crate::isa::Ty;
+use crate::location::Location;
 use std::sync::Arc;
 
 impl<'a> Parser<'a> {

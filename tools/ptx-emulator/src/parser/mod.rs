@@ -5,7 +5,8 @@ mod body;
 mod lexer;
 
 use crate::isa::{Space, Ty};
-use ast::{Function, Location, Unit, Variable};
+use crate::location::Location;
+use ast::{Function, Unit, Variable};
 use lexer::Token;
 use std::collections::HashMap;
 use std::sync::Arc;

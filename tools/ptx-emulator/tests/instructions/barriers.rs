@@ -34,7 +34,7 @@ fn faults(body: &str, lines: &[u32]) -> Vec<Fault> {
 
 fn race(body: &str, lines: &[u32]) {
     for fault in faults(body, lines) {
-        assert!(matches!(fault.kind, FaultKind::Race { .. }), "{fault}\n{body}");
+        assert!(matches!(fault.kind, FaultKind::DataRace { .. }), "{fault}\n{body}");
     }
 }
 
@@ -172,7 +172,7 @@ fn a_copy_may_write_from_its_beginning() {
         )
     };
     for fault in faults(&body(""), &[2, 3]) {
-        assert!(matches!(fault.kind, FaultKind::Race { .. } | FaultKind::MissingWait { .. }), "{fault}");
+        assert!(matches!(fault.kind, FaultKind::DataRace { .. } | FaultKind::MissingWait { .. }), "{fault}");
     }
     clean(&body("bar.sync 0;"));
 }

@@ -113,7 +113,7 @@ fn what_is_not_known_is_an_error_with_its_line() {
 #[test]
 fn faults_name_the_line_and_the_registers() {
     let fault = execute("", "mov.u32 %t0, 1;\nadd.u32 %t1, %t0, %t2;", [1, 32], None, &mut []).unwrap_err();
-    assert_eq!((fault.line, fault.kind), (HEADER + 2, FaultKind::UnwrittenRegister { name: "%t2".into() }));
+    assert_eq!((fault.line, fault.kind), (HEADER + 2, FaultKind::UninitRegister { name: "%t2".into() }));
     let fault = execute("", "mov.u32 %t0, 1;\n\ntrap;", [1, 32], None, &mut []).unwrap_err();
     assert_eq!((fault.line, fault.kind), (HEADER + 3, FaultKind::Trap));
 }

@@ -1,6 +1,6 @@
 //! Small kernels from snippets: declarations, loads of operands and stores of results are made here.
 
-use ptx_emulator::{Fault, Grid, Memory, Module, Options, ParseError, launch};
+use ptx_emulator::{Fault, LaunchConfig, Memory, Module, Options, ParseError, launch};
 
 /// Integer types: name, width of the register that holds one, bits, signed.
 pub const INTEGERS: [(&str, char, u32, bool); 8] = [
@@ -53,7 +53,7 @@ pub fn execute(
     let kernel = parsed.kernel("test").unwrap();
     let arguments: Vec<&[u8]> = addresses.iter().map(|a| &a[..]).collect();
     let params = kernel.pack(&arguments).unwrap();
-    let grid = Grid { blocks: [blocks, 1, 1], threads: [threads, 1, 1], dynamic_shared: 256 };
+    let grid = LaunchConfig { blocks: [blocks, 1, 1], threads: [threads, 1, 1], dynamic_shared: 256 };
     launch(&memory, &parsed, kernel, grid, &params, &Options { order, ..Options::default() })?;
     for (buffer, address) in buffers.iter_mut().zip(&addresses) {
         memory.read(u64::from_le_bytes(*address), buffer).unwrap();

@@ -1,7 +1,7 @@
 //! Loads and stores of every space and width, address conversions and asynchronous copies (PTX ISA, 9.7.9).
 
 use crate::harness::{execute, parse, warp, words};
-use ptx_emulator::{Fault, FaultKind, Grid, Memory, Options, launch};
+use ptx_emulator::{Fault, FaultKind, LaunchConfig, Memory, Options, launch};
 
 fn bytes(count: usize) -> Vec<u8> {
     (0..count).map(|i| (i * 37 + 11) as u8 | if i % 3 == 0 { 0x80 } else { 0 }).collect()
@@ -119,7 +119,7 @@ fn parameters_lie_at_their_alignment() {
     let arguments: [&[u8]; 6] =
         [&to.to_le_bytes(), &[0xfe], &[0x34, 0x12], &1.5f32.to_le_bytes(), &structure, &77u64.to_le_bytes()];
     let params = kernel.pack(&arguments).unwrap();
-    let grid = Grid { blocks: [1; 3], threads: [1; 3], dynamic_shared: 0 };
+    let grid = LaunchConfig { blocks: [1; 3], threads: [1; 3], dynamic_shared: 0 };
     launch(&memory, &module, kernel, grid, &params, &Options::default()).unwrap();
     let mut back = [0; 48];
     memory.read(to, &mut back).unwrap();
