@@ -13,6 +13,7 @@ mod counts;
 mod decode;
 mod exec;
 mod fault;
+pub mod forms;
 mod isa;
 mod kernel;
 mod launch;

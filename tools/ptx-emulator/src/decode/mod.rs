@@ -227,7 +227,7 @@ impl<'a> Decoder<'a> {
             Some((name, negated)) => Some(Guard { predicate: self.register(name, File::Pred)?, negated }),
             None => None,
         };
-        let mut form = Form::new(instruction.opcode);
+        let mut form = Form::new(instruction.opcode)?;
         let operands = instruction.operands.as_slice();
         let known = self.arith(&mut form, operands)?
             || self.memory(&mut form, operands)?
