@@ -81,7 +81,7 @@ pub fn launch(
 
 fn check(kernel: &Kernel, grid: LaunchConfig, params: &[u8]) -> Result<(), Fault> {
     let threads = grid.threads();
-    let shared = kernel.static_shared() + grid.dynamic_shared;
+    let shared = kernel.static_shared().saturating_add(grid.dynamic_shared);
     let problem = if grid.block_count() == 0 || threads == 0 {
         "a grid needs blocks and threads".to_owned()
     } else if threads > 1024 || kernel.max_threads.is_some_and(|most| threads > most as usize) {

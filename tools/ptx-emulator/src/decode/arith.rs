@@ -70,10 +70,10 @@ impl<'a> Decoder<'a> {
     fn mov(&mut self, form: &mut Form<'a>, o: &[Operand<'a>]) -> Decoded<()> {
         let ty = form.ty()?;
         self.count(o, 2)?;
-        let part = |n: usize| match ty.bytes() * 8 / n {
-            8 => Ok(Ty::B8),
-            16 => Ok(Ty::B16),
-            32 => Ok(Ty::B32),
+        let part = |n: usize| match (ty.bytes(), n) {
+            (2, 2) | (4, 4) => Ok(Ty::B8),
+            (4, 2) | (8, 4) => Ok(Ty::B16),
+            (8, 2) => Ok(Ty::B32),
             _ => Err(format!("a {}-bit move of {n} parts is not supported", ty.bytes() * 8)),
         };
         match (&o[0], &o[1]) {

@@ -1,7 +1,7 @@
 //! Branches, calls and what does nothing in sequential execution (PTX ISA, 9.7.12).
 
 use super::form::Form;
-use super::{Binding, Class, Decoded, Decoder};
+use super::{Binding, Class, Decoded, Decoder, MAX_CALLS};
 use crate::isa::{Guard, Op, Ty};
 use crate::parser::ast::Operand;
 use std::collections::HashMap;
@@ -71,6 +71,9 @@ impl<'a> Decoder<'a> {
         let function = function.ok_or_else(|| format!("the call of `{name}` is not supported: it has no body here"))?;
         if self.calls.contains(&name) {
             return Err(format!("the recursive call of `{name}` is not supported"));
+        }
+        if self.calls.len() > MAX_CALLS {
+            return Err(format!("calls are nested more than {MAX_CALLS} deep"));
         }
         let formals: Vec<_> = function.results.iter().chain(&function.params).collect();
         let actuals: Vec<_> = results.iter().chain(arguments).collect();

@@ -67,16 +67,20 @@ impl<'a> Decoder<'a> {
         &o[..o.len().saturating_sub(policy)]
     }
 
-    /// The access that an instruction and its address describe; the address' own space decides where it has one.
-    fn access(&self, form: &mut Form<'a>, ty: Ty, at: &Address) -> Access {
-        let named = form.pick(is_space).unwrap_or(Space::Generic);
-        let space = match (named, at.space) {
-            (Space::Const, _) | (Space::Global, None) => Space::Global,
-            (_, Some(space)) => space,
-            (space, None) => space,
+    /// The access that an instruction and its address describe; the name of a variable says its space.
+    fn access(&self, form: &mut Form<'a>, ty: Ty, at: &Address) -> Decoded<Access> {
+        let space = match (form.pick(is_space).unwrap_or(Space::Generic), at.space) {
+            (Space::Const | Space::Global, None | Some(Space::Global)) => Space::Global,
+            // Parameters of calls are local memory.
+            (Space::Param, Some(Space::Local)) => Space::Local,
+            (Space::Generic, Some(space)) => space,
+            (named, Some(space)) if named != space => {
+                return Err(format!("a variable of {space:?} memory is accessed as one of {named:?} memory"));
+            }
+            (named, _) => named,
         };
         let count = form.pick(vector).unwrap_or(1);
-        Access { space, ty, count, offset: at.offset }
+        Ok(Access { space, ty, count, offset: at.offset })
     }
 
     fn load(&mut self, form: &mut Form<'a>, o: &[Operand<'a>]) -> Decoded<()> {
@@ -85,7 +89,7 @@ impl<'a> Decoder<'a> {
         self.count(o, 2)?;
         let at = self.address(&o[1])?;
         let constant = form.take("const");
-        let access = self.access(form, ty, &at);
+        let access = self.access(form, ty, &at)?;
         let elements = self.elements(&o[0]);
         if elements.len() != access.count as usize {
             return Err(format!("{} registers for a load of {}", elements.len(), access.count));
@@ -107,7 +111,7 @@ impl<'a> Decoder<'a> {
         let o = self.without_policy(form, o);
         self.count(o, 2)?;
         let at = self.address(&o[0])?;
-        let access = self.access(form, ty, &at);
+        let access = self.access(form, ty, &at)?;
         if access.space == Space::Param {
             return Err("a kernel's parameters cannot be stored to".into());
         }
@@ -150,7 +154,7 @@ impl<'a> Decoder<'a> {
         let returns = (form.name == "atom") as usize;
         self.count(o, 2 + returns + (op == AtomOp::Cas) as usize)?;
         let at = self.address(&o[returns])?;
-        let access = self.access(form, ty, &at);
+        let access = self.access(form, ty, &at)?;
         if !matches!(access.space, Space::Generic | Space::Global | Space::Shared) || access.count != 1 {
             return Err("atomics work on single elements of global and shared memory".into());
         }

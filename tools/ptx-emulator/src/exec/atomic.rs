@@ -35,6 +35,9 @@ impl BlockRun<'_> {
                     self.shared.store(at, bytes, change(old));
                     old
                 }
+                Space::Local | Space::Param => {
+                    return Err((FaultKind::OutOfRange { space: "shared or global", address, bytes }, Some(lane)));
+                }
                 _ => {
                     let (block, at) = self.in_global(address, bytes, lane)?;
                     let block = &self.launch.global[block];

@@ -361,7 +361,7 @@ impl BlockRun<'_> {
             let committed = warp.groups[copy.lane];
             let old_enough = match groups {
                 None => true,
-                Some(pending) => copy.group.is_some_and(|group| group + pending < committed),
+                Some(pending) => copy.group.is_some_and(|group| committed - group > pending),
             };
             mask >> copy.lane & 1 == 1 && old_enough
         };
