@@ -139,7 +139,7 @@ impl Machine {
                 self.upload(*to, &vec![0; *bytes])
             }
             Call::MarkUninit { address, bytes } => {
-                self.memory.forget(*address, *bytes).map_err(|error| failed("mark_uninit", &error))
+                self.memory.mark_uninit(*address, *bytes).map_err(|error| failed("mark_uninit", &error))
             }
         }
     }
@@ -197,7 +197,7 @@ impl Machine {
         let kernel = module.kernel(call.kernel).ok_or_else(|| wrong(format!("not in kernels/{}.cu", call.module)))?;
         let args: Vec<&[u8]> = call.args.iter().map(Arg::bytes).collect();
         let params = kernel.pack(&args).map_err(wrong)?;
-        let grid = ptx_emulator::Grid {
+        let grid = ptx_emulator::LaunchConfig {
             blocks: call.config.blocks,
             threads: call.config.threads,
             dynamic_shared: call.config.shared,

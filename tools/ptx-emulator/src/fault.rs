@@ -1,6 +1,6 @@
 //! What is wrong with a kernel, and where.
 
-use crate::parser::ast::Location;
+use crate::location::Location;
 use std::fmt;
 use std::sync::Arc;
 
@@ -49,16 +49,16 @@ pub enum FaultKind {
         bytes: usize,
     },
     /// A read of what was never written.
-    Unwritten {
+    Uninit {
         space: &'static str,
         address: u64,
         bytes: usize,
     },
-    UnwrittenRegister {
+    UninitRegister {
         name: String,
     },
     /// Two unordered accesses to shared memory, of which one writes.
-    Race {
+    DataRace {
         address: u64,
         other_writes: bool,
         warp: Option<u16>,
@@ -108,11 +108,11 @@ impl fmt::Display for FaultKind {
             Self::Misaligned { space, address, bytes } => {
                 write!(f, "misaligned access of {bytes} bytes of {space} memory at {address:#x}")
             }
-            Self::Unwritten { space, address, bytes } => {
+            Self::Uninit { space, address, bytes } => {
                 write!(f, "read of {bytes} bytes of {space} memory at {address:#x} that were never written")
             }
-            Self::UnwrittenRegister { name } => write!(f, "read of the register {name}, which was never written"),
-            Self::Race { address, other_writes, warp, lane } => {
+            Self::UninitRegister { name } => write!(f, "read of the register {name}, which was never written"),
+            Self::DataRace { address, other_writes, warp, lane } => {
                 let what = if *other_writes { "write" } else { "read" };
                 write!(f, "race on shared memory at {address:#x} with a {what} by ")?;
                 match (warp, lane) {

@@ -1,6 +1,6 @@
 //! The decoded form of PTX: types, operations and instructions with resolved registers and labels.
 
-use crate::parser::ast::Location;
+use crate::location::Location;
 use std::sync::Arc;
 
 /// An operand type of PTX.

@@ -1,65 +1,16 @@
 //! Launching a kernel: a grid of blocks over all cores.
 
+use crate::config::{LaunchConfig, Options, Shuffle};
 use crate::counts::Counts;
 use crate::exec::{BlockRun, Failed, Launch};
 use crate::fault::{Fault, FaultKind};
+use crate::kernel::Kernel;
 use crate::memory::Memory;
-use crate::module::{Kernel, Module};
+use crate::module::Module;
 use crate::shared::Watch;
 use crate::touched::Touched;
 use rayon::prelude::*;
 use std::sync::atomic::{AtomicUsize, Ordering};
-
-/// Blocks of a grid, threads of a block, and bytes of dynamic shared memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Grid {
-    pub blocks: [u32; 3],
-    pub threads: [u32; 3],
-    pub dynamic_shared: usize,
-}
-
-impl Grid {
-    /// Threads of a block.
-    pub fn threads(&self) -> usize {
-        self.threads.iter().map(|n| *n as usize).product()
-    }
-
-    fn block_count(&self) -> usize {
-        self.blocks.iter().map(|n| *n as usize).product()
-    }
-
-    fn block(&self, linear: usize) -> [u32; 3] {
-        let [x, y, _] = self.blocks.map(|n| n as usize);
-        [linear % x, linear / x % y, linear / (x * y)].map(|n| n as u32)
-    }
-
-    /// The index of a thread of a block.
-    pub(crate) fn thread(&self, linear: u32) -> [u32; 3] {
-        let [x, y, _] = self.threads;
-        [linear % x, linear / x % y, linear / (x * y)]
-    }
-}
-
-/// What is checked and how. By default everything is checked, and blocks and warps run in order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Options {
-    /// Reads of global and shared memory that was never written.
-    pub unwritten: bool,
-    /// Unordered accesses to shared memory.
-    pub races: bool,
-    /// Count instructions, sectors and bank conflicts.
-    pub count: bool,
-    /// A seed by which blocks and warps are put into another order.
-    pub order: Option<u64>,
-    /// Instructions that one block may issue.
-    pub limit: u64,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self { unwritten: true, races: true, count: true, order: None, limit: 1 << 36 }
-    }
-}
 
 /// The largest shared memory of a block that any GPU has: 227 KiB (compute capability 9.0).
 const MOST_SHARED: usize = 227 * 1024;
@@ -72,7 +23,7 @@ pub fn launch(
     memory: &Memory,
     module: &Module,
     kernel: &Kernel,
-    grid: Grid,
+    grid: LaunchConfig,
     params: &[u8],
     options: &Options,
 ) -> Result<Counts, Fault> {
@@ -85,8 +36,8 @@ pub fn launch(
         params,
         global: &global,
         symbols: &symbols,
-        watch: Watch { unwritten: options.unwritten, races: options.races },
-        check_global: options.unwritten,
+        watch: Watch { uninit: options.uninit, races: options.races },
+        check_global: options.uninit,
         limit: options.limit,
         count: options.count,
         loaded: Touched::new(global.len()),
@@ -128,9 +79,9 @@ pub fn launch(
     first.map_or(Ok(counts), |(_, fault)| Err(fault))
 }
 
-fn check(kernel: &Kernel, grid: Grid, params: &[u8]) -> Result<(), Fault> {
+fn check(kernel: &Kernel, grid: LaunchConfig, params: &[u8]) -> Result<(), Fault> {
     let threads = grid.threads();
-    let shared = kernel.static_shared() + grid.dynamic_shared;
+    let shared = kernel.static_shared().saturating_add(grid.dynamic_shared);
     let problem = if grid.block_count() == 0 || threads == 0 {
         "a grid needs blocks and threads".to_owned()
     } else if threads > 1024 || kernel.max_threads.is_some_and(|most| threads > most as usize) {
@@ -155,20 +106,5 @@ fn fault(launch: &Launch, block: [u32; 3], failed: Failed) -> Fault {
         location: launch.kernel.location(failed.pc).cloned(),
         block,
         thread,
-    }
-}
-
-/// Orders made by a seed (Fisher and Yates, with the generator `splitmix64`).
-pub(crate) struct Shuffle(u64);
-
-impl Shuffle {
-    pub fn apply(&mut self, order: &mut [usize]) {
-        for i in (1..order.len()).rev() {
-            self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mut z = self.0;
-            z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-            order.swap(i, ((z ^ z >> 31) % (i as u64 + 1)) as usize);
-        }
     }
 }

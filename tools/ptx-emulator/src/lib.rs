@@ -8,22 +8,29 @@
 #![cfg_attr(not(test), deny(clippy::unwrap_used))]
 
 mod clocks;
+mod config;
 mod counts;
 mod decode;
 mod exec;
 mod fault;
+pub mod forms;
 mod isa;
+mod kernel;
 mod launch;
+mod location;
 mod memory;
 mod module;
 mod parser;
 mod shared;
 mod touched;
 
+pub use config::{LaunchConfig, Options};
 pub use counts::{Banks, Counts, Traffic};
 pub use fault::{Fault, FaultKind};
 pub use isa::Class;
-pub use launch::{Grid, Options, launch};
+pub use kernel::{Kernel, Param};
+pub use launch::launch;
+pub use location::Location;
 pub use memory::{Memory, MemoryError};
-pub use module::{Kernel, Module, Param};
-pub use parser::{ParseError, ast::Location};
+pub use module::Module;
+pub use parser::ParseError;

@@ -1,7 +1,7 @@
 //! `ptx-emulate`: runs one kernel of a PTX file and prints buffers, counts and findings.
 
 use clap::Parser;
-use ptx_emulator::{Grid, Memory, Module, Options, launch};
+use ptx_emulator::{LaunchConfig, Memory, Module, Options, launch};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -105,9 +105,9 @@ fn run(cli: &Cli) -> Outcome<()> {
         values.push(parse(argument, &memory, &mut buffers).map_err(|why| format!("`{argument}`: {why}"))?);
     }
     let params = kernel.pack(&values.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
-    let grid = Grid { blocks: cli.blocks.0, threads: cli.threads.0, dynamic_shared: cli.shared };
-    let (unwritten, races) = (!cli.allow_unwritten, !cli.allow_races);
-    let options = Options { unwritten, races, order: cli.order, ..Options::default() };
+    let grid = LaunchConfig { blocks: cli.blocks.0, threads: cli.threads.0, dynamic_shared: cli.shared };
+    let (uninit, races) = (!cli.allow_unwritten, !cli.allow_races);
+    let options = Options { uninit, races, order: cli.order, ..Options::default() };
     let counts = launch(&memory, &module, kernel, grid, &params, &options)?;
     for buffer in &buffers {
         let mut bytes = vec![0; buffer.bytes];

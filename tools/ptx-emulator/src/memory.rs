@@ -131,7 +131,7 @@ pub enum MemoryError {
     #[error("{bytes} bytes at {address:#x} are not inside one allocation")]
     OutOfRange { address: u64, bytes: usize },
     #[error("the byte at {address:#x} was never written")]
-    Unwritten { address: u64 },
+    Uninit { address: u64 },
 }
 
 /// The global memory of an emulated device; shared by reference, as its methods lock.
@@ -233,11 +233,11 @@ impl Memory {
     /// As [`Memory::read`], of bytes that must have been written.
     ///
     /// # Errors
-    /// Also at the first byte that was not written since it was allocated or [forgotten](Memory::forget).
+    /// Also at the first byte that was not written since it was allocated or [forgotten](Memory::mark_uninit).
     pub fn read_written(&self, address: u64, bytes: &mut [u8]) -> Result<(), MemoryError> {
         let (block, start) = self.find(address, bytes.len())?;
         match block.first_unwritten(start, bytes.len()) {
-            Some(at) => Err(MemoryError::Unwritten { address: block.start + at as u64 }),
+            Some(at) => Err(MemoryError::Uninit { address: block.start + at as u64 }),
             None => self.read(address, bytes),
         }
     }
@@ -246,7 +246,7 @@ impl Memory {
     ///
     /// # Errors
     /// If the range is not inside one allocation.
-    pub fn forget(&self, address: u64, bytes: usize) -> Result<(), MemoryError> {
+    pub fn mark_uninit(&self, address: u64, bytes: usize) -> Result<(), MemoryError> {
         let (block, start) = self.find(address, bytes)?;
         block.forget(start, bytes);
         Ok(())
@@ -289,8 +289,8 @@ mod tests {
         let (block, _) = memory.find(address, 1).unwrap();
         assert!(!block.was_written(0, 4) && block.was_written(4, 16) && !block.was_written(2, 2));
         memory.read_written(address + 3, &mut back).unwrap();
-        memory.forget(address + 5, 1).unwrap();
-        let unwritten = Err(MemoryError::Unwritten { address: address + 5 });
+        memory.mark_uninit(address + 5, 1).unwrap();
+        let unwritten = Err(MemoryError::Uninit { address: address + 5 });
         assert_eq!(memory.read_written(address + 3, &mut back), unwritten);
         memory.free(address).unwrap();
         assert_eq!(memory.free(address), Err(MemoryError::NotAllocated { address }));

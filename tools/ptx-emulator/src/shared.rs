@@ -80,7 +80,7 @@ pub enum Use {
 /// What is wrong with an access.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trouble {
-    Unwritten,
+    Uninit,
     /// With this thread's access, or `None` if there were several.
     Race {
         write: bool,
@@ -103,7 +103,7 @@ pub struct Shared {
 /// Which checks are on.
 #[derive(Clone, Copy)]
 pub struct Watch {
-    pub unwritten: bool,
+    pub uninit: bool,
     pub races: bool,
 }
 
@@ -147,8 +147,8 @@ impl Shared {
             if granule.pending > 0 {
                 return Some(Trouble::Pending);
             }
-            if how != Use::Write && !granule.written && watch.unwritten {
-                return Some(Trouble::Unwritten);
+            if how != Use::Write && !granule.written && watch.uninit {
+                return Some(Trouble::Uninit);
             }
             if watch.races {
                 if let Some(race) = granule.race(users, &now, how, &self.clocks) {
@@ -274,7 +274,7 @@ mod tests {
         assert_eq!(passes(&lanes(128), 16), (32, 4), "eight rows of 128 bytes: one group of banks");
     }
 
-    const WATCH: Watch = Watch { unwritten: true, races: true };
+    const WATCH: Watch = Watch { uninit: true, races: true };
 
     fn who(warp: usize, lane: usize, interval: u32) -> Who {
         Who { warp, lane, interval }
@@ -285,7 +285,7 @@ mod tests {
         for partial in [false, true] {
             let mut shared = Shared::new(64, 4, 2, partial);
             let mut note = |who, at, how| shared.note(who, at, 4, how, WATCH);
-            assert_eq!(note(who(0, 0, 1), 0, Use::Read), Some(Trouble::Unwritten));
+            assert_eq!(note(who(0, 0, 1), 0, Use::Read), Some(Trouble::Uninit));
             assert_eq!(note(who(0, 0, 1), 0, Use::Write), None);
             assert_eq!(note(who(0, 0, 1), 0, Use::Read), None, "one's own");
             assert!(note(who(0, 1, 1), 0, Use::Read).is_some(), "another lane");

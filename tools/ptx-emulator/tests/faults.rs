@@ -1,6 +1,6 @@
 //! Planted faults: each kind has a kernel that must be caught, and a clean twin that must not. Fixtures: `cuda/build`.
 
-use ptx_emulator::{Fault, FaultKind, Grid, Memory, Module, Options, launch};
+use ptx_emulator::{Fault, FaultKind, LaunchConfig, Memory, Module, Options, launch};
 
 const PTX: &str = include_str!("cuda/faults.ptx");
 
@@ -13,7 +13,7 @@ fn run(name: &str, uploaded: bool, order: Option<u64>) -> Result<Vec<i32>, Fault
     let kernel = module.kernel(name).unwrap();
     let params = kernel.pack(&[&address.to_le_bytes(), &64i32.to_le_bytes()]).unwrap();
     let dynamic_shared = if name.starts_with("shared_range") { 256 } else { 0 };
-    let grid = Grid { blocks: [1, 1, 1], threads: [64, 1, 1], dynamic_shared };
+    let grid = LaunchConfig { blocks: [1, 1, 1], threads: [64, 1, 1], dynamic_shared };
     launch(&memory, &module, kernel, grid, &params, &Options { order, ..Options::default() })?;
     let mut values = vec![0; 64];
     memory.read(address, bytemuck::cast_slice_mut(&mut values)).unwrap();
@@ -55,22 +55,22 @@ fn addresses() {
 #[test]
 fn reads_of_what_was_never_written() {
     let fault = caught("unwritten_shared");
-    assert!(matches!(fault.kind, FaultKind::Unwritten { space: "shared", address: 20, .. }), "{fault}");
+    assert!(matches!(fault.kind, FaultKind::Uninit { space: "shared", address: 20, .. }), "{fault}");
     assert_eq!(fault.thread, Some([58, 0, 0]));
     let fault = run("shuffle_good", false, None).unwrap_err();
-    assert!(matches!(fault.kind, FaultKind::Unwritten { space: "global", .. }), "{fault}");
+    assert!(matches!(fault.kind, FaultKind::Uninit { space: "global", .. }), "{fault}");
 }
 
 #[test]
 fn races() {
     let fault = caught("race");
-    assert!(matches!(fault.kind, FaultKind::Unwritten { .. } | FaultKind::Race { .. }), "{fault}");
+    assert!(matches!(fault.kind, FaultKind::Uninit { .. } | FaultKind::DataRace { .. }), "{fault}");
     let fault = caught("warp_race");
-    assert!(matches!(fault.kind, FaultKind::Race { other_writes: true, warp: Some(0), .. }), "{fault}");
+    assert!(matches!(fault.kind, FaultKind::DataRace { other_writes: true, warp: Some(0), .. }), "{fault}");
     assert!(fault.to_string().contains("race on shared memory"), "{fault}");
     // A barrier that the other warp does not come to.
     let fault = caught("named_barrier");
-    assert!(matches!(fault.kind, FaultKind::Race { warp: Some(1), lane: Some(31), .. }), "{fault}");
+    assert!(matches!(fault.kind, FaultKind::DataRace { warp: Some(1), lane: Some(31), .. }), "{fault}");
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn missing_waits() {
     assert!(matches!(fault.kind, FaultKind::MissingWait { .. }), "{fault}");
     let fault = caught("wait_without_barrier");
     // The other warp has not even begun its copy.
-    assert!(matches!(fault.kind, FaultKind::Unwritten { space: "shared", .. }), "{fault}");
+    assert!(matches!(fault.kind, FaultKind::Uninit { space: "shared", .. }), "{fault}");
 }
 
 #[test]

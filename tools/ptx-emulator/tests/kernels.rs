@@ -1,7 +1,7 @@
 //! Kernels that nvcc made, against the same sums on the host. Fixtures: `cuda/build`.
 
 use half::bf16;
-use ptx_emulator::{Class, Counts, Grid, Memory, Module, Options, launch};
+use ptx_emulator::{Class, Counts, LaunchConfig, Memory, Module, Options, launch};
 
 const PTX: &str = include_str!("cuda/kernels.ptx");
 
@@ -31,7 +31,7 @@ impl Gpu {
     fn launch(&self, name: &str, blocks: u32, threads: u32, arguments: &[&[u8]], order: Option<u64>) -> Counts {
         let kernel = self.module.kernel(name).unwrap();
         let params = kernel.pack(arguments).unwrap();
-        let grid = Grid { blocks: [blocks, 1, 1], threads: [threads, 1, 1], dynamic_shared: 0 };
+        let grid = LaunchConfig { blocks: [blocks, 1, 1], threads: [threads, 1, 1], dynamic_shared: 0 };
         let options = Options { order, ..Options::default() };
         launch(&self.memory, &self.module, kernel, grid, &params, &options).unwrap_or_else(|fault| panic!("{fault}"))
     }
@@ -156,7 +156,7 @@ fn a_conversion_reads_the_low_part_of_a_wider_register() {
     let (memory, module) = (Memory::new(), Module::parse(ptx).unwrap());
     let (to, kernel) = (memory.allocate(8), module.kernel("widen").unwrap());
     let params = kernel.pack(&[&to.to_le_bytes()]).unwrap();
-    let grid = Grid { blocks: [1; 3], threads: [1; 3], dynamic_shared: 0 };
+    let grid = LaunchConfig { blocks: [1; 3], threads: [1; 3], dynamic_shared: 0 };
     launch(&memory, &module, kernel, grid, &params, &Options::default()).unwrap();
     let mut back = [0; 8];
     memory.read(to, &mut back).unwrap();

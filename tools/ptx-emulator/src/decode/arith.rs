@@ -19,10 +19,8 @@ impl<'a> Decoder<'a> {
                 self.float(form, ty, o)?
             }
             "prmt" => {
-                // Its mode stands behind its type.
-                if !form.take("b32") {
-                    return Err("prmt of another type than .b32".into());
-                }
+                // The mode follows the type.
+                form.take("b32");
                 self.int(form, Ty::B32, o)?;
             }
             "addc" | "subc" | "mul24" | "mad24" | "rem" | "sad" | "cnot" | "brev" | "popc" | "clz" | "bfind"
@@ -72,10 +70,10 @@ impl<'a> Decoder<'a> {
     fn mov(&mut self, form: &mut Form<'a>, o: &[Operand<'a>]) -> Decoded<()> {
         let ty = form.ty()?;
         self.count(o, 2)?;
-        let part = |n: usize| match ty.bytes() * 8 / n {
-            8 => Ok(Ty::B8),
-            16 => Ok(Ty::B16),
-            32 => Ok(Ty::B32),
+        let part = |n: usize| match (ty.bytes(), n) {
+            (2, 2) | (4, 4) => Ok(Ty::B8),
+            (4, 2) | (8, 4) => Ok(Ty::B16),
+            (8, 2) => Ok(Ty::B32),
             _ => Err(format!("a {}-bit move of {n} parts is not supported", ty.bytes() * 8)),
         };
         match (&o[0], &o[1]) {
@@ -129,7 +127,7 @@ impl<'a> Decoder<'a> {
     fn int(&mut self, form: &mut Form<'a>, ty: Ty, o: &[Operand<'a>]) -> Decoded<()> {
         if form.name.starts_with("mul24") || form.name.starts_with("mad24") {
             let (mad, high) = (form.name == "mad24", form.take("hi"));
-            form.drop(|m| m == "lo");
+            form.take("lo");
             let op = [[IntOp::Mul24Lo, IntOp::Mul24Hi], [IntOp::Mad24Lo, IntOp::Mad24Hi]][mad as usize][high as usize];
             return self.same_type(Op::Int(op, ty), Class::Int, ty, o, 2 + mad as usize);
         }
@@ -172,9 +170,7 @@ impl<'a> Decoder<'a> {
     fn multiply(&mut self, form: &mut Form<'a>, ty: Ty, o: &[Operand<'a>]) -> Decoded<()> {
         let mad = form.name == "mad";
         let (wide, high, sat) = (form.take("wide"), form.take("hi"), form.take("sat"));
-        if !wide && !high && !form.take("lo") {
-            return Err(format!("`{}` needs .lo, .hi or .wide", form.name));
-        }
+        form.take("lo");
         let op = match (mad, wide, high) {
             (false, true, _) => IntOp::MulWide,
             (true, true, _) => IntOp::MadWide,
@@ -217,9 +213,9 @@ impl<'a> Decoder<'a> {
             "bfi" => (IntOp::Bfi, 2, 2),
             "shf" => {
                 let left = form.take("l");
-                form.drop(|m| m == "r");
+                form.take("r");
                 let wrap = form.take("wrap");
-                form.drop(|m| m == "clamp");
+                form.take("clamp");
                 (IntOp::Shf { left, wrap }, 3, 0)
             }
             _ => {
@@ -250,7 +246,7 @@ impl<'a> Decoder<'a> {
             IntOp::Dp4a { a_signed, b_signed }
         } else {
             let high = form.take("hi");
-            form.drop(|m| m == "lo");
+            form.take("lo");
             IntOp::Dp2a { a_signed, b_signed, high }
         };
         self.same_type(Op::Int(op, Ty::B32), Class::Int, Ty::B32, o, 3)
@@ -287,14 +283,8 @@ impl<'a> Decoder<'a> {
             nan: form.take("NaN"),
             relu: form.take("relu"),
         };
-        form.drop(|m| m == "approx" || m == "full");
-        let directed = float.round != Round::Nearest;
-        if directed && (ty != Ty::F32 || !matches!(op, Add | Sub | Mul | Fma)) {
-            return Err(format!("`{}` of this type with a directed rounding is not supported", form.name));
-        }
-        if matches!(op, Div | Rcp | Sqrt | Rsqrt | Lg2 | Sin | Cos | Copysign) && !matches!(ty, Ty::F32 | Ty::F64) {
-            return Err(format!("`{}` is not supported on this type", form.name));
-        }
+        // Approximations are computed with full precision.
+        form.pick(|m| matches!(m, "approx" | "full").then_some(()));
         let special = matches!(op, Div | Rcp | Sqrt | Rsqrt | Ex2 | Lg2 | Sin | Cos | Tanh);
         let class = match ty {
             _ if special => Class::Special,
@@ -332,9 +322,6 @@ impl<'a> Decoder<'a> {
     fn set(&mut self, form: &mut Form<'a>, o: &[Operand<'a>]) -> Decoded<()> {
         let (ty, to) = (form.ty()?, form.ty()?);
         let cmp = self.compare(form, ty)?;
-        if !matches!(to, Ty::U32 | Ty::S32 | Ty::F32) || form.pick(logic).is_some() {
-            return Err("set to this type, or with a combination, is not supported".into());
-        }
         self.count(o, 3)?;
         let (d, a, b) = (self.destination(&o[0], to)?, self.source(&o[1], ty)?, self.source(&o[2], ty)?);
         let op = Op::Set { cmp, to, ty, ftz: form.take("ftz") };
@@ -387,11 +374,6 @@ impl<'a> Decoder<'a> {
         };
         let two = matches!(to, Ty::F16x2 | Ty::Bf16x2);
         self.count(o, 2 + two as usize)?;
-        let halves = |ty| matches!(ty, Ty::F16x2 | Ty::Bf16x2 | Ty::Tf32 | Ty::Pred);
-        let known = !halves(from) && (!halves(to) || from == Ty::F32 && to != Ty::Pred);
-        if !known || from.float() && !to.float() && !cvt.integral {
-            return Err("this conversion is not supported".into());
-        }
         let d = self.destination(&o[0], to)?;
         let s = o[1..].iter().map(|s| self.wide_source(s, from)).collect::<Decoded<Vec<_>>>()?;
         self.emit(Op::Cvt(cvt), Class::Convert, &[d], &s);

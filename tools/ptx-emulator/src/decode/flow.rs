@@ -1,7 +1,7 @@
 //! Branches, calls and what does nothing in sequential execution (PTX ISA, 9.7.12).
 
 use super::form::Form;
-use super::{Binding, Class, Decoded, Decoder};
+use super::{Binding, Class, Decoded, Decoder, MAX_CALLS};
 use crate::isa::{Guard, Op, Ty};
 use crate::parser::ast::Operand;
 use std::collections::HashMap;
@@ -11,13 +11,11 @@ impl<'a> Decoder<'a> {
         let name = form.name;
         match name {
             "bra" => {
-                form.drop(|m| m == "uni");
                 let [Operand::Name(name)] = o else { return Err("bra takes a label".into()) };
                 let target = self.label(name)?;
                 self.emit(Op::Bra { target }, Class::Branch, &[], &[]);
             }
             "brx" if form.take("idx") => {
-                form.drop(|m| m == "uni");
                 let [index, Operand::Name(name)] = o else { return Err("brx.idx takes an index and a table".into()) };
                 let Some(Binding::Targets(labels)) = self.lookup(name) else {
                     return Err(format!("the table of targets `{name}` is not declared"));
@@ -27,19 +25,22 @@ impl<'a> Decoder<'a> {
                 self.tables.push(table);
                 self.emit(Op::BrxIdx { table: self.tables.len() as u32 - 1 }, Class::Branch, &[], &[index]);
             }
-            "ret" => {
-                form.drop(|m| m == "uni");
-                match self.return_label {
-                    Some(target) => self.emit(Op::Bra { target }, Class::Branch, &[], &[]),
-                    None => self.emit(Op::Exit, Class::Branch, &[], &[]),
+            "ret" | "exit" | "trap" | "brkpt" => {
+                self.count(o, 0)?;
+                match (name, self.return_label) {
+                    ("ret", Some(target)) => self.emit(Op::Bra { target }, Class::Branch, &[], &[]),
+                    ("ret" | "exit", _) => self.emit(Op::Exit, Class::Branch, &[], &[]),
+                    _ => self.emit(Op::Trap, Class::Other, &[], &[]),
                 }
             }
-            "exit" => self.emit(Op::Exit, Class::Branch, &[], &[]),
-            "trap" | "brkpt" => self.emit(Op::Trap, Class::Other, &[], &[]),
-            "call" => self.call(form, o)?,
-            // Blocks run in sequential consistency and time is not modelled.
-            "membar" | "fence" | "nanosleep" | "griddepcontrol" | "pmevent" | "setmaxnreg" => {
-                form.drop(|_| true);
+            "call" => self.call(o)?,
+            // Neither weak memory nor time is modelled.
+            "membar" | "fence" | "griddepcontrol" => {
+                self.count(o, 0)?;
+                self.emit(Op::Nop, Class::Other, &[], &[]);
+            }
+            "nanosleep" | "pmevent" | "setmaxnreg" => {
+                self.count(o, 1)?;
                 self.emit(Op::Nop, Class::Other, &[], &[]);
             }
             _ => return Ok(false),
@@ -55,8 +56,7 @@ impl<'a> Decoder<'a> {
     }
 
     /// Inlines `call (results), function, (arguments)`: formal and actual parameters share their memory.
-    fn call(&mut self, form: &mut Form<'a>, o: &[Operand<'a>]) -> Decoded<()> {
-        form.drop(|m| m == "uni");
+    fn call(&mut self, o: &[Operand<'a>]) -> Decoded<()> {
         let (results, name, arguments) = match o {
             [Operand::Name(name)] => (&[][..], *name, &[][..]),
             [Operand::Name(name), Operand::List(arguments)] => (&[][..], *name, arguments.as_slice()),
@@ -71,6 +71,9 @@ impl<'a> Decoder<'a> {
         let function = function.ok_or_else(|| format!("the call of `{name}` is not supported: it has no body here"))?;
         if self.calls.contains(&name) {
             return Err(format!("the recursive call of `{name}` is not supported"));
+        }
+        if self.calls.len() > MAX_CALLS {
+            return Err(format!("calls are nested more than {MAX_CALLS} deep"));
         }
         let formals: Vec<_> = function.results.iter().chain(&function.params).collect();
         let actuals: Vec<_> = results.iter().chain(arguments).collect();

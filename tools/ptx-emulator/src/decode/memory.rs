@@ -6,22 +6,13 @@ use super::{Class, Decoded, Decoder};
 use crate::isa::{Access, AtomOp, File, Op, Reg, Space, Ty};
 use crate::parser::ast::Operand;
 
-/// Modifiers that order or cache accesses: sequential execution meets them all.
-fn is_hint(modifier: &str) -> bool {
-    let plain = [
-        "weak", "relaxed", "acquire", "release", "acq_rel", "volatile", "mmio", "cta", "cluster", "gpu", "sys", "nc",
-        "ca", "cg", "cs", "lu", "cv", "wb", "wt", "unified",
-    ];
-    plain.contains(&modifier) || modifier.starts_with("L1::") || modifier.starts_with("L2::")
-}
-
 fn is_space(modifier: &str) -> Option<Space> {
     match modifier {
         "global" => Some(Space::Global),
         "const" => Some(Space::Const),
-        "shared" | "shared::cta" => Some(Space::Shared),
+        "shared" => Some(Space::Shared),
         "local" => Some(Space::Local),
-        "param" | "param::entry" | "param::func" => Some(Space::Param),
+        "param" => Some(Space::Param),
         _ => None,
     }
 }
@@ -58,13 +49,9 @@ impl<'a> Decoder<'a> {
                 let (d, a) = (self.destination(&o[0], Ty::Pred)?, self.source(&o[1], Ty::U64)?);
                 self.emit(Op::IsSpace(space), Class::Compare, &[d], &[a]);
             }
-            // Hints to the caches.
-            "prefetch" | "prefetchu" | "discard" | "applypriority" => {
-                form.drop(|_| true);
-                self.emit(Op::Nop, Class::Other, &[], &[]);
-            }
+            // Caches are not modelled.
+            "prefetch" | "prefetchu" | "discard" | "applypriority" => self.emit(Op::Nop, Class::Other, &[], &[]),
             "createpolicy" => {
-                form.drop(|_| true);
                 let first = o.first().ok_or("createpolicy without a destination")?;
                 let (d, zero) = (self.destination(first, Ty::B64)?, self.constant(File::B64, 0));
                 self.emit(Op::Mov, Class::Move, &[d], &[zero]);
@@ -80,17 +67,20 @@ impl<'a> Decoder<'a> {
         &o[..o.len().saturating_sub(policy)]
     }
 
-    /// The access that an instruction and its address describe; the address' own space decides where it has one.
-    fn access(&self, form: &mut Form<'a>, ty: Ty, at: &Address) -> Access {
-        let named = form.pick(is_space).unwrap_or(Space::Generic);
-        let space = match (named, at.space) {
-            (Space::Const, _) | (Space::Global, None) => Space::Global,
-            (_, Some(space)) => space,
-            (space, None) => space,
+    /// The access that an instruction and its address describe; the name of a variable says its space.
+    fn access(&self, form: &mut Form<'a>, ty: Ty, at: &Address) -> Decoded<Access> {
+        let space = match (form.pick(is_space).unwrap_or(Space::Generic), at.space) {
+            (Space::Const | Space::Global, None | Some(Space::Global)) => Space::Global,
+            // Parameters of calls are local memory.
+            (Space::Param, Some(Space::Local)) => Space::Local,
+            (Space::Generic, Some(space)) => space,
+            (named, Some(space)) if named != space => {
+                return Err(format!("a variable of {space:?} memory is accessed as one of {named:?} memory"));
+            }
+            (named, _) => named,
         };
         let count = form.pick(vector).unwrap_or(1);
-        form.drop(is_hint);
-        Access { space, ty, count, offset: at.offset }
+        Ok(Access { space, ty, count, offset: at.offset })
     }
 
     fn load(&mut self, form: &mut Form<'a>, o: &[Operand<'a>]) -> Decoded<()> {
@@ -99,7 +89,7 @@ impl<'a> Decoder<'a> {
         self.count(o, 2)?;
         let at = self.address(&o[1])?;
         let constant = form.take("const");
-        let access = self.access(form, ty, &at);
+        let access = self.access(form, ty, &at)?;
         let elements = self.elements(&o[0]);
         if elements.len() != access.count as usize {
             return Err(format!("{} registers for a load of {}", elements.len(), access.count));
@@ -121,7 +111,7 @@ impl<'a> Decoder<'a> {
         let o = self.without_policy(form, o);
         self.count(o, 2)?;
         let at = self.address(&o[0])?;
-        let access = self.access(form, ty, &at);
+        let access = self.access(form, ty, &at)?;
         if access.space == Space::Param {
             return Err("a kernel's parameters cannot be stored to".into());
         }
@@ -145,7 +135,6 @@ impl<'a> Decoder<'a> {
     fn atomic(&mut self, form: &mut Form<'a>, o: &[Operand<'a>]) -> Decoded<()> {
         let ty = form.ty()?;
         let o = self.without_policy(form, o);
-        form.drop(|m| m == "noftz");
         let op = form.pick(|m| {
             Some(match m {
                 "add" => AtomOp::Add,
@@ -162,18 +151,10 @@ impl<'a> Decoder<'a> {
             })
         });
         let op = op.ok_or("an atomic operation of this kind is not supported")?;
-        let exists = match op {
-            AtomOp::Add | AtomOp::Exch | AtomOp::Cas => true,
-            AtomOp::Inc | AtomOp::Dec => ty == Ty::U32,
-            _ => !ty.float() && ty.bytes() >= 4,
-        };
-        if !exists {
-            return Err("an atomic operation of this kind on this type is not supported".into());
-        }
         let returns = (form.name == "atom") as usize;
         self.count(o, 2 + returns + (op == AtomOp::Cas) as usize)?;
         let at = self.address(&o[returns])?;
-        let access = self.access(form, ty, &at);
+        let access = self.access(form, ty, &at)?;
         if !matches!(access.space, Space::Generic | Space::Global | Space::Shared) || access.count != 1 {
             return Err("atomics work on single elements of global and shared memory".into());
         }
@@ -198,18 +179,19 @@ impl<'a> Decoder<'a> {
         }
         if form.take("wait_group") {
             let [Operand::Int(groups)] = o else { return Err("cp.async.wait_group needs a number".into()) };
-            self.emit(Op::CpWait { groups: Some(*groups as u32) }, Class::AsyncCopy, &[], &[]);
+            let groups = u32::try_from(*groups).map_err(|_| format!("{groups} is not a number of groups"))?;
+            self.emit(Op::CpWait { groups: Some(groups) }, Class::AsyncCopy, &[], &[]);
             return Ok(());
         }
         let o = self.without_policy(form, o);
-        let shared = form.take("shared") || form.take("shared::cta");
-        if !shared || !form.take("global") || !(form.take("ca") || form.take("cg")) {
-            return Err("this form of cp.async is not supported".into());
-        }
-        form.drop(is_hint);
+        let bypass = form.take("cg");
+        form.take("ca");
+        // From global to shared memory.
+        while form.pick(is_space).is_some() {}
         let (to, from, bytes) = match o {
-            [to, from, Operand::Int(bytes @ (4 | 8 | 16)), ..] if o.len() <= 4 => (to, from, *bytes as u8),
-            _ => return Err("cp.async copies 4, 8 or 16 bytes".into()),
+            [to, from, Operand::Int(16), ..] if o.len() <= 4 => (to, from, 16),
+            [to, from, Operand::Int(bytes @ (4 | 8)), ..] if o.len() <= 4 && !bypass => (to, from, *bytes as u8),
+            _ => return Err("cp.async.ca copies 4, 8 or 16 bytes, cp.async.cg 16".into()),
         };
         let (to, from) = (self.address(to)?, self.address(from)?);
         let size = match o.get(3) {
@@ -223,9 +205,7 @@ impl<'a> Decoder<'a> {
 
     fn matrix(&mut self, form: &mut Form<'a>, o: &[Operand<'a>]) -> Decoded<()> {
         let load = form.name == "ldmatrix";
-        if form.ty()? != Ty::B16 || !form.take("m8n8") {
-            return Err(format!("`{}` is supported for .m8n8 and .b16", form.name));
-        }
+        form.ty()?;
         let count = form.pick(|m| match m {
             "x1" => Some(1u8),
             "x2" => Some(2),
@@ -234,7 +214,7 @@ impl<'a> Decoder<'a> {
         });
         let count = count.ok_or_else(|| format!("`{}` needs .x1, .x2 or .x4", form.name))?;
         let trans = form.take("trans");
-        form.drop(|m| matches!(m, "sync" | "aligned" | "shared" | "shared::cta"));
+        form.pick(is_space);
         self.count(o, 2)?;
         let at = self.address(&o[load as usize])?;
         let offset = at.offset;

@@ -10,7 +10,7 @@ mod registers;
 mod warp;
 
 use crate::isa::{Class, File, Guard, Inst, Op, Preset, Reg, Space, Ty};
-use crate::module::{Kernel, Param};
+use crate::kernel::{Kernel, Param};
 use crate::parser::ParseError;
 use crate::parser::ast::{Function, Instruction, Statement, Unit, Variable};
 use form::Form;
@@ -23,10 +23,10 @@ type Decoded<T> = Result<T, String>;
 #[derive(Clone)]
 enum Binding<'a> {
     Register(Reg),
-    /// `%r<10>`: ten registers from `first` on.
+    /// `%r<10>`: ten registers, which are made when they are first named.
     Family {
         file: File,
-        first: usize,
+        family: u32,
         count: u32,
     },
     /// A variable and its address in its space.
@@ -48,6 +48,9 @@ struct Decoder<'a> {
     return_label: Option<u32>,
     labels: Vec<Option<u32>>,
     counts: [usize; 3],
+    /// Families of registers declared so far, and the registers of each that have been named.
+    families: u32,
+    numbered: HashMap<(u32, u32), Reg>,
     names: HashMap<Reg, String>,
     presets: HashMap<(File, Preset), Reg>,
     code: Vec<Inst>,
@@ -59,7 +62,7 @@ struct Decoder<'a> {
     local_bytes: usize,
     /// Of the instruction in hand.
     line: u32,
-    location: Option<std::sync::Arc<crate::parser::ast::Location>>,
+    location: Option<std::sync::Arc<crate::location::Location>>,
     guard: Option<Guard>,
 }
 
@@ -73,6 +76,8 @@ pub fn kernel(unit: &Unit<'_>, function: &Function<'_>) -> Result<Kernel, ParseE
         return_label: None,
         labels: Vec::new(),
         counts: [0; 3],
+        families: 0,
+        numbered: HashMap::new(),
         names: HashMap::new(),
         presets: HashMap::new(),
         code: Vec::new(),
@@ -89,8 +94,21 @@ pub fn kernel(unit: &Unit<'_>, function: &Function<'_>) -> Result<Kernel, ParseE
     made.map_err(|message| ParseError { line: decoder.line, message })
 }
 
-fn align_up(value: usize, align: usize) -> usize {
-    value.next_multiple_of(align.max(1))
+/// Parameters of a kernel, and local memory of a thread, have at most so many bytes in CUDA.
+const MAX_PARAM_BYTES: usize = 32_764;
+const MAX_LOCAL_BYTES: usize = 512 << 10;
+/// More than any GPU has.
+const MAX_SHARED_BYTES: usize = 1 << 20;
+/// Inlined calls can multiply: a kernel has at most so many instructions, and calls so deep.
+const MAX_INSTRUCTIONS: usize = 1 << 20;
+const MAX_CALLS: usize = 64;
+
+/// The offset of a variable behind the first `end` bytes, and the new end, if it is at most `most`.
+fn place_behind(variable: &Variable<'_>, end: usize, most: usize, what: &str) -> Decoded<(usize, usize)> {
+    let offset = end.checked_next_multiple_of(variable.align.max(1));
+    let place = offset.and_then(|offset| Some((offset, offset.checked_add(variable.bytes)?)));
+    let too_large = || format!("`{}` does not fit: {what} has at most {most} bytes", variable.name);
+    place.filter(|(_, end)| *end <= most).ok_or_else(too_large)
 }
 
 impl<'a> Decoder<'a> {
@@ -103,8 +121,8 @@ impl<'a> Decoder<'a> {
         let mut params = Vec::new();
         let mut end = 0;
         for param in &function.params {
-            let offset = align_up(end, param.align);
-            end = offset + param.bytes;
+            let (offset, next) = place_behind(param, end, MAX_PARAM_BYTES, "the parameters")?;
+            end = next;
             scope.insert(param.name, Binding::Variable(Space::Param, offset));
             params.push(Param { name: param.name.into(), offset, bytes: param.bytes });
         }
@@ -136,20 +154,20 @@ impl<'a> Decoder<'a> {
 
     /// Decodes statements in a scope of their own, nested scopes included.
     fn body(&mut self, body: &'a [Statement<'a>]) -> Decoded<()> {
-        self.enter(body);
+        self.enter(body)?;
         for (i, statement) in body.iter().enumerate() {
             match statement {
-                Statement::Enter => self.enter(&body[i + 1..]),
+                Statement::Enter => self.enter(&body[i + 1..])?,
                 Statement::Leave => {
                     self.scopes.pop();
                 }
                 Statement::Registers { ty, name, count, line } => {
                     self.line = *line;
-                    self.declare_registers(*ty, name, *count);
+                    self.declare_registers(*ty, name, *count)?;
                 }
                 Statement::Variable(variable) => {
                     let binding = self.place(variable)?;
-                    self.bind(variable.name, binding);
+                    self.bind(variable.name, binding)?;
                 }
                 Statement::Label { name, line } => {
                     self.line = *line;
@@ -166,29 +184,31 @@ impl<'a> Decoder<'a> {
     }
 
     /// Opens a scope and binds its labels, which may be named before they stand.
-    fn enter(&mut self, rest: &'a [Statement<'a>]) {
-        let mut scope = HashMap::new();
+    fn enter(&mut self, rest: &'a [Statement<'a>]) -> Decoded<()> {
+        self.scopes.push(HashMap::new());
         let mut depth = 0;
         for statement in rest {
             match statement {
                 Statement::Enter => depth += 1,
                 Statement::Leave if depth == 0 => break,
                 Statement::Leave => depth -= 1,
-                Statement::Label { name, .. } if depth == 0 => {
-                    scope.insert(*name, Binding::Label(self.labels.len() as u32));
+                Statement::Label { name, line } if depth == 0 => {
+                    self.line = *line;
+                    self.bind(name, Binding::Label(self.labels.len() as u32))?;
                     self.labels.push(None);
                 }
-                Statement::Targets { name, labels } if depth == 0 => {
-                    scope.insert(*name, Binding::Targets(labels));
-                }
+                Statement::Targets { name, labels } if depth == 0 => self.bind(name, Binding::Targets(labels))?,
                 _ => {}
             }
         }
-        self.scopes.push(scope);
+        Ok(())
     }
 
-    fn bind(&mut self, name: &'a str, binding: Binding<'a>) {
-        self.scopes.last_mut().expect("a scope is open").insert(name, binding);
+    fn bind(&mut self, name: &'a str, binding: Binding<'a>) -> Decoded<()> {
+        match self.scopes.last_mut().map(|scope| scope.insert(name, binding)) {
+            Some(None) => Ok(()),
+            _ => Err(format!("`{name}` is declared twice")),
+        }
     }
 
     fn lookup(&self, name: &str) -> Option<Binding<'a>> {
@@ -196,38 +216,42 @@ impl<'a> Decoder<'a> {
         seen.into_iter().find_map(|scope| scope.get(name).cloned())
     }
 
-    fn declare_registers(&mut self, ty: Ty, name: &'a str, count: Option<u32>) {
+    fn declare_registers(&mut self, ty: Ty, name: &'a str, count: Option<u32>) -> Decoded<()> {
         let file = ty.file();
-        let first = self.counts[file as usize];
-        self.counts[file as usize] += count.unwrap_or(1) as usize;
         let binding = match count {
-            Some(count) => Binding::Family { file, first, count },
-            None => Binding::Register(Reg::new(file, first)),
+            Some(count) => {
+                self.families += 1;
+                Binding::Family { file, family: self.families, count }
+            }
+            None => Binding::Register(self.temporary(file)),
         };
-        self.bind(name, binding);
+        self.bind(name, binding)
     }
 
     /// Gives a variable of a function its address.
     fn place(&mut self, variable: &Variable<'a>) -> Decoded<Binding<'a>> {
-        let (space, end) = match variable.space {
-            Space::Shared => (Space::Shared, &mut self.shared_bytes),
+        let (space, end, most) = match variable.space {
+            Space::Shared => (Space::Shared, &mut self.shared_bytes, MAX_SHARED_BYTES),
             // Parameters of calls are memory of the thread, like its other variables.
-            Space::Local | Space::Param => (Space::Local, &mut self.local_bytes),
+            Space::Local | Space::Param => (Space::Local, &mut self.local_bytes, MAX_LOCAL_BYTES),
             _ => return Err(format!("`{}`: only shared and local variables may stand in a function", variable.name)),
         };
-        let offset = align_up(*end, variable.align);
-        *end = offset + variable.bytes;
+        let (offset, next) = place_behind(variable, *end, most, &format!("{space:?} memory"))?;
+        *end = next;
         Ok(Binding::Variable(space, offset))
     }
 
     fn instruction(&mut self, instruction: &'a Instruction<'a>) -> Decoded<()> {
         self.line = instruction.line;
+        if self.code.len() >= MAX_INSTRUCTIONS {
+            return Err(format!("more than {MAX_INSTRUCTIONS} instructions with all calls inlined"));
+        }
         self.location = instruction.location.clone();
         self.guard = match instruction.guard {
             Some((name, negated)) => Some(Guard { predicate: self.register(name, File::Pred)?, negated }),
             None => None,
         };
-        let mut form = Form::new(instruction.opcode);
+        let mut form = Form::new(instruction.opcode)?;
         let operands = instruction.operands.as_slice();
         let known = self.arith(&mut form, operands)?
             || self.memory(&mut form, operands)?
@@ -278,7 +302,7 @@ impl<'a> Decoder<'a> {
     /// Dynamic shared memory begins behind the static variables, which are all known only now.
     fn place_dynamic_shared(&mut self) {
         if let Some(align) = self.dynamic_align {
-            self.shared_bytes = align_up(self.shared_bytes, align.max(16));
+            self.shared_bytes = self.shared_bytes.next_multiple_of(align.max(16));
         }
     }
 }

@@ -39,10 +39,14 @@ impl<'a> Decoder<'a> {
             return Ok(Some(reg));
         }
         let prefix = name.trim_end_matches(|c: char| c.is_ascii_digit());
-        let Some(Binding::Family { file, first, count }) = self.lookup(prefix) else { return Ok(None) };
+        let Some(Binding::Family { file, family, count }) = self.lookup(prefix) else { return Ok(None) };
         match name[prefix.len()..].parse::<u32>() {
             Ok(number) if number < count => {
-                let reg = Reg::new(file, first + number as usize);
+                let reg = match self.numbered.get(&(family, number)) {
+                    Some(reg) => *reg,
+                    None => self.temporary(file),
+                };
+                self.numbered.insert((family, number), reg);
                 self.names.entry(reg).or_insert_with(|| name.into());
                 Ok(Some(reg))
             }
@@ -71,9 +75,10 @@ impl<'a> Decoder<'a> {
     /// A destination of a load, which may be wider than what is loaded.
     pub fn wide_destination(&mut self, operand: &Operand<'a>, ty: Ty) -> Decoded<Reg> {
         match operand {
-            Operand::Name(name) if ty.file() == File::B32 => {
-                Ok(self.declared(name)?.ok_or_else(|| format!("the register `{name}` is not declared"))?)
-            }
+            Operand::Name(name) if ty.file() == File::B32 => match self.declared(name)? {
+                Some(reg) if reg.file() == File::B64 => Ok(reg),
+                _ => self.register(name, File::B32),
+            },
             _ => self.destination(operand, ty),
         }
     }
@@ -189,7 +194,7 @@ impl<'a> Decoder<'a> {
             self.extern_or_module_shared(name);
         }
         let (space, base) = match self.lookup(name) {
-            Some(Binding::Variable(space, at)) => (space, self.constant(file, (at as i64 + offset) as u64)),
+            Some(Binding::Variable(space, at)) => (space, self.constant(file, (at as u64).wrapping_add_signed(offset))),
             Some(Binding::Symbol(index)) => (Space::Global, self.preset(file, Preset::Symbol(index, offset))),
             _ => {
                 let dynamic = self.unit.variables.iter().find(|v| v.name == name && v.space == Space::Shared);

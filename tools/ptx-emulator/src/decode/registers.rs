@@ -5,7 +5,7 @@
 //! and is watched at run time. All others are written before any read, so that no check is needed.
 
 use crate::isa::{File, Inst, Op, Reg};
-use crate::module::Kernel;
+use crate::kernel::Kernel;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
 

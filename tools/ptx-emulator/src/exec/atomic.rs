@@ -35,11 +35,14 @@ impl BlockRun<'_> {
                     self.shared.store(at, bytes, change(old));
                     old
                 }
+                Space::Local | Space::Param => {
+                    return Err((FaultKind::OutOfRange { space: "shared or global", address, bytes }, Some(lane)));
+                }
                 _ => {
                     let (block, at) = self.in_global(address, bytes, lane)?;
                     let block = &self.launch.global[block];
                     if self.launch.check_global && !block.was_written(at, bytes) {
-                        return Err((FaultKind::Unwritten { space: "global", address, bytes }, Some(lane)));
+                        return Err((FaultKind::Uninit { space: "global", address, bytes }, Some(lane)));
                     }
                     block.update(at, bytes, |old| changed_in_global(op, access.ty, old, a, b))
                 }
@@ -83,11 +86,12 @@ fn changed(op: AtomOp, ty: Ty, old: u64, a: u64, b: u64) -> u64 {
         (AtomOp::Add, Ty::F16x2) => pair_sum::<f16>(old, a),
         (AtomOp::Add, Ty::Bf16x2) => pair_sum::<bf16>(old, a),
         (AtomOp::Add, Ty::F64) => (f64::from_bits(old) + f64::from_bits(a)).to_bits(),
-        (AtomOp::Add, _) => old.wrapping_add(a),
-        (AtomOp::Min, _) if ty.signed() => signed(old).min(signed(a)) as u64,
-        (AtomOp::Max, _) if ty.signed() => signed(old).max(signed(a)) as u64,
-        (AtomOp::Min, _) => old.min(a),
-        (AtomOp::Max, _) => old.max(a),
+        (AtomOp::Add, Ty::U32 | Ty::S32 | Ty::U64) => old.wrapping_add(a),
+        (AtomOp::Min, Ty::S32 | Ty::S64) => signed(old).min(signed(a)) as u64,
+        (AtomOp::Max, Ty::S32 | Ty::S64) => signed(old).max(signed(a)) as u64,
+        (AtomOp::Min, Ty::U32 | Ty::U64) => old.min(a),
+        (AtomOp::Max, Ty::U32 | Ty::U64) => old.max(a),
+        (AtomOp::Add | AtomOp::Min | AtomOp::Max, _) => unreachable!("{op:?} has no form of type {ty:?}"),
         (AtomOp::And, _) => old & a,
         (AtomOp::Or, _) => old | a,
         (AtomOp::Xor, _) => old ^ a,

@@ -5,7 +5,7 @@ use super::{BlockRun, Done, Warp};
 use crate::clocks::Clock;
 use crate::fault::FaultKind;
 use crate::isa::{BarKind, Inst, Reg};
-use crate::module::Kernel;
+use crate::kernel::Kernel;
 
 /// One of a block's barriers; a new one each time it is complete.
 #[derive(Default)]

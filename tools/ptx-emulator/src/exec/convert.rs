@@ -100,7 +100,8 @@ fn integer(ty: Ty, bits: u64) -> i128 {
         Ty::S16 => i128::from(bits as i16),
         Ty::S32 => i128::from(bits as i32),
         Ty::S64 => i128::from(bits as i64),
-        _ => i128::from(bits & ones(ty.bytes() as u8 * 8)),
+        Ty::U8 | Ty::U16 | Ty::U32 | Ty::U64 => i128::from(bits & ones(ty.bytes() as u8 * 8)),
+        _ => unreachable!("no form converts from {ty:?}"),
     }
 }
 
@@ -109,7 +110,8 @@ fn float(ty: Ty, bits: u64) -> f64 {
         Ty::F16 => f16::from_bits(bits as u16).to_f64(),
         Ty::Bf16 => bf16::from_bits(bits as u16).to_f64(),
         Ty::F64 => f64::from_bits(bits),
-        _ => f64::from(f32::from_bits(bits as u32)),
+        Ty::F32 => f64::from(f32::from_bits(bits as u32)),
+        _ => unreachable!("no form converts from {ty:?}"),
     }
 }
 
@@ -179,7 +181,8 @@ fn number(cvt: Cvt, x: f64) -> u64 {
             u64::from(to_bf16(f32::from_bits(cut.to_bits() | u32::from(inexact)), round).to_bits())
         }
         Ty::Tf32 => u64::from(to_tf32(x as f32, round).to_bits()),
-        _ => u64::from(flush_if(cvt.ftz, canonical(to_f32(x, round))).to_bits()),
+        Ty::F32 => u64::from(flush_if(cvt.ftz, canonical(to_f32(x, round))).to_bits()),
+        ty => unreachable!("no form converts to {ty:?}"),
     };
     // The infinity of a format without its sign, and its largest number.
     let (sign, infinity, largest) = match cvt.to {

@@ -15,7 +15,8 @@ vectorised! {
             Ty::F16 => half::<f16>(float, regs, d, s, mask),
             Ty::Bf16 => half::<bf16>(float, regs, d, s, mask),
             Ty::F16x2 => halves::<f16>(float, regs, d, s, mask),
-            _ => halves::<bf16>(float, regs, d, s, mask),
+            Ty::Bf16x2 => halves::<bf16>(float, regs, d, s, mask),
+            ty => unreachable!("no form has floats of type {ty:?}"),
         }
     }
 }
@@ -184,7 +185,8 @@ fn apply<H: Half>(float: Float, a: H, b: H, c: H) -> H {
         FloatOp::Abs => f64::from(a.abs()),
         FloatOp::Neg => f64::from(-a),
         FloatOp::Ex2 => f64::from(a).exp2(),
-        _ => f64::from(a).tanh(),
+        FloatOp::Tanh => f64::from(a).tanh(),
+        op => unreachable!("{op:?} has no form of 16 bits"),
     };
     let value = if float.relu && value <= 0.0 { 0.0 } else { value };
     flushed(H::narrow(if float.sat { saturate(value) } else { value }))
@@ -255,9 +257,24 @@ vectorised! {
             Ty::S32 => test2::<i32>(regs, s, |a, b| holds(cmp, &a, &b)),
             Ty::S64 => test2::<i64>(regs, s, |a, b| holds(cmp, &a, &b)),
             Ty::B64 | Ty::U64 => test2::<u64>(regs, s, |a, b| holds(cmp, &a, &b)),
-            _ => test2::<u32>(regs, s, |a, b| holds(cmp, &a, &b)),
+            Ty::B32 | Ty::U32 => test2::<u32>(regs, s, |a, b| holds(cmp, &a, &b)),
+            _ => unreachable!("no form compares {ty:?} as a whole"),
         }
     }
+}
+
+/// As [`compare`], of the low halves of pairs (`half` 0) or the high ones.
+fn compare_halves(cmp: Cmp, ty: Ty, ftz: bool, regs: &Regs, s: &[Reg], half: usize) -> u32 {
+    let (a, b) = (read::<u32>(regs, s[0]), read::<u32>(regs, s[1]));
+    let half = |word: u32| {
+        let bits = (word >> (16 * half)) as u16;
+        match ty {
+            Ty::F16x2 => number(ftz, f16::from_bits(bits)),
+            Ty::Bf16x2 => number(ftz, bf16::from_bits(bits)),
+            _ => unreachable!("{ty:?} is not a pair"),
+        }
+    };
+    (0..32).fold(0, |bits, i| bits | u32::from(holds(cmp, &half(a[i]), &half(b[i]))) << i)
 }
 
 fn combine(logic: Logic, a: u32, b: u32) -> u32 {
@@ -290,17 +307,14 @@ pub fn select(op: Op, regs: &mut Regs, d: &[Reg], s: &[Reg], mask: u32) -> bool 
         }
         Op::SetpHalves { cmp, ty, ftz } => {
             for (half, d) in d.iter().enumerate() {
-                let (a, b) = (read::<u32>(regs, s[0]), read::<u32>(regs, s[1]));
-                let half = |word: u32| {
-                    let bits = (word >> (16 * half)) as u16;
-                    match ty {
-                        Ty::F16x2 => number(ftz, f16::from_bits(bits)),
-                        _ => number(ftz, bf16::from_bits(bits)),
-                    }
-                };
-                let found = (0..32).fold(0, |bits, i| bits | u32::from(holds(cmp, &half(a[i]), &half(b[i]))) << i);
+                let found = compare_halves(cmp, ty, ftz, regs, s, half);
                 regs.set_pred(*d, mask, found);
             }
+        }
+        Op::Set { cmp, ty: ty @ (Ty::F16x2 | Ty::Bf16x2), ftz, .. } => {
+            let [low, high] = [0, 1].map(|half| compare_halves(cmp, ty, ftz, regs, s, half));
+            let out: [u32; 32] = std::array::from_fn(|i| (low >> i & 1) * 0xffff | (high >> i & 1) * 0xffff_0000);
+            write(regs, d[0], mask, &out);
         }
         Op::Set { cmp, to, ty, ftz } => {
             let found = compare(cmp, ty, ftz, regs, s);
@@ -321,7 +335,8 @@ pub fn select(op: Op, regs: &mut Regs, d: &[Reg], s: &[Reg], mask: u32) -> bool 
         Op::Testp { kind, ty } => {
             let class = |i: usize| match ty {
                 Ty::F64 => f64::from_bits(regs.lane(s[0], i)).classify(),
-                _ => f32::from_bits(regs.lane(s[0], i) as u32).classify(),
+                Ty::F32 => f32::from_bits(regs.lane(s[0], i) as u32).classify(),
+                _ => unreachable!("no form tests {ty:?}"),
             };
             use std::num::FpCategory::*;
             let test = |i: usize| match (kind, class(i)) {

@@ -93,7 +93,8 @@ vectorised! {
             Ty::S32 => typed::<i32>(op, regs, d, s, mask),
             Ty::S64 => typed::<i64>(op, regs, d, s, mask),
             Ty::B64 | Ty::U64 => typed::<u64>(op, regs, d, s, mask),
-            _ => typed::<u32>(op, regs, d, s, mask),
+            Ty::B32 | Ty::U32 => typed::<u32>(op, regs, d, s, mask),
+            _ => unreachable!("no form has integers of type {ty:?}"),
         }
     }
 }
@@ -256,6 +257,8 @@ fn bit_insert<T: Int>(regs: &mut Regs, d: Reg, s: &[Reg], mask: u32) {
     write(regs, d, mask, &out);
 }
 
+/// Sums with carry. A difference is a + !b + 1, as on the hardware: CC.CF then holds a carry, which is set if nothing was
+/// borrowed. The ISA calls it a borrow; that shows only where `addc` follows `sub.cc`, or `subc` follows `add.cc`.
 #[inline(always)]
 fn carry<T: Int>(options: [bool; 3], regs: &mut Regs, d: Reg, s: &[Reg], mask: u32) {
     let [sub, carry_in, carry_out] = options;
@@ -266,9 +269,9 @@ fn carry<T: Int>(options: [bool; 3], regs: &mut Regs, d: Reg, s: &[Reg], mask: u
     for i in 0..32 {
         let c = (carry_in && regs.carry >> i & 1 == 1) as i128;
         let (a, b) = (T::get(a[i]).wide() & unsigned, T::get(b[i]).wide() & unsigned);
-        let sum = if sub { a - b - c } else { a + b + c };
+        let sum = if sub { a + (b ^ unsigned) + if carry_in { c } else { 1 } } else { a + b + c };
         out[i] = T::cut(sum).put();
-        carries |= ((sum & !unsigned != 0) as u32) << i;
+        carries |= ((sum > unsigned) as u32) << i;
     }
     write(regs, d, mask, &out);
     if carry_out {

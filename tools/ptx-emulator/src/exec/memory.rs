@@ -158,9 +158,11 @@ impl BlockRun<'_> {
     pub(super) fn shared_trouble(&self, trouble: Option<Trouble>, address: u64, bytes: usize, lane: usize) -> Done {
         let kind = match trouble {
             None => return Ok(()),
-            Some(Trouble::Unwritten) => FaultKind::Unwritten { space: "shared", address, bytes },
+            Some(Trouble::Uninit) => FaultKind::Uninit { space: "shared", address, bytes },
             Some(Trouble::Pending) => FaultKind::MissingWait { address },
-            Some(Trouble::Race { write, warp, lane }) => FaultKind::Race { address, other_writes: write, warp, lane },
+            Some(Trouble::Race { write, warp, lane }) => {
+                FaultKind::DataRace { address, other_writes: write, warp, lane }
+            }
         };
         Err((kind, Some(lane)))
     }
@@ -214,7 +216,7 @@ impl BlockRun<'_> {
                     let (block, at) = self.in_global(address, total, lane)?;
                     let block = &self.launch.global[block];
                     if self.launch.check_global && !block.was_written(at, total) {
-                        let kind = FaultKind::Unwritten { space: "global", address, bytes: total };
+                        let kind = FaultKind::Uninit { space: "global", address, bytes: total };
                         return Err((kind, Some(lane)));
                     }
                     for (i, d) in d.iter().enumerate() {
@@ -359,7 +361,7 @@ impl BlockRun<'_> {
             let committed = warp.groups[copy.lane];
             let old_enough = match groups {
                 None => true,
-                Some(pending) => copy.group.is_some_and(|group| group + pending < committed),
+                Some(pending) => copy.group.is_some_and(|group| committed - group > pending),
             };
             mask >> copy.lane & 1 == 1 && old_enough
         };
@@ -388,7 +390,7 @@ impl BlockRun<'_> {
             let (block, start) = self.find_global(from, size, lane)?;
             let block = &self.launch.global[block];
             if self.launch.check_global && !block.was_written(start, size) {
-                return Err((FaultKind::Unwritten { space: "global", address: from, bytes: size }, Some(lane)));
+                return Err((FaultKind::Uninit { space: "global", address: from, bytes: size }, Some(lane)));
             }
             let words = size / 4 * 4;
             for (i, width) in (0..words).step_by(4).map(|i| (i, 4)).chain((words..size).map(|i| (i, 1))) {

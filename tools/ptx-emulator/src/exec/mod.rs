@@ -14,12 +14,12 @@ mod mma;
 mod rounding;
 mod warp;
 
+use crate::config::{LaunchConfig, Shuffle};
 use crate::counts::Counts;
 use crate::fault::FaultKind;
 use crate::isa::{File, Inst, LaneMask, Op, Preset, Reg};
-use crate::launch::{Grid, Shuffle};
+use crate::kernel::Kernel;
 use crate::memory::Block as Allocation;
-use crate::module::Kernel;
 use crate::shared::{Shared, Watch, Who};
 use crate::touched::Touched;
 use barrier::Barrier;
@@ -29,7 +29,7 @@ use std::sync::Arc;
 /// What is the same for all blocks of a launch.
 pub struct Launch<'a> {
     pub kernel: &'a Kernel,
-    pub grid: Grid,
+    pub grid: LaunchConfig,
     pub params: &'a [u8],
     pub global: &'a [Arc<Allocation>],
     pub symbols: &'a [u64],
@@ -387,7 +387,7 @@ impl Warp {
                     if missing != 0 {
                         let name = kernel.tracked.iter().find(|(tracked, _)| *tracked == reg);
                         let name = name.map_or_else(|| "a temporary".to_owned(), |(_, name)| name.clone());
-                        return Err((FaultKind::UnwrittenRegister { name }, Some(missing.trailing_zeros() as usize)));
+                        return Err((FaultKind::UninitRegister { name }, Some(missing.trailing_zeros() as usize)));
                     }
                 }
             }
@@ -403,7 +403,7 @@ impl Warp {
 impl Launch<'_> {
     /// The value of a preset register in one lane.
     fn preset(&self, preset: Preset, warp: usize, lane: usize, block: [u32; 3]) -> u64 {
-        let Grid { blocks, threads, dynamic_shared } = self.grid;
+        let LaunchConfig { blocks, threads, dynamic_shared } = self.grid;
         let linear = (warp * 32 + lane) as u32;
         let thread = self.grid.thread(linear);
         let below = (1u64 << lane) - 1;

@@ -71,7 +71,8 @@ fn in_group(op: Op, warp: &mut Warp, d: &[Reg], s: &[Reg], mask: u32) -> Done {
                 (AtomOp::Max, false) => a.max(b),
                 (AtomOp::And, _) => a & b,
                 (AtomOp::Or, _) => a | b,
-                _ => a ^ b,
+                (AtomOp::Xor, _) => a ^ b,
+                _ => unreachable!("redux has no {op:?}"),
             });
             write(&mut warp.regs, d[0], mask, &[reduced.unwrap_or(0); 32]);
         }

@@ -1,9 +1,10 @@
 //! The statements of a function's body.
 
-use super::ast::{Instruction, Location, Operand, Statement};
+use super::ast::{Instruction, Operand, Statement};
 use super::lexer::Token;
-use super::{Parsed, Parser};
+use super::{MAX_DEPTH, Parsed, Parser};
 use crate::isa::Ty;
+use crate::location::Location;
 use std::sync::Arc;
 
 impl<'a> Parser<'a> {
@@ -15,6 +16,9 @@ impl<'a> Parser<'a> {
         while depth > 0 {
             match self.peek() {
                 Some(Token::Punct(b'{')) => {
+                    if depth == MAX_DEPTH {
+                        return self.error("nested too deeply");
+                    }
                     self.at += 1;
                     depth += 1;
                     body.push(Statement::Enter);
@@ -90,7 +94,8 @@ impl<'a> Parser<'a> {
             let name = self.word()?;
             let mut count = None;
             if self.eat(b'<') {
-                count = Some(self.integer()? as u32);
+                let Ok(number) = u32::try_from(self.integer()?) else { return self.error("too many registers") };
+                count = Some(number);
                 self.need(b'>')?;
             }
             body.push(Statement::Registers { ty, name, count, line });
@@ -160,7 +165,7 @@ impl<'a> Parser<'a> {
 
     fn simple_operand(&mut self) -> Parsed<Operand<'a>> {
         if self.eat(b'!') {
-            return Ok(Operand::Not(Box::new(self.simple_operand()?)));
+            return Ok(Operand::Not(Box::new(self.nested(Self::simple_operand)?)));
         }
         if self.eat(b'{') {
             return Ok(Operand::Vector(self.list(b'}')?));
@@ -187,7 +192,7 @@ impl<'a> Parser<'a> {
     fn list(&mut self, end: u8) -> Parsed<Vec<Operand<'a>>> {
         let mut list = Vec::new();
         while !self.eat(end) {
-            list.push(self.operand()?);
+            list.push(self.nested(Self::operand)?);
             if !self.eat(b',') && self.peek() != Some(Token::Punct(end)) {
                 return self.expected(&format!("`,` or `{}`", end as char));
             }

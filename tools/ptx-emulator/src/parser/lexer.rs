@@ -67,9 +67,10 @@ impl<'a> Lexer<'a> {
     }
 
     fn block_comment(&mut self) -> Result<(), ParseError> {
-        let end = self.text[self.at..].find("*/").ok_or_else(|| self.error("a comment without an end"))?;
-        self.line += self.text[self.at..self.at + end].matches('\n').count() as u32;
-        self.at += end + 2;
+        let start = self.at + 2;
+        let end = self.text[start..].find("*/").ok_or_else(|| self.error("a comment without an end"))?;
+        self.line += self.text[start..start + end].matches('\n').count() as u32;
+        self.at = start + end + 2;
         Ok(())
     }
 
@@ -170,7 +171,7 @@ mod tests {
 
     #[test]
     fn errors_name_their_line() {
-        for (text, line) in [("\n\"abc\n", 2), ("\n\n/* x", 3), ("0xZZ", 1), ("\né", 2)] {
+        for (text, line) in [("\n\"abc\n", 2), ("\n\n/* x", 3), ("/*/", 1), ("0xZZ", 1), ("\né", 2)] {
             assert_eq!(tokenize(text).expect_err(text).line, line, "{text:?}");
         }
     }

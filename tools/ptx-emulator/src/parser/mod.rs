@@ -5,7 +5,8 @@ mod body;
 mod lexer;
 
 use crate::isa::{Space, Ty};
-use ast::{Function, Location, Unit, Variable};
+use crate::location::Location;
+use ast::{Function, Unit, Variable};
 use lexer::Token;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,7 +24,7 @@ type Parsed<T> = Result<T, ParseError>;
 /// Parses one PTX file.
 pub fn parse(text: &str) -> Parsed<Unit<'_>> {
     let tokens = lexer::tokenize(text)?;
-    let mut parser = Parser { files: file_names(&tokens), tokens, at: 0, location: None };
+    let mut parser = Parser { files: file_names(&tokens), tokens, at: 0, location: None, depth: 0 };
     parser.unit()
 }
 
@@ -36,11 +37,18 @@ fn file_names(tokens: &[(Token<'_>, u32)]) -> HashMap<u64, Arc<str>> {
     triples.collect()
 }
 
+/// Deeper nesting of operands, initial values or scopes is refused, so that no text exhausts the stack.
+const MAX_DEPTH: usize = 64;
+/// Module variables of more bytes in all are refused: they are allocated at the first launch.
+const MAX_MODULE_BYTES: usize = 1 << 28;
+
 pub struct Parser<'a> {
     tokens: Vec<(Token<'a>, u32)>,
     at: usize,
     files: HashMap<u64, Arc<str>>,
     location: Option<Arc<Location>>,
+    /// Open brackets around the operand or initial value at hand.
+    depth: usize,
 }
 
 impl<'a> Parser<'a> {
@@ -93,8 +101,20 @@ impl<'a> Parser<'a> {
         Ok(value)
     }
 
+    /// Parses one level deeper.
+    fn nested<T>(&mut self, parse: impl FnOnce(&mut Self) -> Parsed<T>) -> Parsed<T> {
+        if self.depth == MAX_DEPTH {
+            return self.error("nested too deeply");
+        }
+        self.depth += 1;
+        let parsed = parse(self);
+        self.depth -= 1;
+        parsed
+    }
+
     fn unit(&mut self) -> Parsed<Unit<'a>> {
         let mut unit = Unit::default();
+        let mut bytes = 0usize;
         while let Some(token) = self.peek() {
             let Token::Word(word) = token else { return self.expected("a directive") };
             match word {
@@ -113,6 +133,10 @@ impl<'a> Parser<'a> {
                 }
                 _ => {
                     let variables = self.variables()?;
+                    bytes = variables.iter().fold(bytes, |sum, variable| sum.saturating_add(variable.bytes));
+                    if bytes > MAX_MODULE_BYTES {
+                        return self.error(format!("the module's variables have more than {MAX_MODULE_BYTES} bytes"));
+                    }
                     unit.variables.extend(variables);
                 }
             }
@@ -170,7 +194,8 @@ impl<'a> Parser<'a> {
                 Some(Token::Punct(b'{')) => break,
                 Some(Token::Word(".maxntid" | ".reqntid")) => {
                     self.at += 1;
-                    max_threads = Some(self.integer_list()?.iter().product::<u64>() as u32);
+                    let threads = self.integer_list()?.into_iter().fold(1, u64::saturating_mul);
+                    max_threads = Some(u32::try_from(threads).unwrap_or(u32::MAX));
                 }
                 Some(Token::Word(".pragma")) => self.skip_statement(),
                 Some(Token::Word(_)) => {
@@ -255,7 +280,10 @@ impl<'a> Parser<'a> {
                     let Some(ty) = ty else { return self.error(format!("the variable `{name}` has no type")) };
                     let align = align.unwrap_or(ty.bytes() * vector);
                     let mut variable = self.declarator(name, space, ty, align)?;
-                    variable.bytes *= vector;
+                    match variable.bytes.checked_mul(vector) {
+                        Some(bytes) => variable.bytes = bytes,
+                        None => return self.error(format!("the variable `{name}` is too large")),
+                    }
                     return Ok(variable);
                 }
             }
@@ -266,16 +294,17 @@ impl<'a> Parser<'a> {
         if !align.is_power_of_two() {
             return self.error(format!("the alignment {align} is not a power of two"));
         }
-        let mut count = 1;
+        let mut count = Some(1usize);
         while self.eat(b'[') {
-            count *= if self.peek() == Some(Token::Punct(b']')) { 0 } else { self.integer()? as usize };
+            let length = if self.peek() == Some(Token::Punct(b']')) { 0 } else { self.integer()? as usize };
+            count = count.and_then(|count| count.checked_mul(length));
             self.need(b']')?;
         }
         let mut init = Vec::new();
         if self.eat(b'=') {
             self.initializer(ty, &mut init)?;
         }
-        let Some(bytes) = count.checked_mul(ty.bytes()).map(|b| b.max(init.len())) else {
+        let Some(bytes) = count.and_then(|count| count.checked_mul(ty.bytes())).map(|b| b.max(init.len())) else {
             return self.error(format!("the variable `{name}` is too large"));
         };
         Ok(Variable { name, space, align, bytes, init })
@@ -284,8 +313,10 @@ impl<'a> Parser<'a> {
     fn initializer(&mut self, ty: Ty, out: &mut Vec<u8>) -> Parsed<()> {
         if self.eat(b'{') {
             while !self.eat(b'}') {
-                self.initializer(ty, out)?;
-                self.eat(b',');
+                self.nested(|parser| parser.initializer(ty, out))?;
+                if !self.eat(b',') && self.peek() != Some(Token::Punct(b'}')) {
+                    return self.expected("`,` or `}`");
+                }
             }
             return Ok(());
         }

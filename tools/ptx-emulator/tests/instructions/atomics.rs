@@ -86,7 +86,8 @@ fn sums_of_floats() {
     let cases: Vec<Vec<u64>> = product(&[&singles, &singles]).into_iter().filter(|x| !F32.is_nan(sum(x))).collect();
     // In global memory subnormal numbers are flushed, in shared memory they are kept.
     let flushed = |x: &[u64]| F32.flush(sum(&[F32.flush(x[0]), F32.flush(x[1])]));
-    for (space, reference) in [(".global", &flushed as &dyn Fn(&[u64]) -> u64), (".shared", &sum)] {
+    let spaces = [(".global", &flushed as &dyn Fn(&[u64]) -> u64), ("", &flushed), (".shared", &sum)];
+    for (space, reference) in spaces {
         for (case, found) in cases.iter().zip(apply(space, "add", "f32", 4, &cases)) {
             assert_eq!(found, [case[0], reference(case)], "{space} {case:#x?}");
         }

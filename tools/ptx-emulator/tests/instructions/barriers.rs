@@ -34,7 +34,7 @@ fn faults(body: &str, lines: &[u32]) -> Vec<Fault> {
 
 fn race(body: &str, lines: &[u32]) {
     for fault in faults(body, lines) {
-        assert!(matches!(fault.kind, FaultKind::Race { .. }), "{fault}\n{body}");
+        assert!(matches!(fault.kind, FaultKind::DataRace { .. }), "{fault}\n{body}");
     }
 }
 
@@ -74,7 +74,7 @@ fn order_is_handed_on_from_barrier_to_barrier() {
             "mov.u32 %t3, 7; or.pred %p4, %p2, %p3; @%p4 bra HIGH;
             @%p0 st.shared.u32 [%u1], %t3;
             bar.sync 0, 64; @%p1 bar.sync 15, 64; bra JOIN;
-            HIGH: barrier.sync.aligned 1, 64; @%p2 bar.sync 15, 64;
+            HIGH: @%p3 barrier.arrive 2, 64; @%p2 barrier.sync 2, 64; barrier.sync.aligned 1, 64; @%p2 bar.sync 15, 64;
             JOIN: {reads} ld.shared.u32 %t4, [cell+4];
             bar.sync 0; ld.shared.u32 %t4, [cell+4]; st.global.u32 [%u2], %t4;"
         )
@@ -172,7 +172,7 @@ fn a_copy_may_write_from_its_beginning() {
         )
     };
     for fault in faults(&body(""), &[2, 3]) {
-        assert!(matches!(fault.kind, FaultKind::Race { .. } | FaultKind::MissingWait { .. }), "{fault}");
+        assert!(matches!(fault.kind, FaultKind::DataRace { .. } | FaultKind::MissingWait { .. }), "{fault}");
     }
     clean(&body("bar.sync 0;"));
 }

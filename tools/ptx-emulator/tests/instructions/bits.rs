@@ -1,6 +1,6 @@
 //! Logic, shifts and bit fields (PTX ISA, 9.7.1.16 to 9.7.1.21 and 9.7.8), against the ISA's own pseudo-code.
 
-use crate::harness::{W, agree, product, run, samples};
+use crate::harness::{DATA, W, agree, product, run, samples};
 
 fn mask(bits: u32) -> u64 {
     u64::MAX >> (64 - bits)
@@ -146,6 +146,9 @@ fn every_table_of_three_inputs() {
 
 #[test]
 fn moves_pack_and_unpack() {
+    for (ty, kind) in DATA {
+        agree(&format!("mov.{ty}"), &format!("{kind}={kind}"), &[samples(kind)], |x| x[0]);
+    }
     for x in product(&[W, W]) {
         let cases = [x.clone()];
         let found = run("lhhw=ww", "mov.b64 %d, {%a, %b}; mov.b32 {%e, %f}, %a; mov.b32 %g, {%f, %e};", &cases);

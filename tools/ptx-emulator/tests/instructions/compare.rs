@@ -1,7 +1,7 @@
 //! Comparisons and selections (PTX ISA, 9.7.6 and 9.7.7).
 
 use crate::exact::{BF16, F16, F32, F64, Format};
-use crate::harness::{agree, agree_on, product, run, samples};
+use crate::harness::{DATA, agree, agree_on, product, run, samples};
 use std::cmp::Ordering;
 
 /// Numbers of a format that compare in every way: zeros, subnormals, infinities and NaN among them.
@@ -28,20 +28,32 @@ fn holds(cmp: &str, order: Option<Ordering>) -> bool {
 
 const FLOATS: [&str; 14] = ["eq", "ne", "lt", "le", "gt", "ge", "equ", "neu", "ltu", "leu", "gtu", "geu", "num", "nan"];
 
+/// Holds `setp`, alone and combined with a predicate, to what the comparison gives.
+fn setp(cmp: &str, ty: &str, kind: char, samples: &[u64], compare: impl Fn(&[u64]) -> bool) {
+    let body = format!(
+        "setp.{cmp}.{ty} %d, %a, %b; setp.{cmp}.and.{ty} %e, %a, %b, %c; setp.{cmp}.or.{ty} %f, %a, %b, %c;
+         setp.{cmp}.xor.{ty} %g, %a, %b, %c;"
+    );
+    let cases = product(&[samples, samples, &[0, 1]]);
+    for (x, found) in cases.iter().zip(run(&format!("pppp={kind}{kind}p"), &body, &cases)) {
+        let (t, c) = (compare(x), x[2] == 1);
+        assert_eq!(found, [t, t & c, t | c, t ^ c].map(u64::from), "{body} {x:x?}");
+    }
+}
+
 #[test]
 fn setp_of_integers() {
     for (bits, kind) in [(16, 'h'), (32, 'w'), (64, 'l')] {
-        let (widths, two) = (format!("p={kind}{kind}"), [samples(kind); 2]);
         let signed = |x: u64| (x << (64 - bits)) as i64;
         for cmp in ["eq", "ne", "lt", "le", "gt", "ge"] {
-            let inst = format!("setp.{cmp}.s{bits}");
-            agree(&inst, &widths, &two, |x| u64::from(holds(cmp, Some(signed(x[0]).cmp(&signed(x[1]))))));
+            let compare = |x: &[u64]| holds(cmp, Some(signed(x[0]).cmp(&signed(x[1]))));
+            setp(cmp, &format!("s{bits}"), kind, samples(kind), compare);
         }
         for cmp in ["eq", "ne", "lt", "le", "gt", "ge", "lo", "ls", "hi", "hs"] {
-            agree(&format!("setp.{cmp}.u{bits}"), &widths, &two, |x| u64::from(holds(cmp, Some(x[0].cmp(&x[1])))));
+            setp(cmp, &format!("u{bits}"), kind, samples(kind), |x| holds(cmp, Some(x[0].cmp(&x[1]))));
         }
         for cmp in ["eq", "ne"] {
-            agree(&format!("setp.{cmp}.b{bits}"), &widths, &two, |x| u64::from(holds(cmp, Some(x[0].cmp(&x[1])))));
+            setp(cmp, &format!("b{bits}"), kind, samples(kind), |x| holds(cmp, Some(x[0].cmp(&x[1]))));
         }
     }
 }
@@ -53,36 +65,47 @@ fn setp_of_floats_with_nan() {
         for cmp in FLOATS {
             let compare = |flush: bool, x: &[u64]| {
                 let of = |x| format.value(if flush { format.flush(x) } else { x });
-                u64::from(holds(cmp, of(x[0]).partial_cmp(&of(x[1]))))
+                holds(cmp, of(x[0]).partial_cmp(&of(x[1])))
             };
-            let widths = format!("p={kind}{kind}");
-            agree(&format!("setp.{cmp}.{name}"), &widths, &[&numbers, &numbers], |x| compare(false, x));
+            setp(cmp, name, kind, &numbers, |x| compare(false, x));
             if matches!(name, "f16" | "f32") {
-                agree(&format!("setp.{cmp}.ftz.{name}"), &widths, &[&numbers, &numbers], |x| compare(true, x));
+                setp(cmp, &format!("ftz.{name}"), kind, &numbers, |x| compare(true, x));
             }
         }
     }
 }
 
+/// Every pair of numbers of a format in the low halves of two words, and another pair in the high ones; with both pairs.
+fn pairs(format: Format) -> (Vec<Vec<u64>>, Vec<[Vec<u64>; 2]>) {
+    let numbers = numbers(format);
+    let pairs = product(&[&numbers, &numbers]);
+    let halves: Vec<_> = (0..pairs.len()).map(|i| [pairs[i].clone(), pairs[(i + 77) % pairs.len()].clone()]).collect();
+    let words = halves.iter().map(|[low, high]| (0..2).map(|o| low[o] | high[o] << 16).collect()).collect();
+    (words, halves)
+}
+
 #[test]
-fn setp_of_halves() {
+fn setp_and_set_of_halves() {
     for (name, format) in [("f16x2", F16), ("bf16x2", BF16)] {
-        let numbers = numbers(format);
-        for cmp in FLOATS {
-            for ftz in if name == "f16x2" { &[false, true][..] } else { &[false] } {
-                let body = format!("setp.{cmp}{}.{name} %d|%e, %a, %b;", if *ftz { ".ftz" } else { "" });
-                let pairs = product(&[&numbers, &numbers]);
-                // The upper halves are another pair.
-                let other = |i: usize| &pairs[(i + 77) % pairs.len()];
-                let cases: Vec<Vec<u64>> =
-                    (0..pairs.len()).map(|i| (0..2).map(|o| pairs[i][o] | other(i)[o] << 16).collect()).collect();
-                let expected = |x: &[u64]| {
-                    let of = |x| format.value(if *ftz { format.flush(x) } else { x });
-                    u64::from(holds(cmp, of(x[0]).partial_cmp(&of(x[1]))))
-                };
-                for (i, found) in run("pp=ww", &body, &cases).iter().enumerate() {
-                    assert_eq!(found, &[expected(&pairs[i]), expected(other(i))], "{body} {:#x?}", cases[i]);
-                }
+        let (cases, halves) = pairs(format);
+        for (cmp, ftz) in FLOATS.into_iter().flat_map(|cmp| [(cmp, false), (cmp, true)]) {
+            if ftz && name == "bf16x2" {
+                continue;
+            }
+            let suffix = if ftz { ".ftz" } else { "" };
+            let compare = |x: &[u64]| {
+                let of = |x| format.value(if ftz { format.flush(x) } else { x });
+                u64::from(holds(cmp, of(x[0]).partial_cmp(&of(x[1]))))
+            };
+            let body = format!(
+                "setp.{cmp}{suffix}.{name} %d|%e, %a, %b; set.{cmp}{suffix}.u32.{name} %f, %a, %b;
+                 set.{cmp}{suffix}.s32.{name} %g, %a, %b;"
+            );
+            for (i, found) in run("ppww=ww", &body, &cases).iter().enumerate() {
+                let [low, high] = [0, 1].map(|half| compare(&halves[i][half]));
+                // `set` gives each half a mask of its own.
+                let masks = low * 0xffff | high * 0xffff_0000;
+                assert_eq!(found, &[low, high, masks, masks], "{body} {:#x?}", cases[i]);
             }
         }
     }
@@ -107,27 +130,48 @@ fn setp_combined_and_with_its_complement() {
     }
 }
 
+/// Holds `set` to what the comparison gives: ones, or 1.0.
+fn set(cmp: &str, ty: &str, kind: char, samples: &[u64], compare: impl Fn(&[u64]) -> bool) {
+    // Comparisons of halves give integers only.
+    let results = [("u32", 0xffff_ffff), ("s32", 0xffff_ffff), ("f32", 0x3f80_0000)];
+    let (ftz, ty) = ty.strip_prefix("ftz.").map_or(("", ty), |ty| (".ftz", ty));
+    for (to, yes) in &results[..if ty.ends_with("f16") { 2 } else { 3 }] {
+        let widths = format!("w={kind}{kind}");
+        agree(&format!("set.{cmp}{ftz}.{to}.{ty}"), &widths, &[samples; 2], |x| u64::from(compare(x)) * yes);
+    }
+}
+
 #[test]
 fn set_gives_ones_or_a_float() {
-    let singles = numbers(F32);
-    for cmp in FLOATS {
-        for (to, yes) in [("u32", 0xffff_ffff), ("s32", 0xffff_ffff), ("f32", 0x3f80_0000)] {
-            let found = |x: &[u64]| holds(cmp, F32.value(x[0]).partial_cmp(&F32.value(x[1])));
-            let flushed = |x: &[u64]| holds(cmp, F32.value(F32.flush(x[0])).partial_cmp(&F32.value(F32.flush(x[1]))));
-            let two = [singles.as_slice(); 2];
-            agree(&format!("set.{cmp}.{to}.f32"), "w=ww", &two, |x| u64::from(found(x)) * yes);
-            agree(&format!("set.{cmp}.ftz.{to}.f32"), "w=ww", &two, |x| u64::from(flushed(x)) * yes);
+    for (name, format, kind) in [("f16", F16, 'h'), ("bf16", BF16, 'h'), ("f32", F32, 'w'), ("f64", F64, 'l')] {
+        let numbers = numbers(format);
+        for cmp in FLOATS {
+            set(cmp, name, kind, &numbers, |x| holds(cmp, format.value(x[0]).partial_cmp(&format.value(x[1]))));
+            if matches!(name, "f16" | "f32") {
+                let of = |x| format.value(format.flush(x));
+                set(cmp, &format!("ftz.{name}"), kind, &numbers, |x| holds(cmp, of(x[0]).partial_cmp(&of(x[1]))));
+            }
         }
     }
-    let two = [samples('l'); 2];
-    agree("set.lt.u32.s64", "w=ll", &two, |x| u64::from((x[0] as i64) < x[1] as i64) * 0xffff_ffff);
-    agree("set.hs.f32.u64", "w=ll", &two, |x| u64::from(x[0] >= x[1]) * 0x3f80_0000);
+    for (bits, kind) in [(16, 'h'), (32, 'w'), (64, 'l')] {
+        let signed = |x: u64| (x << (64 - bits)) as i64;
+        for cmp in ["eq", "ne", "lt", "le", "gt", "ge"] {
+            let compare = |x: &[u64]| holds(cmp, Some(signed(x[0]).cmp(&signed(x[1]))));
+            set(cmp, &format!("s{bits}"), kind, samples(kind), compare);
+        }
+        for cmp in ["eq", "ne", "lt", "le", "gt", "ge", "lo", "ls", "hi", "hs"] {
+            set(cmp, &format!("u{bits}"), kind, samples(kind), |x| holds(cmp, Some(x[0].cmp(&x[1]))));
+        }
+        for cmp in ["eq", "ne"] {
+            set(cmp, &format!("b{bits}"), kind, samples(kind), |x| holds(cmp, Some(x[0].cmp(&x[1]))));
+        }
+    }
 }
 
 #[test]
 fn selections() {
     let bit: &[u64] = &[0, 1];
-    for (ty, kind) in [("b16", 'h'), ("u32", 'w'), ("f32", 'w'), ("b64", 'l'), ("f64", 'l')] {
+    for (ty, kind) in DATA {
         let of = samples(kind);
         let widths = format!("{kind}={kind}{kind}");
         agree(&format!("selp.{ty}"), &format!("{widths}p"), &[of, of, bit], |x| x[if x[2] == 1 { 0 } else { 1 }]);

@@ -170,11 +170,15 @@ fn floats_to_floats() {
         for (name, whole) in INTEGRAL {
             let cases: Vec<Vec<u64>> =
                 floats(source).into_iter().filter(|x| !source.is_nan(*x)).map(|x| vec![x]).collect();
-            agree_on(&format!("cvt.{name}.{from}.{from}"), &format!("{a}={a}"), &cases, |x| {
+            let integral = |x: u64| {
                 // The sign of a zero is that of the number.
-                let value = whole(source.value(x[0])).copysign(if x[0] & source.sign() != 0 { -1.0 } else { 1.0 });
+                let value = whole(source.value(x)).copysign(if x & source.sign() != 0 { -1.0 } else { 1.0 });
                 round(F64, source, Mode::Nearest, value.to_bits())
-            });
+            };
+            agree_on(&format!("cvt.{name}.{from}.{from}"), &format!("{a}={a}"), &cases, |x| integral(x[0]));
+            if from == "f32" {
+                agree_on(&format!("cvt.{name}.ftz.f32.f32"), "w=w", &cases, |x| integral(F32.flush(x[0])));
+            }
         }
     }
 }
@@ -220,6 +224,12 @@ fn single_precision_to_halves_with_relu_and_finite_saturation() {
         };
         agree_on(&format!("cvt.{name}.satfinite.tf32.f32"), "w=w", &cases, |x| clamped(x[0]));
     }
+}
+
+#[test]
+fn saturation_of_flushed_numbers() {
+    let cases: Vec<Vec<u64>> = SINGLES.into_iter().map(|x| vec![x]).collect();
+    agree_on("cvt.ftz.sat.f32.f32", "w=w", &cases, |x| saturate(F32, F32.flush(x[0])));
 }
 
 #[test]

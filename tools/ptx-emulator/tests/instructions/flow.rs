@@ -68,6 +68,24 @@ fn special_registers() {
 }
 
 #[test]
+fn what_is_not_modelled_changes_nothing() {
+    let body = "mov.u32 %t0, 7; membar.gl; fence.acq_rel.gpu; fence.proxy.async; nanosleep.u32 100; pmevent 3;
+        setmaxnreg.inc.sync.aligned.u32 64; griddepcontrol.wait; prefetch.global.L2 [%at0]; prefetchu.L1 [%at0];
+        applypriority.global.L2::evict_normal [%at0], 128; discard.global.L2 [%at0+128], 128;
+        createpolicy.fractional.L2::evict_last.b64 %u0, 1.0; createpolicy.cvt.L2.b64 %u1, 0;
+        ld.global.L2::cache_hint.u32 %t1, [%at0], %u0; add.u32 %t0, %t0, %t1; st.global.L2::cache_hint.u32 [%at0+4], %t0, %u0;
+        red.global.add.L2::cache_hint.u32 [%at0+8], %t0, %u0;";
+    assert_eq!(warp("", body, &[vec![5, 0, 1, 9]])[0], [5, 12, 1 + 32 * 12, 9]);
+}
+
+#[test]
+fn lanes_that_exit_do_nothing_more() {
+    let body = "mov.u32 %t0, %laneid; setp.lt.u32 %p0, %t0, 12; @%p0 exit; mad.wide.u32 %u0, %t0, 4, %at0; st.global.u32 [%u0], %t0;";
+    let expected: Vec<u32> = (0..32).map(|lane| if lane < 12 { 99 } else { lane }).collect();
+    assert_eq!(warp("", body, &[vec![99; 32]])[0], expected);
+}
+
+#[test]
 fn immediates() {
     let body = "mov.f32 %t0, 1.5; mov.f32 %t1, 0f40490FDB; mov.f64 %u0, 0d3FF8000000000000; mov.f64 %u1, -2.5; mov.u32 %t2, -1; mov.b32 %t3, 0b1011;
         mov.u32 %t4, 017; mov.u64 %u2, 0xffffffffffffffff; mov.f32 %t5, 0fBF800000; mov.s32 %t6, 0x7fffffffU;
@@ -94,13 +112,13 @@ fn what_is_not_known_is_an_error_with_its_line() {
         ("add.u32 %q0, %t1, %t1;", "%q0"),
         ("bra NOWHERE;", "NOWHERE"),
         ("mul.u32 %t0, %t1, %t1;", ".lo"),
-        ("cvt.u32.f32 %t0, %t1;", "conversion"),
+        ("cvt.u32.f32 %t0, %t1;", "`cvt.u32.f32`"),
         ("match.sync.b32 %t0, %t1, -1;", "match"),
         ("mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%u0, %u1}, {%u2}, {%u3}, {%u4, %u5};", "mma"),
         ("cp.async.bulk.commit_group;", ".bulk"),
         ("ld.global.v2.u32 %t0, [%u0];", "registers"),
         ("add.u32 %t0 %t1, %t1;", "expected"),
-        ("atom.global.sub.u32 %t0, [%u0], %t1;", "atomic"),
+        ("atom.global.sub.u32 %t0, [%u0], %t1;", "`atom.global.sub.u32`"),
     ];
     for (inst, named) in cases {
         let body = format!("mov.u32 %t1, 1;\nmov.u64 %u0, 0;\n{inst}\nmov.u32 %t2, 2;");
@@ -113,9 +131,11 @@ fn what_is_not_known_is_an_error_with_its_line() {
 #[test]
 fn faults_name_the_line_and_the_registers() {
     let fault = execute("", "mov.u32 %t0, 1;\nadd.u32 %t1, %t0, %t2;", [1, 32], None, &mut []).unwrap_err();
-    assert_eq!((fault.line, fault.kind), (HEADER + 2, FaultKind::UnwrittenRegister { name: "%t2".into() }));
-    let fault = execute("", "mov.u32 %t0, 1;\n\ntrap;", [1, 32], None, &mut []).unwrap_err();
-    assert_eq!((fault.line, fault.kind), (HEADER + 3, FaultKind::Trap));
+    assert_eq!((fault.line, fault.kind), (HEADER + 2, FaultKind::UninitRegister { name: "%t2".into() }));
+    for trap in ["trap", "brkpt"] {
+        let fault = execute("", &format!("mov.u32 %t0, 1;\n\n{trap};"), [1, 32], None, &mut []).unwrap_err();
+        assert_eq!((fault.line, fault.kind), (HEADER + 3, FaultKind::Trap));
+    }
 }
 
 #[test]

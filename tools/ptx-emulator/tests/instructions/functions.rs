@@ -46,11 +46,29 @@ fn quotients() {
     let arguments = arguments();
     let pairs: Vec<(f32, f32)> = arguments.iter().zip(arguments.iter().rev()).map(|(a, b)| (*a, *b)).collect();
     let cases: Vec<Vec<u64>> = pairs.iter().map(|(a, b)| vec![a.to_bits().into(), b.to_bits().into()]).collect();
-    for name in ["div.approx.f32", "div.full.f32"] {
-        agree_on(name, "w=ww", &cases, |x| {
-            let [a, b] = [x[0], x[1]].map(|x| f32::from_bits(x as u32));
-            u64::from((a / b).to_bits())
-        });
+    for name in ["div.approx", "div.full"] {
+        for (suffix, ftz) in [("", false), (".ftz", true)] {
+            agree_on(&format!("{name}{suffix}.f32"), "w=ww", &cases, |x| {
+                let flushed = |x: u64| if ftz { F32.flush(x) } else { x };
+                let [a, b] = [x[0], x[1]].map(|x| f32::from_bits(flushed(x) as u32));
+                flushed((a / b).to_bits().into())
+            });
+        }
+    }
+}
+
+#[test]
+fn reciprocal_roots_of_f64() {
+    let arguments: Vec<f64> = (-300..300).map(|e| 2f64.powi(e) * (1.0 + f64::from(e.rem_euclid(64)) / 64.0)).collect();
+    let cases: Vec<Vec<u64>> = arguments.iter().map(|x| vec![x.to_bits()]).collect();
+    for (x, found) in arguments.iter().zip(run("l=l", "rsqrt.approx.f64 %d, %a;", &cases)) {
+        let found = f64::from_bits(found[0]);
+        // Its square times x is 1, to twice the error of the root and one rounding.
+        assert!((found * found * x - 1.0).abs() < 8.0 * f64::EPSILON, "{x:e}: {found:e}");
+    }
+    let special = [(0.0, f64::INFINITY), (-0.0, f64::NEG_INFINITY), (f64::INFINITY, 0.0)];
+    for (x, expected) in special {
+        assert_eq!(run("l=l", "rsqrt.approx.f64 %d, %a;", &[vec![x.to_bits()]])[0], [expected.to_bits()]);
     }
 }
 

@@ -53,6 +53,11 @@ fn sums_and_products() {
         }
         let relu = |x: u64| if x & format.sign() != 0 { 0 } else { x };
         both(&format!("fma.rn.relu.{name}"), format, 3, &|x| relu(fma(format, Mode::Nearest, x[0], x[1], x[2])));
+        if name == "f16" {
+            let flushed = |x: u64| format.flush(x);
+            let sum = |x: &[u64]| fma(format, Mode::Nearest, flushed(x[0]), flushed(x[1]), flushed(x[2]));
+            both("fma.rn.ftz.relu.f16", format, 3, &|x| relu(flushed(sum(x))));
+        }
     }
 }
 
@@ -64,8 +69,10 @@ fn minima_maxima_and_signs() {
                 both(&format!("{op}{suffix}.{name}"), format, 2, &|x| extreme(format, larger, nan, x[0], x[1]));
             }
             if name == "f16" {
-                let flushed = |x: &[u64]| extreme(format, larger, false, format.flush(x[0]), format.flush(x[1]));
-                both(&format!("{op}.ftz.{name}"), format, 2, &flushed);
+                for (suffix, nan) in [("", false), (".NaN", true)] {
+                    let flushed = |x: &[u64]| extreme(format, larger, nan, format.flush(x[0]), format.flush(x[1]));
+                    both(&format!("{op}.ftz{suffix}.{name}"), format, 2, &flushed);
+                }
             }
         }
         // Which NaN comes of a NaN is not specified: every encoding of a number.
@@ -79,4 +86,8 @@ fn minima_maxima_and_signs() {
     let all: Vec<u64> = (0..0x1_0000).filter(|x| !F16.is_nan(*x)).collect();
     agree("abs.ftz.f16", "h=h", &[&all], |x| F16.flush(x[0]) & 0x7fff);
     agree("neg.ftz.f16", "h=h", &[&all], |x| F16.flush(x[0]) ^ 0x8000);
+    let pairs: Vec<u64> = all.iter().zip(all.iter().rev()).map(|(a, b)| a | b << 16).collect();
+    let flushed = |x: u64| F16.flush(x & 0xffff) | F16.flush(x >> 16) << 16;
+    agree("abs.ftz.f16x2", "w=w", &[&pairs], |x| flushed(x[0]) & 0x7fff_7fff);
+    agree("neg.ftz.f16x2", "w=w", &[&pairs], |x| flushed(x[0]) ^ 0x8000_8000);
 }

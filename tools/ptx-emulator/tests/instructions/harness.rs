@@ -1,6 +1,7 @@
 //! Small kernels from snippets: declarations, loads of operands and stores of results are made here.
 
-use ptx_emulator::{Fault, Grid, Memory, Module, Options, ParseError, launch};
+use crate::forms;
+use ptx_emulator::{Fault, FaultKind, LaunchConfig, Memory, Module, Options, ParseError, launch};
 
 /// Integer types: name, width of the register that holds one, bits, signed.
 pub const INTEGERS: [(&str, char, u32, bool); 8] = [
@@ -12,6 +13,13 @@ pub const INTEGERS: [(&str, char, u32, bool); 8] = [
     ("s32", 'w', 32, true),
     ("u64", 'l', 64, false),
     ("s64", 'l', 64, true),
+];
+
+/// Types of moves and selections, with the width of their register.
+#[rustfmt::skip]
+pub const DATA: [(&str, char); 11] = [
+    ("b16", 'h'), ("u16", 'h'), ("s16", 'h'), ("b32", 'w'), ("u32", 'w'), ("s32", 'w'), ("f32", 'w'), ("b64", 'l'), ("u64", 'l'),
+    ("s64", 'l'), ("f64", 'l'),
 ];
 
 /// Lines that stand before the body, so that tests can tell which line a fault must name.
@@ -53,8 +61,12 @@ pub fn execute(
     let kernel = parsed.kernel("test").unwrap();
     let arguments: Vec<&[u8]> = addresses.iter().map(|a| &a[..]).collect();
     let params = kernel.pack(&arguments).unwrap();
-    let grid = Grid { blocks: [blocks, 1, 1], threads: [threads, 1, 1], dynamic_shared: 256 };
-    launch(&memory, &parsed, kernel, grid, &params, &Options { order, ..Options::default() })?;
+    let grid = LaunchConfig { blocks: [blocks, 1, 1], threads: [threads, 1, 1], dynamic_shared: 256 };
+    let done = launch(&memory, &parsed, kernel, grid, &params, &Options { order, ..Options::default() });
+    if done.is_ok() || done.as_ref().is_err_and(|fault| fault.kind == FaultKind::Trap) {
+        forms::record(&text(module, body, buffers.len()));
+    }
+    done?;
     for (buffer, address) in buffers.iter_mut().zip(&addresses) {
         memory.read(u64::from_le_bytes(*address), buffer).unwrap();
     }

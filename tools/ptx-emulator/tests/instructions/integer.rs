@@ -151,3 +151,31 @@ fn carries_chain_to_wider_sums() {
         }
     }
 }
+
+#[test]
+fn the_carry_of_a_difference_is_set_if_nothing_is_borrowed() {
+    // As sm_90 computes them: a - b as a + !b + 1, and subc as a + !b + carry.
+    for (ty, kind, bits) in [("u32", 'w', 32), ("s32", 'w', 32), ("u64", 'l', 64), ("s64", 'l', 64)] {
+        let ones = u64::MAX >> (64 - bits);
+        let cases = product(&[samples(kind); 2]);
+        let sum = |a: u64, b: u64, carry: u64| u128::from(a) + u128::from(b) + u128::from(carry);
+        for (first, then) in [("sub.cc", "addc"), ("sub.cc", "subc"), ("add.cc", "addc"), ("add.cc", "subc")] {
+            let body = format!(
+                "{first}.{ty} %d, %a, %b; {then}.cc.{ty} %e, %b, %a; {then}.{ty} %f, %a, 5; {first}.{ty} %g, %b, %a; addc.{ty} %g, 0, 0;"
+            );
+            for (x, found) in cases.iter().zip(run(&format!("{0}{0}{0}{0}={0}{0}", kind), &body, &cases)) {
+                let add = |op: &str, a: u64, b: u64, carry: u64| match op.starts_with("sub") {
+                    true => sum(a, !b & ones, carry),
+                    false => sum(a, b, carry),
+                };
+                let (carry_of, start) = (|sum: u128| (sum >> bits) as u64, u64::from(first == "sub.cc"));
+                let one = add(first, x[0], x[1], start);
+                let two = add(then, x[1], x[0], carry_of(one));
+                let three = add(then, x[0], 5, carry_of(two));
+                let four = carry_of(add(first, x[1], x[0], start));
+                let expected = [one, two, three, four.into()].map(|sum| sum as u64 & ones);
+                assert_eq!(found, expected, "{body} {x:x?}");
+            }
+        }
+    }
+}

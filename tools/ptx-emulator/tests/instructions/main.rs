@@ -11,6 +11,7 @@ mod convert;
 mod exact;
 mod float;
 mod flow;
+mod forms;
 mod functions;
 mod half;
 mod harness;

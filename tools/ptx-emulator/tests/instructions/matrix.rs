@@ -31,9 +31,10 @@ fn load(count: usize, trans: bool, generic: bool) -> Vec<u32> {
 
 #[test]
 fn matrix_loads() {
-    for (count, trans, generic) in
-        [(1, false, false), (2, false, true), (4, false, false), (1, true, true), (2, true, false), (4, true, false)]
-    {
+    let forms = [1, 2, 4]
+        .into_iter()
+        .flat_map(|count| [(count, false, false), (count, true, true), (count, false, true), (count, true, false)]);
+    for (count, trans, generic) in forms {
         let found = load(count, trans, generic);
         for lane in 0..32 {
             for i in 0..4 {
@@ -52,16 +53,20 @@ fn matrix_loads() {
 
 #[test]
 fn matrix_stores_undo_loads() {
-    for (count, trans) in [(1, false), (2, false), (4, false), (1, true), (2, true), (4, true)] {
+    let forms = [1, 2, 4]
+        .into_iter()
+        .flat_map(|count| [(count, false, ".shared"), (count, true, ""), (count, false, ""), (count, true, ".shared")]);
+    for (count, trans, space) in forms {
+        let convert = if space.is_empty() { "cvta.shared.u64 %u2, %u2;" } else { "" };
         let (suffix, registers) =
             (if trans { ".trans" } else { "" }, ["%t10", "%t11", "%t12", "%t13"][..count].join(", "));
         let body = format!(
             ".shared .align 16 .b8 area[640]; mov.u32 %t0, %laneid; mov.u64 %u0, area;
-             mad.wide.u32 %u3, %t0, 4, %at0; ld.global.u32 %t5, [%u3]; cvt.u64.u32 %u4, %t5; add.u64 %u2, %u0, %u4;
+             mad.wide.u32 %u3, %t0, 4, %at0; ld.global.u32 %t5, [%u3]; cvt.u64.u32 %u4, %t5; add.u64 %u2, %u0, %u4; {convert}
              mad.wide.u32 %u5, %t0, 16, %at1; ld.global.v4.u32 {{%t10, %t11, %t12, %t13}}, [%u5];
-             stmatrix.sync.aligned.m8n8.x{count}{suffix}.shared.b16 [%u2], {{{registers}}};
+             stmatrix.sync.aligned.m8n8.x{count}{suffix}{space}.b16 [%u2], {{{registers}}};
              bar.warp.sync -1; setp.lt.u32 %p0, %t0, {};
-             @%p0 ld.shared.v4.u32 {{%t10, %t11, %t12, %t13}}, [%u2]; mad.wide.u32 %u6, %t0, 16, %at2;
+             @%p0 ld{space}.v4.u32 {{%t10, %t11, %t12, %t13}}, [%u2]; mad.wide.u32 %u6, %t0, 16, %at2;
              @%p0 st.global.v4.u32 [%u6], {{%t10, %t11, %t12, %t13}};",
             8 * count
         );

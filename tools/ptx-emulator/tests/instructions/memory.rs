@@ -1,7 +1,7 @@
 //! Loads and stores of every space and width, address conversions and asynchronous copies (PTX ISA, 9.7.9).
 
 use crate::harness::{execute, parse, warp, words};
-use ptx_emulator::{Fault, FaultKind, Grid, Memory, Options, launch};
+use ptx_emulator::{Fault, FaultKind, LaunchConfig, Memory, Options, launch};
 
 fn bytes(count: usize) -> Vec<u8> {
     (0..count).map(|i| (i * 37 + 11) as u8 | if i % 3 == 0 { 0x80 } else { 0 }).collect()
@@ -37,14 +37,30 @@ fn through(space: &str, module: &str, place: &str, ty: &str, vector: usize, size
     assert_eq!(to, from, "{body}");
 }
 
+const TYPES: [(&str, usize); 14] = [
+    ("b8", 1),
+    ("u8", 1),
+    ("s8", 1),
+    ("b16", 2),
+    ("u16", 2),
+    ("s16", 2),
+    ("b32", 4),
+    ("u32", 4),
+    ("s32", 4),
+    ("f32", 4),
+    ("b64", 8),
+    ("u64", 8),
+    ("s64", 8),
+    ("f64", 8),
+];
+
 #[test]
 fn every_width_in_every_space() {
-    let types = [("u8", 1), ("s8", 1), ("b16", 2), ("s16", 2), ("u32", 4), ("f32", 4), ("b64", 8), ("f64", 8)];
-    for (ty, size) in types {
+    for (ty, size) in TYPES {
         for vector in [1, 2, 4, 8] {
             let total = size * vector;
-            // Vectors of eight are of 32 bytes, and of global memory only.
-            if total > 16 && !(vector == 8 && size == 4) || vector == 8 && total != 32 {
+            // Vectors of 32 bytes are of global memory only.
+            if total > 32 || vector == 8 && total != 32 {
                 continue;
             }
             let place = format!("mad.wide.u32 %u2, %t0, {total}, %at1;");
@@ -66,6 +82,42 @@ fn every_width_in_every_space() {
             let local = format!(".local .align 16 .b8 mine[{}]; mov.u64 %u2, mine;", 2 * total);
             through(".local", "", &local, ty, vector, size);
             through("", "", &format!("{local} cvta.local.u64 %u2, %u2;"), ty, vector, size);
+        }
+    }
+}
+
+#[test]
+fn every_width_from_constants_and_parameters_and_to_calls() {
+    // A function that hands its argument back, through memory of parameters.
+    let module = ".const .align 16 .u32 table[4] = {0x83828180, 0x87868584, 0x8b8a8988, 0x8f8e8d8c}; \
+                  .func (.param .align 16 .b8 result[16]) same(.param .align 16 .b8 x[16]) { .reg .b32 %r<4>; \
+                  ld.param.v4.b32 {%r0, %r1, %r2, %r3}, [x]; st.param.v4.b32 [result], {%r0, %r1, %r2, %r3}; ret; }";
+    let table: Vec<u8> = (0x80..0x90).collect();
+    for (ty, size) in TYPES {
+        for vector in [1, 2, 4] {
+            if size * vector > 16 {
+                continue;
+            }
+            let (modifier, registers) = match vector {
+                1 => (String::new(), "%v0".to_owned()),
+                n => (
+                    format!(".v{n}"),
+                    format!("{{{}}}", (0..n).map(|i| format!("%v{i}")).collect::<Vec<_>>().join(", ")),
+                ),
+            };
+            let body = format!(
+                ".reg .b{} %v<4>; .param .align 16 .b8 a[16]; .param .align 16 .b8 r[16];
+                 ld.const{modifier}.{ty} {registers}, [table]; st.param.v2.b64 [a], {{0, 0}}; st.param{modifier}.{ty} [a], {registers};
+                 call (r), same, (a); ld.param{modifier}.{ty} {registers}, [r]; st.global{modifier}.{ty} [%at0], {registers};
+                 ldu.global{modifier}.{ty} {registers}, [%at0]; st.global{modifier}.{ty} [%at0+16], {registers};
+                 ldu{modifier}.{ty} {registers}, [%at0]; st.global{modifier}.{ty} [%at0+32], {registers};",
+                (8 * size).max(16)
+            );
+            let mut buffers = [vec![0; 48]];
+            execute(module, &body, [1, 32], None, &mut buffers).unwrap_or_else(|fault| panic!("{fault}\n{body}"));
+            for copy in buffers[0].chunks(16) {
+                assert_eq!(copy[..size * vector], table[..size * vector], "{body}");
+            }
         }
     }
 }
@@ -119,7 +171,7 @@ fn parameters_lie_at_their_alignment() {
     let arguments: [&[u8]; 6] =
         [&to.to_le_bytes(), &[0xfe], &[0x34, 0x12], &1.5f32.to_le_bytes(), &structure, &77u64.to_le_bytes()];
     let params = kernel.pack(&arguments).unwrap();
-    let grid = Grid { blocks: [1; 3], threads: [1; 3], dynamic_shared: 0 };
+    let grid = LaunchConfig { blocks: [1; 3], threads: [1; 3], dynamic_shared: 0 };
     launch(&memory, &module, kernel, grid, &params, &Options::default()).unwrap();
     let mut back = [0; 48];
     memory.read(to, &mut back).unwrap();
@@ -134,7 +186,7 @@ fn parameters_lie_at_their_alignment() {
 fn variables_of_the_module() {
     let module = ".const .align 4 .u32 table[4] = {7, 8, 0x10, 4294967295}; .global .align 8 .f32 f = 0f3FC00000; \
                   .global .s16 few[3] = {-1, 2};";
-    let body = "ld.const.u32 %t0, [table+8]; mov.u64 %u0, table; ld.const.u32 %t1, [%u0+12]; cvta.const.u64 %u1, %u0;
+    let body = "ld.const.u32 %t0, [table+8]; mov.u64 %u0, table; ld.const.u32 %t1, [%u0+12]; cvta.const.u64 %u1, %u0; cvta.to.const.u64 %u1, %u1;
         ld.u32 %t2, [%u1+4]; ld.global.f32 %t3, [f]; ld.global.s16 %t4, [few]; ld.global.s16 %t5, [few+4];
         mov.u32 %t6, 9; st.global.u32 [f], %t6; ld.global.u32 %t6, [f];
         st.global.v4.u32 [%at0], {%t0, %t1, %t2, %t3}; st.global.v2.u32 [%at0+16], {%t4, %t5}; st.global.u32 [%at0+24], %t6;";
@@ -153,8 +205,11 @@ fn generic_addresses_tell_their_space() {
         cvta.to.shared.u64 %u5, %u1; setp.eq.u64 %p0, %u5, %u0; @%p0 add.u32 %t0, %t0, 64;
         cvta.to.local.u64 %u5, %u3; setp.eq.u64 %p0, %u5, %u2; @%p0 add.u32 %t0, %t0, 128;
         cvta.to.global.u64 %u5, %u4; setp.eq.u64 %p0, %u5, %at0; @%p0 add.u32 %t0, %t0, 256;
+        mov.u64 %u0, g0; cvta.param.u64 %u1, %u0; isspacep.param %p0, %u1; @%p0 add.u32 %t0, %t0, 512;
+        isspacep.param %p0, %u4; @%p0 add.u32 %t0, %t0, 1024; cvta.to.param.u64 %u5, %u1; setp.eq.u64 %p0, %u5, %u0;
+        @%p0 add.u32 %t0, %t0, 2048; ld.u64 %u5, [%u1]; setp.eq.u64 %p0, %u5, %at0; @%p0 add.u32 %t0, %t0, 4096;
         st.global.u32 [%at0], %t0;";
-    assert_eq!(warp("", body, &[vec![0]])[0], [1 + 2 + 4 + 64 + 128 + 256]);
+    assert_eq!(warp("", body, &[vec![0]])[0], [1 + 2 + 4 + 64 + 128 + 256 + 512 + 2048 + 4096]);
 }
 
 #[test]

@@ -194,7 +194,7 @@ fn barriers_that_reduce() {
     // Three warps; the predicate holds for threads below a limit.
     let body = "mov.u32 %t0, %tid.x; ld.global.u32 %t1, [%at0]; setp.lt.u32 %p0, %t0, %t1;
         bar.red.popc.u32 %t2, 0, %p0; barrier.red.and.aligned.pred %p1, 1, %p0; bar.red.or.pred %p2, 0, 96, %p0;
-        bar.red.popc.u32 %t4, 2, !%p0; selp.u32 %t3, 1, 0, %p1; @%p2 or.b32 %t3, %t3, 2;
+        barrier.red.popc.u32 %t4, 2, !%p0; barrier.red.or.pred %p2, 3, %p2; bar.red.and.pred %p1, 4, %p1; selp.u32 %t3, 1, 0, %p1; @%p2 or.b32 %t3, %t3, 2;
         mad.wide.u32 %u0, %t0, 12, %at1; st.global.u32 [%u0], %t2; st.global.u32 [%u0+4], %t3; st.global.u32 [%u0+8], %t4;";
     for limit in [0u32, 1, 50, 95, 96] {
         for order in [None, Some(1), Some(2)] {
