@@ -25,4 +25,5 @@ pub mod ops;
 pub mod optim;
 pub mod profile;
 pub mod random;
+pub mod simd;
 pub mod train;

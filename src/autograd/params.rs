@@ -6,7 +6,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::device::{Device, DeviceError, Real};
+use crate::device::{Device, DeviceError, Float};
 use crate::ops::adamw::DECAY_BLOCK;
 use crate::random::{Purpose, Random};
 

@@ -67,7 +67,7 @@ impl Device for Cpu {
     fn describe(&self) -> String {
         let threads = rayon::current_num_threads();
         let isa = Some(level()).filter(|isa| *isa != Isa::best()).map_or_else(String::new, |isa| format!(", {isa}"));
-        let rounded = if self.rounds_operands() { ", bf16 products" } else { "" };
+        let rounded = if self.gemm_is_bf16() { ", bf16 products" } else { "" };
         format!("cpu ({threads} thread{}{isa}{rounded})", if threads == 1 { "" } else { "s" })
     }
 
@@ -75,7 +75,7 @@ impl Device for Cpu {
         format!("cpu, {}", self.operands)
     }
 
-    fn rounds_operands(&self) -> bool {
+    fn gemm_is_bf16(&self) -> bool {
         self.operands != Operands::F32
     }
 

@@ -24,13 +24,13 @@ macro_rules! elements {
 }
 elements!(f32 => "F32", half::bf16 => "BF16", u8 => "U8", i32 => "I32", u32 => "U32");
 
-/// A number type that activations can have.
-pub trait Real: Elem {
+/// A floating-point type that activations can have.
+pub trait Float: Elem {
     fn from_f32(value: f32) -> Self;
     fn to_f32(self) -> f32;
 }
 
-impl Real for f32 {
+impl Float for f32 {
     fn from_f32(value: f32) -> Self {
         value
     }
@@ -40,7 +40,7 @@ impl Real for f32 {
     }
 }
 
-impl Real for half::bf16 {
+impl Float for half::bf16 {
     fn from_f32(value: f32) -> Self {
         Self::from_f32(value)
     }
@@ -64,9 +64,11 @@ pub struct KernelCounts {
     pub mma_flops: u64,
     /// As [`Device::moved_bytes`].
     pub moved_bytes: u64,
-    /// Passes over shared memory, and how many there were without bank conflicts.
+    /// Passes over shared memory.
     pub shared_passes: u64,
-    pub shared_passes_least: u64,
+    /// Passes over shared memory if there were no bank conflicts.
+    #[serde(rename = "shared_passes_least")]
+    pub min_shared_passes: u64,
     /// An estimate, and what in it takes longest: `memory`, `tensor cores`, `issue`, `shared memory`.
     pub seconds: f64,
     pub slowest: String,
@@ -130,7 +132,7 @@ pub struct ProbeSizes {
 /// A place to compute: memory, views of it, and copies in and out.
 pub trait Device: Sized + Send + Sync + 'static {
     /// The type of activations, their gradients and matrix operands: f32 on the CPU, bf16 on a GPU.
-    type Act: Real;
+    type Act: Float;
     /// One block of raw memory.
     type Memory: Send + Sync;
     /// A typed, shared view into a block.
@@ -150,8 +152,8 @@ pub trait Device: Sized + Send + Sync + 'static {
     /// weights.
     fn arithmetic(&self) -> String;
 
-    /// Whether the operands of the towers' products are rounded to bf16.
-    fn rounds_operands(&self) -> bool;
+    /// Whether the operands of the towers' matrix products are bf16.
+    fn gemm_is_bf16(&self) -> bool;
 
     /// A zeroed block. `purpose` goes into the error if there is no room.
     fn allocate(&self, bytes: usize, purpose: &str) -> Result<Self::Memory, DeviceError>;

@@ -20,7 +20,6 @@ mod logits;
 pub mod pool;
 pub mod projection;
 pub mod sigmoid;
-pub mod simd;
 
 use crate::device::Device;
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::autograd::{Init, Layout, Parameters, Tape, Work};
 use crate::device::cuda::estimate;
-use crate::device::{DeviceError, ProbeSizes, Real};
+use crate::device::{DeviceError, Float, ProbeSizes};
 use crate::ops::AllOps;
 use crate::ops::linear::Weights;
 use crate::random::{Purpose, Random};

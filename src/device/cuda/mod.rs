@@ -22,10 +22,10 @@ pub use driver::{Arg, DType, Done, Driver, Epilogue, Event, Gemm, Launch, Launch
 pub use emulated::{Emulated, EmulatorOptions};
 pub use nvidia::Gpu;
 
-use super::{Device, DeviceError, Elem, Graph, KernelCounts, Pending, ProbeSizes, Real};
+use super::{Device, DeviceError, Elem, Float, Graph, KernelCounts, Pending, ProbeSizes};
 
 /// What activations can be on a GPU.
-pub trait ActType: Real {
+pub trait ActType: Float {
     /// The ending of the kernels' names.
     const SUFFIX: &'static str;
     /// Elements of the 16 bytes in which kernels read and write.
@@ -195,7 +195,7 @@ impl<T: ActType> Device for Cuda<T> {
         format!("{}, {}", self.driver.name(), T::SUFFIX)
     }
 
-    fn rounds_operands(&self) -> bool {
+    fn gemm_is_bf16(&self) -> bool {
         T::DTYPE == DType::Bf16
     }
 

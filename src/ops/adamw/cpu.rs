@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::{DECAY_BLOCK, Hyper};
-use crate::ops::simd::wide;
+use crate::simd::wide;
 
 /// Elements of a chunk, a multiple of [`DECAY_BLOCK`].
 const CHUNK: usize = 1 << 14;

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::Shape;
-use crate::ops::simd::wide;
+use crate::simd::wide;
 
 /// `out[b] = [cls + pos[0], patches[b, k] + pos[1 + ids[b, k]]...]`
 pub fn forward(shape: Shape, patches: &[f32], ids: &[u32], cls: &[f32], pos: &[f32], out: &mut [f32]) {

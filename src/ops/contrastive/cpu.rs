@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use super::{Gradients, IMAGE_CORRECT, Inputs, LOSS, Lse, Shape, TEXT_CORRECT};
 use crate::device::Cpu;
 use crate::ops::logits::{TILE, for_tiles, gradient_pass, pair, scale_gradient, temperature};
-use crate::ops::simd::{exp, max, sums, wide};
+use crate::simd::{exp, max, sums, wide};
 
 /// Scratch beside what each thread keeps: none.
 pub fn scratch_len(_: Shape) -> usize {

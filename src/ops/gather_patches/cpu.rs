@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::Shape;
-use crate::ops::simd::{LANES, wide};
+use crate::simd::{LANES, wide};
 
 /// Numbers in a run: whole pixels and whole registers.
 const RUN: usize = 3 * LANES;

@@ -1,6 +1,6 @@
 //! L2 normalisation on the CPU; the tensors are small (one row per sample).
 
-use crate::ops::simd::dot;
+use crate::simd::dot;
 
 const EPS: f32 = 1e-8;
 

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use crate::ops::bias::cpu::add_partials;
-use crate::ops::simd::{sums, wide};
+use crate::simd::{sums, wide};
 
 /// Rows of a block, and of one partial sum of the parameters' gradients.
 const ROWS: usize = 64;

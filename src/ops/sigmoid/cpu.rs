@@ -6,7 +6,7 @@ use super::{Gradients, Inputs, Shape};
 use crate::device::Cpu;
 use crate::ops::contrastive::{IMAGE_CORRECT, LOSS, TEXT_CORRECT};
 use crate::ops::logits::{TILE, for_tiles, gradient_pass, pair, scale_gradient, temperature};
-use crate::ops::simd::{max, sigmoid, softplus, sum, wide};
+use crate::simd::{max, sigmoid, softplus, sum, wide};
 
 /// Scratch beside what each thread keeps: none.
 pub fn scratch_len(_: Shape) -> usize {
