@@ -5,6 +5,8 @@ use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ptr::NonNull;
 use std::time::Instant;
 
+use rayon::prelude::*;
+
 use super::gemm::Operands;
 use super::isa::{Isa, level, processor};
 use super::{Device, DeviceError, Elem, Pending, ProbeSizes};
@@ -53,6 +55,12 @@ impl Drop for CpuMemory {
         // SAFETY: `start` was allocated with exactly this layout.
         unsafe { dealloc(self.start.as_ptr(), self.layout) }
     }
+}
+
+/// Calls `body` on pairs of chunks, on all threads.
+fn in_chunks(into: &mut [f32], from: &[f32], body: impl Fn(&mut [f32], &[f32]) + Sync) {
+    const CHUNK: usize = 1 << 16;
+    into.par_chunks_mut(CHUNK).zip(from.par_chunks(CHUNK)).for_each(|(into, from)| body(into, from));
 }
 
 impl Device for Cpu {
@@ -122,6 +130,16 @@ impl Device for Cpu {
 
     fn upload<T: Elem>(&self, to: &mut [T], from: &[T]) -> Result<(), DeviceError> {
         to.copy_from_slice(from);
+        Ok(())
+    }
+
+    fn add_into(&self, into: &mut [f32], from: &[f32]) -> Result<(), DeviceError> {
+        in_chunks(into, from, |into, from| into.iter_mut().zip(from).for_each(|(into, from)| *into += from));
+        Ok(())
+    }
+
+    fn copy(&self, into: &mut [f32], from: &[f32]) -> Result<(), DeviceError> {
+        in_chunks(into, from, |into, from| into.copy_from_slice(from));
         Ok(())
     }
 

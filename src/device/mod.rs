@@ -188,6 +188,12 @@ pub trait Device: Sized + Send + Sync + 'static {
         self.upload(to, from)
     }
 
+    /// `into += from`, of equal length.
+    fn add_into(&self, into: Self::ViewMut<'_, Self::Act>, from: Self::View<'_, Self::Act>) -> Result<(), DeviceError>;
+
+    /// `into = from`, of equal length.
+    fn copy(&self, into: Self::ViewMut<'_, Self::Act>, from: Self::View<'_, Self::Act>) -> Result<(), DeviceError>;
+
     /// Copies each pair's second to its first, of equal length, after all asynchronous uploads; later uploads wait for these copies.
     fn swap_in(&self, copies: Vec<(Self::ViewMut<'_, u8>, Self::View<'_, u8>)>) -> Result<(), DeviceError>;
 

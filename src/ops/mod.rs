@@ -4,7 +4,6 @@
 //! the [`crate::autograd::Tape`] method that records it; `cpu.rs` is the CPU side.
 
 pub mod adamw;
-pub mod add;
 pub mod assemble;
 pub mod attention;
 pub mod bias;
@@ -27,7 +26,6 @@ use crate::device::Device;
 pub trait AllOps:
     Device
     + adamw::AdamW
-    + add::Add
     + assemble::Assemble
     + attention::Attention
     + contrastive::Contrastive
@@ -46,7 +44,6 @@ pub trait AllOps:
 impl<D> AllOps for D where
     D: Device
         + adamw::AdamW
-        + add::Add
         + assemble::Assemble
         + attention::Attention
         + contrastive::Contrastive

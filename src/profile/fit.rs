@@ -2,11 +2,11 @@
 
 use half::bf16;
 
-use crate::autograd::{Recompute, Tape};
+use crate::autograd::{DECAY_BLOCK, Recompute, Tape};
 use crate::data::kept_patches;
 use crate::device::Cuda;
 use crate::model::{Flip, ModelConfig};
-use crate::ops::adamw::{AdamW, DECAY_BLOCK, NUMBERS};
+use crate::ops::adamw::{AdamW, NUMBERS};
 
 /// What cuBLASLt's workspace, the driver's context and the loaded kernels take beside the plan.
 const BESIDE: usize = 700 << 20;

@@ -276,6 +276,17 @@ impl<T: ActType> Device for Cuda<T> {
         self.driver.upload_async(to.address, bytemuck::cast_slice(from))
     }
 
+    fn add_into(&self, into: ViewMut<'_, T>, from: View<'_, T>) -> Result<(), DeviceError> {
+        assert_eq!(into.len, from.len, "lengths of a sum");
+        let config = LaunchConfig::for_elements(into.len, T::PACK, 256);
+        self.launch_typed("add", "add_into", config, args![into.address, from.address, into.len])
+    }
+
+    fn copy(&self, into: ViewMut<'_, T>, from: View<'_, T>) -> Result<(), DeviceError> {
+        assert_eq!(into.len, from.len, "lengths of a copy");
+        self.driver.copy(into.address, from.address, into.len * size_of::<T>())
+    }
+
     fn swap_in(&self, copies: Vec<(ViewMut<'_, u8>, View<'_, u8>)>) -> Result<(), DeviceError> {
         assert!(copies.iter().all(|(to, from)| to.len == from.len), "lengths of copies");
         let copies: Vec<_> = copies.iter().map(|(to, from)| (to.address, from.address, to.len)).collect();

@@ -6,10 +6,8 @@
 pub mod cpu;
 mod cuda;
 
+use crate::autograd::DECAY_BLOCK;
 use crate::device::{Cpu, Device, DeviceError};
-
-/// Elements of the arena that share one decay flag.
-pub const DECAY_BLOCK: usize = 64;
 
 /// The numbers of one update.
 #[derive(Clone, Copy, Debug)]
