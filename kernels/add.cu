@@ -1,4 +1,4 @@
-// Sums of gradients, where a tensor was used twice (src/ops/add).
+// Sums of gradients, where a tensor was used twice (src/device/cuda/mod.rs).
 #include "common.cuh"
 
 // into += from, both [len]. One thread per pack, the last one takes what is left. Grid: any; block: 256.

@@ -21,5 +21,6 @@ pub mod ops;
 pub mod optim;
 pub mod profile;
 pub mod random;
+pub mod simd;
 pub mod train;
 pub mod units;

@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::autograd::Parameters;
+use crate::autograd::{DECAY_BLOCK, Parameters};
 use crate::device::{Device, DeviceError, Pending};
-use crate::ops::adamw::{AdamW, DECAY_BLOCK, Hyper, NUMBERS, Update};
+use crate::ops::adamw::{AdamW, Hyper, NUMBERS, Update};
 
 /// What stays the same over a run.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use criterion::{Criterion, Throughput};
 use flipk::autograd::{Backward, Init, Layout, ParamId, Parameters, Program, Slot, Step, Tape, Var, Work};
-use flipk::device::{Device, DeviceError, Elem, Real};
+use flipk::device::{Device, DeviceError, Elem, Float};
 use flipk::ops::AllOps;
 use flipk::ops::pool::Shape as Pool;
 use flipk::profile::{BenchRow, Ceilings};
@@ -26,7 +26,7 @@ pub fn random<T: Copy>(len: usize, draw: impl Fn(&mut Random) -> T) -> Vec<T> {
     values
 }
 
-pub fn normals<T: Real>(len: usize, std: f32) -> Vec<T> {
+pub fn normals<T: Float>(len: usize, std: f32) -> Vec<T> {
     random(len, |random| T::from_f32(std * random.normal()))
 }
 
@@ -161,7 +161,7 @@ impl<D: AllOps> Bench<D> {
 
     /// Times each op that `record` records, forwards and backwards from its result, whose gradient is random (a loss has
     /// none). `params` are shapes.
-    pub fn tape<T: Real>(
+    pub fn tape<T: Float>(
         &mut self,
         params: &[&[usize]],
         record: impl FnOnce(&mut Recorder<D>, &[ParamId]) -> Option<Var<T>>,
@@ -222,7 +222,7 @@ impl<D: AllOps> Recorder<D> {
     }
 
     /// Random numbers.
-    pub fn var<T: Real>(&mut self, shape: &[usize], std: f32) -> Var<T> {
+    pub fn var<T: Float>(&mut self, shape: &[usize], std: f32) -> Var<T> {
         let (var, len) = (self.tape.input_var::<T>(shape), shape.iter().product());
         self.fills.push(Box::new(move |program| program.write(var.slot(), &normals(len, std))));
         var

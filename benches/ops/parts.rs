@@ -1,10 +1,10 @@
 //! What no tape records by itself: parts of other ops, sums of gradients, the optimizer.
 
-use flipk::autograd::{GradMut, Work};
+use flipk::autograd::{DECAY_BLOCK, GradMut, Work};
 use flipk::device::cuda::{ActType, View, ViewMut};
 use flipk::device::{Cpu, Cuda, Device, DeviceError};
 use flipk::ops::AllOps;
-use flipk::ops::adamw::{DECAY_BLOCK, Hyper, NUMBERS, Update};
+use flipk::ops::adamw::{Hyper, NUMBERS, Update};
 use flipk::ops::bias::{self, cuda::Rows};
 use flipk::ops::gelu::{self, Gelu};
 

@@ -3,17 +3,10 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use super::params::{ParamId, Parameters};
-use super::tape::Slot;
+use super::liveness::Span;
+use super::params::{ParamGrad, ParamId, Parameters};
+use super::slot::Slot;
 use crate::device::{Device, Elem};
-
-/// Where the gradient of a parameter goes.
-#[derive(Clone, Copy, Debug)]
-pub struct ParamGrad {
-    pub id: ParamId,
-    /// Add to what is there instead of overwriting it.
-    pub accumulate: bool,
-}
 
 /// A gradient that an op writes or adds to, with the device's view of it.
 #[derive(Debug)]
@@ -31,15 +24,6 @@ impl<'a> GradMut<&'a mut [f32]> {
         }
         self.view
     }
-}
-
-/// Where a buffer of the step lies: bytes from the start of the block, and elements.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Span {
-    pub offset: usize,
-    pub len: usize,
-    /// It was dropped, and this pass does not recompute it.
-    pub gone: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

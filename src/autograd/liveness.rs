@@ -8,9 +8,8 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use super::access::Span;
 use super::planner::{Request, place};
-use super::tape::SlotId;
+use super::slot::SlotId;
 
 /// Which activations the backward pass recomputes instead of saving them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,6 +97,15 @@ impl SlotInfo {
     pub fn begins(&self) -> impl Iterator<Item = usize> {
         self.lives.iter().filter(|life| !life.is_empty()).map(|life| life.start)
     }
+}
+
+/// Where a buffer of the step lies: bytes from the start of the block, and elements.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Span {
+    pub offset: usize,
+    pub len: usize,
+    /// It was dropped, and this pass does not recompute it.
+    pub gone: bool,
 }
 
 /// Where each buffer lies in the forward and in the backward pass, and the bytes of the block that holds them; `end`: the end

@@ -6,9 +6,11 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::device::{Device, DeviceError, Real};
-use crate::ops::adamw::DECAY_BLOCK;
+use crate::device::{Device, DeviceError, Float};
 use crate::random::{Purpose, Random};
+
+/// Elements of the arena that share one decay flag.
+pub const DECAY_BLOCK: usize = 64;
 
 /// Parameters start at multiples of this many elements, so that every vector access is aligned on every device, and a block
 /// of decay flags belongs to one parameter.
@@ -31,6 +33,15 @@ pub enum Init {
 /// The name of a parameter inside a [`Layout`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ParamId(pub(crate) usize);
+
+/// Where the gradient of a parameter goes.
+#[derive(Clone, Copy, Debug)]
+pub struct ParamGrad {
+    /// The parameter.
+    pub id: ParamId,
+    /// Add to what is there instead of overwriting it.
+    pub accumulate: bool,
+}
 
 /// One parameter.
 #[derive(Clone, Debug)]

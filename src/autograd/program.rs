@@ -2,39 +2,19 @@
 
 use std::sync::Arc;
 
-use super::access::{Access, Span};
-use super::liveness::SlotInfo;
+use super::access::Access;
+use super::graph::Step;
+use super::liveness::{SlotInfo, Span};
+use super::op::{Cost, Op, Work};
 use super::params::Parameters;
-use super::prefetch::Prefetched;
-use super::tape::{Cost, Recorded, Slot, SlotId, Var, Work};
+use super::slot::{Slot, SlotId, Var};
 use crate::device::{Device, DeviceError, Elem, Pending};
 
-/// One step of a program; numbers are indices of its ops.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
-    Forward(usize),
-    Backward(usize),
-    /// Recomputes results of an op that were not saved: by [`Op::recompute`](super::Op::recompute) if that is `cheap`, else by its
-    /// forward pass.
-    Recompute {
-        op: usize,
-        cheap: bool,
-    },
-    /// Adds one gradient to another, where a tensor was used twice.
-    Add {
-        into: SlotId,
-        from: SlotId,
-    },
-    /// Copies a gradient that one op changes and another still needs.
-    Copy {
-        into: SlotId,
-        from: SlotId,
-    },
+/// An op on the tape, and the scope that it was recorded in.
+pub(super) struct Recorded<D: Device> {
+    pub op: Box<dyn Op<D>>,
+    pub scope: usize,
 }
-
-/// Runs one [`Step::Add`] or [`Step::Copy`] over activations.
-pub(super) type Combine<D> =
-    fn(&D, &Access<D>, Slot<<D as Device>::Act>, Slot<<D as Device>::Act>, bool) -> Result<(), DeviceError>;
 
 /// A closed tape with its memory.
 pub struct Program<D: Device> {
@@ -48,10 +28,10 @@ pub struct Program<D: Device> {
     bytes: usize,
     scopes: Vec<String>,
     input_grads: Vec<Option<SlotId>>,
-    combine: Option<Combine<D>>,
     /// For each step, the buffers whose life begins with it: they are uninitialised until it writes them.
     begins: Vec<Vec<SlotId>>,
-    pub(super) prefetched: Prefetched<D>,
+    /// Buffers, and the memory that receives their next contents.
+    pub(super) next_inputs: Vec<(SlotId, D::Memory)>,
 }
 
 /// What a tape hands over when it is closed.
@@ -64,12 +44,11 @@ pub(super) struct Closed<D: Device> {
     pub scopes: Vec<String>,
     pub input_grads: Vec<Option<SlotId>>,
     pub constants: Vec<(SlotId, Vec<f32>)>,
-    pub combine: Option<Combine<D>>,
 }
 
 impl<D: Device> Program<D> {
     pub(super) fn new(device: Arc<D>, closed: Closed<D>) -> Result<Self, DeviceError> {
-        let Closed { ops, steps, slots, spans, bytes, scopes, input_grads, constants, combine } = closed;
+        let Closed { ops, steps, slots, spans, bytes, scopes, input_grads, constants } = closed;
         let memory = device.allocate_unwritten(bytes, "activations")?;
         let mut begins = vec![Vec::new(); steps.len()];
         for (index, slot) in slots.iter().enumerate() {
@@ -78,22 +57,10 @@ impl<D: Device> Program<D> {
                 begins[step].push(SlotId(index));
             }
         }
-        let mut this = Self {
-            device,
-            ops,
-            steps,
-            slots,
-            spans,
-            memory,
-            bytes,
-            scopes,
-            input_grads,
-            combine,
-            begins,
-            prefetched: vec![],
-        };
+        let mut this =
+            Self { device, ops, steps, slots, spans, memory, bytes, scopes, input_grads, begins, next_inputs: vec![] };
         for (id, values) in constants {
-            this.write(Slot { id, elem: std::marker::PhantomData }, &values)?;
+            this.write(Slot::new(id), &values)?;
         }
         Ok(this)
     }
@@ -128,7 +95,7 @@ impl<D: Device> Program<D> {
 
     /// The gradient of an input variable, if it got one.
     pub fn input_grad<T>(&self, var: Var<T>) -> Option<Slot<T>> {
-        self.input_grads.get(var.index).copied().flatten().map(|id| Slot { id, elem: std::marker::PhantomData })
+        self.input_grads.get(var.index).copied().flatten().map(|id| Slot::new(id))
     }
 
     /// Runs all ops forwards.
@@ -166,15 +133,13 @@ impl<D: Device> Program<D> {
         }
         let step = self.steps[index];
         let on = Access::new(&self.memory, spans, params);
-        let typed = |id| Slot { id, elem: std::marker::PhantomData };
-        match (step, self.combine) {
-            (Step::Forward(op), _) => self.ops[op].op.forward(&self.device, &on),
-            (Step::Backward(op), _) => self.ops[op].op.backward(&self.device, &on),
-            (Step::Recompute { op, cheap: true }, _) => self.ops[op].op.recompute(&self.device, &on),
-            (Step::Recompute { op, cheap: false }, _) => self.ops[op].op.forward(&self.device, &on),
-            (Step::Add { into, from }, Some(combine)) => combine(&self.device, &on, typed(into), typed(from), true),
-            (Step::Copy { into, from }, Some(combine)) => combine(&self.device, &on, typed(into), typed(from), false),
-            (Step::Add { .. } | Step::Copy { .. }, None) => unreachable!("only training tapes plan gradients"),
+        let act = Slot::<D::Act>::new;
+        match step {
+            Step::Forward(op) | Step::Recompute { op, cheap: false } => self.ops[op].op.forward(&self.device, &on),
+            Step::Backward(op) => self.ops[op].op.backward(&self.device, &on),
+            Step::Recompute { op, cheap: true } => self.ops[op].op.recompute(&self.device, &on),
+            Step::Add { into, from } => self.device.add_into(on.write(act(into)), on.read(act(from))),
+            Step::Copy { into, from } => self.device.copy(on.write(act(into)), on.read(act(from))),
         }
     }
 

@@ -258,7 +258,7 @@ fn moved(lines: &[Line]) -> String {
 /// The emulator's counts per kernel. Matrix products are not listed: on a GPU they are cuBLASLt's.
 fn kernels(kernels: &[KernelCounts]) -> String {
     let row = |kernel: &KernelCounts| {
-        let conflicts = match kernel.shared_passes_least {
+        let conflicts = match kernel.min_shared_passes {
             0 => "-".to_owned(),
             least => format!("{:.2}", kernel.shared_passes as f64 / least as f64),
         };

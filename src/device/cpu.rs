@@ -5,6 +5,8 @@ use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ptr::NonNull;
 use std::time::Instant;
 
+use rayon::prelude::*;
+
 use super::gemm::Operands;
 use super::isa::{Isa, level, processor};
 use super::{Device, DeviceError, Elem, Pending, ProbeSizes};
@@ -55,6 +57,12 @@ impl Drop for CpuMemory {
     }
 }
 
+/// Calls `body` on pairs of chunks, on all threads.
+fn in_chunks(into: &mut [f32], from: &[f32], body: impl Fn(&mut [f32], &[f32]) + Sync) {
+    const CHUNK: usize = 1 << 16;
+    into.par_chunks_mut(CHUNK).zip(from.par_chunks(CHUNK)).for_each(|(into, from)| body(into, from));
+}
+
 impl Device for Cpu {
     type Act = f32;
     type Memory = CpuMemory;
@@ -67,7 +75,7 @@ impl Device for Cpu {
     fn describe(&self) -> String {
         let threads = rayon::current_num_threads();
         let isa = Some(level()).filter(|isa| *isa != Isa::best()).map_or_else(String::new, |isa| format!(", {isa}"));
-        let rounded = if self.rounds_operands() { ", bf16 products" } else { "" };
+        let rounded = if self.gemm_is_bf16() { ", bf16 products" } else { "" };
         format!("cpu ({threads} thread{}{isa}{rounded})", if threads == 1 { "" } else { "s" })
     }
 
@@ -75,7 +83,7 @@ impl Device for Cpu {
         format!("cpu, {}", self.operands)
     }
 
-    fn rounds_operands(&self) -> bool {
+    fn gemm_is_bf16(&self) -> bool {
         self.operands != Operands::F32
     }
 
@@ -123,6 +131,16 @@ impl Device for Cpu {
 
     fn upload<T: Elem>(&self, to: &mut [T], from: &[T]) -> Result<(), DeviceError> {
         to.copy_from_slice(from);
+        Ok(())
+    }
+
+    fn add_into(&self, into: &mut [f32], from: &[f32]) -> Result<(), DeviceError> {
+        in_chunks(into, from, |into, from| into.iter_mut().zip(from).for_each(|(into, from)| *into += from));
+        Ok(())
+    }
+
+    fn copy(&self, into: &mut [f32], from: &[f32]) -> Result<(), DeviceError> {
+        in_chunks(into, from, |into, from| into.copy_from_slice(from));
         Ok(())
     }
 

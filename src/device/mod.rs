@@ -28,13 +28,13 @@ macro_rules! elements {
 }
 elements!(f32 => "F32", half::bf16 => "BF16", u8 => "U8", i32 => "I32", u32 => "U32");
 
-/// A number type that activations can have.
-pub trait Real: Elem {
+/// A floating-point type that activations can have.
+pub trait Float: Elem {
     fn from_f32(value: f32) -> Self;
     fn to_f32(self) -> f32;
 }
 
-impl Real for f32 {
+impl Float for f32 {
     fn from_f32(value: f32) -> Self {
         value
     }
@@ -44,7 +44,7 @@ impl Real for f32 {
     }
 }
 
-impl Real for half::bf16 {
+impl Float for half::bf16 {
     fn from_f32(value: f32) -> Self {
         Self::from_f32(value)
     }
@@ -68,9 +68,11 @@ pub struct KernelCounts {
     pub mma_flops: u64,
     /// As [`Device::moved_bytes`].
     pub moved_bytes: u64,
-    /// Passes over shared memory, and how many there were without bank conflicts.
+    /// Passes over shared memory.
     pub shared_passes: u64,
-    pub shared_passes_least: u64,
+    /// Passes over shared memory if there were no bank conflicts.
+    #[serde(rename = "shared_passes_least")]
+    pub min_shared_passes: u64,
     /// An estimate, and what in it takes longest: `memory`, `tensor cores`, `issue`, `shared memory`.
     pub seconds: f64,
     pub slowest: String,
@@ -159,7 +161,7 @@ pub mod h100 {
 /// A place to compute: memory, views of it, and copies in and out.
 pub trait Device: Sized + Send + Sync + 'static {
     /// The type of activations, their gradients and matrix operands: f32 on the CPU, bf16 on a GPU.
-    type Act: Real;
+    type Act: Float;
     /// One block of raw memory.
     type Memory: Send + Sync;
     /// A typed, shared view into a block.
@@ -179,8 +181,8 @@ pub trait Device: Sized + Send + Sync + 'static {
     /// weights.
     fn arithmetic(&self) -> String;
 
-    /// Whether the operands of the towers' products are rounded to bf16.
-    fn rounds_operands(&self) -> bool;
+    /// Whether the operands of the towers' matrix products are bf16.
+    fn gemm_is_bf16(&self) -> bool;
 
     /// A zeroed block. `purpose` goes into the error if there is no room.
     fn allocate(&self, bytes: usize, purpose: &str) -> Result<Self::Memory, DeviceError>;
@@ -214,6 +216,12 @@ pub trait Device: Sized + Send + Sync + 'static {
     fn upload_async<T: Elem>(&self, to: Self::ViewMut<'_, T>, from: &[T]) -> Result<(), DeviceError> {
         self.upload(to, from)
     }
+
+    /// `into += from`, of equal length.
+    fn add_into(&self, into: Self::ViewMut<'_, Self::Act>, from: Self::View<'_, Self::Act>) -> Result<(), DeviceError>;
+
+    /// `into = from`, of equal length.
+    fn copy(&self, into: Self::ViewMut<'_, Self::Act>, from: Self::View<'_, Self::Act>) -> Result<(), DeviceError>;
 
     /// Copies each pair's second to its first, of equal length, after all asynchronous uploads; later uploads wait for these copies.
     fn swap_in(&self, copies: Vec<(Self::ViewMut<'_, u8>, Self::View<'_, u8>)>) -> Result<(), DeviceError>;

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use crate::ops::simd::{dot, wide};
+use crate::simd::{dot, wide};
 
 /// For each query (`[queries, width]`), how many wrong candidates (`[candidates, width]`) are ahead of the first right
 /// one: 0 if a right one is first. `own(query, candidate)` says which candidates are right.

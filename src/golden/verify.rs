@@ -36,7 +36,7 @@ impl Tolerances {
 
     /// Those for what `device` computes in.
     pub fn of(device: &impl Device) -> Self {
-        if device.rounds_operands() { Self::BF16 } else { Self::F32 }
+        if device.gemm_is_bf16() { Self::BF16 } else { Self::F32 }
     }
 }
 

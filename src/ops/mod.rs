@@ -4,7 +4,6 @@
 //! the [`crate::autograd::Tape`] method that records it; `cpu.rs` is the CPU side.
 
 pub mod adamw;
-pub mod add;
 pub mod assemble;
 pub mod attention;
 pub mod bias;
@@ -18,7 +17,6 @@ pub mod linear;
 pub mod pairwise;
 pub mod pool;
 pub mod projection;
-pub mod simd;
 
 use crate::device::Device;
 
@@ -34,7 +32,6 @@ macro_rules! all_ops {
 
 all_ops!(
     adamw::AdamW,
-    add::Add,
     assemble::Assemble,
     attention::Attention,
     embedding::Embedding,

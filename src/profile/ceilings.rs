@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::autograd::{Init, Layout, Parameters, Tape, Work};
-use crate::device::{DeviceError, ProbeSizes, Real, h100};
+use crate::device::{DeviceError, Float, ProbeSizes, h100};
 use crate::ops::AllOps;
 use crate::ops::linear::Weights;
 use crate::random::{Purpose, Random};

@@ -2,11 +2,11 @@
 
 use half::bf16;
 
-use crate::autograd::Recompute;
+use crate::autograd::{DECAY_BLOCK, Recompute};
 use crate::data::kept_patches;
 use crate::device::Cuda;
 use crate::model::{Flip, ModelConfig};
-use crate::ops::adamw::{AdamW, DECAY_BLOCK, NUMBERS};
+use crate::ops::adamw::{AdamW, NUMBERS};
 use crate::train;
 
 /// What the driver's context, cuBLASLt's workspace and the loaded kernels take besides the planned buffers.

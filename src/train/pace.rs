@@ -32,7 +32,7 @@ impl Plan {
     pub(super) fn fix<D: AllOps>(&mut self, device: &Arc<D>) -> Result<Vec<String>, TrainError> {
         let before = self.settings.options.clone();
         let mut notes = Vec::new();
-        let precision = if device.rounds_operands() { Precision::Bf16 } else { Precision::F32 };
+        let precision = if device.gemm_is_bf16() { Precision::Bf16 } else { Precision::F32 };
         if matches!(before.precision, None | Some(Precision::Auto)) {
             notes.push(format!("--precision auto: {precision:?} on this device").to_lowercase());
         }

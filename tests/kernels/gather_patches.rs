@@ -1,6 +1,6 @@
 use flipk::autograd::{ParamId, Tape, Var};
 use flipk::device::cuda::EmulatorOptions;
-use flipk::device::{Cpu, Device, Real};
+use flipk::device::{Cpu, Device, Float};
 use flipk::ops::AllOps;
 use flipk::ops::gather_patches::{GatherPatches, Normalisation, Shape};
 use flipk::random::{Purpose, Random};
@@ -76,7 +76,7 @@ fn normalised<D: Device + GatherPatches>(device: &D, patches: &[u8]) -> Vec<f32>
         device.normalise_patches(&Normalisation::IMAGENET, from, to_mut).unwrap();
         device.download(&mut out, D::view(&to, 0, patches.len())).unwrap();
     }
-    out.into_iter().map(Real::to_f32).collect()
+    out.into_iter().map(Float::to_f32).collect()
 }
 
 #[test]

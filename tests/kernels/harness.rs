@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use flipk::autograd::{Backward, Init, Layout, ParamId, Parameters, Slot, Tape, Var};
 use flipk::device::cuda::{ActType, Driver, Emulated, EmulatorOptions, Gpu};
-use flipk::device::{Cpu, Cuda, Real};
+use flipk::device::{Cpu, Cuda, Float};
 use flipk::ops::AllOps;
 use flipk::random::{Purpose, Random};
 use half::bf16;
@@ -63,7 +63,7 @@ pub fn normals(len: usize, item: u64) -> Vec<f32> {
     (0..len).map(|_| bf16::from_f32(random.normal()).to_f32()).collect()
 }
 
-fn act<A: Real>(values: &[f32]) -> Vec<A> {
+fn act<A: Float>(values: &[f32]) -> Vec<A> {
     values.iter().map(|value| A::from_f32(*value)).collect()
 }
 
@@ -102,7 +102,7 @@ fn run<D: AllOps>(device: Arc<D>, case: &impl Case) -> Found {
     recorded.indices.iter().for_each(|(slot, values)| program.write(*slot, values).unwrap());
     recorded.tokens.iter().for_each(|(slot, values)| program.write(*slot, values).unwrap());
     program.forward(&parameters).unwrap_or_else(|error| panic!("{error}"));
-    let floats = |values: Vec<D::Act>| values.into_iter().map(Real::to_f32).collect::<Vec<f32>>();
+    let floats = |values: Vec<D::Act>| values.into_iter().map(Float::to_f32).collect::<Vec<f32>>();
     let out = match recorded.out {
         Out::Act(out) => floats(program.read(out.slot()).unwrap()),
         Out::Full(out) => program.read(out.slot()).unwrap(),

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use flipk::autograd::{Init, Layout, ParamId, Parameters, Tape};
 use flipk::device::cuda::{ActType, EmulatorOptions};
-use flipk::device::{Cpu, Real};
+use flipk::device::{Cpu, Float};
 use flipk::ops::AllOps;
 use flipk::ops::linear::Weights;
 use flipk::optim::{AdamWConfig, Optimizer};
@@ -60,7 +60,7 @@ fn shadow<D: AllOps>(device: &Arc<D>, layout: &Arc<Layout>, params: &Parameters<
         (0..inputs * inputs).map(|at| D::Act::from_f32(f32::from(u8::from(at % (inputs + 1) == 0)))).collect();
     program.write(x.slot(), &identity).unwrap();
     program.forward(params).unwrap();
-    let rows: Vec<f32> = program.read(y.slot()).unwrap().into_iter().map(Real::to_f32).collect();
+    let rows: Vec<f32> = program.read(y.slot()).unwrap().into_iter().map(Float::to_f32).collect();
     (0..outputs * inputs).map(|at| rows[at % inputs * outputs + at / inputs]).collect()
 }
 

@@ -1,8 +1,8 @@
 use std::sync::Arc;
 
-use flipk::autograd::{Init, Layout, Parameters};
+use flipk::autograd::{DECAY_BLOCK, Init, Layout, Parameters};
 use flipk::device::Cpu;
-use flipk::ops::adamw::{DECAY_BLOCK, Hyper, cpu};
+use flipk::ops::adamw::{Hyper, cpu};
 use flipk::optim::{AdamWConfig, Optimizer};
 
 use crate::harness::normals;

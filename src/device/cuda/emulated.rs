@@ -401,7 +401,7 @@ impl Driver for Emulated {
                 mma_flops: counts.mma_flops,
                 moved_bytes: counts.moved_bytes(),
                 shared_passes: counts.shared.passes,
-                shared_passes_least: counts.shared.least,
+                min_shared_passes: counts.shared.least,
                 seconds,
                 slowest: estimate::slowest(&counts).1.to_owned(),
             }

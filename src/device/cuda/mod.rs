@@ -25,10 +25,10 @@ pub use driver::{Arg, DType, Done, Driver, Epilogue, Event, Gemm, Launch, Launch
 pub use emulated::{Emulated, EmulatorOptions};
 pub use nvidia::Gpu;
 
-use super::{Device, DeviceError, Elem, Graph, KernelCounts, Pending, ProbeSizes, Real};
+use super::{Device, DeviceError, Elem, Float, Graph, KernelCounts, Pending, ProbeSizes};
 
 /// What activations can be on a GPU.
-pub trait ActType: Real {
+pub trait ActType: Float {
     /// The ending of the kernels' names.
     const SUFFIX: &'static str;
     /// Elements of the 16 bytes in which kernels read and write.
@@ -235,7 +235,7 @@ impl<T: ActType> Device for Cuda<T> {
         format!("{}, {}", self.driver.name(), T::SUFFIX)
     }
 
-    fn rounds_operands(&self) -> bool {
+    fn gemm_is_bf16(&self) -> bool {
         T::DTYPE == DType::Bf16
     }
 
@@ -315,6 +315,17 @@ impl<T: ActType> Device for Cuda<T> {
     fn upload_async<E: Elem>(&self, to: ViewMut<'_, E>, from: &[E]) -> Result<(), DeviceError> {
         assert_eq!(to.len, from.len(), "lengths of an upload");
         self.driver.upload_async(to.address, bytemuck::cast_slice(from))
+    }
+
+    fn add_into(&self, into: ViewMut<'_, T>, from: View<'_, T>) -> Result<(), DeviceError> {
+        assert_eq!(into.len, from.len, "lengths of a sum");
+        let config = LaunchConfig::for_elements(into.len, T::PACK, 256);
+        self.launch_typed("add", "add_into", config, args![into, from, Arg::size(into.len)])
+    }
+
+    fn copy(&self, into: ViewMut<'_, T>, from: View<'_, T>) -> Result<(), DeviceError> {
+        assert_eq!(into.len, from.len, "lengths of a copy");
+        self.driver.copy(into.address, from.address, into.len * size_of::<T>())
     }
 
     fn swap_in(&self, copies: Vec<(ViewMut<'_, u8>, View<'_, u8>)>) -> Result<(), DeviceError> {

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::{AdamW, DECAY_BLOCK, Hyper, Update};
 use crate::device::{Cpu, DeviceError};
-use crate::ops::simd::wide;
+use crate::simd::wide;
 
 /// Elements of a chunk, a multiple of [`DECAY_BLOCK`].
 const CHUNK: usize = 1 << 14;

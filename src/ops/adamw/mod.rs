@@ -7,10 +7,8 @@ pub mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
 
+use crate::autograd::DECAY_BLOCK;
 use crate::device::{Device, DeviceError};
-
-/// Elements of the arena that share one decay flag.
-pub const DECAY_BLOCK: usize = 64;
 
 /// The numbers of one update.
 #[derive(Clone, Copy, Debug)]

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::{Assemble, Gradients, Shape};
 use crate::device::{Cpu, DeviceError};
-use crate::ops::simd::wide;
+use crate::simd::wide;
 
 impl Assemble for Cpu {
     fn assemble_scratch(_: &Shape) -> usize {

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::{Attention, BackwardOperands, Shape, head};
 use crate::device::gemm::{self, GemmOptions, Operands, Strides};
 use crate::device::{Cpu, DeviceError};
-use crate::ops::simd::{LANES, dot, exp, max, total, wide};
+use crate::simd::{LANES, dot, exp, max, total, wide};
 
 thread_local! {
     /// Score matrices of one head and a product's panel. Each thread keeps them from call to call, so that a step does not allocate.

@@ -4,7 +4,7 @@
 
 use crate::device::gemm::Strides;
 use crate::device::isa::{Isa, level};
-use crate::ops::simd::{LANES, wide};
+use crate::simd::{LANES, wide};
 
 /// Most rows of a tile: with strips of two registers, 12 registers of sums. More were not faster, since loads are the limit.
 const ROWS: usize = 6;

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use crate::autograd::GradMut;
-use crate::ops::simd::wide;
+use crate::simd::wide;
 
 /// Rows that one partial sum covers; a function of nothing, so that results do not depend on the threads.
 const ROWS: usize = 128;

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::{GatherPatches, Normalisation, Shape};
 use crate::device::{Cpu, DeviceError};
-use crate::ops::simd::{LANES, wide};
+use crate::simd::{LANES, wide};
 
 /// Numbers in a run: whole pixels and whole registers.
 const RUN: usize = 3 * LANES;

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::Gelu;
-use crate::ops::simd::{erf, exp, wide};
+use crate::simd::{erf, exp, wide};
 
 /// Elements of a chunk: small enough for the first-level cache, a multiple of every vector.
 const CHUNK: usize = 4096;

@@ -6,12 +6,4 @@ pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 
-use serde::{Deserialize, Serialize};
-
-/// Which form of the GELU.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Gelu {
-    Tanh,
-    Exact,
-}
+pub use crate::autograd::Activation as Gelu;

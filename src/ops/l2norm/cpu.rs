@@ -2,7 +2,7 @@
 
 use super::L2Norm;
 use crate::device::{Cpu, DeviceError};
-use crate::ops::simd::dot;
+use crate::simd::dot;
 
 const EPS: f32 = 1e-8;
 

@@ -6,7 +6,7 @@ use super::{BackwardOperands, Forward, LayerNorm, Shape};
 use crate::autograd::GradMut;
 use crate::device::{Cpu, DeviceError};
 use crate::ops::bias::cpu::add_partials;
-use crate::ops::simd::{sums, wide};
+use crate::simd::{sums, wide};
 
 /// Rows of a block, and of one partial sum of the parameters' gradients.
 const ROWS: usize = 64;

@@ -99,7 +99,7 @@ impl<D: Linear> Tape<D> {
         let y = self.result(&shape, true);
         let gelu: Option<(Gelu, Slot<D::Act>)> = gelu.map(|kind| (kind, self.buffer(rows * outputs)));
         if let Some((kind, pre)) = gelu {
-            self.is_gelu_of(y, kind, pre);
+            self.is_activation_of(y, kind, pre);
             self.recomputable_from(y.slot(), pre);
         }
         let shape = Shape { rows, inputs, outputs };
@@ -156,7 +156,7 @@ impl<D: Linear> Op<D> for LinearOp<D> {
     }
 
     fn plan_backward(&mut self, plan: &mut Backward<D>) -> bool {
-        let through_gelu = self.gelu.is_some() && !plan.grad_is_of_gelu_input(self.y);
+        let through_gelu = self.gelu.is_some() && !plan.grad_is_of_activation_input(self.y);
         let dy = match self.gelu.filter(|_| through_gelu) {
             Some((_, pre)) => {
                 plan.read(pre);
@@ -166,7 +166,7 @@ impl<D: Linear> Op<D> for LinearOp<D> {
         };
         let Some(dy) = dy else { return false };
         plan.read(self.x.slot());
-        let x_gelu = plan.through_gelu(self.x);
+        let x_gelu = plan.fuse_activation(self.x);
         self.back = Some(Planned {
             dy,
             through_gelu,

@@ -4,7 +4,7 @@
 
 use super::PairLoss;
 use super::cpu::{GradTile, RowTile, TILE};
-use crate::ops::simd::{exp, sums, wide};
+use crate::simd::{exp, sums, wide};
 
 /// The contrastive loss.
 #[derive(Clone, Copy, Debug)]

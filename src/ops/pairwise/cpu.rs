@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::{Gradients, IMAGE_CORRECT, Inputs, LOSS, Lse, MAX_LOGIT_SCALE, PairLoss, Pairwise, Shape, TEXT_CORRECT};
 use crate::device::gemm::{GemmOptions, Operands, Strides, gemm};
 use crate::device::{Cpu, DeviceError};
-use crate::ops::simd::{max, wide};
+use crate::simd::{max, wide};
 
 /// Rows and columns of a tile.
 pub const TILE: usize = 128;

@@ -5,7 +5,7 @@
 
 use super::PairLoss;
 use super::cpu::{GradTile, RowTile};
-use crate::ops::simd::{sigmoid, softplus, sum, wide};
+use crate::simd::{sigmoid, softplus, sum, wide};
 
 /// The sigmoid loss.
 #[derive(Clone, Copy, Debug)]

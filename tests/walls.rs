@@ -1,0 +1,129 @@
+//! A room imports only from rooms below it in the table of docs/architecture.md, and a file of `autograd` only from files before it
+//! in the table of `autograd/mod.rs`.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A row of a table: the names in its first column, and those in its last, which it must not import.
+type Row = (Vec<String>, Vec<String>);
+
+/// What stands between backticks, as a module: `src/ops/<op>/` and `src/optim.rs` are `ops` and `optim`.
+fn modules(column: &str) -> Vec<String> {
+    let quoted = column.split('`').skip(1).step_by(2);
+    let module = |path: &str| path.trim_start_matches("src/").split(['/', '.']).next().unwrap_or_default().to_owned();
+    quoted.map(module).collect()
+}
+
+/// The rows of the first table after `heading`; each line may begin with `//!`.
+fn table(text: &str, heading: &str) -> Vec<Row> {
+    let lines = text.lines().map(|line| line.trim_start_matches("//!").trim());
+    let lines = lines.skip_while(|line| !line.starts_with(heading)).skip_while(|line| !line.starts_with('|'));
+    let rows = lines.take_while(|line| line.starts_with('|')).skip(2);
+    let columns = |row: &str| row.trim_matches('|').split('|').map(modules).collect::<Vec<_>>();
+    rows.map(columns).map(|columns| (columns[0].clone(), columns[columns.len() - 1].clone())).collect()
+}
+
+/// The names after each `prefix` in the code: `prefix name`, or each `name` of `prefix {name::..., name}`.
+fn imports(source: &str, prefix: &str) -> BTreeSet<String> {
+    let code: String = source.lines().map(|line| line.split("//").next().unwrap_or_default()).collect();
+    let word =
+        |text: &str| text.trim_start().split(|c: char| c != '_' && !c.is_alphanumeric()).next().map(str::to_owned);
+    let mut found = BTreeSet::new();
+    for (at, _) in code.match_indices(prefix) {
+        let rest = &code[at + prefix.len()..];
+        found.extend(word(rest));
+        let mut depth = 0;
+        for (at, c) in rest.char_indices() {
+            match c {
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                _ => {}
+            }
+            if depth == 0 {
+                break;
+            }
+            if depth == 1 && (c == '{' || c == ',') {
+                found.extend(word(&rest[at + 1..]));
+            }
+        }
+    }
+    found
+}
+
+/// The files under `folder`, in order.
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    paths.into_iter().flat_map(|path| if path.is_dir() { sources(&path) } else { vec![path] }).collect()
+}
+
+/// What `module` imports although its row forbids it.
+fn forbidden(rows: &[Row], module: &str, imports: &BTreeSet<String>) -> Vec<String> {
+    let Some(at) = rows.iter().position(|(names, _)| names.iter().any(|name| name == module)) else {
+        return vec![format!("`{module}` is not in the table")];
+    };
+    let above = rows[..at].iter().flat_map(|(names, _)| names);
+    let forbidden: Vec<&String> = above.chain(&rows[at].1).filter(|name| imports.contains(*name)).collect();
+    forbidden.into_iter().map(|name| format!("`{module}` imports `{name}`")).collect()
+}
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+#[test]
+fn rooms_import_only_from_rooms_below_them() {
+    let text = fs::read_to_string(root().join("docs/architecture.md")).unwrap();
+    let rooms = table(&text, "## Rooms");
+    let mut wrong = Vec::new();
+    for path in sources(&root().join("src")) {
+        let inside = path.strip_prefix(root().join("src")).unwrap();
+        let room = inside.iter().next().and_then(|name| Path::new(name).file_stem()).unwrap().to_str().unwrap();
+        if room == "lib" {
+            continue;
+        }
+        let source = fs::read_to_string(&path).unwrap();
+        let mut imported = imports(&source, "crate::");
+        imported.append(&mut imports(&source, "flipk::"));
+        // From the root of a room, `super` is the crate.
+        let depth = inside.iter().count() - usize::from(inside.ends_with("mod.rs"));
+        imported.append(&mut imports(&source, &"super::".repeat(depth.max(1))));
+        imported.remove(room);
+        wrong
+            .extend(forbidden(&rooms, room, &imported).into_iter().map(|what| format!("{}: {what}", inside.display())));
+    }
+    assert!(wrong.is_empty(), "against the table of docs/architecture.md:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn files_of_autograd_import_only_from_files_before_them() {
+    let folder = root().join("src/autograd");
+    let mut rows = table(&fs::read_to_string(folder.join("mod.rs")).unwrap(), "");
+    // That table begins at the bottom, and files of one row are in order too.
+    rows = rows.into_iter().flat_map(|(names, _)| names).map(|name| (vec![name], vec![])).rev().collect();
+    let mut wrong = Vec::new();
+    for path in sources(&folder).into_iter().filter(|path| !path.ends_with("mod.rs")) {
+        let file = path.file_stem().unwrap().to_str().unwrap();
+        wrong.extend(forbidden(&rows, file, &imports(&fs::read_to_string(&path).unwrap(), "super::")));
+    }
+    assert!(wrong.is_empty(), "against the table of src/autograd/mod.rs:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_planted_import_is_found() {
+    let rows = table(
+        "## Rooms\n\n| room | has | has not |\n|---|---|---|\n| `src/cli/`, `src/main.rs` | | |\n| `src/model/` | x | `device` |\n| `src/ops/<op>/` | | |\n| `src/device/` | | |\n",
+        "## Rooms",
+    );
+    let check = |room: &str, source: &str| forbidden(&rows, room, &imports(source, "crate::"));
+    assert_eq!(
+        check("ops", "use crate::{\n    device::Cpu, // crate::cli\n    model::{Flip, config},\n};"),
+        ["`ops` imports `model`"]
+    );
+    assert_eq!(check("device", "fn f() { crate::ops::run() }"), ["`device` imports `ops`"]);
+    assert_eq!(check("model", "use crate::device::Cpu;"), ["`model` imports `device`"]);
+    assert_eq!(check("ops", "use crate::device;\n/// [`crate::model`]"), [""; 0]);
+    assert_eq!(check("new", ""), ["`new` is not in the table"]);
+}
