@@ -1,8 +1,9 @@
 //! What can go wrong between a list of shards and a batch.
 
-use std::{io, path::PathBuf};
+use std::io;
+use std::path::PathBuf;
 
-/// An error that ends loading; a single broken sample is a [`super::Broken`] instead and is skipped.
+/// An error that ends loading; a single broken sample is a [`Broken`](super::Broken) instead and is skipped.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(

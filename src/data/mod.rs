@@ -1,71 +1,42 @@
 //! From shards on disk to batches in memory.
 //!
+//! ```text
+//! loader ──> dataset ──> sample ──> format ──> store        each also uses the files of this folder
+//! ```
+//!
+//! | room | what lives there |
+//! |---|---|
+//! | `store` | where bytes are: sources, files, gzip, the embedded data set |
+//! | `format` | how they are laid out: tar archives, their members, damage |
+//! | `sample` | what one sample is: image, caption, tokens, mask, label |
+//! | `dataset` | all samples by number, and checks before training |
+//! | `loader` | in which order they are visited, and batches on threads |
+//!
 //! | file | what it does |
 //! |---|---|
-//! | `source` | from what the user writes to a list of shards |
-//! | `store`, `tar` | a shard's bytes and its members |
-//! | `members`, `shard` | which members make which sample |
-//! | `damage`, `notes`, `sniff` | what is wrong with a shard, and the messages about it |
-//! | `check` | whether a source has images and captions |
-//! | `dataset`, `caption`, `json` | all samples by number: image, captions, tags, classes |
-//! | `image`, `augment` | decoding, cropping, colour |
-//! | `mask` | visible patches |
+//! | `broken`, `error` | why a sample cannot be used; why loading ends |
 //! | `text` | text files, whatever editor wrote them |
-//! | `tokenizer` | words to token numbers |
-//! | `variety` | how much the captions differ, checked before training |
-//! | `survey` | how well the tokenizer fits the captions, checked before training |
-//! | `order` | epochs, shuffles, the position that a run resumes from |
-//! | `loader` | training batches on threads |
-//! | `label`, `eval` | labels and batches for evaluation |
-//! | `health` | broken samples |
-//! | `embedded` | the data set inside the program |
 
-mod augment;
-mod caption;
-mod check;
-mod damage;
+mod broken;
 mod dataset;
-mod embedded;
 mod error;
-mod eval;
+mod format;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
-mod gunzip;
-mod health;
-pub mod image;
-mod json;
-mod label;
 mod loader;
-mod mask;
-mod members;
-mod notes;
-mod order;
-mod shard;
-mod sniff;
-mod source;
+mod sample;
 mod store;
-mod survey;
-pub mod tar;
 #[cfg(test)]
 mod testing;
 pub mod text;
-mod tokenizer;
-mod variety;
 
-pub(crate) use self::notes::some;
-pub use self::{
-    augment::{Augmentation, CropRect},
-    caption::{Caption, CaptionKeys, CaptionLines, CaptionVariation},
-    dataset::{CACHE_BYTES, Dataset},
-    error::{Error, Result},
-    eval::{EvalBatch, EvalBatches},
-    health::{Broken, Kind, Skipped},
-    label::{ClassNumbers, Content, Label},
-    loader::{Batch, Loader, LoaderConfig},
-    mask::{kept_patches, visible_patches},
-    order::Position,
-    source::{Location, Source},
-    survey::Survey,
-    tokenizer::{Tokenizer, TokenizerOptions},
-    variety::Variety,
+pub use self::broken::{Broken, Kind};
+pub use self::dataset::{CACHE_BYTES, Dataset, Survey, Variety};
+pub use self::error::{Error, Result};
+pub use self::format::tar;
+pub use self::loader::{Batch, EvalBatch, EvalBatches, Loader, LoaderConfig, Position, Skipped};
+pub use self::sample::{
+    Augmentation, Caption, CaptionKeys, CaptionLines, CaptionVariation, ClassNumbers, Content, CropRect, Label,
+    Tokenizer, TokenizerOptions, image, kept_patches, visible_patches,
 };
+pub use self::store::{Location, Source};

@@ -5,7 +5,7 @@ use std::io::Cursor;
 use ::image::{ImageFormat, RgbImage};
 use tempfile::NamedTempFile;
 
-use super::tar;
+use crate::data::format::tar;
 use crate::random::{Purpose, Random};
 
 /// A tar archive in a temporary file that lives as long as this.

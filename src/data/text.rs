@@ -7,14 +7,15 @@
 //! | bytes in memory (a member of a shard) | [`decode`] |
 //! | the first bytes of a file of any kind | `beginning` |
 //! | the lines of a text | [`lines`] |
-//! | text in a message | [`shorten`] |
+//! | text in a message | [`shorten`], `list_some` |
 //! | text to be compared with other text | [`compose`] |
 
-use std::{borrow::Cow, path::Path};
+use std::borrow::Cow;
+use std::path::Path;
 
 use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 
-use super::{Error, Result};
+use super::error::{Error, Result};
 
 /// What [`read_lines`] does with a blank line before other lines. Blank lines at the end of a file are always dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +29,7 @@ pub enum Blank {
 }
 
 /// UTF-8's byte order mark.
-pub(super) const BOM: [u8; 3] = [0xEF, 0xBB, 0xBF];
+pub(crate) const BOM: [u8; 3] = [0xEF, 0xBB, 0xBF];
 
 /// Reads a text file, without its byte order mark.
 ///
@@ -114,6 +115,17 @@ pub fn shorten(text: &str) -> Cow<'_, str> {
     }
 }
 
+/// The first few of a list, for a message.
+pub(crate) fn list_some(items: impl Iterator<Item = String>) -> String {
+    const MAX_SHOWN: usize = 8;
+    let all: Vec<String> = items.collect();
+    match all.len() {
+        0 => "nothing".to_owned(),
+        n if n <= MAX_SHOWN => all.join(", "),
+        n => format!("{} and {} more", all[..MAX_SHOWN].join(", "), n - MAX_SHOWN),
+    }
+}
+
 /// The composed form (Unicode's NFC). File names and text from macOS may have `é` as `e` and an accent, which looks the
 /// same but is not equal.
 pub fn compose(text: &str) -> Cow<'_, str> {
@@ -125,7 +137,7 @@ pub fn compose(text: &str) -> Cow<'_, str> {
 
 /// The text that a file begins with, without byte order mark and leading white space, or `None` if `head` is not text.
 /// `head` may end in the middle of a character.
-pub(super) fn beginning(head: &[u8]) -> Option<&str> {
+pub(crate) fn beginning(head: &[u8]) -> Option<&str> {
     let text = match std::str::from_utf8(head) {
         Ok(text) => text,
         Err(error) if error.error_len().is_none() => std::str::from_utf8(&head[..error.valid_up_to()]).ok()?,
@@ -136,12 +148,12 @@ pub(super) fn beginning(head: &[u8]) -> Option<&str> {
     (!text.is_empty() && !text.contains(is_control)).then_some(text)
 }
 
-pub(super) fn strip_bom(text: &str) -> &str {
+pub(crate) fn strip_bom(text: &str) -> &str {
     text.trim_start_matches('\u{FEFF}')
 }
 
 /// Names an encoding in units of 2 or 4 bytes, by its byte order mark or by its zeros.
-pub(super) fn wide_encoding(bytes: &[u8]) -> Option<&'static str> {
+pub(crate) fn wide_encoding(bytes: &[u8]) -> Option<&'static str> {
     /// Bytes that are looked at if there is no mark.
     const LOOKED_AT: usize = 64;
     match bytes {

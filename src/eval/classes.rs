@@ -8,10 +8,8 @@ use rayon::prelude::*;
 use super::EvalError;
 use super::lists::{decoration, entries, escaped};
 use super::numbers::Numbers;
-use crate::data::{
-    Dataset, Label, some,
-    text::{Blank, shorten},
-};
+use crate::data::text::{Blank, list_some, shorten};
+use crate::data::{Dataset, Label};
 
 /// Class names by number.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,14 +72,14 @@ impl ClassNames {
         if !twice.is_empty() {
             let count = twice.len();
             let lines = |lines: &[usize]| lines.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
-            let names = some(twice.iter().map(|(name, at)| format!("{:?} (lines {})", shorten(name), lines(at))));
+            let names = list_some(twice.iter().map(|(name, at)| format!("{:?} (lines {})", shorten(name), lines(at))));
             notes.push(format!(
                 "warning: {count} names in {path} occur more than once: {names}. Of equal names the first is predicted, \
                  so images of the later ones count as wrong"
             ));
         }
         if !blank.is_empty() {
-            let lines = some(blank.iter().map(usize::to_string));
+            let lines = list_some(blank.iter().map(usize::to_string));
             notes.push(format!("warning: blank lines in {path} keep their numbers and are not classes: {lines}"));
         }
         notes
@@ -151,7 +149,7 @@ impl Classes {
             this.notes.push(format!(
                 "warning: the captions of the evaluation data are numbers, and their digits are taken as class names: {}. \
                  Give the names with --classes",
-                some(this.names.iter().map(|name| format!("{name:?}")))
+                list_some(this.names.iter().map(|name| format!("{name:?}")))
             ));
         }
         Ok(this)

@@ -1,24 +1,18 @@
 //! The thread between the workers and the user: numbers the visits, restores their order, fills batches.
 
-use std::{
-    collections::VecDeque,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam::channel::{Receiver, Sender};
 
-use super::{
-    Batch, LoaderConfig,
-    worker::{Done, Item, Job},
-};
-use crate::data::{
-    Broken, Dataset, Error, Result, Skipped,
-    health::Health,
-    order::{Visit, Visits},
-};
+use super::health::{Health, Skipped};
+use super::order::{Visit, Visits};
+use super::worker::{Done, Item, Job};
+use super::{Batch, LoaderConfig};
+use crate::data::broken::Broken;
+use crate::data::dataset::Dataset;
+use crate::data::error::{Error, Result};
 
 pub(super) struct Assembler {
     pub dataset: Arc<Dataset>,

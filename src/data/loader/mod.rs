@@ -12,31 +12,30 @@
 //! (seed, purpose, epoch, sample). Broken samples are skipped in that order too.
 
 mod assemble;
+mod eval;
+mod health;
+mod order;
 #[cfg(test)]
 mod tests;
 mod worker;
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread::{self, JoinHandle},
-    time::{Duration, Instant},
-};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender, bounded};
 
-use self::{
-    assemble::{Assembler, Made, Queue},
-    worker::Worker,
-};
-use super::{
-    Augmentation, CaptionVariation, Dataset, Error, Position, Result, Skipped, Tokenizer,
-    health::{Health, Visited},
-    kept_patches,
-    order::Visits,
-};
+use self::assemble::{Assembler, Made, Queue};
+pub use self::eval::{EvalBatch, EvalBatches};
+pub use self::health::Skipped;
+use self::health::{Health, Visited};
+pub use self::order::Position;
+use self::order::Visits;
+use self::worker::Worker;
+use super::dataset::Dataset;
+use super::error::{Error, Result};
+use super::sample::{Augmentation, CaptionVariation, Tokenizer, kept_patches};
 
 /// What a [`Loader`] makes.
 #[derive(Clone, Debug, PartialEq)]

@@ -3,11 +3,9 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::data::{
-    CaptionKeys, Kind,
-    testing::{Archive, jpeg, png},
-    visible_patches,
-};
+use crate::data::broken::Kind;
+use crate::data::sample::{CaptionKeys, visible_patches};
+use crate::data::testing::{Archive, jpeg, png};
 
 const VOCAB: &[u8] =
     b"[PAD]\n[UNK]\n,\nname\ntag\n0\n1\n2\n3\n4\n5\n6\n7\n8\n9\n##0\n##1\n##2\n##3\n##4\n##5\n##6\n##7\n##8\n##9\n";

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use crossbeam::channel::{Receiver, Sender};
 
 use super::LoaderConfig;
-use crate::{
-    data::{Broken, Dataset, Kind, Tokenizer, health::confined, image::Square, order::Visit, visible_patches},
-    random::{Purpose, Random},
-};
+use super::order::Visit;
+use crate::data::broken::{Broken, Kind, confined};
+use crate::data::dataset::Dataset;
+use crate::data::sample::image::Square;
+use crate::data::sample::{Tokenizer, visible_patches};
+use crate::random::{Purpose, Random};
 
 /// One sample's share of a batch; the buffers go round.
 #[derive(Debug, Default)]
@@ -69,7 +71,8 @@ impl Worker {
 
         let caption = dataset.caption(sample)?.vary(&config.captions, &mut random(Purpose::Caption));
         item.tokens.resize(config.context, 0);
-        let refused = |error: crate::data::Error| Broken { kind: Kind::MissingCaption, detail: error.to_string() };
+        let refused =
+            |error: crate::data::error::Error| Broken { kind: Kind::MissingCaption, detail: error.to_string() };
         tokenizer.encode(&caption, &mut item.tokens).map_err(refused)?;
 
         item.image.resize(square.bytes(), 0);
@@ -89,10 +92,9 @@ mod tests {
     use crossbeam::channel::unbounded;
 
     use super::*;
-    use crate::data::{
-        CaptionKeys, Position,
-        testing::{Archive, png},
-    };
+    use crate::data::loader::Position;
+    use crate::data::sample::CaptionKeys;
+    use crate::data::testing::{Archive, png};
 
     /// A patch size of 0, which no loader lets through, divides by zero at every sample.
     #[test]

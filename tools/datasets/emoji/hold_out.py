@@ -16,7 +16,7 @@ import pathlib
 import sys
 import tarfile
 
-SHARD = pathlib.Path(__file__).resolve().parents[3] / "src/data/embedded/emoji-twemoji.tar.gz"
+SHARD = pathlib.Path(__file__).resolve().parents[3] / "src/data/store/embedded/emoji-twemoji.tar.gz"
 
 
 def main():

@@ -1,0 +1,121 @@
+//! Mistakes that concern a whole source, found before training: a wrong caption key, archives of something else.
+
+use std::collections::BTreeSet;
+
+use crate::data::broken::{Broken, Kind};
+use crate::data::error::{Error, Result};
+use crate::data::format::{Entry, Report, Shard, image_members, shown};
+use crate::data::sample::{CaptionKeys, ClassNumbers, Record};
+use crate::data::text::list_some;
+
+/// Samples that are looked at until one is good: all of a small source, and this many of a large one, evenly spread.
+const LOOKED_AT: usize = 100_000;
+/// Samples whose records are searched for the names of fields.
+const RECORDS: usize = 32;
+
+/// Looks for one sample with an image and a caption.
+///
+/// # Errors
+/// Says what is missing, if there is none.
+pub(super) fn source(spec: &str, shards: &[Shard], reports: &[Report], keys: &CaptionKeys) -> Result<()> {
+    let total: usize = shards.iter().map(|shard| shard.samples.len()).sum();
+    let samples = shards.iter().flat_map(|shard| shard.samples.iter().map(move |entry| (shard, entry)));
+    let read =
+        |shard: &Shard, entry: &Entry| keys.read(shard.part(entry.txt)?.as_deref(), shard.part(entry.json)?.as_deref());
+    let mut looked = Looked::default();
+    for (shard, entry) in samples.step_by(total.div_ceil(LOOKED_AT).max(1)) {
+        let caption = match (keys.class_numbers, entry.cls) {
+            (ClassNumbers::Ignore, _) | (_, None) => read(shard, entry).map(drop),
+            (_, Some(_)) => Ok(()),
+        };
+        if let Err(Broken { kind: Kind::Unreadable, detail }) = caption {
+            return Err(Error::Unreadable { shard: shard.location.to_string(), problem: detail });
+        }
+        let usable = entry.flaw.is_none();
+        if usable && entry.image.is_some() && caption.is_ok() {
+            return Ok(());
+        }
+        looked.note(shard, entry, caption.err());
+    }
+    let source_of = match shards {
+        [shard] => shard.location.to_string(),
+        _ => spec.to_owned(),
+    };
+    let samples = looked.samples;
+    let extensions: BTreeSet<&String> = reports.iter().flat_map(|report| &report.extensions).collect();
+    let mut found = list_some(extensions.into_iter().map(|extension| format!(".{extension}")));
+    // Why members that are there cannot be used.
+    let flaw = looked.flaw.map_or(String::new(), |flaw| format!("; {flaw}"));
+    if looked.images == 0 {
+        found += &flaw;
+        return Err(Error::NoImages { source_of, samples, looked_for: image_members(), found });
+    }
+    if looked.captions == 0 {
+        if !looked.fields.is_empty() {
+            found += &format!(
+                "; JSON fields {}",
+                list_some(looked.fields.iter().map(|field| if field.trim() == field {
+                    field.clone()
+                } else {
+                    format!("{field:?}")
+                }))
+            );
+        }
+        // Why members that are there cannot be used as captions.
+        if let Some((sample, why)) = looked.refused {
+            found += &format!("; {sample}: {why}");
+        }
+        found += &flaw;
+        return Err(Error::NoCaptions { source_of, samples, looked_for: keys.looked_for(), found });
+    }
+    let mut reasons = format!("{} have an image, {} have a caption", looked.images, looked.captions);
+    if let (Some(image), Some(caption)) = (&looked.image_only, &looked.caption_only) {
+        // Quoted with escapes: some letters look like others.
+        reasons += &format!(", such as {image:?} an image and {caption:?} a caption");
+    }
+    reasons += &flaw;
+    Err(Error::NoPairs { source_of, samples, reasons })
+}
+
+/// What the samples that cannot be used have.
+#[derive(Default)]
+struct Looked {
+    samples: u64,
+    images: u64,
+    captions: u64,
+    /// The first samples that have one of both.
+    image_only: Option<String>,
+    caption_only: Option<String>,
+    /// Names of JSON fields.
+    fields: BTreeSet<String>,
+    records: usize,
+    /// The first sample with a caption that cannot be used.
+    refused: Option<(String, Broken)>,
+    /// The first sample that cannot be used because of its archive.
+    flaw: Option<String>,
+}
+
+impl Looked {
+    fn note(&mut self, shard: &Shard, entry: &Entry, refused: Option<Broken>) {
+        self.samples += 1;
+        self.images += u64::from(entry.image.is_some());
+        self.captions += u64::from(refused.is_none());
+        match (entry.image.is_some(), refused.is_none()) {
+            (true, false) => drop(self.image_only.get_or_insert_with(|| shown(&entry.key))),
+            (false, true) => drop(self.caption_only.get_or_insert_with(|| shown(&entry.key))),
+            _ => {}
+        }
+        if self.records < RECORDS
+            && let Ok(Some(json)) = shard.part(entry.json)
+        {
+            self.records += 1;
+            self.fields.extend(Record::read(&json, &[]).names);
+        }
+        if let (None, Some(why)) = (&self.refused, refused.filter(|why| why.kind != Kind::MissingCaption)) {
+            self.refused = Some((shown(&entry.key), why));
+        }
+        if let (None, Some(flaw)) = (&self.flaw, &entry.flaw) {
+            self.flaw = Some(format!("{}: {flaw}", shown(&entry.key)));
+        }
+    }
+}

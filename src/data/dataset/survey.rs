@@ -1,0 +1,272 @@
+//! A look at some captions before training: how many of their tokens are unknown, and how many captions are cut.
+
+use std::collections::BTreeMap;
+
+use rayon::prelude::*;
+
+use super::Dataset;
+use crate::data::error::Result;
+use crate::data::sample::{Caption, Tokenizer};
+use crate::data::text::shorten;
+
+/// Captions that are looked at.
+const LOOKED_AT: u64 = 1000;
+/// Share of unknown tokens, or of captions that are cut, above which there is a warning.
+const TOO_MANY: f64 = 0.1;
+/// The longest context to advise: attention takes time and memory by its square.
+const LONGEST: usize = 512;
+
+/// How well the tokenizer and the context fit some captions.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Survey {
+    /// Samples in the data set.
+    of: u64,
+    /// Samples looked at that have a caption.
+    samples: u64,
+    captions: u64,
+    tokens: u64,
+    unknown: u64,
+    /// How often each unknown word occurs.
+    unknown_words: BTreeMap<String, u64>,
+    /// Captions of which the tokenizer knows nothing at all, and the first of them.
+    empty: u64,
+    first_empty: Option<String>,
+    /// Captions with more tokens than the context.
+    cut: u64,
+    context: usize,
+    /// Tokens of each caption, ascending.
+    lengths: Vec<usize>,
+    tagged: u64,
+    tags_lost: u64,
+    /// The first sample whose tags could not be read, and why.
+    first_tags_lost: Option<String>,
+    /// Whether the tokenizer lower-cases, and whether captions have capitals.
+    lowers: bool,
+    capitals: bool,
+}
+
+impl Survey {
+    /// Looks at a thousand samples, evenly spread over the data set, or at all of a smaller one.
+    ///
+    /// # Errors
+    /// If the tokenizer refuses a caption.
+    pub fn of(dataset: &Dataset, tokenizer: &Tokenizer, context: usize) -> Result<Self> {
+        let of = dataset.len() as u64;
+        // Broken samples are reported when training visits them.
+        let found: Vec<(u64, Caption, Vec<(usize, Vec<String>)>)> = dataset
+            .spread(LOOKED_AT)
+            .filter_map(|sample| Some((sample, dataset.caption(sample).ok()?)))
+            .map(|(sample, caption)| {
+                let tokens = |text: &String| {
+                    let (tokens, unknown) = tokenizer.unknown_words(text)?;
+                    Ok((tokens, unknown.into_iter().map(str::to_owned).collect()))
+                };
+                let tokens = caption.texts.iter().map(tokens).collect::<Result<_>>()?;
+                Ok((sample, caption, tokens))
+            })
+            .collect::<Result<_>>()?;
+        let mut survey = Self { of, context, lowers: tokenizer.lowers(), ..Self::default() };
+        for (sample, caption, tokens) in &found {
+            survey.samples += 1;
+            survey.tagged += u64::from(!caption.tags.is_empty());
+            if let Some(why) = &caption.tags_lost {
+                survey.tags_lost += 1;
+                survey.first_tags_lost.get_or_insert_with(|| format!("{}: {why}", dataset.name(*sample)));
+            }
+            for (text, (tokens, unknown)) in caption.texts.iter().zip(tokens) {
+                survey.captions += 1;
+                survey.tokens += *tokens as u64;
+                survey.lengths.push(*tokens);
+                survey.cut += u64::from(*tokens > context);
+                if *tokens == 0 {
+                    survey.empty += 1;
+                    survey
+                        .first_empty
+                        .get_or_insert_with(|| format!("{:?} of {}", shorten(text), dataset.name(*sample)));
+                }
+                survey.unknown += unknown.len() as u64;
+                survey.capitals |= text.chars().any(char::is_uppercase);
+                for word in unknown {
+                    *survey.unknown_words.entry(word.clone()).or_default() += 1;
+                }
+            }
+        }
+        survey.lengths.sort_unstable();
+        Ok(survey)
+    }
+
+    /// The result, in one line.
+    pub fn describe(&self) -> String {
+        let several = match self.captions > self.samples {
+            true => ", of which each visit takes one of its sample",
+            false => "",
+        };
+        format!(
+            "captions: {} in {} of {} samples{several}; {:.1} tokens on average, {} of them unknown; {} of captions cut to \
+             {} tokens; {} samples with tags (.json)",
+            self.captions,
+            self.samples,
+            self.of,
+            self.tokens as f64 / self.captions.max(1) as f64,
+            percent(self.unknown, self.tokens),
+            percent(self.cut, self.captions),
+            self.context,
+            self.tagged,
+        )
+    }
+
+    /// What the user should check, if anything. `tags`: whether captions vary by their tags.
+    pub fn warnings(&self, tags: bool) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if self.unknown as f64 > TOO_MANY * self.tokens as f64 {
+            let mut words: Vec<(&String, &u64)> = self.unknown_words.iter().collect();
+            words.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+            let words: Vec<String> = words.iter().take(3).map(|(word, _)| format!("{:?}", shorten(word))).collect();
+            let advice = match self.capitals && !self.lowers {
+                true => "if it is an uncased vocabulary, say --lower-case yes",
+                false => "is it the right vocabulary for this language?",
+            };
+            warnings.push(format!(
+                "warning: {} of the captions' tokens are unknown to the tokenizer, such as {}; {advice}",
+                percent(self.unknown, self.tokens),
+                words.join(", "),
+            ));
+        }
+        if let Some(first) = &self.first_empty {
+            warnings.push(format!(
+                "warning: {} of {} captions have no token at all, such as {first}: the tokenizer drops what it does not \
+                 know, and such images are trained on padding alone; is it the right tokenizer for this language?",
+                self.empty, self.captions
+            ));
+        }
+        if self.cut as f64 > TOO_MANY * self.captions as f64 {
+            let enough = self.lengths.get(self.lengths.len() * 9 / 10).copied().unwrap_or_default();
+            let advice = match enough <= LONGEST {
+                true => format!("a model with --context {enough} holds nine of ten whole"),
+                false => format!("one in ten has {enough} or more; is it the right text? If so, shorten it"),
+            };
+            warnings.push(format!(
+                "warning: {} of the captions are longer than the context of {} tokens and are cut; {advice}",
+                percent(self.cut, self.captions),
+                self.context,
+            ));
+        }
+        if let (true, Some(first)) = (tags, &self.first_tags_lost) {
+            warnings.push(format!(
+                "warning: the tags of {} of {} samples cannot be read, and their captions go without: {first}",
+                self.tags_lost, self.samples
+            ));
+        }
+        warnings
+    }
+}
+
+fn percent(part: u64, of: u64) -> String {
+    format!("{:.1} %", 100.0 * part as f64 / of.max(1) as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::sample::CaptionKeys;
+    use crate::data::testing::{Archive, png};
+
+    const VOCAB: &[u8] = b"[PAD]\n[UNK]\na\nred\nsquare\ncircle\n";
+
+    fn survey(records: &[&str], vocab: &[u8], context: usize) -> Survey {
+        let mut archive = Archive::default();
+        for (number, record) in records.iter().enumerate() {
+            archive.add(&format!("{number}.png"), &png(4, 4, 1)).add(&format!("{number}.json"), record.as_bytes());
+        }
+        let dataset = Dataset::open(&[archive.file()], CaptionKeys::default()).unwrap();
+        Survey::of(&dataset, &Tokenizer::from_bytes(vocab, "vocab.txt").unwrap(), context).unwrap()
+    }
+
+    fn record(caption: &str) -> String {
+        format!(r#"{{"caption": "{caption}"}}"#)
+    }
+
+    #[test]
+    fn shares_are_counted_over_all_captions() {
+        let survey = survey(
+            &[
+                r#"{"caption": ["a red square", "a square"], "tags": ["red"]}"#,
+                r#"{"caption": "a purple circle", "tags": "red, big"}"#,
+                r#"{"caption": null}"#,
+            ],
+            VOCAB,
+            2,
+        );
+        let said = survey.describe();
+        for words in [
+            "captions: 3 in 2 of 3 samples, of which each visit takes one",
+            "2.7 tokens on average, 12.5 % of them unknown",
+            "66.7 % of captions cut to 2 tokens",
+            "1 samples with tags (.json)",
+        ] {
+            assert!(said.contains(words), "{words} in {said}");
+        }
+        let warnings = survey.warnings(true).join("\n");
+        for words in ["12.5 % of the captions' tokens", "such as \"purple\"", "--context 3 holds", "not a list"] {
+            assert!(warnings.contains(words), "{words} in {warnings}");
+        }
+        assert!(warnings.contains("the tags of 1 of 2 samples") && warnings.contains(":1: the field `tags` is text"));
+        assert_eq!(survey.warnings(false).len(), 2);
+        assert_eq!(survey.captions, 3);
+    }
+
+    #[test]
+    fn a_tenth_is_no_warning_and_more_is() {
+        let good = record("a red square");
+        let mut records = vec![&*good; 9];
+        let unknown = record("purple violet blue");
+        records.push(&unknown);
+        assert_eq!(survey(&records, VOCAB, 3).warnings(true), [] as [String; 0]);
+        records.push(&unknown);
+        assert_eq!(survey(&records, VOCAB, 3).warnings(true).len(), 1);
+        let long = record("a red red square");
+        let mut records = vec![&*good; 9];
+        records.push(&long);
+        assert_eq!(survey(&records, VOCAB, 3).warnings(true), [] as [String; 0]);
+        records.push(&long);
+        assert!(survey(&records, VOCAB, 3).warnings(true).concat().contains("--context 4 holds"));
+    }
+
+    #[test]
+    fn no_context_is_advised_for_whole_documents() {
+        let told = survey(&[&record(&"red square ".repeat(5000))], VOCAB, 3).warnings(true).concat();
+        assert!(told.contains("one in ten has 10000 or more") && !told.contains("--context"), "{told}");
+    }
+
+    #[test]
+    fn unknown_words_with_capitals_give_the_advice_to_lower_case() {
+        let cased = b"[PAD]\n[UNK]\nParis\na\n";
+        let warnings = survey(&[&record("A PHOTO")], cased, 4).warnings(true).concat();
+        assert!(warnings.contains("\"A\"") && warnings.contains("--lower-case yes"), "{warnings}");
+        let warnings = survey(&[&record("zebra")], cased, 4).warnings(true).concat();
+        assert!(warnings.contains("right vocabulary"), "{warnings}");
+    }
+
+    /// A BPE model without a token for what it does not know drops it.
+    #[test]
+    fn captions_without_any_token_are_told() {
+        let bpe = br#"{"version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+            "pre_tokenizer": {"type": "Whitespace"}, "post_processor": null, "decoder": null,
+            "model": {"type": "BPE", "vocab": {"[PAD]": 0, "a": 1}, "merges": []}}"#;
+        let warnings = |captions: &[&str]| {
+            let records: Vec<String> = captions.iter().map(|caption| record(caption)).collect();
+            survey(&records.iter().map(String::as_str).collect::<Vec<_>>(), bpe, 4).warnings(true).concat()
+        };
+        let told = warnings(&["a", "zzz", "\u{732b}"]);
+        assert!(told.contains("2 of 3 captions have no token at all, such as \"zzz\""), "{told}");
+        assert_eq!(warnings(&["a", "a zebra"]), "");
+    }
+
+    #[test]
+    fn the_samples_looked_at_are_spread_over_the_data() {
+        let (good, bad) = (record("a red square"), record("purple"));
+        let records: Vec<&str> = (0..3000).map(|number| if number < 1500 { &*good } else { &*bad }).collect();
+        let survey = survey(&records, VOCAB, 4);
+        assert_eq!((survey.captions, survey.unknown), (1000, 500));
+    }
+}

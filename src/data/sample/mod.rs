@@ -1,0 +1,27 @@
+//! What a sample is: an image, a caption, a label, and what is made of them for a model.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `image` | decoding and cropping |
+//! | `augment` | random crops, flips and colour |
+//! | `mask` | visible patches |
+//! | `caption`, `json` | captions and tags, from text or from a record |
+//! | `tokenizer` | from words to token numbers |
+//! | `label` | what an image is compared with in evaluation |
+//!
+//! Nothing here knows where a sample is stored, or which others there are.
+
+mod augment;
+mod caption;
+pub mod image;
+mod json;
+pub(crate) mod label;
+mod mask;
+mod tokenizer;
+
+pub use self::augment::{Augmentation, CropRect};
+pub use self::caption::{Caption, CaptionKeys, CaptionLines, CaptionVariation};
+pub(crate) use self::json::Record;
+pub use self::label::{ClassNumbers, Content, Label};
+pub use self::mask::{kept_patches, visible_patches};
+pub use self::tokenizer::{Tokenizer, TokenizerOptions};

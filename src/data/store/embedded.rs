@@ -1,0 +1,12 @@
+//! The data set inside the program, for a first run with nothing at hand: emoji in three styles, with their names and
+//! tags. `embedded/README.md` says where they come from.
+
+/// Name after `embedded:` and the gzipped tar.
+pub(crate) const SHARDS: &[(&str, &[u8])] = &[
+    ("noto", include_bytes!("embedded/emoji-noto.tar.gz")),
+    ("twemoji", include_bytes!("embedded/emoji-twemoji.tar.gz")),
+    ("fluent", include_bytes!("embedded/emoji-fluent.tar.gz")),
+];
+
+/// A WordPiece `tokenizer.json`, trained on the captions of [`SHARDS`].
+pub(crate) const TOKENIZER: &[u8] = include_bytes!("embedded/tokenizer.json");

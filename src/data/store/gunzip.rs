@@ -1,0 +1,58 @@
+//! Gzip files of several members, as `cat a.gz b.gz` and parallel packers make them.
+
+use std::io::{self, BufRead, Read};
+
+use flate2::bufread::GzDecoder;
+
+/// Unpacks the members of a gzip file one after the other. Zeros between and behind them are skipped, as `gzip` and
+/// Python do.
+pub(crate) struct Gunzip<R> {
+    /// None only while one makes room for the next.
+    member: Option<GzDecoder<R>>,
+    is_first: bool,
+}
+
+impl<R: BufRead> Gunzip<R> {
+    pub fn new(packed: R) -> Self {
+        Self { member: Some(GzDecoder::new(packed)), is_first: true }
+    }
+
+    /// After an error: whether it is about bytes behind a whole member, which are no gzip.
+    pub fn is_behind(&self) -> bool {
+        !self.is_first && self.member.as_ref().is_none_or(|member| member.header().is_none())
+    }
+
+    /// What is unpacked.
+    pub fn get_mut(&mut self) -> Option<&mut R> {
+        self.member.as_mut().map(GzDecoder::get_mut)
+    }
+}
+
+impl<R: BufRead> Read for Gunzip<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let Some(member) = &mut self.member else { return Ok(0) };
+            let read = member.read(into)?;
+            if read > 0 || into.is_empty() {
+                return Ok(read);
+            }
+            if !skip_zeros(member.get_mut())? {
+                return Ok(0);
+            }
+            self.is_first = false;
+            self.member = self.member.take().map(|member| GzDecoder::new(member.into_inner()));
+        }
+    }
+}
+
+/// Whether anything follows the zeros.
+fn skip_zeros(from: &mut impl BufRead) -> io::Result<bool> {
+    loop {
+        let bytes = from.fill_buf()?;
+        let (zeros, len) = (bytes.iter().take_while(|&&byte| byte == 0).count(), bytes.len());
+        from.consume(zeros);
+        if zeros < len || len == 0 {
+            return Ok(len > 0);
+        }
+    }
+}

@@ -1,0 +1,465 @@
+//! From what a user writes to a list of shards: braces, globs, folders and the embedded archives.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use super::embedded;
+use crate::data::error::{Error, Result};
+use crate::data::text::list_some;
+
+/// More shards than this from one pattern are taken for a typing error.
+pub(super) const MAX_SHARDS: usize = 1_000_000;
+
+/// More braces inside of one another than this, too.
+const MAX_NESTED: usize = 64;
+
+/// Ends of the names of shards, small letters or capitals, in the order in which a folder's are taken; and those of
+/// archives that are not read, so that they are errors and not left out without a word.
+const SHARDS: [&str; 3] = [".tar", ".tar.gz", ".tgz"];
+const UNREAD_SHARDS: [&str; 8] = [".tar.bz2", ".tbz", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst", ".tar.lz4"];
+
+/// Where one shard is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Location {
+    File(PathBuf),
+    /// The name after `embedded:`.
+    Embedded(&'static str),
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(f),
+            Self::Embedded(name) => write!(f, "embedded:{name}"),
+        }
+    }
+}
+
+/// One entry of the user's list and the shards it stands for, in order.
+#[derive(Clone, Debug)]
+pub struct Source {
+    pub spec: String,
+    pub shards: Vec<Location>,
+}
+
+impl Source {
+    /// Reads one entry: `embedded:NAME`, or a path with `{000..127}`, `{a,b}`, `*`, `?` and `[..]`,
+    /// or a folder, which stands for all `.tar`, `.tar.gz` and `.tgz` files in it.
+    ///
+    /// # Errors
+    /// A name that is not embedded, a pattern without match, and any shard that does not exist.
+    pub fn parse(spec: &str) -> Result<Self> {
+        let shards = match spec.strip_prefix("embedded:") {
+            Some(name) => match embedded::SHARDS.iter().find(|(known, _)| *known == name) {
+                Some((known, _)) => vec![Location::Embedded(known)],
+                None => return Err(problem(spec, format!("known are {}", embedded_names()))),
+            },
+            None => match unread(spec).filter(|_| !Path::new(spec).exists()) {
+                Some(why) => return Err(problem(spec, why)),
+                None => files(spec)?.into_iter().map(Location::File).collect(),
+            },
+        };
+        Ok(Self { spec: spec.to_owned(), shards })
+    }
+}
+
+/// The embedded shards as a user writes them.
+pub(crate) fn embedded_names() -> String {
+    list_some(embedded::SHARDS.iter().map(|(name, _)| format!("embedded:{name}")))
+}
+
+/// What to do about a source that other programs read and flipk does not.
+pub(super) fn unread(spec: &str) -> Option<String> {
+    if let Some(path) = spec.strip_prefix("file:") {
+        let path = path.strip_prefix("//").unwrap_or(path);
+        return Some(format!("give the path alone: `{path}`"));
+    }
+    if let Some(command) = spec.strip_prefix("pipe:") {
+        return Some(format!(
+            "only local files are read, not the output of a command; save it first: `{} > shard.tar`",
+            command.trim()
+        ));
+    }
+    if spec.contains("::") {
+        let parts: Vec<&str> = spec.split("::").collect();
+        return Some(format!("sources are not joined with `::`; give each by itself: {}", parts.join(" ")));
+    }
+    let (scheme, _) = spec.split_once("://")?;
+    let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+        && scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
+    is_scheme
+        .then(|| format!("only local files are read, no {scheme}:// addresses; download or mount the shards first"))
+}
+
+fn problem(spec: &str, problem: impl Into<String>) -> Error {
+    Error::Spec { spec: spec.to_owned(), problem: problem.into() }
+}
+
+fn files(spec: &str) -> Result<Vec<PathBuf>> {
+    let (mut found, mut missing) = (Vec::new(), Vec::new());
+    // A path that exists is no pattern.
+    let patterns = match Path::new(spec).exists() {
+        true => vec![spec.to_owned()],
+        false => expand_braces(spec).map_err(|why| problem(spec, why))?,
+    };
+    for pattern in patterns {
+        let path = PathBuf::from(&pattern);
+        if path.is_dir() {
+            let shards = shards_in(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
+            if shards.is_empty() {
+                let deeper = match folders_with_shards(&path) {
+                    0 => String::new(),
+                    _ => format!("; folders in it are not searched, `{pattern}/**/*.tar` finds what is in them"),
+                };
+                return Err(problem(spec, format!("no .tar, .tar.gz or .tgz file there; {}{deeper}", listing(&path))));
+            }
+            found.extend(shards);
+        } else if path.exists() {
+            found.push(path);
+        } else if pattern.contains(['*', '?', '[']) {
+            let shards = matches(spec, &pattern)?;
+            if shards.is_empty() {
+                let folder = path.parent().unwrap_or(Path::new(""));
+                return Err(problem(spec, format!("nothing matches `{pattern}`; {}", listing(folder))));
+            }
+            found.extend(shards);
+        } else {
+            match std::fs::metadata(&path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound || path.is_symlink() => {
+                    let source = match std::fs::read_link(&path) {
+                        Ok(target) => {
+                            let problem =
+                                format!("it is a link to {}, which cannot be followed: {error}", target.display());
+                            std::io::Error::other(problem)
+                        }
+                        Err(_) => error,
+                    };
+                    return Err(Error::Read { path, source });
+                }
+                _ => missing.push(path),
+            }
+        }
+    }
+    if let Some(first) = missing.first() {
+        return Err(Error::MissingShards {
+            spec: spec.to_owned(),
+            missing: missing.len(),
+            total: missing.len() + found.len(),
+            first: list_some(missing.iter().map(|path| path.display().to_string())),
+            there: listing(first.parent().unwrap_or(Path::new(""))) + hint(spec),
+        });
+    }
+    Ok(found)
+}
+
+/// What a user may have meant by a source that does not exist.
+pub(super) fn hint(spec: &str) -> &'static str {
+    let is_range = |inner: &str| {
+        let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        inner.split_once('-').is_some_and(|(first, last)| digits(first) && digits(last))
+    };
+    let ranges = || spec.split('{').skip(1).filter_map(|rest| rest.split_once('}')).any(|(inner, _)| is_range(inner));
+    if spec.starts_with(['~', '$']) {
+        "; the shell replaces `~` and variables only outside of single quotes"
+    } else if spec.starts_with(['\'', '"']) {
+        "; the quotes are a part of the name here, leave them out"
+    } else if ranges() {
+        "; ranges are written with two dots: {000..127}"
+    } else if spec.contains(',') {
+        "; several sources are given one by one: --data a.tar b.tar"
+    } else {
+        ""
+    }
+}
+
+/// Whether a file of this name is a shard of one of these kinds. macOS puts `._a.tar` beside `a.tar`.
+fn is_shard(name: &str, ends: &[&str]) -> bool {
+    !name.starts_with("._") && ends.iter().any(|end| name.to_ascii_lowercase().ends_with(end))
+}
+
+/// The shards in a folder, by kind and name.
+fn shards_in(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let entries: Vec<_> = std::fs::read_dir(folder)?.collect::<std::io::Result<_>>()?;
+    let mut names: Vec<_> = entries.into_iter().map(|entry| entry.file_name()).collect();
+    names.sort();
+    let of = |ends: &[&str]| -> Vec<PathBuf> {
+        let of_kind = names.iter().filter(|name| is_shard(&name.to_string_lossy(), ends));
+        of_kind.map(|name| folder.join(name)).filter(|path| !path.is_dir()).collect()
+    };
+    let kinds = SHARDS.iter().map(|end| of(&[*end]));
+    Ok(kinds.chain([of(&UNREAD_SHARDS)]).flatten().collect())
+}
+
+/// How many of the first folders in a folder hold shards.
+fn folders_with_shards(folder: &Path) -> usize {
+    const LOOKED_AT: usize = 100;
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let folders = entries.filter(|path| path.is_dir()).take(LOOKED_AT);
+    folders.filter(|path| shards_in(path).is_ok_and(|shards| !shards.is_empty())).count()
+}
+
+/// A warning about each folder among `specs` whose own folders hold shards as well.
+pub(crate) fn left_out(specs: &[impl AsRef<str>]) -> Vec<String> {
+    let specs = specs.iter().map(|spec| -> &str { spec.as_ref() });
+    let folders = specs.filter(|spec| Path::new(spec).is_dir());
+    let counted = folders.map(|spec| (spec, folders_with_shards(Path::new(spec))));
+    let told = counted.filter(|(_, count)| *count > 0).map(|(spec, count)| {
+        format!(
+            "warning: {count} of the folders in {spec} hold shards too, which are not used; `{spec}/**/*.tar` takes them all"
+        )
+    });
+    told.collect()
+}
+
+/// Files that match a glob, in alphabetical order.
+fn matches(spec: &str, pattern: &str) -> Result<Vec<PathBuf>> {
+    let paths = glob::glob(pattern).map_err(|error| problem(spec, error.to_string()))?;
+    paths
+        .map(|path| path.map_err(|error| Error::Read { path: error.path().to_owned(), source: error.into() }))
+        .filter(|path| !path.as_ref().is_ok_and(|path| path.is_dir()))
+        .collect()
+}
+
+/// What a folder holds, for an error message.
+fn listing(folder: &Path) -> String {
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    let shown = folder.display();
+    match std::fs::read_dir(folder) {
+        Err(error) => format!("the folder {shown} cannot be read: {error}"),
+        Ok(entries) => {
+            let mut names: Vec<String> =
+                entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+            names.sort();
+            match names.is_empty() {
+                true => format!("the folder {shown} is empty"),
+                false => format!("the folder {shown} holds {}", list_some(names.into_iter())),
+            }
+        }
+    }
+}
+
+/// Brace expansion as in bash: `{a,b}` and `{08..11}` (padded to equal width if a bound starts with 0),
+/// nested and repeated; braces that are neither stay as they are.
+pub(super) fn expand_braces(spec: &str) -> std::result::Result<Vec<String>, String> {
+    expand(spec, 0)
+}
+
+/// `depth`: the braces around `spec`.
+fn expand(spec: &str, depth: usize) -> std::result::Result<Vec<String>, String> {
+    if depth > MAX_NESTED {
+        return Err(format!("its braces are nested more than {MAX_NESTED} deep"));
+    }
+    let too_many = || format!("it stands for more than {MAX_SHARDS} shards");
+    let (mut found, mut rest) = (vec![String::new()], spec);
+    while let Some((open, close)) = outer_braces(rest) {
+        let (prefix, inner) = (&rest[..open], &rest[open + 1..close]);
+        let mut alternatives = Vec::new();
+        match (range(inner)?, split_alternatives(inner)) {
+            (Some(numbers), _) => alternatives = numbers,
+            (None, parts) if parts.len() == 1 => {
+                alternatives.extend(expand(inner, depth + 1)?.iter().map(|inner| format!("{{{inner}}}")));
+            }
+            (None, parts) => {
+                for part in parts {
+                    alternatives.extend(expand(part, depth + 1)?);
+                    if alternatives.len() > MAX_SHARDS {
+                        return Err(too_many());
+                    }
+                }
+            }
+        }
+        if found.len().saturating_mul(alternatives.len()) > MAX_SHARDS {
+            return Err(too_many());
+        }
+        match &alternatives[..] {
+            // In place, so that many single ones take linear time.
+            [only] => found.iter_mut().for_each(|start| *start += &format!("{prefix}{only}")),
+            _ => {
+                let join =
+                    |start: &String| alternatives.iter().map(|end| format!("{start}{prefix}{end}")).collect::<Vec<_>>();
+                found = found.iter().flat_map(join).collect();
+            }
+        }
+        rest = &rest[close + 1..];
+    }
+    found.iter_mut().for_each(|start| start.push_str(rest));
+    Ok(found)
+}
+
+/// The first `{` that is closed, and its `}`.
+fn outer_braces(spec: &str) -> Option<(usize, usize)> {
+    let (mut open, mut first) = (Vec::new(), None::<(usize, usize)>);
+    for (at, byte) in spec.bytes().enumerate() {
+        match byte {
+            b'{' => open.push(at),
+            b'}' => {
+                let Some(start) = open.pop() else { continue };
+                if first.is_none_or(|(found, _)| start < found) {
+                    first = Some((start, at));
+                }
+                if open.is_empty() {
+                    return first;
+                }
+            }
+            _ => {}
+        }
+    }
+    first
+}
+
+fn split_alternatives(inner: &str) -> Vec<&str> {
+    let mut depth = 0;
+    inner
+        .split(|c| {
+            depth += i32::from(c == '{') - i32::from(c == '}');
+            c == ',' && depth == 0
+        })
+        .collect()
+}
+
+fn range(inner: &str) -> std::result::Result<Option<Vec<String>>, String> {
+    let digits = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());
+    let Some((low, high)) = inner.split_once("..").filter(|(low, high)| digits(low) && digits(high)) else {
+        return Ok(None);
+    };
+    let padded = [low, high].iter().any(|bound| bound.len() > 1 && bound.starts_with('0'));
+    let width = if padded { low.len().max(high.len()) } else { 0 };
+    let number = |s: &str| s.parse::<u64>().map_err(|error| format!("`{s}`: {error}"));
+    let (first, last) = (number(low)?, number(high)?);
+    if first.abs_diff(last) >= MAX_SHARDS as u64 {
+        return Err(format!("`{{{inner}}}` stands for more than {MAX_SHARDS} shards"));
+    }
+    let mut numbers: Vec<String> =
+        (first.min(last)..=first.max(last)).map(|number| format!("{number:0width$}")).collect();
+    if first > last {
+        numbers.reverse();
+    }
+    Ok(Some(numbers))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn expand(spec: &str) -> Vec<String> {
+        expand_braces(spec).unwrap()
+    }
+
+    #[test]
+    fn braces_expand_as_in_bash() {
+        assert_eq!(expand("plain.tar"), ["plain.tar"]);
+        assert_eq!(expand("{008..011}.tar"), ["008.tar", "009.tar", "010.tar", "011.tar"]);
+        assert_eq!(expand("{8..11}"), ["8", "9", "10", "11"]);
+        assert_eq!(expand("{3..1}"), ["3", "2", "1"]);
+        assert_eq!(expand("a{x,y}b{1..2}"), ["axb1", "axb2", "ayb1", "ayb2"]);
+        assert_eq!(expand("{a,b{1..2},}z"), ["az", "b1z", "b2z", "z"]);
+        assert_eq!(expand("{alone}/{1..2}"), ["{alone}/1", "{alone}/2"]);
+        assert_eq!(expand("open{1..2"), ["open{1..2"]);
+        assert_eq!(expand("{open{1..2}"), ["{open1", "{open2"]);
+        assert_eq!(expand("é{ä,ö}"), ["éä", "éö"]);
+        assert_eq!(expand("{a{1..2}}"), ["{a1}", "{a2}"]);
+    }
+
+    #[test]
+    fn absurd_ranges_are_errors() {
+        assert!(expand_braces("{0..99999999}").unwrap_err().contains("more than"));
+        assert!(expand_braces("{0..9999}{0..9999}").unwrap_err().contains("more than"));
+        assert!(expand_braces("{0..99999999999999999999}").is_err());
+        assert!(expand_braces("{{0..999999},{0..999999}}").unwrap_err().contains("more than"));
+    }
+
+    /// Neither a long row of braces nor deeply nested ones overflow the stack.
+    #[test]
+    fn any_number_of_braces_is_read() {
+        let many = "{a}".repeat(20_000);
+        assert_eq!(expand(&many), [&*many]);
+        let open = "{".repeat(100_000);
+        assert_eq!(expand(&open), [&*open]);
+        let nested = format!("{}b{}", "{a,".repeat(100_000), "}".repeat(100_000));
+        assert!(expand_braces(&nested).unwrap_err().contains("nested more than 64 deep"));
+    }
+
+    #[test]
+    fn shards_are_found_by_brace_glob_and_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["b.tar", "a.tar", "c.tar.gz", "note.txt"] {
+            std::fs::write(folder.path().join(name), b"x").unwrap();
+        }
+        let names = |pattern: &str| -> Vec<String> {
+            let spec = folder.path().join(pattern).display().to_string();
+            let shards = Source::parse(&spec).unwrap().shards;
+            let name = |shard: &Location| shard.to_string().rsplit('/').next().unwrap().to_owned();
+            shards.iter().map(name).collect()
+        };
+        assert_eq!(names("{b,a}.tar"), ["b.tar", "a.tar"]);
+        assert_eq!(names("*.tar"), ["a.tar", "b.tar"]);
+        assert_eq!(names(""), ["a.tar", "b.tar", "c.tar.gz"]);
+        // A name with braces that is there is no pattern.
+        std::fs::write(folder.path().join("{a,b}.tar"), b"x").unwrap();
+        assert_eq!(names("{a,b}.tar"), ["{a,b}.tar"]);
+        std::fs::remove_file(folder.path().join("{a,b}.tar")).unwrap();
+        // Whatever the capitals, and with those whose compression is an error later on.
+        for name in ["D.TAR", "B.Tgz", "e.tar.zst", "._a.tar", "a.tar.md5"] {
+            std::fs::write(folder.path().join(name), b"x").unwrap();
+        }
+        std::fs::create_dir(folder.path().join("folder.tar")).unwrap();
+        assert_eq!(names(""), ["D.TAR", "a.tar", "b.tar", "c.tar.gz", "B.Tgz", "e.tar.zst"]);
+        let spec = [folder.path().display().to_string()];
+        assert!(left_out(&spec).is_empty());
+        std::fs::write(folder.path().join("folder.tar/f.tar"), b"x").unwrap();
+        assert!(left_out(&spec)[0].contains("1 of the folders in") && left_out(&spec)[0].contains("**/*.tar"));
+        let outer = tempfile::tempdir().unwrap();
+        std::fs::create_dir(outer.path().join("in")).unwrap();
+        std::fs::write(outer.path().join("in/a.tar"), b"x").unwrap();
+        let error = Source::parse(&outer.path().display().to_string()).unwrap_err().to_string();
+        assert!(error.contains("holds in; folders in it are not searched"), "{error}");
+    }
+
+    #[test]
+    fn sources_that_only_other_programs_read_are_named() {
+        for (spec, why) in [
+            ("https://example.org/{000..127}.tar", "only local files are read, no https:// addresses"),
+            ("s3://bucket/a.tar", "no s3:// addresses"),
+            ("pipe:aws s3 cp s3://bucket/a.tar -", "not the output of a command"),
+            ("a.tar::b.tar", "give each by itself: a.tar b.tar"),
+            ("file:///data/a.tar", "give the path alone: `/data/a.tar`"),
+        ] {
+            let error = Source::parse(spec).unwrap_err().to_string();
+            assert!(error.contains(spec) && error.contains(why), "{error}");
+        }
+        // A file is a file, whatever it is called.
+        let folder = tempfile::tempdir().unwrap();
+        let odd = folder.path().join("a::b.tar");
+        std::fs::write(&odd, b"x").unwrap();
+        assert_eq!(Source::parse(&odd.display().to_string()).unwrap().shards, [Location::File(odd)]);
+    }
+
+    #[test]
+    fn what_is_missing_and_what_is_there_is_said() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("a.tar"), b"x").unwrap();
+        let error =
+            |pattern: &str| Source::parse(&folder.path().join(pattern).display().to_string()).unwrap_err().to_string();
+        let missing = error("{a,b,c}.tar");
+        assert!(missing.contains("2 of the 3 shards"), "{missing}");
+        assert!(missing.contains("b.tar") && missing.contains("holds a.tar"), "{missing}");
+        let unmatched = error("*.tgz");
+        assert!(unmatched.contains("nothing matches") && unmatched.contains("holds a.tar"), "{unmatched}");
+        for (spec, hint) in
+            [("a.tar,b.tar", "one by one"), ("{000-010}.tar", "two dots"), ("'a.tar'", ""), ("b.tar", "holds a.tar")]
+        {
+            assert!(error(spec).contains(hint), "{}", error(spec));
+        }
+        assert!(Source::parse("~/no.tar").unwrap_err().to_string().contains("outside of single quotes"));
+        assert!(Source::parse("'no.tar'").unwrap_err().to_string().contains("the quotes are a part"));
+        #[cfg(unix)]
+        {
+            std::os::unix::fs::symlink(folder.path().join("loop.tar"), folder.path().join("loop.tar")).unwrap();
+            std::os::unix::fs::symlink("/nowhere/x.tar", folder.path().join("gone.tar")).unwrap();
+            assert!(error("loop.tar").contains("is a link to"), "{}", error("loop.tar"));
+            assert!(error("gone.tar").contains("a link to /nowhere/x.tar, which cannot be followed"));
+        }
+        assert!(error("nowhere/*.tar").contains("cannot be read"));
+        assert!(Source::parse("embedded:nonesuch").unwrap_err().to_string().contains("known are"));
+    }
+}
