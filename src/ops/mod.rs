@@ -1,7 +1,7 @@
-//! The operations: one folder each, named as its kernel, its bench and its row in a profile.
+//! The operations: one folder each, with the name of its kernel, its bench and its row in a profile.
 //!
-//! `mod.rs` of an op holds its shapes, its formula forwards and backwards, the small trait that a device implements, and
-//! the [`crate::autograd::Tape`] method that records it; `cpu.rs` is the CPU side.
+//! An op's `mod.rs` has its shapes, its formulas forwards and backwards, the small trait that a device implements, and the
+//! [`crate::autograd::Tape`] method that records it. `cpu.rs` and `cuda.rs` implement the trait.
 
 pub mod adamw;
 pub mod assemble;

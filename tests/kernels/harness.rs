@@ -8,13 +8,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use flipk::autograd::{Backward, Init, Layout, ParamId, Parameters, Slot, Tape, Var};
+use flipk::autograd::{Backward, ParamId, Parameters, Tape, Var};
 use flipk::device::cuda::{ActType, Driver, Emulated, EmulatorOptions, Gpu};
 use flipk::device::{Cpu, Cuda, Float};
 use flipk::ops::AllOps;
-use flipk::random::{Purpose, Random};
 use half::bf16;
 use ptx_emulator::Counts;
+
+use crate::common::{self, largest};
 
 /// The result of an op.
 pub enum Out<A> {
@@ -22,19 +23,8 @@ pub enum Out<A> {
     Full(Var<f32>),
 }
 
-/// What a recorded op made, and buffers that the host fills.
-pub struct Recorded<A> {
-    pub out: Out<A>,
-    pub bytes: Vec<(Slot<u8>, Vec<u8>)>,
-    pub indices: Vec<(Slot<u32>, Vec<u32>)>,
-    pub tokens: Vec<(Slot<i32>, Vec<i32>)>,
-}
-
-impl<A> From<Out<A>> for Recorded<A> {
-    fn from(out: Out<A>) -> Self {
-        Self { out, bytes: vec![], indices: vec![], tokens: vec![] }
-    }
-}
+/// What a recorded op returned, and the buffers that the host fills.
+pub type Recorded<A> = common::Recorded<Out<A>>;
 
 impl<A> From<Var<A>> for Recorded<A> {
     fn from(out: Var<A>) -> Self {
@@ -58,9 +48,13 @@ pub trait Case {
 #[derive(PartialEq)]
 pub struct Found(Vec<(String, Vec<f32>)>);
 
+/// Rounded to bf16.
 pub fn normals(len: usize, item: u64) -> Vec<f32> {
-    let mut random = Random::new(9, Purpose::Test, 0, item);
-    (0..len).map(|_| bf16::from_f32(random.normal()).to_f32()).collect()
+    rounded(common::normals(len, item))
+}
+
+fn rounded(values: Vec<f32>) -> Vec<f32> {
+    values.into_iter().map(|value| bf16::from_f32(value).to_f32()).collect()
 }
 
 fn act<A: Float>(values: &[f32]) -> Vec<A> {
@@ -68,13 +62,8 @@ fn act<A: Float>(values: &[f32]) -> Vec<A> {
 }
 
 fn run<D: AllOps>(device: Arc<D>, case: &impl Case) -> Found {
-    let mut layout = Layout::default();
-    let normal = Init::Normal { std: 1.0 };
-    let params: Vec<ParamId> = (case.params().iter().enumerate())
-        .map(|(index, shape)| layout.add(format!("p{index}"), shape, normal, true))
-        .collect();
-    let layout = Arc::new(layout);
-    let values: Vec<f32> = layout.initial_values(4).iter().map(|value| bf16::from_f32(*value).to_f32()).collect();
+    let (layout, params, values) = common::params(&case.params());
+    let values = rounded(values);
     let mut tape = Tape::<D>::new(layout.clone());
     let inputs: Vec<Var<D::Act>> = case.inputs().iter().map(|shape| tape.input_var(shape)).collect();
     let recorded = case.record(&mut tape, &inputs, &params);
@@ -98,9 +87,7 @@ fn run<D: AllOps>(device: Arc<D>, case: &impl Case) -> Found {
     for (index, (var, shape)) in inputs.iter().zip(case.inputs()).enumerate() {
         program.write(var.slot(), &act(&normals(shape.iter().product(), index as u64))).unwrap();
     }
-    recorded.bytes.iter().for_each(|(slot, values)| program.write(*slot, values).unwrap());
-    recorded.indices.iter().for_each(|(slot, values)| program.write(*slot, values).unwrap());
-    recorded.tokens.iter().for_each(|(slot, values)| program.write(*slot, values).unwrap());
+    recorded.write(&mut program);
     program.forward(&parameters).unwrap_or_else(|error| panic!("{error}"));
     let floats = |values: Vec<D::Act>| values.into_iter().map(Float::to_f32).collect::<Vec<f32>>();
     let out = match recorded.out {
@@ -139,11 +126,10 @@ pub fn error(found: &[f32], expected: &[f32]) -> f64 {
     assert_eq!(found.len(), expected.len());
     let squares: f64 = expected.iter().map(|value| f64::from(*value).powi(2)).sum();
     let typical = (squares / expected.len().max(1) as f64).sqrt().max(1e-30);
-    let differences = found.iter().zip(expected).map(|(found, expected)| {
+    largest(found.iter().zip(expected).map(|(found, expected)| {
         let (found, expected) = (f64::from(*found), f64::from(*expected));
         (found - expected).abs() / expected.abs().max(typical)
-    });
-    differences.fold(0.0, |max, error| if error <= max { max } else { error })
+    }))
 }
 
 /// f32 sums in another order than the CPU's, over some thousand terms.
@@ -173,8 +159,8 @@ fn on_gpu<T: ActType>(case: &impl Case, options: EmulatorOptions) -> (Found, BTr
     (run(device, case), counts())
 }
 
-/// Tells how far the GPU is from the emulator on the same inputs; both are within the tolerance of the CPU.
-fn tell_difference<T: ActType>(name: &str, case: &impl Case, found: &Found) {
+/// Prints how far the GPU is from the emulator on the same inputs; both are within the tolerance of the CPU.
+fn print_difference<T: ActType>(name: &str, case: &impl Case, found: &Found) {
     let emulated = run(device::<T>(Arc::new(Emulated::new(EmulatorOptions::default()))), case);
     let differences = found.0.iter().zip(&emulated.0).map(|((_, gpu), (_, emulated))| distance(gpu, emulated));
     println!("{name}, {}: emulator and GPU differ by {:e}", T::SUFFIX, differences.fold(0.0, f64::max));
@@ -189,7 +175,7 @@ fn compare<T: ActType>(
     let (found, counts) = on_gpu::<T>(case, options);
     let roundings = case.roundings();
     if real() {
-        tell_difference::<T>(name, case, &found);
+        print_difference::<T>(name, case, &found);
     }
     for (index, ((what, found), (_, expected))) in found.0.iter().zip(&expected.0).enumerate() {
         let (all, one) = match size_of::<T>() {

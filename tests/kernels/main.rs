@@ -3,6 +3,8 @@
 mod assemble;
 mod attention;
 mod budget;
+#[path = "../common/mod.rs"]
+mod common;
 mod constants;
 mod contrastive;
 mod elementwise;

@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
-use flipk::autograd::{Init, Layout, ParamId, Parameters, Program, Slot, Tape, Var};
+use flipk::autograd::{ParamId, Parameters, Program, Tape, Var};
 use flipk::device::Cpu;
-use flipk::random::{Purpose, Random};
+
+use crate::common::{self, largest};
+
+pub use crate::common::normals;
 
 /// f32 rounding over sums of at most some thousand terms.
 pub const TOLERANCE: f64 = 2e-5;
@@ -15,24 +18,8 @@ pub struct Case<'a> {
     pub params: &'a [&'a [usize]],
 }
 
-/// What a recorded op made, and buffers that the host fills.
-pub struct Recorded {
-    pub out: Var<f32>,
-    pub bytes: Vec<(Slot<u8>, Vec<u8>)>,
-    pub indices: Vec<(Slot<u32>, Vec<u32>)>,
-    pub tokens: Vec<(Slot<i32>, Vec<i32>)>,
-}
-
-impl From<Var<f32>> for Recorded {
-    fn from(out: Var<f32>) -> Self {
-        Self { out, bytes: vec![], indices: vec![], tokens: vec![] }
-    }
-}
-
-pub fn normals(len: usize, item: u64) -> Vec<f32> {
-    let mut random = Random::new(9, Purpose::Test, 0, item);
-    (0..len).map(|_| random.normal()).collect()
-}
+/// What a recorded op returned, and the buffers that the host fills.
+pub type Recorded = common::Recorded<Var<f32>>;
 
 /// `[rows, width]`, each row of length 1.
 pub fn unit_rows(rows: usize, width: usize, item: u64) -> Vec<f32> {
@@ -48,9 +35,8 @@ pub fn unit_rows(rows: usize, width: usize, item: u64) -> Vec<f32> {
 /// The largest difference, relative to the largest element of `expected`.
 pub fn error(found: &[f32], expected: &[f64]) -> f64 {
     assert_eq!(found.len(), expected.len());
-    let largest = expected.iter().fold(1e-30, |max: f64, value| max.max(value.abs()));
-    let differences = found.iter().zip(expected).map(|(found, expected)| (f64::from(*found) - expected).abs());
-    differences.fold(0.0, |max, difference| if difference <= max { max } else { difference }) / largest
+    let scale = expected.iter().fold(1e-30, |max: f64, value| max.max(value.abs()));
+    largest(found.iter().zip(expected).map(|(found, expected)| (f64::from(*found) - expected).abs())) / scale
 }
 
 impl Case<'_> {
@@ -61,13 +47,7 @@ impl Case<'_> {
         record: impl FnOnce(&mut Tape<Cpu>, &[Var<f32>], &[ParamId]) -> R,
         reference: impl Fn(&[Vec<f64>]) -> Vec<f64>,
     ) {
-        let mut layout = Layout::default();
-        let normal = Init::Normal { std: 1.0 };
-        let params: Vec<ParamId> = (self.params.iter().enumerate())
-            .map(|(index, shape)| layout.add(format!("p{index}"), shape, normal, true))
-            .collect();
-        let layout = Arc::new(layout);
-        let values = layout.initial_values(4);
+        let (layout, params, values) = common::params(self.params);
         let mut tape = Tape::<Cpu>::new(layout.clone());
         let inputs: Vec<Var<f32>> = self.inputs.iter().map(|shape| tape.input_var(shape)).collect();
         let recorded: Recorded = record(&mut tape, &inputs, &params).into();
@@ -84,9 +64,7 @@ impl Case<'_> {
             for (var, values) in inputs.iter().zip(&operands) {
                 program.write(var.slot(), values).unwrap();
             }
-            recorded.bytes.iter().for_each(|(slot, values)| program.write(*slot, values).unwrap());
-            recorded.indices.iter().for_each(|(slot, values)| program.write(*slot, values).unwrap());
-            recorded.tokens.iter().for_each(|(slot, values)| program.write(*slot, values).unwrap());
+            recorded.write(program);
         };
         let mut parameters = Parameters::new(&Cpu::default(), layout.clone(), &values).unwrap();
         write(&mut program);

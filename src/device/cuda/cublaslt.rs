@@ -1,11 +1,11 @@
 //! Matrix products by cuBLASLt: a thin wrapper that chooses an algorithm once per kind of product and keeps the plan.
 //!
 //! The library proposes several algorithms; the first is often not the fastest (on an H200, up to 1.2 times slower). So they are
-//! timed when a large product is first made, and the fastest is kept of those that give the first one's bits: results do not
-//! depend on what was measured.
+//! timed at the first call of a large product, and the fastest of those with the first one's bits is kept: results do not depend
+//! on measurements.
 //!
-//! cuBLASLt is column-major: a row-major `d = a b` is its `dᵀ = bᵀ aᵀ`, so operands and sizes change places, and what it
-//! calls a bias of rows is ours of columns.
+//! cuBLASLt is column-major: a row-major `d = a b` is its `dᵀ = bᵀ aᵀ`, so operands and sizes are swapped, and its bias of rows
+//! is ours of columns.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -24,19 +24,19 @@ use cudarc::driver::{CudaStream, DriverError, result as driver};
 use super::driver::{DType, Epilogue, Gemm};
 use crate::device::DeviceError;
 
-/// What Hopper's algorithms may ask for (cuBLAS's documentation recommends 32 MiB there).
+/// Bytes of workspace: the 32 MiB that cuBLAS's documentation recommends for Hopper.
 const WORKSPACE: usize = 32 << 20;
 
-/// What every operand is aligned to, in bytes; without being told, the library expects 256.
+/// The alignment of every operand in bytes; the library's default is 256.
 const ALIGNMENT: u32 = 16;
 
-/// How parts of a long inner dimension may be added up: in f32 alone, never rounded to the result's type in between.
+/// Parts of a long inner dimension are added in f32, never rounded to the result's type in between.
 const REDUCTION: u32 = sys::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE as u32;
 
-/// Algorithms that the library is asked for.
+/// How many algorithms the library may propose.
 const CANDIDATES: usize = 8;
 
-/// CublasLt of fewer FLOPs take the first proposal.
+/// Products of fewer FLOPs use the first proposal.
 const WORTH_TIMING: usize = 1 << 31;
 
 /// Timed calls of each candidate.
@@ -45,7 +45,7 @@ const CALLS: usize = 3;
 /// Bytes at the beginning and at the end of a result that are compared.
 const SAMPLE: usize = 128 * 1024;
 
-/// All of a product but its addresses.
+/// A product without its addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Kind {
     m: usize,
@@ -78,7 +78,7 @@ struct Planned {
     b: sys::cublasLtMatrixLayout_t,
     d: sys::cublasLtMatrixLayout_t,
     algorithm: sys::cublasLtMatmulAlgo_t,
-    /// What else the library proposed.
+    /// The library's other proposals.
     others: Vec<sys::cublasLtMatmulAlgo_t>,
 }
 
@@ -91,6 +91,7 @@ pub(super) struct CublasLt {
 
 // SAFETY: the handle and the descriptors are plain data of the library; all calls that change or use them hold `plans`.
 unsafe impl Send for CublasLt {}
+// SAFETY: as above.
 unsafe impl Sync for CublasLt {}
 
 fn data_type(number: DType) -> DataType {
@@ -114,13 +115,13 @@ impl CublasLt {
     pub fn new() -> Result<Self, DeviceError> {
         let wrong = |call: &str, problem: String| DeviceError::Driver { call: call.to_owned(), problem };
         let handle = result::create_handle().map_err(|error| wrong("cublasLtCreate", error.to_string()))?;
-        // SAFETY: scratch that the library writes before it reads it.
+        // SAFETY: the library writes the workspace before it reads it.
         let workspace = unsafe { driver::malloc_sync(WORKSPACE) };
         let workspace = workspace.map_err(|error| wrong("allocating cuBLASLt's workspace", error.to_string()))?;
         Ok(Self { handle, workspace, plans: Mutex::default() })
     }
 
-    /// Puts the product on the stream.
+    /// Queues the product on the stream.
     pub fn run(&self, call: &Gemm, stream: &CudaStream) -> Result<(), DeviceError> {
         let kind = Kind::of(call);
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
@@ -135,7 +136,7 @@ impl CublasLt {
         self.start(plan, &plan.algorithm, call, stream)
     }
 
-    /// Puts the product on the stream with one of its plan's algorithms.
+    /// Queues the product on the stream with one of its plan's algorithms.
     fn start(
         &self,
         plan: &Planned,
@@ -185,16 +186,16 @@ impl CublasLt {
         .map_err(error("the product"))
     }
 
-    /// The fastest of the proposed algorithms that give the first one's bits. The product is made with each; what it adds to must
-    /// stay, so that one which accumulates takes the first, as do small ones and those of a recording.
+    /// The fastest of the proposed algorithms with the first one's bits. Each candidate is run for real; an accumulating product
+    /// would be added several times, so it uses the first, as do small products and those in a capture.
     fn choose(
         &self,
         plan: &Planned,
         call: &Gemm,
         stream: &CudaStream,
     ) -> Result<sys::cublasLtMatmulAlgo_t, DeviceError> {
-        let recorded = stream.capture_status().map_err(timing)? != CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
-        if recorded || call.accumulate || 2 * call.m * call.n * call.k < WORTH_TIMING {
+        let captured = stream.capture_status().map_err(timing)? != CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
+        if captured || call.accumulate || 2 * call.m * call.n * call.k < WORTH_TIMING {
             return Ok(plan.algorithm);
         }
         let time = |algorithm| milliseconds(stream, || self.start(plan, algorithm, call, stream));
@@ -219,7 +220,7 @@ impl CublasLt {
             // SAFETY: the descriptor is alive, and the value has the attribute's type.
             unsafe { result::set_matmul_desc_attribute(desc, attribute, value, size) }.map_err(error("an attribute"))
         };
-        // cublasOperation_t, which cudarc does not name here: CUBLAS_OP_N is 0, CUBLAS_OP_T is 1.
+        // cublasOperation_t, which cudarc does not define here: CUBLAS_OP_N is 0, CUBLAS_OP_T is 1.
         let flag = |transposed: bool| i32::from(transposed);
         set(Desc::CUBLASLT_MATMUL_DESC_TRANSA, bytes(&flag(transposed.1)))?;
         set(Desc::CUBLASLT_MATMUL_DESC_TRANSB, bytes(&flag(transposed.0)))?;
@@ -282,7 +283,7 @@ fn timing(error: DriverError) -> DeviceError {
     DeviceError::Driver { call: "timing a product".to_owned(), problem: error.to_string() }
 }
 
-/// Of some calls of `run`, after one that does not count.
+/// The time of [`CALLS`] calls of `run`, after one to warm up.
 fn milliseconds(stream: &CudaStream, run: impl Fn() -> Result<(), DeviceError>) -> Result<f32, DeviceError> {
     let mark = || stream.record_event(Some(CUevent_flags::CU_EVENT_DEFAULT)).map_err(timing);
     run()?;
@@ -291,7 +292,7 @@ fn milliseconds(stream: &CudaStream, run: impl Fn() -> Result<(), DeviceError>) 
     start.elapsed_ms(&mark()?).map_err(timing)
 }
 
-/// The first and the last bytes of a result, once it is there.
+/// The first and the last bytes of a result, after the stream has computed it.
 fn sample(call: &Gemm, stream: &CudaStream) -> Result<Vec<u8>, DeviceError> {
     let all = call.m * call.n * call.result.bytes();
     let part = SAMPLE.min(all);

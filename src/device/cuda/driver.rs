@@ -1,4 +1,4 @@
-//! What a GPU must be able to do: the seam between the real one and the emulated one. Everything above it is the same.
+//! What a GPU has to do: the interface that the real one and the emulated one implement.
 
 use crate::device::{DeviceError, Graph, KernelCounts, Pending};
 
@@ -132,11 +132,14 @@ pub(crate) use args;
 /// The type of a matrix's elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DType {
+    /// 32 bits.
     F32,
+    /// bfloat16.
     Bf16,
 }
 
 impl DType {
+    /// Bytes of an element.
     pub fn bytes(self) -> usize {
         match self {
             Self::F32 => 4,
@@ -148,34 +151,44 @@ impl DType {
 /// A dense row-major operand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Operand {
+    /// Of the first element.
     pub address: u64,
-    /// It lies in memory as its transpose.
+    /// Whether memory holds its transpose.
     pub transposed: bool,
 }
 
 impl Operand {
+    /// A matrix as it is in memory.
     pub fn plain(address: u64) -> Self {
         Self { address, transposed: false }
     }
 
+    /// The transpose of a matrix in memory.
     pub fn transposed(address: u64) -> Self {
         Self { address, transposed: true }
     }
 }
 
-/// What happens to a product before it is stored; vectors and matrices are of the operands' number type.
+/// What is applied to a product before it is stored; its vectors and matrices have the operands' type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Epilogue {
+    /// Nothing.
     None,
-    /// Adds `[n]` to each row.
-    Bias(u64),
-    /// Adds the bias, stores that `[m, n]` to `pre`, and hands on its tanh-GELU.
+    /// Adds a bias to each row.
+    Bias(
+        /// `[n]`.
+        u64,
+    ),
+    /// Adds a bias, stores the sum to `pre`, and applies tanh-GELU.
     GeluBias {
+        /// `[n]`.
         bias: u64,
+        /// `[m, n]`.
         pre: u64,
     },
-    /// Multiplies by the tanh-GELU's slope at `pre`, `[m, n]`.
+    /// Multiplies by the derivative of tanh-GELU at `pre`.
     GeluSlope {
+        /// `[m, n]`.
         pre: u64,
     },
 }
@@ -183,24 +196,34 @@ pub enum Epilogue {
 /// `d = epilogue(a b)`, or `d += a b`, with `a: [m, k]`, `b: [k, n]`, `d: [m, n]`; sums in f32.
 #[derive(Clone, Copy, Debug)]
 pub struct Gemm {
+    /// Rows of the result.
     pub m: usize,
+    /// Columns of the result.
     pub n: usize,
+    /// Terms of each sum.
     pub k: usize,
+    /// `[m, k]`.
     pub a: Operand,
+    /// `[k, n]`.
     pub b: Operand,
+    /// The type of `a` and `b`.
     pub operands: DType,
+    /// `[m, n]`, row-major.
     pub d: u64,
+    /// The type of `d`.
     pub result: DType,
+    /// Add to `d`; the epilogue must be [`Epilogue::None`].
     pub accumulate: bool,
+    /// What is applied before the result is stored.
     pub epilogue: Epilogue,
 }
 
-/// What a launcher must know of a GPU.
+/// What launchers need to know about a GPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Streaming multiprocessors.
     pub sm_count: usize,
-    /// Bytes of shared memory that a block may use, if the kernel asks for them.
+    /// Bytes of shared memory that a block may use after opting in.
     pub shared: usize,
 }
 
@@ -210,7 +233,7 @@ impl Gemm {
         Self { m, n, k, a, b, operands: dtype, d, result: dtype, accumulate: false, epilogue: Epilogue::None }
     }
 
-    /// Bytes of its operands, its result and what its epilogue reads and writes, each once.
+    /// Bytes of the operands, of the result and of what the epilogue reads and writes, each once.
     pub fn moved_bytes(&self) -> usize {
         let &Self { m, n, k, operands, result, accumulate, .. } = self;
         let epilogue = match self.epilogue {
@@ -224,10 +247,10 @@ impl Gemm {
     }
 }
 
-/// What an emulated GPU has done since the start.
+/// What an emulated GPU has done so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Done {
-    /// What a GPU would have taken, as the emulator estimates.
+    /// The time that a GPU would have taken, as an estimate.
     pub seconds: f64,
     /// To and from memory ([`Driver::moved_bytes`]).
     pub moved_bytes: u64,
@@ -235,55 +258,65 @@ pub struct Done {
 
 /// An event on a GPU.
 pub enum Event {
+    /// A CUDA event.
     Cuda(cudarc::driver::CudaEvent),
+    /// What the emulator had done by then.
     Emulated(Done),
 }
 
-/// A GPU, real or emulated. Calls are carried out in order; [`Driver::download`] and [`Driver::synchronize`] wait.
+/// A GPU, real or emulated. Calls are queued in order on one stream; [`Driver::download`] and [`Driver::synchronize`] wait.
 ///
-/// Addresses are those that [`Driver::allocate`] returned, or lie inside such a block.
+/// Addresses come from [`Driver::allocate`], or point into such a block.
 pub trait Driver: Send + Sync {
-    /// As it is shown to a user: `NVIDIA H100 80GB HBM3`.
+    /// The name for users: `NVIDIA H100 80GB HBM3`.
     fn describe(&self) -> String {
         self.name()
     }
     /// The name of this kind of GPU.
     fn name(&self) -> String;
-    /// The same for as long as it lives.
+    /// Constant.
     fn limits(&self) -> Limits;
-    /// Whether its marks tell estimates.
+    /// Whether elapsed times are estimates.
     fn estimates(&self) -> bool {
         false
     }
-    /// Unwritten memory; `None` if there is no room.
+    /// Uninitialised memory; `None` if there is no room.
     fn allocate(&self, bytes: usize) -> Result<Option<u64>, DeviceError>;
+    /// Frees a block.
     fn free(&self, address: u64);
-    /// Bytes that could be allocated still, where that is known.
+    /// Bytes that are free, if known.
     fn free_bytes(&self) -> Option<usize>;
+    /// Host to device.
     fn upload(&self, to: u64, from: &[u8]) -> Result<(), DeviceError>;
+    /// Device to host.
     fn download(&self, to: &mut [u8], from: u64) -> Result<(), DeviceError>;
-    /// As [`Driver::upload`], on a stream of its own, in no order with other calls but [`Driver::swap_in`].
+    /// As [`Driver::upload`], on the copy stream; only [`Driver::swap_in`] waits for it.
     fn upload_async(&self, to: u64, from: &[u8]) -> Result<(), DeviceError>;
-    /// Makes the copies `(to, from, bytes)` after all asynchronous uploads; later uploads wait for these copies.
+    /// Copies each `(to, from, bytes)` after all asynchronous uploads; later ones wait for these copies.
     fn swap_in(&self, copies: &[(u64, u64, usize)]) -> Result<(), DeviceError>;
-    /// `len` f32 as they are after all calls so far; nobody waits for them now.
+    /// Starts a download of `len` f32 ordered after all calls so far; returns at once.
     fn download_async(&self, from: u64, len: usize) -> Result<Pending, DeviceError>;
+    /// Device to device.
     fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<(), DeviceError>;
+    /// Fills with zeros.
     fn zero(&self, to: u64, bytes: usize) -> Result<(), DeviceError>;
-    /// From now on this memory counts as unwritten; only the emulator minds.
+    /// Marks memory as uninitialised; only the emulator checks that.
     fn mark_uninit(&self, _address: u64, _bytes: usize) -> Result<(), DeviceError> {
         Ok(())
     }
+    /// Launches a kernel.
     fn launch(&self, launch: &Launch) -> Result<(), DeviceError>;
-    fn gemm(&self, product: &Gemm) -> Result<(), DeviceError>;
-    /// From now on launches, products and copies are recorded instead of made.
+    /// Computes a matrix product.
+    fn gemm(&self, gemm: &Gemm) -> Result<(), DeviceError>;
+    /// Captures launches, products and copies, instead of executing them, until [`Driver::end_capture`].
     fn begin_capture(&self) -> Result<(), DeviceError>;
+    /// The captured calls.
     fn end_capture(&self) -> Result<Box<dyn Graph>, DeviceError>;
-    /// The moment at which all calls so far are done.
+    /// An event after all calls so far.
     fn record_event(&self) -> Result<Event, DeviceError>;
-    /// Seconds from one mark of this driver to another; waits for both.
+    /// Seconds from one event of this driver to another; waits for both.
     fn seconds(&self, from: &Event, to: &Event) -> Result<f64, DeviceError>;
-    /// Bytes moved to and from memory between two marks of this driver, where
+    /// Bytes moved to and from memory between two events of this driver, if
     /// [it counts them](crate::device::Device::moved_bytes).
     fn moved_bytes(&self, _from: &Event, _to: &Event) -> Option<u64> {
         None
@@ -292,5 +325,6 @@ pub trait Driver: Send + Sync {
     fn take_kernels(&self) -> Vec<KernelCounts> {
         Vec::new()
     }
+    /// Waits for all calls so far.
     fn synchronize(&self) -> Result<(), DeviceError>;
 }

@@ -1,4 +1,4 @@
-//! A GPU on the CPU: kernels run in the PTX emulator with every check on, products with the operands' rounding and f32 sums.
+//! A GPU on the CPU: kernels run in the PTX emulator with every check on; products round operands as a GPU does and sum in f32.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,12 +14,12 @@ use crate::device::{DeviceError, Graph, KernelCounts, Pending};
 /// Bytes of shared memory that a block may use on a GPU of compute capability 9.0.
 const HOPPER_SHARED: usize = 227 * 1024;
 
-/// What the emulator does beside computing, and the GPU that it stands for.
+/// What the emulator does apart from computing, and which GPU it imitates.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct EmulatorOptions {
-    /// Count instructions, traffic and conflicts, to be taken by [`Emulated::take_counts`], and estimate times.
+    /// Count instructions, traffic and conflicts (see [`Emulated::take_counts`]), and estimate times.
     pub count: bool,
-    /// A seed by which blocks and warps are put into another order.
+    /// A seed that shuffles blocks and warps.
     pub order: Option<u64>,
     /// Bytes of shared memory that a block may use; `None` is Hopper's 227 KiB. Other cards have less: an A100 163 KiB, an RTX
     /// 4090, A10 or L40S 99 KiB.
@@ -31,11 +31,11 @@ pub struct Emulated {
     machine: Arc<Machine>,
     /// The calls captured so far, during a capture.
     capture: Mutex<Option<Vec<Call>>>,
-    /// Asynchronous uploads that were not swapped in yet: as late as a GPU could make them.
+    /// Asynchronous uploads, delayed until they are swapped in: as late as a GPU could make them.
     uploads: Mutex<Vec<(u64, Vec<u8>)>>,
 }
 
-/// A call that can be made later.
+/// A call that can be captured and replayed.
 enum Call {
     Launch { module: &'static str, kernel: String, config: LaunchConfig, args: Vec<Arg> },
     Gemm(Gemm),
@@ -55,7 +55,7 @@ impl Graph for Captured {
     }
 }
 
-/// What computes.
+/// Memory, modules and counts; shared with captured graphs.
 struct Machine {
     memory: Memory,
     modules: Mutex<HashMap<&'static str, Arc<Module>>>,
@@ -70,12 +70,13 @@ struct Launches {
     counts: Counts,
     number: u64,
     seconds: f64,
-    /// The largest of a block.
+    /// The largest block's.
     threads: u32,
     shared_bytes: usize,
 }
 
 impl Emulated {
+    /// A GPU with empty memory.
     pub fn new(options: EmulatorOptions) -> Self {
         let machine = Machine {
             memory: Memory::new(),
@@ -91,7 +92,7 @@ impl Emulated {
         std::mem::take(&mut self.machine.launches.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// What each kernel did since the last call.
+    /// The counts of each kernel since the last call.
     pub fn take_counts(&self) -> BTreeMap<String, Counts> {
         self.take_launches().into_iter().map(|(kernel, launches)| (kernel, launches.counts)).collect()
     }
@@ -101,7 +102,7 @@ impl Emulated {
         self.machine.memory.allocated()
     }
 
-    /// Makes the call, or notes it down.
+    /// Executes the call, or captures it.
     fn call(&self, call: Call) -> Result<(), DeviceError> {
         match &mut *self.capture.lock().unwrap_or_else(PoisonError::into_inner) {
             Some(calls) => {
@@ -112,7 +113,7 @@ impl Emulated {
         }
     }
 
-    /// As a stream that is being captured, whose host must not wait or allocate.
+    /// An error during a capture, when the host must not wait or allocate.
     fn not_capturing(&self, what: &str) -> Result<(), DeviceError> {
         match *self.capture.lock().unwrap_or_else(PoisonError::into_inner) {
             Some(_) => Err(DeviceError::Unsupported { what: format!("{what} while a graph is captured") }),
@@ -231,7 +232,7 @@ impl Machine {
             true => self.read(d, m * n, result)?,
             false => vec![0.0; m * n],
         };
-        // What is bf16 already stays so to the bit, and this product's sums are the same on every processor.
+        // Values that are bf16 already keep their bits, and the order of sums is the same on every processor.
         let multiplied = if operands == DType::Bf16 { Operands::Bf16 } else { Operands::F32 };
         let options = GemmOptions { operands: multiplied, scale: 1.0, accumulate, parallel: true };
         let (left, right) = ((&left[..], strides(a, m, k)), (&right[..], strides(b, k, n)));
@@ -260,7 +261,7 @@ fn failed(what: &str, error: &MemoryError) -> DeviceError {
     DeviceError::Driver { call: what.to_owned(), problem: error.to_string() }
 }
 
-/// tanh-GELU and its slope, as cuBLASLt's epilogues have them.
+/// tanh-GELU and its derivative, as in cuBLASLt's epilogues.
 fn gelu(x: f32) -> (f32, f32) {
     const SQRT_2_OVER_PI: f32 = 0.797_884_6;
     let t = (SQRT_2_OVER_PI * (x + 0.044_715 * x * x * x)).tanh();
@@ -284,7 +285,7 @@ impl Driver for Emulated {
         "emulated GPU".to_owned()
     }
 
-    /// Few processors, so that small tests give several pieces of work to each.
+    /// Few SMs, so that each gets several pieces of work in small tests.
     fn limits(&self) -> Limits {
         Limits { sm_count: 2, shared: self.machine.options.shared.unwrap_or(HOPPER_SHARED) }
     }
@@ -299,7 +300,7 @@ impl Driver for Emulated {
     }
 
     fn free(&self, address: u64) {
-        // An address that `allocate` has not given is a mistake in this program alone.
+        // Only a bug in this program frees an address that `allocate` has not returned.
         self.machine.memory.free(address).unwrap_or_else(|error| unreachable!("{error}"));
     }
 
@@ -324,7 +325,7 @@ impl Driver for Emulated {
     }
 
     fn swap_in(&self, copies: &[(u64, u64, usize)]) -> Result<(), DeviceError> {
-        self.not_capturing("taking uploads")?;
+        self.not_capturing("swapping in uploads")?;
         let uploads = std::mem::take(&mut *self.uploads.lock().unwrap_or_else(PoisonError::into_inner));
         uploads.iter().try_for_each(|(to, from)| self.machine.upload(*to, from))?;
         copies.iter().try_for_each(|&(to, from, bytes)| self.copy(to, from, bytes))

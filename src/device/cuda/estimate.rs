@@ -1,6 +1,6 @@
-//! How long an H100 would take for what the emulator counted: the slowest of its units, each at what is reached in practice.
+//! Estimates an H100's time from the emulator's counts: that of its slowest unit, each at a rate reached in practice.
 //!
-//! A first estimate, not a measurement: latencies, caches and the overlap of units are not modelled.
+//! Not a measurement: latencies, caches and the overlap of units are not modelled.
 
 use ptx_emulator::Counts;
 
@@ -9,11 +9,11 @@ use crate::device::h100::{BANDWIDTH, GEMM};
 
 /// FLOP/s of `mma.sync` in bf16, about two thirds of what Hopper's own matrix instructions reach.
 const MMA: f64 = 620e12;
-/// Warp instructions per second: 132 processors with four schedulers at 1.7 GHz.
+/// Warp instructions per second: 132 SMs with four schedulers at 1.7 GHz.
 const ISSUE: f64 = 132.0 * 4.0 * 1.7e9;
-/// Passes over shared memory per second: one per processor and clock.
+/// Passes over shared memory per second: one per SM and clock.
 const SHARED: f64 = 132.0 * 1.7e9;
-/// What a kernel costs that does nothing.
+/// Seconds of an empty kernel.
 const LAUNCH: f64 = 2e-6;
 
 /// Seconds for a kernel.

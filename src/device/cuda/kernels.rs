@@ -1,4 +1,4 @@
-//! The kernels that build.rs compiled: name and PTX of each file under `kernels/`.
+//! The kernels that build.rs compiled: name and PTX of each file under `kernels/`, and constants that launchers share with them.
 
 include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 

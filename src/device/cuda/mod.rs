@@ -1,8 +1,8 @@
 //! NVIDIA GPUs, real and emulated: one device over a small [`Driver`].
 //!
-//! Kernels are compiled from `kernels/` by build.rs; the op folders' `cuda.rs` launch them. Matrix products go to cuBLASLt
-//! (emulated: to the CPU, with the same operands). Numbers are bf16 ([`Cuda<bf16>`](Cuda)), with f32 statistics, sums,
-//! master weights and moments; `Cuda<f32>` runs the same kernels' f32 instances and is there to hold them to tighter limits.
+//! build.rs compiles the kernels in `kernels/`; the `cuda.rs` of each op launches them. Matrix products go to cuBLASLt (emulated:
+//! to the CPU, with the same operands). Activations are bf16 ([`Cuda<bf16>`](Cuda)), with f32 statistics, sums, master weights
+//! and moments; `Cuda<f32>` runs the f32 instances of the same kernels, so that they can be tested with tighter tolerances.
 
 mod cublaslt;
 mod driver;
@@ -27,12 +27,13 @@ pub use nvidia::Gpu;
 
 use super::{Device, DeviceError, Elem, Float, Graph, KernelCounts, Pending, ProbeSizes};
 
-/// What activations can be on a GPU.
+/// The types of activations on a GPU.
 pub trait ActType: Float {
-    /// The ending of the kernels' names.
+    /// The suffix of kernel names.
     const SUFFIX: &'static str;
-    /// Elements of the 16 bytes in which kernels read and write.
+    /// Elements in 16 bytes, the unit in which kernels read and write.
     const PACK: usize;
+    /// As an operand of a product.
     const DTYPE: DType;
     /// Whether products read a copy of the weights.
     const SHADOW: bool;
@@ -60,6 +61,8 @@ pub struct Cuda<T> {
 }
 
 impl<T: ActType> Cuda<T> {
+    /// The device of a driver.
+    ///
     /// # Errors
     /// If the program was built without kernels.
     pub fn new(driver: Arc<dyn Driver>) -> Result<Self, DeviceError> {
@@ -98,11 +101,12 @@ impl<T: ActType> Cuda<T> {
         self.launch(module, &format!("{kernel}_{}", T::SUFFIX), config, args)
     }
 
+    /// The GPU's driver.
     pub fn driver(&self) -> &dyn Driver {
         &*self.driver
     }
 
-    /// Kernels work on whole packs of 16 bytes along the last axis.
+    /// Checks that `width` is a whole number of packs of 16 bytes, as kernels require of the last axis.
     ///
     /// # Errors
     /// If `width` is not a multiple of a pack.
@@ -181,7 +185,7 @@ macro_rules! view_methods {
             /// # Panics
             /// If there are fewer than `len`.
             pub fn split_at(self, len: usize) -> ($view<'a, T>, $view<'a, T>) {
-                assert!(len <= self.len, "a view is split behind its end");
+                assert!(len <= self.len, "a view is split past its end");
                 let part = |address, len| $view { address, len, memory: PhantomData };
                 (part(self.address, len), part(self.address + (len * size_of::<T>()) as u64, self.len - len))
             }

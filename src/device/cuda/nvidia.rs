@@ -16,7 +16,7 @@ use super::kernels;
 use super::staging::Staging;
 use crate::device::{DeviceError, Graph, Pending};
 
-/// bf16 matrix instructions and `cp.async`: Ampere.
+/// Ampere: it has bf16 matrix instructions and `cp.async`.
 const MIN_CAPABILITY: (i32, i32) = (8, 0);
 
 #[derive(Default)]
@@ -29,19 +29,20 @@ struct Module(cudarc::driver::sys::CUmodule);
 
 struct Function {
     handle: CUfunction,
-    /// Dynamic shared memory that it may use.
+    /// Dynamic shared memory that it has opted in to.
     shared: usize,
 }
 
 // SAFETY: handles of the driver, which is thread-safe; they are used with the context bound to the calling thread.
 unsafe impl Send for Module {}
+// SAFETY: as above.
 unsafe impl Send for Function {}
 
 /// The GPU of one context, with one stream on which everything but asynchronous uploads runs in order.
 pub struct Gpu {
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
-    /// For asynchronous uploads, with the events after which they may begin and by which they are done.
+    /// For asynchronous uploads, with the events before and after them.
     copy_stream: Arc<CudaStream>,
     taken: CudaEvent,
     arrived: CudaEvent,
@@ -55,8 +56,8 @@ pub struct Gpu {
 /// A captured stream.
 struct Captured(CudaGraph);
 
-// SAFETY: graphs of the driver need calls to be one at a time, which `&self` behind a `Box` of one owner and the absence of
-// `Sync` give; they belong to a context, not to a thread.
+// SAFETY: the driver wants one call to a graph at a time, which holds since this type is not `Sync`. Graphs belong to a context,
+// not to a thread.
 unsafe impl Send for Captured {}
 
 impl Graph for Captured {
@@ -134,7 +135,7 @@ impl Gpu {
             let ptx =
                 kernels::ptx(call.module).ok_or_else(|| wrong(format!("there is no kernels/{}.cu", call.module)))?;
             let ptx = text(ptx)?;
-            // SAFETY: a text that ends with a zero, as PTX must.
+            // SAFETY: the text ends with a zero, as PTX must.
             let module = unsafe { result::module::load_data(ptx.as_ptr().cast()) }.map_err(|error| {
                 wrong(match error.0 {
                     CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION => {
@@ -151,7 +152,7 @@ impl Gpu {
         let function = unsafe { result::module::get_function(loaded.modules[call.module].0, name) };
         let function = function.map_err(|error| wrong(error.to_string()))?;
         let shared = call.config.shared;
-        // What a kernel may use without asking includes what it declares itself, so any amount is asked for.
+        // The 48 KB limit without opt-in includes static shared memory, so always opt in.
         if shared > 0 {
             let attribute = CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             // SAFETY: the function was just loaded.
@@ -183,7 +184,7 @@ impl Driver for Gpu {
     }
 
     fn free(&self, address: u64) {
-        // Work on the streams may still use it; an error here has nobody to hear it, and the next call will report it.
+        // Work on the streams may still use the memory. There is no error to return; the next driver call reports it.
         if self.bind().and_then(|()| self.synchronize()).is_ok() && self.copy_stream.synchronize().is_ok() {
             // SAFETY: `address` came from `allocate`, and nothing runs any more.
             let _ = unsafe { result::free_sync(address) };
@@ -217,7 +218,7 @@ impl Driver for Gpu {
     }
 
     fn swap_in(&self, copies: &[(u64, u64, usize)]) -> Result<(), DeviceError> {
-        let wrong = || failed("taking uploads");
+        let wrong = || failed("swapping in uploads");
         self.arrived.record(&self.copy_stream).map_err(wrong())?;
         self.stream.wait(&self.arrived).map_err(wrong())?;
         copies.iter().try_for_each(|&(to, from, bytes)| self.copy(to, from, bytes))?;
@@ -251,8 +252,8 @@ impl Driver for Gpu {
         let mut params: Vec<*mut c_void> = call.args.iter().map(|arg| arg.bytes().as_ptr().cast_mut().cast()).collect();
         let [blocks, threads] = [call.config.blocks, call.config.threads].map(|[x, y, z]| (x, y, z));
         let shared = call.config.shared as u32;
-        // SAFETY: arguments agree with the kernel's declaration, which every test run checks in emulation, where every
-        // access of every kernel is checked too; the driver copies the arguments before it returns.
+        // SAFETY: the arguments agree with the kernel's declaration, and accesses stay in bounds: the tests run every kernel in
+        // emulation, which checks both. The driver copies the arguments before it returns.
         unsafe { result::launch_kernel(function, blocks, threads, shared, self.stream.cu_stream(), &mut params) }
             .map_err(|error| DeviceError::Kernel {
                 kernel: call.kernel.to_owned(),

@@ -1,4 +1,4 @@
-//! Uploads and downloads through pinned host memory, which the GPU reads and writes while the host goes on.
+//! Uploads and downloads through pinned host memory, which the GPU reads and writes while the host continues.
 
 use std::ffi::c_void;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,16 +6,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use cudarc::driver::sys::CUevent_flags;
 use cudarc::driver::{CudaContext, CudaEvent, CudaStream, DriverError, result};
 
-/// Buffers that uploads take in turns: while the GPU reads some, the host fills the next.
+/// Buffers in the ring of uploads: while the GPU reads some, the host fills the next.
 const BUFFERS: usize = 8;
 
-/// Bytes of such a buffer, so many that starting a copy does not count.
+/// Bytes of such a buffer, large enough to make the cost of starting a copy negligible.
 const PIECE: usize = 4 << 20;
 
 /// Smaller uploads are copied by the driver itself before its call returns.
 const MIN_STAGED_BYTES: usize = 64 * 1024;
 
-/// Pinned memory that is free again, or filled, once `copied` has happened.
+/// Pinned memory; its last copy, in either direction, is done once `copied` has happened.
 struct Buffer {
     start: *mut c_void,
     bytes: usize,
@@ -25,7 +25,7 @@ struct Buffer {
 // SAFETY: plain memory and an event handle, used by one thread at a time (they are behind a mutex).
 unsafe impl Send for Buffer {}
 
-/// A ring of pinned buffers for uploads, and those for downloads that are free.
+/// A ring of pinned buffers for uploads, and the free ones for downloads.
 #[derive(Default)]
 pub(super) struct Staging {
     ring: Mutex<(Vec<Buffer>, usize)>,
@@ -33,7 +33,7 @@ pub(super) struct Staging {
 }
 
 impl Staging {
-    /// Copies `from` to the address `to` on the device, in the order of the stream. `from` may be changed afterwards.
+    /// Copies `from` to the address `to` on the device, in stream order. `from` may be changed afterwards.
     pub fn upload(
         &self,
         context: &Arc<CudaContext>,
@@ -55,7 +55,7 @@ impl Staging {
                 Some(buffer) => buffer.copied.synchronize()?,
             }
             let buffer = &buffers[place];
-            // SAFETY: the buffer has room, is not being read (its event has happened), and overlaps no memory of the caller's.
+            // SAFETY: the buffer has room, is not being read (its event has happened), and does not overlap the caller's memory.
             unsafe {
                 std::ptr::copy_nonoverlapping(piece.as_ptr(), buffer.start.cast(), piece.len());
                 let staged = std::slice::from_raw_parts(buffer.start.cast::<u8>(), piece.len());
@@ -66,7 +66,7 @@ impl Staging {
         Ok(())
     }
 
-    /// Begins to copy `len` f32 from the address `from`, in the order of the stream; what this returns waits for them.
+    /// Starts to copy `len` f32 from the address `from`, in stream order; the returned function waits for them.
     pub fn download(
         &self,
         context: &Arc<CudaContext>,
@@ -79,7 +79,7 @@ impl Staging {
         let fitting = free.iter().position(|buffer| buffer.bytes >= bytes);
         let buffer = fitting.map_or_else(|| Buffer::new(context, bytes), |place| Ok(free.swap_remove(place)))?;
         drop(free);
-        // SAFETY: the caller's range was allocated; the buffer has room and nobody reads it before `copied` has happened.
+        // SAFETY: the caller's range was allocated; the buffer has room and it is not read before `copied` has happened.
         unsafe {
             let to = std::slice::from_raw_parts_mut(buffer.start.cast::<u8>(), bytes);
             result::memcpy_dtoh_async(to, from, stream.cu_stream())?;
@@ -107,7 +107,7 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        // An error here has nobody to hear it; the next call of the driver will report what is wrong.
+        // `Drop` cannot return an error; the next driver call reports it.
         let _ = self.copied.synchronize();
         // SAFETY: `start` came from `malloc_host`, and nothing reads it any more.
         let _ = unsafe { result::free_host(self.start) };

@@ -8,24 +8,31 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 use std::sync::LazyLock;
 
-use super::avx512::{across, along, pack_columns, transposed, write_lanes};
-use super::avx512_bf16;
+use super::avx512::{Avx512, bf16_is_there, transposed, write_lanes};
 use super::pack::{Kernel, LANES, Operand, Tile};
 
 /// Units in a row of a tile, of two bf16 each.
 const UNITS: usize = LANES;
 
+/// Products of tiles of bf16. A value shows that this process uses AVX-512, and that AMX and AVX-512 BF16 are there.
 #[derive(Clone, Copy)]
-pub struct Amx;
+pub struct Amx(Avx512<true>);
+
+impl Amx {
+    /// The kernel, if this process uses its instructions.
+    pub fn available() -> Option<Self> {
+        Avx512::available().filter(|_| is_there()).map(Self)
+    }
+}
 
 /// Whether the processor has the instructions and Linux lets this process use them.
-pub fn available() -> bool {
-    static AVAILABLE: LazyLock<bool> = LazyLock::new(|| {
+pub fn is_there() -> bool {
+    static IS_THERE: LazyLock<bool> = LazyLock::new(|| {
         // CPUID 7, EDX: AMX-BF16 and AMX-TILE.
         let tiles = __cpuid_count(7, 0).edx & (1 << 22 | 1 << 24) == (1 << 22 | 1 << 24);
-        tiles && avx512_bf16() && permitted()
+        tiles && bf16_is_there() && permitted()
     });
-    *AVAILABLE
+    *IS_THERE
 }
 
 /// Asks Linux for permission to use the tile registers, which it has to save at context switches. Without it, their first use kills the
@@ -88,59 +95,76 @@ impl Kernel for Amx {
     }
 
     unsafe fn pack_rows(self, to: *mut u32, a: Operand, tiles: Range<usize>) {
-        unsafe { pack_rows(to, a, tiles) }
+        // SAFETY: by the caller; `self` shows that the instructions are there.
+        unsafe { self.pack_panels(to, a, tiles) }
     }
 
-    unsafe fn pack_columns(self, to: &mut [u32], b: Operand) {
-        unsafe { pack_columns::<true>(to, b) }
+    fn pack_columns(self, to: &mut [u32], b: Operand) {
+        self.0.pack_columns(to, b);
     }
 
-    unsafe fn begin(self) {
+    fn begin(self) {
+        // SAFETY: `self` shows that the instruction is there; it reads a static and sets the tiles' shapes.
         unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const CONFIGURATION, options(readonly, nostack, preserves_flags)) }
     }
 
-    unsafe fn end(self) {
+    fn end(self) {
+        // SAFETY: `self` shows that the instruction is there; it clears the tiles.
         unsafe { asm!("tilerelease", options(nomem, nostack, preserves_flags)) }
     }
 
     unsafe fn tile(self, tile: Tile) {
-        match (tile.rows > LANES, tile.columns > LANES) {
-            (true, true) => unsafe { multiply::<2, 2>(tile) },
-            (true, false) => unsafe { multiply::<2, 1>(tile) },
-            (false, true) => unsafe { multiply::<1, 2>(tile) },
-            (false, false) => unsafe { multiply::<1, 1>(tile) },
+        // SAFETY: by the caller; `self` shows that the instructions are there.
+        unsafe {
+            match (tile.rows > LANES, tile.columns > LANES) {
+                (true, true) => multiply::<2, 2>(tile),
+                (true, false) => multiply::<2, 1>(tile),
+                (false, true) => multiply::<1, 2>(tile),
+                (false, false) => multiply::<1, 1>(tile),
+            }
         }
     }
 }
 
-/// Panels of sixteen rows: `[units / 16, 16 rows, 16 units]`.
-#[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn pack_rows(to: *mut u32, a: Operand, tiles: Range<usize>) {
-    let units = Amx::units(a.k);
-    for first in (tiles.start * Amx::ROWS..a.count.min(tiles.end * Amx::ROWS)).step_by(LANES) {
-        let count = LANES.min(a.count - first);
-        for unit in (0..units).step_by(UNITS) {
-            let rows = if a.along == 1 {
-                along::<true>(a, first, count, (2 * unit).min(a.k))
-            } else {
-                let mut by_unit = [_mm512_setzero_si512(); LANES];
-                for (index, rows) in by_unit.iter_mut().enumerate() {
-                    *rows = across::<true>(a, first, count, unit + index);
+impl Amx {
+    /// Panels of sixteen rows: `[units / 16, 16 rows, 16 units]`.
+    ///
+    /// # Safety
+    /// As of [`Kernel::pack_rows`].
+    #[target_feature(enable = "avx512f,avx512bw")]
+    unsafe fn pack_panels(self, to: *mut u32, a: Operand, tiles: Range<usize>) {
+        let units = Amx::units(a.k);
+        for first in (tiles.start * Amx::ROWS..a.count.min(tiles.end * Amx::ROWS)).step_by(LANES) {
+            let count = LANES.min(a.count - first);
+            for unit in (0..units).step_by(UNITS) {
+                let rows = if a.along == 1 {
+                    self.0.along(a, first, count, (2 * unit).min(a.k))
+                } else {
+                    let mut by_unit = [_mm512_setzero_si512(); LANES];
+                    for (index, rows) in by_unit.iter_mut().enumerate() {
+                        *rows = self.0.across(a, first, count, unit + index);
+                    }
+                    transposed(by_unit)
+                };
+                for (row, units_) in rows.into_iter().enumerate() {
+                    // SAFETY: by the caller there is room for whole panels; `to` is aligned to a register, as are panels and rows.
+                    unsafe { _mm512_store_si512(to.add(first * units + (unit + row) * LANES).cast(), units_) };
                 }
-                transposed(by_unit)
-            };
-            for (row, units_) in rows.into_iter().enumerate() {
-                unsafe { _mm512_store_si512(to.add(first * units + (unit + row) * LANES).cast(), units_) };
             }
         }
     }
 }
 
 /// Tiles 0 to 3 hold sums, 4 and 5 rows of `a`, 6 and 7 columns of `b`.
+///
+/// # Safety
+/// As of [`Kernel::tile`], for a tile of at most `R` times 16 rows and `V` times 16 columns; AMX is there.
 #[target_feature(enable = "avx512f")]
 unsafe fn multiply<const R: usize, const V: usize>(to: Tile) {
     const ROW: usize = 64;
     let steps = to.units / UNITS;
+    // SAFETY: by the caller. `tileloadd` reads whole panels and strips, which are padded; whole tiles are stored to `c`, others
+    // to `sums`, of which only rows and columns of the result are copied.
     unsafe {
         asm!(
             "tilezero tmm0",

@@ -6,17 +6,32 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::pack::{Kernel, LANES, Operand, PAIRS_DEPTH, Tile, depth};
+use crate::device::isa::{Isa, level};
 
-/// GemmOptions far ahead packing prefetches, in numbers along a row and in rows. Its streams are too short for the hardware prefetcher.
+/// How far ahead packing prefetches along a row, in numbers. Its streams are too short for the hardware prefetcher.
 const AHEAD: usize = 2 * LANES;
+/// The same across rows, in rows.
 const ROWS_AHEAD: usize = 16;
 
-/// Rows of a row-major operand that are packed together, strip by strip: so many streams are read and one is written.
+/// Rows of a row-major operand that are packed together, strip by strip: that many streams are read and one is written.
 const TOGETHER: usize = 16;
 
-/// Products of f32 or of pairs of bf16.
+/// Products of f32 or of pairs of bf16. A value shows that this process uses AVX-512, and that the processor has AVX-512 BF16 if
+/// `BF16`.
 #[derive(Clone, Copy)]
-pub struct Avx512<const BF16: bool>;
+pub struct Avx512<const BF16: bool>(());
+
+/// Whether the processor has AVX-512 and AVX-512 BF16.
+pub fn bf16_is_there() -> bool {
+    Isa::Avx512.is_there() && is_x86_feature_detected!("avx512bf16")
+}
+
+impl<const BF16: bool> Avx512<BF16> {
+    /// The kernel, if this process uses its instructions.
+    pub fn available() -> Option<Self> {
+        (level() == Isa::Avx512 && (!BF16 || bf16_is_there())).then_some(Self(()))
+    }
+}
 
 impl<const BF16: bool> Kernel for Avx512<BF16> {
     const PER: usize = if BF16 { 2 } else { 1 };
@@ -31,20 +46,25 @@ impl<const BF16: bool> Kernel for Avx512<BF16> {
     }
 
     unsafe fn pack_rows(self, to: *mut u32, a: Operand, tiles: Range<usize>) {
-        unsafe { pack_rows::<BF16>(to, a, tiles) }
+        // SAFETY: by the caller; `self` shows that the instructions are there.
+        unsafe { self.pack_panels(to, a, tiles) }
     }
 
-    unsafe fn pack_columns(self, to: &mut [u32], b: Operand) {
-        unsafe { pack_columns::<BF16>(to, b) }
+    fn pack_columns(self, to: &mut [u32], b: Operand) {
+        // SAFETY: `self` shows that the instructions are there.
+        unsafe { self.pack_strips(to, b) }
     }
 
     unsafe fn tile(self, tile: Tile) {
         macro_rules! of_height {
             ($($rows:literal)*) => {
-                match (tile.rows, tile.columns > LANES) {
-                    $(($rows, false) => unsafe { multiply::<BF16, $rows, 1>(tile) },
-                    ($rows, true) => unsafe { multiply::<BF16, $rows, 2>(tile) },)*
-                    _ => unreachable!("a tile has 1 to 14 rows"),
+                // SAFETY: by the caller; `self` shows that the instructions are there.
+                unsafe {
+                    match (tile.rows, tile.columns > LANES) {
+                        $(($rows, false) => self.multiply::<$rows, 1>(tile),
+                        ($rows, true) => self.multiply::<$rows, 2>(tile),)*
+                        _ => unreachable!("a tile has 1 to 14 rows"),
+                    }
                 }
             };
         }
@@ -56,12 +76,12 @@ pub fn lanes(count: usize) -> __mmask16 {
     if count >= LANES { !0 } else { (1 << count) - 1 }
 }
 
-/// Up to 16 numbers from `start`; zeros where there are none.
+/// Up to 16 numbers from `start` on, padded with zeros.
 #[inline]
 #[target_feature(enable = "avx512f")]
 pub fn load(from: &[f32], start: usize, count: usize) -> __m512 {
     let from = from.get(start..).unwrap_or_default();
-    // SAFETY: lanes beyond the slice's end are masked off, and not touched.
+    // SAFETY: lanes past the end of the slice are masked off, and not accessed.
     unsafe { _mm512_maskz_loadu_ps(lanes(count.min(from.len())), from.as_ptr()) }
 }
 
@@ -73,12 +93,15 @@ fn prefetch(from: &[f32], index: usize) {
 }
 
 /// `low` and `high` rounded to bf16 (nearest even), one after the other.
+///
+/// # Safety
+/// The processor has AVX-512 BF16.
 // In assembly, because the f32 functions share this code and must not require AVX-512 BF16.
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub fn narrow(low: __m512, high: __m512) -> __m512i {
+unsafe fn narrow(low: __m512, high: __m512) -> __m512i {
     let both: __m512i;
-    // SAFETY: it uses registers only, and bf16 kernels run only where the instruction exists.
+    // SAFETY: it uses registers only, and by the caller the instruction is there.
     unsafe {
         asm!("vcvtne2ps2bf16 {}, {}, {}", lateout(zmm_reg) both, in(zmm_reg) high, in(zmm_reg) low, options(pure, nomem, nostack, preserves_flags))
     };
@@ -86,9 +109,12 @@ pub fn narrow(low: __m512, high: __m512) -> __m512i {
 }
 
 /// `sum` and the products of sixteen pairs of bf16.
+///
+/// # Safety
+/// The processor has AVX-512 BF16.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn add_pairs(mut sum: __m512, a: __m512i, b: __m512i) -> __m512 {
+unsafe fn add_pairs(mut sum: __m512, a: __m512i, b: __m512i) -> __m512 {
     // SAFETY: as in `narrow`.
     unsafe {
         asm!("vdpbf16ps {}, {}, {}", inout(zmm_reg) sum, in(zmm_reg) a, in(zmm_reg) b, options(pure, nomem, nostack, preserves_flags))
@@ -97,9 +123,12 @@ fn add_pairs(mut sum: __m512, a: __m512i, b: __m512i) -> __m512 {
 }
 
 /// As [`narrow`], with the two registers' numbers interleaved.
+///
+/// # Safety
+/// The processor has AVX-512 BF16.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-fn narrow_interleaved(earlier: __m512, later: __m512) -> __m512i {
+unsafe fn narrow_interleaved(earlier: __m512, later: __m512) -> __m512i {
     const TURNS: [i16; 2 * LANES] = {
         let mut turns = [0; 2 * LANES];
         let mut i = 0;
@@ -111,103 +140,163 @@ fn narrow_interleaved(earlier: __m512, later: __m512) -> __m512i {
     };
     // SAFETY: the array has the register's size.
     let turns = unsafe { _mm512_loadu_si512(TURNS.as_ptr().cast()) };
-    _mm512_permutexvar_epi16(turns, narrow(earlier, later))
+    // SAFETY: by the caller.
+    _mm512_permutexvar_epi16(turns, unsafe { narrow(earlier, later) })
 }
 
-/// Sixteen units, from number `at` on, of up to sixteen rows that are contiguous along `k`: one register per row, padded with zeros.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw")]
-pub fn along<const BF16: bool>(a: Operand, first: usize, count: usize, at: usize) -> [__m512i; LANES] {
-    let mut rows = [_mm512_setzero_si512(); LANES];
-    for (row, units) in rows.iter_mut().enumerate().take(count) {
-        let (start, left) = ((first + row) * a.apart + at, a.k - at);
-        prefetch(a.from, start + AHEAD);
-        let low = load(a.from, start, left);
-        *units = if BF16 {
-            prefetch(a.from, start + AHEAD + LANES);
-            narrow(low, load(a.from, start + LANES, left.saturating_sub(LANES)))
+impl<const BF16: bool> Avx512<BF16> {
+    /// Sixteen units, from number `at` on, of up to sixteen rows that are contiguous along `k`: one register per row, padded with zeros.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    pub fn along(self, a: Operand, first: usize, count: usize, at: usize) -> [__m512i; LANES] {
+        let mut rows = [_mm512_setzero_si512(); LANES];
+        for (row, units) in rows.iter_mut().enumerate().take(count) {
+            let (start, left) = ((first + row) * a.apart + at, a.k - at);
+            prefetch(a.from, start + AHEAD);
+            let low = load(a.from, start, left);
+            *units = if BF16 {
+                prefetch(a.from, start + AHEAD + LANES);
+                let high = load(a.from, start + LANES, left.saturating_sub(LANES));
+                // SAFETY: `self` shows that AVX-512 BF16 is there.
+                unsafe { narrow(low, high) }
+            } else {
+                _mm512_castps_si512(low)
+            };
+        }
+        rows
+    }
+
+    /// One unit of up to sixteen rows or columns that are contiguous across.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    pub fn across(self, of: Operand, first: usize, count: usize, unit: usize) -> __m512i {
+        if BF16 {
+            let at = 2 * unit * of.along + first;
+            prefetch(of.from, at + ROWS_AHEAD * of.along);
+            prefetch(of.from, at + (ROWS_AHEAD + 1) * of.along);
+            let earlier = load(of.from, at, if 2 * unit < of.k { count } else { 0 });
+            let later = load(of.from, at + of.along, if 2 * unit + 1 < of.k { count } else { 0 });
+            // SAFETY: `self` shows that AVX-512 BF16 is there.
+            unsafe { narrow_interleaved(earlier, later) }
         } else {
-            _mm512_castps_si512(low)
+            let at = unit * of.along + first;
+            prefetch(of.from, at + ROWS_AHEAD * of.along);
+            _mm512_castps_si512(load(of.from, at, count))
+        }
+    }
+
+    /// # Safety
+    /// As of [`Kernel::pack_rows`].
+    #[target_feature(enable = "avx512f,avx512bw")]
+    unsafe fn pack_panels(self, to: *mut u32, a: Operand, tiles: Range<usize>) {
+        let units = Self::units(a.k);
+        let first = |tile| Self::first_row(a.count, tile);
+        let store = |row: usize, unit: usize, height: usize, values: __m512i| {
+            // SAFETY: by the caller there is room for all panels. A store of sixteen lanes spills into the panel's next units, which
+            // are written afterwards; in the last units, where there is no next one, the other lanes are masked off.
+            unsafe {
+                let at = to.add(row * units + unit * height).cast::<i32>();
+                if unit + LANES < units {
+                    _mm512_storeu_si512(at.cast(), values);
+                } else {
+                    _mm512_mask_storeu_epi32(at, lanes(height), values);
+                }
+            }
         };
-    }
-    rows
-}
-
-/// One unit of up to sixteen rows or columns that are contiguous across.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw")]
-pub fn across<const BF16: bool>(of: Operand, first: usize, count: usize, unit: usize) -> __m512i {
-    if BF16 {
-        let at = 2 * unit * of.along + first;
-        prefetch(of.from, at + ROWS_AHEAD * of.along);
-        prefetch(of.from, at + (ROWS_AHEAD + 1) * of.along);
-        let earlier = load(of.from, at, if 2 * unit < of.k { count } else { 0 });
-        narrow_interleaved(earlier, load(of.from, at + of.along, if 2 * unit + 1 < of.k { count } else { 0 }))
-    } else {
-        let at = unit * of.along + first;
-        prefetch(of.from, at + ROWS_AHEAD * of.along);
-        _mm512_castps_si512(load(of.from, at, count))
-    }
-}
-
-#[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn pack_rows<const BF16: bool>(to: *mut u32, a: Operand, tiles: Range<usize>) {
-    let units = <Avx512<BF16>>::units(a.k);
-    let first = |tile| <Avx512<BF16>>::first_row(a.count, tile);
-    // A store of sixteen lanes spills into the panel's next unit, which is written afterwards. The last ones are masked.
-    let store = |panel: *mut u32, unit: usize, height: usize, lanes_: __m512i| unsafe {
-        let at = panel.add(unit * height).cast::<i32>();
-        if unit + LANES < units {
-            _mm512_storeu_si512(at.cast(), lanes_);
-        } else {
-            _mm512_mask_storeu_epi32(at, lanes(height), lanes_);
-        }
-    };
-    if a.along == 1 {
-        for tile in tiles {
-            let (row, height) = (first(tile), first(tile + 1) - first(tile));
-            let panel = unsafe { to.add(row * units) };
-            for unit in (0..units).step_by(LANES) {
-                let rows = along::<BF16>(a, row, height, <Avx512<BF16>>::PER * unit);
-                for (index, lanes) in transposed(rows).into_iter().enumerate().take(units - unit) {
-                    store(panel, unit + index, height, lanes);
-                }
-            }
-        }
-    } else {
-        for unit in (0..units).step_by(TOGETHER) {
-            for tile in tiles.clone() {
+        if a.along == 1 {
+            for tile in tiles {
                 let (row, height) = (first(tile), first(tile + 1) - first(tile));
-                for unit in unit..units.min(unit + TOGETHER) {
-                    store(unsafe { to.add(row * units) }, unit, height, across::<BF16>(a, row, height, unit));
+                for unit in (0..units).step_by(LANES) {
+                    let rows = self.along(a, row, height, Self::PER * unit);
+                    for (index, lanes) in transposed(rows).into_iter().enumerate().take(units - unit) {
+                        store(row, unit + index, height, lanes);
+                    }
+                }
+            }
+        } else {
+            for unit in (0..units).step_by(TOGETHER) {
+                for tile in tiles.clone() {
+                    let (row, height) = (first(tile), first(tile + 1) - first(tile));
+                    for unit in unit..units.min(unit + TOGETHER) {
+                        store(row, unit, height, self.across(a, row, height, unit));
+                    }
                 }
             }
         }
     }
-}
 
-#[target_feature(enable = "avx512f,avx512bw")]
-pub unsafe fn pack_columns<const BF16: bool>(to: &mut [u32], b: Operand) {
-    let (vectors, _) = to.as_chunks_mut::<LANES>();
-    let units = vectors.len() / b.count.div_ceil(LANES);
-    let store = |to: &mut [u32; LANES], units| unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), units) };
-    if b.along == 1 {
-        for (strip, to) in vectors.chunks_exact_mut(units).enumerate() {
-            let (first, count) = (strip * LANES, LANES.min(b.count - strip * LANES));
-            for (block, to) in to.chunks_mut(LANES).enumerate() {
-                let at = <Avx512<BF16>>::PER * LANES * block;
-                for (to, units) in to.iter_mut().zip(transposed(along::<BF16>(b, first, count, at.min(b.k)))) {
-                    store(to, units);
+    #[target_feature(enable = "avx512f,avx512bw")]
+    fn pack_strips(self, to: &mut [u32], b: Operand) {
+        let (vectors, _) = to.as_chunks_mut::<LANES>();
+        let units = vectors.len() / b.count.div_ceil(LANES);
+        let store = |to: &mut [u32; LANES], units| {
+            // SAFETY: the array has the register's size.
+            unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), units) };
+        };
+        if b.along == 1 {
+            for (strip, to) in vectors.chunks_exact_mut(units).enumerate() {
+                let (first, count) = (strip * LANES, LANES.min(b.count - strip * LANES));
+                for (block, to) in to.chunks_mut(LANES).enumerate() {
+                    let at = Self::PER * LANES * block;
+                    for (to, units) in to.iter_mut().zip(transposed(self.along(b, first, count, at.min(b.k)))) {
+                        store(to, units);
+                    }
+                }
+            }
+        } else {
+            // A few rows at a time across all strips, because rows are contiguous in memory.
+            for unit in (0..units).step_by(TOGETHER) {
+                for (strip, to) in vectors.chunks_exact_mut(units).enumerate() {
+                    for (index, to) in to[unit..units.min(unit + TOGETHER)].iter_mut().enumerate() {
+                        store(to, self.across(b, strip * LANES, LANES.min(b.count - strip * LANES), unit + index));
+                    }
                 }
             }
         }
-    } else {
-        // A few rows at a time across all strips, because rows are contiguous in memory.
-        for unit in (0..units).step_by(TOGETHER) {
-            for (strip, to) in vectors.chunks_exact_mut(units).enumerate() {
-                for (index, to) in to[unit..units.min(unit + TOGETHER)].iter_mut().enumerate() {
-                    store(to, across::<BF16>(b, strip * LANES, LANES.min(b.count - strip * LANES), unit + index));
+    }
+
+    /// # Safety
+    /// As of [`Kernel::tile`], for a tile of `R` rows and at most `V` strips.
+    #[target_feature(enable = "avx512f")]
+    unsafe fn multiply<const R: usize, const V: usize>(self, to: Tile) {
+        let mut sums = [[_mm512_setzero_ps(); V]; R];
+        if to.accumulate {
+            // Prefetched now, the old results are there when the sums are.
+            for row in 0..R {
+                for strip in 0..V {
+                    _mm_prefetch::<_MM_HINT_T0>(to.c.wrapping_add(row * to.stride + strip * LANES).cast());
                 }
+            }
+        }
+        let (mut a, mut b) = (to.a, to.b);
+        for _ in 0..to.units {
+            let mut columns = [_mm512_setzero_si512(); V];
+            for (strip, units) in columns.iter_mut().enumerate() {
+                // SAFETY: by the caller, strips and panels have this many units.
+                *units = unsafe { _mm512_load_si512(b.add(strip * to.b_apart).cast()) };
+            }
+            for (row, sums) in sums.iter_mut().enumerate() {
+                // SAFETY: as above.
+                let one = _mm512_set1_epi32(unsafe { *a.add(row) } as i32);
+                for (sum, column) in sums.iter_mut().zip(columns) {
+                    *sum = if BF16 {
+                        // SAFETY: `self` shows that AVX-512 BF16 is there.
+                        unsafe { add_pairs(*sum, one, column) }
+                    } else {
+                        _mm512_fmadd_ps(_mm512_castsi512_ps(one), _mm512_castsi512_ps(column), *sum)
+                    };
+                }
+            }
+            // SAFETY: as above.
+            unsafe { (a, b) = (a.add(R), b.add(LANES)) };
+        }
+        // Masked stores are much slower, even with a full mask.
+        // SAFETY: by the caller.
+        unsafe {
+            if to.columns == V * LANES {
+                write::<R, V, true>(&to, sums);
+            } else {
+                write::<R, V, false>(&to, sums);
             }
         }
     }
@@ -244,48 +333,8 @@ pub fn transposed(rows: [__m512i; LANES]) -> [__m512i; LANES] {
     columns
 }
 
-#[target_feature(enable = "avx512f")]
-unsafe fn multiply<const BF16: bool, const R: usize, const V: usize>(to: Tile) {
-    let mut sums = [[_mm512_setzero_ps(); V]; R];
-    if to.accumulate {
-        // Prefetched now, the old results are there when the sums are.
-        for row in 0..R {
-            for strip in 0..V {
-                _mm_prefetch::<_MM_HINT_T0>(to.c.wrapping_add(row * to.stride + strip * LANES).cast());
-            }
-        }
-    }
-    let (mut a, mut b) = (to.a, to.b);
-    for _ in 0..to.units {
-        let mut columns = [_mm512_setzero_si512(); V];
-        for (strip, units) in columns.iter_mut().enumerate() {
-            // SAFETY: by the caller, strips and panels have this many units.
-            *units = unsafe { _mm512_load_si512(b.add(strip * to.b_apart).cast()) };
-        }
-        for (row, sums) in sums.iter_mut().enumerate() {
-            // SAFETY: as above.
-            let one = _mm512_set1_epi32(unsafe { *a.add(row) } as i32);
-            for (sum, column) in sums.iter_mut().zip(columns) {
-                *sum = if BF16 {
-                    add_pairs(*sum, one, column)
-                } else {
-                    _mm512_fmadd_ps(_mm512_castsi512_ps(one), _mm512_castsi512_ps(column), *sum)
-                };
-            }
-        }
-        // SAFETY: as above.
-        unsafe { (a, b) = (a.add(R), b.add(LANES)) };
-    }
-    // Masked stores are much slower, even with a full mask.
-    unsafe {
-        if to.columns == V * LANES {
-            write::<R, V, true>(&to, sums);
-        } else {
-            write::<R, V, false>(&to, sums);
-        }
-    }
-}
-
+/// # Safety
+/// The result has `R` rows and `to.columns` columns: all of `V` strips if `WHOLE`.
 #[inline]
 #[target_feature(enable = "avx512f")]
 unsafe fn write<const R: usize, const V: usize, const WHOLE: bool>(to: &Tile, sums: [[__m512; V]; R]) {
@@ -307,10 +356,14 @@ unsafe fn write<const R: usize, const V: usize, const WHOLE: bool>(to: &Tile, su
 }
 
 /// `c = sum · scale`, or added to it, for up to sixteen columns.
+///
+/// # Safety
+/// There are `columns` elements at `c`, at least sixteen if `WHOLE`.
 #[inline]
 #[target_feature(enable = "avx512f")]
 pub unsafe fn write_lanes<const WHOLE: bool>(to: &Tile, c: *mut f32, columns: usize, sum: __m512, scale: __m512) {
     let mask = if WHOLE { !0 } else { lanes(columns) };
+    // SAFETY: by the caller; other lanes are masked off.
     unsafe {
         let before = match to.accumulate {
             true if WHOLE => _mm512_loadu_ps(c),

@@ -1,8 +1,8 @@
 //! Cuts a product into blocks that fit the caches and divides them among threads; a [`Kernel`] multiplies them.
 //!
 //! Both operands are packed. The smaller one is packed whole, for as much of `k` at a time as fits: by each thread for itself if
-//! it is small enough, otherwise by all threads together. Of the larger one, each thread packs a block right before it multiplies
-//! it. Nothing here affects the order of additions: only [`Kernel::depth`] and the kernel do.
+//! it is small enough, otherwise by all threads together. Of the larger one, each thread packs a block just before multiplying it.
+//! Nothing here affects the order of additions: only [`Kernel::depth`] and the kernel do.
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -10,23 +10,23 @@ use std::ops::Range;
 use super::pack::{Kernel, LANES, Operand, Tile, at_least};
 use super::{Epilogue, Gemm, GemmOptions};
 
-/// Columns whose results stay in the second-level cache, together with a block of rows, until they are finished.
+/// Columns whose results stay in the L2 cache, together with a block of rows, until the epilogue.
 const NEAR: usize = 12 * LANES;
 
-/// The largest part of an operand that threads pack together. More would come from memory again for each block.
+/// The largest part of an operand that threads pack together. A larger part would be read from memory again for each block.
 const SHARED_BYTES: usize = 8 << 20;
 
-/// The largest part of an operand that each thread packs for itself: half of a second-level cache.
+/// The largest part of an operand that each thread packs for itself: half of an L2 cache.
 const OWN_BYTES: usize = 1 << 20;
 
-/// Most parts per thread: with several, the others take over when one thread is held up.
+/// The most parts per thread: with several, the others take over when one thread is delayed.
 const PARTS: usize = 4;
 
 /// Strips or tiles that a thread packs at a time.
 const GRAIN: usize = 4;
 
 thread_local! {
-    // Packed operands. They are kept from call to call, so that a step does not allocate.
+    // Packed operands, kept from call to call, so that a step does not allocate.
     static WHOLE: Cell<Vec<Vector>> = const { Cell::new(Vec::new()) };
     static BLOCK: Cell<Vec<Vector>> = const { Cell::new(Vec::new()) };
 }
@@ -36,8 +36,7 @@ thread_local! {
 #[repr(C, align(64))]
 pub struct Vector([u32; LANES]);
 
-/// As [`Gemm::run`], which has checked the sizes. No size may be zero, and the processor must have the kernel's
-/// instructions.
+/// As [`Gemm::run`], which has checked that the operands fit the sizes and that no size is zero.
 pub fn run<K: Kernel>(kernel: K, operands: Gemm<'_>) {
     let options = operands.options;
     let threads = if options.parallel { rayon::current_num_threads() } else { 1 };
@@ -53,8 +52,7 @@ pub fn run<K: Kernel>(kernel: K, operands: Gemm<'_>) {
             with(&WHOLE, |whole| {
                 for some in chunks(0..units, chunk) {
                     let whole = Buffer::new(whole, job.padded() * some.len());
-                    // SAFETY: the buffer is this thread's own, the parts of the result are disjoint, and the caller vouches for
-                    // the processor.
+                    // SAFETY: the buffer is this thread's own, and the parts of the result are disjoint.
                     unsafe {
                         job.pack_whole(whole, &some, 0..job.pieces());
                         (0..blocks)
@@ -95,9 +93,9 @@ fn for_each(parallel: bool, count: usize, body: &(impl Fn(usize) + Sync)) {
     if parallel { halve(0..count, body) } else { (0..count).for_each(body) }
 }
 
-/// Lends `body` a buffer that this thread keeps.
+/// Calls `body` with a buffer that this thread keeps.
 fn with(buffer: &'static std::thread::LocalKey<Cell<Vec<Vector>>>, body: impl FnOnce(&mut Vec<Vector>)) {
-    // A thread that waits for others may take up another product meanwhile, which then finds an empty buffer.
+    // A thread that waits for others may run another product in the meantime, which then finds an empty buffer.
     let mut lent = buffer.take();
     body(&mut lent);
     buffer.set(lent);
@@ -109,7 +107,7 @@ fn chunks(range: Range<usize>, len: usize) -> impl Iterator<Item = Range<usize>>
     range.step_by(len).map(move |start| start..end.min(start + len))
 }
 
-/// Part `index` of `parts` equal ones of `range`, each starting at a multiple of `grain` from its start.
+/// Part `index` of `parts` nearly equal ones of `range`, each starting at a multiple of `grain` from the range's start.
 fn evenly(range: Range<usize>, index: usize, parts: usize, grain: usize) -> Range<usize> {
     let len = range.len();
     let first = |index: usize| range.start + (index * len / parts).next_multiple_of(grain).min(len);
@@ -150,13 +148,13 @@ struct Packed {
     units: usize,
 }
 
-/// A product. Its unsafe functions require that the processor has the kernel's instructions, that buffers are as long as what is
-/// packed into them, and that no other thread uses what they write.
+/// A product. Its unsafe functions require that buffers are as long as what is packed into them, and that no other thread uses
+/// what they write.
 struct Job<'a, K> {
     kernel: K,
     a: Operand<'a>,
     b: Operand<'a>,
-    /// Whether `a` is packed whole, and `b` block by block. Otherwise it is the other way round.
+    /// Whether `a` is packed whole and `b` block by block, or the reverse.
     rows_whole: bool,
     units: usize,
     depth: usize,
@@ -187,8 +185,8 @@ impl<'a, K: Kernel> Job<'a, K> {
         }
     }
 
-    /// Rows or columns of the operand that is packed whole, and of the other one; how many of the latter make a block, and at
-    /// which multiple one may start.
+    /// Rows or columns of the operand that is packed whole, and of the other one; how many of the latter are a block, and the
+    /// multiple at which a block may start.
     fn sides(&self) -> (usize, usize, usize, usize) {
         let (m, n) = (self.a.count, self.b.count);
         if self.rows_whole { (m, n, NEAR, K::STRIPS * LANES) } else { (n, m, K::BLOCK, 1) }
@@ -250,12 +248,11 @@ impl<'a, K: Kernel> Job<'a, K> {
         });
     }
 
-    /// Units `some` of `rows` times `columns`, with which both packed operands start. If these units are the last ones, the
-    /// result is finished.
+    /// Multiplies units `some` of `rows` by those of `columns`, with which both packed operands start. After the last units, it
+    /// calls the epilogue.
     unsafe fn multiply(&self, a: Packed, b: Packed, some: &Range<usize>, rows: Range<usize>, columns: Range<usize>) {
         let Out { c, stride, aux } = self.out;
-        // SAFETY: by the caller.
-        unsafe { self.kernel.begin() };
+        self.kernel.begin();
         for piece in chunks(some.clone(), self.depth) {
             for strips in chunks(columns.clone(), K::STRIPS * LANES) {
                 let strip = (strips.start - columns.start) * b.units + (piece.start - b.start) * LANES;
@@ -281,8 +278,7 @@ impl<'a, K: Kernel> Job<'a, K> {
                 }
             }
         }
-        // SAFETY: by the caller.
-        unsafe { self.kernel.end() };
+        self.kernel.end();
         let Some(epilogue) = self.epilogue.filter(|_| some.end == self.units) else { return };
         for row in rows {
             let at = row * stride + columns.start;

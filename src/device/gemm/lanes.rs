@@ -1,5 +1,5 @@
-//! Products as plain loops over sixteen lanes, compiled for AVX2 and for the target's baseline (SSE2, NEON). They add in the same order
-//! as the kernels for AVX-512 and AMX, so their results have the same bits.
+//! Products as plain loops over sixteen lanes, compiled for AVX2 and for the target's baseline (SSE2, NEON). They add in the order of
+//! the kernels for AVX-512 and AMX, so results have the same bits.
 
 use std::ops::Range;
 
@@ -11,11 +11,11 @@ use super::pack::{Kernel, LANES, Operand, PAIRS_DEPTH, Tile, depth};
 pub type Plain = Lanes<1>;
 /// Products of bf16 in the order of `vdpbf16ps`: of two neighbours along `k`, the later one first.
 pub type Pairs = Lanes<2>;
-/// Products of bf16 in the order of `tdpbf16ps`: of 32 neighbours along `k`, the even ones and the odd ones each from zero, then both
-/// sums.
+/// Products of bf16 in the order of `tdpbf16ps`: of 32 neighbours along `k`, the even ones and the odd ones are each summed from zero,
+/// then both sums are added.
 pub type Tiles = Lanes<32>;
 
-/// Sums in which each `GROUP` neighbours along `k` change places.
+/// Sums in which each group of `GROUP` neighbours along `k` is reordered.
 #[derive(Clone, Copy)]
 pub struct Lanes<const GROUP: usize>;
 
@@ -95,7 +95,7 @@ impl<const GROUP: usize> Kernel for Lanes<GROUP> {
         }
     }
 
-    unsafe fn pack_columns(self, to: &mut [u32], b: Operand) {
+    fn pack_columns(self, to: &mut [u32], b: Operand) {
         let strips = b.count.div_ceil(LANES);
         let each = to.len() / strips;
         for (strip, to) in to.chunks_exact_mut(each).enumerate() {
@@ -110,28 +110,39 @@ impl<const GROUP: usize> Kernel for Lanes<GROUP> {
             // SAFETY: `avx2` has just said so.
             return unsafe { with_avx2::<GROUP>(tile) };
         }
+        // SAFETY: by the caller.
         unsafe { of_height::<GROUP>(tile) }
     }
 }
 
+/// # Safety
+/// As of [`Kernel::tile`], and the processor has AVX2 and FMA.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 unsafe fn with_avx2<const GROUP: usize>(tile: Tile) {
+    // SAFETY: by the caller.
     unsafe { of_height::<GROUP>(tile) }
 }
 
+/// # Safety
+/// As of [`Kernel::tile`].
 #[inline(always)]
 unsafe fn of_height<const GROUP: usize>(tile: Tile) {
-    match tile.rows {
-        1 => unsafe { multiply::<GROUP, 1>(tile) },
-        2 => unsafe { multiply::<GROUP, 2>(tile) },
-        3 => unsafe { multiply::<GROUP, 3>(tile) },
-        4 => unsafe { multiply::<GROUP, 4>(tile) },
-        5 => unsafe { multiply::<GROUP, 5>(tile) },
-        _ => unsafe { multiply::<GROUP, 6>(tile) },
+    // SAFETY: by the caller.
+    unsafe {
+        match tile.rows {
+            1 => multiply::<GROUP, 1>(tile),
+            2 => multiply::<GROUP, 2>(tile),
+            3 => multiply::<GROUP, 3>(tile),
+            4 => multiply::<GROUP, 4>(tile),
+            5 => multiply::<GROUP, 5>(tile),
+            _ => multiply::<GROUP, 6>(tile),
+        }
     }
 }
 
+/// # Safety
+/// As of [`Kernel::tile`], for a tile of `R` rows.
 #[inline(always)]
 unsafe fn multiply<const GROUP: usize, const R: usize>(to: Tile) {
     // SAFETY: by the caller the panel and the strip have these units.

@@ -1,8 +1,8 @@
 //! Matrix products on the CPU: packed, blocked and multiplied by the widest instructions that the processor has.
 //!
-//! The bits of a result depend only on the sizes and the operands, not on the instruction set or the number of threads. Each element
-//! is a sum of pieces along `k`, added in order. In f32 a piece is a chain of fused multiply-adds from zero; `lanes.rs` defines the two
-//! orders of bf16.
+//! The bits of a result depend on sizes and operands alone, not on the instruction set or the number of threads. Each element is a
+//! sum of pieces along `k`, added in order. In f32 a piece is a chain of fused multiply-adds from zero; `lanes.rs` defines the two
+//! orders for bf16.
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
@@ -17,18 +17,22 @@ mod tests;
 #[cfg(target_arch = "x86_64")]
 use super::isa::{Isa, level};
 
-/// Element `(i, j)` lies at `i * rows + j * columns`.
+/// Distances in a matrix: element `(i, j)` is at `i * rows + j * columns`.
 #[derive(Clone, Copy)]
 pub struct Strides {
+    /// From one row to the next.
     pub rows: usize,
+    /// From one column to the next.
     pub columns: usize,
 }
 
 impl Strides {
+    /// Of dense rows of `columns` elements.
     pub fn row_major(columns: usize) -> Self {
         Self { rows: columns, columns: 1 }
     }
 
+    /// Of the transpose.
     pub fn transposed(self) -> Self {
         Self { rows: self.columns, columns: self.rows }
     }
@@ -43,6 +47,7 @@ impl Strides {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Operands {
     #[default]
+    /// Not at all.
     F32,
     /// To the nearest bf16, summed in pairs as AVX-512 BF16 does.
     Bf16,
@@ -61,10 +66,10 @@ impl std::fmt::Display for Operands {
 }
 
 impl Operands {
-    /// The bf16 that this processor has instructions for.
+    /// The bf16 that this processor has instructions for, if any.
     pub fn fast_bf16() -> Option<Self> {
         #[cfg(target_arch = "x86_64")]
-        return match (amx::available(), avx512_bf16()) {
+        return match (amx::is_there(), avx512::bf16_is_there()) {
             (true, _) => Some(Self::Bf16Tiles),
             (_, true) => Some(Self::Bf16),
             _ => None,
@@ -74,41 +79,35 @@ impl Operands {
     }
 }
 
-/// Whether this process uses AVX-512.
-#[cfg(target_arch = "x86_64")]
-fn avx512() -> bool {
-    level() == Isa::Avx512
-}
-
-#[cfg(target_arch = "x86_64")]
-fn avx512_bf16() -> bool {
-    Isa::Avx512.is_there() && is_x86_feature_detected!("avx512bf16")
-}
-
 /// Whether this process uses AVX2.
 #[cfg(target_arch = "x86_64")]
 fn avx2() -> bool {
     level() >= Isa::Avx2
 }
 
-/// GemmOptions a product is combined and who computes it.
+/// Options of a product.
 #[derive(Clone, Copy)]
 pub struct GemmOptions {
+    /// What the operands are rounded to.
     pub operands: Operands,
+    /// Factor of the product.
     pub scale: f32,
-    /// Add to what is there instead of overwriting it.
+    /// Add to the result instead of overwriting it.
     pub accumulate: bool,
-    /// On all threads of the calling rayon pool, or on the calling thread.
+    /// Run on all threads of the calling rayon pool, instead of the calling thread alone.
     pub parallel: bool,
 }
 
-/// `f(row, column, c, beside)`: what is done to a product, a piece of a row at a time, while it is in the caches still.
+/// `f(row, column, c, aux)`, applied to the product a piece of a row at a time, while the piece is in the caches; `row` and
+/// `column` are those of its first element.
 pub type Epilogue<'a> = dyn Fn(usize, usize, &mut [f32], &mut [f32]) + Sync + 'a;
 
 /// `c = scale · a b`, or `c += scale · a b`, with `c: [m, n]` and `a: [m, k]`.
 ///
-/// Panics where an operand does not fit the sizes, `c` does not lie row by row, or `a` or `b` neither row by row nor column by
-/// column. The sum over `k` is never split between threads, so the bits of the result do not depend on their number.
+/// The sum over `k` is never split between threads, so the bits of the result do not depend on their number.
+///
+/// # Panics
+/// If an operand does not fit the sizes, `c` is not row-major, or `a` or `b` is neither row-major nor column-major.
 pub fn gemm(
     sizes: (usize, usize, usize),
     (c, c_strides): (&mut [f32], Strides),
@@ -116,26 +115,33 @@ pub fn gemm(
     b: (&[f32], Strides),
     options: GemmOptions,
 ) {
-    assert!(c_strides.columns == 1, "the result's columns must lie side by side");
+    assert!(c_strides.columns == 1, "the result must be row-major");
     Gemm { sizes, c: (c, c_strides.rows), a, b, options, aux: &mut [], epilogue: None }.run();
 }
 
 /// A matrix product, run by [`Gemm::run`].
 pub struct Gemm<'a> {
-    /// Rows and columns of the result, and how many numbers each is a sum over.
+    /// `(m, n, k)`: `c: [m, n]`, `a: [m, k]`, `b: [k, n]`.
     pub sizes: (usize, usize, usize),
-    /// The result, and how far apart its rows are.
+    /// The result, and the distance between its rows.
     pub c: (&'a mut [f32], usize),
+    /// The left operand.
     pub a: (&'a [f32], Strides),
+    /// The right operand.
     pub b: (&'a [f32], Strides),
+    /// Rounding, scale, accumulation, threads.
     pub options: GemmOptions,
-    /// As the result, or empty.
+    /// A second matrix for the epilogue, laid out like the result, or empty.
     pub aux: &'a mut [f32],
+    /// Applied to the finished product.
     pub epilogue: Option<&'a Epilogue<'a>>,
 }
 
 impl Gemm<'_> {
-    /// As [`gemm`]; then calls the epilogue with each piece of `c` and the same piece of `aux`.
+    /// As [`gemm()`]; then calls the epilogue with each piece of `c` and the same piece of `aux`.
+    ///
+    /// # Panics
+    /// As [`gemm()`].
     pub fn run(self) {
         let Self { sizes: (m, n, k), c: (ref c, stride), a: (a, a_strides), b: (b, b_strides), .. } = self;
         let fits = a_strides.fits(m, k, a.len()) && b_strides.fits(k, n, b.len());
@@ -146,13 +152,26 @@ impl Gemm<'_> {
         if k == 0 {
             return empty(self);
         }
-        match self.options.operands {
-            #[cfg(target_arch = "x86_64")]
-            Operands::F32 if avx512() => blocked::run(avx512::Avx512::<false>, self),
-            #[cfg(target_arch = "x86_64")]
-            Operands::Bf16 if avx512() && avx512_bf16() => blocked::run(avx512::Avx512::<true>, self),
-            #[cfg(target_arch = "x86_64")]
-            Operands::Bf16Tiles if avx512() && amx::available() => blocked::run(amx::Amx, self),
+        let operands = self.options.operands;
+        #[cfg(target_arch = "x86_64")]
+        match operands {
+            Operands::F32 => {
+                if let Some(kernel) = avx512::Avx512::<false>::available() {
+                    return blocked::run(kernel, self);
+                }
+            }
+            Operands::Bf16 => {
+                if let Some(kernel) = avx512::Avx512::<true>::available() {
+                    return blocked::run(kernel, self);
+                }
+            }
+            Operands::Bf16Tiles => {
+                if let Some(kernel) = amx::Amx::available() {
+                    return blocked::run(kernel, self);
+                }
+            }
+        }
+        match operands {
             Operands::F32 => blocked::run(lanes::Plain {}, self),
             Operands::Bf16 => blocked::run(lanes::Pairs {}, self),
             Operands::Bf16Tiles => blocked::run(lanes::Tiles {}, self),

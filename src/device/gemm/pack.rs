@@ -5,20 +5,20 @@ use super::blocked::Vector;
 /// Columns of a strip of `b`: the 32-bit lanes of an AVX-512 register, a row of an AMX tile.
 pub const LANES: usize = 16;
 
-/// Most units in a piece: a tile's two strips of that length fit a first-level cache of 32 KiB.
+/// The most units in a piece: a tile's two strips of that length fit an L1 cache of 32 KiB.
 const DEPTH: usize = 256;
 
-/// Units in a piece along `k`. Each piece is summed on its own and then added to the result, so this decides the bits of a product; it
-/// must depend on nothing but the length.
+/// Units in a piece along `k`. Each piece is summed on its own and then added to the result, so this determines the bits of a
+/// product and must depend on the length alone.
 pub fn depth(units: usize) -> usize {
     units.div_ceil(units.div_ceil(DEPTH)).next_multiple_of(LANES)
 }
 
-/// As [`depth`], for pairs of bf16. It is what earlier versions used, so that their bf16 runs keep their bits.
+/// As [`depth`], for pairs of bf16: a constant, so that bf16 runs keep the bits of earlier versions.
 pub const PAIRS_DEPTH: usize = 160;
 
-/// `count` rows of `a`, or columns of `b`, of `k` numbers each. `apart` is the distance between neighbouring rows (columns), `along` that
-/// between neighbours along `k`; one of the two is 1.
+/// `count` rows of `a`, or columns of `b`, of `k` numbers each. `apart` is the distance between rows (columns), `along` the distance
+/// along `k`; one of the two is 1.
 #[derive(Clone, Copy)]
 pub struct Operand<'a> {
     pub from: &'a [f32],
@@ -29,24 +29,24 @@ pub struct Operand<'a> {
 }
 
 impl Operand<'_> {
-    /// At most `count` rows or columns from `first` on, of each at most `k` numbers from `start` on.
+    /// At most `count` rows or columns from `first` on, and at most `k` numbers of each from `start` on.
     pub fn part(self, first: usize, count: usize, start: usize, k: usize) -> Self {
         let from = &self.from[first * self.apart + start * self.along..];
         Self { from, count: count.min(self.count - first), k: k.min(self.k - start), ..self }
     }
 }
 
-/// A tile of the result and the packed pieces that it is made of.
+/// A tile of the result and the packed pieces to compute it from.
 pub struct Tile {
     /// Its first element; rows are `stride` apart.
     pub c: *mut f32,
     pub stride: usize,
     pub rows: usize,
     pub columns: usize,
-    /// Add to what is there.
+    /// Add to the tile instead of overwriting it.
     pub accumulate: bool,
     pub scale: f32,
-    /// Rows of `a`, from the piece's first unit on; where rows lie in several panels, these are `a_apart` apart.
+    /// Rows of `a`, from the piece's first unit on; if they are in several panels, these are `a_apart` apart.
     pub a: *const u32,
     pub a_apart: usize,
     /// Strips of `b`, from the piece's first unit on, `b_apart` apart.
@@ -55,18 +55,20 @@ pub struct Tile {
     pub units: usize,
 }
 
-/// Packs operands, and multiplies tiles of them.
+/// Packs operands, and multiplies tiles of them. A value of a kernel's type exists only if this process uses its instructions.
 ///
 /// A *unit* is 32 bits of packed numbers that are neighbours along `k`. Strips of `b` are `[units, LANES]`, panels of `a`
 /// `[units, rows]` unless the kernel has a layout of its own. Padding is zero.
 pub trait Kernel: Copy + Send + Sync {
     /// Numbers in a unit.
     const PER: usize;
-    /// Most rows and strips of a tile.
+    /// The most rows of a tile.
     const ROWS: usize;
+    /// The most strips of a tile.
     const STRIPS: usize;
-    /// Most rows of `a`, and units of them, that are packed at a time: half of a second-level cache.
+    /// The most rows of `a` that are packed at a time; with [`Self::UNITS`], half of an L2 cache.
     const BLOCK: usize;
+    /// The most units of them.
     const UNITS: usize;
 
     /// Units of `k` numbers.
@@ -89,7 +91,7 @@ pub trait Kernel: Copy + Send + Sync {
         rows
     }
 
-    /// The first row of tile `index`. Tiles have about the same height, since a low one takes nearly as long as a high one.
+    /// The first row of tile `index`. Tiles have about the same height, since a short one takes nearly as long as a tall one.
     fn first_row(rows: usize, index: usize) -> usize {
         index * rows / rows.div_ceil(Self::ROWS)
     }
@@ -97,35 +99,29 @@ pub trait Kernel: Copy + Send + Sync {
     /// Packs the rows of `a` that belong to `tiles`.
     ///
     /// # Safety
-    /// The processor has the kernel's instructions, and `to` has room for `padded(rows) * units(k)`, zeroed or not.
+    /// `to` has room for `padded(rows) * units(k)`, zeroed or not, and nothing else uses the part of `tiles`.
     unsafe fn pack_rows(self, to: *mut u32, a: Operand, tiles: std::ops::Range<usize>);
 
-    /// Packs columns of `b` as strips.
-    ///
-    /// # Safety
-    /// The processor has the kernel's instructions, and `to` has room for the strips.
-    unsafe fn pack_columns(self, to: &mut [u32], b: Operand);
+    /// Packs columns of `b` as strips of equal length, which fill `to`.
+    fn pack_columns(self, to: &mut [u32], b: Operand);
 
-    /// Called by a thread before its tiles, and after them.
-    ///
-    /// # Safety
-    /// The processor has the kernel's instructions.
-    unsafe fn begin(self) {}
-    /// # Safety
-    /// As of [`Self::begin`].
-    unsafe fn end(self) {}
+    /// Called by a thread before its tiles.
+    fn begin(self) {}
+
+    /// Called by a thread after its tiles.
+    fn end(self) {}
 
     /// `c = scale · a b`, or added to it.
     ///
     /// # Safety
-    /// The processor has the kernel's instructions, and all that `tile` names is there.
+    /// All elements that `tile` describes exist, [`Self::begin`] was called, and nothing else uses this part of `c`.
     unsafe fn tile(self, tile: Tile);
 }
 
-/// Vectors that a thread allocates when it first packs: enough for any block, so that only the first product allocates.
+/// Vectors that a thread allocates at its first product: enough for any block, so that later products do not allocate.
 const ROOM: usize = 1 << 14;
 
-/// Room for `units` in a buffer that grows where it is too short.
+/// Room for `units` in a buffer, which grows if it is too short.
 pub fn at_least(buffer: &mut Vec<Vector>, units: usize) -> &mut [u32] {
     let vectors = units.div_ceil(LANES);
     if buffer.len() < vectors {

@@ -10,17 +10,22 @@ mod cuda;
 use crate::autograd::DECAY_BLOCK;
 use crate::device::{Device, DeviceError};
 
-/// The numbers of one update.
+/// The hyperparameters of one update.
 #[derive(Clone, Copy, Debug)]
 pub struct Hyper {
+    /// Learning rate.
     pub lr: f32,
+    /// Decay of the first moment.
     pub beta1: f32,
+    /// Decay of the second moment.
     pub beta2: f32,
+    /// Added to the root of the second moment.
     pub eps: f32,
+    /// Decoupled weight decay, times the learning rate.
     pub weight_decay: f32,
     /// Counted from 1.
     pub step: u64,
-    /// Gradients with a larger norm are scaled down to this one; 0: no limit.
+    /// Gradients with a larger L2 norm are scaled down to this one; 0 means no limit.
     pub clip_norm: f32,
 }
 
@@ -28,15 +33,15 @@ pub struct Hyper {
 pub const NUMBERS: usize = 8;
 
 impl Hyper {
-    /// What a device reads at each update, so that a captured update can be replayed with other numbers: rate, betas, epsilon,
-    /// decay, both corrections, largest norm.
+    /// What a device reads at each update, so that a captured update can be replayed with other numbers: learning rate, both
+    /// betas, epsilon, weight decay, both bias corrections, largest norm.
     pub fn numbers(&self) -> [f32; NUMBERS] {
         let (correct1, correct2) = self.corrections();
         let &Self { lr, beta1, beta2, eps, weight_decay, clip_norm, .. } = self;
         [lr, beta1, beta2, eps, weight_decay, correct1, correct2, clip_norm]
     }
 
-    /// What moments are multiplied by to undo their start at zero: `(1 / (1-β1ᵗ), 1 / (1-β2ᵗ))`.
+    /// The bias corrections `(1 / (1-β1ᵗ), 1 / (1-β2ᵗ))`.
     fn corrections(&self) -> (f32, f32) {
         // In f64: 1 - 0.95^t loses digits in f32 for small t.
         let correction = |beta: f32| (1.0 / (1.0 - libm::pow(f64::from(beta), self.step as f64))) as f32;
@@ -46,15 +51,19 @@ impl Hyper {
 
 /// The buffers of one update; all but `decay`, `shadow` and `norm` have the arena's length.
 pub struct Update<'a, D: Device> {
+    /// Master weights.
     pub values: D::ViewMut<'a, f32>,
-    /// The copy of the values that products read.
+    /// The copy of the weights that products read.
     pub shadow: Option<D::ViewMut<'a, D::Act>>,
+    /// Gradients.
     pub grads: D::View<'a, f32>,
+    /// First moments.
     pub m: D::ViewMut<'a, f32>,
+    /// Second moments.
     pub v: D::ViewMut<'a, f32>,
-    /// For each [`DECAY_BLOCK`] whether it decays (1) or not (0).
+    /// For each [`DECAY_BLOCK`], whether it decays (1) or not (0).
     pub decay: D::View<'a, u8>,
-    /// Out, in element 0: the L2 norm of the gradients before clipping. The rest is scratch.
+    /// Out: element 0 is the L2 norm of the gradients before clipping. The rest is scratch.
     pub norm: D::ViewMut<'a, f32>,
     /// [`Hyper::numbers`].
     pub numbers: D::View<'a, f32>,
@@ -65,6 +74,6 @@ pub trait AdamW: Device {
     /// f32 elements of [`Update::norm`] for an arena of this length.
     fn norm_len(arena_len: usize) -> usize;
 
-    /// One update; `hyper` and [`Update::numbers`] say the same. Where the gradients' norm is not finite, only that is written.
+    /// One update; `hyper` and [`Update::numbers`] are equal. If the gradients' norm is not finite, only the norm is written.
     fn adamw(&self, hyper: &Hyper, update: Update<'_, Self>) -> Result<(), DeviceError>;
 }

@@ -14,23 +14,32 @@ use crate::device::{Device, DeviceError};
 /// `[batch, kept, width] -> [batch, kept + 1, width]`.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
+    /// Samples.
     pub batch: usize,
+    /// Visible patches of a sample.
     pub kept: usize,
+    /// Features of a token.
     pub width: usize,
 }
 
 /// The position table, `[patches + 1, width]`, row 0 for CLS.
 #[derive(Clone, Copy, Debug)]
 pub enum Positions {
+    /// A constant.
     Fixed(Slot<f32>),
+    /// A parameter.
     Learned(ParamId),
 }
 
-/// The gradients that assembling hands back.
+/// The gradients that the backward pass computes.
 pub struct Gradients<'a, D: Device> {
+    /// `[batch, kept, width]`, if the patches need a gradient.
     pub dpatches: Option<D::ViewMut<'a, D::Act>>,
+    /// `[width]`.
     pub dcls: GradMut<D::ViewMut<'a, f32>>,
+    /// `[patches + 1, width]`, if the positions are learned.
     pub dpos: Option<GradMut<D::ViewMut<'a, f32>>>,
+    /// [`Assemble::assemble_scratch`] elements.
     pub scratch: D::ViewMut<'a, f32>,
 }
 
@@ -38,6 +47,9 @@ pub struct Gradients<'a, D: Device> {
 pub trait Assemble: Device {
     /// f32 elements of scratch that the backward pass needs.
     fn assemble_scratch(shape: &Shape) -> usize;
+
+    /// `patches: [batch, kept, width]`, `ids: [batch, kept]`, `cls: [width]`, `pos: [patches + 1, width]
+    /// -> out: [batch, kept + 1, width]`.
     fn assemble_forward(
         &self,
         shape: &Shape,
@@ -47,6 +59,8 @@ pub trait Assemble: Device {
         pos: Self::View<'_, f32>,
         out: Self::ViewMut<'_, Self::Act>,
     ) -> Result<(), DeviceError>;
+
+    /// The gradients of [`Self::assemble_forward`]'s inputs from `dout: [batch, kept + 1, width]`.
     fn assemble_backward(
         &self,
         shape: &Shape,
@@ -76,6 +90,9 @@ struct Planned<D: Device> {
 
 impl<D: Assemble> Tape<D> {
     /// `patches: [batch, kept, width]`, `ids: [batch, kept] -> [batch, kept + 1, width]`.
+    ///
+    /// # Panics
+    /// If `patches` is not of rank 3.
     pub fn assemble(
         &mut self,
         patches: Var<D::Act>,
@@ -103,7 +120,7 @@ impl<D: Assemble> Op<D> for AssembleOp<D> {
     fn cost(&self) -> Cost {
         let Shape { batch, kept, width } = self.shape;
         let bytes = act_bytes::<D>(batch * width * (2 * kept + 1));
-        // Of the table of positions at least what one sample needs.
+        // At least one sample's rows of the table of positions.
         let table = ((kept + 1) * width * 4) as u64;
         Cost { forward: Work { flops: 0, bytes: bytes + table }, backward: Work { flops: 0, bytes } }
     }

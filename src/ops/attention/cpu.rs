@@ -11,11 +11,11 @@ use crate::device::{Cpu, DeviceError};
 use crate::simd::{LANES, dot, exp, max, total, wide};
 
 thread_local! {
-    /// Score matrices of one head and a product's panel. Each thread keeps them from call to call, so that a step does not allocate.
+    /// Score matrices of one head and a product's panel, kept from call to call, so that a step does not allocate.
     static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Lends `body` `N` score matrices with rows of [`row_len`], and the panel for [`multiply`].
+/// Passes `body` `N` score matrices with rows of [`row_len`], and the panel for [`multiply`].
 fn with_scores<const N: usize>(shape: Shape, body: impl FnOnce([&mut [f32]; N], &mut [f32])) {
     let Shape { tokens: n, head_dim: d, .. } = shape;
     let matrix = n * row_len(shape);
@@ -35,7 +35,7 @@ fn row_len(shape: Shape) -> usize {
     shape.tokens.next_multiple_of(LANES)
 }
 
-/// Most rows for which the small product is faster: the general one would spend more time on packing.
+/// Up to this many rows the small product is faster: the general one would spend more time on packing.
 const SHORT: usize = 64;
 
 /// `c = scale · a b`, for one head.
@@ -128,7 +128,7 @@ impl Attention for Cpu {
 }
 
 /// Turns rows of scores into probabilities, with zeros for hidden keys. It computes all maxima first: within a row each step depends on
-/// the one before, so the processor needs several rows to work on.
+/// the one before, so several rows are needed to keep the processor busy.
 #[inline(always)]
 fn softmax(shape: Shape, scores: &mut [f32], lse: &mut [f32]) {
     let len = row_len(shape);

@@ -1,4 +1,4 @@
-//! Attention on a GPU: `kernels/attention_kernels.cuh`, which tells what each kernel is for.
+//! Attention on a GPU: `kernels/attention_kernels.cuh`, whose header says when each kernel is used.
 
 use super::{Attention, BackwardOperands, Shape};
 use crate::device::DeviceError;
@@ -53,9 +53,9 @@ fn forward_kernel(shape: &Shape, limits: Limits) -> (String, LaunchConfig) {
     }
 }
 
-/// The backward kernel's name without its prefix, and its launch config: one block per head if two of them fit an SM of Hopper and
-/// one of them fits this GPU's, else the one that fills an SM, else one that walks over the row. All but the last need the memory
-/// that [`Limits`] says.
+/// The backward kernel's name without its prefix, and its launch config: the one for which a head fills an SM, if it applies; else
+/// one block per head, if two of them fit an SM of Hopper and one fits this GPU; else the one that loops over the row, which fits
+/// every GPU.
 fn backward_kernel(shape: &Shape, limits: Limits) -> (String, LaunchConfig) {
     let &Shape { tokens, head_dim: d, .. } = shape;
     let heads = shape.batch * shape.heads;
@@ -76,12 +76,12 @@ fn backward_kernel(shape: &Shape, limits: Limits) -> (String, LaunchConfig) {
     (format!("d{d}_long"), LaunchConfig::blocks(2 * heads * tokens.div_ceil(64 * slabs), 128).with_shared(shared))
 }
 
-/// The config of the backward kernel for which a head fills an SM.
+/// The config of the backward kernel for which a head fills an SM, if it applies.
 fn row_config(shape: &Shape, limits: Limits) -> Option<LaunchConfig> {
     let &Shape { tokens, head_dim: d, .. } = shape;
     let heads = shape.batch * shape.heads;
     let rows = tokens.next_multiple_of(16);
-    // With the next head's keys beside this one's, blocks go on from head to head.
+    // Persistent blocks: K and V of the next head are prefetched next to the current ones.
     let (copies, blocks) = match d {
         64 => (2, heads.min(limits.sm_count)),
         80 => (1, heads),
@@ -92,7 +92,7 @@ fn row_config(shape: &Shape, limits: Limits) -> Option<LaunchConfig> {
     fits.then(|| LaunchConfig::blocks(blocks, 256).with_shared(shared))
 }
 
-/// Where the kernels of a head dim are.
+/// The module with the kernels of a head dim.
 fn module(head_dim: usize) -> &'static str {
     match head_dim {
         32 => "attention_d32",
@@ -103,7 +103,7 @@ fn module(head_dim: usize) -> &'static str {
     }
 }
 
-/// Whether the matrix-instruction kernels serve.
+/// Whether there are matrix-instruction kernels for this type and head dim.
 fn fast<T: ActType>(shape: &Shape) -> bool {
     T::DTYPE == DType::Bf16 && FAST.contains(&shape.head_dim)
 }

@@ -1,4 +1,4 @@
-//! Small f32 products, as for one attention head, on one thread. Here a general product would spend more time on packing than on sums.
+//! Small f32 products, as for one attention head, on one thread. A general product would spend more time on packing than on sums.
 //!
 //! Each element is one chain of fused multiply-adds along `k`, so its bits do not depend on the instruction set.
 
@@ -6,7 +6,7 @@ use crate::device::gemm::Strides;
 use crate::device::isa::{Isa, level};
 use crate::simd::{LANES, wide};
 
-/// Most rows of a tile: with strips of two registers, 12 registers of sums. More were not faster, since loads are the limit.
+/// The most rows of a tile: with strips of two registers, 12 registers of sums. More were not faster, since loads are the limit.
 const ROWS: usize = 6;
 
 /// f32 elements of scratch for a product of `n` columns and sums over `k`.
@@ -58,7 +58,7 @@ fn strip<const W: usize>(
     let panel = panel.as_chunks::<W>().0;
     let tiles = m.div_ceil(ROWS);
     for tile in 0..tiles {
-        // Tiles have about the same height, since a low one takes nearly as long as a high one.
+        // Tiles have about the same height, since a short one takes nearly as long as a tall one.
         let (start, end) = (tile * m / tiles, (tile + 1) * m / tiles);
         let (c, a) = (&mut c[start * stride + first..], &a[start * of_a.rows..]);
         match end - start {
@@ -156,7 +156,7 @@ fn store<const W: usize>(c: &mut [f32], mut sums: [[f32; LANES]; W], scale: f32,
     for (c, sums) in c_whole.iter_mut().zip(whole) {
         *c = *sums;
     }
-    // So few that a call to `memcpy` would take longer.
+    // Too few to be worth a call to `memcpy`.
     for (c, sum) in c_rest.iter_mut().zip(rest) {
         *c = *sum;
     }

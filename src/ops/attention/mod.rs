@@ -1,6 +1,6 @@
 //! Multi-head self-attention on packed `qkv`, for short rows (Vaswani et al. 2017, section 3.2).
 //!
-//! Per sample and head: `S = Q Kᵀ / √d`, `P = softmax(S)` over keys (only earlier ones where `causal`), `O = P V`; the
+//! Per sample and head: `S = Q Kᵀ / √d`, `P = softmax(S)` over keys (if `causal`, only those up to the query), `O = P V`; the
 //! log-sum-exp of each row of `S` is saved instead of `P`.
 //!
 //! Backwards (Dao et al. 2022, appendix B): `P = exp(S - lse)`, `dV = Pᵀ dO`, `dP = dO Vᵀ`,
@@ -18,14 +18,20 @@ use crate::device::{Device, DeviceError};
 /// `qkv: [batch, tokens, 3, heads, head_dim] -> [batch, tokens, heads, head_dim]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
+    /// Sequences.
     pub batch: usize,
+    /// Tokens of a sequence.
     pub tokens: usize,
+    /// Heads.
     pub heads: usize,
+    /// Features of a head.
     pub head_dim: usize,
+    /// Whether a query sees only the keys up to its own.
     pub causal: bool,
 }
 
 impl Shape {
+    /// `heads * head_dim`.
     pub fn width(&self) -> usize {
         self.heads * self.head_dim
     }
@@ -37,15 +43,21 @@ impl Shape {
 
 /// The operands of the backward pass.
 pub struct BackwardOperands<'a, D: Device> {
+    /// `[batch, tokens, 3, heads, head_dim]`.
     pub qkv: D::View<'a, D::Act>,
+    /// The result, `[batch, tokens, heads, head_dim]`.
     pub out: D::View<'a, D::Act>,
+    /// The log-sum-exp of each row of scores, `[batch, heads, tokens]`.
     pub lse: D::View<'a, f32>,
+    /// As `out`.
     pub dout: D::View<'a, D::Act>,
+    /// As `qkv`.
     pub dqkv: D::ViewMut<'a, D::Act>,
 }
 
 /// Devices that have attention.
 pub trait Attention: Device {
+    /// `qkv: [batch, tokens, 3, heads, head_dim] -> out: [batch, tokens, heads, head_dim]`, `lse: [batch, heads, tokens]`.
     fn attention_forward(
         &self,
         shape: &Shape,
@@ -53,6 +65,8 @@ pub trait Attention: Device {
         out: Self::ViewMut<'_, Self::Act>,
         lse: Self::ViewMut<'_, f32>,
     ) -> Result<(), DeviceError>;
+
+    /// `dqkv` from `dout`.
     fn attention_backward(&self, shape: &Shape, operands: BackwardOperands<'_, Self>) -> Result<(), DeviceError>;
 }
 
@@ -71,6 +85,9 @@ struct Planned<D: Device> {
 
 impl<D: Attention> Tape<D> {
     /// `qkv: [batch, tokens, 3 * width] -> [batch, tokens, width]`.
+    ///
+    /// # Panics
+    /// If `qkv` is not of rank 3.
     pub fn attention(&mut self, qkv: Var<D::Act>, heads: usize, causal: bool) -> Var<D::Act> {
         let &[batch, tokens, packed] = self.shape(qkv) else { panic!("qkv is [batch, tokens, 3 * width]") };
         let shape = Shape { batch, tokens, heads, head_dim: packed / 3 / heads, causal };
@@ -91,7 +108,7 @@ impl<D: Attention> Op<D> for AttentionOp<D> {
         let product = 2 * (batch * heads * tokens * tokens * head_dim) as u64;
         let tensor = act_bytes::<D>(batch * tokens * heads * head_dim);
         let lse = 4 * (batch * heads * tokens) as u64;
-        // Backwards: S again, dV, dP, dQ, dK. The recomputed product is not model work, so four are counted.
+        // Backwards: S again, dV, dP, dQ, dK. The recomputed S does not count as model FLOPs, so four products do.
         Cost {
             forward: Work { flops: 2 * product, bytes: 4 * tensor + lse },
             backward: match self.back {

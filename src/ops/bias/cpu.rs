@@ -5,10 +5,10 @@ use rayon::prelude::*;
 use crate::autograd::GradMut;
 use crate::simd::wide;
 
-/// Rows that one partial sum covers; a function of nothing, so that results do not depend on the threads.
+/// Rows of one partial sum; constant, so that results do not depend on the number of threads.
 const ROWS: usize = 128;
 
-/// `y += bias`, for a piece of a row that is in the caches.
+/// `y += bias`, for a piece of a row.
 pub fn add(y: &mut [f32], bias: &[f32]) {
     wide(
         #[inline(always)]
@@ -25,7 +25,7 @@ pub fn column_sums_scratch_len(rows: usize, width: usize) -> usize {
     rows.div_ceil(ROWS) * width
 }
 
-/// `sums[c] (+)= Σ_r x[r, c]`, through partial sums of fixed blocks of rows, added in order.
+/// `sums[c] (+)= Σ_r x[r, c]`, from partial sums of fixed blocks of rows, added in order.
 pub fn column_sums(x: &[f32], width: usize, sums: GradMut<&mut [f32]>, scratch: &mut [f32]) {
     let blocks = x.par_chunks(ROWS * width).zip(scratch.par_chunks_mut(width));
     blocks.for_each(|(rows, partial)| {

@@ -1,4 +1,4 @@
-//! Adding a bias to every row, and its gradient, the column sums. Used inside [`super::linear`].
+//! Adding a bias to every row, and its gradient, the column sums; part of [`super::linear`].
 
 pub mod cpu;
 #[cfg(feature = "cuda")]

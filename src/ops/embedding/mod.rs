@@ -1,6 +1,6 @@
 //! Token embedding with learned positions: `out[b, t] = table[token[b, t]] + pos[t]`.
 //!
-//! Backwards: `dtable[v] = Σ over the places of token v of dout`, `dpos[t] = Σ_b dout[b, t]`, both in a fixed order.
+//! Backwards: `dtable[v]` is the sum of `dout` over the places of token `v`, `dpos[t] = Σ_b dout[b, t]`, both in a fixed order.
 
 mod cpu;
 #[cfg(feature = "cuda")]
@@ -13,16 +13,23 @@ use crate::device::{Device, DeviceError};
 /// `[batch, context] -> [batch, context, width]`.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
+    /// Sequences.
     pub batch: usize,
+    /// Tokens of a sequence.
     pub context: usize,
+    /// Features of a token.
     pub width: usize,
+    /// Rows of the table.
     pub vocab: usize,
 }
 
-/// The gradients that the embedding hands back.
+/// The gradients that the backward pass computes.
 pub struct Gradients<'a, D: Device> {
+    /// `[vocab, width]`.
     pub dtable: GradMut<D::ViewMut<'a, f32>>,
+    /// `[context, width]`.
     pub dpos: GradMut<D::ViewMut<'a, f32>>,
+    /// [`Embedding::embedding_scratch`] elements.
     pub scratch: D::ViewMut<'a, f32>,
 }
 
@@ -30,6 +37,8 @@ pub struct Gradients<'a, D: Device> {
 pub trait Embedding: Device {
     /// f32 elements of scratch that the backward pass needs.
     fn embedding_scratch(shape: &Shape) -> usize;
+
+    /// `tokens: [batch, context]`, `table: [vocab, width]`, `pos: [context, width] -> out: [batch, context, width]`.
     fn embedding_forward(
         &self,
         shape: &Shape,
@@ -38,6 +47,8 @@ pub trait Embedding: Device {
         pos: Self::View<'_, f32>,
         out: Self::ViewMut<'_, Self::Act>,
     ) -> Result<(), DeviceError>;
+
+    /// The gradients of table and positions from `dout: [batch, context, width]`.
     fn embedding_backward(
         &self,
         shape: &Shape,
@@ -65,6 +76,9 @@ struct Planned<D: Device> {
 
 impl<D: Embedding> Tape<D> {
     /// `tokens: [batch, context]`, each in `0..vocab` (the host checks) `-> [batch, context, width]`.
+    ///
+    /// # Panics
+    /// If one of the tables is not of rank 2.
     pub fn embedding(&mut self, tokens: Slot<i32>, batch: usize, table: ParamId, pos: ParamId) -> Var<D::Act> {
         let (&[vocab, width], &[context, _]) = (&self.layout().get(table).shape[..], &self.layout().get(pos).shape[..])
         else {
@@ -86,9 +100,9 @@ impl<D: Embedding> Op<D> for EmbeddingOp<D> {
         let Shape { batch, context, width, vocab } = self.shape;
         let out = act_bytes::<D>(batch * context * width);
         let [table, pos] = [vocab, context].map(|rows| (rows * width * 4) as u64);
-        // Once for the tokens and once for the positions.
+        // `dout` is read for the tokens and for the positions.
         let backward = if self.back.is_some() { 2 * out + table + pos } else { 0 };
-        // As if no token occurred twice.
+        // Rows of the table count as if no token occurred twice.
         Cost { forward: Work { flops: 0, bytes: 2 * out + pos }, backward: Work { flops: 0, bytes: backward } }
     }
 

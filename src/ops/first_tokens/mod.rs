@@ -11,19 +11,25 @@ use crate::device::{Device, DeviceError};
 /// `[batch, tokens, width] -> [batch, 1, width]`.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
+    /// Sequences.
     pub batch: usize,
+    /// Tokens of a sequence.
     pub tokens: usize,
+    /// Features of a token.
     pub width: usize,
 }
 
-/// Devices that take first tokens.
+/// Devices that have `first_tokens`.
 pub trait FirstTokens: Device {
+    /// `x: [batch, tokens, width] -> y: [batch, 1, width]`.
     fn first_tokens_forward(
         &self,
         shape: &Shape,
         x: Self::View<'_, Self::Act>,
         y: Self::ViewMut<'_, Self::Act>,
     ) -> Result<(), DeviceError>;
+
+    /// `dx` from `dy`.
     fn first_tokens_backward(
         &self,
         shape: &Shape,
@@ -42,6 +48,9 @@ struct FirstTokensOp<D: Device> {
 
 impl<D: FirstTokens> Tape<D> {
     /// `x: [batch, tokens, width] -> [batch, 1, width]`.
+    ///
+    /// # Panics
+    /// If `x` is not of rank 3.
     pub fn first_tokens(&mut self, x: Var<D::Act>) -> Var<D::Act> {
         let &[batch, tokens, width] = self.shape(x) else { panic!("sequences are [batch, tokens, width]") };
         let y = self.result(&[batch, 1, width], true);

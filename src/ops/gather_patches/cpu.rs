@@ -6,10 +6,10 @@ use super::{GatherPatches, Normalisation, Shape};
 use crate::device::{Cpu, DeviceError};
 use crate::simd::{LANES, wide};
 
-/// Numbers in a run: whole pixels and whole registers.
+/// Numbers that are normalised together: whole pixels and whole registers.
 const RUN: usize = 3 * LANES;
 
-/// Factors and offsets of a run, so that `byte * factor + offset = (byte / 255 - mean) / std`.
+/// Factors and offsets for one run, so that `byte * factor + offset = (byte / 255 - mean) / std`.
 #[derive(Clone, Copy)]
 struct Line {
     scales: [f32; RUN],

@@ -1,7 +1,7 @@
 //! The pixels of the visible patches, normalised, as rows of a matrix: `(u8 / 255 - mean) / std`.
 //!
-//! Gathering before the patch embedding is the same as after it, since the position is added per patch, and does less
-//! work: hidden patches are never read.
+//! Gathering before the patch embedding equals gathering after it, since positions are added per patch, and does less work:
+//! hidden patches are never read.
 
 mod cpu;
 #[cfg(feature = "cuda")]
@@ -14,27 +14,33 @@ use crate::device::{Device, DeviceError};
 /// `kept` of the `(side / patch)²` patches of each of `batch` images.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
+    /// Images.
     pub batch: usize,
+    /// Pixels along a side of an image.
     pub side: usize,
+    /// Pixels along a side of a patch.
     pub patch: usize,
+    /// Visible patches of an image.
     pub kept: usize,
 }
 
-/// What pixels are shifted and divided by, per channel, after division by 255.
+/// Mean and standard deviation of each channel, for pixels divided by 255.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Normalisation {
+    /// Subtracted.
     pub mean: [f32; 3],
+    /// Divided by.
     pub std: [f32; 3],
 }
 
 impl Normalisation {
-    /// As the FLIP authors' code has it (and torchvision before it).
+    /// ImageNet's, as in the FLIP authors' code.
     pub const IMAGENET: Self = Self { mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] };
 }
 
 /// Devices that gather patches.
 pub trait GatherPatches: Device {
-    /// `images: [batch, side, side, 3]`, `ids: [batch, kept] -> out: [batch * kept, patch * patch * 3]`, channel fastest.
+    /// `images: [batch, side, side, 3]`, `ids: [batch, kept] -> out: [batch * kept, patch * patch * 3]`, with channels innermost.
     fn gather_patches(
         &self,
         shape: &Shape,
@@ -44,7 +50,7 @@ pub trait GatherPatches: Device {
         out: Self::ViewMut<'_, Self::Act>,
     ) -> Result<(), DeviceError>;
 
-    /// As [`Self::gather_patches`], from patches that were gathered before: `patches`, `out: [rows, patch * patch * 3]`.
+    /// As [`Self::gather_patches`] for patches that are gathered already: `patches`, `out: [rows, patch * patch * 3]`.
     fn normalise_patches(
         &self,
         normalisation: &Normalisation,
@@ -62,7 +68,7 @@ struct GatherPatchesOp<D: Device> {
 }
 
 impl<D: GatherPatches> Tape<D> {
-    /// Pixel rows `[batch, kept, patch * patch * 3]`; they get no gradient.
+    /// Pixel rows `[batch, kept, patch * patch * 3]`; which get no gradient.
     pub fn gather_patches(
         &mut self,
         images: Slot<u8>,

@@ -1,6 +1,6 @@
-//! L2 normalisation of each row, as FLIP has it: `y = x / (|x| + 1e-8)`, in f32.
+//! L2 normalisation of each row, as in FLIP: `y = x / (|x| + 1e-8)`, in f32.
 //!
-//! Backwards, with `n = |x|`, `s = n + 1e-8`: `dx = dy / s - x · (x · dy) / (n s²)` (zero where `n` is).
+//! Backwards, with `n = |x|`, `s = n + 1e-8`: `dx = dy / s - x · (x · dy) / (n s²)` (the second term is zero where `n` is).
 
 mod cpu;
 #[cfg(feature = "cuda")]
@@ -9,7 +9,7 @@ mod cuda;
 use crate::autograd::{Access, Backward, Cost, Op, Slot, Tape, Var, Work};
 use crate::device::{Device, DeviceError};
 
-/// Devices that normalise rows.
+/// Devices that have L2 normalisation.
 pub trait L2Norm: Device {
     /// `x: [rows, width] -> y: [rows, width]`, `norm: [rows]`.
     fn l2norm_forward(
@@ -19,6 +19,8 @@ pub trait L2Norm: Device {
         y: Self::ViewMut<'_, f32>,
         norm: Self::ViewMut<'_, f32>,
     ) -> Result<(), DeviceError>;
+
+    /// `dx` from `dy`, the input and its norms.
     fn l2norm_backward(
         &self,
         width: usize,

@@ -71,7 +71,7 @@ impl LayerNorm for Cpu {
             wide(
                 #[inline(always)]
                 || {
-                    // Of one length for the compiler, too: no checks inside the loops.
+                    // Equal lengths, known to the compiler, avoid checks inside the loops.
                     let (gamma, dgamma, dbeta) = (&gamma[..width], &mut dgamma[..width], &mut dbeta[..width]);
                     dgamma.fill(0.0);
                     dbeta.fill(0.0);
@@ -100,7 +100,7 @@ impl LayerNorm for Cpu {
     }
 }
 
-/// `y = LN(x)` for one row, which stays in the first-level cache; returns its mean and `1 / √(variance + eps)`.
+/// `y = LN(x)` for one row, which stays in the L1 cache; returns its mean and `1 / √(variance + eps)`.
 #[inline(always)]
 fn normalise(x: &[f32], gamma: &[f32], beta: &[f32], eps: f32, y: &mut [f32]) -> (f32, f32) {
     let width = gamma.len() as f32;

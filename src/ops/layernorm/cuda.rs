@@ -11,7 +11,7 @@ fn instances<T: ActType>() -> &'static [usize] {
     if T::PACK == 8 { BF16.as_flattened() } else { F32.as_flattened() }
 }
 
-/// The least instance that holds a row in one warp.
+/// The smallest instance for which a warp holds a row.
 fn packs<T: ActType>(width: usize) -> Result<usize, DeviceError> {
     Cuda::<T>::check_width("layernorm", width)?;
     let too_wide =
@@ -19,8 +19,8 @@ fn packs<T: ActType>(width: usize) -> Result<usize, DeviceError> {
     instances::<T>().iter().copied().find(|packs| 32 * packs * T::PACK >= width).ok_or_else(too_wide)
 }
 
-/// Blocks of the backward pass: a function of the rows alone, so that sums have one order. At 8 rows per warp the partial sums,
-/// written and read, are a sixteenth of what the rows move.
+/// Blocks of the backward pass: a function of the rows alone, so that sums have one order. At 8 rows per warp, writing
+/// and reading the partial sums costs a sixteenth of the rows' traffic.
 fn blocks(rows: usize) -> usize {
     rows.div_ceil(8 * WARPS).clamp(1, 528)
 }

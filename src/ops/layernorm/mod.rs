@@ -17,43 +17,62 @@ use crate::device::{Device, DeviceError};
 /// Scale, shift and epsilon of a layer normalisation.
 #[derive(Clone, Copy, Debug)]
 pub struct Norm {
+    /// `[width]`.
     pub gamma: ParamId,
+    /// `[width]`.
     pub beta: ParamId,
+    /// Added to the variance.
     pub eps: f32,
 }
 
 /// `[rows, width]`.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
+    /// Rows.
     pub rows: usize,
+    /// Features of a row.
     pub width: usize,
 }
 
 /// The operands of the forward pass.
 pub struct Forward<'a, D: Device> {
+    /// `[rows, width]`.
     pub x: D::View<'a, D::Act>,
-    /// What is added first, and where the sum goes.
+    /// The residual branch to add, and where to store the sum; `[rows, width]` each.
     pub delta_sum: Option<(D::View<'a, D::Act>, D::ViewMut<'a, D::Act>)>,
+    /// `[width]`.
     pub gamma: D::View<'a, f32>,
+    /// `[width]`.
     pub beta: D::View<'a, f32>,
+    /// Added to the variance.
     pub eps: f32,
+    /// `[rows, width]`.
     pub y: D::ViewMut<'a, D::Act>,
+    /// `[rows]`.
     pub mean: D::ViewMut<'a, f32>,
+    /// `[rows]`.
     pub rstd: D::ViewMut<'a, f32>,
 }
 
 /// The operands of the backward pass.
 pub struct BackwardOperands<'a, D: Device> {
+    /// `[rows, width]`.
     pub dy: D::View<'a, D::Act>,
-    /// What was normalised: the sum, where there is one.
+    /// What was normalised (the sum, if there is one), `[rows, width]`.
     pub x: D::View<'a, D::Act>,
+    /// `[width]`.
     pub gamma: D::View<'a, f32>,
+    /// `[rows]`.
     pub mean: D::View<'a, f32>,
+    /// `[rows]`.
     pub rstd: D::View<'a, f32>,
-    /// In, if the flag is set: the residual gradient, which is added to.
+    /// `[rows, width]`; accumulates into the residual stream's gradient, if there is one.
     pub dx: GradMut<D::ViewMut<'a, D::Act>>,
+    /// `[width]`.
     pub dgamma: GradMut<D::ViewMut<'a, f32>>,
+    /// `[width]`.
     pub dbeta: GradMut<D::ViewMut<'a, f32>>,
+    /// [`LayerNorm::layernorm_scratch`] elements.
     pub scratch: D::ViewMut<'a, f32>,
 }
 
@@ -61,7 +80,11 @@ pub struct BackwardOperands<'a, D: Device> {
 pub trait LayerNorm: Device {
     /// f32 elements of scratch that the backward pass needs.
     fn layernorm_scratch(shape: &Shape) -> usize;
+
+    /// `y`, the statistics and, with a residual branch, the sum.
     fn layernorm_forward(&self, shape: &Shape, operands: Forward<'_, Self>) -> Result<(), DeviceError>;
+
+    /// `dx`, `dgamma` and `dbeta` from `dy`.
     fn layernorm_backward(&self, shape: &Shape, operands: BackwardOperands<'_, Self>) -> Result<(), DeviceError>;
 }
 
@@ -70,7 +93,7 @@ struct LayerNormOp<D: Device> {
     norm: Norm,
     x: Var<D::Act>,
     delta: Option<Var<D::Act>>,
-    /// `x + delta`, or `x` again, handed on along the residual stream.
+    /// The residual stream after this op: `x + delta`, or an alias of `x`.
     sum: Option<Var<D::Act>>,
     y: Var<D::Act>,
     mean: Slot<f32>,
@@ -93,7 +116,7 @@ impl<D: LayerNorm> Tape<D> {
         self.record_layernorm(x, None, None, norm)
     }
 
-    /// `(s, LN(s))` with `s = x + delta`, or `s = x` where there is no `delta`: the residual stream and a branch off it.
+    /// `(s, LN(s))` with `s = x + delta`, or `s = x` without a `delta`: the residual stream, and the input of a branch.
     pub fn residual_layernorm(
         &mut self,
         x: Var<D::Act>,
@@ -139,7 +162,7 @@ impl<D: Device> LayerNormOp<D> {
 }
 
 impl<D: LayerNorm> LayerNormOp<D> {
-    /// `y` and the statistics from `x`, and its sum with what is added first.
+    /// The forward pass, from `x` and, if there is one, the branch to add.
     fn normalise(
         &self,
         device: &D,
@@ -189,7 +212,7 @@ impl<D: LayerNorm> Op<D> for LayerNormOp<D> {
         self.normalise(device, on, self.x.slot(), delta_sum)
     }
 
-    /// From the sum, which is kept as it was rounded: the same bits as before, also of the statistics.
+    /// From the saved sum, which is rounded already: same bits, including the statistics.
     fn recompute(&self, device: &D, on: &Access<D>) -> Result<(), DeviceError> {
         self.normalise(device, on, self.input(), None)
     }

@@ -1,8 +1,8 @@
 //! Matrix product with a weight, an optional bias and an optional GELU: `y = gelu(x Wᵀ + b)`.
 //!
-//! Backwards, with `h = x Wᵀ + b` saved where there is a GELU: `dh = dy ∘ gelu'(h)`, `dx = dh W`, `dW = dhᵀ x`,
-//! `db = Σ_rows dh`. Where `x` is itself a GELU that nothing else reads, its slope is multiplied in as `dx` is made, so that
-//! no pass over memory of its own is needed.
+//! Backwards, with `h = x Wᵀ + b` saved if there is a GELU: `dh = dy ∘ gelu'(h)`, `dx = dh W`, `dW = dhᵀ x`,
+//! `db = Σ_rows dh`. If `x` is itself a GELU that nothing else reads, the product for `dx` multiplies by its derivative in its
+//! epilogue, which saves a pass over memory.
 
 mod cpu;
 #[cfg(feature = "cuda")]
@@ -16,49 +16,67 @@ use crate::device::{Device, DeviceError};
 /// The parameters of a linear layer; the weight is `[outputs, inputs]`, as in PyTorch's `Linear`.
 #[derive(Clone, Copy, Debug)]
 pub struct Weights {
+    /// `[outputs, inputs]`.
     pub weight: ParamId,
+    /// `[outputs]`.
     pub bias: Option<ParamId>,
 }
 
 /// `[rows, inputs] -> [rows, outputs]`.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
+    /// Rows.
     pub rows: usize,
+    /// Features of a row of `x`.
     pub inputs: usize,
+    /// Features of a row of `y`.
     pub outputs: usize,
 }
 
 /// The operands of the forward product.
 pub struct Forward<'a, D: Device> {
+    /// `[rows, inputs]`.
     pub x: D::View<'a, D::Act>,
+    /// `[outputs, inputs]`.
     pub weight: D::View<'a, D::Act>,
+    /// `[outputs]`.
     pub bias: Option<D::View<'a, D::Act>>,
-    /// The GELU and where its input is saved.
+    /// The GELU and where to save its input, `[rows, outputs]`.
     pub gelu: Option<(Gelu, D::ViewMut<'a, D::Act>)>,
+    /// `[rows, outputs]`.
     pub y: D::ViewMut<'a, D::Act>,
 }
 
 /// The operands of the backward products.
 pub struct BackwardOperands<'a, D: Device> {
+    /// `[rows, inputs]`.
     pub x: D::View<'a, D::Act>,
+    /// `[outputs, inputs]`.
     pub weight: D::View<'a, D::Act>,
-    /// The GELU and its saved input, where `dy` is not the gradient of that already.
+    /// The GELU and its saved input, `[rows, outputs]`, unless `dy` is the gradient of that input already.
     pub gelu: Option<(Gelu, D::View<'a, D::Act>)>,
-    /// In: the gradient of `y`; where there is a GELU, left as that of its input.
+    /// In: the gradient of `y`, `[rows, outputs]`. Out, with a GELU: the gradient of its input.
     pub dy: D::ViewMut<'a, D::Act>,
+    /// `[rows, inputs]`, if `x` needs a gradient.
     pub dx: Option<D::ViewMut<'a, D::Act>>,
-    /// The GELU that made `x`, and its input: `dx` is to be the gradient of that.
+    /// The GELU that computed `x`, and its input, `[rows, inputs]`: `dx` becomes the gradient of that input.
     pub x_gelu: Option<(Gelu, D::View<'a, D::Act>)>,
+    /// `[outputs, inputs]`.
     pub dweight: GradMut<D::ViewMut<'a, f32>>,
+    /// `[outputs]`.
     pub dbias: Option<GradMut<D::ViewMut<'a, f32>>>,
+    /// [`Linear::linear_scratch`] elements.
     pub scratch: D::ViewMut<'a, f32>,
 }
 
-/// Devices that have matrix products.
+/// Devices that have linear layers.
 pub trait Linear: Device {
     /// f32 elements of scratch that the backward pass needs.
     fn linear_scratch(shape: &Shape) -> usize;
+
+    /// `y`, and with a GELU its input.
     fn linear_forward(&self, shape: &Shape, operands: Forward<'_, Self>) -> Result<(), DeviceError>;
+
     /// `y = gelu(pre)` from the input that [`Self::linear_forward`] saved.
     fn linear_gelu(
         &self,
@@ -66,6 +84,8 @@ pub trait Linear: Device {
         pre: Self::View<'_, Self::Act>,
         y: Self::ViewMut<'_, Self::Act>,
     ) -> Result<(), DeviceError>;
+
+    /// The gradients of `x`, the weight and the bias from `dy`.
     fn linear_backward(&self, shape: &Shape, operands: BackwardOperands<'_, Self>) -> Result<(), DeviceError>;
 }
 
@@ -80,7 +100,7 @@ struct LinearOp<D: Device> {
 
 struct Planned<D: Device> {
     dy: Slot<D::Act>,
-    /// Multiply `dy` by the slope of the GELU first.
+    /// Multiply `dy` by the derivative of the GELU first.
     through_gelu: bool,
     dx: Option<Slot<D::Act>>,
     x_gelu: Option<(Gelu, Slot<D::Act>)>,

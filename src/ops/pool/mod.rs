@@ -1,4 +1,4 @@
-//! One row per sequence: the mean over its tokens, CLS included; the result is f32, as all that follows to the loss.
+//! The mean over the tokens of each sequence, CLS included, in f32, like everything from here to the loss.
 
 mod cpu;
 #[cfg(feature = "cuda")]
@@ -11,19 +11,25 @@ use crate::device::{Device, DeviceError};
 /// `[batch, tokens, width] -> [batch, width]`.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
+    /// Sequences.
     pub batch: usize,
+    /// Tokens of a sequence.
     pub tokens: usize,
+    /// Features of a token.
     pub width: usize,
 }
 
-/// Devices that pool.
+/// Devices that have pooling.
 pub trait Pool: Device {
+    /// `x: [batch, tokens, width] -> y: [batch, width]`.
     fn pool_forward(
         &self,
         shape: &Shape,
         x: Self::View<'_, Self::Act>,
         y: Self::ViewMut<'_, f32>,
     ) -> Result<(), DeviceError>;
+
+    /// `dx` from `dy`.
     fn pool_backward(
         &self,
         shape: &Shape,
@@ -41,8 +47,11 @@ struct PoolOp<D: Device> {
 
 impl<D: Pool> Tape<D> {
     /// `x: [batch, tokens, width] -> [batch, width]`.
+    ///
+    /// # Panics
+    /// If `x` is not of rank 3.
     pub fn pool(&mut self, x: Var<D::Act>) -> Var<f32> {
-        let &[batch, tokens, width] = self.shape(x) else { panic!("what is pooled is [batch, tokens, width]") };
+        let &[batch, tokens, width] = self.shape(x) else { panic!("sequences are [batch, tokens, width]") };
         let y = self.result(&[batch, width], true);
         self.record(PoolOp { shape: Shape { batch, tokens, width }, x, y, back: None }, &[x.id()]);
         y

@@ -1,6 +1,6 @@
 //! The projection into the joint space: `y = x W`, with `W: [inputs, outputs]`, as OpenCLIP stores it, and no bias.
 //!
-//! In f32 on every device: one row per sample costs little, and what is rounded here the temperature multiplies.
+//! In f32 on every device: it is cheap (one row per sample), and the temperature would amplify rounding errors.
 //! Backwards: `dx = dy Wᵀ`, `dW = xᵀ dy`.
 
 mod cpu;
@@ -13,22 +13,31 @@ use crate::device::{Device, DeviceError};
 /// `[rows, inputs] -> [rows, outputs]`.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
+    /// Rows.
     pub rows: usize,
+    /// Features of a row of `x`.
     pub inputs: usize,
+    /// Features of a row of `y`.
     pub outputs: usize,
 }
 
 /// The operands of the backward products.
 pub struct BackwardOperands<'a, D: Device> {
+    /// `[rows, inputs]`.
     pub x: D::View<'a, f32>,
+    /// `[inputs, outputs]`.
     pub weight: D::View<'a, f32>,
+    /// `[rows, outputs]`.
     pub dy: D::View<'a, f32>,
+    /// `[rows, inputs]`, if `x` needs a gradient.
     pub dx: Option<D::ViewMut<'a, f32>>,
+    /// `[inputs, outputs]`.
     pub dweight: GradMut<D::ViewMut<'a, f32>>,
 }
 
-/// Devices that project.
+/// Devices that have the projection.
 pub trait Projection: Device {
+    /// `x: [rows, inputs]`, `weight: [inputs, outputs] -> y: [rows, outputs]`.
     fn projection_forward(
         &self,
         shape: &Shape,
@@ -36,6 +45,8 @@ pub trait Projection: Device {
         weight: Self::View<'_, f32>,
         y: Self::ViewMut<'_, f32>,
     ) -> Result<(), DeviceError>;
+
+    /// The gradients of `x` and the weight from `dy`.
     fn projection_backward(&self, shape: &Shape, operands: BackwardOperands<'_, Self>) -> Result<(), DeviceError>;
 }
 

@@ -1,0 +1,51 @@
+//! What the tests of ops and of kernels share: recording an op with random operands.
+
+use std::sync::Arc;
+
+use flipk::autograd::{Init, Layout, ParamId, Program, Slot};
+use flipk::device::Device;
+use flipk::random::{Purpose, Random};
+
+/// What a recorded op returned, and the buffers that the host fills.
+pub struct Recorded<V> {
+    pub out: V,
+    pub bytes: Vec<(Slot<u8>, Vec<u8>)>,
+    pub indices: Vec<(Slot<u32>, Vec<u32>)>,
+    pub tokens: Vec<(Slot<i32>, Vec<i32>)>,
+}
+
+impl<V> From<V> for Recorded<V> {
+    fn from(out: V) -> Self {
+        Self { out, bytes: vec![], indices: vec![], tokens: vec![] }
+    }
+}
+
+impl<V> Recorded<V> {
+    /// Fills the host's buffers.
+    pub fn write<D: Device>(&self, program: &mut Program<D>) {
+        self.bytes.iter().for_each(|(slot, values)| program.write(*slot, values).unwrap());
+        self.indices.iter().for_each(|(slot, values)| program.write(*slot, values).unwrap());
+        self.tokens.iter().for_each(|(slot, values)| program.write(*slot, values).unwrap());
+    }
+}
+
+/// Parameters of these shapes, normally distributed, with their initial values.
+pub fn params(shapes: &[impl AsRef<[usize]>]) -> (Arc<Layout>, Vec<ParamId>, Vec<f32>) {
+    let mut layout = Layout::default();
+    let normal = Init::Normal { std: 1.0 };
+    let add = |(index, shape): (usize, &_)| layout.add(format!("p{index}"), AsRef::as_ref(shape), normal, true);
+    let params = shapes.iter().enumerate().map(add).collect();
+    let values = layout.initial_values(4);
+    (Arc::new(layout), params, values)
+}
+
+/// Normally distributed numbers, others for each `item`.
+pub fn normals(len: usize, item: u64) -> Vec<f32> {
+    let mut random = Random::new(9, Purpose::Test, 0, item);
+    (0..len).map(|_| random.normal()).collect()
+}
+
+/// The largest number; NaN if one is.
+pub fn largest(errors: impl Iterator<Item = f64>) -> f64 {
+    errors.fold(0.0, |max, error| if error <= max { max } else { error })
+}
