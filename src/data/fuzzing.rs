@@ -1,18 +1,18 @@
 //! Fuzz targets of this room: each takes the bytes of a file, reads them as flipk does, and checks what must hold of the
 //! result whatever the bytes are. See `crate::fuzzing`.
 
-use super::{
-    Augmentation, CaptionKeys, CaptionLines, CaptionVariation, Location, Tokenizer, TokenizerOptions,
-    image::{self, ExifOrientation, MAX_PIXELS, Square},
-    json::{Record, Value},
-    label, shard, source,
-    tar::{self, Content},
-    text::{self, Blank},
-};
-use crate::{
-    fuzzing::with_file,
-    random::{Purpose, Random},
-};
+use crate::data::format::shard::{Common, Shard};
+use crate::data::format::tar::{self, Content};
+use crate::data::sample::augment::Augmentation;
+use crate::data::sample::caption::{CaptionKeys, CaptionLines, CaptionVariation};
+use crate::data::sample::image::{self, ExifOrientation, MAX_PIXELS, Square};
+use crate::data::sample::json::{Record, Value};
+use crate::data::sample::label;
+use crate::data::sample::tokenizer::{Tokenizer, TokenizerOptions};
+use crate::data::store::source::{self, Location};
+use crate::data::text::{self, Blank};
+use crate::fuzzing::with_file;
+use crate::random::{Purpose, Random};
 
 /// A shard, packed or not: its index, its samples, and their captions and class numbers.
 pub fn shard(bytes: &[u8]) {
@@ -25,7 +25,7 @@ pub fn shard(bytes: &[u8]) {
         }
     }
     with_file(bytes, |path| {
-        let opened = shard::Shard::open(0, &Location::File(path.to_owned()), &shard::Common::default());
+        let opened = Shard::open(0, &Location::File(path.to_owned()), &Common::default());
         let Ok((shard, _)) = opened else { return };
         for entry in &shard.samples {
             let _ = shard.caption(entry, &CaptionKeys::default());
