@@ -4,21 +4,22 @@
 // The gradient of the table, from n places (indices into `tokens`):
 //   1. Sort the places by token: a stable radix sort, DIGIT_BITS at a time, three launches each (count, scan, sort).
 //   2. Unless dtable accumulates, zero the rows of tokens that do not occur (clear).
-//   3. Sum rows (sum). The sorted list is cut into pieces of PIECE entries. The run of a token that lies in one piece is
-//      summed and written to dtable. A run that spans pieces leaves a partial row in each; these partial rows, with their
-//      tokens, are a sorted list of at most two entries per piece, which the next launch sums in the same way. The last
-//      launch has one piece.
+//   3. Sum rows (sum). The sorted list is cut into pieces of PIECE entries. The run of a token that lies in one piece
+//      is summed and written to dtable. A run that spans pieces leaves a partial row in each. These partial rows, with
+//      their tokens, are a sorted list of at most two entries per piece, which the next launch sums in the same way.
+//      The last launch has one piece.
 // So the work is proportional to n (but for the zeros), however often one token occurs, as padding does. There are no
 // atomics, and the order of every sum depends on the tokens alone.
 //
-// Bytes moved: dout once and dtable once; about 50 n for the sort; at most 16 width / PIECE n for partial rows, written and
-// read.
+// Bytes moved: dout once and dtable once; about 50 n for the sort; at most 16 width / PIECE n for partial rows, written
+// and read.
 #include "common.cuh"
 
 // One thread per pack. Grid: any; block: 256. tokens: [places], table: [vocab, width] of T, pos: [context, width];
 // width: a multiple of SIZE<T>. Bytes moved: out, and the rows of the table that occur.
 template <typename T>
-__device__ void forward(const int* tokens, const T* table, const float* pos, T* out, int places, int context, int width) {
+__device__ void forward(const int* tokens, const T* table, const float* pos, T* out, int places, int context,
+                        int width) {
     constexpr int N = SIZE<T>;
     size_t total = (size_t)places * width;
     for (size_t at = thread_index() * N; at < total; at += thread_count() * N) {
@@ -32,10 +33,10 @@ __device__ void forward(const int* tokens, const T* table, const float* pos, T* 
     }
 }
 
-constexpr int DIGIT_BITS = 8; // launcher
-constexpr int DIGITS = 256;   // launcher
-constexpr int SEGMENT = 2048; // launcher
-constexpr int PIECE = 64;  // launcher
+constexpr int DIGIT_BITS = 8;  // launcher
+constexpr int DIGITS = 256;    // launcher
+constexpr int SEGMENT = 2048;  // launcher
+constexpr int PIECE = 64;      // launcher
 constexpr int THREADS = 256, WARPS = THREADS / 32;
 // Entries of a segment that one thread has.
 constexpr int EACH = SEGMENT / THREADS;
@@ -67,10 +68,13 @@ struct Segment {
     static __device__ __forceinline__ int index(int round) {
         return blockIdx.x * SEGMENT + threadIdx.x / 32 * (EACH * 32) + round * 32 + threadIdx.x % 32;
     }
-    __device__ __forceinline__ int digit(int round, int shift) const { return entries[round].token >> shift & (DIGITS - 1); }
+    __device__ __forceinline__ int digit(int round, int shift) const {
+        return entries[round].token >> shift & (DIGITS - 1);
+    }
 
     // Ranks the entries and leaves in `counts` how many each warp has of each digit. `list`: null in the first pass.
-    __device__ __forceinline__ Segment(const int* tokens, const Entry* list, int count, int shift, int (&counts)[WARPS][DIGITS]) {
+    __device__ __forceinline__ Segment(const int* tokens, const Entry* list, int count, int shift,
+                                       int (&counts)[WARPS][DIGITS]) {
         int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 #pragma unroll
         for (int round = 0; round < EACH; round++) {
@@ -86,7 +90,8 @@ struct Segment {
             bool exists = index(round) < count;
             int digit = this->digit(round, shift);
             unsigned equal = __match_any_sync(ALL_LANES, exists ? digit : -1);
-            int earlier = exists ? counts[warp][digit] : 0, before = __popc(equal & ((1u << lane) - 1));
+            int earlier = exists ? counts[warp][digit] : 0;
+            int before = __popc(equal & ((1u << lane) - 1));
             ranks[round] = earlier + before;
             __syncwarp();
             if (exists && before == 0) counts[warp][digit] = earlier + __popc(equal);
@@ -98,8 +103,8 @@ struct Segment {
 
 // counts[d, s] = entries of segment s whose digit at `shift` is d. Grid: segments = ceil(count / SEGMENT); block: 256.
 // tokens: [count] of the first pass, or list: [count]; counts: [DIGITS, segments].
-extern "C" __global__ void __launch_bounds__(256) embedding_count(const int* tokens, const Entry* list, int* counts, int count,
-                                                                  int shift) {
+extern "C" __global__ void __launch_bounds__(256)
+    embedding_count(const int* tokens, const Entry* list, int* counts, int count, int shift) {
     __shared__ int of_warps[WARPS][DIGITS];
     Segment segment(tokens, list, count, shift, of_warps);
     int total = 0;
@@ -108,9 +113,12 @@ extern "C" __global__ void __launch_bounds__(256) embedding_count(const int* tok
     counts[threadIdx.x * gridDim.x + blockIdx.x] = total;
 }
 
-// Each row of `counts` becomes its exclusive prefix sum, totals[d] its sum. One warp per digit. Grid: DIGITS / 8; block: 256.
+// Each row of `counts` becomes its exclusive prefix sum, totals[d] its sum. One warp per digit. Grid: DIGITS / 8;
+// block: 256.
 extern "C" __global__ void __launch_bounds__(256) embedding_scan(int* counts, int* totals, int segments) {
-    int digit = thread_index() / 32, lane = threadIdx.x % 32, before = 0;
+    int digit = thread_index() / 32;
+    int lane = threadIdx.x % 32;
+    int before = 0;
     counts += digit * segments;
     for (int first = 0; first < segments; first += 32) {
         int at = first + lane;
@@ -125,12 +133,14 @@ extern "C" __global__ void __launch_bounds__(256) embedding_scan(int* counts, in
 // Writes the entries to `to`, ordered by the digit at `shift`, equal ones in the order they had. Grid and block as for
 // `embedding_count`; `counts`, `totals`: of `embedding_scan`.
 extern "C" __global__ void __launch_bounds__(256)
-    embedding_sort(const int* tokens, const Entry* list, const int* counts, const int* totals, Entry* to, int count, int shift) {
+    embedding_sort(const int* tokens, const Entry* list, const int* counts, const int* totals, Entry* to, int count,
+                   int shift) {
     __shared__ int starts[WARPS][DIGITS], sums[WARPS];
     Segment segment(tokens, list, count, shift, starts);
     int warp = threadIdx.x / 32;
     // Where entries of digit threadIdx.x start: after all smaller digits, earlier segments and earlier warps.
-    int own = totals[threadIdx.x], scanned = warp_scan(own);
+    int own = totals[threadIdx.x];
+    int scanned = warp_scan(own);
     if (threadIdx.x % 32 == 31) sums[warp] = scanned;
     __syncthreads();
     int start = scanned - own + counts[threadIdx.x * gridDim.x + blockIdx.x];
@@ -144,13 +154,16 @@ extern "C" __global__ void __launch_bounds__(256)
     __syncthreads();
 #pragma unroll
     for (int round = 0; round < EACH; round++)
-        if (segment.index(round) < count) to[starts[warp][segment.digit(round, shift)] + segment.ranks[round]] = segment.entries[round];
+        if (segment.index(round) < count)
+            to[starts[warp][segment.digit(round, shift)] + segment.ranks[round]] = segment.entries[round];
 }
 
 // dtable[v] = 0 for each v that `list` lacks. A lane looks for one row's token by bisection, its warp writes the zeros.
 // Grid: ceil(vocab / 256); block: 256. list: [count], sorted; width: a multiple of 4.
-extern "C" __global__ void __launch_bounds__(256) embedding_clear(const Entry* list, float* dtable, int count, int width, int vocab) {
-    int row = thread_index(), lane = threadIdx.x % 32;
+extern "C" __global__ void __launch_bounds__(256)
+    embedding_clear(const Entry* list, float* dtable, int count, int width, int vocab) {
+    int row = thread_index();
+    int lane = threadIdx.x % 32;
     int low = 0, high = row < vocab ? count : 0;
     while (low < high) {
         int middle = (low + high) / 2;
@@ -160,7 +173,8 @@ extern "C" __global__ void __launch_bounds__(256) embedding_clear(const Entry* l
     bool absent = row < vocab && (low == count || list[low].token != row);
     for (unsigned rows = __ballot_sync(ALL_LANES, absent); rows; rows &= rows - 1) {
         float* to = dtable + (size_t)(row - lane + __ffs(rows) - 1) * width;
-        for (int column = lane * 4; column < width; column += 128) *reinterpret_cast<float4*>(to + column) = make_float4(0, 0, 0, 0);
+        for (int column = lane * 4; column < width; column += 128)
+            *reinterpret_cast<float4*>(to + column) = make_float4(0, 0, 0, 0);
     }
 }
 
@@ -171,8 +185,8 @@ __device__ __forceinline__ void put(float* to, int column, float4 v, bool accumu
     *at = make_float4(before.x + v.x, before.y + v.y, before.z + v.z, before.w + v.w);
 }
 
-// A row of f32: each lane of a warp has pack `pack`, and `packs` exist. With 8 floats a lane, neighbours exchange halves, so
-// that each store writes whole sectors.
+// A row of f32: each lane of a warp has pack `pack`, and `packs` exist. With 8 floats a lane, neighbours exchange
+// halves, so that each store writes whole sectors.
 __device__ __forceinline__ void put_row(float* to, const float (&v)[4], int pack, int packs, bool accumulate) {
     if (pack < packs) put(to, pack * 4, make_float4(v[0], v[1], v[2], v[3]), accumulate);
 }
@@ -185,22 +199,26 @@ __device__ __forceinline__ void put_row(float* to, const float (&v)[8], int pack
         a[i] = odd ? other : v[i];
         b[i] = odd ? v[i + 4] : other;
     }
-    int even = pack - odd, column = even * 8 + odd * 4;
+    int even = pack - odd;
+    int column = even * 8 + odd * 4;
     if (even < packs) put(to, column, make_float4(a[0], a[1], a[2], a[3]), accumulate);
     if (even + 1 < packs) put(to, column + 8, make_float4(b[0], b[1], b[2], b[3]), accumulate);
 }
 
-// Sums the runs of a sorted list, piece by piece: complete runs into dtable, the others into partial rows. A group of warps
-// takes a piece, a thread one pack of a row (or several, if a row has more than 256).
-// Grid: ceil(pieces / groups), pieces = ceil(count / PIECE), groups = 256 / min(256, packs rounded up to 32); block: 256.
-// list: [count]; rows: [.., width], to which the list refers; partials: [2 pieces, width], and next: [2 pieces], the list of
-// them, both null if there is one piece.
+// Sums the runs of a sorted list, piece by piece: complete runs into dtable, the others into partial rows. A group of
+// warps takes a piece, a thread one pack of a row (or several, if a row has more than 256).
+// Grid: ceil(pieces / groups), pieces = ceil(count / PIECE), groups = 256 / min(256, packs rounded up to 32); block:
+// 256. list: [count]; rows: [.., width], to which the list refers; partials: [2 pieces, width], and next: [2 pieces],
+// the list of them, both null if there is one piece.
 template <typename T>
 __device__ void sum(const Entry* list, const T* rows, float* dtable, Entry* next, float* partials, int count, int width,
                     int accumulate) {
     constexpr int N = SIZE<T>;
-    int packs = width / N, threads = min((packs + 31) / 32 * 32, THREADS), groups = THREADS / threads;
-    int group = threadIdx.x / threads, piece = blockIdx.x * groups + group;
+    int packs = width / N;
+    int threads = min((packs + 31) / 32 * 32, THREADS);
+    int groups = THREADS / threads;
+    int group = threadIdx.x / threads;
+    int piece = blockIdx.x * groups + group;
     int begin = piece * PIECE, end = min(count, begin + PIECE);
     if (group >= groups || begin >= count) return;
     int first = list[begin].token, last = list[end - 1].token;
@@ -209,7 +227,8 @@ __device__ void sum(const Entry* list, const T* rows, float* dtable, Entry* next
     // Slots of the partial rows of the first and the last run, if they have any.
     int head = -1, tail = -1;
     for (int base = 0; base < packs; base += threads) {
-        int pack = base + threadIdx.x % threads, token = first;
+        int pack = base + threadIdx.x % threads;
+        int token = first;
         bool found = false;
         float total[N] = {};
         // The same in all threads of the group.
@@ -230,7 +249,8 @@ __device__ void sum(const Entry* list, const T* rows, float* dtable, Entry* next
             for (int i = 0; i < AHEAD; i++) {
                 entries[i] = at + i < end ? list[at + i] : Entry{last, -1};
                 raw[i] = make_uint4(0, 0, 0, 0);
-                if (entries[i].row >= 0 && pack < packs) raw[i] = fetch(rows + (size_t)entries[i].row * width + pack * N);
+                if (entries[i].row >= 0 && pack < packs)
+                    raw[i] = fetch(rows + (size_t)entries[i].row * width + pack * N);
             }
 #pragma unroll
             for (int i = 0; i < AHEAD; i++) {
@@ -250,18 +270,19 @@ __device__ void sum(const Entry* list, const T* rows, float* dtable, Entry* next
         }
         finish();
     }
-    if (next && threadIdx.x % threads == 0) next[2 * piece] = Entry{first, head}, next[2 * piece + 1] = Entry{last, tail};
+    if (next && threadIdx.x % threads == 0)
+        next[2 * piece] = Entry{first, head}, next[2 * piece + 1] = Entry{last, tail};
 }
 
-#define KERNELS(TYPE, NAME)                                                                                              \
-    extern "C" __global__ void __launch_bounds__(256) embedding_forward_##NAME(                                           \
-        const int* tokens, const TYPE* table, const float* pos, TYPE* out, int places, int context, int width) {          \
-        forward(tokens, table, pos, out, places, context, width);                                                         \
-    }                                                                                                                     \
-    extern "C" __global__ void __launch_bounds__(256) embedding_sum_##NAME(                                               \
-        const Entry* list, const TYPE* rows, float* dtable, Entry* next, float* partials, int count, int width,           \
-        int accumulate) {                                                                                                 \
-        sum(list, rows, dtable, next, partials, count, width, accumulate);                                                \
+#define KERNELS(TYPE, NAME)                                                                                      \
+    extern "C" __global__ void __launch_bounds__(256) embedding_forward_##NAME(                                  \
+        const int* tokens, const TYPE* table, const float* pos, TYPE* out, int places, int context, int width) { \
+        forward(tokens, table, pos, out, places, context, width);                                                \
+    }                                                                                                            \
+    extern "C" __global__ void __launch_bounds__(256)                                                            \
+        embedding_sum_##NAME(const Entry* list, const TYPE* rows, float* dtable, Entry* next, float* partials,   \
+                             int count, int width, int accumulate) {                                             \
+        sum(list, rows, dtable, next, partials, count, width, accumulate);                                       \
     }
 
 KERNELS(bf16, bf16)
