@@ -1,17 +1,18 @@
-// AdamW over the flat arena (src/ops/adamw): the gradients' norm in two steps, then one pass that clips, updates, and writes
-// the compute copy of the weights.
+// AdamW over the flat arena (src/ops/adamw): the gradients' norm in two steps, then one pass that clips, updates, and
+// writes the compute copy of the weights.
 //   g = scale grad;  m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2
 //   w -= lr (m correct1 / (sqrt(v correct2) + eps) + decay w)
-// Gradients that are not finite show in the norm, which is read anyway: then nothing is changed. What changes from step to
-// step is read from memory, so that a recorded launch can be made again.
+// If the norm is not finite, some gradient is not, and nothing is changed. What changes from step to step is read from
+// memory, so that the launch can be captured in a graph.
 #include "common.cuh"
 
-// As src/ops/adamw has them.
+// The layout of src/ops/adamw's `Hyper`.
 struct Hyper {
     float lr, beta1, beta2, eps, decay, correct1, correct2, clip;
 };
 
-// partials[block] = sum of x^2 over the block's share. Grid: a function of `len` alone; block: 256. len: a multiple of 4.
+// partials[block] = sum of x^2 over the block's share. Grid: a function of `len` alone; block: 256. len: a multiple of
+// 4.
 extern "C" __global__ void __launch_bounds__(256) adamw_squares(const float* x, float* partials, size_t len) {
     __shared__ float scratch[8];
     float sum = 0;
@@ -24,12 +25,13 @@ extern "C" __global__ void __launch_bounds__(256) adamw_squares(const float* x, 
     if (threadIdx.x == 0) partials[blockIdx.x] = total;
 }
 
-// norm[0] = the norm, norm[1] = what gradients are multiplied by: less than 1 where they are clipped, NaN if the norm is not
+// norm[0] = the norm, norm[1] = the factor for gradients: less than 1 if they are clipped, NaN if the norm is not
 // finite. Grid: 1; block: 256.
-extern "C" __global__ void __launch_bounds__(256) adamw_scale(const float* partials, float* norm, int count,
-                                                              const Hyper* hyper) {
+extern "C" __global__ void __launch_bounds__(256)
+    adamw_scale(const float* partials, float* norm, int count, const Hyper* hyper) {
     __shared__ float scratch[8];
-    float sum = 0, clip = hyper->clip;
+    float sum = 0;
+    float clip = hyper->clip;
     for (int i = threadIdx.x; i < count; i += 256) sum += partials[i];
     float n = sqrtf(block_sum<8>(sum, scratch));
     if (threadIdx.x == 0) {
@@ -40,9 +42,9 @@ extern "C" __global__ void __launch_bounds__(256) adamw_scale(const float* parti
 
 // Grid: any; block: 256. values, grads, m, v: [len], shadow: [len] or null, decays: [len / 64]; len: a multiple of 64.
 // Bytes moved per parameter: 28, and 2 for the shadow.
-extern "C" __global__ void __launch_bounds__(256) adamw_update(float* values, bf16* shadow, const float* grads, float* m,
-                                                               float* v, const uint8_t* decays, const float* norm,
-                                                               size_t len, const Hyper* numbers) {
+extern "C" __global__ void __launch_bounds__(256)
+    adamw_update(float* values, bf16* shadow, const float* grads, float* m, float* v, const uint8_t* decays,
+                 const float* norm, size_t len, const Hyper* numbers) {
     Hyper hyper = *numbers;
     float scale = norm[1];
     if (isnan(scale)) return;

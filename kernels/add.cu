@@ -1,7 +1,7 @@
-// Sums of gradients, where a tensor was used twice (src/device/cuda/mod.rs).
+// Adds up the gradients of a tensor that is used twice (src/device/cuda/mod.rs).
 #include "common.cuh"
 
-// into += from, both [len]. One thread per pack, the last one takes what is left. Grid: any; block: 256.
+// into += from, both [len]. One thread per pack; the last pack may be shorter. Grid: any; block: 256.
 template <typename T> __device__ void add_into(T* into, const T* from, size_t len) {
     constexpr int N = SIZE<T>;
     for (size_t at = thread_index() * N; at < len; at += thread_count() * N) {

@@ -1,30 +1,31 @@
-// What the attention kernels share: where a head lies, tiles of products, the mask, sums over the lanes of a row.
+// Shared by the attention kernels: offsets of a head, products of tiles, the mask, reductions over the lanes of a row.
 #pragma once
 #include "mma.cuh"
 
 constexpr float LOG2E = 1.4426950408889634f, LN2 = 0.6931471805599453f;
 
-// Where one head of one sample is. 32 bits for a pitch save registers in some kernels and cost some in others.
-template <class Pitch> struct PlaceOf {
-    size_t packed, single, row;  // first elements in qkv, out and lse
-    Pitch pitch;                 // elements from token to token in out; three times that in qkv
-    int width;                   // elements from q to k to v
+// Where one head of one sample starts. A pitch of 32 bits saves registers in some kernels and costs some in others.
+template <class Pitch> struct HeadOffsetOf {
+    size_t qkv, out, lse;  // offsets of the first element in each tensor
+    Pitch pitch;           // elements from token to token in out; three times that in qkv
+    int width;             // elements from q to k, and from k to v
 
-    // `index`: of the head in the batch; 32 bits, since a division of 64 is a hundred instructions.
-    __device__ __forceinline__ PlaceOf(unsigned index, int tokens, int heads, int head_dim) {
-        size_t sample = index / (unsigned)heads, head = index % (unsigned)heads;
+    // `index`: of the head in the batch; 32 bits, since a 64-bit division takes a hundred instructions.
+    __device__ __forceinline__ HeadOffsetOf(unsigned index, int tokens, int heads, int head_dim) {
+        size_t sample = index / (unsigned)heads;
+        size_t head = index % (unsigned)heads;
         width = heads * head_dim;
         pitch = width;
-        packed = sample * tokens * (3 * pitch) + head * head_dim;
-        single = sample * tokens * pitch + head * head_dim;
-        row = (size_t)index * tokens;
+        qkv = sample * tokens * (3 * pitch) + head * head_dim;
+        out = sample * tokens * pitch + head * head_dim;
+        lse = (size_t)index * tokens;
     }
 };
-typedef PlaceOf<size_t> Place;
+typedef HeadOffsetOf<size_t> HeadOffset;
 
-// c[16, 16 BLOCKS] = a b^T: `a` 16 rows in registers, b rows in shared memory.
+// c[16, 16 BLOCKS] = a b^T: 16 rows of `a` in registers, the rows of `b` in shared memory.
 template <int HEAD_DIM, int BLOCKS>
-__device__ __forceinline__ void product_by_columns(float (&c)[2 * BLOCKS][4], const uint32_t (&a)[HEAD_DIM / 16][4], uint32_t b) {
+__device__ __forceinline__ void mma_abt(float (&c)[2 * BLOCKS][4], const uint32_t (&a)[HEAD_DIM / 16][4], uint32_t b) {
 #pragma unroll
     for (int block = 0; block < BLOCKS; block++) {
 #pragma unroll
@@ -32,25 +33,25 @@ __device__ __forceinline__ void product_by_columns(float (&c)[2 * BLOCKS][4], co
 #pragma unroll
         for (int k = 0; k < HEAD_DIM / 16; k++) {
             uint32_t tile[4];
-            load_tile<false>(tile, Rows<HEAD_DIM>::tile(b, block * 16, k));
+            ldmatrix_x4<false>(tile, SwizzledTile<HEAD_DIM>::address(b, block * 16, k));
             mma(c + 2 * block, a[k], tile);
         }
     }
 }
 
-// c[16, HEAD_DIM] += a b, of a [16, 16] and b [16, HEAD_DIM], rows in shared memory.
+// c[16, HEAD_DIM] += a b: `a` is [16, 16], `b` the 16 rows at `row` in shared memory.
 template <int HEAD_DIM>
-__device__ __forceinline__ void product_by_rows(float (&c)[HEAD_DIM / 8][4], const uint32_t (&a)[4], uint32_t b, int row) {
+__device__ __forceinline__ void mma_ab(float (&c)[HEAD_DIM / 8][4], const uint32_t (&a)[4], uint32_t b, int row) {
 #pragma unroll
     for (int k = 0; k < HEAD_DIM / 16; k++) {
         uint32_t tile[4];
-        load_tile<true>(tile, Rows<HEAD_DIM>::tile(b, row, k));
+        ldmatrix_x4<true>(tile, SwizzledTile<HEAD_DIM>::address(b, row, k));
         mma(c + 2 * k, a, tile);
     }
 }
 
-// Sets S to -inf where row `row` + 8 i of a lane does not see the key: beyond the last, or later than the query. Keys from
-// `first_key` on; those of the first CLEAR tiles exist (are below `tokens`).
+// Sets S to -inf where a lane's query (`row` or `row` + 8) does not see the key: past the last token or, if causal,
+// later than the query. Column 0 is key `first_key`. All keys of the first CLEAR tiles exist.
 template <int CLEAR, int TILES>
 __device__ __forceinline__ void mask(float (&s)[TILES][4], int row, int first_key, int tokens, bool causal) {
     int t = threadIdx.x % 4;
@@ -67,7 +68,7 @@ __device__ __forceinline__ void mask(float (&s)[TILES][4], int row, int first_ke
 #pragma unroll
         for (int tile = CLEAR; tile < TILES; tile++) {
             if (first_key + 8 * tile + 8 > tokens) {
-                asm volatile("");  // A branch that all lanes take, and not a choice for each number.
+                asm volatile("");  // Makes this a branch, the same for all lanes, not a select per number.
 #pragma unroll
                 for (int i = 0; i < 4; i++)
                     if (8 * tile + i % 2 >= seen) s[tile][i] = -INFINITY;
@@ -85,5 +86,5 @@ __device__ __forceinline__ float quad_sum(float x) {
     return x + __shfl_xor_sync(ALL_LANES, x, 2);
 }
 
-// Keys, or queries, that the kernels for long rows take at a time.
+// Keys that the forward kernel for long rows processes at a time.
 constexpr int BLOCK = 64;

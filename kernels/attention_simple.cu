@@ -1,4 +1,4 @@
-// Attention in f32, and at head dims for which there are no kernels of their own.
+// Attention in f32, and at head dims without kernels of their own.
 #include "attention_kernels.cuh"
 
 SIMPLE(float, f32)

@@ -1,4 +1,4 @@
-// What every kernel uses: 16-byte accesses, conversions, reductions in a fixed order.
+// Used by every kernel: 16-byte accesses, conversions, reductions in a fixed order.
 #pragma once
 #include <cuda_bf16.h>
 #include <math_constants.h>
@@ -17,13 +17,15 @@ template <typename T> __device__ __forceinline__ T from_float(float x);
 template <> __device__ __forceinline__ float from_float<float>(float x) { return x; }
 template <> __device__ __forceinline__ bf16 from_float<bf16>(float x) { return __float2bfloat16_rn(x); }
 
-// 16 bytes at an address that is a multiple of 16. Loads that are to be on their way together are made by `fetch` before the
-// first of them is unpacked.
-template <typename T> __device__ __forceinline__ uint4 fetch(const T* from) { return *reinterpret_cast<const uint4*>(from); }
+// Loads 16 bytes at a multiple of 16. To keep several loads in flight, `fetch` all of them before unpacking the first.
+template <typename T> __device__ __forceinline__ uint4 fetch(const T* from) {
+    return *reinterpret_cast<const uint4*>(from);
+}
 
-// As floats: four of f32, eight of bf16.
+// The 16 bytes as floats: four f32 or eight bf16.
 __device__ __forceinline__ void unpack(uint4 raw, float (&v)[4]) {
-    v[0] = __uint_as_float(raw.x), v[1] = __uint_as_float(raw.y), v[2] = __uint_as_float(raw.z), v[3] = __uint_as_float(raw.w);
+    v[0] = __uint_as_float(raw.x), v[1] = __uint_as_float(raw.y), v[2] = __uint_as_float(raw.z),
+    v[3] = __uint_as_float(raw.w);
 }
 
 __device__ __forceinline__ void unpack(uint4 raw, float (&v)[8]) {
@@ -36,16 +38,9 @@ __device__ __forceinline__ void unpack(uint4 raw, float (&v)[8]) {
     }
 }
 
-// N floats that are f32 whatever T is.
-template <int N> __device__ __forceinline__ void unpack_f32(const uint4 (&raw)[N / 4], float (&v)[N]) {
-#pragma unroll
-    for (int i = 0; i < N; i++) {
-        const uint4& quad = raw[i / 4];
-        v[i] = __uint_as_float(i % 4 == 0 ? quad.x : i % 4 == 1 ? quad.y : i % 4 == 2 ? quad.z : quad.w);
-    }
+template <typename T> __device__ __forceinline__ void load(const T* from, float (&v)[SIZE<T>]) {
+    unpack(fetch(from), v);
 }
-
-template <typename T> __device__ __forceinline__ void load(const T* from, float (&v)[SIZE<T>]) { unpack(fetch(from), v); }
 
 __device__ __forceinline__ uint32_t pack(float low, float high) {
     __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
@@ -57,18 +52,16 @@ __device__ __forceinline__ void store(float* to, const float (&v)[4]) {
 }
 
 __device__ __forceinline__ void store(bf16* to, const float (&v)[8]) {
-    *reinterpret_cast<uint4*>(to) =
-        make_uint4(pack(v[0], v[1]), pack(v[2], v[3]), pack(v[4], v[5]), pack(v[6], v[7]));
+    *reinterpret_cast<uint4*>(to) = make_uint4(pack(v[0], v[1]), pack(v[2], v[3]), pack(v[4], v[5]), pack(v[6], v[7]));
 }
 
 // N floats, N a multiple of 4.
 template <int N> __device__ __forceinline__ void store_f32(float* to, const float (&v)[N]) {
 #pragma unroll
-    for (int i = 0; i < N; i += 4)
-        *reinterpret_cast<float4*>(to + i) = make_float4(v[i], v[i + 1], v[i + 2], v[i + 3]);
+    for (int i = 0; i < N; i += 4) *reinterpret_cast<float4*>(to + i) = make_float4(v[i], v[i + 1], v[i + 2], v[i + 3]);
 }
 
-// v as it will be read back.
+// v rounded to T.
 template <typename T> __device__ __forceinline__ float rounded(float v) { return to_float(from_float<T>(v)); }
 
 // f32 parameters (scales, biases, positions) for the SIZE<T> columns of a pack; `from` is a multiple of 16 bytes.

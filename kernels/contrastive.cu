@@ -3,40 +3,44 @@
 //   L = tau a b^T, tau = exp(clip(logit_scale, 0, ln 100)), the pair of row i is column i + offset
 //   lse_i = ln sum_j exp L_ij;  loss = weight * (sum over both directions of lse_i - L_i,pair);  weight = 1 / 2B
 //   G_ij = weight (exp(L_ij - lse_row_i) + exp(L_ij - lse_col_j) - 2 [j = i + offset]);  da = tau G b
-//   dlogit_scale = sum of G o L (zero where the clip holds it)
+//   dlogit_scale = sum of G o L (zero where the clip is active)
 //
-// Launches. Parameters in the order of the signatures below: pointers to global memory (images, texts: halves of split.cu; the
-// others f32), `int` (rows, columns, width, offset, and counts) and `float` (weight), 4 bytes each.
-// With one device rows = columns = B and offset = 0; with several, rows = B / devices, the columns are gathered, offset is
-// the index of the device's first row, and weight is that of the whole batch, so that the devices' losses, counts and
-// dlogit_scale add up; dimages and dtexts are complete. A device's parts of the columns are then those of its rows: of its own
-// columns, the outcome needs the parts of all devices, in their order.
-//   tiles(n) = ceil(n / 128);  blocks = ceil(width / 32);  row_tiles, column_tiles: those of one block, chosen by the
-//   launcher so that about 264 blocks (two on each of an H100's 132 SMs; a constant, so that sums have one order everywhere)
-//   share the work;  row_shares = ceil(tiles(rows) / row_tiles), column_shares = ceil(tiles(columns) / column_tiles)
+// Launches. Parameters are those of the signatures below: pointers to global memory (images, texts: halves of split.cu;
+// the others f32), `int` (rows, columns, width, offset, and counts) and `float` (weight). With one device, rows =
+// columns = B and offset = 0. With several, rows = B / devices, the columns are gathered, offset is the index of the
+// device's first row, and weight is that of the whole batch, so that losses, counts and dlogit_scale of the devices add
+// up; dimages and dtexts are complete. A device's parts of the columns then cover only its own rows, so the outcome of
+// its columns needs the parts of all devices, in their order.
+//   tiles(n) = ceil(n / 128);  blocks = ceil(width / 32);  row_tiles, column_tiles: tiles of one block, chosen by the
+//   launcher so that about 264 blocks share the work (two on each of an H100's 132 SMs; a constant, so that sums have
+//   one order on all GPUs);  row_shares = ceil(tiles(rows) / row_tiles), column_shares = ceil(tiles(columns) /
+//   column_tiles)
 //
-// First, either way: split_halves(images, halves, rows, width) of split.cu, and the same of texts: 4 bytes per element.
+// Forward and backward start with split_halves(images, halves, rows, width) of split.cu, and the same of texts: 4 bytes
+// per element.
 //
-// Forward; scratch beside the halves: parts = [most: column_shares x rows, sum: column_shares x rows, own: rows,
-// most: row_shares x columns, sum: row_shares x columns]:
+// Forward; scratch in addition to the halves: parts = [max: column_shares x rows, sum: column_shares x rows, own: rows,
+// max: row_shares x columns, sum: row_shares x columns]:
 //   1. contrastive_lse_f32(images, texts, logit_scale, parts, rows, columns, blocks, offset, row_tiles, column_tiles):
 //      grid (column_shares, row_shares), block 256, dynamic shared memory 98,304 bytes (opt in)
-//   2. contrastive_outcome_f32(parts, lse_rows, lse_columns, outcome, rows, row_shares, column_shares, weight), rows = columns:
-//      grid 1, block 1024
+//   2. contrastive_outcome_f32(parts, lse_rows, lse_columns, outcome, rows, row_shares, column_shares, weight),
+//      rows = columns: grid 1, block 1024
 //
-// Backward; scratch beside the halves: tiles(rows) column_shares, rounded up to a multiple of 64 (`sums`), and then, if
-// column_shares > 1, column_shares rows width (`parts`, at most 33,792 width):
-//   1. contrastive_gradient_f32(images, texts, logit_scale, lse_rows, lse_columns, to, sums, rows, columns, width, blocks,
-//      offset, column_tiles, weight): grid (tiles(rows), column_shares), block 256, dynamic shared memory 98,304 bytes (opt
-//      in); `to` is parts if column_shares > 1, else dimages; 8-byte aligned if width is even (odd widths are slower)
+// Backward; scratch in addition to the halves: tiles(rows) column_shares, rounded up to a multiple of 64 (`sums`), and
+// then, if column_shares > 1, column_shares rows width (`parts`, at most 33,792 width):
+//   1. contrastive_gradient_f32(images, texts, logit_scale, lse_rows, lse_columns, to, sums, rows, columns, width,
+//      blocks, offset, column_tiles, weight): grid (tiles(rows), column_shares), block 256, dynamic shared memory
+//      98,304 bytes (opt in); `to` is parts if column_shares > 1, else dimages; 8-byte aligned if width is even (odd
+//      widths are slower)
 //   2. if column_shares > 1: add_partials(parts, dimages, column_shares, rows * width, 0) of reduce.cu
 //   3. and 4. the same with (texts, images, lse_columns, lse_rows), null for sums, and dtexts
 //   5. contrastive_dlogit_scale_f32(sums, logit_scale, dlogit_scale, tiles(rows) * column_shares, accumulate): grid 1,
 //      block 256
 // lse_a has `rows` elements and lse_b `columns`: several devices gather both before the backward pass.
 //
-// FLOPs: 2 B^2 width forwards, 8 B^2 width backwards (4 of them S again), each three times on the tensor cores. Bytes: halves
-// of a and b once per tile that they meet, from L2; da is read and written once per column tile of its block.
+// FLOPs: 2 B^2 width forward, 8 B^2 width backward (4 of them to recompute S), each three times on the tensor cores.
+// Bytes: halves of a and b once per tile that uses them, from L2; da is read and written once per column tile of its
+// block.
 #include "logits.cuh"
 
 struct InfoNce {
@@ -44,24 +48,25 @@ struct InfoNce {
     const float* lse_rows;
     const float* lse_columns;
 
-    // `sum` is the sum of exp(L - most).
-    __device__ __forceinline__ void add(const float (&logits)[MICRO], int, float& most, float& sum) const {
-        float larger = most, here = 0;
+    // `sum` is the sum of exp(L - max_logit).
+    __device__ __forceinline__ void add(const float (&logits)[MICRO], int, float& max_logit, float& sum) const {
+        float larger = max_logit;
+        float here = 0;
 #pragma unroll
         for (int j = 0; j < MICRO; j++) larger = fmaxf(larger, logits[j]);
 #pragma unroll
         for (int j = 0; j < MICRO; j++) here += __expf(logits[j] - larger);
-        sum = sum * __expf(most - larger) + here;
-        most = larger;
+        sum = sum * __expf(max_logit - larger) + here;
+        max_logit = larger;
     }
-    __device__ __forceinline__ void add_column(const float (&logits)[MICRO], float& most, float& sum) const {
-        add(logits, 0, most, sum);
+    __device__ __forceinline__ void add_column(const float (&logits)[MICRO], float& max_logit, float& sum) const {
+        add(logits, 0, max_logit, sum);
     }
 
-    __device__ __forceinline__ void merge(float& most, float& sum, float most2, float sum2) const {
-        float larger = fmaxf(most, most2);
-        sum = sum * __expf(most - larger) + sum2 * __expf(most2 - larger);
-        most = larger;
+    __device__ __forceinline__ void merge(float& max_logit, float& sum, float other_max, float other_sum) const {
+        float larger = fmaxf(max_logit, other_max);
+        sum = sum * __expf(max_logit - larger) + other_sum * __expf(other_max - larger);
+        max_logit = larger;
     }
 
     __device__ __forceinline__ float row(int row) const { return lse_rows[row]; }
@@ -86,15 +91,15 @@ extern "C" __global__ void __launch_bounds__(1024)
     Parts parts(to, rows, rows, row_shares, column_shares);
     float loss = 0, correct[2] = {};
     for (int row = threadIdx.x; row < rows; row += 1024) {
-        float most, sum, own = parts.own[row];
-        merge_parts(InfoNce{}, parts.row_most, parts.row_sum, row, rows, column_shares, most, sum);
-        float all = lse_rows[row] = most + logf(sum);
+        float max_logit, sum, own = parts.own[row];
+        merge_parts(InfoNce{}, parts.row_max, parts.row_sum, row, rows, column_shares, max_logit, sum);
+        float all = lse_rows[row] = max_logit + logf(sum);
         loss += all - own;
-        correct[0] += own >= most ? 1.0f : 0.0f;
-        merge_parts(InfoNce{}, parts.column_most, parts.column_sum, row, rows, row_shares, most, sum);
-        all = lse_columns[row] = most + logf(sum);
+        correct[0] += own >= max_logit ? 1.0f : 0.0f;
+        merge_parts(InfoNce{}, parts.column_max, parts.column_sum, row, rows, row_shares, max_logit, sum);
+        all = lse_columns[row] = max_logit + logf(sum);
         loss += all - own;
-        correct[1] += own >= most ? 1.0f : 0.0f;
+        correct[1] += own >= max_logit ? 1.0f : 0.0f;
     }
     float values[3] = {weight * block_sum<32>(loss, scratch), block_sum<32>(correct[0], scratch),
                        block_sum<32>(correct[1], scratch)};
@@ -105,8 +110,8 @@ extern "C" __global__ void __launch_bounds__(256, 2)
     contrastive_gradient_f32(const void* a, const void* b, const float* logit_scale, const float* lse_a,
                              const float* lse_b, float* da, float* sums, int rows, int columns, int width, int blocks,
                              int offset, int column_tiles, float weight) {
-    gradient_rows(InfoNce{lse_a, lse_b}, a, b, logit_scale, da, sums, rows, columns, width, blocks, offset, column_tiles,
-                  weight);
+    gradient_rows(InfoNce{lse_a, lse_b}, a, b, logit_scale, da, sums, rows, columns, width, blocks, offset,
+                  column_tiles, weight);
 }
 
 extern "C" __global__ void __launch_bounds__(256)

@@ -1,4 +1,4 @@
-// The GELU where no epilogue of a matrix product serves (src/ops/gelu), element by element.
+// GELU where no epilogue of a matrix product applies it (src/ops/gelu).
 //   tanh:  x/2 (1 + tanh(u)), u = sqrt(2/pi) (x + 0.044715 x^3);   exact:  x/2 (1 + erf(x / sqrt 2))
 #include "common.cuh"
 
@@ -15,7 +15,7 @@ template <bool EXACT> __device__ __forceinline__ float slope(float x) {
     return 0.5f * (1 + t) + 0.5f * x * (1 - t * t) * (SQRT_2_OVER_PI * (1 + 3 * CUBIC * x * x));
 }
 
-// y = gelu(x), both [len]. One thread per pack, the last one takes what is left. Grid: any; block: 256.
+// y = gelu(x), both [len]. One thread per pack; the last pack may be shorter. Grid: any; block: 256.
 template <typename T, bool EXACT> __device__ void forward(const T* x, T* y, size_t len) {
     constexpr int N = SIZE<T>;
     for (size_t at = thread_index() * N; at < len; at += thread_count() * N) {
@@ -48,12 +48,14 @@ template <typename T, bool EXACT> __device__ void backward(const T* x, T* d, siz
     }
 }
 
-#define KERNELS(TYPE, NAME, FORM, EXACT)                                                                                  \
-    extern "C" __global__ void __launch_bounds__(256) gelu_##FORM##_forward_##NAME(const TYPE* x, TYPE* y, size_t len) {   \
-        forward<TYPE, EXACT>(x, y, len);                                                                                  \
-    }                                                                                                                     \
-    extern "C" __global__ void __launch_bounds__(256) gelu_##FORM##_backward_##NAME(const TYPE* x, TYPE* d, size_t len) {  \
-        backward<TYPE, EXACT>(x, d, len);                                                                                 \
+#define KERNELS(TYPE, NAME, FORM, EXACT)                                    \
+    extern "C" __global__ void __launch_bounds__(256)                       \
+        gelu_##FORM##_forward_##NAME(const TYPE* x, TYPE* y, size_t len) {  \
+        forward<TYPE, EXACT>(x, y, len);                                    \
+    }                                                                       \
+    extern "C" __global__ void __launch_bounds__(256)                       \
+        gelu_##FORM##_backward_##NAME(const TYPE* x, TYPE* d, size_t len) { \
+        backward<TYPE, EXACT>(x, d, len);                                   \
     }
 
 KERNELS(bf16, bf16, tanh, false)

@@ -1,17 +1,19 @@
 // Layer normalisation over rows, fused with the residual sum before it (src/ops/layernorm).
 //
 //   s = x + delta (or x);  y = (s - mean) rstd gamma + beta;  rstd = 1 / sqrt(var + eps)
-//   g = dy gamma, n = (s - mean) rstd;  ds = rstd (g - mean(g) - n mean(g n)) + dx_in;  dgamma = sum dy n;  dbeta = sum dy
+//   g = dy gamma;  n = (s - mean) rstd;  ds = rstd (g - mean(g) - n mean(g n)) + dx_in
+//   dgamma = sum dy n;  dbeta = sum dy
 //
-// One warp per row, the row in its registers: PACKS packs of 16 bytes per lane, so width <= 32 PACKS SIZE, and width is a
-// multiple of SIZE. Bytes moved: forward 2 rows (4 with delta), backward 3 (4 where dx is added to).
+// One warp per row, with the row in registers: PACKS packs of 16 bytes per lane, so width <= 32 PACKS SIZE, and width
+// is a multiple of SIZE. Bytes moved, in rows: forward 2 (4 with delta), backward 3 (4 if dx is added to).
 #include "common.cuh"
 
-constexpr int WARPS = 4; // launcher
-// float4s from one quad of a pack to the next in shared memory: 32 lanes, and half the banks further.
-constexpr int STRIDE = 36; // launcher
+constexpr int WARPS = 4;  // launcher
+// float4s from one quad of a pack to the next in shared memory. Not 32: two quads of a lane then lie in different
+// halves of the banks.
+constexpr int STRIDE = 36;  // launcher
 
-// Grid: any; block: 128. `delta` and `sum` are both null, or neither.
+// Grid: any; block: 128. `delta` and `sum` are both null or both given.
 // x, delta, sum, y: [rows, width]; gamma, beta: [width]; mean, rstd: [rows].
 template <typename T, int PACKS>
 __device__ void forward(const T* x, const T* delta, T* sum, const float* gamma, const float* beta, T* y, float* mean,
@@ -30,7 +32,7 @@ __device__ void forward(const T* x, const T* delta, T* sum, const float* gamma, 
                 if (delta) {
                     float d[N];
                     load(delta + start + column, d);
-                    // The statistics are those of what the backward pass will read.
+                    // Statistics of the rounded sum, which the backward pass reads.
 #pragma unroll
                     for (int i = 0; i < N; i++) s[pack][i] = rounded<T>(s[pack][i] + d[i]);
                     store(sum + start + column, s[pack]);
@@ -65,7 +67,7 @@ __device__ void forward(const T* x, const T* delta, T* sum, const float* gamma, 
     }
 }
 
-// What a lane has of a row, as it is in memory.
+// A lane's packs of a row, as they are in memory.
 template <typename T, int PACKS> struct Row {
     uint4 packs[PACKS];
 
@@ -76,31 +78,36 @@ template <typename T, int PACKS> struct Row {
             if (column < width) packs[pack] = ::fetch(from + (size_t)row * width + column);
         }
     }
-    // What was computed from it before is to be computed again, and not kept in registers.
-    __device__ __forceinline__ void renew() {
+    // Hides the values from the optimiser, so that they are unpacked again instead of keeping floats in registers.
+    __device__ __forceinline__ void opaque() {
 #pragma unroll
-        for (int i = 0; i < PACKS; i++) asm volatile("" : "+r"(packs[i].x), "+r"(packs[i].y), "+r"(packs[i].z), "+r"(packs[i].w));
+        for (int i = 0; i < PACKS; i++)
+            asm volatile("" : "+r"(packs[i].x), "+r"(packs[i].y), "+r"(packs[i].z), "+r"(packs[i].w));
     }
 };
 
-// Grid: `blocks`, a function of rows alone, so that sums have one order; block: 128; dynamic shared memory:
-// 2 * WARPS * PACKS * QUADS * STRIDE * 16 bytes. dy, x, dx: [rows, width]; partials: [blocks, 2, width], the block's sums for gamma
-// and beta. `add`: dx holds the residual gradient, which is added to.
+// dy, x, dx: [rows, width]; partials: [blocks, 2, width], the block's sums for gamma and beta. `add`: dx holds the
+// residual's gradient, and is added to.
+// Grid: blocks, a function of rows alone, so that sums have one order; block: 128; dynamic shared memory:
+// 2 * WARPS * PACKS * QUADS * STRIDE * 16 bytes.
 template <typename T, int PACKS>
-__device__ void backward(const T* dy, const T* x, const float* gamma, const float* mean, const float* rstd, T* dx, int add,
-                         float* partials, int rows, int width) {
-    constexpr int N = SIZE<T>, QUADS = N / 4;
-    // [warp][gamma, beta][pack][quad of the pack][lane]: lanes are neighbours, so that no bank is met twice.
+__device__ void backward(const T* dy, const T* x, const float* gamma, const float* mean, const float* rstd, T* dx,
+                         int add, float* partials, int rows, int width) {
+    constexpr int N = SIZE<T>;
+    constexpr int QUADS = N / 4;
+    // [warp][gamma, beta][pack][quad of the pack][lane]: lanes are neighbours, so that there are no bank conflicts.
     extern __shared__ float4 sums[];
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     float4* gammas = sums + warp * 2 * PACKS * QUADS * STRIDE + lane;
     float4* betas = gammas + PACKS * QUADS * STRIDE;
 #pragma unroll
     for (int quad = 0; quad < 2 * PACKS * QUADS; quad++) gammas[quad * STRIDE] = make_float4(0, 0, 0, 0);
-    // Rows that are neighbours go to one block. Where there are registers for it, a row is read while that before is computed.
+    // A block has neighbouring rows. If there are enough registers, the next row is read during the computation of this
+    // one.
     constexpr bool AHEAD = PACKS <= 4;
     int each = (rows + gridDim.x - 1) / gridDim.x;
-    int row = blockIdx.x * each + warp, end = min(rows, (int)(blockIdx.x + 1) * each);
+    int row = blockIdx.x * each + warp;
+    int end = min(rows, (int)(blockIdx.x + 1) * each);
     Row<T, PACKS> next_dy, next_x;
     if (AHEAD && row < end) next_dy.fetch(dy, row, width), next_x.fetch(x, row, width);
     for (; row < end; row += WARPS) {
@@ -118,14 +125,14 @@ __device__ void backward(const T* dy, const T* x, const float* gamma, const floa
 #pragma unroll
             for (int i = 0; i < N; i++) n[i] = (n[i] - mu) * r, g[i] = d[i] * scale[i];
         };
-        float along = 0, through = 0;
+        float sum_g = 0, sum_gn = 0;
 #pragma unroll
         for (int pack = 0; pack < PACKS; pack++) {
             if ((pack * 32 + lane) * N < width) {
                 float d[N], g[N], n[N];
                 unpacked(pack, d, g, n);
 #pragma unroll
-                for (int i = 0; i < N; i++) along += g[i], through += g[i] * n[i];
+                for (int i = 0; i < N; i++) sum_g += g[i], sum_gn += g[i] * n[i];
 #pragma unroll
                 for (int i = 0; i < N; i += 4) {
                     int quad = (pack * QUADS + i / 4) * STRIDE;
@@ -136,8 +143,8 @@ __device__ void backward(const T* dy, const T* x, const float* gamma, const floa
                 }
             }
         }
-        float mean_g = warp_sum(along) / width, mean_gn = warp_sum(through) / width;
-        now_dy.renew(), now_x.renew();
+        float mean_g = warp_sum(sum_g) / width, mean_gn = warp_sum(sum_gn) / width;
+        now_dy.opaque(), now_x.opaque();
         if (!AHEAD && add) old.fetch(dx, row, width);
 #pragma unroll
         for (int pack = 0; pack < PACKS; pack++) {
@@ -155,8 +162,10 @@ __device__ void backward(const T* dy, const T* x, const float* gamma, const floa
     __syncthreads();
     // Neighbouring threads have neighbouring columns.
     for (int i = threadIdx.x; i < 2 * PACKS * QUADS * 32; i += blockDim.x) {
-        int which = i / (PACKS * QUADS * 32), column = i % (PACKS * QUADS * 32) * 4;
-        int quad = (which * PACKS + column / (32 * N)) * QUADS + i % QUADS, from = column / N % 32;
+        int which = i / (PACKS * QUADS * 32);
+        int column = i % (PACKS * QUADS * 32) * 4;
+        int quad = (which * PACKS + column / (32 * N)) * QUADS + i % QUADS;
+        int from = column / N % 32;
         float4 total = make_float4(0, 0, 0, 0);
 #pragma unroll
         for (int w = 0; w < WARPS; w++) {
@@ -168,28 +177,28 @@ __device__ void backward(const T* dy, const T* x, const float* gamma, const floa
     }
 }
 
-#define KERNELS(TYPE, NAME, PACKS)                                                                                       \
-    extern "C" __global__ void __launch_bounds__(128) layernorm_forward_##NAME##_##PACKS(                                 \
-        const TYPE* x, const TYPE* delta, TYPE* sum, const float* gamma, const float* beta, TYPE* y, float* mean,         \
-        float* rstd, int rows, int width, float eps) {                                                                    \
-        forward<TYPE, PACKS>(x, delta, sum, gamma, beta, y, mean, rstd, rows, width, eps);                                \
-    }                                                                                                                     \
-    extern "C" __global__ void __launch_bounds__(128, PACKS <= 4 ? 4 : 1) layernorm_backward_##NAME##_##PACKS(               \
-        const TYPE* dy, const TYPE* x, const float* gamma, const float* mean, const float* rstd, TYPE* dx, int add,       \
-        float* partials, int rows, int width) {                                                                           \
-        backward<TYPE, PACKS>(dy, x, gamma, mean, rstd, dx, add, partials, rows, width);                                  \
+#define KERNELS(TYPE, NAME, PACKS)                                                                                  \
+    extern "C" __global__ void __launch_bounds__(128) layernorm_forward_##NAME##_##PACKS(                           \
+        const TYPE* x, const TYPE* delta, TYPE* sum, const float* gamma, const float* beta, TYPE* y, float* mean,   \
+        float* rstd, int rows, int width, float eps) {                                                              \
+        forward<TYPE, PACKS>(x, delta, sum, gamma, beta, y, mean, rstd, rows, width, eps);                          \
+    }                                                                                                               \
+    extern "C" __global__ void __launch_bounds__(128, PACKS <= 4 ? 4 : 1) layernorm_backward_##NAME##_##PACKS(      \
+        const TYPE* dy, const TYPE* x, const float* gamma, const float* mean, const float* rstd, TYPE* dx, int add, \
+        float* partials, int rows, int width) {                                                                     \
+        backward<TYPE, PACKS>(dy, x, gamma, mean, rstd, dx, add, partials, rows, width);                            \
     }
 
 #define BF16(PACKS) KERNELS(bf16, bf16, PACKS)
 #define F32(PACKS) KERNELS(float, f32, PACKS)
 
 // Widths up to 256, 512, 768, 1024, 1280 and 2048 in bf16; 512, 1024 and 2048 in f32.
-BF16(1) // launcher
-BF16(2) // launcher
-BF16(3) // launcher
-BF16(4) // launcher
-BF16(5) // launcher
-BF16(8) // launcher
-F32(4) // launcher
-F32(8) // launcher
-F32(16) // launcher
+BF16(1)  // launcher
+BF16(2)  // launcher
+BF16(3)  // launcher
+BF16(4)  // launcher
+BF16(5)  // launcher
+BF16(8)  // launcher
+F32(4)   // launcher
+F32(8)   // launcher
+F32(16)  // launcher

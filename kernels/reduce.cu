@@ -1,10 +1,10 @@
 // Sums in a fixed order: over partial sums, over columns, over everything.
 #include "common.cuh"
 
-// sums[c] (+)= sum over r of partials[r * stride + c]: each of 8 warps every eighth row, and then the warps in order. With so many
-// loads under way at once the wait for memory is that of a few rows, not of all. Grid: ceil(width / 32); block: (32, 8).
-extern "C" __global__ void __launch_bounds__(256) add_partials(const float* partials, float* sums, int rows, int width,
-                                                               int stride, int accumulate) {
+// sums[c] (+)= sum over r of partials[r * stride + c]: each of 8 warps sums every eighth row, then the warps are added
+// in order. The eight chains of loads hide each other's latency. Grid: ceil(width / 32); block: (32, 8).
+extern "C" __global__ void __launch_bounds__(256)
+    add_partials(const float* partials, float* sums, int rows, int width, int stride, int accumulate) {
     constexpr int WARPS = 8;
     __shared__ float shared[WARPS][32];
     int column = blockIdx.x * 32 + threadIdx.x;
@@ -22,12 +22,12 @@ extern "C" __global__ void __launch_bounds__(256) add_partials(const float* part
     sums[column] = total;
 }
 
-// partials[block, c] = sum of x[r, c] over the block's rows; row r begins at r * stride. A thread has a pack of columns and
-// every WARPS-th row. Grid: (ceil(width / (32 SIZE)), blocks), blocks a function of rows alone; block: (32, 8).
-// stride and width: multiples of SIZE. Bytes moved: those of x.
+// partials[block, c] = sum of x[r, c] over the block's rows; row r starts at r * stride. A thread has a pack of columns
+// and every WARPS-th row. Grid: (ceil(width / (32 SIZE)), blocks), blocks a function of rows alone; block: (32, 8).
+// stride and width: multiples of SIZE. Bytes moved: x.
 template <typename T> __device__ void column_sums(const T* x, float* partials, int rows, int width, size_t stride) {
     constexpr int N = SIZE<T>, WARPS = 8;
-    // Quads of a pack are 36 apart: 32 lanes, and half the banks further.
+    // Quads of a pack are 36 apart, not 32: two quads of a lane then lie in different halves of the banks.
     __shared__ float4 shared[WARPS][N / 4][36];
     int column = (blockIdx.x * 32 + threadIdx.x) * N;
     int each = (rows + gridDim.y - 1) / gridDim.y;
@@ -45,8 +45,9 @@ template <typename T> __device__ void column_sums(const T* x, float* partials, i
     for (int i = 0; i < N; i += 4)
         shared[threadIdx.y][i / 4][threadIdx.x] = make_float4(sums[i], sums[i + 1], sums[i + 2], sums[i + 3]);
     __syncthreads();
-    // Each of the first threads adds up one quad; neighbours have neighbouring columns.
-    int own = threadIdx.y * 32 + threadIdx.x, to = blockIdx.x * 32 * N + own * 4;
+    // Each of the first threads sums one quad; neighbours have neighbouring columns.
+    int own = threadIdx.y * 32 + threadIdx.x;
+    int to = blockIdx.x * 32 * N + own * 4;
     if (own < 32 * N / 4 && to < width) {
         float4 total = make_float4(0, 0, 0, 0);
 #pragma unroll
@@ -58,9 +59,11 @@ template <typename T> __device__ void column_sums(const T* x, float* partials, i
     }
 }
 
-extern "C" __global__ void __launch_bounds__(256) column_sums_bf16(const bf16* x, float* partials, int rows, int width, size_t stride) {
+extern "C" __global__ void __launch_bounds__(256)
+    column_sums_bf16(const bf16* x, float* partials, int rows, int width, size_t stride) {
     column_sums(x, partials, rows, width, stride);
 }
-extern "C" __global__ void __launch_bounds__(256) column_sums_f32(const float* x, float* partials, int rows, int width, size_t stride) {
+extern "C" __global__ void __launch_bounds__(256)
+    column_sums_f32(const float* x, float* partials, int rows, int width, size_t stride) {
     column_sums(x, partials, rows, width, stride);
 }

@@ -1,13 +1,15 @@
-// Rows of f32 as halves for the tensor cores: the layout and the scale of logits.cuh.
+// Splits rows of f32 into f16 halves for the tensor cores, with the layout and the scale of logits.cuh.
 #include "logits.cuh"
 
-// halves: [tiles * 128, width / 32 rounded up, (high, low), 32], zeros from row `rows` on. Grid: tiles * 2 * blocks of 32; block:
-// 256; a thread has 8 neighbours of a row. halves: 16-byte aligned; so is x if width is a multiple of 4. Bytes: x once, and
-// halves, as large.
+// halves: [tiles * 128, ceil(width / 32), (high, low), 32], zeros from row `rows` on. A thread has 8 neighbours of a
+// row. halves is 16-byte aligned, and so is x if width is a multiple of 4. Bytes moved: x, and halves, which are as
+// large. Grid: 2 * tiles * ceil(width / 32); block: 256.
 extern "C" __global__ void __launch_bounds__(256) split_halves(const float* x, uint4* halves, int rows, int width) {
     int eights = (width + STEP - 1) / STEP * (STEP / 8);
-    size_t index = thread_index(), row = index / eights;
-    int at = index % eights * 8, end = row < rows ? width : 0;
+    size_t index = thread_index();
+    size_t row = index / eights;
+    int at = index % eights * 8;
+    int end = row < rows ? width : 0;
     x += row * width;
     float v[8] = {};
 #pragma unroll

@@ -7,7 +7,7 @@ use crate::device::{Cpu, DeviceError};
 use crate::simd::wide;
 
 impl Assemble for Cpu {
-    fn assemble_scratch(_: &Shape) -> usize {
+    fn assemble_scratch(_: &Shape, _: bool) -> usize {
         0
     }
 

@@ -5,11 +5,13 @@ use crate::autograd::GradMut;
 use crate::device::DeviceError;
 use crate::device::cuda::{ActType, Cuda, LaunchConfig, View, ViewMut, args};
 use crate::ops::bias::cuda::{Rows, column_sums, column_sums_scratch_len};
-use crate::ops::embedding::cuda::{Table, scatter};
+use crate::ops::embedding::cuda::{Table, scatter, scatter_scratch_len};
 
 impl<T: ActType> Assemble for Cuda<T> {
-    fn assemble_scratch(shape: &Shape) -> usize {
-        column_sums_scratch_len(shape.batch, shape.width)
+    fn assemble_scratch(shape: &Shape, learned: bool) -> usize {
+        let &Shape { batch, kept, width } = shape;
+        let positions = if learned { scatter_scratch_len(batch * kept, width) } else { 0 };
+        column_sums_scratch_len(batch, width).max(positions)
     }
 
     fn assemble_forward(
@@ -49,7 +51,7 @@ impl<T: ActType> Assemble for Cuda<T> {
         };
         let (cls, rest) = dpos.split_at(width);
         let table = Table { address: rest.address(), rows: rest.len() / width, width, accumulate };
-        scatter(self, ids.address(), batch * kept, (dpatches.address(), 0), table)?;
+        scatter(self, ids.address(), batch * kept, dpatches.address(), table, &scratch)?;
         column_sums(self, first, GradMut { view: cls, accumulate }, &scratch)
     }
 }

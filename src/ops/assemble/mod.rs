@@ -45,11 +45,16 @@ pub struct Gradients<'a, D: Device> {
 
 /// Devices that assemble sequences.
 pub trait Assemble: Device {
+<<<<<<< HEAD
     /// f32 elements of scratch that the backward pass needs.
     fn assemble_scratch(shape: &Shape) -> usize;
 
     /// `patches: [batch, kept, width]`, `ids: [batch, kept]`, `cls: [width]`, `pos: [patches + 1, width]
     /// -> out: [batch, kept + 1, width]`.
+=======
+    /// f32 elements of scratch that the backward pass needs, with `learned` positions or fixed ones.
+    fn assemble_scratch(shape: &Shape, learned: bool) -> usize;
+>>>>>>> kernels
     fn assemble_forward(
         &self,
         shape: &Shape,
@@ -142,7 +147,7 @@ impl<D: Assemble> Op<D> for AssembleOp<D> {
             Positions::Learned(table) => Some(plan.param(table)),
         };
         let (dpatches, dcls) = (plan.input_grad(self.patches), plan.param(self.cls));
-        let scratch = plan.scratch(D::assemble_scratch(&self.shape));
+        let scratch = plan.scratch(D::assemble_scratch(&self.shape, dpos.is_some()));
         self.back = Some(Planned { dout, dpatches, dcls, dpos, scratch });
         true
     }

@@ -2,45 +2,90 @@
 
 use super::{Embedding, Gradients, Shape};
 use crate::device::DeviceError;
-use crate::device::cuda::kernels::embedding::{ROWS, SEGMENT};
+use crate::device::cuda::kernels::embedding::{DIGIT_BITS, DIGITS, PIECE, SEGMENT};
 use crate::device::cuda::{ActType, Cuda, LaunchConfig, View, ViewMut, args};
 use crate::ops::bias::cuda::{Rows, column_sums, column_sums_scratch_len};
-
-/// Dynamic shared memory that is used for more groups than one.
-const SHARED: usize = 48 * 1024;
 
 /// A table's gradient.
 #[derive(Clone, Copy)]
 pub struct Table {
+    /// Its address.
     pub address: u64,
+    /// Rows of the table.
     pub rows: usize,
+    /// Columns of the table.
     pub width: usize,
     /// Add to what is there instead of overwriting it.
     pub accumulate: bool,
 }
 
+/// Lengths of the lists that the launches of `embedding_sum` take: the places, then the partial rows of the launch before.
+fn list_lens(places: usize) -> impl Iterator<Item = usize> {
+    std::iter::successors(Some(places), |len| (*len > PIECE).then(|| 2 * len.div_ceil(PIECE)))
+}
+
+/// f32 elements of scratch for [`scatter`].
+pub fn scatter_scratch_len(places: usize, width: usize) -> usize {
+    // Two lists of entries, of two numbers each, which the sort uses in turns; counts and totals of digits.
+    let sort = 4 * places + DIGITS * (places.div_ceil(SEGMENT) + 1);
+    sort + list_lens(places).skip(1).map(|len| len * (2 + width)).sum::<usize>()
+}
+
 /// `table[v] (+)= Σ rows[i]` over the places `i` with `indices[i] = v`, in a fixed order; `indices: [places]`, 32 bits each;
-/// `rows: [places, width]`; `merged`: sums over rows that `embedding_merge` made, and to which its indices refer, or 0.
+/// `rows: [places, width]`; `scratch`: [`scatter_scratch_len`] elements.
+///
+/// # Errors
+/// If a launch fails.
 pub fn scatter<T: ActType>(
     device: &Cuda<T>,
     indices: u64,
     places: usize,
-    (rows, merged): (u64, u64),
+    rows: u64,
     table: Table,
+    scratch: &ViewMut<'_, f32>,
 ) -> Result<(), DeviceError> {
-    let Table { address, rows: count, width, accumulate } = table;
-    let sums = ROWS * width * 4;
-    let groups = (256 / (width / T::PACK)).min(SHARED / sums).max(1);
-    let config = LaunchConfig::blocks(count.div_ceil(ROWS), 256).with_shared(groups * sums);
-    let args = args![indices, rows, merged, address, places, width, count, groups, accumulate];
-    device.launch_typed("embedding", "embedding_backward", config, args)
+    let Table { address: to, rows: vocab, width, accumulate } = table;
+    let mut free = scratch.address();
+    let mut take = |elements: usize| {
+        free += 4 * elements as u64;
+        free - 4 * elements as u64
+    };
+    let lists = [take(2 * places), take(2 * places)];
+    let segments = places.div_ceil(SEGMENT);
+    let (counts, totals) = (take(DIGITS * segments), take(DIGITS));
+    let bits = (usize::BITS - vocab.saturating_sub(1).leading_zeros()) as usize;
+    let mut list = 0u64;
+    for digit in 0..bits.div_ceil(DIGIT_BITS).max(1) {
+        let (sorted, shift) = (lists[digit % 2], digit * DIGIT_BITS);
+        let blocks = LaunchConfig::blocks(segments, 256);
+        device.launch("embedding", "embedding_count", blocks, args![indices, list, counts, places, shift])?;
+        let scan = LaunchConfig::blocks(DIGITS / 8, 256);
+        device.launch("embedding", "embedding_scan", scan, args![counts, totals, segments])?;
+        let args = args![indices, list, counts, totals, sorted, places, shift];
+        device.launch("embedding", "embedding_sort", blocks, args)?;
+        list = sorted;
+    }
+    if !accumulate {
+        let config = LaunchConfig::blocks(vocab.div_ceil(256), 256);
+        device.launch("embedding", "embedding_clear", config, args![list, to, places, width, vocab])?;
+    }
+    let (mut rows, mut kernel, mut pack) = (rows, format!("embedding_sum_{}", T::SUFFIX), T::PACK);
+    for len in list_lens(places) {
+        let pieces = len.div_ceil(PIECE);
+        let (next, partials) = if pieces > 1 { (take(4 * pieces), take(2 * pieces * width)) } else { (0, 0) };
+        let groups = 256 / (width / pack).next_multiple_of(32).min(256);
+        let config = LaunchConfig::blocks(pieces.div_ceil(groups), 256);
+        device.launch("embedding", &kernel, config, args![list, rows, to, next, partials, len, width, accumulate])?;
+        // Partial rows are f32.
+        (list, rows, kernel, pack) = (next, partials, "embedding_sum_f32".to_owned(), 4);
+    }
+    Ok(())
 }
 
 impl<T: ActType> Embedding for Cuda<T> {
     fn embedding_scratch(shape: &Shape) -> usize {
         let &Shape { batch, context, width, .. } = shape;
-        // Sums of equal tokens, and the tokens that are left.
-        (batch * context * (width + 1)).max(column_sums_scratch_len(batch, context * width))
+        scatter_scratch_len(batch * context, width).max(column_sums_scratch_len(batch, context * width))
     }
 
     fn embedding_forward(
@@ -67,11 +112,7 @@ impl<T: ActType> Embedding for Cuda<T> {
         let &Shape { batch, context, width, vocab } = shape;
         let Gradients { dtable, dpos, scratch } = gradients;
         let table = Table { address: dtable.view.address(), rows: vocab, width, accumulate: dtable.accumulate };
-        let (places, sums) = (batch * context, scratch.address());
-        let rest = sums + 4 * (places * width) as u64;
-        let args = args![tokens, dout, rest, sums, places, width];
-        self.launch_typed("embedding", "embedding_merge", LaunchConfig::blocks(places.div_ceil(SEGMENT), 256), args)?;
-        scatter(self, rest, places, (dout.address(), sums), table)?;
+        scatter(self, tokens.address(), batch * context, dout.address(), table, &scratch)?;
         let samples = Rows { x: dout, rows: batch, width: context * width, stride: context * width };
         column_sums(self, samples, dpos, &scratch)
     }
