@@ -9,8 +9,7 @@ mod cpu;
 mod cuda;
 
 use super::act_bytes;
-use super::gelu::Gelu;
-use crate::autograd::{Access, Backward, Cost, GradMut, Op, ParamGrad, ParamId, Slot, Tape, Var, Work};
+use crate::autograd::{Access, Activation, Backward, Cost, GradMut, Op, ParamGrad, ParamId, Slot, Tape, Var, Work};
 use crate::device::{Device, DeviceError};
 
 /// The parameters of a linear layer; the weight is `[outputs, inputs]`, as in PyTorch's `Linear`.
@@ -34,7 +33,7 @@ pub struct Forward<'a, D: Device> {
     pub weight: D::View<'a, D::Act>,
     pub bias: Option<D::View<'a, D::Act>>,
     /// The GELU and where its input is saved.
-    pub gelu: Option<(Gelu, D::ViewMut<'a, D::Act>)>,
+    pub gelu: Option<(Activation, D::ViewMut<'a, D::Act>)>,
     pub y: D::ViewMut<'a, D::Act>,
 }
 
@@ -43,12 +42,12 @@ pub struct BackwardOperands<'a, D: Device> {
     pub x: D::View<'a, D::Act>,
     pub weight: D::View<'a, D::Act>,
     /// The GELU and its saved input, where `dy` is not the gradient of that already.
-    pub gelu: Option<(Gelu, D::View<'a, D::Act>)>,
+    pub gelu: Option<(Activation, D::View<'a, D::Act>)>,
     /// In: the gradient of `y`; where there is a GELU, left as that of its input.
     pub dy: D::ViewMut<'a, D::Act>,
     pub dx: Option<D::ViewMut<'a, D::Act>>,
     /// The GELU that made `x`, and its input: `dx` is to be the gradient of that.
-    pub x_gelu: Option<(Gelu, D::View<'a, D::Act>)>,
+    pub x_gelu: Option<(Activation, D::View<'a, D::Act>)>,
     pub dweight: GradMut<D::ViewMut<'a, f32>>,
     pub dbias: Option<GradMut<D::ViewMut<'a, f32>>>,
     pub scratch: D::ViewMut<'a, f32>,
@@ -62,7 +61,7 @@ pub trait Linear: Device {
     /// `y = gelu(pre)` from the input that [`Self::linear_forward`] saved.
     fn linear_gelu(
         &self,
-        kind: Gelu,
+        kind: Activation,
         pre: Self::View<'_, Self::Act>,
         y: Self::ViewMut<'_, Self::Act>,
     ) -> Result<(), DeviceError>;
@@ -72,7 +71,7 @@ pub trait Linear: Device {
 struct LinearOp<D: Device> {
     shape: Shape,
     weights: Weights,
-    gelu: Option<(Gelu, Slot<D::Act>)>,
+    gelu: Option<(Activation, Slot<D::Act>)>,
     x: Var<D::Act>,
     y: Var<D::Act>,
     back: Option<Planned<D>>,
@@ -83,7 +82,7 @@ struct Planned<D: Device> {
     /// Multiply `dy` by the slope of the GELU first.
     through_gelu: bool,
     dx: Option<Slot<D::Act>>,
-    x_gelu: Option<(Gelu, Slot<D::Act>)>,
+    x_gelu: Option<(Activation, Slot<D::Act>)>,
     dweight: ParamGrad,
     dbias: Option<ParamGrad>,
     scratch: Slot<f32>,
@@ -91,13 +90,13 @@ struct Planned<D: Device> {
 
 impl<D: Linear> Tape<D> {
     /// `x: [..., inputs] -> [..., outputs]`.
-    pub fn linear(&mut self, x: Var<D::Act>, weights: Weights, gelu: Option<Gelu>) -> Var<D::Act> {
+    pub fn linear(&mut self, x: Var<D::Act>, weights: Weights, gelu: Option<Activation>) -> Var<D::Act> {
         let (rows, inputs) = self.rows(x);
         let outputs = self.layout().get(weights.weight).len / inputs;
         let mut shape = self.shape(x).to_vec();
         shape.last_mut().into_iter().for_each(|width| *width = outputs);
         let y = self.result(&shape, true);
-        let gelu: Option<(Gelu, Slot<D::Act>)> = gelu.map(|kind| (kind, self.buffer(rows * outputs)));
+        let gelu: Option<(Activation, Slot<D::Act>)> = gelu.map(|kind| (kind, self.buffer(rows * outputs)));
         if let Some((kind, pre)) = gelu {
             self.is_activation_of(y, kind, pre);
             self.recomputable_from(y.slot(), pre);
