@@ -1,11 +1,10 @@
 //! Which ops are measured, at which shapes.
 
-use flipk::autograd::{ParamId, Var};
+use flipk::autograd::{Activation, ParamId, Var};
 use flipk::data::kept_patches;
 use flipk::model::{Flip, ModelConfig, Preset, TowerConfig};
 use flipk::ops::assemble::Positions;
 use flipk::ops::gather_patches::Shape as Gather;
-use flipk::ops::gelu::Gelu;
 use flipk::ops::layernorm::Norm;
 use flipk::ops::linear::Weights;
 use flipk::random::{Purpose, Random};
@@ -122,7 +121,7 @@ impl<D: Parts> Bench<D> {
         self.tape(&[&[up, width], &[up], &[width, up], &[width]], |on, params| {
             let x = on.var::<D::Act>(&rows, 1.0);
             on.name(format!("linear up {name}"), &[batch, tokens, width, up]);
-            let hidden = on.tape.linear(x, weights(params), Some(Gelu::Tanh));
+            let hidden = on.tape.linear(x, weights(params), Some(Activation::GeluTanh));
             on.name(format!("linear down {name}"), &[batch, tokens, up, width]);
             Some(on.tape.linear(hidden, weights(&params[2..]), None))
         })

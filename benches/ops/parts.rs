@@ -1,12 +1,12 @@
 //! What no tape records by itself: parts of other ops, sums of gradients, the optimizer.
 
-use flipk::autograd::{DECAY_BLOCK, GradMut, Work};
+use flipk::autograd::{Activation, DECAY_BLOCK, GradMut, Work};
 use flipk::device::cuda::{ActType, View, ViewMut};
 use flipk::device::{Cpu, Cuda, Device, DeviceError};
 use flipk::ops::AllOps;
 use flipk::ops::adamw::{Hyper, NUMBERS, Update};
 use flipk::ops::bias::{self, cuda::Rows};
-use flipk::ops::gelu::{self, Gelu};
+use flipk::ops::gelu;
 
 use crate::measure::{Bench, Block, Case, Done, dims, normals};
 
@@ -26,12 +26,12 @@ pub trait Parts: AllOps {
 
 impl Parts for Cpu {
     fn gelu_forward(&self, x: &[f32], y: &mut [f32]) -> Done {
-        gelu::cpu::forward(Gelu::Tanh, x, y);
+        gelu::cpu::forward(Activation::GeluTanh, x, y);
         Ok(())
     }
 
     fn gelu_backward(&self, x: &[f32], d: &mut [f32]) -> Done {
-        gelu::cpu::backward(Gelu::Tanh, x, d);
+        gelu::cpu::backward(Activation::GeluTanh, x, d);
         Ok(())
     }
 
@@ -47,11 +47,11 @@ impl Parts for Cpu {
 
 impl<T: ActType> Parts for Cuda<T> {
     fn gelu_forward(&self, x: View<'_, T>, y: ViewMut<'_, T>) -> Done {
-        gelu::cuda::forward(self, Gelu::Tanh, x, &y)
+        gelu::cuda::forward(self, Activation::GeluTanh, x, &y)
     }
 
     fn gelu_backward(&self, x: View<'_, T>, d: ViewMut<'_, T>) -> Done {
-        gelu::cuda::backward(self, Gelu::Tanh, x, &d)
+        gelu::cuda::backward(self, Activation::GeluTanh, x, &d)
     }
 
     fn sums_scratch(rows: usize, width: usize) -> usize {

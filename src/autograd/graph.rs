@@ -8,9 +8,9 @@ use crate::device::Elem;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
     /// `x/2 (1 + tanh(√(2/π) (x + 0.044715 x³)))`: PyTorch's `GELU(approximate="tanh")`
-    Tanh,
+    GeluTanh,
     /// `x Φ(x)`: PyTorch's `GELU()`
-    Exact,
+    GeluExact,
 }
 
 /// One step of a program; numbers are indices of its ops.

@@ -1,9 +1,8 @@
 //! Transformer blocks: pre-normalised, biases everywhere, MLP of four times the width.
 
 use super::config::TowerConfig;
-use crate::autograd::{Init, Layout, ParamId, Tape, Var};
+use crate::autograd::{Activation, Init, Layout, ParamId, Tape, Var};
 use crate::ops::AllOps;
-use crate::ops::gelu::Gelu;
 use crate::ops::layernorm::Norm;
 use crate::ops::linear::Weights;
 
@@ -97,7 +96,7 @@ impl Transformer {
                     });
                     let (sum, normal) = tape.residual_layernorm(sum, Some(attended), block.norm2);
                     let mlp = tape.scope("mlp", |tape| {
-                        let hidden = tape.linear(normal, block.up, Some(Gelu::Tanh));
+                        let hidden = tape.linear(normal, block.up, Some(Activation::GeluTanh));
                         tape.linear(hidden, block.down, None)
                     });
                     (sum, Some(mlp))

@@ -1,6 +1,5 @@
-use flipk::autograd::{ParamId, Tape, Var};
+use flipk::autograd::{Activation, ParamId, Tape, Var};
 use flipk::ops::AllOps;
-use flipk::ops::gelu::Gelu;
 use flipk::ops::linear::Weights;
 
 use crate::harness::{Case, Recorded, check};
@@ -10,7 +9,7 @@ struct Linear {
     inputs: usize,
     outputs: usize,
     bias: bool,
-    gelu: Option<Gelu>,
+    gelu: Option<Activation>,
 }
 
 impl Case for Linear {
@@ -39,7 +38,7 @@ impl Case for Linear {
 fn biases_and_gelus() {
     for (rows, inputs, outputs) in [(1, 8, 8), (7, 12, 24), (65, 588, 40), (130, 64, 256)] {
         for bias in [false, true] {
-            for gelu in [None, Some(Gelu::Tanh), Some(Gelu::Exact)] {
+            for gelu in [None, Some(Activation::GeluTanh), Some(Activation::GeluExact)] {
                 let name = format!("{rows} x {inputs} x {outputs}, bias {bias}, {gelu:?}");
                 check(&name, &Linear { rows, inputs, outputs, bias, gelu });
             }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use flipk::autograd::{Init, Layout, Parameters, Recompute, Step, Tape};
+use flipk::autograd::{Activation, Init, Layout, Parameters, Recompute, Step, Tape};
 use flipk::data::{Batch, Position};
 use flipk::device::Cpu;
 #[cfg(feature = "cuda")]
@@ -11,7 +11,6 @@ use flipk::device::Cuda;
 use flipk::model::{Flip, ModelConfig, Preset};
 #[cfg(feature = "cuda")]
 use flipk::ops::AllOps;
-use flipk::ops::gelu::Gelu;
 use flipk::ops::layernorm::Norm;
 use flipk::ops::linear::Weights;
 use flipk::optim::AdamWConfig;
@@ -125,13 +124,13 @@ fn chains_of_dropped_results_are_made_again() {
         tape.recompute(mode);
         let x = tape.input_var(&[batch, tokens, width]);
         let attended = tape.block(|tape| {
-            let bent = tape.linear(x, first, Some(Gelu::Exact));
+            let bent = tape.linear(x, first, Some(Activation::GeluExact));
             let normal = tape.layernorm(bent, norm);
             let qkv = tape.linear(normal, second, None);
             tape.attention(qkv, 2, true)
         });
         let out = tape.block(|tape| {
-            let bent = tape.linear(attended, third, Some(Gelu::Tanh));
+            let bent = tape.linear(attended, third, Some(Activation::GeluTanh));
             tape.residual_layernorm(attended, Some(bent), norm).1
         });
         tape.retain(out.slot());

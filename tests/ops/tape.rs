@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use flipk::autograd::{Parameters, Tape};
+use flipk::autograd::{Activation, Parameters, Tape};
 use flipk::device::Cpu;
 use flipk::model::{Flip, ModelConfig, Preset};
-use flipk::ops::gelu::Gelu;
 use flipk::ops::layernorm::Norm;
 use flipk::ops::linear::Weights;
 
@@ -54,7 +53,7 @@ fn a_shared_gradient_is_copied_before_it_is_changed() {
     Case { inputs: &[&[rows, width], &[rows, width]], params: &[&[width, width], &[width], &[width]] }.check(
         |tape, x, p| {
             let plain = tape.linear(x[0], dense(p[0]), None);
-            let bent = tape.linear(x[1], dense(p[0]), Some(Gelu::Tanh));
+            let bent = tape.linear(x[1], dense(p[0]), Some(Activation::GeluTanh));
             tape.residual_layernorm(plain, Some(bent), Norm { gamma: p[1], beta: p[2], eps: 1e-5 }).1
         },
         |operands| {

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::Gelu;
+use crate::autograd::Activation;
 use crate::simd::{erf, exp, wide};
 
 /// Elements of a chunk: small enough for the L1 cache, a multiple of every vector length.
@@ -21,22 +21,22 @@ fn gate(x: f32) -> (f32, f32) {
 }
 
 #[inline(always)]
-fn value(kind: Gelu, x: f32) -> f32 {
+fn value(kind: Activation, x: f32) -> f32 {
     match kind {
-        Gelu::Tanh => x * gate(x).0,
-        Gelu::Exact => 0.5 * x * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2)),
+        Activation::GeluTanh => x * gate(x).0,
+        Activation::GeluExact => 0.5 * x * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2)),
     }
 }
 
 #[inline(always)]
-fn slope(kind: Gelu, x: f32) -> f32 {
+fn slope(kind: Activation, x: f32) -> f32 {
     match kind {
-        Gelu::Tanh => {
+        Activation::GeluTanh => {
             let (gate, square) = gate(x);
             let inner = square.mul_add(-3.0 * SLOPE * CUBIC, -SLOPE);
             (x * gate * (1.0 - gate)).mul_add(inner, gate)
         }
-        Gelu::Exact => {
+        Activation::GeluExact => {
             const INV_SQRT_TAU: f32 = 0.398_942_3;
             0.5 * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2)) + x * INV_SQRT_TAU * exp(-0.5 * x * x)
         }
@@ -44,12 +44,17 @@ fn slope(kind: Gelu, x: f32) -> f32 {
 }
 
 /// `y = gelu(x)`
-pub fn forward(kind: Gelu, x: &[f32], y: &mut [f32]) {
+pub fn forward(kind: Activation, x: &[f32], y: &mut [f32]) {
     y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| piece(kind, x, y));
 }
 
+<<<<<<< HEAD
 /// `y = gelu(x)` on the calling thread.
 pub fn piece(kind: Gelu, x: &[f32], y: &mut [f32]) {
+=======
+/// `y = gelu(x)`, for a piece that is in the caches.
+pub fn piece(kind: Activation, x: &[f32], y: &mut [f32]) {
+>>>>>>> autograd
     wide(
         #[inline(always)]
         || {
@@ -60,8 +65,13 @@ pub fn piece(kind: Gelu, x: &[f32], y: &mut [f32]) {
     );
 }
 
+<<<<<<< HEAD
 /// `d *= gelu'(pre)` on the calling thread.
 pub fn piece_backward(kind: Gelu, pre: &[f32], d: &mut [f32]) {
+=======
+/// `d *= gelu'(pre)`, for a piece that is in the caches.
+pub fn piece_backward(kind: Activation, pre: &[f32], d: &mut [f32]) {
+>>>>>>> autograd
     wide(
         #[inline(always)]
         || {
@@ -73,7 +83,7 @@ pub fn piece_backward(kind: Gelu, pre: &[f32], d: &mut [f32]) {
 }
 
 /// In: the gradient of `gelu(pre)`; out: that of `pre`.
-pub fn backward(kind: Gelu, pre: &[f32], d: &mut [f32]) {
+pub fn backward(kind: Activation, pre: &[f32], d: &mut [f32]) {
     d.par_chunks_mut(CHUNK).zip(pre.par_chunks(CHUNK)).for_each(|(d, pre)| piece_backward(kind, pre, d));
 }
 
@@ -93,7 +103,7 @@ mod tests {
         for i in -40_000..40_000 {
             let x = i as f32 / 1000.0;
             let (y, dy) = exact(f64::from(x));
-            let errors = [(value(Gelu::Tanh, x), y), (slope(Gelu::Tanh, x), dy)];
+            let errors = [(value(Activation::GeluTanh, x), y), (slope(Activation::GeluTanh, x), dy)];
             for (found, exact) in errors {
                 let error = (f64::from(found) - exact).abs();
                 assert!(error < 3e-6 * exact.abs() + 3e-7, "{x}: {found} for {exact}");

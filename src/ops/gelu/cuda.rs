@@ -1,13 +1,13 @@
 //! GELU on a GPU, where no epilogue applies: `kernels/gelu.cu`.
 
-use super::Gelu;
+use crate::autograd::Activation;
 use crate::device::DeviceError;
 use crate::device::cuda::{ActType, Arg, Cuda, LaunchConfig, View, ViewMut, args};
 
-fn form(kind: Gelu) -> &'static str {
+fn form(kind: Activation) -> &'static str {
     match kind {
-        Gelu::Tanh => "tanh",
-        Gelu::Exact => "exact",
+        Activation::GeluTanh => "tanh",
+        Activation::GeluExact => "exact",
     }
 }
 
@@ -17,7 +17,7 @@ fn form(kind: Gelu) -> &'static str {
 /// If the launch fails.
 pub fn forward<T: ActType>(
     device: &Cuda<T>,
-    kind: Gelu,
+    kind: Activation,
     x: View<'_, T>,
     y: &ViewMut<'_, T>,
 ) -> Result<(), DeviceError> {
@@ -31,7 +31,7 @@ pub fn forward<T: ActType>(
 /// If the launch fails.
 pub fn backward<T: ActType>(
     device: &Cuda<T>,
-    kind: Gelu,
+    kind: Activation,
     x: View<'_, T>,
     d: &ViewMut<'_, T>,
 ) -> Result<(), DeviceError> {

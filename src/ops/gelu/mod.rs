@@ -5,5 +5,3 @@
 pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
-
-pub use crate::autograd::Activation as Gelu;

@@ -1,10 +1,11 @@
 //! Matrix products on the CPU, on all threads of the calling rayon pool.
 
 use super::{BackwardOperands, Forward, Linear, Shape};
+use crate::autograd::Activation;
 use crate::device::gemm::{Epilogue, Gemm, GemmOptions, Strides, gemm};
 use crate::device::{Cpu, DeviceError};
 use crate::ops::bias;
-use crate::ops::gelu::{self, Gelu};
+use crate::ops::gelu;
 
 fn overwrite(cpu: &Cpu) -> GemmOptions {
     GemmOptions { operands: cpu.operands(), scale: 1.0, accumulate: false, parallel: true }
@@ -45,7 +46,7 @@ impl Linear for Cpu {
         Ok(())
     }
 
-    fn linear_gelu(&self, kind: Gelu, pre: &[f32], y: &mut [f32]) -> Result<(), DeviceError> {
+    fn linear_gelu(&self, kind: Activation, pre: &[f32], y: &mut [f32]) -> Result<(), DeviceError> {
         gelu::cpu::forward(kind, pre, y);
         Ok(())
     }

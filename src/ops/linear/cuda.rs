@@ -1,15 +1,21 @@
 //! Matrix products on a GPU: cuBLASLt with a bias and, where it can, the GELU in the product's epilogue.
 
 use super::{BackwardOperands, Forward, Linear, Shape};
-use crate::autograd::GradMut;
+use crate::autograd::{Activation, GradMut};
 use crate::device::DeviceError;
 use crate::device::cuda::{ActType, Cuda, DType, Epilogue, Gemm, Operand, View, ViewMut};
 use crate::ops::bias::cuda::{Rows, column_sums, column_sums_scratch_len};
-use crate::ops::gelu::{self, Gelu};
+use crate::ops::gelu;
 
+<<<<<<< HEAD
 /// Whether cuBLASLt's tanh-GELU epilogue applies: rows of the saved input must be multiples of 16 bytes.
 fn gelu_in_epilogue<T: ActType>(kind: Gelu, width: usize) -> bool {
     kind == Gelu::Tanh && T::DTYPE == DType::Bf16 && width.is_multiple_of(T::PACK)
+=======
+/// Whether cuBLASLt's tanh-GELU epilogues serve: the saved input needs rows of a multiple of 16 bytes.
+fn gelu_in_epilogue<T: ActType>(kind: Activation, width: usize) -> bool {
+    kind == Activation::GeluTanh && T::DTYPE == DType::Bf16 && width.is_multiple_of(T::PACK)
+>>>>>>> autograd
 }
 
 impl<T: ActType> Linear for Cuda<T> {
@@ -38,7 +44,7 @@ impl<T: ActType> Linear for Cuda<T> {
         }
     }
 
-    fn linear_gelu(&self, kind: Gelu, pre: View<'_, T>, y: ViewMut<'_, T>) -> Result<(), DeviceError> {
+    fn linear_gelu(&self, kind: Activation, pre: View<'_, T>, y: ViewMut<'_, T>) -> Result<(), DeviceError> {
         gelu::cuda::forward(self, kind, pre, &y)
     }
 

@@ -9,8 +9,7 @@ mod cpu;
 mod cuda;
 
 use super::act_bytes;
-use super::gelu::Gelu;
-use crate::autograd::{Access, Backward, Cost, GradMut, Op, ParamGrad, ParamId, Slot, Tape, Var, Work};
+use crate::autograd::{Access, Activation, Backward, Cost, GradMut, Op, ParamGrad, ParamId, Slot, Tape, Var, Work};
 use crate::device::{Device, DeviceError};
 
 /// The parameters of a linear layer; the weight is `[outputs, inputs]`, as in PyTorch's `Linear`.
@@ -41,9 +40,14 @@ pub struct Forward<'a, D: Device> {
     pub weight: D::View<'a, D::Act>,
     /// `[outputs]`.
     pub bias: Option<D::View<'a, D::Act>>,
+<<<<<<< HEAD
     /// The GELU and where to save its input, `[rows, outputs]`.
     pub gelu: Option<(Gelu, D::ViewMut<'a, D::Act>)>,
     /// `[rows, outputs]`.
+=======
+    /// The GELU and where its input is saved.
+    pub gelu: Option<(Activation, D::ViewMut<'a, D::Act>)>,
+>>>>>>> autograd
     pub y: D::ViewMut<'a, D::Act>,
 }
 
@@ -53,15 +57,26 @@ pub struct BackwardOperands<'a, D: Device> {
     pub x: D::View<'a, D::Act>,
     /// `[outputs, inputs]`.
     pub weight: D::View<'a, D::Act>,
+<<<<<<< HEAD
     /// The GELU and its saved input, `[rows, outputs]`, unless `dy` is the gradient of that input already.
     pub gelu: Option<(Gelu, D::View<'a, D::Act>)>,
     /// In: the gradient of `y`, `[rows, outputs]`. Out, with a GELU: the gradient of its input.
+=======
+    /// The GELU and its saved input, where `dy` is not the gradient of that already.
+    pub gelu: Option<(Activation, D::View<'a, D::Act>)>,
+    /// In: the gradient of `y`; where there is a GELU, left as that of its input.
+>>>>>>> autograd
     pub dy: D::ViewMut<'a, D::Act>,
     /// `[rows, inputs]`, if `x` needs a gradient.
     pub dx: Option<D::ViewMut<'a, D::Act>>,
+<<<<<<< HEAD
     /// The GELU that computed `x`, and its input, `[rows, inputs]`: `dx` becomes the gradient of that input.
     pub x_gelu: Option<(Gelu, D::View<'a, D::Act>)>,
     /// `[outputs, inputs]`.
+=======
+    /// The GELU that made `x`, and its input: `dx` is to be the gradient of that.
+    pub x_gelu: Option<(Activation, D::View<'a, D::Act>)>,
+>>>>>>> autograd
     pub dweight: GradMut<D::ViewMut<'a, f32>>,
     /// `[outputs]`.
     pub dbias: Option<GradMut<D::ViewMut<'a, f32>>>,
@@ -80,7 +95,7 @@ pub trait Linear: Device {
     /// `y = gelu(pre)` from the input that [`Self::linear_forward`] saved.
     fn linear_gelu(
         &self,
-        kind: Gelu,
+        kind: Activation,
         pre: Self::View<'_, Self::Act>,
         y: Self::ViewMut<'_, Self::Act>,
     ) -> Result<(), DeviceError>;
@@ -92,7 +107,7 @@ pub trait Linear: Device {
 struct LinearOp<D: Device> {
     shape: Shape,
     weights: Weights,
-    gelu: Option<(Gelu, Slot<D::Act>)>,
+    gelu: Option<(Activation, Slot<D::Act>)>,
     x: Var<D::Act>,
     y: Var<D::Act>,
     back: Option<Planned<D>>,
@@ -103,7 +118,7 @@ struct Planned<D: Device> {
     /// Multiply `dy` by the derivative of the GELU first.
     through_gelu: bool,
     dx: Option<Slot<D::Act>>,
-    x_gelu: Option<(Gelu, Slot<D::Act>)>,
+    x_gelu: Option<(Activation, Slot<D::Act>)>,
     dweight: ParamGrad,
     dbias: Option<ParamGrad>,
     scratch: Slot<f32>,
@@ -111,13 +126,13 @@ struct Planned<D: Device> {
 
 impl<D: Linear> Tape<D> {
     /// `x: [..., inputs] -> [..., outputs]`.
-    pub fn linear(&mut self, x: Var<D::Act>, weights: Weights, gelu: Option<Gelu>) -> Var<D::Act> {
+    pub fn linear(&mut self, x: Var<D::Act>, weights: Weights, gelu: Option<Activation>) -> Var<D::Act> {
         let (rows, inputs) = self.rows(x);
         let outputs = self.layout().get(weights.weight).len / inputs;
         let mut shape = self.shape(x).to_vec();
         shape.last_mut().into_iter().for_each(|width| *width = outputs);
         let y = self.result(&shape, true);
-        let gelu: Option<(Gelu, Slot<D::Act>)> = gelu.map(|kind| (kind, self.buffer(rows * outputs)));
+        let gelu: Option<(Activation, Slot<D::Act>)> = gelu.map(|kind| (kind, self.buffer(rows * outputs)));
         if let Some((kind, pre)) = gelu {
             self.is_activation_of(y, kind, pre);
             self.recomputable_from(y.slot(), pre);
