@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 
 use crate::device::{Cpu, DeviceError};
 use crate::ops::AllOps;
-use crate::profile::measure_ceilings;
+use crate::profile::product_ceiling;
 use crate::train::Precision;
 
 /// The device, the precision and the number of threads.
@@ -85,8 +85,8 @@ impl DeviceArgs {
 
 /// Measures matrix products in bf16 beside f32, and says what `--precision bf16` gains on this CPU.
 fn speed_of_bf16(cpu: &Arc<Cpu>) -> std::result::Result<String, DeviceError> {
-    let bf16 = measure_ceilings(cpu, false)?.flops_per_second;
-    let f32 = measure_ceilings(&Arc::new(Cpu::default()), false)?.flops_per_second;
+    let bf16 = product_ceiling(cpu)?;
+    let f32 = product_ceiling(&Arc::new(Cpu::default()))?;
     Ok(comparison(bf16, f32))
 }
 

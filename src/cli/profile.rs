@@ -16,15 +16,15 @@ use super::put;
 use super::table::table;
 use crate::device::KernelCounts;
 use crate::ops::AllOps;
-use crate::profile::{self, Benches, Group, Line, chrome_trace, compare, group, measure_ceilings, svg};
+use crate::profile::{self, Benches, Ceilings, Group, Line, chrome_trace, compare, group, measure_ceilings, svg};
 use crate::train::{Options, Precision, RunFolder, Settings, tokenizer};
 use crate::units::Bytes;
 
 /// Time a training step, layer by layer, beside the device's limits
 ///
 /// Runs some steps on real batches and prints, for each part, its median time, model FLOPs and least memory traffic, and how
-/// close it is to the limit that binds it. Both limits (memory bandwidth and matrix products) are measured on the device
-/// itself. Lines marked `recompute` (see --recompute) are not counted as model FLOPs. The emulator also counts
+/// close it is to the limit that binds it. Both limits (memory bandwidth and the fastest matrix product) are measured on the
+/// device itself, and so is the rate of products that it sustains for 5 s. Lines marked `recompute` (see --recompute) are not counted as model FLOPs. The emulator also counts
 /// the bytes that each part actually moves to and from memory.
 #[derive(Args)]
 #[command(after_help = "Examples:
@@ -204,15 +204,7 @@ fn render(found: &profile::Profile, by: Group) -> String {
     let totals: Vec<_> =
         found.totals.iter().map(|(part, seconds)| format!("{part} {} ms", milliseconds(*seconds))).collect();
     text += &format!("\n{}\n", totals.join(", "));
-    let kind = match ceilings.assumed {
-        true => "assumed for an H100",
-        false => "measured here once (--ceilings measures them again)",
-    };
-    text += &format!(
-        "ceilings, {kind}: {:.2} TFLOP/s, {:.1} GB/s\n",
-        ceilings.flops_per_second / 1e12,
-        ceilings.bytes_per_second / 1e9
-    );
+    text += &ceilings_line(ceilings);
     let list = |held: &[(String, usize)]| {
         let parts: Vec<_> = held.iter().map(|(what, bytes)| format!("{what} {}", Bytes(*bytes))).collect();
         parts.join(", ")
@@ -220,20 +212,43 @@ fn render(found: &profile::Profile, by: Group) -> String {
     text += &format!("memory: {} ({})\n", Bytes(*peak_memory_bytes), list(&found.memory));
     text += &format!("activations, if no buffers shared memory: {}\n", list(&found.activations));
     if let (Some(training), Some(first)) = (found.training_step_seconds, found.first_step_seconds) {
+        let difference = training - step_seconds;
         text += &format!(
-            "op by op {:.2} ms a step; as training makes it {:.2} ms; the first one took {first:.2} s\n",
+            "step as trained: {:.2} ms; sum of ops: {:.2} ms; difference: {:+.2} ms ({:+.1} %); first step: {first:.2} s\n",
+            1e3 * training,
             1e3 * step_seconds,
-            1e3 * training
+            1e3 * difference,
+            100.0 * difference / step_seconds
         );
     }
+    for (when, state) in &found.gpu {
+        text += &format!("GPU {when}: {state}\n");
+    }
+    let of_sustained = ceilings.sustained_flops_per_second.map(|sustained| {
+        let share = found.model_flop_utilisation * ceilings.flops_per_second / sustained;
+        format!(" ({:.1} % of the sustained rate)", 100.0 * share)
+    });
     text += &format!(
-        "{}: {:.2} ms a step, {samples_per_second:.2} samples/s, {:.2} GFLOP a sample, {:.1} % of the product ceiling\n",
+        "{}: {:.2} ms a step, {samples_per_second:.2} samples/s, {:.2} GFLOP a sample, {:.1} % of the product ceiling{}\n",
         found.device,
         1e3 * found.training_step_seconds.unwrap_or(*step_seconds),
         found.model_flops_per_sample as f64 / 1e9,
-        100.0 * found.model_flop_utilisation
+        100.0 * found.model_flop_utilisation,
+        of_sustained.unwrap_or_default()
     );
     text
+}
+
+fn ceilings_line(ceilings: &Ceilings) -> String {
+    let kind = match ceilings.assumed {
+        true => "assumed for an H100",
+        false => "measured here once (--ceilings measures them again)",
+    };
+    let sustained = ceilings
+        .sustained_flops_per_second
+        .map_or_else(String::new, |rate| format!(" in the fastest product and {:.2} sustained", rate / 1e12));
+    let (flops, bytes) = (ceilings.flops_per_second / 1e12, ceilings.bytes_per_second / 1e9);
+    format!("ceilings, {kind}: {flops:.2} TFLOP/s{sustained}, {bytes:.1} GB/s\n")
 }
 
 fn megabytes(bytes: Option<u64>) -> String {

@@ -78,6 +78,31 @@ pub struct KernelCounts {
     pub slowest: String,
 }
 
+/// What a GPU reports about itself at one moment; quantities that it does not measure are `None`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct GpuState {
+    /// Clock of the streaming multiprocessors, in MHz.
+    pub sm_clock_mhz: Option<u32>,
+    /// Clock of the memory, in MHz.
+    pub memory_clock_mhz: Option<u32>,
+    /// Power of the whole card, in watts.
+    pub power_watts: Option<f64>,
+    /// Temperature of the chip, in degrees Celsius.
+    pub temperature_celsius: Option<u32>,
+}
+
+impl std::fmt::Display for GpuState {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        let known = [
+            self.sm_clock_mhz.map(|clock| format!("SM {clock} MHz")),
+            self.memory_clock_mhz.map(|clock| format!("memory {clock} MHz")),
+            self.power_watts.map(|power| format!("{power:.1} W")),
+            self.temperature_celsius.map(|degrees| format!("{degrees} °C")),
+        ];
+        f.write_str(&known.into_iter().flatten().collect::<Vec<_>>().join(", "))
+    }
+}
+
 /// What a device can fail with.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
@@ -262,6 +287,11 @@ pub trait Device: Sized + Send + Sync + 'static {
     /// What each kernel did since this was last asked, in the order of their names; nothing where it is not counted.
     fn take_kernels(&self) -> Vec<KernelCounts> {
         Vec::new()
+    }
+
+    /// Clocks, power and temperature of a GPU, where they are known.
+    fn gpu_state(&self) -> Option<GpuState> {
+        None
     }
 
     /// Device to host; waits for what computes `from`; lengths are equal.

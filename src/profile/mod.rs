@@ -21,13 +21,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::autograd::{Step, Work};
 use crate::data::{Batch, Dataset, Loader, Position, Tokenizer};
-use crate::device::{DeviceError, KernelCounts};
+use crate::device::{DeviceError, GpuState, KernelCounts};
 use crate::model::Flip;
 use crate::ops::AllOps;
 use crate::train::{Settings, TrainError, Trainer};
 
 pub use benches::{BenchRow, Benches, Verdict};
-pub use ceilings::{Ceilings, measure_ceilings};
+pub use ceilings::{Ceilings, measure_ceilings, product_ceiling};
 pub use compare::compare;
 #[cfg(feature = "cuda")]
 pub use fit::{largest_batch, step_bytes};
@@ -89,6 +89,10 @@ pub struct Profile {
     /// Seconds of the parts of a step.
     pub totals: BTreeMap<String, f64>,
     pub ceilings: Ceilings,
+    /// The GPU's clocks, power and temperature: before the first step, after the steps that were timed op by op, and during the
+    /// steps as training runs them. Empty where they are not known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gpu: Vec<(String, GpuState)>,
     pub scopes: Vec<Scope>,
     /// Of the last step; known in emulation alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -144,6 +148,9 @@ pub fn profile<D: AllOps>(
         progress.done += 1;
         report(progress);
     };
+    let mut gpu = Vec::new();
+    let mut note_gpu = |when: &str| gpu.extend(device.gpu_state().map(|state| (when.to_owned(), state)));
+    note_gpu("before");
     let mut first_step = None;
     let (mut waits, mut times, mut moved) = (Vec::new(), Vec::<Vec<f64>>::new(), Vec::<Vec<Option<u64>>>::new());
     for step in 0..counted {
@@ -162,10 +169,15 @@ pub fn profile<D: AllOps>(
         loader.recycle(data);
         count_step();
     }
+    note_gpu("after op by op");
     let training = match as_training {
         true => Some(training_step(&mut trainer, &loader.next_batch()?, job, &mut count_step)?),
         false => None,
     };
+    if training.is_some() {
+        note_gpu("as trained");
+    }
+    trainer.drain()?;
     let kernels = device.take_kernels();
     let seconds = |place: usize| median(times.iter().map(|spent| spent[place]), f64::total_cmp);
     let moved = |place: usize| median(moved.iter().map(|moved| moved[place]), Ord::cmp);
@@ -195,12 +207,14 @@ pub fn profile<D: AllOps>(
         activations: activations(&trainer),
         totals,
         ceilings,
+        gpu,
         scopes,
         kernels,
     })
 }
 
-/// Seconds of a step as training makes it: from the end of one step to the end of another, with the device busy all along.
+/// Seconds of a step as training makes it: from the end of one step to the end of another, with the device busy all along, and
+/// still busy with the last step when this returns.
 fn training_step<D: AllOps>(
     trainer: &mut Trainer<D>,
     batch: &Batch,
@@ -219,9 +233,7 @@ fn training_step<D: AllOps>(
     for _ in 0..job.steps {
         submit()?;
     }
-    let spent = start.elapsed().as_secs_f64();
-    trainer.drain()?;
-    Ok(spent / job.steps.max(1) as f64)
+    Ok(start.elapsed().as_secs_f64() / job.steps.max(1) as f64)
 }
 
 /// The parts of a step in order; `measured` tells their seconds and moved bytes by their place among the marks.

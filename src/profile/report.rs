@@ -148,6 +148,7 @@ pub(super) mod tests {
             activations: vec![("vision/block_*".to_owned(), 120)],
             totals: BTreeMap::new(),
             ceilings: Ceilings::ESTIMATED,
+            gpu: Vec::new(),
             kernels: Vec::new(),
             scopes: vec![
                 scope("vision/block_00", "layernorm", "forward", 1.0, 0.5, "memory"),

@@ -34,6 +34,10 @@ fn a_step_is_told_layer_by_layer_on_every_device() {
         for key in ["training_step_seconds", "first_step_seconds"] {
             assert_eq!(profile[key].as_f64().is_some_and(|seconds| seconds > 0.0), device == "cpu", "{key}");
         }
+        // Of the CPU; the emulator's are assumed.
+        assert_eq!(profile["ceilings"]["sustained_flops_per_second"].as_f64().is_some(), device == "cpu");
+        assert_eq!(ran.stdout.contains("sustained"), device == "cpu", "{}", ran.stdout);
+        assert_eq!(ran.stdout.contains("step as trained: "), device == "cpu", "{}", ran.stdout);
         assert!((sum - profile["step_seconds"].as_f64().unwrap()).abs() < 1e-9);
         assert!(scopes.iter().any(|scope| scope["scope"] == "vision/block_00/attention" && scope["op"] == "attention"));
         assert!(!json(&file("trace"))["traceEvents"].as_array().unwrap().is_empty());

@@ -1,6 +1,6 @@
 //! What a GPU has to do: the interface that the real one and the emulated one implement.
 
-use crate::device::{DeviceError, Graph, KernelCounts, Pending};
+use crate::device::{DeviceError, GpuState, Graph, KernelCounts, Pending};
 
 /// The grid, the block and the bytes of dynamic shared memory of a launch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -324,6 +324,10 @@ pub trait Driver: Send + Sync {
     /// [What each kernel did](crate::device::Device::take_kernels).
     fn take_kernels(&self) -> Vec<KernelCounts> {
         Vec::new()
+    }
+    /// Clocks, power and temperature, where they are known.
+    fn gpu_state(&self) -> Option<GpuState> {
+        None
     }
     /// Waits for all calls so far.
     fn synchronize(&self) -> Result<(), DeviceError>;

@@ -12,6 +12,7 @@ mod emulated;
 mod estimate;
 pub mod kernels;
 mod nvidia;
+mod nvml;
 mod staging;
 
 use std::marker::PhantomData;
@@ -25,7 +26,7 @@ pub use driver::{Arg, DType, Done, Driver, Epilogue, Event, Gemm, Launch, Launch
 pub use emulated::{Emulated, EmulatorOptions};
 pub use nvidia::Gpu;
 
-use super::{Device, DeviceError, Elem, Float, Graph, KernelCounts, Pending, ProbeSizes};
+use super::{Device, DeviceError, Elem, Float, GpuState, Graph, KernelCounts, Pending, ProbeSizes};
 
 /// The types of activations on a GPU.
 pub trait ActType: Float {
@@ -309,6 +310,10 @@ impl<T: ActType> Device for Cuda<T> {
 
     fn take_kernels(&self) -> Vec<KernelCounts> {
         self.driver.take_kernels()
+    }
+
+    fn gpu_state(&self) -> Option<GpuState> {
+        self.driver.gpu_state()
     }
 
     fn upload<E: Elem>(&self, to: ViewMut<'_, E>, from: &[E]) -> Result<(), DeviceError> {

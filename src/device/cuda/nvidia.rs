@@ -1,8 +1,8 @@
 //! A real GPU through NVIDIA's driver, which is loaded at run time.
 
 use std::collections::HashMap;
-use std::ffi::{CString, c_void};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::ffi::{CStr, CString, c_void};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use cudarc::driver::sys::{
     CUdevice_attribute, CUevent_flags, CUfunction, CUfunction_attribute_enum, CUgraphInstantiate_flags, CUresult,
@@ -13,8 +13,9 @@ use cudarc::driver::{CudaContext, CudaEvent, CudaGraph, CudaStream, DriverError,
 use super::cublaslt::CublasLt;
 use super::driver::{Driver, Event, Gemm, Launch, Limits};
 use super::kernels;
+use super::nvml::Nvml;
 use super::staging::Staging;
-use crate::device::{DeviceError, Graph, Pending};
+use crate::device::{DeviceError, GpuState, Graph, Pending};
 
 /// Ampere: it has bf16 matrix instructions and `cp.async`.
 const MIN_CAPABILITY: (i32, i32) = (8, 0);
@@ -51,6 +52,8 @@ pub struct Gpu {
     cublaslt: CublasLt,
     name: String,
     limits: Limits,
+    /// Opened when it is first needed; `None` if that fails.
+    nvml: OnceLock<Option<Nvml>>,
 }
 
 /// A captured stream.
@@ -115,7 +118,33 @@ impl Gpu {
         let event = || context.new_event(None).map_err(failed("making an event"));
         let (taken, arrived) = (event()?, event()?);
         let (loaded, staging, cublaslt) = (Mutex::default(), Staging::default(), CublasLt::new()?);
-        Ok(Self { context, stream, copy_stream, taken, arrived, loaded, staging, cublaslt, name, limits })
+        Ok(Self {
+            context,
+            stream,
+            copy_stream,
+            taken,
+            arrived,
+            loaded,
+            staging,
+            cublaslt,
+            name,
+            limits,
+            nvml: OnceLock::new(),
+        })
+    }
+
+    fn open_nvml(&self) -> Option<Nvml> {
+        let mut bus_id = [0u8; 32];
+        // SAFETY: the driver writes at most the given number of bytes, with a zero at the end.
+        let result = unsafe {
+            cudarc::driver::sys::cuDeviceGetPCIBusId(
+                bus_id.as_mut_ptr().cast(),
+                bus_id.len() as i32,
+                self.context.cu_device(),
+            )
+        };
+        result.result().ok()?;
+        Nvml::open(CStr::from_bytes_until_nul(&bus_id).ok()?)
     }
 
     fn bind(&self) -> Result<(), DeviceError> {
@@ -293,6 +322,10 @@ impl Driver for Gpu {
         };
         to.synchronize().map_err(failed("waiting for an event"))?;
         Ok(f64::from(from.elapsed_ms(to).map_err(failed("asking for the time between events"))?) / 1e3)
+    }
+
+    fn gpu_state(&self) -> Option<GpuState> {
+        self.nvml.get_or_init(|| self.open_nvml()).as_ref().map(Nvml::state)
     }
 
     fn synchronize(&self) -> Result<(), DeviceError> {

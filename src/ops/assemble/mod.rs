@@ -45,16 +45,11 @@ pub struct Gradients<'a, D: Device> {
 
 /// Devices that assemble sequences.
 pub trait Assemble: Device {
-<<<<<<< HEAD
-    /// f32 elements of scratch that the backward pass needs.
-    fn assemble_scratch(shape: &Shape) -> usize;
+    /// f32 elements of scratch that the backward pass needs, with `learned` positions or fixed ones.
+    fn assemble_scratch(shape: &Shape, learned: bool) -> usize;
 
     /// `patches: [batch, kept, width]`, `ids: [batch, kept]`, `cls: [width]`, `pos: [patches + 1, width]
     /// -> out: [batch, kept + 1, width]`.
-=======
-    /// f32 elements of scratch that the backward pass needs, with `learned` positions or fixed ones.
-    fn assemble_scratch(shape: &Shape, learned: bool) -> usize;
->>>>>>> kernels
     fn assemble_forward(
         &self,
         shape: &Shape,

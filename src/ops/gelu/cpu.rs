@@ -48,13 +48,8 @@ pub fn forward(kind: Activation, x: &[f32], y: &mut [f32]) {
     y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| piece(kind, x, y));
 }
 
-<<<<<<< HEAD
 /// `y = gelu(x)` on the calling thread.
-pub fn piece(kind: Gelu, x: &[f32], y: &mut [f32]) {
-=======
-/// `y = gelu(x)`, for a piece that is in the caches.
 pub fn piece(kind: Activation, x: &[f32], y: &mut [f32]) {
->>>>>>> autograd
     wide(
         #[inline(always)]
         || {
@@ -65,13 +60,8 @@ pub fn piece(kind: Activation, x: &[f32], y: &mut [f32]) {
     );
 }
 
-<<<<<<< HEAD
 /// `d *= gelu'(pre)` on the calling thread.
-pub fn piece_backward(kind: Gelu, pre: &[f32], d: &mut [f32]) {
-=======
-/// `d *= gelu'(pre)`, for a piece that is in the caches.
 pub fn piece_backward(kind: Activation, pre: &[f32], d: &mut [f32]) {
->>>>>>> autograd
     wide(
         #[inline(always)]
         || {

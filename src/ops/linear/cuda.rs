@@ -7,15 +7,9 @@ use crate::device::cuda::{ActType, Cuda, DType, Epilogue, Gemm, Operand, View, V
 use crate::ops::bias::cuda::{Rows, column_sums, column_sums_scratch_len};
 use crate::ops::gelu;
 
-<<<<<<< HEAD
 /// Whether cuBLASLt's tanh-GELU epilogue applies: rows of the saved input must be multiples of 16 bytes.
-fn gelu_in_epilogue<T: ActType>(kind: Gelu, width: usize) -> bool {
-    kind == Gelu::Tanh && T::DTYPE == DType::Bf16 && width.is_multiple_of(T::PACK)
-=======
-/// Whether cuBLASLt's tanh-GELU epilogues serve: the saved input needs rows of a multiple of 16 bytes.
 fn gelu_in_epilogue<T: ActType>(kind: Activation, width: usize) -> bool {
     kind == Activation::GeluTanh && T::DTYPE == DType::Bf16 && width.is_multiple_of(T::PACK)
->>>>>>> autograd
 }
 
 impl<T: ActType> Linear for Cuda<T> {

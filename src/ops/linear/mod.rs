@@ -40,14 +40,9 @@ pub struct Forward<'a, D: Device> {
     pub weight: D::View<'a, D::Act>,
     /// `[outputs]`.
     pub bias: Option<D::View<'a, D::Act>>,
-<<<<<<< HEAD
     /// The GELU and where to save its input, `[rows, outputs]`.
-    pub gelu: Option<(Gelu, D::ViewMut<'a, D::Act>)>,
-    /// `[rows, outputs]`.
-=======
-    /// The GELU and where its input is saved.
     pub gelu: Option<(Activation, D::ViewMut<'a, D::Act>)>,
->>>>>>> autograd
+    /// `[rows, outputs]`.
     pub y: D::ViewMut<'a, D::Act>,
 }
 
@@ -57,26 +52,15 @@ pub struct BackwardOperands<'a, D: Device> {
     pub x: D::View<'a, D::Act>,
     /// `[outputs, inputs]`.
     pub weight: D::View<'a, D::Act>,
-<<<<<<< HEAD
     /// The GELU and its saved input, `[rows, outputs]`, unless `dy` is the gradient of that input already.
-    pub gelu: Option<(Gelu, D::View<'a, D::Act>)>,
-    /// In: the gradient of `y`, `[rows, outputs]`. Out, with a GELU: the gradient of its input.
-=======
-    /// The GELU and its saved input, where `dy` is not the gradient of that already.
     pub gelu: Option<(Activation, D::View<'a, D::Act>)>,
-    /// In: the gradient of `y`; where there is a GELU, left as that of its input.
->>>>>>> autograd
+    /// In: the gradient of `y`, `[rows, outputs]`. Out, with a GELU: the gradient of its input.
     pub dy: D::ViewMut<'a, D::Act>,
     /// `[rows, inputs]`, if `x` needs a gradient.
     pub dx: Option<D::ViewMut<'a, D::Act>>,
-<<<<<<< HEAD
     /// The GELU that computed `x`, and its input, `[rows, inputs]`: `dx` becomes the gradient of that input.
-    pub x_gelu: Option<(Gelu, D::View<'a, D::Act>)>,
-    /// `[outputs, inputs]`.
-=======
-    /// The GELU that made `x`, and its input: `dx` is to be the gradient of that.
     pub x_gelu: Option<(Activation, D::View<'a, D::Act>)>,
->>>>>>> autograd
+    /// `[outputs, inputs]`.
     pub dweight: GradMut<D::ViewMut<'a, f32>>,
     /// `[outputs]`.
     pub dbias: Option<GradMut<D::ViewMut<'a, f32>>>,
