@@ -14,7 +14,7 @@
 mod augment;
 mod caption;
 pub mod image;
-mod json;
+pub(crate) mod json;
 pub(crate) mod label;
 mod mask;
 mod tokenizer;

@@ -14,7 +14,7 @@
 
 mod embedded;
 mod gunzip;
-mod source;
+pub(crate) mod source;
 
 use std::borrow::Cow;
 use std::cell::RefCell;

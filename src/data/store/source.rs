@@ -8,7 +8,7 @@ use crate::data::error::{Error, Result};
 use crate::data::text::list_some;
 
 /// More shards than this from one pattern are taken for a typing error.
-pub(super) const MAX_SHARDS: usize = 1_000_000;
+pub(crate) const MAX_SHARDS: usize = 1_000_000;
 
 /// More braces inside of one another than this, too.
 const MAX_NESTED: usize = 64;
@@ -69,7 +69,7 @@ pub(crate) fn embedded_names() -> String {
 }
 
 /// What to do about a source that other programs read and flipk does not.
-pub(super) fn unread(spec: &str) -> Option<String> {
+pub(crate) fn unread(spec: &str) -> Option<String> {
     if let Some(path) = spec.strip_prefix("file:") {
         let path = path.strip_prefix("//").unwrap_or(path);
         return Some(format!("give the path alone: `{path}`"));
@@ -153,7 +153,7 @@ fn files(spec: &str) -> Result<Vec<PathBuf>> {
 }
 
 /// What a user may have meant by a source that does not exist.
-pub(super) fn hint(spec: &str) -> &'static str {
+pub(crate) fn hint(spec: &str) -> &'static str {
     let is_range = |inner: &str| {
         let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
         inner.split_once('-').is_some_and(|(first, last)| digits(first) && digits(last))
@@ -240,7 +240,7 @@ fn listing(folder: &Path) -> String {
 
 /// Brace expansion as in bash: `{a,b}` and `{08..11}` (padded to equal width if a bound starts with 0),
 /// nested and repeated; braces that are neither stay as they are.
-pub(super) fn expand_braces(spec: &str) -> std::result::Result<Vec<String>, String> {
+pub(crate) fn expand_braces(spec: &str) -> std::result::Result<Vec<String>, String> {
     expand(spec, 0)
 }
 
