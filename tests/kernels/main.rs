@@ -12,6 +12,7 @@ mod embedding;
 mod first_tokens;
 mod gather_patches;
 mod harness;
+mod hash;
 mod layernorm;
 mod linear;
 mod model;

@@ -1,8 +1,9 @@
 //! Matrix products by cuBLASLt: a thin wrapper that chooses an algorithm once per kind of product and keeps the plan.
 //!
 //! The library proposes several algorithms; the first is often not the fastest (on an H200, up to 1.2 times slower). So they are
-//! timed at the first call of a large product, and the fastest of those with the first one's bits is kept: results do not depend
-//! on measurements.
+//! timed when a large product is first computed, and the fastest is kept of those that give the first one's bits: results do not
+//! depend on what was measured. The results are compared whole, by [`fingerprint`]s. Algorithms that sum in another order may
+//! agree on zeros, constants or equal rows; such data decides nothing, and the product is timed when it is next computed.
 //!
 //! cuBLASLt is column-major: a row-major `d = a b` is its `dᵀ = bᵀ aᵀ`, so operands and sizes are swapped, and its bias of rows
 //! is ours of columns.
@@ -21,7 +22,8 @@ use cudarc::cublaslt::sys::{
 use cudarc::driver::sys::{CUevent_flags, CUstreamCaptureStatus};
 use cudarc::driver::{CudaStream, DriverError, result as driver};
 
-use super::driver::{DType, Epilogue, Gemm};
+use super::driver::{DType, Driver, Epilogue, Gemm};
+use super::hash::{Fingerprint, fingerprint};
 use crate::device::DeviceError;
 
 /// Bytes of workspace: the 32 MiB that cuBLAS's documentation recommends for Hopper.
@@ -36,14 +38,14 @@ const REDUCTION: u32 = sys::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME
 /// How many algorithms the library may propose.
 const CANDIDATES: usize = 8;
 
-/// Products of fewer FLOPs use the first proposal.
+/// Products of fewer FLOPs take the first proposal.
 const WORTH_TIMING: usize = 1 << 31;
 
 /// Timed calls of each candidate.
 const CALLS: usize = 3;
 
-/// Bytes at the beginning and at the end of a result that are compared.
-const SAMPLE: usize = 128 * 1024;
+/// How often a product may have data that decides nothing, before it keeps the first proposal.
+const ATTEMPTS: usize = 4;
 
 /// A product without its addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -78,8 +80,10 @@ struct Planned {
     b: sys::cublasLtMatrixLayout_t,
     d: sys::cublasLtMatrixLayout_t,
     algorithm: sys::cublasLtMatmulAlgo_t,
-    /// The library's other proposals.
+    /// The library's other proposals, until one is chosen.
     others: Vec<sys::cublasLtMatmulAlgo_t>,
+    /// Calls so far whose data decided nothing.
+    attempts: usize,
 }
 
 /// The library's handle, its workspace and the plans made so far.
@@ -121,18 +125,17 @@ impl CublasLt {
         Ok(Self { handle, workspace, plans: Mutex::default() })
     }
 
-    /// Queues the product on the stream.
-    pub fn run(&self, call: &Gemm, stream: &CudaStream) -> Result<(), DeviceError> {
+    /// Puts the product on the stream of `gpu`.
+    pub fn run(&self, call: &Gemm, stream: &CudaStream, gpu: &dyn Driver) -> Result<(), DeviceError> {
         let kind = Kind::of(call);
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
         let plan = match plans.entry(kind) {
             Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(new) => {
-                let mut plan = self.plan(&kind)?;
-                plan.algorithm = self.choose(&plan, call, stream)?;
-                new.insert(plan)
-            }
+            Entry::Vacant(new) => new.insert(self.plan(&kind)?),
         };
+        if !plan.others.is_empty() {
+            self.choose(plan, call, stream, gpu)?;
+        }
         self.start(plan, &plan.algorithm, call, stream)
     }
 
@@ -186,29 +189,53 @@ impl CublasLt {
         .map_err(error("the product"))
     }
 
-    /// The fastest of the proposed algorithms with the first one's bits. Each candidate is run for real; an accumulating product
-    /// would be added several times, so it uses the first, as do small products and those in a capture.
+    /// Chooses the fastest of the proposed algorithms that give the first one's bits. Each is run on the call's operands, so a
+    /// product that accumulates takes the first, as does a small one. Nothing is decided during a capture.
     fn choose(
         &self,
-        plan: &Planned,
+        plan: &mut Planned,
         call: &Gemm,
         stream: &CudaStream,
-    ) -> Result<sys::cublasLtMatmulAlgo_t, DeviceError> {
-        let captured = stream.capture_status().map_err(timing)? != CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
-        if captured || call.accumulate || 2 * call.m * call.n * call.k < WORTH_TIMING {
-            return Ok(plan.algorithm);
+        gpu: &dyn Driver,
+    ) -> Result<(), DeviceError> {
+        if stream.capture_status().map_err(timing)? != CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE {
+            return Ok(());
+        }
+        if call.accumulate || 2 * call.m * call.n * call.k < WORTH_TIMING {
+            plan.others.clear();
+            return Ok(());
+        }
+        let results = results(call);
+        let outcome = |algorithm| -> Result<Vec<Fingerprint>, DeviceError> {
+            // So that what an algorithm leaves unwritten shows.
+            results.iter().try_for_each(|(address, bytes)| gpu.zero(*address, *bytes))?;
+            self.start(plan, algorithm, call, stream)?;
+            results.iter().map(|(address, bytes)| fingerprint(gpu, *address, *bytes, self.workspace)).collect()
+        };
+        let expected = outcome(&plan.algorithm)?;
+        let telling = expected.iter().zip(&results).all(|(found, (_, bytes))| found.is_telling(*bytes));
+        // A bias alone makes all rows the same. The halves begin at multiples of 16 bytes.
+        let half = call.m / 16 * 8 * call.n * call.result.bytes();
+        let [top, bottom] = [0, half].map(|from| fingerprint(gpu, call.d + from as u64, half, self.workspace));
+        if !telling || top? == bottom? {
+            plan.attempts += 1;
+            if plan.attempts == ATTEMPTS {
+                plan.others.clear();
+            }
+            return Ok(());
         }
         let time = |algorithm| milliseconds(stream, || self.start(plan, algorithm, call, stream));
         let (mut fastest, mut best) = (time(&plan.algorithm)?, plan.algorithm);
-        let bits = sample(call, stream)?;
         for other in &plan.others {
             // A proposal may turn out not to be supported.
             let Ok(spent) = time(other) else { continue };
-            if spent < fastest && sample(call, stream)? == bits {
+            if spent < fastest && outcome(other)? == expected {
                 (fastest, best) = (spent, *other);
             }
         }
-        Ok(best)
+        plan.algorithm = best;
+        plan.others.clear();
+        Ok(())
     }
 
     fn plan(&self, kind: &Kind) -> Result<Planned, DeviceError> {
@@ -275,7 +302,7 @@ impl CublasLt {
             found.filter(|result| result.state == sys::cublasStatus_t::CUBLAS_STATUS_SUCCESS).map(|result| result.algo);
         let none = || error("no algorithm")(CublasError(sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED));
         let algorithm = usable.next().ok_or_else(none)?;
-        Ok(Planned { desc, a, b, d, algorithm, others: usable.collect() })
+        Ok(Planned { desc, a, b, d, algorithm, others: usable.collect(), attempts: 0 })
     }
 }
 
@@ -292,17 +319,12 @@ fn milliseconds(stream: &CudaStream, run: impl Fn() -> Result<(), DeviceError>) 
     start.elapsed_ms(&mark()?).map_err(timing)
 }
 
-/// The first and the last bytes of a result, after the stream has computed it.
-fn sample(call: &Gemm, stream: &CudaStream) -> Result<Vec<u8>, DeviceError> {
-    let all = call.m * call.n * call.result.bytes();
-    let part = SAMPLE.min(all);
-    let mut bytes = vec![0; 2 * part];
-    let (first, last) = bytes.split_at_mut(part);
-    // SAFETY: both ranges lie in the result; the stream is waited for before the bytes are used.
-    unsafe {
-        driver::memcpy_dtoh_async(first, call.d, stream.cu_stream()).map_err(timing)?;
-        driver::memcpy_dtoh_async(last, call.d + (all - part) as u64, stream.cu_stream()).map_err(timing)?;
+/// Addresses and bytes of what a product writes.
+fn results(call: &Gemm) -> Vec<(u64, usize)> {
+    let len = call.m * call.n;
+    let mut results = vec![(call.d, len * call.result.bytes())];
+    if let Epilogue::GeluBias { pre, .. } = call.epilogue {
+        results.push((pre, len * call.operands.bytes()));
     }
-    stream.synchronize().map_err(timing)?;
-    Ok(bytes)
+    results
 }

@@ -10,6 +10,7 @@ mod driver;
 mod emulated;
 #[cfg(feature = "emulator")]
 mod estimate;
+pub mod hash;
 pub mod kernels;
 mod nvidia;
 mod nvml;

@@ -292,7 +292,7 @@ impl Driver for Gpu {
 
     fn gemm(&self, call: &Gemm) -> Result<(), DeviceError> {
         self.bind()?;
-        self.cublaslt.run(call, &self.stream)
+        self.cublaslt.run(call, &self.stream, self)
     }
 
     fn begin_capture(&self) -> Result<(), DeviceError> {
