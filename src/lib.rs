@@ -16,6 +16,7 @@ pub mod eval;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod golden;
+mod mapped;
 pub mod model;
 pub mod ops;
 pub mod optim;

@@ -3,15 +3,21 @@
 //!
 //! The generator is Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
 
-/// What a number is for; part of the key, so that two uses never share a stream.
+/// What the numbers are for; part of the key, so that two uses never share a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Purpose {
+    /// Initial weights.
     Init = 1,
+    /// The order of samples.
     Shuffle = 2,
+    /// Visible patches.
     Mask = 3,
+    /// Crops and other augmentation.
     Crop = 4,
+    /// The choice among captions and tags.
     Caption = 5,
+    /// Tests and benches.
     Test = 6,
 }
 

@@ -1,15 +1,15 @@
-//! Vector arithmetic that the CPU ops share: run-time dispatch, fixed-order reductions, and elementary functions.
+//! Vector arithmetic of the CPU code: run-time dispatch, reductions in a fixed order, and elementary functions.
 //!
-//! The code is plain loops over fixed-size lanes; [`wide`] compiles it for each instruction set and picks one at run
-//! time. Sums go through a fixed number of lanes, so their order, and so their bits, depend on the length alone.
+//! The code is plain loops over fixed-size lanes. [`wide`] compiles it for each instruction set and picks one at run time. Sums use
+//! a fixed number of lanes, so their order, and with it their bits, depends on the length alone.
 
 use std::hint::black_box;
 
 /// Lanes of every reduction: one AVX-512 register.
 pub const LANES: usize = 16;
 
-/// Runs `body` compiled for the widest vectors that this process uses ([`crate::device::isa`]). `body` and what it calls must
-/// be `#[inline(always)]` to profit, and loop by `for`: what an iterator's `for_each` does may stay a function of its own.
+/// Runs `body` compiled for the widest vectors that this process uses ([`crate::device::isa`]). `body` and what it calls must be
+/// `#[inline(always)]`, and use `for` loops: an iterator's `for_each` may not be inlined.
 #[inline(always)]
 pub fn wide<R>(body: impl FnOnce() -> R) -> R {
     #[cfg(target_arch = "x86_64")]
@@ -111,7 +111,7 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     dot
 }
 
-/// The largest element, or negative infinity; NaN is passed over.
+/// The largest element, or negative infinity if there is none; NaN is ignored.
 #[inline(always)]
 pub fn max(values: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; LANES];
@@ -125,7 +125,7 @@ pub fn max(values: &[f32]) -> f32 {
 }
 
 /// `e^x` for finite or infinite `x`, within 1.5 units in the last place of results that are not denormal (those become
-/// the smallest normal number or less); a NaN that arithmetic made stays NaN.
+/// the smallest normal number or less). A quiet NaN stays NaN.
 ///
 /// `x = n ln 2 + r` with `|r| ≤ ln 2 / 2` (Cody and Waite's two-part ln 2), then a polynomial of degree 7.
 #[inline(always)]

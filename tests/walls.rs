@@ -81,7 +81,8 @@ fn rooms_import_only_from_rooms_below_them() {
     for path in sources(&root().join("src")) {
         let inside = path.strip_prefix(root().join("src")).unwrap();
         let room = inside.iter().next().and_then(|name| Path::new(name).file_stem()).unwrap().to_str().unwrap();
-        if room == "lib" {
+        // The root is no room; fuzz targets are compiled for tests only, and reach into every room.
+        if room == "lib" || room == "fuzzing" {
             continue;
         }
         let source = fs::read_to_string(&path).unwrap();

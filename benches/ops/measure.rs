@@ -1,12 +1,11 @@
 //! Timing: single calls, and the ops of a tape one after the other.
 
-use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput};
 use flipk::autograd::{Backward, Init, Layout, ParamId, Parameters, Program, Slot, Step, Tape, Var, Work};
-use flipk::device::{Device, DeviceError, Elem, Float};
+use flipk::device::{Buffer, Device, DeviceError, Elem, Float};
 use flipk::ops::AllOps;
 use flipk::ops::pool::Shape as Pool;
 use flipk::profile::{BenchRow, Ceilings};
@@ -35,39 +34,11 @@ pub fn dims(shape: &[usize]) -> String {
     shape.iter().map(usize::to_string).collect::<Vec<_>>().join("x")
 }
 
-/// Memory with elements of one type.
-pub struct Block<D: Device, T> {
-    memory: D::Memory,
-    len: usize,
-    elem: PhantomData<T>,
-}
-
-impl<D: Device, T: Elem> Block<D, T> {
-    pub fn new(device: &D, len: usize) -> Result<Self, DeviceError> {
-        let memory = device.allocate(len * size_of::<T>(), "a bench")?;
-        Ok(Self { memory, len, elem: PhantomData })
-    }
-
-    pub fn fill(&mut self, device: &D, values: &[T]) -> Done {
-        device.upload(self.write(), values)
-    }
-
-    pub fn read(&self) -> D::View<'_, T> {
-        // SAFETY: the block has this length; `&self` excludes exclusive views, which need `&mut self`.
-        unsafe { D::view(&self.memory, 0, self.len) }
-    }
-
-    pub fn write(&mut self) -> D::ViewMut<'_, T> {
-        // SAFETY: as in `read`; `&mut self` excludes every other view.
-        unsafe { D::view_mut(&self.memory, 0, self.len) }
-    }
-}
-
 /// Drives out of a GPU's cache what the repetition before left there, by reading far more than it holds. Reading, since
 /// what is written would still be on its way to memory when the next repetition begins.
 pub struct Flush<D: Device> {
-    large: Block<D, D::Act>,
-    sums: Block<D, f32>,
+    large: Buffer<D, D::Act>,
+    sums: Buffer<D, f32>,
 }
 
 impl<D: AllOps> Flush<D> {
@@ -75,11 +46,12 @@ impl<D: AllOps> Flush<D> {
 
     pub fn new(device: &D) -> Result<Self, DeviceError> {
         let Pool { batch, tokens, width } = Self::SHAPE;
-        Ok(Self { large: Block::new(device, batch * tokens * width)?, sums: Block::new(device, batch * width)? })
+        let large = Buffer::new(device, batch * tokens * width, "a bench")?;
+        Ok(Self { large, sums: Buffer::new(device, batch * width, "a bench")? })
     }
 
     fn run(&mut self, device: &D) -> Done {
-        device.pool_forward(&Self::SHAPE, self.large.read(), self.sums.write())
+        device.pool_forward(&Self::SHAPE, self.large.view(), self.sums.view_mut())
     }
 }
 

@@ -2,13 +2,13 @@
 
 use flipk::autograd::{Activation, DECAY_BLOCK, GradMut, Work};
 use flipk::device::cuda::{ActType, View, ViewMut};
-use flipk::device::{Cpu, Cuda, Device, DeviceError};
+use flipk::device::{Buffer, Cpu, Cuda, Device, DeviceError, Elem};
 use flipk::ops::AllOps;
 use flipk::ops::adamw::{Hyper, NUMBERS, Update};
 use flipk::ops::bias::{self, cuda::Rows};
 use flipk::ops::gelu;
 
-use crate::measure::{Bench, Block, Case, Done, dims, normals};
+use crate::measure::{Bench, Case, Done, dims, normals};
 
 /// GELU and column sums, which `linear` calls inside of it.
 pub trait Parts: AllOps {
@@ -70,61 +70,66 @@ impl<T: ActType> Parts for Cuda<T> {
     }
 }
 
+/// `len` zeros.
+fn buffer<D: Device, T: Elem>(device: &D, len: usize) -> Result<Buffer<D, T>, DeviceError> {
+    Buffer::new(device, len, "a bench")
+}
+
 /// The buffers of what goes element by element.
 struct Elements<D: Device> {
-    x: Block<D, D::Act>,
-    y: Block<D, D::Act>,
-    sums: Block<D, f32>,
-    scratch: Block<D, f32>,
+    x: Buffer<D, D::Act>,
+    y: Buffer<D, D::Act>,
+    sums: Buffer<D, f32>,
+    scratch: Buffer<D, f32>,
 }
 
 /// The buffers of AdamW, of the arena's length where nothing else is said.
 struct Arena<D: Device> {
-    values: Block<D, f32>,
-    shadow: Option<Block<D, D::Act>>,
-    grads: Block<D, f32>,
-    m: Block<D, f32>,
-    v: Block<D, f32>,
-    decay: Block<D, u8>,
-    norm: Block<D, f32>,
-    numbers: Block<D, f32>,
+    values: Buffer<D, f32>,
+    shadow: Option<Buffer<D, D::Act>>,
+    grads: Buffer<D, f32>,
+    m: Buffer<D, f32>,
+    v: Buffer<D, f32>,
+    decay: Buffer<D, u8>,
+    norm: Buffer<D, f32>,
+    numbers: Buffer<D, f32>,
 }
 
 impl<D: AllOps> Arena<D> {
     fn new(device: &D, len: usize) -> Result<Self, DeviceError> {
         Ok(Self {
-            values: Block::new(device, len)?,
-            shadow: D::SHADOW_WEIGHTS.then(|| Block::new(device, len)).transpose()?,
-            grads: Block::new(device, len)?,
-            m: Block::new(device, len)?,
-            v: Block::new(device, len)?,
-            decay: Block::new(device, len / DECAY_BLOCK)?,
-            norm: Block::new(device, D::norm_len(len))?,
-            numbers: Block::new(device, NUMBERS)?,
+            values: buffer(device, len)?,
+            shadow: D::SHADOW_WEIGHTS.then(|| buffer(device, len)).transpose()?,
+            grads: buffer(device, len)?,
+            m: buffer(device, len)?,
+            v: buffer(device, len)?,
+            decay: buffer(device, len / DECAY_BLOCK)?,
+            norm: buffer(device, D::norm_len(len))?,
+            numbers: buffer(device, NUMBERS)?,
         })
     }
 
     fn fill(&mut self, device: &D, len: usize, hyper: &Hyper) -> Done {
         let mut values: Vec<f32> = normals(len, 0.05);
         for block in [&mut self.values, &mut self.grads, &mut self.m] {
-            block.fill(device, &values)?;
+            block.upload(device, &values)?;
         }
         values.iter_mut().for_each(|value| *value *= *value);
-        self.v.fill(device, &values)?;
-        self.decay.fill(device, &vec![1; len / DECAY_BLOCK])?;
-        self.numbers.fill(device, &hyper.numbers())
+        self.v.upload(device, &values)?;
+        self.decay.upload(device, &vec![1; len / DECAY_BLOCK])?;
+        self.numbers.upload(device, &hyper.numbers())
     }
 
     fn update(&mut self) -> Update<'_, D> {
         Update {
-            values: self.values.write(),
-            shadow: self.shadow.as_mut().map(Block::write),
-            grads: self.grads.read(),
-            m: self.m.write(),
-            v: self.v.write(),
-            decay: self.decay.read(),
-            norm: self.norm.write(),
-            numbers: self.numbers.read(),
+            values: self.values.view_mut(),
+            shadow: self.shadow.as_mut().map(Buffer::view_mut),
+            grads: self.grads.view(),
+            m: self.m.view_mut(),
+            v: self.v.view_mut(),
+            decay: self.decay.view(),
+            norm: self.norm.view_mut(),
+            numbers: self.numbers.view(),
         }
     }
 }
@@ -139,29 +144,29 @@ impl<D: Parts> Bench<D> {
     fn try_parts(&mut self, name: &str, rows: usize, width: usize) -> Done {
         let (device, len) = (self.device.clone(), rows * width);
         let mut on = Elements::<D> {
-            x: Block::new(&*device, len)?,
-            y: Block::new(&*device, len)?,
-            sums: Block::new(&*device, width)?,
-            scratch: Block::new(&*device, D::sums_scratch(rows, width))?,
+            x: buffer(&*device, len)?,
+            y: buffer(&*device, len)?,
+            sums: buffer(&*device, width)?,
+            scratch: buffer(&*device, D::sums_scratch(rows, width))?,
         };
         let mut time = |part: &str, passes: usize, run: &dyn Fn(&mut Elements<D>) -> Done| {
             let (op, direction) = part.split_once(' ').unwrap_or((part, ""));
             let work = Work { flops: 0, bytes: (passes * len * size_of::<D::Act>()) as u64 };
             let case = Case { name: format!("{op} {name} {direction}"), shape: dims(&[rows, width]), work };
             let fill = |on: &mut Elements<D>| {
-                on.x.fill(&device, &normals(len, 1.0))?;
-                on.y.fill(&device, &normals(len, 1.0))
+                on.x.upload(&device, &normals(len, 1.0))?;
+                on.y.upload(&device, &normals(len, 1.0))
             };
             self.time(case, &mut on, fill, run);
         };
-        time("gelu forward", 2, &|on| device.gelu_forward(on.x.read(), on.y.write()));
+        time("gelu forward", 2, &|on| device.gelu_forward(on.x.view(), on.y.view_mut()));
         // In place: the gradient soon is 0 or infinite, which takes as long.
-        time("gelu backward", 3, &|on| device.gelu_backward(on.x.read(), on.y.write()));
+        time("gelu backward", 3, &|on| device.gelu_backward(on.x.view(), on.y.view_mut()));
         time("bias backward", 1, &|on| {
-            device.column_sums([rows, width], on.x.read(), on.sums.write(), on.scratch.write())
+            device.column_sums([rows, width], on.x.view(), on.sums.view_mut(), on.scratch.view_mut())
         });
-        time("add backward", 3, &|on| device.add_into(on.y.write(), on.x.read()));
-        time("copy backward", 2, &|on| device.copy(on.y.write(), on.x.read()));
+        time("add backward", 3, &|on| device.add_into(on.y.view_mut(), on.x.view()));
+        time("copy backward", 2, &|on| device.copy(on.y.view_mut(), on.x.view()));
         Ok(())
     }
 

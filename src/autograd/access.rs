@@ -6,11 +6,12 @@ use std::ops::Range;
 use super::liveness::Span;
 use super::params::{ParamGrad, ParamId, Parameters};
 use super::slot::Slot;
-use crate::device::{Device, Elem};
+use crate::device::{Buffer, Device, Elem};
 
 /// A gradient that an op writes or adds to, with the device's view of it.
 #[derive(Debug)]
 pub struct GradMut<V> {
+    /// Its elements.
     pub view: V,
     /// Add to what is there instead of overwriting it.
     pub accumulate: bool,
@@ -26,11 +27,18 @@ impl<'a> GradMut<&'a mut [f32]> {
     }
 }
 
+/// The parameters as a pass borrows them.
+pub(super) enum Params<'a, D: Device> {
+    /// Gradients are not touched.
+    Read(&'a Parameters<D>),
+    /// Gradients are written.
+    Write(&'a mut Parameters<D>),
+}
+
+/// The blocks that have exclusive views.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Block {
     Activations,
-    Values,
-    Shadow,
     Grads,
 }
 
@@ -45,20 +53,27 @@ struct Taken {
 /// Upper bound on the views that one op takes.
 const MAX_VIEWS: usize = 24;
 
-/// The buffers of one op while it runs. Hands out views, and makes sure that an exclusive one overlaps no other.
+/// The buffers of one op while it runs. Gives views of them, and makes sure that an exclusive view overlaps no other.
 pub struct Access<'a, D: Device> {
-    activations: &'a D::Memory,
+    activations: &'a Buffer<D, u8>,
     spans: &'a [Span],
     params: &'a Parameters<D>,
+    /// Whether the gradients of parameters may be written.
+    grads: bool,
     taken: RefCell<([Option<Taken>; MAX_VIEWS], usize)>,
 }
 
 impl<'a, D: Device> Access<'a, D> {
-    pub(super) fn new(activations: &'a D::Memory, spans: &'a [Span], params: &'a Parameters<D>) -> Self {
-        Self { activations, spans, params, taken: RefCell::new(([None; MAX_VIEWS], 0)) }
+    /// Borrows the activations, and with [`Params::Write`] the gradients too, for itself alone.
+    pub(super) fn new(activations: &'a mut Buffer<D, u8>, spans: &'a [Span], params: Params<'a, D>) -> Self {
+        let (params, grads) = match params {
+            Params::Read(params) => (params, false),
+            Params::Write(params) => (&*params, true),
+        };
+        Self { activations, spans, params, grads, taken: RefCell::new(([None; MAX_VIEWS], 0)) }
     }
 
-    /// Notes a view; panics where it conflicts with one taken before, which only a wrongly written op can cause.
+    /// Notes a view. Panics if it conflicts with an earlier one, which is a mistake in the op.
     fn take(&self, block: Block, bytes: Range<usize>, exclusive: bool) {
         let mut taken = self.taken.borrow_mut();
         let (list, count) = &mut *taken;
@@ -73,55 +88,57 @@ impl<'a, D: Device> Access<'a, D> {
 
     fn span<T: Elem>(&self, slot: Slot<T>) -> (Span, Range<usize>) {
         let span = self.spans[slot.id.0];
-        assert!(!span.gone, "an op took a buffer that was dropped, and did not ask for it");
+        assert!(!span.gone, "an op read a buffer that was dropped, without Backward::read");
         (span, span.offset..span.offset + span.len * size_of::<T>())
     }
 
     /// A buffer of the step, to read.
+    ///
+    /// # Panics
+    /// If the op did not name it ([`Op`](super::Op)), or has an exclusive view of it.
     pub fn read<T: Elem>(&self, slot: Slot<T>) -> D::View<'a, T> {
         let (span, bytes) = self.span(slot);
         self.take(Block::Activations, bytes, false);
-        // SAFETY: the placement lies in the block and is aligned; `take` has excluded exclusive views for as long as
-        // `self` lives, and two `Access` never run at the same time (a program needs `&mut self` to run).
-        unsafe { D::view(self.activations, span.offset, span.len) }
+        self.activations.cast(span.offset, span.len)
     }
 
     /// A buffer of the step, to write.
+    ///
+    /// # Panics
+    /// If the op did not name it ([`Op`](super::Op)), or has another view of it.
     pub fn write<T: Elem>(&self, slot: Slot<T>) -> D::ViewMut<'a, T> {
         let (span, bytes) = self.span(slot);
         self.take(Block::Activations, bytes, true);
-        // SAFETY: as in `read`, exclusively.
-        unsafe { D::view_mut(self.activations, span.offset, span.len) }
+        // SAFETY: `self` borrows the activations exclusively, and `take` makes sure that none of its views overlaps this one.
+        unsafe { self.activations.alias_mut(span.offset, span.len) }
     }
 
     /// A parameter as a matrix operand.
     pub fn weight(&self, id: ParamId) -> D::View<'a, D::Act> {
-        let spec = self.params.layout().get(id);
-        let (block, memory) = match &self.params.shadow {
-            Some(shadow) => (Block::Shadow, shadow),
-            None => (Block::Values, &self.params.values),
-        };
-        let offset = spec.offset * size_of::<D::Act>();
-        self.take(block, offset..offset + spec.len * size_of::<D::Act>(), false);
-        // SAFETY: the layout lies in the block; nothing writes values while a program runs (it holds `&Parameters`).
-        unsafe { D::view(memory, offset, spec.len) }
+        let range = self.params.layout().get(id).range();
+        match &self.params.shadow {
+            Some(shadow) => shadow.range(range),
+            // Without a shadow, activations are f32 as the values are.
+            None => self.params.values.cast(range.start * size_of::<D::Act>(), range.len()),
+        }
     }
 
     /// A parameter in full precision.
     pub fn master(&self, id: ParamId) -> D::View<'a, f32> {
-        let spec = self.params.layout().get(id);
-        self.take(Block::Values, spec.offset * 4..(spec.offset + spec.len) * 4, false);
-        // SAFETY: as in `weight`.
-        unsafe { D::view(&self.params.values, spec.offset * 4, spec.len) }
+        self.params.values.range(self.params.layout().get(id).range())
     }
 
     /// The gradient of a parameter, to write or add to.
+    ///
+    /// # Panics
+    /// In a forward pass, or if the op has another view of it.
     pub fn grad(&self, grad: ParamGrad) -> GradMut<D::ViewMut<'a, f32>> {
-        let spec = self.params.layout().get(grad.id);
-        self.take(Block::Grads, spec.offset * 4..(spec.offset + spec.len) * 4, true);
-        // SAFETY: the layout lies in the block; `take` has excluded other views, and a program that writes gradients
-        // holds `&mut Parameters`.
-        let view = unsafe { D::view_mut(&self.params.grads, spec.offset * 4, spec.len) };
+        assert!(self.grads, "an op wrote a gradient in its forward pass");
+        let range = self.params.layout().get(grad.id).range();
+        let bytes = range.start * size_of::<f32>()..range.end * size_of::<f32>();
+        self.take(Block::Grads, bytes.clone(), true);
+        // SAFETY: `self` borrows the gradients exclusively, and `take` makes sure that none of its views overlaps this one.
+        let view = unsafe { self.params.grads.alias_mut(bytes.start, range.len()) };
         GradMut { view, accumulate: grad.accumulate }
     }
 }

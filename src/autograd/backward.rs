@@ -97,13 +97,13 @@ impl<'a, D: Device> Backward<'a, D> {
         Some(self.touch(Slot::new(id)))
     }
 
-    /// As [`Backward::grad`], for an op that changes it in place: a private copy if another variable still needs it.
+    /// As [`Backward::grad`], for an op that changes the gradient in place: a copy, if another variable still needs the original.
     pub fn grad_in_place<T: Elem>(&mut self, var: Var<T>) -> Option<Slot<T>> {
         let slot = self.grad(var)?;
         Some(self.make_exclusive(slot))
     }
 
-    /// `slot`, or a copy of it if some other variable's gradient is the same buffer and was not read yet.
+    /// `slot`, or a copy of it if it is also the gradient of a variable whose producer has not read it yet.
     fn make_exclusive<T: Elem>(&mut self, slot: Slot<T>) -> Slot<T> {
         let shared = self.graph.vars.iter().any(|var| var.grad == Some(slot.id) && !var.grad_taken);
         if !shared {
@@ -153,7 +153,7 @@ impl<'a, D: Device> Backward<'a, D> {
                 assert_eq!(self.graph.vars[var.index].elem, D::Act::NAME, "only activations may be used twice");
                 let first: Slot<T> = Slot::new(first);
                 self.touch(first);
-                // Adding changes `first`, which an alias of this variable may still have to read.
+                // Adding changes `first`, which may still be read as the gradient of an alias.
                 self.graph.vars[var.index].grad = None;
                 let into = self.make_exclusive(first);
                 self.graph.vars[var.index].grad = Some(into.id);
@@ -168,7 +168,7 @@ impl<'a, D: Device> Backward<'a, D> {
         ParamGrad { id, accumulate }
     }
 
-    /// Gives `var` a gradient that the host writes (between the forward and the backward pass).
+    /// Starts the backward pass from `var`: the host writes its gradient into this buffer between the two passes.
     pub fn seed<T: Elem>(&mut self, var: Var<T>) -> Slot<T> {
         let slot = self.graph.written(self.graph.slots[var.slot.id.0].len, 0);
         self.graph.vars[var.index].grad = Some(slot.id);

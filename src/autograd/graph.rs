@@ -52,13 +52,13 @@ pub(super) struct VarInfo {
     pub elem: &'static str,
     pub wants_grad: bool,
     pub grad: Option<SlotId>,
-    /// The producer has taken the gradient: nobody else will read it through this variable.
+    /// The op that made the variable has asked for its gradient; no other op reads it through this variable.
     pub grad_taken: bool,
-    /// No op made it: the host writes it and may read its gradient.
+    /// No op makes it: the host writes it, and may read its gradient.
     pub input: bool,
-    /// Ops that read it, forwards.
+    /// The number of ops that read it in the forward pass.
     pub readers: usize,
-    /// It is this function of this buffer.
+    /// It is this activation of this buffer.
     pub fused_activation: Option<(Activation, SlotId)>,
     /// Its gradient is already that of the activation's input.
     pub grad_is_of_input: bool,

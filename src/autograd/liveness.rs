@@ -1,8 +1,8 @@
 //! Liveness of buffers, and which of them are recomputed.
 //!
-//! A buffer lives from its first touch to its last. One that is dropped is not saved for the backward pass: its first life
-//! ends with its last reader in the forward pass, and if the backward pass reads it, it has a second life from its recomputation on
-//! (Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost"). Each life is placed on its own.
+//! A buffer is live from its first use to its last. One that is dropped is not saved for the backward pass: its first life ends with
+//! its last use in the forward pass, and if the backward pass reads it, a second life begins with its recomputation (Chen et al.
+//! 2016, "Training Deep Nets with Sublinear Memory Cost"). Each life is placed on its own.
 
 use std::ops::Range;
 
@@ -33,20 +33,20 @@ pub(super) struct SlotInfo {
     pub len: usize,
     pub bytes: usize,
     pub scope: usize,
-    /// Nobody else may use its bytes until the end of the run.
+    /// Its bytes are not reused until the end of the run.
     pub retained: bool,
-    /// The op that writes it forwards.
+    /// The op that writes it in the forward pass.
     pub made_by: Option<usize>,
-    /// The block that it was made in.
+    /// The block that it was recorded in.
     pub block: Option<usize>,
-    /// It is read forwards outside that block.
+    /// An op outside that block reads it in the forward pass.
     pub leaves_block: bool,
     /// It is never recomputed.
     pub always_saved: bool,
-    /// It is recomputed from this buffer alone, at little cost.
+    /// It can be recomputed from this buffer alone, at little cost.
     pub cheap_from: Option<SlotId>,
     dropped: bool,
-    /// Moments: of a buffer that is not dropped the only life, of others that in each direction.
+    /// Moments of use: in the forward and in the backward pass if the buffer is dropped, else all of them in the first.
     lives: [Range<usize>; 2],
 }
 
@@ -67,7 +67,8 @@ impl SlotInfo {
         }
     }
 
-    /// To be called between the passes: from now on touches belong to the second life, if the buffer has one.
+    /// Decides whether the buffer is dropped. Called after the forward pass is recorded: later touches of a dropped buffer belong to
+    /// its second life.
     pub fn choose(&mut self, mode: Recompute) {
         let may = self.made_by.is_some() && !self.retained && !self.always_saved;
         let (cheap, inside) = (self.cheap_from.is_some(), self.block.is_some() && !self.leaves_block);
@@ -88,6 +89,7 @@ impl SlotInfo {
         !self.dropped || !self.lives[1].is_empty()
     }
 
+    /// Extends its life to this moment.
     pub fn touch(&mut self, moment: usize) {
         let life = &mut self.lives[usize::from(self.dropped)];
         *life = life.start.min(moment)..life.end.max(moment + 1);
@@ -104,12 +106,12 @@ impl SlotInfo {
 pub(super) struct Span {
     pub offset: usize,
     pub len: usize,
-    /// It was dropped, and this pass does not recompute it.
+    /// It was dropped, and the backward pass does not recompute it.
     pub gone: bool,
 }
 
-/// Where each buffer lies in the forward and in the backward pass, and the bytes of the block that holds them; `end`: the end
-/// of the run.
+/// Where each buffer lies in the forward and in the backward pass, and the size of the block in bytes. `end`: the moment at which the
+/// run ends.
 pub(super) fn spans(slots: &[SlotInfo], end: usize) -> ([Vec<Span>; 2], usize) {
     let request = |slot: &SlotInfo, life: usize| Request {
         bytes: slot.bytes,

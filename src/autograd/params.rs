@@ -6,31 +6,36 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::device::{Device, DeviceError, Float};
+use crate::device::{Buffer, Device, DeviceError, Float};
 use crate::random::{Purpose, Random};
 
 /// Elements of the arena that share one decay flag.
 pub const DECAY_BLOCK: usize = 64;
 
-/// Parameters start at multiples of this many elements, so that every vector access is aligned on every device, and a block
-/// of decay flags belongs to one parameter.
+/// Parameters start at multiples of this many elements, so that vector accesses are aligned on every device, and a decay flag
+/// belongs to one parameter.
 const ALIGNMENT: usize = DECAY_BLOCK;
 
-/// How a parameter is first filled.
+/// How a parameter is initialised.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Init {
+    /// This value everywhere.
     Constant(f32),
+    /// Normal with mean 0.
     Normal {
+        /// Standard deviation.
         std: f32,
     },
     /// Uniform in `±sqrt(6 / (fan_in + fan_out))` (Glorot and Bengio 2010, eq. 16).
     Xavier {
+        /// Inputs of the layer.
         fan_in: usize,
+        /// Outputs of the layer.
         fan_out: usize,
     },
 }
 
-/// The name of a parameter inside a [`Layout`].
+/// A parameter of a [`Layout`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ParamId(pub(crate) usize);
 
@@ -46,18 +51,22 @@ pub struct ParamGrad {
 /// One parameter.
 #[derive(Clone, Debug)]
 pub struct ParamSpec {
+    /// Its name, as checkpoints spell it.
     pub name: String,
+    /// Its dimensions, outermost first.
     pub shape: Vec<usize>,
+    /// Its initial values.
     pub init: Init,
     /// Whether AdamW's weight decay applies.
     pub decay: bool,
-    /// In elements from the start of the arena.
+    /// Where it starts in the arena, in elements.
     pub offset: usize,
+    /// Its number of elements.
     pub len: usize,
 }
 
 impl ParamSpec {
-    /// The elements of the arena that it owns.
+    /// Its elements in the arena.
     pub fn range(&self) -> Range<usize> {
         self.offset..self.offset + self.len
     }
@@ -71,7 +80,7 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Appends a parameter.
+    /// Appends a parameter; `decay`: whether AdamW's weight decay applies.
     pub fn add(&mut self, name: impl Into<String>, shape: &[usize], init: Init, decay: bool) -> ParamId {
         let len = shape.iter().product();
         self.specs.push(ParamSpec { name: name.into(), shape: shape.to_vec(), init, decay, offset: self.len, len });
@@ -79,15 +88,17 @@ impl Layout {
         ParamId(self.specs.len() - 1)
     }
 
+    /// All parameters, in order.
     pub fn specs(&self) -> &[ParamSpec] {
         &self.specs
     }
 
-    /// The parameter at this place of [`Self::specs`].
+    /// The id of the parameter at this index of [`Self::specs`].
     pub fn id(&self, index: usize) -> ParamId {
         ParamId(index)
     }
 
+    /// The parameter `id`.
     pub fn get(&self, id: ParamId) -> &ParamSpec {
         &self.specs[id.0]
     }
@@ -102,7 +113,7 @@ impl Layout {
         self.specs.iter().map(|spec| spec.len).sum()
     }
 
-    /// For each [`DECAY_BLOCK`] of the arena 1 if it decays, 0 if not.
+    /// For each [`DECAY_BLOCK`] of the arena whether it decays (1) or not (0).
     pub fn decay_blocks(&self) -> Vec<u8> {
         let mut blocks = vec![0; self.len / DECAY_BLOCK];
         for spec in self.specs.iter().filter(|spec| spec.decay) {
@@ -111,7 +122,7 @@ impl Layout {
         blocks
     }
 
-    /// The initial values of the whole arena; each parameter's numbers depend on the seed and its index only.
+    /// The initial values of the whole arena. A parameter's values depend on the seed and its index alone.
     pub fn initial_values(&self, seed: u64) -> Vec<f32> {
         let mut values = vec![0.0; self.len];
         for (index, spec) in self.specs.iter().enumerate() {
@@ -133,92 +144,85 @@ impl Layout {
 /// The arena of one model on one device.
 pub struct Parameters<D: Device> {
     layout: Arc<Layout>,
-    pub(crate) values: D::Memory,
+    pub(super) values: Buffer<D, f32>,
     /// The copy that matrix products read, where it is not `values` itself.
-    pub(crate) shadow: Option<D::Memory>,
-    pub(crate) grads: D::Memory,
+    pub(super) shadow: Option<Buffer<D, D::Act>>,
+    pub(super) grads: Buffer<D, f32>,
 }
 
 impl<D: Device> Parameters<D> {
-    /// Takes memory for values and gradients and uploads `values` (`[arena_len]`).
+    /// Allocates values and gradients and uploads `values` (`[arena_len]`).
+    ///
+    /// # Errors
+    /// If the device has too little memory.
     pub fn new(device: &D, layout: Arc<Layout>, values: &[f32]) -> Result<Self, DeviceError> {
         let len = layout.arena_len();
-        let shadow = match D::SHADOW_WEIGHTS {
-            true => Some(device.allocate(len * size_of::<D::Act>(), "the weights' compute copy")?),
-            false => None,
-        };
-        let mut this = Self {
-            values: device.allocate(len * 4, "the weights")?,
-            grads: device.allocate(len * 4, "the weights' gradients")?,
-            shadow,
-            layout,
-        };
+        let shadow = D::SHADOW_WEIGHTS.then(|| Buffer::new(device, len, "the weights' compute copy")).transpose()?;
+        let weights = Buffer::new(device, len, "the weights")?;
+        let grads = Buffer::new(device, len, "the weights' gradients")?;
+        let mut this = Self { layout, values: weights, shadow, grads };
         this.set_values(device, values)?;
         Ok(this)
     }
 
+    /// The names, shapes and places of all parameters.
     pub fn layout(&self) -> &Arc<Layout> {
         &self.layout
     }
 
     /// Replaces all values (`[arena_len]`).
+    ///
+    /// # Errors
+    /// If the device fails.
     pub fn set_values(&mut self, device: &D, values: &[f32]) -> Result<(), DeviceError> {
-        device.upload(self.values_mut(), values)?;
-        let Some(shadow) = &self.shadow else { return Ok(()) };
+        self.values.upload(device, values)?;
+        let Some(shadow) = &mut self.shadow else { return Ok(()) };
         let shadowed: Vec<D::Act> = values.iter().map(|value| D::Act::from_f32(*value)).collect();
-        // SAFETY: `&mut self` excludes every other view; the block has this length.
-        device.upload(unsafe { D::view_mut(shadow, 0, self.layout.arena_len()) }, &shadowed)
+        shadow.upload(device, &shadowed)
     }
 
     /// All values, `[arena_len]`.
     pub fn values(&self) -> D::View<'_, f32> {
-        // SAFETY: `&self` excludes exclusive views (they need `&mut self`); the block has this length.
-        unsafe { D::view(&self.values, 0, self.layout.arena_len()) }
+        self.values.view()
     }
 
     /// All gradients, `[arena_len]`.
     pub fn grads(&self) -> D::View<'_, f32> {
-        // SAFETY: as in `values`.
-        unsafe { D::view(&self.grads, 0, self.layout.arena_len()) }
+        self.grads.view()
     }
 
     /// All values, exclusively.
     pub fn values_mut(&mut self) -> D::ViewMut<'_, f32> {
-        // SAFETY: `&mut self` excludes every other view; the block has this length.
-        unsafe { D::view_mut(&self.values, 0, self.layout.arena_len()) }
+        self.values.view_mut()
     }
 
-    /// Values and their compute copy exclusively and gradients shared, as an optimizer needs them.
+    /// Values and their compute copy exclusively, and gradients shared, as an optimizer needs them.
     pub fn for_update(&mut self) -> (D::ViewMut<'_, f32>, Option<D::ViewMut<'_, D::Act>>, D::View<'_, f32>) {
-        let len = self.layout.arena_len();
-        // SAFETY: `&mut self` excludes every other view, and these are different blocks.
-        unsafe {
-            let shadow = self.shadow.as_ref().map(|shadow| D::view_mut(shadow, 0, len));
-            (D::view_mut(&self.values, 0, len), shadow, D::view(&self.grads, 0, len))
-        }
+        (self.values.view_mut(), self.shadow.as_mut().map(Buffer::view_mut), self.grads.view())
     }
 
     /// One parameter on the host.
+    ///
+    /// # Errors
+    /// If the device fails.
     pub fn download(&self, device: &D, id: ParamId) -> Result<Vec<f32>, DeviceError> {
-        let spec = self.layout.get(id);
-        let mut host = vec![0.0; spec.len];
-        // SAFETY: as in `values`; a parameter lies in the arena.
-        device.download(&mut host, unsafe { D::view(&self.values, spec.offset * 4, spec.len) })?;
-        Ok(host)
+        self.values.download_range(device, self.layout.get(id).range())
     }
 
     /// All values on the host.
+    ///
+    /// # Errors
+    /// If the device fails.
     pub fn download_values(&self, device: &D) -> Result<Vec<f32>, DeviceError> {
-        let mut host = vec![0.0; self.layout.arena_len()];
-        device.download(&mut host, self.values())?;
-        Ok(host)
+        self.values.download(device)
     }
 
     /// All gradients on the host.
+    ///
+    /// # Errors
+    /// If the device fails.
     pub fn download_grads(&self, device: &D) -> Result<Vec<f32>, DeviceError> {
-        let mut host = vec![0.0; self.layout.arena_len()];
-        device.download(&mut host, self.grads())?;
-        Ok(host)
+        self.grads.download(device)
     }
 }
 

@@ -1,11 +1,11 @@
-//! Placing buffers in one block: two buffers may share bytes if they are never in use at the same time.
+//! Places buffers in one block of memory: two may share bytes if they are never live at the same time.
 
 use std::ops::Range;
 
 /// Buffers start at multiples of this, so that every vector access and every bulk copy is aligned.
 pub(super) const ALIGNMENT: usize = 256;
 
-/// A buffer to be placed: its size and the first and last moment at which it is touched.
+/// A buffer to place: its size, and the moments at which it is live.
 #[derive(Clone, Debug)]
 pub(super) struct Request {
     pub bytes: usize,

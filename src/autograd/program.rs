@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use super::access::Access;
+use super::access::{Access, Params};
 use super::graph::Step;
 use super::liveness::{SlotInfo, Span};
 use super::op::{Cost, Op, Work};
 use super::params::Parameters;
 use super::slot::{Slot, SlotId, Var};
-use crate::device::{Device, DeviceError, Elem, Pending};
+use crate::device::{Buffer, Device, DeviceError, Elem, Pending};
 
 /// An op on the tape, and the scope that it was recorded in.
 pub(super) struct Recorded<D: Device> {
@@ -24,14 +24,13 @@ pub struct Program<D: Device> {
     pub(super) slots: Vec<SlotInfo>,
     /// Where each buffer lies in the forward and in the backward pass.
     pub(super) spans: [Vec<Span>; 2],
-    pub(super) memory: D::Memory,
-    bytes: usize,
+    pub(super) memory: Buffer<D, u8>,
     scopes: Vec<String>,
     input_grads: Vec<Option<SlotId>>,
-    /// For each step, the buffers whose life begins with it: they are uninitialised until it writes them.
+    /// For each step, the buffers that become live with it; they are uninitialised until it writes them.
     begins: Vec<Vec<SlotId>>,
     /// Buffers, and the memory that receives their next contents.
-    pub(super) next_inputs: Vec<(SlotId, D::Memory)>,
+    pub(super) next_inputs: Vec<(SlotId, Buffer<D, u8>)>,
 }
 
 /// What a tape hands over when it is closed.
@@ -49,7 +48,7 @@ pub(super) struct Closed<D: Device> {
 impl<D: Device> Program<D> {
     pub(super) fn new(device: Arc<D>, closed: Closed<D>) -> Result<Self, DeviceError> {
         let Closed { ops, steps, slots, spans, bytes, scopes, input_grads, constants } = closed;
-        let memory = device.allocate_unwritten(bytes, "activations")?;
+        let memory = Buffer::unwritten(&*device, bytes, "activations")?;
         let mut begins = vec![Vec::new(); steps.len()];
         for (index, slot) in slots.iter().enumerate() {
             // Moment 0 is when the host writes the inputs.
@@ -58,7 +57,7 @@ impl<D: Device> Program<D> {
             }
         }
         let mut this =
-            Self { device, ops, steps, slots, spans, memory, bytes, scopes, input_grads, begins, next_inputs: vec![] };
+            Self { device, ops, steps, slots, spans, memory, scopes, input_grads, begins, next_inputs: vec![] };
         for (id, values) in constants {
             this.write(Slot::new(id), &values)?;
         }
@@ -67,72 +66,84 @@ impl<D: Device> Program<D> {
 
     /// Bytes of the block that holds every buffer of a step.
     pub fn activation_bytes(&self) -> usize {
-        self.bytes
+        self.memory.bytes()
     }
 
     /// Fills a buffer from the host.
+    ///
+    /// # Errors
+    /// If the device fails.
+    ///
+    /// # Panics
+    /// If `values` has another length than the buffer.
     pub fn write<T: Elem>(&mut self, slot: Slot<T>, values: &[T]) -> Result<(), DeviceError> {
         let span = self.spans[0][slot.id.0];
-        // SAFETY: the placement lies in the block, aligned; `&mut self` excludes every other view.
-        self.device.upload(unsafe { D::view_mut(&self.memory, span.offset, span.len) }, values)
+        self.device.upload(self.memory.cast_mut(span.offset, span.len), values)
     }
 
     /// As [`Self::read`], but returns at once.
+    ///
+    /// # Errors
+    /// If the device fails.
     pub fn read_async(&self, slot: Slot<f32>) -> Result<Pending, DeviceError> {
         let span = self.spans[0][slot.id.0];
-        // SAFETY: as in `read`.
-        self.device.download_async(unsafe { D::view(&self.memory, span.offset, span.len) })
+        self.device.download_async(self.memory.cast(span.offset, span.len))
     }
 
-    /// Copies a buffer to the host. Only one that was retained ([`super::Tape::retain`]) still holds its value after a run.
+    /// Copies a buffer to the host. Only one that was retained ([`Tape::retain`](super::Tape::retain)) still holds its value after a
+    /// run.
+    ///
+    /// # Errors
+    /// If the device fails.
     pub fn read<T: Elem>(&self, slot: Slot<T>) -> Result<Vec<T>, DeviceError> {
         let span = self.spans[0][slot.id.0];
         let mut values = vec![T::zeroed(); span.len];
-        // SAFETY: the placement lies in the block, aligned; `&self` excludes exclusive views, which need `&mut self`.
-        self.device.download(&mut values, unsafe { D::view(&self.memory, span.offset, span.len) })?;
+        self.device.download(&mut values, self.memory.cast(span.offset, span.len))?;
         Ok(values)
     }
 
-    /// The gradient of an input variable, if it got one.
+    /// The gradient of an input ([`Tape::input_var`](super::Tape::input_var)), if anything that leads to the loss used it.
     pub fn input_grad<T>(&self, var: Var<T>) -> Option<Slot<T>> {
         self.input_grads.get(var.index).copied().flatten().map(|id| Slot::new(id))
     }
 
     /// Runs all ops forwards.
+    ///
+    /// # Errors
+    /// If the device fails.
     pub fn forward(&mut self, params: &Parameters<D>) -> Result<(), DeviceError> {
-        for index in 0..self.ops.len() {
-            self.run(index, params)?;
-        }
-        Ok(())
+        (0..self.ops.len()).try_for_each(|index| self.run(index, Params::Read(params)))
     }
 
     /// Runs the backward pass; every parameter that was used has its gradient afterwards.
+    ///
+    /// # Errors
+    /// If the device fails.
     pub fn backward(&mut self, params: &mut Parameters<D>) -> Result<(), DeviceError> {
-        for index in self.ops.len()..self.steps.len() {
-            self.run(index, params)?;
-        }
-        Ok(())
+        (self.ops.len()..self.steps.len()).try_for_each(|index| self.run(index, Params::Write(params)))
     }
 
-    /// Everything that one forward and backward pass does, in order.
+    /// The steps of the forward pass, then those of the backward pass.
     pub fn steps(&self) -> &[Step] {
         &self.steps
     }
 
-    /// Runs one step, so that a profiler can time each. Steps must be run in order.
+    /// Runs one step of [`Self::steps`], so that each can be timed. Steps must be run in order.
+    ///
+    /// # Errors
+    /// If the device fails.
     pub fn run_step(&mut self, index: usize, params: &mut Parameters<D>) -> Result<(), DeviceError> {
-        self.run(index, params)
+        self.run(index, Params::Write(params))
     }
 
-    fn run(&self, index: usize, params: &Parameters<D>) -> Result<(), DeviceError> {
+    fn run(&mut self, index: usize, params: Params<D>) -> Result<(), DeviceError> {
         let spans = &self.spans[usize::from(index >= self.ops.len())];
         for &SlotId(slot) in &self.begins[index] {
-            // SAFETY: the placement lies in the block, and whatever shared these bytes before is not used any more.
-            let view = unsafe { D::view_mut::<u8>(&self.memory, spans[slot].offset, self.slots[slot].bytes) };
-            self.device.mark_uninit(view)?;
+            let start = spans[slot].offset;
+            self.device.mark_uninit(self.memory.range_mut(start..start + self.slots[slot].bytes))?;
         }
         let step = self.steps[index];
-        let on = Access::new(&self.memory, spans, params);
+        let on = Access::new(&mut self.memory, spans, params);
         let act = Slot::<D::Act>::new;
         match step {
             Step::Forward(op) | Step::Recompute { op, cheap: false } => self.ops[op].op.forward(&self.device, &on),
@@ -149,22 +160,23 @@ impl<D: Device> Program<D> {
         (recorded.op.name(), &self.scopes[recorded.scope], recorded.op.cost())
     }
 
-    /// The least cost of a [`Step::Recompute`] of an op.
+    /// The least work of a [`Step::Recompute`] of an op.
     pub fn recompute_work(&self, op: usize, cheap: bool) -> Work {
         let op = &self.ops[op].op;
         if cheap { op.recompute_work() } else { op.cost().forward }
     }
 
-    /// Bytes of a buffer.
+    /// The size of a buffer in bytes.
     pub fn slot_bytes(&self, slot: SlotId) -> usize {
         self.slots[slot.0].bytes
     }
 
-    /// The scope in which a buffer was made.
+    /// The scope that a buffer was recorded in.
     pub fn slot_scope(&self, slot: SlotId) -> &str {
         &self.scopes[self.slots[slot.0].scope]
     }
 
+    /// The number of recorded ops.
     pub fn op_count(&self) -> usize {
         self.ops.len()
     }
@@ -177,7 +189,7 @@ impl<D: Device> Program<D> {
         (forward, forward + costs().map(|cost| cost.backward.flops).sum::<u64>())
     }
 
-    /// Bytes asked for per scope (before sharing): what holds the memory.
+    /// Bytes of the buffers recorded in each scope, without sharing; scopes without buffers are left out.
     pub fn bytes_by_scope(&self) -> Vec<(&str, usize)> {
         let mut totals: Vec<(&str, usize)> = self.scopes.iter().map(|scope| (scope.as_str(), 0)).collect();
         for slot in &self.slots {

@@ -30,7 +30,7 @@ impl Cpu {
         Ok(Self { operands })
     }
 
-    /// What the operands of the linear layers' products are rounded to.
+    /// The type that the operands of the linear layers' products are rounded to.
     pub(crate) fn operands(&self) -> Operands {
         self.operands
     }
@@ -43,9 +43,9 @@ pub struct CpuMemory {
     layout: Layout,
 }
 
-// SAFETY: the block is plain bytes owned by this value; who may touch which part when is up to the callers of
-// `Device::view` and `Device::view_mut`, whose contracts forbid conflicting views.
+// SAFETY: the block is plain bytes that this value owns.
 unsafe impl Send for CpuMemory {}
+// SAFETY: a shared reference alone gives no access: the contracts of `Device::view` and `Device::view_mut` forbid conflicting views.
 unsafe impl Sync for CpuMemory {}
 
 const ALIGNMENT: usize = 4096;

@@ -16,7 +16,7 @@ pub enum Isa {
 }
 
 impl Isa {
-    /// All of them, narrowest first.
+    /// All instruction sets, narrowest first.
     pub const ALL: [Self; 3] = [Self::Portable, Self::Avx2, Self::Avx512];
 
     /// Its name in `FLIPK_CPU`.
@@ -64,7 +64,7 @@ impl fmt::Display for Isa {
 /// The environment variable that selects an instruction set.
 pub const VARIABLE: &str = "FLIPK_CPU";
 
-/// The instruction set that `word`, the value of [`VARIABLE`], names. Without a value, the widest there is.
+/// The instruction set that `word`, the value of [`VARIABLE`], names. Without a value, the widest.
 fn asked(word: Option<&str>) -> Result<Isa, String> {
     let Some(word) = word.filter(|word| !word.is_empty()) else { return Ok(Isa::best()) };
     let named = Isa::ALL.into_iter().find(|isa| isa.name() == word);
@@ -75,7 +75,7 @@ fn asked(word: Option<&str>) -> Result<Isa, String> {
     }
 }
 
-/// The instruction set of this process. The variable is read once.
+/// The instruction set that this process uses. [`VARIABLE`] is read once.
 ///
 /// # Errors
 /// An unknown word, or an instruction set that this processor lacks.
@@ -85,14 +85,14 @@ pub fn chosen() -> Result<Isa, &'static str> {
     CHOSEN.get_or_init(|| asked(word().as_deref())).as_ref().map(|isa| *isa).map_err(String::as_str)
 }
 
-/// The instruction set of this process. If [`VARIABLE`] is wrong, which the program reports at startup, it is the widest.
+/// As [`chosen`]; the widest if [`VARIABLE`] is wrong, which the program reports at startup.
 #[inline]
 pub(crate) fn level() -> Isa {
     chosen().unwrap_or_else(|_| Isa::best())
 }
 
-/// The processor's name as the system gives it, with the numbers that tell its kinds apart: `Intel(R) Xeon(R) Processor, cpu
-/// family 6, model 207`. Elsewhere than on Linux, the architecture.
+/// The processor's name as the system gives it, with the numbers of its family and model: `Intel(R) Xeon(R) Processor, cpu
+/// family 6, model 207`. On other systems than Linux, the architecture.
 pub fn processor() -> &'static str {
     static NAME: OnceLock<String> = OnceLock::new();
     NAME.get_or_init(|| {
@@ -101,7 +101,7 @@ pub fn processor() -> &'static str {
     })
 }
 
-/// The name in the text of `/proc/cpuinfo`, from the lines about the first processor.
+/// The name in the text of `/proc/cpuinfo`, from the first processor's lines.
 fn named(text: &str) -> Option<String> {
     const NUMBERS: [&str; 4] = ["cpu family", "model", "CPU implementer", "CPU part"];
     let lines: Vec<(&str, &str)> = text

@@ -1,18 +1,20 @@
-//! Where numbers live and who computes on them.
+//! Devices: their memory, typed views of it, and copies.
 //!
-//! A [`Device`] owns memory and hands out typed views of it. What it can compute is said op by op, by the small traits
-//! in [`crate::ops`] (`LayerNorm`, `Attention`, ...), so a new op touches no list here.
+//! A [`Buffer`] owns memory of a [`Device`] and gives views of it. What a device can compute is declared op by op, by the small
+//! traits in [`crate::ops`] (`LayerNorm`, `Attention`, ...), so a new op touches no list here.
 
 use serde::{Deserialize, Serialize};
 
 use crate::units::Bytes;
 
+mod buffer;
 mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod gemm;
 pub mod isa;
 
+pub use buffer::Buffer;
 pub use cpu::{Cpu, CpuMemory};
 #[cfg(feature = "cuda")]
 pub use cuda::Cuda;
@@ -30,7 +32,9 @@ elements!(f32 => "F32", half::bf16 => "BF16", u8 => "U8", i32 => "I32", u32 => "
 
 /// A floating-point type that activations can have.
 pub trait Float: Elem {
+    /// Rounds to the nearest, ties to even.
     fn from_f32(value: f32) -> Self;
+    /// The same value in f32.
     fn to_f32(self) -> f32;
 }
 
@@ -54,27 +58,33 @@ impl Float for half::bf16 {
     }
 }
 
-/// What the launches of one kernel did, where that is counted (the emulated GPU).
+/// What the launches of one kernel did; only an emulated GPU counts that.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct KernelCounts {
+    /// The kernel's name.
     pub kernel: String,
+    /// Launches.
     pub launches: u64,
+    /// Blocks of all launches.
     pub blocks: u64,
-    /// Of the largest block, as its bytes of shared memory.
+    /// Threads of the largest block.
     pub threads: u32,
+    /// Largest shared memory of a block, static and dynamic.
     pub shared_bytes: usize,
+    /// Instructions that warps executed.
     pub warp_instructions: u64,
     /// Floating-point operations of matrix instructions.
     pub mma_flops: u64,
-    /// As [`Device::moved_bytes`].
+    /// Bytes moved, as [`Device::moved_bytes`] counts them.
     pub moved_bytes: u64,
     /// Passes over shared memory.
     pub shared_passes: u64,
     /// Passes over shared memory if there were no bank conflicts.
     #[serde(rename = "shared_passes_least")]
     pub min_shared_passes: u64,
-    /// An estimate, and what in it takes longest: `memory`, `tensor cores`, `issue`, `shared memory`.
+    /// Estimated time of all launches.
     pub seconds: f64,
+    /// The bottleneck in that estimate: `memory`, `tensor cores`, `issue` or `shared memory`.
     pub slowest: String,
 }
 
@@ -103,7 +113,7 @@ impl std::fmt::Display for GpuState {
     }
 }
 
-/// What a device can fail with.
+/// What can go wrong on a device.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
     #[error(
@@ -112,13 +122,17 @@ pub enum DeviceError {
         describe_memory(*free, held),
         advice.as_ref().map_or_else(String::new, |advice| format!("; {advice}"))
     )]
+    /// An allocation failed.
     OutOfMemory {
+        /// Which device: `cpu` or `cuda`.
         device: &'static str,
+        /// What the memory is for.
         purpose: String,
+        /// Bytes asked for.
         asked: usize,
         /// Bytes that are left, where that is known.
         free: Option<usize>,
-        /// What holds memory, and how much.
+        /// What holds memory, and how many bytes.
         held: Vec<(String, usize)>,
         /// What the user can do.
         advice: Option<String>,
@@ -126,15 +140,36 @@ pub enum DeviceError {
     #[error(
         "this flipk was built without CUDA's compiler and has no kernels; run tools/cuda-compiler and build it again"
     )]
+    /// The program was built without kernels.
     NoKernels,
+    /// There is no GPU, or no driver for it.
     #[error("no NVIDIA GPU can be used: {problem}; --device cpu and --device emulator need none")]
-    NoGpu { problem: String },
+    NoGpu {
+        /// What is missing.
+        problem: String,
+    },
+    /// A call of the driver or of cuBLASLt failed.
     #[error("the GPU failed in {call}: {problem}")]
-    Driver { call: String, problem: String },
+    Driver {
+        /// The call.
+        call: String,
+        /// What it reported.
+        problem: String,
+    },
+    /// A kernel could not be loaded or launched, or the emulator found a fault in it.
     #[error("kernel {kernel}: {problem}")]
-    Kernel { kernel: String, problem: String },
+    Kernel {
+        /// The kernel's name.
+        kernel: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The device lacks an instruction, or cannot do this at these sizes or at this time.
     #[error("not possible on this device: {what}")]
-    Unsupported { what: String },
+    Unsupported {
+        /// What it cannot do.
+        what: String,
+    },
 }
 
 /// What is left and what holds memory, largest first; what holds less than a MiB is not listed.
@@ -155,23 +190,27 @@ fn describe_memory(free: Option<usize>, held: &[(String, usize)]) -> String {
 
 /// Captured calls, to be replayed on the same addresses (a CUDA graph).
 pub trait Graph: Send {
+    /// Makes the captured calls.
+    ///
+    /// # Errors
+    /// If the device fails.
     fn replay(&self) -> Result<(), DeviceError>;
 }
 
-/// A download in flight; calling it waits for the numbers.
+/// A download in flight; calling it waits for the values.
 pub type Pending = Box<dyn FnOnce() -> Result<Vec<f32>, DeviceError> + Send>;
 
-/// A copy and a product that are large enough to reach a device's ceilings.
+/// Sizes of a copy and of a matrix product that reach a device's ceilings.
 #[derive(Clone, Debug)]
 pub struct ProbeSizes {
-    /// The device and its hardware: what is measured holds for all with this name.
+    /// Device and hardware; measured ceilings are cached under this name.
     pub name: String,
     /// Far more than any cache holds.
     pub copy_bytes: usize,
-    /// Whether a store reads the line that it overwrites, as CPUs do: a copy then moves half as much again as it has to, and a sum
-    /// in place, which reads what it overwrites anyway, shows what the memory can do.
+    /// Whether a store first reads the cache line that it overwrites, as on CPUs. A copy then moves 1.5 times its bytes, so a sum in
+    /// place, which reads what it overwrites anyway, measures the memory better.
     pub reads_before_writing: bool,
-    /// Rows and columns of both square operands.
+    /// Rows and columns of both operands.
     pub product_side: usize,
 }
 
@@ -187,32 +226,34 @@ pub mod h100 {
 pub trait Device: Sized + Send + Sync + 'static {
     /// The type of activations, their gradients and matrix operands: f32 on the CPU, bf16 on a GPU.
     type Act: Float;
-    /// One block of raw memory.
+    /// A block of untyped memory.
     type Memory: Send + Sync;
     /// A typed, shared view into a block.
     type View<'a, T: Elem>: Copy;
     /// A typed, exclusive view into a block.
     type ViewMut<'a, T: Elem>;
-    /// A moment of the device's time.
+    /// A point in the device's order of work.
     type Event: Send;
 
-    /// Whether matrix operands are a copy of the master weights in another type ([`Device::Act`]).
+    /// Whether matrix products read a copy of the master weights in another type, [`Device::Act`].
     const SHADOW_WEIGHTS: bool;
 
-    /// As it is shown to a user: `cpu (2 threads)`.
+    /// The name to show a user: `cpu (2 threads)`.
     fn describe(&self) -> String;
 
-    /// What the bits of results depend on besides the inputs: `cpu, f32`. Devices that give the same answer train the same
-    /// weights.
+    /// What the bits of results depend on besides the inputs: `cpu, f32`. Devices that return the same text train the same weights.
     fn arithmetic(&self) -> String;
 
     /// Whether the operands of the towers' matrix products are bf16.
     fn gemm_is_bf16(&self) -> bool;
 
-    /// A zeroed block. `purpose` goes into the error if there is no room.
+    /// A zeroed block, aligned for every [`Elem`].
+    ///
+    /// # Errors
+    /// If there is too little memory; the error names `purpose`.
     fn allocate(&self, bytes: usize, purpose: &str) -> Result<Self::Memory, DeviceError>;
 
-    /// As [`Device::allocate`], where nobody reads what was not written before.
+    /// As [`Device::allocate`], but contents are undefined until they are written.
     fn allocate_unwritten(&self, bytes: usize, purpose: &str) -> Result<Self::Memory, DeviceError> {
         self.allocate(bytes, purpose)
     }
@@ -222,22 +263,22 @@ pub trait Device: Sized + Send + Sync + 'static {
         Ok(())
     }
 
-    /// Elements `offset_bytes..` of `memory`, `len` of them.
+    /// `len` elements of `memory` from byte `offset_bytes` on. [`Buffer`] gives the same safely.
     ///
     /// # Safety
-    /// The range lies in the block, is aligned for `T`, and no exclusive view of any of it is alive.
+    /// The range lies in the block and is aligned for `T`, and while the view lives there is no exclusive view of any of it.
     unsafe fn view<T: Elem>(memory: &Self::Memory, offset_bytes: usize, len: usize) -> Self::View<'_, T>;
 
     /// As [`Device::view`], exclusively.
     ///
     /// # Safety
-    /// The range lies in the block, is aligned for `T`, and no other view of any of it is alive.
+    /// The range lies in the block and is aligned for `T`, and while the view lives there is no other view of any of it.
     unsafe fn view_mut<T: Elem>(memory: &Self::Memory, offset_bytes: usize, len: usize) -> Self::ViewMut<'_, T>;
 
-    /// Host to device; lengths are equal.
+    /// Copies from host to device; lengths are equal.
     fn upload<T: Elem>(&self, to: Self::ViewMut<'_, T>, from: &[T]) -> Result<(), DeviceError>;
 
-    /// As [`Device::upload`], on a copy stream: computation continues, and only [`Device::swap_in`] sees the result.
+    /// As [`Device::upload`], on a copy stream: computation continues, and the data may be read after [`Device::swap_in`] only.
     fn upload_async<T: Elem>(&self, to: Self::ViewMut<'_, T>, from: &[T]) -> Result<(), DeviceError> {
         self.upload(to, from)
     }
@@ -248,7 +289,8 @@ pub trait Device: Sized + Send + Sync + 'static {
     /// `into = from`, of equal length.
     fn copy(&self, into: Self::ViewMut<'_, Self::Act>, from: Self::View<'_, Self::Act>) -> Result<(), DeviceError>;
 
-    /// Copies each pair's second to its first, of equal length, after all asynchronous uploads; later uploads wait for these copies.
+    /// For each `(to, from)` of equal length, copies `from` to `to`, after all asynchronous uploads so far. Later asynchronous uploads
+    /// wait for these copies.
     fn swap_in(&self, copies: Vec<(Self::ViewMut<'_, u8>, Self::View<'_, u8>)>) -> Result<(), DeviceError>;
 
     /// Captures all calls, instead of making them, until [`Device::end_capture`]. Uploads, downloads, events and allocations are
@@ -276,15 +318,14 @@ pub trait Device: Sized + Send + Sync + 'static {
     /// Seconds from one event to another; waits for both.
     fn seconds(&self, from: &Self::Event, to: &Self::Event) -> Result<f64, DeviceError>;
 
-    /// Bytes that moved to and from memory between two events, where the device counts them (the emulated GPU): of each kernel
-    /// the different sectors of 32 bytes that it reads and those that it writes; of each matrix product, copy and fill its
-    /// operands and results, once. What a kernel reads again is taken to come from a cache, and what it finds there of the
-    /// kernel before it to come from memory.
+    /// Bytes moved to and from memory between two events; only an emulated GPU counts them. A kernel counts the distinct 32-byte
+    /// sectors that it reads and those that it writes; a matrix product, copy or fill counts its operands and results once. So
+    /// caches are taken to hold all that one kernel reads, and nothing from one kernel to the next.
     fn moved_bytes(&self, _from: &Self::Event, _to: &Self::Event) -> Option<u64> {
         None
     }
 
-    /// What each kernel did since this was last asked, in the order of their names; nothing where it is not counted.
+    /// What each kernel did since the last call, by name; empty where it is not counted.
     fn take_kernels(&self) -> Vec<KernelCounts> {
         Vec::new()
     }
@@ -294,7 +335,7 @@ pub trait Device: Sized + Send + Sync + 'static {
         None
     }
 
-    /// Device to host; waits for what computes `from`; lengths are equal.
+    /// Copies from device to host, after all work so far; lengths are equal.
     fn download<T: Elem>(&self, to: &mut [T], from: Self::View<'_, T>) -> Result<(), DeviceError>;
 
     /// Starts a download ordered after all work so far; returns at once.

@@ -3,10 +3,10 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 
+use crate::mapped::MappedFile;
 use crate::model::{Flip, ModelConfig, TowerConfig};
 
 /// What can be wrong with a golden state.
@@ -64,7 +64,7 @@ impl Config {
 /// An open golden state.
 pub(super) struct Golden {
     path: PathBuf,
-    map: Mmap,
+    map: MappedFile,
     pub config: Config,
 }
 
@@ -72,8 +72,7 @@ impl Golden {
     pub fn open(path: &Path) -> Result<Self, GoldenError> {
         let open = |source| GoldenError::Open { path: path.to_owned(), source };
         let file = File::open(path).map_err(open)?;
-        // SAFETY: the file is only read; if someone else shortens it meanwhile, the process gets a signal, as with any map.
-        let map = unsafe { Mmap::map(&file) }.map_err(open)?;
+        let map = MappedFile::new(&file).map_err(open)?;
         let format = |source| GoldenError::Format { path: path.to_owned(), source };
         let (_, metadata) = SafeTensors::read_metadata(&map).map_err(format)?;
         let config_error = |problem| GoldenError::Config { path: path.to_owned(), problem };

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::autograd::{Init, Layout, Parameters, Tape, Work};
-use crate::device::{DeviceError, Float, ProbeSizes, h100};
+use crate::device::{Buffer, DeviceError, Float, ProbeSizes, h100};
 use crate::ops::AllOps;
 use crate::ops::linear::Weights;
 use crate::random::{Purpose, Random};
@@ -148,17 +148,16 @@ fn rates<D: AllOps>(
 /// Bytes per second.
 fn memory<D: AllOps>(device: &Arc<D>, sizes: &ProbeSizes, time: Duration) -> Result<Rates, DeviceError> {
     let len = sizes.copy_bytes / size_of::<D::Act>();
-    let bytes = len * size_of::<D::Act>();
-    let (from, to) = (device.allocate(bytes, "measuring a copy")?, device.allocate(bytes, "measuring a copy")?);
-    // SAFETY: two blocks of this length; each call's views are gone before the next is made.
-    let run = |(to, from), add| unsafe {
-        let (to, from) = (D::view_mut(to, 0, len), D::view(from, 0, len));
-        if add { device.add_into(to, from) } else { device.copy(to, from) }
-    };
+    let buffer = || Buffer::<D, D::Act>::new(&**device, len, "measuring a copy");
+    let (mut from, mut to) = (buffer()?, buffer()?);
     // On a CPU, pages that were never written share their memory.
-    run((&from, &to), false)?;
+    device.copy(from.view_mut(), to.view())?;
     let add = sizes.reads_before_writing;
-    rates(&**device, (if add { 3.0 } else { 2.0 }) * bytes as f64, time, || run((&to, &from), add))
+    let moved = (if add { 3.0 } else { 2.0 }) * to.bytes() as f64;
+    rates(&**device, moved, time, || match add {
+        true => device.add_into(to.view_mut(), from.view()),
+        false => device.copy(to.view_mut(), from.view()),
+    })
 }
 
 /// FLOP/s.

@@ -117,7 +117,7 @@ impl<D: AllOps> Trainer<D> {
             }
         }
         let outcome = self.program.read_async(self.embedded.outcome)?;
-        Ok(Submitted { outcome, grad_norm: self.optimizer.norm_later(&self.device)? })
+        Ok(Submitted { outcome, grad_norm: self.optimizer.norm_async(&self.device)? })
     }
 
     fn wait(&self, submitted: Submitted) -> Result<StepOutcome, DeviceError> {

@@ -1,6 +1,6 @@
 use flipk::autograd::{ParamId, Tape, Var};
 use flipk::device::cuda::EmulatorOptions;
-use flipk::device::{Cpu, Device, Float};
+use flipk::device::{Buffer, Cpu, Device, Float};
 use flipk::ops::AllOps;
 use flipk::ops::gather_patches::{GatherPatches, Normalisation, Shape};
 use flipk::random::{Purpose, Random};
@@ -67,16 +67,11 @@ fn reads_only_what_is_visible() {
 }
 
 fn normalised<D: Device + GatherPatches>(device: &D, patches: &[u8]) -> Vec<f32> {
-    let (from, to) = (device.allocate(patches.len(), "").unwrap(), device.allocate(4 * patches.len(), "").unwrap());
-    let mut out = vec![D::Act::from_f32(0.0); patches.len()];
-    // SAFETY: both blocks have room, and no other views exist.
-    unsafe {
-        device.upload(D::view_mut(&from, 0, patches.len()), patches).unwrap();
-        let (from, to_mut) = (D::view(&from, 0, patches.len()), D::view_mut(&to, 0, patches.len()));
-        device.normalise_patches(&Normalisation::IMAGENET, from, to_mut).unwrap();
-        device.download(&mut out, D::view(&to, 0, patches.len())).unwrap();
-    }
-    out.into_iter().map(Float::to_f32).collect()
+    let mut from = Buffer::<D, u8>::new(device, patches.len(), "").unwrap();
+    let mut to = Buffer::<D, D::Act>::new(device, patches.len(), "").unwrap();
+    from.upload(device, patches).unwrap();
+    device.normalise_patches(&Normalisation::IMAGENET, from.view(), to.view_mut()).unwrap();
+    to.download(device).unwrap().into_iter().map(Float::to_f32).collect()
 }
 
 #[test]

@@ -11,7 +11,6 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use memmap2::Mmap;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
@@ -19,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::TrainError;
 use crate::autograd::Layout;
 use crate::data::Position;
+use crate::mapped::MappedFile;
 use crate::model::{Loss, ModelConfig};
 use crate::optim::Moments;
 
@@ -59,7 +59,7 @@ pub struct State {
 /// An open checkpoint.
 pub struct Checkpoint {
     path: PathBuf,
-    map: Mmap,
+    map: MappedFile,
     checksums: Option<String>,
     pub state: State,
 }
@@ -199,8 +199,7 @@ impl Checkpoint {
         if file.metadata().is_ok_and(|file| file.len() == 0) {
             return Err(bad("it is empty (0 bytes)".to_owned()));
         }
-        // SAFETY: checkpoints are replaced by renaming, never changed in place, so the mapped bytes stay.
-        let map = unsafe { Mmap::map(&file) }.map_err(|why| TrainError::io("map", path, why))?;
+        let map = MappedFile::new(&file).map_err(|why| TrainError::io("map", path, why))?;
         // Also checks the length: the header of a truncated file may be intact.
         let tensors = SafeTensors::deserialize(&map).map_err(|why| bad(check::unreadable(&map, &why)))?;
         let (_, header) = SafeTensors::read_metadata(&map).map_err(|why| bad(why.to_string()))?;
