@@ -11,11 +11,11 @@ pub struct LaunchConfig {
 impl LaunchConfig {
     /// Threads of a block.
     pub fn threads(&self) -> usize {
-        self.threads.iter().map(|n| *n as usize).product()
+        self.threads.iter().fold(1, |all, n| all.saturating_mul(*n as usize))
     }
 
     pub(crate) fn block_count(&self) -> usize {
-        self.blocks.iter().map(|n| *n as usize).product()
+        self.blocks.iter().fold(1, |all, n| all.saturating_mul(*n as usize))
     }
 
     pub(crate) fn block(&self, linear: usize) -> [u32; 3] {

@@ -2,7 +2,7 @@
 
 use super::{Binding, Class, Decoded, Decoder};
 use crate::isa::{File, LaneMask, Op, Preset, Reg, Space, Ty};
-use crate::parser::ast::Operand;
+use crate::parser::ast::{Operand, Variable};
 
 /// An address operand: its space where the operand itself tells, its base register and its offset.
 pub struct Address {
@@ -100,7 +100,7 @@ impl<'a> Decoder<'a> {
         match operand {
             Operand::Name(name) => match self.lookup(name) {
                 Some(Binding::Variable(..) | Binding::Symbol(_)) => Ok(self.address_of(name, 0, file)?.base),
-                None if self.extern_or_module_shared(name) => Ok(self.address_of(name, 0, file)?.base),
+                None if self.module_shared(name)?.is_some() => Ok(self.address_of(name, 0, file)?.base),
                 _ => match special(name) {
                     Some(preset) => Ok(self.preset(file, preset)),
                     None => self.register(name, file),
@@ -176,29 +176,25 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    /// A `.shared` variable of the module that this kernel has not named yet: places it.
-    fn extern_or_module_shared(&mut self, name: &str) -> bool {
-        let found = self.unit.variables.iter().find(|v| v.name == name && v.space == Space::Shared);
-        let Some(variable) = found else { return false };
-        if variable.bytes > 0
-            && let Ok(binding) = self.place(variable)
-        {
+    /// A `.shared` variable of the module; places it when the kernel first names it, if its size is known.
+    fn module_shared(&mut self, name: &str) -> Decoded<Option<&'a Variable<'a>>> {
+        let unit = self.unit;
+        let found = unit.variables.iter().find(|v| v.name == name && v.space == Space::Shared);
+        if let Some(variable) = found.filter(|variable| variable.bytes > 0 && self.lookup(name).is_none()) {
+            let binding = self.place(variable)?;
             self.scopes[0].insert(variable.name, binding);
         }
-        true
+        Ok(found)
     }
 
     /// The address of a variable, as a preset register.
     fn address_of(&mut self, name: &str, offset: i64, file: File) -> Decoded<Address> {
-        if self.lookup(name).is_none() {
-            self.extern_or_module_shared(name);
-        }
+        let shared = self.module_shared(name)?;
         let (space, base) = match self.lookup(name) {
             Some(Binding::Variable(space, at)) => (space, self.constant(file, (at as u64).wrapping_add_signed(offset))),
             Some(Binding::Symbol(index)) => (Space::Global, self.preset(file, Preset::Symbol(index, offset))),
             _ => {
-                let dynamic = self.unit.variables.iter().find(|v| v.name == name && v.space == Space::Shared);
-                let align = dynamic.ok_or_else(|| format!("`{name}` is not declared"))?.align;
+                let align = shared.ok_or_else(|| format!("`{name}` is not declared"))?.align;
                 self.dynamic_align = self.dynamic_align.max(Some(align));
                 (Space::Shared, self.preset(file, Preset::DynamicBase(offset)))
             }

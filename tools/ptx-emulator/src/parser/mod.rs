@@ -3,6 +3,8 @@
 pub mod ast;
 mod body;
 mod lexer;
+#[cfg(test)]
+mod tests;
 
 use crate::isa::{Space, Ty};
 use crate::location::Location;
