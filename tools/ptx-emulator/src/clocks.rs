@@ -1,59 +1,58 @@
-//! Which accesses of one warp another one knows to be over: vector clocks, which only barriers move on.
+//! Vector clocks, which order the accesses of different warps by barriers.
 //!
-//! A warp's time is its epoch; it is over once the warp arrives at a barrier. Whoever waits at that barrier knows then what all
-//! that arrived knew, and no one else does. A barrier that the whole block waits at begins a common epoch, above all before
-//! it: that it is below this `floor` tells of most old accesses that every warp knows them to be over.
+//! A warp's epoch ends when it arrives at a barrier. Warps that wait there learn the clocks of all that arrived. A barrier of
+//! the whole block starts a common epoch, the `floor`: every access of an earlier epoch is ordered before all later ones.
 
-/// For each warp the first epoch that is not known to be over.
-pub type Clock = [u32; 32];
+/// For each warp the first epoch that may still overlap.
+pub(crate) type Clock = [u32; 32];
 
-pub struct Clocks {
+pub(crate) struct Clocks {
     floor: u32,
     epochs: Clock,
     known: Vec<Clock>,
 }
 
 impl Clocks {
-    pub fn new(warps: usize) -> Clocks {
+    pub(crate) fn new(warps: usize) -> Clocks {
         Clocks { floor: 1, epochs: [1; 32], known: vec![[1; 32]; warps] }
     }
 
-    /// The beginning of a block; 0 is before any epoch.
-    pub fn reset(&mut self) {
+    /// Starts a block. Epoch 0 is before all others.
+    pub(crate) fn reset(&mut self) {
         self.begin(1);
     }
 
     #[inline(always)]
-    pub fn epoch(&self, warp: usize) -> u32 {
+    pub(crate) fn epoch(&self, warp: usize) -> u32 {
         self.epochs[warp]
     }
 
-    /// Whether everyone knows that an epoch is over, whosever it is.
+    /// Whether an epoch of any warp is over for all warps.
     #[inline(always)]
-    pub fn over(&self, epoch: u32) -> bool {
+    pub(crate) fn over(&self, epoch: u32) -> bool {
         epoch < self.floor
     }
 
-    /// Whether `warp` knows that an epoch of `other` is over.
+    /// Whether an epoch of `other` is over for `warp`.
     #[inline(always)]
-    pub fn knows(&self, warp: usize, other: usize, epoch: u32) -> bool {
+    pub(crate) fn knows(&self, warp: usize, other: usize, epoch: u32) -> bool {
         epoch < self.known[warp][other]
     }
 
-    /// Ends the warp's epoch; what it knows, this epoch with it, goes to `clock`.
-    pub fn arrive(&mut self, warp: usize, clock: &mut Clock) {
+    /// Ends the warp's epoch, and joins its clock into that of the barrier.
+    pub(crate) fn arrive(&mut self, warp: usize, clock: &mut Clock) {
         self.epochs[warp] += 1;
         self.known[warp][warp] = self.epochs[warp];
         join(clock, &self.known[warp]);
     }
 
-    /// The warp learns what those knew that arrived.
-    pub fn learn(&mut self, warp: usize, clock: &Clock) {
+    /// Joins the barrier's clock into that of a warp that waited.
+    pub(crate) fn learn(&mut self, warp: usize, clock: &Clock) {
         join(&mut self.known[warp], clock);
     }
 
-    /// All warps of the block have waited for each other.
-    pub fn meet(&mut self) {
+    /// All warps of the block have waited at one barrier.
+    pub(crate) fn meet(&mut self) {
         self.begin(self.epochs.iter().max().map_or(1, |newest| newest + 1));
     }
 

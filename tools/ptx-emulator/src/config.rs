@@ -1,15 +1,18 @@
 //! How a kernel is launched: the launch config, the checks, and the order of execution.
 
-/// Blocks of a grid, threads of a block, and bytes of dynamic shared memory.
+/// The launch config of a kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LaunchConfig {
+    /// Blocks of the grid along x, y and z.
     pub blocks: [u32; 3],
+    /// Threads of a block along x, y and z.
     pub threads: [u32; 3],
+    /// Dynamic shared memory per block in bytes.
     pub dynamic_shared: usize,
 }
 
 impl LaunchConfig {
-    /// Threads of a block.
+    /// Number of threads of a block.
     pub fn threads(&self) -> usize {
         self.threads.iter().fold(1, |all, n| all.saturating_mul(*n as usize))
     }
@@ -30,18 +33,18 @@ impl LaunchConfig {
     }
 }
 
-/// What is checked and how. By default everything is checked, and blocks and warps run in order.
+/// What is checked and counted. By default everything is, and blocks and warps run in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
-    /// Reads of global and shared memory that was never written.
+    /// Report uninitialised reads of global and shared memory.
     pub uninit: bool,
-    /// Unordered accesses to shared memory.
+    /// Report data races on shared memory.
     pub races: bool,
     /// Count instructions, sectors and bank conflicts.
     pub count: bool,
-    /// A seed by which blocks and warps are put into another order.
+    /// Run blocks and warps in a random order with this seed.
     pub order: Option<u64>,
-    /// Instructions that one block may issue.
+    /// The most instructions that a block may issue, counted per warp.
     pub limit: u64,
 }
 
@@ -51,11 +54,11 @@ impl Default for Options {
     }
 }
 
-/// Orders made by a seed (Fisher and Yates, with the generator `splitmix64`).
+/// Seeded shuffling (Fisher and Yates, with the generator `splitmix64`).
 pub(crate) struct Shuffle(pub u64);
 
 impl Shuffle {
-    pub fn apply(&mut self, order: &mut [usize]) {
+    pub(crate) fn apply(&mut self, order: &mut [usize]) {
         for i in (1..order.len()).rev() {
             self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
             let mut z = self.0;

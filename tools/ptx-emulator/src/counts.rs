@@ -1,4 +1,4 @@
-//! What a launch did, in numbers that do not depend on the machine.
+//! What a launch did, in counts that do not depend on the machine.
 
 use crate::isa::Class;
 use std::collections::BTreeMap;
@@ -8,32 +8,35 @@ use std::collections::BTreeMap;
 pub struct Counts {
     /// Instructions issued, once per warp, by class.
     pub instructions: BTreeMap<Class, u64>,
-    /// The same counted once per active thread, over all classes.
+    /// The same counted once per active thread, of all classes.
     pub thread_instructions: u64,
+    /// Loads from global memory, asynchronous copies included.
     pub global_loads: Traffic,
+    /// Stores to global memory.
     pub global_stores: Traffic,
+    /// Bank conflicts of shared memory.
     pub shared: Banks,
-    /// Barriers that warps waited at.
+    /// Arrivals of warps at barriers.
     pub barriers: u64,
     /// Floating-point operations of matrix instructions.
     pub mma_flops: u64,
+    /// Thread blocks.
     pub blocks: u64,
 }
 
 /// Traffic between a warp and global memory.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Traffic {
-    /// Distinct bytes that each warp asked for, added up.
+    /// Distinct bytes of each access of a warp, added up.
     pub bytes: u64,
-    /// 32-byte sectors moved for them: those that each warp access touches, but for loads from sectors that the same warp
-    /// loaded just before.
+    /// 32-byte sectors moved: those that each access touches, except loads of sectors that are still in the L1 cache.
     pub sectors: u64,
-    /// Different sectors among them over a whole launch: what caches that keep everything would leave to memory.
+    /// Different sectors among them over the whole launch: the traffic behind caches of unlimited size.
     pub distinct: u64,
 }
 
 impl Traffic {
-    /// Share of the moved bytes that were asked for; 1 if nothing moved, more where bytes were asked for again.
+    /// Requested bytes per moved byte: 1 if nothing was moved, above 1 if the L1 cache served requests.
     pub fn efficiency(&self) -> f64 {
         if self.sectors == 0 { 1.0 } else { self.bytes as f64 / (32 * self.sectors) as f64 }
     }
@@ -45,25 +48,27 @@ impl Traffic {
     }
 }
 
-/// Passes over the banks of shared memory.
+/// Passes over the banks of shared memory (wavefronts in NVIDIA's profilers).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Banks {
+    /// Passes that the accesses took.
     pub passes: u64,
-    /// What accesses without conflicts would take.
+    /// Passes without bank conflicts.
     pub least: u64,
 }
 
 impl Counts {
-    /// Bytes of the different sectors that a launch loads and of those that it stores.
+    /// Bytes of the different sectors that the launch loaded, plus those that it stored.
     pub fn moved_bytes(&self) -> u64 {
         32 * (self.global_loads.distinct + self.global_stores.distinct)
     }
 
-    /// Instructions issued, once per warp.
+    /// Instructions issued, counted once per warp.
     pub fn warp_instructions(&self) -> u64 {
         self.instructions.values().sum()
     }
 
+    /// Adds the counts of another launch.
     pub fn add(&mut self, other: &Counts) {
         for (class, count) in &other.instructions {
             *self.instructions.entry(*class).or_default() += count;
@@ -90,10 +95,10 @@ impl std::fmt::Display for Counts {
         for (name, traffic) in [("loaded", &self.global_loads), ("stored", &self.global_stores)] {
             row(&format!("global bytes {name}"), traffic.bytes.to_string())?;
             row("  sectors of 32 bytes", traffic.sectors.to_string())?;
-            row("  different ones", traffic.distinct.to_string())?;
-            row("  useful", format!("{:.1} %", 100.0 * traffic.efficiency()))?;
+            row("  distinct sectors", traffic.distinct.to_string())?;
+            row("  requested / moved", format!("{:.1} %", 100.0 * traffic.efficiency()))?;
         }
-        row("shared passes", self.shared.passes.to_string())?;
+        row("shared memory passes", self.shared.passes.to_string())?;
         row("  without conflicts", self.shared.least.to_string())?;
         row("barriers", self.barriers.to_string())?;
         row("matrix FLOPs", self.mma_flops.to_string())

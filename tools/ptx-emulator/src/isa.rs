@@ -1,4 +1,4 @@
-//! The decoded form of PTX: types, operations and instructions with resolved registers and labels.
+//! Decoded PTX: types, operations, and instructions with resolved registers and labels.
 
 use crate::location::Location;
 use std::sync::Arc;
@@ -6,13 +6,13 @@ use std::sync::Arc;
 /// An operand type of PTX.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[rustfmt::skip]
-pub enum Ty {
+pub(crate) enum Ty {
     Pred, B8, U8, S8, B16, U16, S16, F16, Bf16, B32, U32, S32, F32, Tf32, F16x2, Bf16x2, B64, U64, S64, F64,
 }
 
 impl Ty {
-    /// By its name in PTX, without the leading dot.
-    pub fn parse(name: &str) -> Option<Ty> {
+    /// Parses a type without its leading dot.
+    pub(crate) fn parse(name: &str) -> Option<Ty> {
         Some(match name {
             "pred" => Ty::Pred,
             "b8" => Ty::B8,
@@ -38,7 +38,7 @@ impl Ty {
         })
     }
 
-    pub fn bytes(self) -> usize {
+    pub(crate) fn bytes(self) -> usize {
         use Ty::*;
         match self {
             Pred | B8 | U8 | S8 => 1,
@@ -48,16 +48,16 @@ impl Ty {
         }
     }
 
-    pub fn signed(self) -> bool {
+    pub(crate) fn signed(self) -> bool {
         matches!(self, Ty::S8 | Ty::S16 | Ty::S32 | Ty::S64)
     }
 
-    pub fn float(self) -> bool {
+    pub(crate) fn float(self) -> bool {
         matches!(self, Ty::F16 | Ty::Bf16 | Ty::F32 | Ty::Tf32 | Ty::F16x2 | Ty::Bf16x2 | Ty::F64)
     }
 
-    /// The file that registers of this type live in.
-    pub fn file(self) -> File {
+    /// The register file of this type.
+    pub(crate) fn file(self) -> File {
         match self {
             Ty::Pred => File::Pred,
             _ if self.bytes() == 8 => File::B64,
@@ -66,9 +66,9 @@ impl Ty {
     }
 }
 
-/// A state space. `Generic` addresses name any of global, shared, local and parameter memory.
+/// A state space. `Generic` addresses cover global, shared, local and parameter memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Space {
+pub(crate) enum Space {
     Generic,
     Global,
     Const,
@@ -78,8 +78,8 @@ pub enum Space {
 }
 
 impl Space {
-    /// By its directive or modifier, with the leading dot.
-    pub fn parse(word: &str) -> Option<Space> {
+    /// Parses a directive or modifier with its leading dot.
+    pub(crate) fn parse(word: &str) -> Option<Space> {
         Some(match word {
             ".global" => Space::Global,
             ".const" => Space::Const,
@@ -93,22 +93,22 @@ impl Space {
 
 /// A register file: 32 lanes of 32 or 64 bits, or one predicate bit per lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum File {
+pub(crate) enum File {
     B32,
     B64,
     Pred,
 }
 
-/// A register: its file and its index there. Immediates and special registers are registers too, preset per warp.
+/// A register: its file and its index there. Immediates and special registers are preset registers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Reg(u32);
+pub(crate) struct Reg(u32);
 
 impl Reg {
-    pub fn new(file: File, index: usize) -> Reg {
+    pub(crate) fn new(file: File, index: usize) -> Reg {
         Reg((file as u32) << 30 | index as u32)
     }
 
-    pub fn file(self) -> File {
+    pub(crate) fn file(self) -> File {
         match self.0 >> 30 {
             0 => File::B32,
             1 => File::B64,
@@ -117,14 +117,14 @@ impl Reg {
     }
 
     #[inline(always)]
-    pub fn index(self) -> usize {
+    pub(crate) fn index(self) -> usize {
         (self.0 & 0x3fff_ffff) as usize
     }
 }
 
-/// What a preset register holds.
+/// The value of a preset register.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Preset {
+pub(crate) enum Preset {
     Bits(u64),
     /// The address of a `.global` or `.const` variable of the module, plus an offset.
     Symbol(usize, i64),
@@ -144,7 +144,7 @@ pub enum Preset {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum LaneMask {
+pub(crate) enum LaneMask {
     Eq,
     Le,
     Lt,
@@ -153,7 +153,7 @@ pub enum LaneMask {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Round {
+pub(crate) enum Round {
     Nearest,
     Zero,
     Down,
@@ -163,7 +163,7 @@ pub enum Round {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cmp {
+pub(crate) enum Cmp {
     Eq,
     Ne,
     Lt,
@@ -177,22 +177,22 @@ pub enum Cmp {
     Leu,
     Gtu,
     Geu,
-    /// Both are numbers; one is not.
+    /// Whether both are numbers; whether one is NaN.
     Num,
     Nan,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Logic {
+pub(crate) enum Logic {
     And,
     Or,
     Xor,
 }
 
-/// Integer and bit operations; the lane type stands beside them.
+/// Integer and bit operations. Their type is separate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[rustfmt::skip]
-pub enum IntOp {
+pub(crate) enum IntOp {
     Add, Sub, AddSat, SubSat, MulLo, MulHi, MulWide, MadLo, MadHi, MadHiSat, MadWide, Mul24Lo, Mul24Hi, Mad24Lo, Mad24Hi,
     Sad, Div, Rem, Abs, Neg, Min, Max, MinRelu, MaxRelu, And, Or, Xor, Not, Cnot, Shl, Shr, Brev, Popc, Clz,
     Bfind { shift: bool }, Bfe, Bfi,
@@ -205,7 +205,7 @@ pub enum IntOp {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Prmt {
+pub(crate) enum Prmt {
     Index,
     F4e,
     B4e,
@@ -217,13 +217,13 @@ pub enum Prmt {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[rustfmt::skip]
-pub enum FloatOp {
+pub(crate) enum FloatOp {
     Add, Sub, Mul, Fma, Div, Min, Max, Abs, Neg, Rcp, Sqrt, Rsqrt, Ex2, Lg2, Sin, Cos, Tanh, Copysign,
 }
 
 /// A floating-point operation with its type and modifiers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Float {
+pub(crate) struct Float {
     pub op: FloatOp,
     pub ty: Ty,
     pub round: Round,
@@ -237,7 +237,7 @@ pub struct Float {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TestKind {
+pub(crate) enum TestKind {
     Finite,
     Infinite,
     Number,
@@ -247,7 +247,7 @@ pub enum TestKind {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Cvt {
+pub(crate) struct Cvt {
     pub to: Ty,
     pub from: Ty,
     pub round: Round,
@@ -260,7 +260,7 @@ pub struct Cvt {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Access {
+pub(crate) struct Access {
     pub space: Space,
     pub ty: Ty,
     /// Elements per lane: 1, 2, 4 or 8.
@@ -269,7 +269,7 @@ pub struct Access {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AtomOp {
+pub(crate) enum AtomOp {
     Add,
     Min,
     Max,
@@ -283,7 +283,7 @@ pub enum AtomOp {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ShflMode {
+pub(crate) enum ShflMode {
     Up,
     Down,
     Bfly,
@@ -291,7 +291,7 @@ pub enum ShflMode {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum VoteMode {
+pub(crate) enum VoteMode {
     All,
     Any,
     Uni,
@@ -299,12 +299,12 @@ pub enum VoteMode {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BarKind {
+pub(crate) enum BarKind {
     /// Wait for all.
     Sync,
-    /// Announce, and go on.
+    /// Arrive without waiting.
     Arrive,
-    /// Wait, and count the threads whose predicate holds.
+    /// Wait, and count the threads whose predicate is true.
     Popc,
     And,
     Or,
@@ -312,7 +312,7 @@ pub enum BarKind {
 
 /// `mma.sync.m16n8kK` with f32 (or f16) accumulators.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Mma {
+pub(crate) struct Mma {
     pub k: u8,
     /// F16, Bf16 or Tf32.
     pub operands: Ty,
@@ -320,9 +320,9 @@ pub struct Mma {
     pub accumulators: Ty,
 }
 
-/// An operation, without its registers: those are in [`Inst`], destinations first, in the order of PTX.
+/// An operation without its registers, which [`Inst`] has in the order of PTX.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Op {
+pub(crate) enum Op {
     Nop,
     Trap,
     Exit,
@@ -334,7 +334,7 @@ pub enum Op {
         table: u32,
     },
     Mov,
-    /// `mov.b32 d, {a, b}` and its like: `bits` per part.
+    /// `mov.b32 d, {a, b}` and similar: `bits` per part.
     Pack {
         bits: u8,
     },
@@ -344,7 +344,7 @@ pub enum Op {
     Clock,
     PredNot,
     PredLogic(Logic),
-    /// Destinations p and, if two, q = !p combined; sources a, b and, if combined, c.
+    /// Destinations p and perhaps q, which uses the negated comparison; sources a, b and, with `logic`, c.
     Setp {
         cmp: Cmp,
         ty: Ty,
@@ -365,7 +365,7 @@ pub enum Op {
     },
     /// Sources a, b and the predicate.
     Selp,
-    /// Sources a, b, c: a where c >= 0.
+    /// Sources a, b, c: a if c >= 0, else b.
     Slct {
         float: bool,
         ftz: bool,
@@ -377,7 +377,7 @@ pub enum Op {
     Int(IntOp, Ty),
     Float(Float),
     Cvt(Cvt),
-    /// Generic address to and from one of a space.
+    /// Converts between a generic address and one of a state space.
     Cvta {
         space: Space,
         to_space: bool,
@@ -395,7 +395,7 @@ pub enum Op {
         from: i64,
     },
     CpCommit,
-    /// Wait until at most this many of the newest groups are pending; `None`: for all copies, committed or not.
+    /// Waits until at most this many groups are pending; `None`: for all copies, committed or not.
     CpWait {
         groups: Option<u32>,
     },
@@ -424,50 +424,74 @@ pub enum Op {
     Mma(Mma),
 }
 
-/// What an instruction is counted as.
+/// Classes of instructions, for [`crate::Counts`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
 pub enum Class {
+    /// Integer and bit arithmetic.
     Int,
+    /// f32 arithmetic.
     Fp32,
+    /// f16 and bf16 arithmetic.
     Half,
+    /// f64 arithmetic.
     Fp64,
+    /// Division, roots and transcendental functions.
     Special,
+    /// `cvt`.
     Convert,
+    /// Comparisons and logic on predicates.
     Compare,
+    /// `mov` and `selp`.
     Move,
+    /// `mma`.
     Mma,
+    /// Loads from global or generic addresses.
     LoadGlobal,
+    /// Stores to global or generic addresses.
     StoreGlobal,
+    /// Loads from shared memory.
     LoadShared,
+    /// Stores to shared memory.
     StoreShared,
+    /// Loads from local memory.
     LoadLocal,
+    /// Stores to local memory.
     StoreLocal,
+    /// Loads of constants and parameters.
     LoadConst,
+    /// `ldmatrix` and `stmatrix`.
     Matrix,
+    /// `cp.async`.
     AsyncCopy,
+    /// `atom` and `red`.
     Atomic,
+    /// Shuffles, votes, matches and reductions in a warp.
     Shuffle,
+    /// Barriers of a block or a warp.
     Barrier,
+    /// Branches, calls, `ret` and `exit`.
     Branch,
+    /// Everything else.
     Other,
 }
 
 #[derive(Debug, Clone, Copy)]
-pub struct Guard {
+pub(crate) struct Guard {
     pub predicate: Reg,
     pub negated: bool,
 }
 
-/// One decoded instruction; its registers are `operands[first..]` of the kernel: destinations, then sources.
+/// A decoded instruction. Its registers are the kernel's `operands[first..]`: destinations, then sources.
 #[derive(Debug, Clone)]
-pub struct Inst {
+pub(crate) struct Inst {
     pub op: Op,
     pub class: Class,
     pub guard: Option<Guard>,
     pub first: u32,
     pub destinations: u8,
     pub sources: u8,
-    /// A source may be read before it is written on some path: check at run time.
+    /// Whether a source may be uninitialised and is checked at run time.
     pub reads_tracked: bool,
     pub writes_tracked: bool,
     pub line: u32,

@@ -4,11 +4,14 @@ use crate::isa::{Inst, Preset, Reg};
 use crate::location::Location;
 use std::sync::Arc;
 
-/// A kernel's parameter within the parameter buffer.
+/// A parameter of a kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Param {
+    /// Name in the PTX text.
     pub name: String,
+    /// Offset in the parameter buffer in bytes.
     pub offset: usize,
+    /// Size in bytes.
     pub bytes: usize,
 }
 
@@ -20,9 +23,9 @@ pub struct Kernel {
     pub(crate) static_shared: usize,
     pub(crate) local_bytes: usize,
     pub(crate) max_threads: Option<u32>,
-    /// The narrowest shared access: shared memory is watched in units of so many bytes.
+    /// Size of the narrowest access to shared memory, which is checked in units of this size.
     pub(crate) shared_granule: usize,
-    /// Some barriers are not of the whole block.
+    /// Whether some barriers are not of the whole block.
     pub(crate) partial_barriers: bool,
     pub(crate) code: Vec<Inst>,
     pub(crate) operands: Vec<Reg>,
@@ -30,34 +33,35 @@ pub struct Kernel {
     pub(crate) presets: Vec<(Reg, Preset)>,
     /// Registers per file: 32-bit, 64-bit, predicates.
     pub(crate) registers: [usize; 3],
-    /// For messages: names of the registers that are watched for reads before writes.
+    /// Registers that are tracked for uninitialised reads, with their names.
     pub(crate) tracked: Vec<(Reg, String)>,
 }
 
 impl Kernel {
+    /// Name in the PTX text.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Where each parameter lies in the parameter buffer.
+    /// The parameters, in order.
     pub fn params(&self) -> &[Param] {
         &self.params
     }
 
-    /// Length of the parameter buffer in bytes.
+    /// Size of the parameter buffer in bytes.
     pub fn param_bytes(&self) -> usize {
         self.params.last().map_or(0, |p| p.offset + p.bytes)
     }
 
-    /// Statically declared shared memory per block in bytes.
+    /// Static shared memory per block in bytes.
     pub fn static_shared(&self) -> usize {
         self.static_shared
     }
 
-    /// The parameter buffer for arguments given one by one, as the driver's `cuLaunchKernel` takes them.
+    /// Packs arguments into a parameter buffer; one slice of bytes per parameter, as `cuLaunchKernel` takes them.
     ///
     /// # Errors
-    /// Says which argument is missing, too many, or of another size than the kernel declares.
+    /// If the number of arguments, or the size of one, differs from what the kernel declares.
     pub fn pack(&self, arguments: &[&[u8]]) -> Result<Vec<u8>, String> {
         if arguments.len() != self.params.len() {
             return Err(format!("{} takes {} parameters, {} given", self.name, self.params.len(), arguments.len()));

@@ -1,4 +1,4 @@
-//! Launching a kernel: a grid of blocks over all cores.
+//! Launches a kernel: distributes the blocks of the grid over all cores.
 
 use crate::config::{LaunchConfig, Options, Shuffle};
 use crate::counts::Counts;
@@ -12,13 +12,13 @@ use crate::touched::Touched;
 use rayon::prelude::*;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// The largest shared memory of a block that any GPU has: 227 KiB (compute capability 9.0).
-const MOST_SHARED: usize = 227 * 1024;
+/// The largest shared memory per block of any GPU: 227 KiB (compute capability 9.0).
+const MAX_SHARED: usize = 227 * 1024;
 
-/// Runs `kernel` of `module` to its end, and returns what it did.
+/// Runs `kernel` of `module` to its end, and returns its counts. `params` is the parameter buffer ([`Kernel::pack`]).
 ///
 /// # Errors
-/// The fault in the first block that has one.
+/// The fault of the first block that has one, or a launch config that is not valid.
 pub fn launch(
     memory: &Memory,
     module: &Module,
@@ -47,7 +47,7 @@ pub fn launch(
     if let Some(seed) = options.order {
         Shuffle(seed).apply(&mut order);
     }
-    // The first failing block, in the order of execution, so that the same fault is reported at every run.
+    // The first failing block in the order of execution, so that every run reports the same fault.
     let failed_at = AtomicUsize::new(usize::MAX);
     let chunk = grid.block_count().div_ceil(8 * rayon::current_num_threads()).max(1);
     let run_chunk = |(number, blocks): (usize, &[usize])| {
@@ -83,11 +83,11 @@ fn check(kernel: &Kernel, grid: LaunchConfig, params: &[u8]) -> Result<(), Fault
     let threads = grid.threads();
     let shared = kernel.static_shared().saturating_add(grid.dynamic_shared);
     let problem = if grid.block_count() == 0 || threads == 0 {
-        "a grid needs blocks and threads".to_owned()
+        "the grid or the block is empty".to_owned()
     } else if threads > 1024 || kernel.max_threads.is_some_and(|most| threads > most as usize) {
         format!("{threads} threads in a block, at most {}", kernel.max_threads.unwrap_or(1024))
-    } else if shared > MOST_SHARED {
-        format!("{shared} bytes of shared memory, at most {MOST_SHARED}")
+    } else if shared > MAX_SHARED {
+        format!("{shared} bytes of shared memory, at most {MAX_SHARED}")
     } else if params.len() != kernel.param_bytes() {
         format!("{} bytes of parameters, {} are declared", params.len(), kernel.param_bytes())
     } else {

@@ -2,9 +2,10 @@
 //! synchronisation, and counts what they do.
 //!
 //! [`Module::parse`] reads a PTX file, [`Memory`] is the device's global memory, [`launch`] runs a kernel. What is and is
-//! not modelled is told below.
+//! not modelled is listed below.
 #![doc = include_str!("../README.md")]
-// A kernel's mistake is a fault with its line, never a panic.
+#![warn(missing_docs, unreachable_pub)]
+// Errors in a kernel are faults with a line, never panics.
 #![cfg_attr(not(test), deny(clippy::unwrap_used))]
 
 mod clocks;

@@ -1,14 +1,17 @@
-//! Places in the CUDA source.
+//! Locations in the CUDA source.
 
 use std::sync::Arc;
 
-/// A place in the CUDA source, from `.loc`.
+/// A location in the CUDA source, from `.loc`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Location {
+    /// File name.
     pub file: Arc<str>,
+    /// Line, from 1.
     pub line: u32,
+    /// Column.
     pub column: u32,
-    /// The call that this code was inlined into.
+    /// The call that the code was inlined at.
     pub inlined_at: Option<Arc<Location>>,
 }
 

@@ -1,11 +1,11 @@
-//! `ptx-emulate`: runs one kernel of a PTX file and prints buffers, counts and findings.
+//! `ptx-emulate`: runs one kernel of a PTX file and prints buffers, counts and faults.
 
 use clap::Parser;
 use ptx_emulator::{LaunchConfig, Memory, Module, Options, launch};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Run one kernel of a PTX file on the CPU, with every access checked
+/// Run one kernel of a PTX file on the CPU and check every memory access
 ///
 /// Exit code 0 if the kernel ran without a fault.
 #[derive(Parser)]
@@ -14,10 +14,10 @@ use std::process::ExitCode;
     version,
     after_help = "Arguments, one per parameter of the kernel:
   f32:1.5  i32:-3  u32:7  i64:9  u64:9  u16:5      a number
-  buf:random:1024  buf:iota:1024  buf:zeros:1024   a buffer of so many f32
-  buf:empty:4096                                   a buffer of so many bytes, never written
-  buf:file:x.bin                                   a buffer with the bytes of a file
-A buffer may be followed by  ,print  or  ,save=FILE
+  buf:random:1024  buf:iota:1024  buf:zeros:1024   a buffer of that many f32
+  buf:empty:4096                                   a buffer of that many uninitialised bytes
+  buf:file:x.bin                                   a buffer with the contents of a file
+Append  ,print  or  ,save=FILE  to a buffer to get its contents after the run.
 
 Example:
   ptx-emulate layernorm.ptx layernorm --blocks 4 --threads 128 \\
@@ -26,26 +26,26 @@ Example:
 struct Cli {
     /// PTX file
     ptx: PathBuf,
-    /// Kernel; without one, the kernels of the file are listed
+    /// Kernel; if omitted, list the kernels of the file
     kernel: Option<String>,
-    /// One per parameter; see below
+    /// One for each parameter of the kernel; see below
     arguments: Vec<String>,
-    /// Blocks of the grid: x, or x,y,z
+    /// Blocks of the grid: x or x,y,z
     #[arg(long, default_value = "1", value_parser = dimensions)]
     blocks: Dimensions,
-    /// Threads of a block: x, or x,y,z
+    /// Threads of a block: x or x,y,z
     #[arg(long, default_value = "32", value_parser = dimensions)]
     threads: Dimensions,
-    /// Bytes of dynamic shared memory
+    /// Dynamic shared memory per block in bytes
     #[arg(long, default_value_t = 0)]
     shared: usize,
-    /// Run blocks and warps in an order made by this seed
+    /// Run blocks and warps in a random order with this seed
     #[arg(long)]
     order: Option<u64>,
-    /// Do not report reads of memory that was never written
+    /// Do not report uninitialised reads of memory
     #[arg(long)]
     allow_unwritten: bool,
-    /// Do not report races on shared memory
+    /// Do not report data races on shared memory
     #[arg(long)]
     allow_races: bool,
 }
@@ -63,7 +63,7 @@ fn dimensions(text: &str) -> Result<Dimensions, String> {
     }
 }
 
-/// What to do with a buffer afterwards.
+/// A buffer, and what to do with it after the run.
 struct Buffer {
     name: String,
     address: u64,
@@ -96,7 +96,7 @@ fn run(cli: &Cli) -> Outcome<()> {
     };
     let kernel = module.kernel(name).ok_or_else(|| {
         let known: Vec<_> = module.kernels().map(|kernel| kernel.name()).collect();
-        format!("there is no kernel `{name}`; there are {}", known.join(", "))
+        format!("no kernel `{name}`; the file has {}", known.join(", "))
     })?;
     let memory = Memory::new();
     let mut buffers = Vec::new();
@@ -124,7 +124,7 @@ fn run(cli: &Cli) -> Outcome<()> {
     Ok(())
 }
 
-/// The bytes of an argument; buffers are made and remembered.
+/// The bytes of an argument; buffers are allocated and added to `buffers`.
 fn parse(argument: &str, memory: &Memory, buffers: &mut Vec<Buffer>) -> Outcome<Vec<u8>> {
     let (kind, rest) = argument.split_once(':').ok_or("an argument is KIND:VALUE")?;
     Ok(match kind {
@@ -148,7 +148,7 @@ fn parse(argument: &str, memory: &Memory, buffers: &mut Vec<Buffer>) -> Outcome<
                 "zeros" => floats(|_| 0.0)?,
                 "file" => std::fs::read(size).map_err(|why| format!("{size}: {why}"))?,
                 "empty" => Vec::new(),
-                _ => return Err("buffers are filled by random, iota, zeros, empty or file".into()),
+                _ => return Err("the contents of a buffer are random, iota, zeros, empty or file".into()),
             };
             let bytes = if fill == "empty" { size.parse()? } else { content.len() };
             let address = memory.allocate(bytes);
@@ -158,12 +158,12 @@ fn parse(argument: &str, memory: &Memory, buffers: &mut Vec<Buffer>) -> Outcome<
                 match option.split_once('=') {
                     None if option == "print" => buffer.print = true,
                     Some(("save", path)) => buffer.save = Some(path.into()),
-                    _ => return Err(format!("`{option}` is neither print nor save=FILE").into()),
+                    _ => return Err(format!("unknown option `{option}` of a buffer; print and save=FILE exist").into()),
                 }
             }
             buffers.push(buffer);
             address.to_le_bytes().to_vec()
         }
-        _ => return Err(format!("`{kind}` is no kind of argument").into()),
+        _ => return Err(format!("unknown kind of argument `{kind}`").into()),
     })
 }

@@ -1,16 +1,15 @@
-//! Global memory: allocations that every block of a launch shares, and a bit per byte that tells what was written.
+//! Global memory: allocations, with a bit per byte that records whether it was written.
 //!
-//! Words are atomics read and written with relaxed order, so that kernels whose blocks race are merely wrong, as on a GPU,
-//! and not undefined behaviour here.
+//! Words are relaxed atomics: a data race between blocks gives wrong results, as on a GPU, but no undefined behaviour here.
 
 use crate::module::Module;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-/// Addresses begin here: far from 0 and from the windows of shared and local memory.
+/// The first address: far from 0 and from the windows of shared and local memory.
 const FIRST: u64 = 0x7000_0000_0000;
-/// Allocations are aligned to this, and at least this far apart.
+/// Alignment of allocations, and the least gap between them.
 const ALIGN: u64 = 512;
 
 /// One allocation.
@@ -19,7 +18,7 @@ pub(crate) struct Block {
     pub start: u64,
     pub bytes: usize,
     words: Vec<AtomicU32>,
-    /// A bit per byte: has it been written?
+    /// A bit per byte: whether it has been written.
     written: Vec<AtomicU32>,
 }
 
@@ -29,13 +28,13 @@ impl Block {
         Block { start, bytes, words: zeros(bytes.div_ceil(4)), written: zeros(bytes.div_ceil(32)) }
     }
 
-    pub fn holds(&self, address: u64, bytes: usize) -> bool {
+    pub(crate) fn holds(&self, address: u64, bytes: usize) -> bool {
         address >= self.start && address - self.start + bytes as u64 <= self.bytes as u64
     }
 
-    /// 1, 2, 4 or 8 aligned bytes at an offset.
+    /// Loads 1, 2, 4 or 8 aligned bytes at an offset.
     #[inline(always)]
-    pub fn load(&self, at: usize, bytes: usize) -> u64 {
+    pub(crate) fn load(&self, at: usize, bytes: usize) -> u64 {
         let word = |i: usize| self.words[i].load(Relaxed);
         match bytes {
             8 => u64::from(word(at / 4)) | u64::from(word(at / 4 + 1)) << 32,
@@ -45,7 +44,7 @@ impl Block {
     }
 
     #[inline(always)]
-    pub fn store(&self, at: usize, bytes: usize, value: u64) {
+    pub(crate) fn store(&self, at: usize, bytes: usize, value: u64) {
         match bytes {
             8 => {
                 self.words[at / 4].store(value as u32, Relaxed);
@@ -55,16 +54,16 @@ impl Block {
             _ => {
                 let (shift, ones) = (at % 4 * 8, (1u32 << (bytes * 8)) - 1);
                 let replace = |word: u32| Some(word & !(ones << shift) | (value as u32 & ones) << shift);
-                // Always `Some`: it cannot fail.
+                // `replace` always returns `Some`.
                 let _ = self.words[at / 4].fetch_update(Relaxed, Relaxed, replace);
             }
         }
     }
 
-    /// Changes 4 or 8 aligned bytes in one step and returns what was there.
-    pub fn update(&self, at: usize, bytes: usize, change: impl Fn(u64) -> u64) -> u64 {
+    /// Updates 2, 4 or 8 aligned bytes atomically and returns the old value.
+    pub(crate) fn update(&self, at: usize, bytes: usize, change: impl Fn(u64) -> u64) -> u64 {
         if bytes == 8 {
-            // Blocks run on several threads, and two words are not one atomic: a lock makes them one.
+            // Two words are not one atomic; a lock serialises their updates.
             static PAIRS: Mutex<()> = Mutex::new(());
             let _held = PAIRS.lock().unwrap_or_else(PoisonError::into_inner);
             let old = self.load(at, 8);
@@ -87,20 +86,20 @@ impl Block {
 
     /// Whether all of at most 32 aligned bytes were written.
     #[inline(always)]
-    pub fn was_written(&self, at: usize, bytes: usize) -> bool {
+    pub(crate) fn was_written(&self, at: usize, bytes: usize) -> bool {
         let (word, bits) = Self::bits(at, bytes);
         self.written[word].load(Relaxed) & bits == bits
     }
 
     #[inline(always)]
-    pub fn mark_written(&self, at: usize, bytes: usize) {
+    pub(crate) fn mark_written(&self, at: usize, bytes: usize) {
         let (word, bits) = Self::bits(at, bytes);
         if self.written[word].load(Relaxed) & bits != bits {
             self.written[word].fetch_or(bits, Relaxed);
         }
     }
 
-    /// The words of `written` that cover bytes, and which of their bits do.
+    /// The words of `written` for a range of bytes, each with a mask of its bits.
     fn cover(at: usize, bytes: usize) -> impl Iterator<Item = (usize, u32)> {
         let end = at + bytes;
         let ones = |count: usize| if count < 32 { (1 << count) - 1 } else { u32::MAX };
@@ -123,18 +122,33 @@ impl Block {
     }
 }
 
-/// A request that global memory cannot meet.
+/// An invalid access to global memory by the host.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum MemoryError {
+    /// The address to free does not start an allocation.
     #[error("address {address:#x} is not the start of an allocation")]
-    NotAllocated { address: u64 },
+    NotAllocated {
+        /// The address.
+        address: u64,
+    },
+    /// The range is not inside one allocation.
     #[error("{bytes} bytes at {address:#x} are not inside one allocation")]
-    OutOfRange { address: u64, bytes: usize },
-    #[error("the byte at {address:#x} was never written")]
-    Uninit { address: u64 },
+    OutOfRange {
+        /// Start of the range.
+        address: u64,
+        /// Its length.
+        bytes: usize,
+    },
+    /// A byte is read that was never written.
+    #[error("uninitialised read: the byte at {address:#x} was never written")]
+    Uninit {
+        /// Address of the first such byte.
+        address: u64,
+    },
 }
 
-/// The global memory of an emulated device; shared by reference, as its methods lock.
+/// The global memory of an emulated device. All methods take `&self` and lock.
 #[derive(Debug, Default)]
 pub struct Memory {
     blocks: RwLock<Blocks>,
@@ -146,16 +160,17 @@ pub struct Memory {
 struct Blocks {
     /// By address.
     list: Vec<Arc<Block>>,
-    /// How far addresses were ever used, so that a freed one is never given again.
+    /// End of all addresses ever used: the address of a freed allocation is not reused.
     end: u64,
 }
 
 impl Memory {
+    /// Memory without allocations.
     pub fn new() -> Memory {
         Memory::default()
     }
 
-    /// Takes `bytes` and returns their address. They count as never written.
+    /// Allocates `bytes` uninitialised bytes and returns their address.
     pub fn allocate(&self, bytes: usize) -> u64 {
         let mut blocks = self.blocks.write().unwrap_or_else(PoisonError::into_inner);
         let start = blocks.end.max(FIRST);
@@ -164,15 +179,15 @@ impl Memory {
         start
     }
 
-    /// Bytes of all allocations that were not given back.
+    /// Bytes of all allocations that have not been freed.
     pub fn allocated(&self) -> usize {
         self.snapshot().iter().map(|block| block.bytes).sum()
     }
 
-    /// Gives an allocation back.
+    /// Frees an allocation.
     ///
     /// # Errors
-    /// If `address` does not start one.
+    /// If `address` is not the start of one.
     pub fn free(&self, address: u64) -> Result<(), MemoryError> {
         let mut blocks = self.blocks.write().unwrap_or_else(PoisonError::into_inner);
         let found = blocks.list.binary_search_by_key(&address, |block| block.start);
@@ -193,7 +208,7 @@ impl Memory {
         Ok((block.clone(), (address - block.start) as usize))
     }
 
-    /// Copies from the host.
+    /// Copies `bytes` from the host.
     ///
     /// # Errors
     /// If the range is not inside one allocation.
@@ -212,7 +227,7 @@ impl Memory {
         Ok(())
     }
 
-    /// Copies to the host, whether it was written or not.
+    /// Copies to the host, whether the memory is initialised or not.
     ///
     /// # Errors
     /// If the range is not inside one allocation.
@@ -230,10 +245,11 @@ impl Memory {
         Ok(())
     }
 
-    /// As [`Memory::read`], of bytes that must have been written.
+    /// Like [`Memory::read`], but fails on uninitialised bytes.
     ///
     /// # Errors
-    /// Also at the first byte that was not written since it was allocated or [forgotten](Memory::mark_uninit).
+    /// If the range is not inside one allocation; at the first byte that was not written since it was allocated or
+    /// [marked as uninitialised](Memory::mark_uninit).
     pub fn read_written(&self, address: u64, bytes: &mut [u8]) -> Result<(), MemoryError> {
         let (block, start) = self.find(address, bytes.len())?;
         match block.first_unwritten(start, bytes.len()) {
@@ -242,7 +258,7 @@ impl Memory {
         }
     }
 
-    /// These bytes count as never written from now on.
+    /// Marks bytes as uninitialised: reading them before they are written again is an error.
     ///
     /// # Errors
     /// If the range is not inside one allocation.
@@ -252,7 +268,7 @@ impl Memory {
         Ok(())
     }
 
-    /// The addresses of a module's variables, which are made at its first launch.
+    /// The addresses of a module's variables, which are allocated at its first launch.
     pub(crate) fn symbols(&self, module: &Module) -> Vec<u64> {
         let mut symbols = self.symbols.lock().unwrap_or_else(PoisonError::into_inner);
         let address = |(index, variable): (usize, &crate::module::ModuleVariable)| {
@@ -260,7 +276,7 @@ impl Memory {
                 let address = self.allocate(variable.bytes);
                 let mut content = variable.init.clone();
                 content.resize(variable.bytes, 0);
-                // Inside the allocation that was just made.
+                // Cannot fail: the allocation is as long.
                 let _ = self.write(address, &content);
                 address
             })

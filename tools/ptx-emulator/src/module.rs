@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// ```
 #[derive(Debug)]
 pub struct Module {
-    /// Tells the modules' variables apart in a [`crate::Memory`].
+    /// Distinguishes the variables of different modules in a [`crate::Memory`].
     pub(crate) id: u64,
     pub(crate) variables: Vec<ModuleVariable>,
     kernels: BTreeMap<String, Kernel>,
@@ -34,7 +34,7 @@ impl Module {
     /// Parses and decodes a PTX file.
     ///
     /// # Errors
-    /// The first line that is not PTX, or uses an instruction or modifier that is not modelled.
+    /// The first line that is not valid PTX, or has an instruction form that is not supported ([`crate::forms`]).
     pub fn parse(ptx: &str) -> Result<Module, ParseError> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let unit = parser::parse(ptx)?;
@@ -50,11 +50,12 @@ impl Module {
         })
     }
 
+    /// The kernel of this name.
     pub fn kernel(&self, name: &str) -> Option<&Kernel> {
         self.kernels.get(name)
     }
 
-    /// The kernels, by name.
+    /// All kernels, in the order of their names.
     pub fn kernels(&self) -> impl Iterator<Item = &Kernel> {
         self.kernels.values()
     }

@@ -1,19 +1,19 @@
-//! The shared memory of a block, and who touched it.
+//! The shared memory of a block, with detection of data races.
 //!
-//! Two accesses to the same place conflict if one of them writes, no barrier orders them, and they are not both atomic.
-//! Between warps only barriers do that both took part in, if through others ([`Clocks`]); between lanes of one warp
-//! `bar.warp.sync` does too. Memory is watched in granules of the kernel's narrowest shared access.
+//! Two accesses race if at least one writes, they are not both atomic, and nothing orders them. Warps are ordered by barriers
+//! at which both took part, directly or through other warps ([`Clocks`]); lanes of one warp also by `bar.warp.sync`. Memory is
+//! checked in granules: the size of the kernel's narrowest shared access.
 
 use crate::clocks::Clocks;
 
-/// Who did something last, and when.
+/// The last access of some kind: by whom, and when.
 #[derive(Clone, Copy, Default)]
 struct Touch {
-    /// Of its warp; 0: never.
+    /// The warp's epoch; 0: never.
     epoch: u32,
-    /// Interval between the barriers that the warp waits at.
+    /// Number of the interval between the barriers at which the warp waits.
     interval: u32,
-    /// `MANY` lanes of that warp, or `MANY` warps.
+    /// `MANY`: several warps, or several lanes of the warp.
     warp: u8,
     lane: u8,
 }
@@ -21,7 +21,7 @@ struct Touch {
 const MANY: u8 = u8::MAX;
 
 impl Touch {
-    /// Whether an access by `by` now would be unordered with this one.
+    /// Whether nothing orders this access before the access `by`.
     #[inline(always)]
     fn unordered(&self, by: &Touch, clocks: &Clocks) -> bool {
         if clocks.over(self.epoch) {
@@ -33,7 +33,7 @@ impl Touch {
         self.warp == MANY || !clocks.knows(by.warp as usize, self.warp as usize, self.epoch)
     }
 
-    /// Of several at once it is only remembered how far they are spread.
+    /// Adds an access of the same epoch; several are only recorded as `MANY`.
     #[inline(always)]
     fn join(&mut self, now: Touch) {
         *self = match self.warp == now.warp {
@@ -47,23 +47,23 @@ impl Touch {
 #[derive(Clone, Copy, Default)]
 struct Granule {
     write: Touch,
-    /// Copies on the way here.
+    /// Pending asynchronous copies to it.
     pending: u16,
     written: bool,
-    /// Atomics came after `write`.
+    /// Whether atomics followed `write`.
     atomics: bool,
 }
 
-/// The latest accesses that do not exclude each other.
+/// The last accesses that do not race with each other.
 #[derive(Clone, Copy, Default)]
 struct Users {
     read: Touch,
     atomic: Touch,
 }
 
-/// One lane at one moment.
+/// A lane, and the interval it is in.
 #[derive(Clone, Copy)]
-pub struct Who {
+pub(crate) struct Who {
     pub warp: usize,
     pub lane: usize,
     /// See [`Touch`].
@@ -71,17 +71,17 @@ pub struct Who {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Use {
+pub(crate) enum Use {
     Read,
     Write,
     Atomic,
 }
 
-/// What is wrong with an access.
+/// Why an access is a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Trouble {
+pub(crate) enum Trouble {
     Uninit,
-    /// With this thread's access, or `None` if there were several.
+    /// The other access: by which warp and lane; `None` if by several.
     Race {
         write: bool,
         warp: Option<u16>,
@@ -90,26 +90,26 @@ pub enum Trouble {
     Pending,
 }
 
-pub struct Shared {
+pub(crate) struct Shared {
     pub bytes: Vec<u8>,
     pub clocks: Clocks,
     granules: Vec<Granule>,
     granule: usize,
-    /// `rows` for each granule: for each warp if barriers may part them, else for all warps together.
+    /// `rows` per granule: one per warp if the kernel has barriers of parts of the block, else one for all warps.
     users: Vec<Users>,
     rows: usize,
 }
 
-/// Which checks are on.
+/// Which checks are enabled.
 #[derive(Clone, Copy)]
-pub struct Watch {
+pub(crate) struct Watch {
     pub uninit: bool,
     pub races: bool,
 }
 
 impl Shared {
-    /// Of a block of `warps` warps. `partial`: some barriers are not of the whole block.
-    pub fn new(bytes: usize, granule: usize, warps: usize, partial: bool) -> Shared {
+    /// For a block of `warps` warps. `partial`: some barriers are not of the whole block.
+    pub(crate) fn new(bytes: usize, granule: usize, warps: usize, partial: bool) -> Shared {
         let (count, rows) = (bytes.div_ceil(granule), if partial { warps } else { 1 });
         Shared {
             bytes: vec![0; bytes],
@@ -121,8 +121,8 @@ impl Shared {
         }
     }
 
-    /// Ready for the next block.
-    pub fn reset(&mut self) {
+    /// Resets everything for the next block.
+    pub(crate) fn reset(&mut self) {
         self.bytes.fill(0);
         self.clocks.reset();
         self.granules.fill(Granule::default());
@@ -138,8 +138,9 @@ impl Shared {
         at / self.granule..(at + bytes).div_ceil(self.granule)
     }
 
+    /// Checks an access and records it.
     #[inline(always)]
-    pub fn note(&mut self, who: Who, at: usize, bytes: usize, how: Use, watch: Watch) -> Option<Trouble> {
+    pub(crate) fn note(&mut self, who: Who, at: usize, bytes: usize, how: Use, watch: Watch) -> Option<Trouble> {
         let (now, range) = (self.touch(who), self.range(at, bytes));
         let own = if self.rows == 1 { 0 } else { who.warp };
         let users = self.users[range.start * self.rows..range.end * self.rows].chunks_exact_mut(self.rows);
@@ -166,8 +167,8 @@ impl Shared {
         None
     }
 
-    /// An asynchronous copy to this place begins: it may write from now on.
-    pub fn begin_copy(&mut self, who: Who, at: usize, bytes: usize, watch: Watch) -> Option<Trouble> {
+    /// Starts an asynchronous copy, which may write from now on.
+    pub(crate) fn begin_copy(&mut self, who: Who, at: usize, bytes: usize, watch: Watch) -> Option<Trouble> {
         let (now, range) = (self.touch(who), self.range(at, bytes));
         let users = self.users[range.start * self.rows..range.end * self.rows].chunks_exact(self.rows);
         for (granule, users) in self.granules[range].iter_mut().zip(users) {
@@ -181,27 +182,27 @@ impl Shared {
         None
     }
 
-    /// A copy is made: [`Shared::note`] its write now.
-    pub fn end_copy(&mut self, at: usize, bytes: usize) {
+    /// Ends a copy; its write is checked by [`Shared::note`] afterwards.
+    pub(crate) fn end_copy(&mut self, at: usize, bytes: usize) {
         let range = self.range(at, bytes);
         self.granules[range].iter_mut().for_each(|granule| granule.pending = granule.pending.saturating_sub(1));
     }
 
     #[inline(always)]
-    pub fn load(&self, at: usize, bytes: usize) -> u64 {
+    pub(crate) fn load(&self, at: usize, bytes: usize) -> u64 {
         let mut word = [0; 8];
         word[..bytes].copy_from_slice(&self.bytes[at..at + bytes]);
         u64::from_le_bytes(word)
     }
 
     #[inline(always)]
-    pub fn store(&mut self, at: usize, bytes: usize, value: u64) {
+    pub(crate) fn store(&mut self, at: usize, bytes: usize, value: u64) {
         self.bytes[at..at + bytes].copy_from_slice(&value.to_le_bytes()[..bytes]);
     }
 }
 
 impl Granule {
-    /// An access that `now` would be unordered with.
+    /// An earlier access that races with `now`.
     #[inline(always)]
     fn race(&self, users: &[Users], now: &Touch, how: Use, clocks: &Clocks) -> Option<Trouble> {
         let unordered = |touch: &&Touch| touch.unordered(now, clocks);
@@ -226,10 +227,10 @@ fn race(write: bool, with: &Touch) -> Trouble {
     Trouble::Race { write, warp: known(with.warp), lane: known(with.lane) }
 }
 
-/// Passes over the banks that a warp's shared access takes, and that an access without conflicts would take.
+/// Passes over the banks of shared memory that an access takes, and that it would take without bank conflicts.
 ///
-/// 32 banks of 4 bytes; accesses of 8 bytes go by half warps and those of 16 by quarters, each on its own.
-pub fn passes(addresses: &[Option<usize>; 32], bytes: usize) -> (u32, u32) {
+/// There are 32 banks of 4 bytes. Accesses of 8 bytes are split into half warps, those of 16 into quarter warps.
+pub(crate) fn passes(addresses: &[Option<usize>; 32], bytes: usize) -> (u32, u32) {
     let group = match bytes {
         16 => 8,
         8 => 16,

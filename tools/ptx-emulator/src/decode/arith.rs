@@ -6,8 +6,8 @@ use crate::isa::{Cmp, Cvt, Float, FloatOp, IntOp, Logic, Op, Prmt, Reg, Round, T
 use crate::parser::ast::Operand;
 
 impl<'a> Decoder<'a> {
-    /// Decodes the instruction if it is one of these; `false` if it is not.
-    pub fn arith(&mut self, form: &mut Form<'a>, o: &[Operand<'a>]) -> Decoded<bool> {
+    /// Decodes an instruction of these groups; `false` if it belongs to another.
+    pub(super) fn arith(&mut self, form: &mut Form<'a>, o: &[Operand<'a>]) -> Decoded<bool> {
         match form.name {
             "mov" => self.mov(form, o)?,
             "add" | "sub" | "mul" | "mad" | "fma" | "min" | "max" | "abs" | "neg" | "div" => {
@@ -50,7 +50,7 @@ impl<'a> Decoder<'a> {
             "testp" => {
                 let ty = form.ty()?;
                 self.count(o, 2)?;
-                let kind = form.pick(test_kind).ok_or("testp: which test is not said")?;
+                let kind = form.pick(test_kind).ok_or("testp without a test")?;
                 let (d, a) = (self.destination(&o[0], Ty::Pred)?, self.source(&o[1], ty)?);
                 self.emit(Op::Testp { kind, ty }, Class::Compare, &[d], &[a]);
             }
@@ -60,7 +60,7 @@ impl<'a> Decoder<'a> {
         Ok(true)
     }
 
-    pub fn count(&self, operands: &[Operand<'a>], count: usize) -> Decoded<()> {
+    pub(super) fn count(&self, operands: &[Operand<'a>], count: usize) -> Decoded<()> {
         if operands.len() == count {
             return Ok(());
         }
@@ -115,7 +115,7 @@ impl<'a> Decoder<'a> {
         self.same_type(op, Class::Compare, ty, o, if op == Op::PredNot { 1 } else { 2 })
     }
 
-    /// A destination and `sources` operands, all of one type.
+    /// A destination and `sources` sources, all of one type.
     fn same_type(&mut self, op: Op, class: Class, ty: Ty, o: &[Operand<'a>], sources: usize) -> Decoded<()> {
         self.count(o, sources + 1)?;
         let d = self.destination(&o[0], ty)?;
@@ -159,7 +159,7 @@ impl<'a> Decoder<'a> {
             "bfe" | "bfi" | "shl" | "shr" | "shf" | "prmt" => return self.bits(form, ty, o),
             "lop3" => {
                 self.count(o, 5)?;
-                let Operand::Int(lut @ 0..=255) = o[4] else { return Err("lop3: the table is not a byte".into()) };
+                let Operand::Int(lut @ 0..=255) = o[4] else { return Err("the table of lop3 is not a byte".into()) };
                 return self.same_type(Op::Int(IntOp::Lop3(lut as u8), ty), Class::Int, ty, &o[..4], 3);
             }
             name => return Err(format!("`{name}` is not supported on integers")),
@@ -191,7 +191,7 @@ impl<'a> Decoder<'a> {
         Ok(())
     }
 
-    /// One source; the result has 32 bits.
+    /// Instructions with one source and a 32-bit result.
     fn bit_count(&mut self, form: &mut Form<'a>, ty: Ty, o: &[Operand<'a>]) -> Decoded<()> {
         let op = match form.name {
             "popc" => IntOp::Popc,
@@ -204,7 +204,7 @@ impl<'a> Decoder<'a> {
         Ok(())
     }
 
-    /// Shifts and fields, whose positions have 32 bits.
+    /// Shifts and bit fields, whose positions have 32 bits.
     fn bits(&mut self, form: &mut Form<'a>, ty: Ty, o: &[Operand<'a>]) -> Decoded<()> {
         let (op, wide, narrow) = match form.name {
             "shl" => (IntOp::Shl, 1, 1),
@@ -312,7 +312,7 @@ impl<'a> Decoder<'a> {
         };
         let op = match (halves, logic) {
             (true, None) if d.len() == 2 => Op::SetpHalves { cmp, ty, ftz },
-            (true, _) => return Err("setp on halves needs two predicates and no combination".into()),
+            (true, _) => return Err("setp on packed halves needs two destination predicates".into()),
             _ => Op::Setp { cmp, ty, ftz, logic },
         };
         self.emit(op, Class::Compare, &d, &s);

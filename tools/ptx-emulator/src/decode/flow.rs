@@ -1,4 +1,4 @@
-//! Branches, calls and what does nothing in sequential execution (PTX ISA, 9.7.12).
+//! Branches and calls (PTX ISA, 9.7.12), and instructions that do nothing here.
 
 use super::form::Form;
 use super::{Binding, Class, Decoded, Decoder, MAX_CALLS};
@@ -7,7 +7,7 @@ use crate::parser::ast::Operand;
 use std::collections::HashMap;
 
 impl<'a> Decoder<'a> {
-    pub fn flow(&mut self, form: &mut Form<'a>, o: &[Operand<'a>]) -> Decoded<bool> {
+    pub(super) fn flow(&mut self, form: &mut Form<'a>, o: &[Operand<'a>]) -> Decoded<bool> {
         let name = form.name;
         match name {
             "bra" => {
@@ -55,7 +55,7 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    /// Inlines `call (results), function, (arguments)`: formal and actual parameters share their memory.
+    /// Inlines `call (results), function, (arguments)`. Formal parameters are bound to the memory of the arguments.
     fn call(&mut self, o: &[Operand<'a>]) -> Decoded<()> {
         let (results, name, arguments) = match o {
             [Operand::Name(name)] => (&[][..], *name, &[][..]),

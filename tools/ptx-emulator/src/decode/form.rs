@@ -1,4 +1,4 @@
-//! An opcode with its modifiers, which the decoder takes off one by one.
+//! An opcode and its modifiers, which the decoder consumes one by one.
 
 use crate::forms;
 use crate::isa::{Round, Ty};
@@ -9,7 +9,7 @@ pub(super) struct Form<'a> {
 }
 
 impl<'a> Form<'a> {
-    /// The form must be in the table; modifiers without effect are left out.
+    /// Looks the opcode up in the table of forms; drops modifiers that have no effect.
     pub(super) fn new(opcode: &'a str) -> Result<Form<'a>, String> {
         let (name, modifiers) = forms::find(opcode)?;
         Ok(Form { name, modifiers })
@@ -45,7 +45,7 @@ impl<'a> Form<'a> {
         round.unwrap_or(Round::Nearest)
     }
 
-    /// Every modifier must have been taken.
+    /// Fails if a modifier is left.
     pub(super) fn finish(&self) -> Result<(), String> {
         match self.modifiers.first() {
             Some(left) => Err(format!("`{}` with `.{left}` is not supported", self.name)),

@@ -27,7 +27,7 @@ fn vector(modifier: &str) -> Option<u8> {
 }
 
 impl<'a> Decoder<'a> {
-    pub fn memory(&mut self, form: &mut Form<'a>, o: &[Operand<'a>]) -> Decoded<bool> {
+    pub(super) fn memory(&mut self, form: &mut Form<'a>, o: &[Operand<'a>]) -> Decoded<bool> {
         let name = form.name;
         match name {
             "ld" | "ldu" => self.load(form, o)?,
@@ -61,17 +61,17 @@ impl<'a> Decoder<'a> {
         Ok(true)
     }
 
-    /// The last operand of an access with `.L2::cache_hint` is its policy.
+    /// Drops the last operand of an access with `.L2::cache_hint`: its cache policy.
     fn without_policy<'o>(&self, form: &mut Form<'a>, o: &'o [Operand<'a>]) -> &'o [Operand<'a>] {
         let policy = form.take("L2::cache_hint") as usize;
         &o[..o.len().saturating_sub(policy)]
     }
 
-    /// The access that an instruction and its address describe; the name of a variable says its space.
+    /// The access of an instruction; a variable as its address determines the state space.
     fn access(&self, form: &mut Form<'a>, ty: Ty, at: &Address) -> Decoded<Access> {
         let space = match (form.pick(is_space).unwrap_or(Space::Generic), at.space) {
             (Space::Const | Space::Global, None | Some(Space::Global)) => Space::Global,
-            // Parameters of calls are local memory.
+            // Parameters of calls live in local memory.
             (Space::Param, Some(Space::Local)) => Space::Local,
             (Space::Generic, Some(space)) => space,
             (named, Some(space)) if named != space => {
@@ -150,7 +150,7 @@ impl<'a> Decoder<'a> {
                 _ => return None,
             })
         });
-        let op = op.ok_or("an atomic operation of this kind is not supported")?;
+        let op = op.ok_or("an atomic without an operation")?;
         let returns = (form.name == "atom") as usize;
         self.count(o, 2 + returns + (op == AtomOp::Cas) as usize)?;
         let at = self.address(&o[returns])?;

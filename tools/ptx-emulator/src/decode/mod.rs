@@ -1,5 +1,5 @@
-//! Syntax tree to decoded kernel: names become registers and addresses, labels become instruction indices,
-//! device functions are inlined.
+//! Decodes a kernel: resolves names to registers and addresses and labels to instruction indices, and inlines device
+//! functions.
 
 mod arith;
 mod flow;
@@ -16,20 +16,20 @@ use crate::parser::ast::{Function, Instruction, Statement, Unit, Variable};
 use form::Form;
 use std::collections::HashMap;
 
-/// Decoding fails with a message; the instruction's line is added where it is known.
+/// Errors are messages; the caller adds the line.
 type Decoded<T> = Result<T, String>;
 
-/// What a name stands for.
+/// What a name refers to.
 #[derive(Clone)]
 enum Binding<'a> {
     Register(Reg),
-    /// `%r<10>`: ten registers, which are made when they are first named.
+    /// `%r<10>`: ten registers, each created when it is first used.
     Family {
         file: File,
         family: u32,
         count: u32,
     },
-    /// A variable and its address in its space.
+    /// A variable: its state space and its address there.
     Variable(Space, usize),
     /// A `.global` or `.const` variable of the module, by its index.
     Symbol(usize),
@@ -40,15 +40,15 @@ enum Binding<'a> {
 struct Decoder<'a> {
     unit: &'a Unit<'a>,
     scopes: Vec<HashMap<&'a str, Binding<'a>>>,
-    /// Functions being inlined, outermost first: a name that comes again is a recursion.
+    /// Functions that are being inlined, outermost first, to detect recursion.
     calls: Vec<&'a str>,
-    /// Scopes below this index belong to callers and are out of sight, the module's own aside.
+    /// Scopes below this index belong to callers and are not visible, except the module's.
     visible: usize,
-    /// Where `ret` goes: the label behind an inlined body.
+    /// Where `ret` goes: the label after an inlined body.
     return_label: Option<u32>,
     labels: Vec<Option<u32>>,
     counts: [usize; 3],
-    /// Families of registers declared so far, and the registers of each that have been named.
+    /// Number of families declared so far, and the registers of each that are used.
     families: u32,
     numbered: HashMap<(u32, u32), Reg>,
     names: HashMap<Reg, String>,
@@ -57,17 +57,17 @@ struct Decoder<'a> {
     operands: Vec<Reg>,
     tables: Vec<Vec<u32>>,
     shared_bytes: usize,
-    /// The alignment of dynamic shared memory, if the kernel names it.
+    /// The alignment of dynamic shared memory, if the kernel uses it.
     dynamic_align: Option<usize>,
     local_bytes: usize,
-    /// Of the instruction in hand.
+    /// Of the current instruction.
     line: u32,
     location: Option<std::sync::Arc<crate::location::Location>>,
     guard: Option<Guard>,
 }
 
 /// Decodes one kernel.
-pub fn kernel(unit: &Unit<'_>, function: &Function<'_>) -> Result<Kernel, ParseError> {
+pub(crate) fn kernel(unit: &Unit<'_>, function: &Function<'_>) -> Result<Kernel, ParseError> {
     let mut decoder = Decoder {
         unit,
         scopes: vec![HashMap::new()],
@@ -94,16 +94,16 @@ pub fn kernel(unit: &Unit<'_>, function: &Function<'_>) -> Result<Kernel, ParseE
     made.map_err(|message| ParseError { line: decoder.line, message })
 }
 
-/// Parameters of a kernel, and local memory of a thread, have at most so many bytes in CUDA.
+/// CUDA's limits on a kernel's parameters and on a thread's local memory.
 const MAX_PARAM_BYTES: usize = 32_764;
 const MAX_LOCAL_BYTES: usize = 512 << 10;
 /// More than any GPU has.
 const MAX_SHARED_BYTES: usize = 1 << 20;
-/// Inlined calls can multiply: a kernel has at most so many instructions, and calls so deep.
+/// Limits on a kernel with all calls inlined: its instructions, and the depth of its calls.
 const MAX_INSTRUCTIONS: usize = 1 << 20;
 const MAX_CALLS: usize = 64;
 
-/// The offset of a variable behind the first `end` bytes, and the new end, if it is at most `most`.
+/// Places a variable after the first `end` bytes of at most `max`: its offset and its end.
 fn place_behind(variable: &Variable<'_>, end: usize, most: usize, what: &str) -> Decoded<(usize, usize)> {
     let offset = end.checked_next_multiple_of(variable.align.max(1));
     let place = offset.and_then(|offset| Some((offset, offset.checked_add(variable.bytes)?)));
@@ -152,7 +152,7 @@ impl<'a> Decoder<'a> {
         Ok(kernel)
     }
 
-    /// Decodes statements in a scope of their own, nested scopes included.
+    /// Decodes the statements of a function in a new scope.
     fn body(&mut self, body: &'a [Statement<'a>]) -> Decoded<()> {
         self.enter(body)?;
         for (i, statement) in body.iter().enumerate() {
@@ -183,7 +183,7 @@ impl<'a> Decoder<'a> {
         Ok(())
     }
 
-    /// Opens a scope and binds its labels, which may be named before they stand.
+    /// Opens a scope and binds its labels, which may be used before they appear.
     fn enter(&mut self, rest: &'a [Statement<'a>]) -> Decoded<()> {
         self.scopes.push(HashMap::new());
         let mut depth = 0;
@@ -228,13 +228,18 @@ impl<'a> Decoder<'a> {
         self.bind(name, binding)
     }
 
-    /// Gives a variable of a function its address.
+    /// Assigns an address to a variable of a function.
     fn place(&mut self, variable: &Variable<'a>) -> Decoded<Binding<'a>> {
         let (space, end, most) = match variable.space {
             Space::Shared => (Space::Shared, &mut self.shared_bytes, MAX_SHARED_BYTES),
-            // Parameters of calls are memory of the thread, like its other variables.
+            // Parameters of calls live in local memory.
             Space::Local | Space::Param => (Space::Local, &mut self.local_bytes, MAX_LOCAL_BYTES),
-            _ => return Err(format!("`{}`: only shared and local variables may stand in a function", variable.name)),
+            _ => {
+                return Err(format!(
+                    "`{}`: only shared and local variables can be declared in a function",
+                    variable.name
+                ));
+            }
         };
         let (offset, next) = place_behind(variable, *end, most, &format!("{space:?} memory"))?;
         *end = next;
@@ -292,14 +297,14 @@ impl<'a> Decoder<'a> {
         Ok(())
     }
 
-    /// Whether a barrier says how many threads it waits for.
+    /// Whether any barrier has a thread count.
     fn partial_barriers(&self) -> bool {
         let all = self.presets.get(&(File::B32, Preset::Bits(0)));
         let count = |inst: &Inst| self.operands[inst.first as usize + inst.destinations as usize + 1];
         self.code.iter().any(|inst| matches!(inst.op, Op::Bar(_)) && Some(&count(inst)) != all)
     }
 
-    /// Dynamic shared memory begins behind the static variables, which are all known only now.
+    /// Dynamic shared memory follows the static variables.
     fn place_dynamic_shared(&mut self) {
         if let Some(align) = self.dynamic_align {
             self.shared_bytes = self.shared_bytes.next_multiple_of(align.max(16));
@@ -307,7 +312,7 @@ impl<'a> Decoder<'a> {
     }
 }
 
-/// The widest unit in which every shared access of the kernel is whole.
+/// The narrowest access to shared memory in bytes, at most 16.
 fn shared_granule(code: &[Inst]) -> usize {
     let shared = |space| matches!(space, Space::Shared | Space::Generic);
     let width = |inst: &Inst| match inst.op {

@@ -1,25 +1,25 @@
-//! Operands to registers: names are looked up, immediates and special registers become presets.
+//! Resolves operands to registers; immediates and special registers become preset registers.
 
 use super::{Binding, Class, Decoded, Decoder};
 use crate::isa::{File, LaneMask, Op, Preset, Reg, Space, Ty};
 use crate::parser::ast::{Operand, Variable};
 
-/// An address operand: its space where the operand itself tells, its base register and its offset.
-pub struct Address {
+/// An address operand: base register, offset, and the state space if it is a variable.
+pub(super) struct Address {
     pub space: Option<Space>,
     pub base: Reg,
     pub offset: i64,
 }
 
 impl<'a> Decoder<'a> {
-    /// A fresh register, for sinks and intermediate values.
-    pub fn temporary(&mut self, file: File) -> Reg {
+    /// A new register, for sinks and intermediate values.
+    pub(super) fn temporary(&mut self, file: File) -> Reg {
         let reg = Reg::new(file, self.counts[file as usize]);
         self.counts[file as usize] += 1;
         reg
     }
 
-    pub fn preset(&mut self, file: File, preset: Preset) -> Reg {
+    pub(super) fn preset(&mut self, file: File, preset: Preset) -> Reg {
         if let Some(reg) = self.presets.get(&(file, preset)) {
             return *reg;
         }
@@ -28,11 +28,11 @@ impl<'a> Decoder<'a> {
         reg
     }
 
-    pub fn constant(&mut self, file: File, bits: u64) -> Reg {
+    pub(super) fn constant(&mut self, file: File, bits: u64) -> Reg {
         self.preset(file, Preset::Bits(bits))
     }
 
-    /// A declared register, whatever its file.
+    /// A declared register of any file.
     fn declared(&mut self, name: &str) -> Decoded<Option<Reg>> {
         if let Some(Binding::Register(reg)) = self.lookup(name) {
             self.names.entry(reg).or_insert_with(|| name.into());
@@ -55,7 +55,7 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    pub fn register(&mut self, name: &str, file: File) -> Decoded<Reg> {
+    pub(super) fn register(&mut self, name: &str, file: File) -> Decoded<Reg> {
         let reg = self.declared(name)?.ok_or_else(|| format!("the register `{name}` is not declared"))?;
         if reg.file() != file {
             return Err(format!("the register `{name}` is {}, {} is needed", width(reg.file()), width(file)));
@@ -64,7 +64,7 @@ impl<'a> Decoder<'a> {
     }
 
     /// A destination of type `ty`.
-    pub fn destination(&mut self, operand: &Operand<'a>, ty: Ty) -> Decoded<Reg> {
+    pub(super) fn destination(&mut self, operand: &Operand<'a>, ty: Ty) -> Decoded<Reg> {
         match operand {
             Operand::Name(name) => self.register(name, ty.file()),
             Operand::Sink => Ok(self.temporary(ty.file())),
@@ -72,8 +72,8 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    /// A destination of a load, which may be wider than what is loaded.
-    pub fn wide_destination(&mut self, operand: &Operand<'a>, ty: Ty) -> Decoded<Reg> {
+    /// A destination of a load, which may be wider than the loaded type.
+    pub(super) fn wide_destination(&mut self, operand: &Operand<'a>, ty: Ty) -> Decoded<Reg> {
         match operand {
             Operand::Name(name) if ty.file() == File::B32 => match self.declared(name)? {
                 Some(reg) if reg.file() == File::B64 => Ok(reg),
@@ -83,8 +83,8 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    /// A source of a store or conversion, which may be a wider register than what is used of it.
-    pub fn wide_source(&mut self, operand: &Operand<'a>, ty: Ty) -> Decoded<Reg> {
+    /// A source of a store or conversion, which may be wider than its type.
+    pub(super) fn wide_source(&mut self, operand: &Operand<'a>, ty: Ty) -> Decoded<Reg> {
         if let Operand::Name(name) = operand
             && let Some(reg) = self.declared(name)?
             && (reg.file() == File::B64 || reg.file() == ty.file())
@@ -95,7 +95,7 @@ impl<'a> Decoder<'a> {
     }
 
     /// A source of type `ty`: register, special register, address of a variable, or immediate.
-    pub fn source(&mut self, operand: &Operand<'a>, ty: Ty) -> Decoded<Reg> {
+    pub(super) fn source(&mut self, operand: &Operand<'a>, ty: Ty) -> Decoded<Reg> {
         let file = ty.file();
         match operand {
             Operand::Name(name) => match self.lookup(name) {
@@ -126,19 +126,19 @@ impl<'a> Decoder<'a> {
             Operand::F32(bits) => Ok(self.constant(file, *bits as u64)),
             Operand::F64(bits) if file == File::B64 => Ok(self.constant(file, *bits)),
             Operand::F64(bits) => Ok(self.constant(file, (f64::from_bits(*bits) as f32).to_bits() as u64)),
-            _ => Err("an operand of another kind is needed here".into()),
+            _ => Err("this kind of operand is not allowed here".into()),
         }
     }
 
     /// The elements of `{a, b}`, or the operand itself.
-    pub fn elements<'o>(&self, operand: &'o Operand<'a>) -> &'o [Operand<'a>] {
+    pub(super) fn elements<'o>(&self, operand: &'o Operand<'a>) -> &'o [Operand<'a>] {
         match operand {
             Operand::Vector(elements) => elements,
             single => std::slice::from_ref(single),
         }
     }
 
-    pub fn sources(&mut self, operand: &Operand<'a>, ty: Ty, count: usize) -> Decoded<Vec<Reg>> {
+    pub(super) fn sources(&mut self, operand: &Operand<'a>, ty: Ty, count: usize) -> Decoded<Vec<Reg>> {
         let elements = self.elements(operand);
         if elements.len() != count {
             return Err(format!("{count} registers are needed, {} given", elements.len()));
@@ -146,7 +146,7 @@ impl<'a> Decoder<'a> {
         elements.iter().map(|e| self.source(e, ty)).collect()
     }
 
-    pub fn destinations(&mut self, operand: &Operand<'a>, ty: Ty, count: usize) -> Decoded<Vec<Reg>> {
+    pub(super) fn destinations(&mut self, operand: &Operand<'a>, ty: Ty, count: usize) -> Decoded<Vec<Reg>> {
         let elements = self.elements(operand);
         if elements.len() != count {
             return Err(format!("{count} registers are needed, {} given", elements.len()));
@@ -154,15 +154,15 @@ impl<'a> Decoder<'a> {
         elements.iter().map(|e| self.destination(e, ty)).collect()
     }
 
-    /// `d|p`, or `d` alone: then the second goes nowhere.
-    pub fn pair(&mut self, operand: &Operand<'a>, first: Ty, second: Ty) -> Decoded<[Reg; 2]> {
+    /// `d|p`, or `d` alone: then the second result is dropped.
+    pub(super) fn pair(&mut self, operand: &Operand<'a>, first: Ty, second: Ty) -> Decoded<[Reg; 2]> {
         match operand {
             Operand::Pair(a, b) => Ok([self.destination(a, first)?, self.destination(b, second)?]),
             single => Ok([self.destination(single, first)?, self.temporary(second.file())]),
         }
     }
 
-    pub fn address(&mut self, operand: &Operand<'a>) -> Decoded<Address> {
+    pub(super) fn address(&mut self, operand: &Operand<'a>) -> Decoded<Address> {
         match operand {
             Operand::Address { base: None, offset } => {
                 Ok(Address { space: None, base: self.constant(File::B64, *offset as u64), offset: 0 })
@@ -176,7 +176,7 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    /// A `.shared` variable of the module; places it when the kernel first names it, if its size is known.
+    /// A `.shared` variable of the module; placed when the kernel first uses it, unless it is dynamic.
     fn module_shared(&mut self, name: &str) -> Decoded<Option<&'a Variable<'a>>> {
         let unit = self.unit;
         let found = unit.variables.iter().find(|v| v.name == name && v.space == Space::Shared);
@@ -211,7 +211,7 @@ fn width(file: File) -> &'static str {
     }
 }
 
-/// Special registers that are constant while a warp lives.
+/// Special registers that do not change during a block.
 fn special(name: &str) -> Option<Preset> {
     let axis = |suffix: &str| match suffix {
         "x" => Some(0),

@@ -1,15 +1,15 @@
-//! Registers of PTX, of which nvcc uses thousands, to few slots that stay in the cache.
+//! Register allocation: maps the thousands of virtual registers that nvcc emits to few slots, which stay in the cache.
 //!
-//! Liveness says which registers hold a value where; those never alive together share a slot (linear scan, Poletto and
-//! Sarkar 1999). A register alive at the kernel's start may be read before it is written: it gets a slot of its own
-//! and is watched at run time. All others are written before any read, so that no check is needed.
+//! Registers whose live intervals do not overlap share a slot (linear scan, Poletto and Sarkar 1999). A register that is live
+//! at the start of the kernel may be read before it is written: it gets its own slot and is tracked at run time. All others
+//! are written before any read and need no check.
 
 use crate::isa::{File, Inst, Op, Reg};
 use crate::kernel::Kernel;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
 
-pub fn allocate(kernel: &mut Kernel, names: &HashMap<Reg, String>) {
+pub(super) fn allocate(kernel: &mut Kernel, names: &HashMap<Reg, String>) {
     let ids = Ids::new(kernel.registers);
     let preset: HashSet<usize> = kernel.presets.iter().map(|(reg, _)| ids.of(*reg)).collect();
     let blocks = blocks(kernel);
@@ -74,7 +74,7 @@ pub fn allocate(kernel: &mut Kernel, names: &HashMap<Reg, String>) {
     kernel.registers = counts;
 }
 
-/// One number per register over all files.
+/// Numbers the registers of all files.
 struct Ids {
     starts: [usize; 3],
     total: usize,
@@ -115,7 +115,7 @@ fn targets<'k>(kernel: &'k Kernel, inst: &'k Inst) -> Vec<usize> {
     }
 }
 
-/// The control-flow graph: straight runs of instructions and what may follow each.
+/// The basic blocks and their successors.
 fn blocks(kernel: &Kernel) -> Vec<Block> {
     let code = &kernel.code;
     let mut leader = vec![false; code.len() + 1];
@@ -147,10 +147,10 @@ fn contains(set: &Set, id: usize) -> bool {
     set[id / 64] >> (id % 64) & 1 == 1
 }
 
-/// Registers alive at the start and at the end of each block.
+/// Registers that are live at the start and at the end of each block.
 fn liveness(kernel: &Kernel, blocks: &[Block], ids: &Ids, preset: &HashSet<usize>) -> Vec<(Set, Set)> {
     let words = ids.total.div_ceil(64);
-    // Per block: read before written there, and written there on every path.
+    // Per block: registers that are read before they are written, and registers that are always written.
     let local = blocks.iter().map(|block| {
         let (mut reads, mut writes): (Set, Set) = (vec![0; words], vec![0; words]);
         for inst in &kernel.code[block.start..block.end] {
@@ -192,7 +192,7 @@ fn liveness(kernel: &Kernel, blocks: &[Block], ids: &Ids, preset: &HashSet<usize
     live
 }
 
-/// Registers that may be read before they are written, and those that a plain copy carries such a value to.
+/// Registers that may be read before they are written, and the destinations of copies of them.
 fn tracked(kernel: &Kernel, ids: &Ids, live_at_start: &Set) -> HashSet<usize> {
     let mut tracked: HashSet<usize> = (0..ids.total).filter(|id| contains(live_at_start, *id)).collect();
     loop {
@@ -209,7 +209,7 @@ fn tracked(kernel: &Kernel, ids: &Ids, live_at_start: &Set) -> HashSet<usize> {
     }
 }
 
-/// First and last position at which each register must keep its slot.
+/// The live interval of each register: first and last instruction.
 fn intervals(kernel: &Kernel, blocks: &[Block], live: &[(Set, Set)], ids: &Ids) -> Vec<(u32, u32)> {
     let mut intervals = vec![(u32::MAX, 0); ids.total];
     let mut touch = |id: usize, at: usize| {

@@ -6,7 +6,7 @@ use crate::isa::{AtomOp, BarKind, File, Mma, Op, Reg, ShflMode, Ty, VoteMode};
 use crate::parser::ast::Operand;
 
 impl<'a> Decoder<'a> {
-    pub fn warp(&mut self, form: &mut Form<'a>, o: &[Operand<'a>]) -> Decoded<bool> {
+    pub(super) fn warp(&mut self, form: &mut Form<'a>, o: &[Operand<'a>]) -> Decoded<bool> {
         match form.name {
             "shfl" => self.shfl(form, o)?,
             "vote" => self.vote(form, o)?,
@@ -103,7 +103,7 @@ impl<'a> Decoder<'a> {
         Ok(())
     }
 
-    /// Sources of a barrier: its number, the threads it waits for (0: all of the block), and a predicate to reduce.
+    /// Sources of a barrier: its number, its thread count (0: the whole block), and a predicate to reduce.
     fn barrier(&mut self, form: &mut Form<'a>, o: &[Operand<'a>]) -> Decoded<()> {
         if form.take("warp") {
             self.need_sync(form)?;
@@ -142,7 +142,7 @@ impl<'a> Decoder<'a> {
         let (id, count) = match o {
             [id] if kind == BarKind::Sync => (self.source(id, Ty::U32)?, zero),
             [id, count] => (self.source(id, Ty::U32)?, self.source(count, Ty::U32)?),
-            _ => return Err("a barrier takes its number and, if not all wait, how many threads do".into()),
+            _ => return Err("a barrier takes its number and perhaps a thread count".into()),
         };
         self.emit(Op::Bar(kind), Class::Barrier, &[], &[id, count]);
         Ok(())

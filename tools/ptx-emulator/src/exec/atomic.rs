@@ -55,7 +55,7 @@ impl BlockRun<'_> {
     }
 }
 
-/// As [`changed`], of global memory, where sums in f32 have no subnormal numbers.
+/// Like [`changed`], in global memory, where f32 additions flush subnormals.
 fn changed_in_global(op: AtomOp, ty: Ty, old: u64, a: u64, b: u64) -> u64 {
     if (op, ty) != (AtomOp::Add, Ty::F32) {
         return changed(op, ty, old, a, b);
@@ -75,7 +75,7 @@ fn pair_sum<H: Half>(a: u64, b: u64) -> u64 {
     half_sum::<H>(a, b) | half_sum::<H>(a >> 16, b >> 16) << 16
 }
 
-/// What an atomic operation makes of `old`.
+/// The new value of memory that holds `old`.
 fn changed(op: AtomOp, ty: Ty, old: u64, a: u64, b: u64) -> u64 {
     let ones = if ty.bytes() == 8 { u64::MAX } else { (1 << (ty.bytes() * 8)) - 1 };
     let signed = |x: u64| if ty.bytes() == 8 { x as i64 } else { i64::from(x as i32) };

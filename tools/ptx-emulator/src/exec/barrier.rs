@@ -1,4 +1,4 @@
-//! Barriers of a block (PTX ISA, 9.7.13.1): who waits, when they go on, and what the result of a reduction is.
+//! Barriers of a block (PTX ISA, 9.7.13.1) and their reductions.
 
 use super::lanes::lanes;
 use super::{BlockRun, Done, Warp};
@@ -7,25 +7,25 @@ use crate::fault::FaultKind;
 use crate::isa::{BarKind, Inst, Reg};
 use crate::kernel::Kernel;
 
-/// One of a block's barriers; a new one each time it is complete.
+/// One of a block's 16 barriers; reset when it completes.
 #[derive(Default)]
 pub(super) struct Barrier {
-    /// Warps that wait, with where the result of a reduction goes.
+    /// Warps that wait, and their destination registers for the result of a reduction.
     waiting: Vec<(usize, Option<Reg>)>,
-    /// A bit for each warp that came, whether it waits or not.
+    /// A bit for each warp that has arrived, whether it waits or not.
     arrived: u32,
-    /// Warps that are needed, if one that came said how many; else all that have not ended.
+    /// Number of warps needed; `None`: all that have not exited.
     needed: Option<u32>,
-    /// What those that came knew.
+    /// The join of the clocks of the warps that have arrived.
     clock: Clock,
     kind: Option<BarKind>,
-    /// Threads whose predicate holds, and all of them.
+    /// Threads whose predicate is true, and all threads.
     holds: u32,
     threads: u32,
 }
 
 impl BlockRun<'_> {
-    /// Arrives at a barrier.
+    /// Executes a barrier instruction.
     pub(super) fn arrive(&mut self, kind: BarKind, kernel: &Kernel, inst: &Inst, warp: &mut Warp, mask: u32) -> Done {
         if mask != warp.live {
             return Err((FaultKind::DivergentBarrier { active: mask, live: warp.live }, None));
@@ -65,7 +65,7 @@ impl BlockRun<'_> {
         Ok(())
     }
 
-    /// Lets warps go on whose barrier is complete.
+    /// Releases the warps whose barrier is complete.
     pub(super) fn release(&mut self) {
         let live = self.warps.iter().filter(|warp| warp.live != 0).count();
         for barrier in &mut self.barriers {
@@ -74,7 +74,7 @@ impl BlockRun<'_> {
                 continue;
             }
             let Barrier { waiting, needed, clock, kind, holds, threads, .. } = std::mem::take(barrier);
-            // Warps that have ended count as there, but only if no count was given.
+            // Warps that have exited count as arrived, but only at a barrier without a thread count.
             let everyone = waiting.len() == if needed.is_none() { live } else { self.warps.len() };
             if everyone {
                 self.shared.clocks.meet();
@@ -98,7 +98,7 @@ impl BlockRun<'_> {
         }
     }
 
-    /// The fault of warps that all wait.
+    /// The fault when every warp waits.
     pub(super) fn deadlock(&self, warp: &Warp) -> FaultKind {
         let barrier = warp.waits_at.unwrap_or_default();
         let Barrier { arrived, needed, .. } = &self.barriers[barrier];

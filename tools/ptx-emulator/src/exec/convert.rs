@@ -6,7 +6,7 @@ use crate::isa::{Cvt, Reg, Round, Ty};
 use half::{bf16, f16};
 
 /// `mov.b32 d, {a, b}`: the first part is the lowest.
-pub fn pack(bits: u8, regs: &mut Regs, d: Reg, s: &[Reg], mask: u32) {
+pub(super) fn pack(bits: u8, regs: &mut Regs, d: Reg, s: &[Reg], mask: u32) {
     for lane in lanes(mask) {
         let part = |(i, s): (usize, &Reg)| (regs.lane(*s, lane) & ones(bits)) << (i * bits as usize);
         let value = s.iter().enumerate().map(part).fold(0, |a, b| a | b);
@@ -15,7 +15,7 @@ pub fn pack(bits: u8, regs: &mut Regs, d: Reg, s: &[Reg], mask: u32) {
 }
 
 /// `mov.b32 {a, b}, s`
-pub fn unpack(bits: u8, regs: &mut Regs, d: &[Reg], s: Reg, mask: u32) {
+pub(super) fn unpack(bits: u8, regs: &mut Regs, d: &[Reg], s: Reg, mask: u32) {
     for lane in lanes(mask) {
         let value = regs.lane(s, lane);
         for (i, d) in d.iter().enumerate() {
@@ -29,7 +29,7 @@ fn ones(bits: u8) -> u64 {
 }
 
 vectorised! {
-    /// The conversions that kernels are full of; `false` if `cvt` is none of them.
+    /// Fast paths for the most frequent conversions; `false` if `cvt` is not one of them.
     fn common(cvt: Cvt, regs: &mut Regs, d: Reg, s: &[Reg], mask: u32) -> bool {
         let plain = !(cvt.sat || cvt.relu || cvt.satfinite || cvt.ftz) && cvt.round == Round::Nearest && !cvt.integral;
         match (cvt.from, cvt.to) {
@@ -48,14 +48,14 @@ vectorised! {
     }
 }
 
-pub fn exec(cvt: Cvt, regs: &mut Regs, d: Reg, s: &[Reg], mask: u32) {
+pub(super) fn exec(cvt: Cvt, regs: &mut Regs, d: Reg, s: &[Reg], mask: u32) {
     let narrow = s[0].file() == cvt.from.file();
     if narrow && common(cvt, regs, d, s, mask) {
         return;
     }
     for lane in lanes(mask) {
         let value = match cvt.to {
-            // The first source is the upper half.
+            // The first source goes to the high half.
             Ty::F16x2 | Ty::Bf16x2 => {
                 let to = if cvt.to == Ty::F16x2 { Ty::F16 } else { Ty::Bf16 };
                 let half = |s: Reg| one(Cvt { to, ..cvt }, regs.lane(s, lane));
@@ -67,7 +67,7 @@ pub fn exec(cvt: Cvt, regs: &mut Regs, d: Reg, s: &[Reg], mask: u32) {
     }
 }
 
-/// One lane, from the bits of one register to those of another.
+/// Converts one lane.
 fn one(cvt: Cvt, bits: u64) -> u64 {
     match (cvt.from.float(), cvt.to.float()) {
         (false, false) => {
@@ -128,7 +128,7 @@ fn double(value: i128, round: Round) -> f64 {
     }
 }
 
-/// An integer as an f64 that rounds on as the integer would: rounded to odd where 53 bits are not enough.
+/// An integer as an f64, rounded to odd if it has more than 53 bits, so that it can be rounded again.
 fn odd(value: i128) -> f64 {
     let cut = value.unsigned_abs();
     let spare = (128 - cut.leading_zeros()).saturating_sub(53);
@@ -148,7 +148,7 @@ fn integral(x: f64, round: Round) -> f64 {
     }
 }
 
-/// Narrow results are sign- or zero-extended to their register.
+/// Sign- or zero-extends a narrow result to its register.
 fn extended(ty: Ty, value: i128) -> u64 {
     let word = match ty {
         Ty::S8 => i128::from(value as i8),
@@ -184,7 +184,7 @@ fn number(cvt: Cvt, x: f64) -> u64 {
         Ty::F32 => u64::from(flush_if(cvt.ftz, canonical(to_f32(x, round))).to_bits()),
         ty => unreachable!("no form converts to {ty:?}"),
     };
-    // The infinity of a format without its sign, and its largest number.
+    // Sign bit, infinity and largest finite number of the format.
     let (sign, infinity, largest) = match cvt.to {
         Ty::F16 => (0x8000, 0x7c00, 0x7bff),
         Ty::Bf16 => (0x8000, 0x7f80, 0x7f7f),

@@ -1,6 +1,6 @@
 //! Floating-point instructions, comparisons and selections (PTX ISA, 9.7.3 to 9.7.7).
 //!
-//! The `.approx` forms are computed with full precision: a GPU's own last bits are not modelled.
+//! The `.approx` forms are computed with full precision; a GPU's last bits are not modelled.
 
 use super::lanes::{Lane, Regs, map1, map2, map3, read, test2, vectorised, write};
 use super::rounding::{canonical, flush, flush_if, fma_odd, saturate, to_bf16, to_f16, to_f32};
@@ -8,7 +8,7 @@ use crate::isa::{Cmp, File, Float, FloatOp, Logic, Op, Reg, Round, TestKind, Ty}
 use half::{bf16, f16};
 
 vectorised! {
-    pub fn exec(float: Float, regs: &mut Regs, d: Reg, s: &[Reg], mask: u32) {
+    pub(super) fn exec(float: Float, regs: &mut Regs, d: Reg, s: &[Reg], mask: u32) {
         match float.ty {
             Ty::F32 => single(float, regs, d, s, mask),
             Ty::F64 => double(float.op, regs, d, s, mask),
@@ -21,7 +21,7 @@ vectorised! {
     }
 }
 
-/// The larger (or smaller) number; a NaN loses unless `nan` says that it wins; -0 is below +0.
+/// The larger or smaller number, with -0 below +0. One NaN is ignored, unless `nan` is set.
 #[inline(always)]
 fn extreme(a: f32, b: f32, larger: bool, nan: bool) -> f32 {
     if a.is_nan() || b.is_nan() {
@@ -37,7 +37,7 @@ fn extreme(a: f32, b: f32, larger: bool, nan: bool) -> f32 {
     if a_first { a } else { b }
 }
 
-/// As [`extreme`]; one NaN loses.
+/// Like [`extreme`]; one NaN is ignored.
 #[inline(always)]
 fn extreme_double(a: f64, b: f64, larger: bool) -> f64 {
     match (a == b, larger) {
@@ -64,7 +64,7 @@ fn single(float: Float, regs: &mut Regs, d: Reg, s: &[Reg], mask: u32) {
     };
     let directed = |a: f32, b: f32, c: f32| {
         let sum = fma_odd(a, b, c);
-        // Unlike terms that cancel give -0 when rounding down (IEEE 754, 6.3).
+        // A sum of opposite terms that is zero is -0 when rounding down (IEEE 754, 6.3).
         let unlike = (a.is_sign_negative() != b.is_sign_negative()) != c.is_sign_negative();
         to_f32(if sum == 0.0 && unlike && round == Round::Down { -0.0 } else { sum }, round)
     };
@@ -128,11 +128,11 @@ fn double(op: FloatOp, regs: &mut Regs, d: Reg, s: &[Reg], mask: u32) {
 }
 
 /// A 16-bit format.
-pub trait Half: Lane<Word = u32> {
+pub(super) trait Half: Lane<Word = u32> {
     fn wide(self) -> f32;
-    /// From an f64 that is exact, or rounded to odd.
+    /// Rounds an f64 that is exact or rounded to odd.
     fn narrow(x: f64) -> Self;
-    /// A subnormal of the format becomes a zero of its sign: in f32 it would be a normal number.
+    /// Replaces a subnormal of the format by a zero of its sign.
     fn flush(self) -> Self;
 }
 
@@ -159,7 +159,7 @@ impl Half for bf16 {
     }
     #[inline(always)]
     fn narrow(x: f64) -> bf16 {
-        // Through f32 rounded to odd, so that the second rounding is the only one.
+        // Through f32 rounded to odd, to avoid double rounding.
         let cut = to_f32(x, Round::Zero);
         let inexact = f64::from(cut) != x && cut.is_finite();
         to_bf16(f32::from_bits(cut.to_bits() | u32::from(inexact)), Round::Nearest)
@@ -237,14 +237,14 @@ fn holds<T: PartialOrd>(cmp: Cmp, a: &T, b: &T) -> bool {
     }
 }
 
-/// A number as comparisons see it.
+/// The value that is compared.
 #[inline(always)]
 fn number<H: Half>(ftz: bool, x: H) -> f32 {
     if ftz { x.flush().wide() } else { x.wide() }
 }
 
 vectorised! {
-    /// A bit per lane: does the comparison hold?
+    /// A bit per lane: whether the comparison holds.
     fn compare(cmp: Cmp, ty: Ty, ftz: bool, regs: &Regs, s: &[Reg]) -> u32 {
         let flushed = |x: f32| if ftz { flush(x) } else { x };
         match ty {
@@ -263,7 +263,7 @@ vectorised! {
     }
 }
 
-/// As [`compare`], of the low halves of pairs (`half` 0) or the high ones.
+/// Like [`compare`], on the low halves of packed pairs (`half` 0) or the high ones (1).
 fn compare_halves(cmp: Cmp, ty: Ty, ftz: bool, regs: &Regs, s: &[Reg], half: usize) -> u32 {
     let (a, b) = (read::<u32>(regs, s[0]), read::<u32>(regs, s[1]));
     let half = |word: u32| {
@@ -286,7 +286,7 @@ fn combine(logic: Logic, a: u32, b: u32) -> u32 {
 }
 
 /// `setp`, `set`, `selp`, `slct`, `testp` and logic on predicates; `false` if `op` is none of them.
-pub fn select(op: Op, regs: &mut Regs, d: &[Reg], s: &[Reg], mask: u32) -> bool {
+pub(super) fn select(op: Op, regs: &mut Regs, d: &[Reg], s: &[Reg], mask: u32) -> bool {
     match op {
         Op::PredNot => {
             let value = !regs.pred[s[0].index()];
@@ -355,7 +355,7 @@ pub fn select(op: Op, regs: &mut Regs, d: &[Reg], s: &[Reg], mask: u32) -> bool 
     true
 }
 
-/// The first source in the lanes of `first`, the second elsewhere.
+/// Writes the first source in the lanes of `first`, the second in the others.
 fn choose(regs: &mut Regs, d: Reg, s: &[Reg], mask: u32, first: u32) {
     match d.file() {
         File::Pred => {

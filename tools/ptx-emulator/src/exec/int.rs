@@ -3,11 +3,11 @@
 use super::lanes::{Lane, Regs, map1, map2, map3, read, vectorised, write};
 use crate::isa::{IntOp, Prmt, Reg, Ty};
 
-/// What the integer instructions need of a type, beyond what Rust's integers share by trait.
+/// Operations on Rust's integer types, which have no common trait.
 trait Int: Lane + Ord {
     const BITS: u32;
     fn wide(self) -> i128;
-    /// The low bits.
+    /// Keeps the low bits.
     fn cut(value: i128) -> Self;
     fn add(self, other: Self) -> Self;
     fn sub(self, other: Self) -> Self;
@@ -44,7 +44,7 @@ macro_rules! int {
             fn mul(self, o: $t) -> $t { self.wrapping_mul(o) }
             #[inline(always)]
             fn mul_hi(self, o: $t) -> $t { ((self as $double * o as $double) >> $t::BITS) as $t }
-            // Division by zero gives an unspecified value: all ones here, as GPUs do for unsigned operands.
+            // The result of a division by zero is unspecified: all ones here, as on GPUs for unsigned operands.
             #[inline(always)]
             fn div(self, o: $t) -> $t { if o == 0 { !0 } else { self.wrapping_div(o) } }
             #[inline(always)]
@@ -57,7 +57,7 @@ macro_rules! int {
             fn xor(self, o: $t) -> $t { self ^ o }
             #[inline(always)]
             fn not(self) -> $t { !self }
-            // Amounts beyond the width shift everything out.
+            // Shifting by the width or more gives zero, or the sign.
             #[inline(always)]
             fn shl(self, by: u32) -> $t { if by < $t::BITS { self << by } else { 0 } }
             #[inline(always)]
@@ -86,7 +86,7 @@ int! {
 }
 
 vectorised! {
-    pub fn exec(op: IntOp, ty: Ty, regs: &mut Regs, d: Reg, s: &[Reg], mask: u32) {
+    pub(super) fn exec(op: IntOp, ty: Ty, regs: &mut Regs, d: Reg, s: &[Reg], mask: u32) {
         match ty {
             Ty::S16 => typed::<i16>(op, regs, d, s, mask),
             Ty::B16 | Ty::U16 => typed::<u16>(op, regs, d, s, mask),
@@ -154,39 +154,44 @@ fn typed<T: Int>(op: IntOp, regs: &mut Regs, d: Reg, s: &[Reg], mask: u32) {
             if left { (pair << by >> 32) as u32 } else { (pair >> by) as u32 }
         }),
         IntOp::Prmt(mode) => map3(regs, d, s, mask, |a: u32, b: u32, c: u32| permute(mode, a, b, c)),
-        IntOp::Lop3(lut) => {
-            // Bit i of the table is the result where (a, b, c) spell i.
-            let term = |i: u32| if lut >> i & 1 == 1 { u32::MAX } else { 0 };
-            map3(regs, d, s, mask, |a: u32, b: u32, c: u32| {
-                (!a & !b & !c & term(0))
-                    | (!a & !b & c & term(1))
-                    | (!a & b & !c & term(2))
-                    | (!a & b & c & term(3))
-                    | (a & !b & !c & term(4))
-                    | (a & !b & c & term(5))
-                    | (a & b & !c & term(6))
-                    | (a & b & c & term(7))
-            })
-        }
+        IntOp::Lop3(lut) => map3(regs, d, s, mask, |a: u32, b: u32, c: u32| lop3(lut, a, b, c)),
         IntOp::Dp4a { a_signed, b_signed } => map3(regs, d, s, mask, |a: u32, b: u32, c: u32| {
-            let part = |v: u32, signed: bool, i: u32| {
-                let byte = (v >> (8 * i)) as u8;
-                if signed { byte as i8 as i32 } else { byte as i32 }
-            };
-            (0..4).fold(c, |c, i| c.wrapping_add((part(a, a_signed, i) * part(b, b_signed, i)) as u32))
+            let product = |i| byte(a, a_signed, i).wrapping_mul(byte(b, b_signed, i)) as u32;
+            (0..4).fold(c, |c, i| c.wrapping_add(product(i)))
         }),
         IntOp::Dp2a { a_signed, b_signed, high } => map3(regs, d, s, mask, |a: u32, b: u32, c: u32| {
-            let of_a = |i: u32| {
-                let half = (a >> (16 * i)) as u16;
-                if a_signed { half as i16 as i32 } else { half as i32 }
-            };
-            let of_b = |i: u32| {
-                let byte = (b >> (8 * (i + 2 * high as u32))) as u8;
-                if b_signed { byte as i8 as i32 } else { byte as i32 }
-            };
-            (0..2).fold(c, |c, i| c.wrapping_add(of_a(i).wrapping_mul(of_b(i)) as u32))
+            let product = |i| half(a, a_signed, i).wrapping_mul(byte(b, b_signed, i + 2 * high as u32)) as u32;
+            (0..2).fold(c, |c, i| c.wrapping_add(product(i)))
         }),
     }
+}
+
+/// Bit i of the table is the result where the bits (a, b, c) form the number i.
+#[inline(always)]
+fn lop3(lut: u8, a: u32, b: u32, c: u32) -> u32 {
+    let term = |i: u32| if lut >> i & 1 == 1 { u32::MAX } else { 0 };
+    (!a & !b & !c & term(0))
+        | (!a & !b & c & term(1))
+        | (!a & b & !c & term(2))
+        | (!a & b & c & term(3))
+        | (a & !b & !c & term(4))
+        | (a & !b & c & term(5))
+        | (a & b & !c & term(6))
+        | (a & b & c & term(7))
+}
+
+/// Byte `i` of a word.
+#[inline(always)]
+fn byte(word: u32, signed: bool, i: u32) -> i32 {
+    let byte = (word >> (8 * i)) as u8;
+    if signed { byte as i8 as i32 } else { byte as i32 }
+}
+
+/// Half `i` of a word.
+#[inline(always)]
+fn half(word: u32, signed: bool, i: u32) -> i32 {
+    let half = (word >> (16 * i)) as u16;
+    if signed { half as i16 as i32 } else { half as i32 }
 }
 
 /// Products of twice the width.
@@ -210,7 +215,7 @@ fn wide<T: Int>(op: IntOp, regs: &mut Regs, d: Reg, s: &[Reg], mask: u32) {
     }
 }
 
-/// Products of the low 24 bits: their low, or upper, 32 of 48.
+/// Products of the low 24 bits: the low or the high 32 bits of 48.
 #[inline(always)]
 fn mul24<T: Int>(op: IntOp, regs: &mut Regs, d: Reg, s: &[Reg], mask: u32) {
     let signed = T::cut(-1) < T::cut(0);
@@ -224,7 +229,7 @@ fn mul24<T: Int>(op: IntOp, regs: &mut Regs, d: Reg, s: &[Reg], mask: u32) {
     }
 }
 
-/// `bfe`: `len` bits from `pos` on, beyond the top filled with the sign (of the field's top bit) or zero.
+/// `bfe`: extracts `len` bits from `pos` on, filled up with the top bit of the field (signed) or with zeros.
 #[inline(always)]
 fn bit_field<T: Int>(a: T, pos: u32, len: u32) -> T {
     let (pos, len) = (pos & 0xff, len & 0xff);
@@ -242,7 +247,7 @@ fn bit_field<T: Int>(a: T, pos: u32, len: u32) -> T {
     T::cut(field & keep | fill & !keep)
 }
 
-/// `bfi`: the low `len` bits of a into b from `pos` on.
+/// `bfi`: inserts the low `len` bits of a into b from `pos` on.
 #[inline(always)]
 fn bit_insert<T: Int>(regs: &mut Regs, d: Reg, s: &[Reg], mask: u32) {
     let (a, b) = (read::<T>(regs, s[0]), read::<T>(regs, s[1]));
@@ -257,8 +262,8 @@ fn bit_insert<T: Int>(regs: &mut Regs, d: Reg, s: &[Reg], mask: u32) {
     write(regs, d, mask, &out);
 }
 
-/// Sums with carry. A difference is a + !b + 1, as on the hardware: CC.CF then holds a carry, which is set if nothing was
-/// borrowed. The ISA calls it a borrow; that shows only where `addc` follows `sub.cc`, or `subc` follows `add.cc`.
+/// Additions and subtractions with carry. As on hardware (sm_90), a difference is a + !b + 1, so that CC.CF is set when
+/// nothing is borrowed. The ISA speaks of a borrow; the difference shows when `addc` follows `sub.cc`, or `subc` `add.cc`.
 #[inline(always)]
 fn carry<T: Int>(options: [bool; 3], regs: &mut Regs, d: Reg, s: &[Reg], mask: u32) {
     let [sub, carry_in, carry_out] = options;
@@ -279,7 +284,7 @@ fn carry<T: Int>(options: [bool; 3], regs: &mut Regs, d: Reg, s: &[Reg], mask: u
     }
 }
 
-/// `prmt`: bytes of {b, a} by the selectors of c, or by a fixed pattern.
+/// `prmt`: selects bytes of {b, a} by the selectors in c, or by a fixed pattern.
 #[inline(always)]
 fn permute(mode: Prmt, a: u32, b: u32, c: u32) -> u32 {
     let bytes = (b as u64) << 32 | a as u64;
@@ -295,7 +300,7 @@ fn permute(mode: Prmt, a: u32, b: u32, c: u32) -> u32 {
             Prmt::Rc16 => (low & 1) * 2 + (i & 1),
         };
         let byte = (bytes >> (8 * (selector & 7))) as u8;
-        // The selector's top bit replicates the byte's sign.
+        // The top bit of a selector replicates the sign of the byte.
         if selector & 8 != 0 { (byte as i8 >> 7) as u8 as u32 } else { byte as u32 }
     };
     pick(0) | pick(1) << 8 | pick(2) << 16 | pick(3) << 24

@@ -1,31 +1,31 @@
-//! Registers as vectors of 32 lanes, and operations over all lanes at once.
+//! Registers as vectors of 32 lanes, and operations on all lanes at once.
 //!
-//! An operation computes every lane, active or not, and stores the active ones: the loops have no branches, so that
-//! the compiler turns them into vector instructions. [`vectorised!`] compiles them for what the processor has.
+//! An operation computes all lanes and stores the active ones. Its loop has no branches, so the compiler vectorises it;
+//! [`vectorised!`] compiles it for several instruction sets.
 
 use crate::isa::{File, Reg};
 use half::{bf16, f16};
 
-/// A 32-bit register of a warp.
+/// A register of a warp: one word per lane.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-pub struct Lanes<T>(pub [T; 32]);
+pub(crate) struct Lanes<T>(pub [T; 32]);
 
 /// The registers of a warp.
 #[derive(Default)]
-pub struct Regs {
+pub(crate) struct Regs {
     pub b32: Vec<Lanes<u32>>,
     pub b64: Vec<Lanes<u64>>,
-    /// A bit per lane.
+    /// Predicates: a bit per lane.
     pub pred: Vec<u32>,
-    /// The condition code of `add.cc`, a bit per lane.
+    /// The carry flag CC.CF, a bit per lane.
     pub carry: u32,
-    /// Which lanes of each register have been written, per file; kept for the registers that are watched.
+    /// Which lanes of each register have been written, per file; only kept for tracked registers.
     pub written: [Vec<u32>; 3],
 }
 
 impl Regs {
-    pub fn reset(&mut self, counts: [usize; 3]) {
+    pub(crate) fn reset(&mut self, counts: [usize; 3]) {
         self.b32.resize(counts[0], Lanes([0; 32]));
         self.b64.resize(counts[1], Lanes([0; 32]));
         self.pred.resize(counts[2], 0);
@@ -37,7 +37,7 @@ impl Regs {
 
     /// The value of a 32- or 64-bit register in one lane, zero-extended.
     #[inline(always)]
-    pub fn lane(&self, reg: Reg, lane: usize) -> u64 {
+    pub(crate) fn lane(&self, reg: Reg, lane: usize) -> u64 {
         match reg.file() {
             File::B32 => self.b32[reg.index()].0[lane] as u64,
             File::B64 => self.b64[reg.index()].0[lane],
@@ -46,7 +46,7 @@ impl Regs {
     }
 
     #[inline(always)]
-    pub fn set_lane(&mut self, reg: Reg, lane: usize, value: u64) {
+    pub(crate) fn set_lane(&mut self, reg: Reg, lane: usize, value: u64) {
         match reg.file() {
             File::B32 => self.b32[reg.index()].0[lane] = value as u32,
             File::B64 => self.b64[reg.index()].0[lane] = value,
@@ -58,7 +58,7 @@ impl Regs {
     }
 
     #[inline(always)]
-    pub fn set_pred(&mut self, reg: Reg, mask: u32, value: u32) {
+    pub(crate) fn set_pred(&mut self, reg: Reg, mask: u32, value: u32) {
         let word = &mut self.pred[reg.index()];
         *word = *word & !mask | value & mask;
     }
@@ -66,7 +66,7 @@ impl Regs {
 
 /// The lanes whose bit is set, lowest first.
 #[inline(always)]
-pub fn lanes(mut mask: u32) -> impl Iterator<Item = usize> {
+pub(crate) fn lanes(mut mask: u32) -> impl Iterator<Item = usize> {
     std::iter::from_fn(move || {
         let lane = mask.trailing_zeros() as usize;
         mask &= mask.wrapping_sub(1);
@@ -74,8 +74,8 @@ pub fn lanes(mut mask: u32) -> impl Iterator<Item = usize> {
     })
 }
 
-/// What a lane of a register file holds.
-pub trait Word: Copy + Default {
+/// The word of a register file: 32 or 64 bits.
+pub(crate) trait Word: Copy + Default {
     fn file(regs: &Regs) -> &[Lanes<Self>];
     fn file_mut(regs: &mut Regs) -> &mut [Lanes<Self>];
 }
@@ -102,8 +102,8 @@ impl Word for u64 {
     }
 }
 
-/// A type as which lanes are read and written.
-pub trait Lane: Copy {
+/// A type that lanes are read and written as.
+pub(crate) trait Lane: Copy {
     type Word: Word;
     fn get(word: Self::Word) -> Self;
     fn put(self) -> Self::Word;
@@ -146,13 +146,13 @@ lane! {
 }
 
 #[inline(always)]
-pub fn read<T: Lane>(regs: &Regs, reg: Reg) -> &[T::Word; 32] {
+pub(crate) fn read<T: Lane>(regs: &Regs, reg: Reg) -> &[T::Word; 32] {
     &T::Word::file(regs)[reg.index()].0
 }
 
 /// Stores the lanes of `mask`.
 #[inline(always)]
-pub fn write<W: Word>(regs: &mut Regs, reg: Reg, mask: u32, values: &[W; 32]) {
+pub(crate) fn write<W: Word>(regs: &mut Regs, reg: Reg, mask: u32, values: &[W; 32]) {
     let out = &mut W::file_mut(regs)[reg.index()].0;
     if mask == u32::MAX {
         *out = *values;
@@ -164,7 +164,7 @@ pub fn write<W: Word>(regs: &mut Regs, reg: Reg, mask: u32, values: &[W; 32]) {
 }
 
 #[inline(always)]
-pub fn map1<A: Lane, D: Lane>(regs: &mut Regs, d: Reg, s: &[Reg], mask: u32, f: impl Fn(A) -> D) {
+pub(crate) fn map1<A: Lane, D: Lane>(regs: &mut Regs, d: Reg, s: &[Reg], mask: u32, f: impl Fn(A) -> D) {
     let a = read::<A>(regs, s[0]);
     let mut out = [D::Word::default(); 32];
     for i in 0..32 {
@@ -174,7 +174,7 @@ pub fn map1<A: Lane, D: Lane>(regs: &mut Regs, d: Reg, s: &[Reg], mask: u32, f: 
 }
 
 #[inline(always)]
-pub fn map2<A: Lane, B: Lane, D: Lane>(regs: &mut Regs, d: Reg, s: &[Reg], mask: u32, f: impl Fn(A, B) -> D) {
+pub(crate) fn map2<A: Lane, B: Lane, D: Lane>(regs: &mut Regs, d: Reg, s: &[Reg], mask: u32, f: impl Fn(A, B) -> D) {
     let (a, b) = (read::<A>(regs, s[0]), read::<B>(regs, s[1]));
     let mut out = [D::Word::default(); 32];
     for i in 0..32 {
@@ -184,7 +184,7 @@ pub fn map2<A: Lane, B: Lane, D: Lane>(regs: &mut Regs, d: Reg, s: &[Reg], mask:
 }
 
 #[inline(always)]
-pub fn map3<A: Lane, B: Lane, C: Lane, D: Lane>(
+pub(crate) fn map3<A: Lane, B: Lane, C: Lane, D: Lane>(
     regs: &mut Regs,
     d: Reg,
     s: &[Reg],
@@ -199,9 +199,9 @@ pub fn map3<A: Lane, B: Lane, C: Lane, D: Lane>(
     write(regs, d, mask, &out);
 }
 
-/// A bit per lane from a comparison of two sources.
+/// Compares two sources: a bit per lane.
 #[inline(always)]
-pub fn test2<A: Lane>(regs: &Regs, s: &[Reg], f: impl Fn(A, A) -> bool) -> u32 {
+pub(crate) fn test2<A: Lane>(regs: &Regs, s: &[Reg], f: impl Fn(A, A) -> bool) -> u32 {
     let (a, b) = (read::<A>(regs, s[0]), read::<A>(regs, s[1]));
     let mut bits = 0;
     for i in 0..32 {
@@ -210,16 +210,16 @@ pub fn test2<A: Lane>(regs: &Regs, s: &[Reg], f: impl Fn(A, A) -> bool) -> u32 {
     bits
 }
 
-/// The vector instructions that the processor has.
+/// The instruction sets that functions are compiled for.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Level {
+pub(crate) enum Level {
     Base,
     Avx2,
     Avx512,
 }
 
 #[inline(always)]
-pub fn level() -> Level {
+pub(crate) fn level() -> Level {
     #[cfg(target_arch = "x86_64")]
     {
         use std::is_x86_feature_detected as has;
@@ -233,7 +233,7 @@ pub fn level() -> Level {
     Level::Base
 }
 
-/// Defines a function compiled for AVX-512, for AVX2 with FMA and for the base processor; calls pick the best.
+/// Defines a function that is compiled for AVX-512, AVX2 with FMA, and the baseline; a call uses the best one available.
 macro_rules! vectorised {
     ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
         $(#[$meta])*
@@ -255,7 +255,7 @@ macro_rules! vectorised {
 
             #[cfg(target_arch = "x86_64")]
             match $crate::exec::lanes::level() {
-                // SAFETY: the processor has the features, says `level`.
+                // SAFETY: `level` has checked that the processor has these features.
                 $crate::exec::lanes::Level::Avx512 => return unsafe { avx512($($arg),*) },
                 $crate::exec::lanes::Level::Avx2 => return unsafe { avx2($($arg),*) },
                 $crate::exec::lanes::Level::Base => {}

@@ -7,26 +7,26 @@ use crate::fault::FaultKind;
 use crate::isa::{Access, Inst, Op, Reg, Space, Ty};
 use crate::shared::{Trouble, Use, passes};
 
-/// Windows of generic addresses, below all of global memory.
+/// Windows in the generic address space, below global memory.
 const SHARED: u64 = 1 << 40;
 const LOCAL: u64 = 2 << 40;
 const PARAM: u64 = 3 << 40;
 const WINDOW: u64 = 1 << 40;
 
-/// An asynchronous copy under way; it is made as late as its wait allows.
-pub struct Copy {
+/// A pending asynchronous copy. It is performed as late as its wait allows.
+pub(super) struct Copy {
     pub lane: usize,
     /// `None` until it is committed.
     group: Option<u32>,
     to: u64,
     from: u64,
     bytes: usize,
-    /// How many are read; the rest becomes zero.
+    /// Bytes that are read; the rest becomes zero.
     size: usize,
     pc: u32,
 }
 
-/// The space that a generic address is in, and the address there.
+/// The state space of a generic address, and the address in it.
 fn generic(address: u64) -> (Space, u64) {
     match address / WINDOW {
         1 => (Space::Shared, address - SHARED),
@@ -56,12 +56,12 @@ fn extend(ty: Ty, value: u64) -> u64 {
     }
 }
 
-/// Sectors that a warp finds again in the first-level cache: 4 KiB of the 256 that its processor's warps share. What one
-/// instruction asks for by halves is moved once.
+/// Sectors per warp in the modelled L1 cache: 4 KiB of the 256 KiB that the warps of an SM share. So a sector that is loaded
+/// in two halves counts once.
 pub(super) const CACHED: usize = 128;
 
 impl BlockRun<'_> {
-    /// Executes a memory instruction; `false` if it is none.
+    /// Executes a memory instruction; `false` if it is not one.
     pub(super) fn memory(&mut self, inst: &Inst, warp: &mut Warp, d: &[Reg], s: &[Reg], mask: u32) -> Done<bool> {
         match inst.op {
             Op::Ld(access) => self.load(access, warp, d, s, mask)?,
@@ -121,7 +121,7 @@ impl BlockRun<'_> {
         Ok(true)
     }
 
-    /// Checks a range of shared memory.
+    /// Checks alignment and bounds of an access to shared memory.
     pub(super) fn in_shared(&self, address: u64, bytes: usize, lane: usize) -> Done<usize> {
         self.check_alignment(Space::Shared, address, bytes, lane)?;
         let fits = address.checked_add(bytes as u64).is_some_and(|end| end <= self.shared.bytes.len() as u64);
@@ -138,7 +138,7 @@ impl BlockRun<'_> {
         }
     }
 
-    /// The allocation and offset of a range of global memory.
+    /// Checks an access to global memory; returns the allocation and the offset.
     pub(super) fn in_global(&mut self, address: u64, bytes: usize, lane: usize) -> Done<(usize, usize)> {
         self.check_alignment(Space::Global, address, bytes, lane)?;
         self.find_global(address, bytes, lane)
@@ -167,13 +167,13 @@ impl BlockRun<'_> {
         Err((kind, Some(lane)))
     }
 
-    /// Space and address of a lane's access.
+    /// State space and address of a lane's access.
     #[inline(always)]
     pub(super) fn place(access: &Access, warp: &Warp, base: Reg, lane: usize) -> (Space, u64) {
         let address = warp.regs.lane(base, lane).wrapping_add_signed(access.offset);
         match access.space {
             Space::Generic => generic(address),
-            // Registers of 32 bits hold shared addresses too.
+            // Shared addresses have 32 bits.
             Space::Shared => (Space::Shared, address & 0xffff_ffff),
             space => (space, address),
         }
@@ -279,7 +279,7 @@ impl BlockRun<'_> {
         Ok(())
     }
 
-    /// Row `row` of matrix `matrix` is at the address of lane `8 * matrix + row`, 16 bytes long.
+    /// Where the rows are: lane `8 * matrix + row` has the address of 16 bytes.
     fn matrix_rows(
         &mut self,
         count: usize,
@@ -355,7 +355,7 @@ impl BlockRun<'_> {
         Ok(())
     }
 
-    /// Makes the copies of all but the newest `groups` groups of each lane; `None`: all of them.
+    /// Performs the copies of all but the newest `groups` groups of each lane; `None`: all copies.
     fn wait(&mut self, groups: Option<u32>, warp: &mut Warp, mask: u32) -> Done {
         let due = |copy: &Copy| {
             let committed = warp.groups[copy.lane];
@@ -368,7 +368,7 @@ impl BlockRun<'_> {
         let (now, later): (Vec<Copy>, Vec<Copy>) = std::mem::take(&mut warp.copies).into_iter().partition(due);
         warp.copies = later;
         for copy in now {
-            // A fault in the copy belongs to the instruction that began it.
+            // A fault in the copy is reported at the instruction that started it.
             let wait = std::mem::replace(&mut warp.pc, copy.pc);
             self.make(&copy, warp)?;
             warp.pc = wait;
@@ -385,7 +385,7 @@ impl BlockRun<'_> {
         self.shared_trouble(trouble, to, bytes, lane)?;
         self.shared.bytes[at..at + bytes].fill(0);
         if size > 0 {
-            // Aligned as a whole, but only what is read must be there.
+            // The address is aligned to the whole copy, but only what is read must be allocated.
             self.check_alignment(Space::Global, from, bytes, lane)?;
             let (block, start) = self.find_global(from, size, lane)?;
             let block = &self.launch.global[block];
@@ -408,7 +408,7 @@ impl BlockRun<'_> {
         }
     }
 
-    /// Counts the sectors that a warp's access moves, and its distinct bytes; `addresses` are those of the lanes in `mask`.
+    /// Counts the sectors that an access moves, and its distinct bytes; `addresses` are those of the lanes in `mask`.
     fn count_global(&mut self, warp: &Warp, mask: u32, mut addresses: [u64; 32], bytes: usize, load: bool) {
         if !self.launch.count || mask == 0 {
             return;
@@ -423,14 +423,14 @@ impl BlockRun<'_> {
                 continue;
             }
             sector = address / 32;
-            // Stores go through the cache and leave in it what was loaded.
+            // Stores write through and do not evict.
             let held = &mut self.cached[warp.index][sector as usize % CACHED];
             if load && *held == sector {
                 continue;
             }
             *held = if load { sector } else { *held };
             counted.sectors += 1;
-            // An asynchronous copy from outside of memory is reported when it is made.
+            // An asynchronous copy out of bounds is reported when it is performed.
             if let Ok((block, at)) = self.find_global(address, 1, 0) {
                 counted.distinct += u64::from(touched.first(block, self.launch.global[block].bytes, at));
             }

@@ -1,18 +1,18 @@
-//! `mma.sync.m16n8kK` (PTX ISA, 9.7.14.5): fragments to matrices, a product, and back.
+//! `mma.sync.m16n8kK` (PTX ISA, 9.7.14.5): gathers the fragments into matrices, multiplies, and scatters the result.
 //!
-//! Products are exact and sums run in f32 along k; a tensor core's own order and truncation are not modelled.
+//! Products are exact and are added in f32 along k. A tensor core's order and truncation are not modelled.
 
 use super::lanes::{Regs, read};
 use crate::isa::{Mma, Reg, Ty};
 use half::{bf16, f16};
 
-/// The element of a 16-bit pair.
+/// The low (0) or high (1) element of a packed pair.
 fn half(ty: Ty, word: u32, high: usize) -> f32 {
     let bits = (word >> (16 * high)) as u16;
     if ty == Ty::Bf16 { bf16::from_bits(bits).to_f32() } else { f16::from_bits(bits).to_f32() }
 }
 
-pub fn exec(mma: Mma, regs: &mut Regs, d: &[Reg], s: &[Reg]) {
+pub(super) fn exec(mma: Mma, regs: &mut Regs, d: &[Reg], s: &[Reg]) {
     let k = mma.k as usize;
     let tf32 = mma.operands == Ty::Tf32;
     let of_a = 16 * k * if tf32 { 4 } else { 2 } / 128;
@@ -23,7 +23,7 @@ pub fn exec(mma: Mma, regs: &mut Regs, d: &[Reg], s: &[Reg]) {
     for (i, reg) in a_regs.iter().enumerate() {
         let words = read::<u32>(regs, *reg);
         for (lane, word) in words.iter().enumerate() {
-            // Odd registers are the lower eight rows, the second pair the right half.
+            // Odd registers hold rows 8 to 15; the second pair of registers holds the right half of the columns.
             let (row, t) = (lane / 4 + i % 2 * 8, lane % 4);
             if tf32 {
                 a[row][t + i / 2 * 4] = f32::from_bits(word & !0x1fff);

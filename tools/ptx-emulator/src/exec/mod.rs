@@ -1,7 +1,7 @@
-//! Executing a block: its warps in turn, each until it waits or ends.
+//! Executes a thread block: its warps take turns, each until it waits or exits.
 //!
-//! Divergence: the lanes of a warp form groups, each with a program counter; the group that is furthest behind runs, and
-//! groups that meet are joined. For code as compilers lay it out this reconverges where the hardware does.
+//! The lanes of a diverged warp form groups, each with a program counter. The group with the lowest one runs, and groups that
+//! reach the same instruction are merged. For code as compilers lay it out this reconverges where hardware does.
 
 mod atomic;
 mod barrier;
@@ -26,8 +26,8 @@ use barrier::Barrier;
 use lanes::{Regs, lanes};
 use std::sync::Arc;
 
-/// What is the same for all blocks of a launch.
-pub struct Launch<'a> {
+/// Shared by all blocks of a launch.
+pub(crate) struct Launch<'a> {
     pub kernel: &'a Kernel,
     pub grid: LaunchConfig,
     pub params: &'a [u8],
@@ -36,46 +36,45 @@ pub struct Launch<'a> {
     pub watch: Watch,
     pub check_global: bool,
     pub limit: u64,
-    /// Counting takes time of its own.
     pub count: bool,
-    /// Sectors of global memory that were loaded and stored so far, where they are counted.
+    /// Sectors of global memory that the launch has loaded and stored so far.
     pub loaded: Touched,
     pub stored: Touched,
 }
 
-/// A fault, at an instruction, perhaps in a lane.
-pub struct Failed {
+/// A fault at an instruction, and the lane if one is at fault.
+pub(crate) struct Failed {
     pub kind: FaultKind,
     pub pc: usize,
     pub warp: usize,
     pub lane: Option<usize>,
 }
 
-/// What an instruction may end in.
+/// The result of an instruction: a fault, and the lane if one is at fault.
 type Done<T = ()> = Result<T, (FaultKind, Option<usize>)>;
 
 struct Warp {
     regs: Regs,
     index: usize,
-    /// Where the running group is, and which lanes it has.
+    /// Program counter and lanes of the running group.
     pc: u32,
     active: u32,
-    /// Groups that wait for the running one to catch up.
+    /// The other groups.
     others: Vec<(u32, u32)>,
-    /// Lanes that have not ended.
+    /// Lanes that have not exited.
     live: u32,
-    /// One stretch per lane.
+    /// Local memory, lane by lane.
     local: Vec<u8>,
     copies: Vec<memory::Copy>,
-    /// Groups of copies that each lane has committed.
+    /// How many groups of copies each lane has committed.
     groups: [u32; 32],
-    /// Raised at each barrier that its lanes wait at.
+    /// Number of the interval between the barriers at which the warp waits.
     interval: u32,
     waits_at: Option<usize>,
 }
 
-/// One block in execution; reused for the next.
-pub struct BlockRun<'a> {
+/// A block that is executed; reused for the next one.
+pub(crate) struct BlockRun<'a> {
     launch: &'a Launch<'a>,
     shared: Shared,
     warps: Vec<Warp>,
@@ -85,12 +84,12 @@ pub struct BlockRun<'a> {
     pub counts: Counts,
     /// The allocation that was last accessed.
     recent: usize,
-    /// For each warp the sectors of global memory that it loaded last, each at its number modulo the length.
+    /// For each warp a direct-mapped cache of the sectors of global memory that it has loaded.
     cached: Vec<[u64; memory::CACHED]>,
 }
 
 impl<'a> BlockRun<'a> {
-    pub fn new(launch: &'a Launch<'a>) -> Self {
+    pub(crate) fn new(launch: &'a Launch<'a>) -> Self {
         let (kernel, warps) = (launch.kernel, launch.grid.threads().div_ceil(32));
         let bytes = kernel.static_shared + launch.grid.dynamic_shared;
         let warp = |index| Warp {
@@ -119,8 +118,8 @@ impl<'a> BlockRun<'a> {
         }
     }
 
-    /// Executes the block with index `block`; its warps take turns, each time in another order if there is a `shuffle`.
-    pub fn run(&mut self, block: [u32; 3], mut shuffle: Option<Shuffle>) -> Result<(), Failed> {
+    /// Executes the block with index `block`. With `shuffle`, its warps take turns in an order that changes every time.
+    pub(crate) fn run(&mut self, block: [u32; 3], mut shuffle: Option<Shuffle>) -> Result<(), Failed> {
         self.reset(block);
         let mut order: Vec<usize> = (0..self.warps.len()).collect();
         loop {
@@ -141,7 +140,7 @@ impl<'a> BlockRun<'a> {
             }
         }
         match self.warps.iter().find(|warp| warp.live != 0) {
-            // It stopped behind its barrier.
+            // Its program counter is past the barrier.
             Some(warp) => {
                 Err(Failed { kind: self.deadlock(warp), pc: warp.pc as usize - 1, warp: warp.index, lane: None })
             }
@@ -165,7 +164,7 @@ impl<'a> BlockRun<'a> {
             warp.copies.clear();
             warp.groups = [0; 32];
             warp.regs.reset(self.launch.kernel.registers);
-            // Only registers that may be read too early are watched; all others count as written.
+            // Only registers that may be read before they are written are tracked; the others count as written.
             warp.regs.written.iter_mut().flatten().for_each(|written| *written = u32::MAX);
             for (reg, _) in &self.launch.kernel.tracked {
                 warp.regs.written[reg.file() as usize][reg.index()] = 0;
@@ -180,9 +179,9 @@ impl<'a> BlockRun<'a> {
         self.barriers.iter_mut().for_each(|barrier| *barrier = Barrier::default());
     }
 
-    /// Runs one warp up to and with its next barrier, or to its end.
+    /// Runs one warp past its next barrier, or to its end.
     fn run_warp(&mut self, index: usize) -> Done {
-        // Taken out while it runs, so that it and the block can both be changed.
+        // Taken out, since both the warp and the block change.
         let mut warp = std::mem::replace(&mut self.warps[index], Warp::empty());
         let done = self.run_out(&mut warp);
         if self.launch.count {
@@ -289,7 +288,7 @@ impl<'a> BlockRun<'a> {
             },
             Op::Pack { bits } => convert::pack(bits, &mut warp.regs, d[0], s, mask),
             Op::Unpack { bits } => convert::unpack(bits, &mut warp.regs, d, s[0], mask),
-            // Time is not modelled: the count of instructions stands in, so that it at least rises.
+            // Time is not modelled; the number of instructions at least increases.
             Op::Clock => lanes(mask).for_each(|lane| warp.regs.set_lane(d[0], lane, self.executed)),
             Op::Mma(mma) => {
                 if mask != warp.live {
@@ -327,7 +326,7 @@ impl Warp {
         }
     }
 
-    /// Sends the lanes of `mask` elsewhere; the others go on behind the instruction.
+    /// Moves the lanes of `mask` to their targets; the others continue after the instruction.
     fn jump(&mut self, mask: u32, target: impl Fn(usize) -> u32) {
         let stay = self.active & !mask;
         for lane in lanes(mask) {
@@ -343,14 +342,14 @@ impl Warp {
         }
     }
 
-    /// Takes the group that is furthest behind.
+    /// Switches to the group with the lowest program counter.
     fn next(&mut self) {
         if let Some(at) = (0..self.others.len()).min_by_key(|at| self.others[*at].0) {
             (self.pc, self.active) = self.others.swap_remove(at);
         }
     }
 
-    /// Lets a group that is further behind run first, and joins one that is met.
+    /// Switches to a group with a lower program counter, and merges groups that are at the same instruction.
     #[inline(always)]
     fn rejoin(&mut self) {
         if self.others.is_empty() {
@@ -369,7 +368,7 @@ impl Warp {
         self.active |= joined;
     }
 
-    /// Watches reads of registers that may not have been written. Copies carry the knowledge on.
+    /// Reports reads of uninitialised registers. A copy of such a register is no read, but its destination is uninitialised too.
     fn track(&mut self, kernel: &Kernel, inst: &Inst, mask: u32) -> Done {
         let written = |regs: &Regs, reg: Reg| regs.written[reg.file() as usize][reg.index()];
         let (d, s) = (kernel.destinations(inst), kernel.sources(inst));
@@ -401,7 +400,7 @@ impl Warp {
 }
 
 impl Launch<'_> {
-    /// The value of a preset register in one lane.
+    /// The value of a preset register in a lane.
     fn preset(&self, preset: Preset, warp: usize, lane: usize, block: [u32; 3]) -> u64 {
         let LaunchConfig { blocks, threads, dynamic_shared } = self.grid;
         let linear = (warp * 32 + lane) as u32;

@@ -1,45 +1,45 @@
 //! Rounding that the processor does not do itself: directed modes, narrow formats, flushing of subnormals.
 //!
-//! Results are first made in f64 *rounded to odd* (inexact results get an odd last bit), which then rounds to any
-//! format of at most 51 bits, in any mode, as the exact value would (Boldo and Melquiond 2008).
+//! Results are computed in f64 *rounded to odd* (an inexact result gets an odd last bit). Such a number rounds to any format
+//! of at most 51 bits, in any mode, as the exact value would (Boldo and Melquiond 2008).
 
 use crate::isa::Round;
 use half::{bf16, f16};
 
 /// The NaN that f32 instructions of PTX return.
-pub const NAN: f32 = f32::from_bits(0x7fff_ffff);
+pub(super) const NAN: f32 = f32::from_bits(0x7fff_ffff);
 
 #[inline(always)]
-pub fn canonical(x: f32) -> f32 {
-    // By its bits: between floats the compiler may take any NaN for any other.
+pub(super) fn canonical(x: f32) -> f32 {
+    // On bits: the compiler may replace one NaN by another in float operations.
     let bits = x.to_bits();
     f32::from_bits(if bits & 0x7fff_ffff > 0x7f80_0000 { NAN.to_bits() } else { bits })
 }
 
 #[inline(always)]
-pub fn flush(x: f32) -> f32 {
+pub(super) fn flush(x: f32) -> f32 {
     if x.to_bits() & 0x7f80_0000 == 0 { f32::from_bits(x.to_bits() & 0x8000_0000) } else { x }
 }
 
 #[inline(always)]
-pub fn flush_if(ftz: bool, x: f32) -> f32 {
+pub(super) fn flush_if(ftz: bool, x: f32) -> f32 {
     if ftz { flush(x) } else { x }
 }
 
 /// Clamps to [0, 1]; NaN and -0 become 0.
 #[inline(always)]
-pub fn saturate<T: PartialOrd + From<u8>>(x: T) -> T {
+pub(super) fn saturate<T: PartialOrd + From<u8>>(x: T) -> T {
     let (zero, one) = (T::from(0), T::from(1));
     if x > zero { if x < one { x } else { one } } else { zero }
 }
 
-/// Sets the last bit of `sum` if `error`, the rest of the exact value, is not zero, after undoing its rounding.
+/// Rounds the exact value `sum + error` to odd, where `sum` is that value rounded to nearest.
 #[inline(always)]
 fn to_odd(sum: f64, error: f64) -> f64 {
     let bits = sum.to_bits();
     let inexact = error != 0.0 && sum.is_finite();
     let even = bits & 1 == 0;
-    // Where the rest points towards zero the even neighbour was rounded away from zero: step back.
+    // If the error points towards zero, `sum` was rounded away from zero: step back.
     let towards_zero = (error < 0.0) != (sum < 0.0);
     let odd = if towards_zero { bits.wrapping_sub(1) } else { bits | 1 };
     if inexact && even { f64::from_bits(odd) } else { sum }
@@ -47,8 +47,8 @@ fn to_odd(sum: f64, error: f64) -> f64 {
 
 /// `a * b + c` of single-precision numbers, rounded to odd.
 #[inline(always)]
-pub fn fma_odd(a: f32, b: f32, c: f32) -> f64 {
-    // The product of two f32 is exact in f64; the rest of the sum comes from Knuth's TwoSum.
+pub(super) fn fma_odd(a: f32, b: f32, c: f32) -> f64 {
+    // The product of two f32 is exact in f64; Knuth's TwoSum gives the error of the sum.
     let (product, c) = (a as f64 * b as f64, c as f64);
     let sum = product + c;
     let of_c = sum - product;
@@ -58,10 +58,10 @@ pub fn fma_odd(a: f32, b: f32, c: f32) -> f64 {
 
 /// Rounds to f32.
 #[inline(always)]
-pub fn to_f32(x: f64, round: Round) -> f32 {
+pub(super) fn to_f32(x: f64, round: Round) -> f32 {
     let nearest = x as f32;
     let back = nearest as f64;
-    // One step down or up where nearest went the other way; comparisons with NaN are false.
+    // One step down or up if rounding to nearest went the other way. Comparisons with NaN are false.
     let down = match round {
         Round::Nearest | Round::NearestAway => false,
         Round::Zero => back.abs() > x.abs(),
@@ -80,7 +80,7 @@ pub fn to_f32(x: f64, round: Round) -> f32 {
 
 /// Rounds to bf16; NaN becomes 0x7fff.
 #[inline(always)]
-pub fn to_bf16(x: f32, round: Round) -> bf16 {
+pub(super) fn to_bf16(x: f32, round: Round) -> bf16 {
     let bits = x.to_bits();
     let add = match round {
         Round::Zero => 0,
@@ -95,13 +95,13 @@ pub fn to_bf16(x: f32, round: Round) -> bf16 {
 
 /// Rounds to f16; NaN becomes 0x7fff.
 #[inline(always)]
-pub fn to_f16(x: f64, round: Round) -> f16 {
+pub(super) fn to_f16(x: f64, round: Round) -> f16 {
     if x.is_nan() {
         return f16::from_bits(0x7fff);
     }
     let sign = ((x.to_bits() >> 48) & 0x8000) as u16;
     let magnitude = x.abs();
-    // The unit in the last place: of the value's binade, or of the subnormals, 2^-24.
+    // Scale by the unit in the last place, which is 2^-24 for subnormals.
     let exponent = ((magnitude.to_bits() >> 52) as i32 - 1023).max(-14);
     let scaled = magnitude * power_of_two(10 - exponent);
     let whole = match (round, sign != 0) {
@@ -116,7 +116,7 @@ pub fn to_f16(x: f64, round: Round) -> f16 {
         let infinite = magnitude.is_infinite() || !to_max;
         return f16::from_bits(sign | if infinite { 0x7c00 } else { 0x7bff });
     }
-    // `whole` is at most 2^11: the bits follow, a carry into the exponent included.
+    // `whole` is at most 2^11; a carry goes into the exponent.
     let whole = whole as u16;
     let bits = if whole < 1 << 10 { whole } else { (((exponent + 15) as u16) << 10).wrapping_add(whole - (1 << 10)) };
     f16::from_bits(sign | bits)
@@ -124,7 +124,7 @@ pub fn to_f16(x: f64, round: Round) -> f16 {
 
 /// Rounds to tf32: 10 bits of mantissa, in an f32.
 #[inline(always)]
-pub fn to_tf32(x: f32, round: Round) -> f32 {
+pub(super) fn to_tf32(x: f32, round: Round) -> f32 {
     let bits = x.to_bits();
     let add = match round {
         Round::Zero => 0,
@@ -136,7 +136,7 @@ pub fn to_tf32(x: f32, round: Round) -> f32 {
 
 /// 2^n for n in [-1022, 1023].
 #[inline(always)]
-pub fn power_of_two(n: i32) -> f64 {
+pub(super) fn power_of_two(n: i32) -> f64 {
     f64::from_bits(((n + 1023) as u64) << 52)
 }
 

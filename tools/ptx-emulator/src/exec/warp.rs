@@ -5,8 +5,8 @@ use super::{Done, Warp};
 use crate::fault::FaultKind;
 use crate::isa::{AtomOp, Op, Reg, ShflMode, VoteMode};
 
-/// The lanes of `active` that give the same mask as its first: they take part together. The mask must name just these;
-/// lanes that have ended may be named too.
+/// The lanes of `active` whose mask equals that of its first lane; they execute together. The mask must name exactly these
+/// lanes; it may also name lanes that have exited.
 fn together(warp: &Warp, mask_reg: Reg, active: u32) -> Done<u32> {
     let given = |lane: usize| warp.regs.lane(mask_reg, lane) as u32;
     let first = active.trailing_zeros() as usize;
@@ -20,12 +20,12 @@ fn together(warp: &Warp, mask_reg: Reg, active: u32) -> Done<u32> {
     Ok(group)
 }
 
-pub fn exec(op: Op, warp: &mut Warp, d: &[Reg], s: &[Reg], mask: u32) -> Done {
+pub(super) fn exec(op: Op, warp: &mut Warp, d: &[Reg], s: &[Reg], mask: u32) -> Done {
     if op == Op::ActiveMask {
         write(&mut warp.regs, d[0], mask, &[mask; 32]);
         return Ok(());
     }
-    // A result may overwrite the register of the masks, which the groups still to come are made by.
+    // Form all groups first: a result may overwrite the register that holds the masks.
     let mut groups = [0; 32];
     let (mut left, mut count) = (mask, 0);
     while left != 0 {

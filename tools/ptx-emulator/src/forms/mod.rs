@@ -1,7 +1,6 @@
-//! Which instruction forms are executed: opcodes with their modifiers and types.
+//! The instruction forms that are supported: opcodes with their modifiers and types.
 //!
-//! The decoder refuses every form that is not listed here, so no type or modifier reaches code that was not written for it.
-//! A test runs every form (`tests/instructions/forms.rs`).
+//! The decoder rejects every other form, so no type or modifier reaches code that was not written for it.
 
 mod table;
 

@@ -1,4 +1,4 @@
-//! What the parser makes of a PTX file: declarations and instructions, names not yet resolved.
+//! The syntax tree of a PTX file: declarations and instructions, with unresolved names.
 
 use crate::isa::{Space, Ty};
 use crate::location::Location;
@@ -6,38 +6,38 @@ use std::sync::Arc;
 
 /// One PTX file.
 #[derive(Debug, Default)]
-pub struct Unit<'a> {
+pub(crate) struct Unit<'a> {
     pub variables: Vec<Variable<'a>>,
     pub functions: Vec<Function<'a>>,
 }
 
 /// A variable of `.global`, `.const`, `.shared`, `.local` or `.param` space.
 #[derive(Debug, Clone)]
-pub struct Variable<'a> {
+pub(crate) struct Variable<'a> {
     pub name: &'a str,
     pub space: Space,
     pub align: usize,
-    /// 0 for `.extern .shared x[]`, whose size the launch decides.
+    /// 0 for `.extern .shared x[]`, whose size is given at launch.
     pub bytes: usize,
-    /// Leading bytes; the rest is zero.
+    /// The first bytes; the rest is zero.
     pub init: Vec<u8>,
 }
 
 /// An `.entry` (a kernel) or a `.func`.
 #[derive(Debug)]
-pub struct Function<'a> {
+pub(crate) struct Function<'a> {
     pub name: &'a str,
     pub kernel: bool,
     pub line: u32,
     pub params: Vec<Variable<'a>>,
-    /// What a `.func` returns.
+    /// Return parameters of a `.func`.
     pub results: Vec<Variable<'a>>,
     pub max_threads: Option<u32>,
     pub body: Vec<Statement<'a>>,
 }
 
 #[derive(Debug)]
-pub enum Statement<'a> {
+pub(crate) enum Statement<'a> {
     /// `{`
     Enter,
     /// `}`
@@ -62,18 +62,18 @@ pub enum Statement<'a> {
 }
 
 #[derive(Debug, Clone)]
-pub struct Instruction<'a> {
+pub(crate) struct Instruction<'a> {
     pub line: u32,
-    /// The `.loc` in force.
+    /// From the last `.loc`.
     pub location: Option<Arc<Location>>,
-    /// Predicate register, and whether `!` stands before it.
+    /// Predicate register, and whether it is negated by `!`.
     pub guard: Option<(&'a str, bool)>,
     pub opcode: &'a str,
     pub operands: Vec<Operand<'a>>,
 }
 
 #[derive(Debug, Clone)]
-pub enum Operand<'a> {
+pub(crate) enum Operand<'a> {
     /// A register, special register, variable or label.
     Name(&'a str),
     Int(i64),

@@ -8,7 +8,7 @@ use crate::location::Location;
 use std::sync::Arc;
 
 impl<'a> Parser<'a> {
-    /// `{ statements }`, nested scopes kept as `Enter` and `Leave`.
+    /// `{ statements }`, with nested scopes as `Enter` and `Leave`.
     pub(super) fn body(&mut self) -> Parsed<Vec<Statement<'a>>> {
         self.need(b'{')?;
         let mut body = Vec::new();
@@ -200,7 +200,7 @@ impl<'a> Parser<'a> {
         Ok(list)
     }
 
-    /// What follows `[`: a base, then `+offset`, `+-offset` or `-offset`.
+    /// After `[`: a base, then `+offset`, `+-offset` or `-offset`.
     fn address(&mut self) -> Parsed<Operand<'a>> {
         let base = match self.peek() {
             Some(Token::Word(_)) => Some(self.word()?),

@@ -3,10 +3,10 @@
 use super::ParseError;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Token<'a> {
-    /// An identifier, directive or opcode, dots and `::` included: `ld.global.L2::128B.f32`, `%tid.x`, `.reg`.
+pub(super) enum Token<'a> {
+    /// An identifier, directive or opcode, with its dots and `::`: `ld.global.L2::128B.f32`, `%tid.x`, `.reg`.
     Word(&'a str),
-    /// An integer; a minus sign before it is a token of its own.
+    /// An integer; a minus sign is a separate token.
     Int(u64),
     /// `0fXXXXXXXX`: the bits of a single-precision constant.
     F32(u32),
@@ -16,7 +16,7 @@ pub enum Token<'a> {
     Punct(u8),
 }
 
-pub fn tokenize(text: &str) -> Result<Vec<(Token<'_>, u32)>, ParseError> {
+pub(super) fn tokenize(text: &str) -> Result<Vec<(Token<'_>, u32)>, ParseError> {
     Lexer { text, at: 0, line: 1 }.run()
 }
 

@@ -1,6 +1,6 @@
-//! PTX text to a syntax tree. Grammar: PTX ISA 9.0, chapters 4 to 6, as far as nvcc writes it for kernels.
+//! Parses PTX into a syntax tree: the part of the PTX ISA's grammar (9.0, chapters 4 to 6) that nvcc emits for kernels.
 
-pub mod ast;
+pub(crate) mod ast;
 mod body;
 mod lexer;
 #[cfg(test)]
@@ -13,24 +13,27 @@ use lexer::Token;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// A PTX text that cannot be executed, and the line that says so.
+/// PTX that cannot be executed, and the line of the error.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("PTX line {line}: {message}")]
+#[non_exhaustive]
 pub struct ParseError {
+    /// Line in the PTX text, from 1.
     pub line: u32,
+    /// What is wrong.
     pub message: String,
 }
 
 type Parsed<T> = Result<T, ParseError>;
 
 /// Parses one PTX file.
-pub fn parse(text: &str) -> Parsed<Unit<'_>> {
+pub(crate) fn parse(text: &str) -> Parsed<Unit<'_>> {
     let tokens = lexer::tokenize(text)?;
     let mut parser = Parser { files: file_names(&tokens), tokens, at: 0, location: None, depth: 0 };
     parser.unit()
 }
 
-/// `.file` directives may stand behind the code that names them, so they are collected first.
+/// `.file` directives may follow the code that refers to them, so they are collected first.
 fn file_names(tokens: &[(Token<'_>, u32)]) -> HashMap<u64, Arc<str>> {
     let triples = tokens.windows(3).filter_map(|w| match (w[0].0, w[1].0, w[2].0) {
         (Token::Word(".file"), Token::Int(number), Token::Text(name)) => Some((number, Arc::from(name))),
@@ -39,17 +42,17 @@ fn file_names(tokens: &[(Token<'_>, u32)]) -> HashMap<u64, Arc<str>> {
     triples.collect()
 }
 
-/// Deeper nesting of operands, initial values or scopes is refused, so that no text exhausts the stack.
+/// Limits the nesting of operands, initial values and scopes, so that no text exhausts the stack.
 const MAX_DEPTH: usize = 64;
-/// Module variables of more bytes in all are refused: they are allocated at the first launch.
+/// Limits the total size of module variables, which are allocated at the first launch.
 const MAX_MODULE_BYTES: usize = 1 << 28;
 
-pub struct Parser<'a> {
+pub(crate) struct Parser<'a> {
     tokens: Vec<(Token<'a>, u32)>,
     at: usize,
     files: HashMap<u64, Arc<str>>,
     location: Option<Arc<Location>>,
-    /// Open brackets around the operand or initial value at hand.
+    /// Nesting of the operand or initial value that is being parsed.
     depth: usize,
 }
 
@@ -254,14 +257,14 @@ impl<'a> Parser<'a> {
         Ok(list)
     }
 
-    /// What follows the space: alignment, pointer attributes, type, name, dimensions and initial value.
+    /// After the state space: alignment, pointer attributes, type, name, dimensions and initial value.
     fn variable(&mut self, space: Space) -> Parsed<Variable<'a>> {
         let (mut align, mut ty, mut vector) = (None, None, 1);
         loop {
             match self.word()? {
                 ".align" => align = Some(self.integer()? as usize),
                 ".ptr" => {
-                    // `.ptr .global .align 4` describes what the pointer points to.
+                    // `.ptr .global .align 4` describes the memory that the parameter points to.
                     while matches!(self.peek(), Some(Token::Word(w)) if w.starts_with('.')) {
                         if self.word()? == ".align" {
                             self.integer()?;
