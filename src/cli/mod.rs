@@ -52,12 +52,12 @@ enum Command {
     Info(info::Info),
 }
 
-/// The error and its causes, except causes that the text before them already ends with.
+/// The error and its causes, except causes that the text before them already contains.
 fn error_chain(error: &anyhow::Error) -> String {
     error.chain().map(ToString::to_string).fold(String::new(), |text, cause| {
         if text.is_empty() {
             cause
-        } else if text.ends_with(&cause) {
+        } else if text.contains(&cause) {
             text
         } else {
             format!("{text}: {cause}")

@@ -23,6 +23,7 @@ pub use zero_shot::{ZeroShot, zero_shot};
 
 /// Why a model cannot be evaluated.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum EvalError {
     #[error("{path}: {problem}")]
     List { path: PathBuf, problem: String },

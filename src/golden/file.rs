@@ -7,19 +7,32 @@ use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 
-use crate::model::{Flip, ModelConfig, TowerConfig};
+use crate::model::{Flip, ModelConfig, ModelError, TowerConfig};
 
-/// What can be wrong with a golden state.
+/// Why a golden state cannot be compared with.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum GoldenError {
+    /// A file that cannot be read.
     #[error("{path}: {source}")]
     Open { path: PathBuf, source: std::io::Error },
+    /// A file of another format.
     #[error("{path}: not a safetensors file: {source}")]
     Format { path: PathBuf, source: safetensors::SafeTensorError },
+    /// A header whose configuration cannot be used.
     #[error("{path}: the header's `config` {problem}")]
     Config { path: PathBuf, problem: String },
+    /// A configuration that is not what flipk reads.
+    #[error("{path}: the header's `config`: {source}")]
+    Json { path: PathBuf, source: serde_json::Error },
+    /// A configuration of a model that cannot be.
+    #[error("{path}: the header's `config`: {source}")]
+    Model { path: PathBuf, source: ModelError },
+    /// A tensor that is missing, or is not what it must be.
     #[error("{path}: tensor `{name}`: {problem}")]
     Tensor { path: PathBuf, name: String, problem: String },
+    /// A failure of the device.
     #[error(transparent)]
     Device(#[from] crate::device::DeviceError),
 }
@@ -79,8 +92,9 @@ impl Golden {
         let config_error = |problem| GoldenError::Config { path: path.to_owned(), problem };
         let config = metadata.metadata().as_ref().and_then(|fields| fields.get("config"));
         let config = config.ok_or_else(|| config_error("is missing".to_owned()))?;
-        let config: Config = serde_json::from_str(config).map_err(|error| config_error(error.to_string()))?;
-        config.model().check().map_err(config_error)?;
+        let config: Config =
+            serde_json::from_str(config).map_err(|source| GoldenError::Json { path: path.to_owned(), source })?;
+        config.model().check().map_err(|source| GoldenError::Model { path: path.to_owned(), source })?;
         if config.batch == 0 {
             return Err(config_error("has a batch of 0".to_owned()));
         }

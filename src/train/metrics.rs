@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::TrainError;
 use super::tensorboard::EventFile;
-use super::{TrainError, curve};
 
 const METRICS: &str = "metrics.jsonl";
 
@@ -115,13 +115,9 @@ impl MetricsLog {
         self.history.last().copied()
     }
 
-    /// Redraws `curve.svg`.
-    ///
-    /// # Errors
-    /// If the disk refuses.
-    pub fn draw(&self, title: &str) -> Result<(), TrainError> {
-        let path = self.path.with_file_name("curve.svg");
-        fs::write(&path, curve::svg(title, &self.history)).map_err(|why| TrainError::io("write", &path, why))
+    /// All lines.
+    pub fn history(&self) -> &[Metrics] {
+        &self.history
     }
 }
 
@@ -184,8 +180,7 @@ mod tests {
         let text = fs::read_to_string(&path).unwrap();
         let lines: Vec<Metrics> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!(lines, [at(10), at(20), at(25)]);
-        log.draw("a run").unwrap();
-        assert!(fs::read_to_string(folder.path().join("curve.svg")).unwrap().contains("<polyline"));
+        assert_eq!(log.history(), [at(10), at(20), at(25)]);
     }
 
     #[test]

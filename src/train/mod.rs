@@ -37,7 +37,7 @@ mod tensorboard;
 mod trainer;
 
 pub use self::{
-    error::TrainError,
+    error::{Cause, TrainError},
     folder::RunFolder,
     memory::{largest_batch, step_bytes},
     metrics::Metrics,

@@ -259,9 +259,9 @@ impl Options {
     /// wrong type, or a number that TOML cannot represent.
     pub fn over_file(self, path: &Path) -> Result<Self, TrainError> {
         self.check_numbers()?;
-        let bad = |problem: String| TrainError::Config { path: path.to_owned(), problem };
+        let bad = |problem: String| TrainError::config(path, problem);
         let text = text::read(path)?;
-        let mut table: Table = text.parse().map_err(|why: toml::de::Error| bad(why.to_string()))?;
+        let mut table: Table = text.parse().map_err(|why: toml::de::Error| TrainError::config(path, why))?;
         let keys = Self::keys();
         if let Some(unknown) = table.keys().find(|key| !keys.contains(key)) {
             return Err(bad(match &table[unknown] {
@@ -269,7 +269,7 @@ impl Options {
                 _ => unknown_key(unknown, &keys),
             }));
         }
-        let flags = Table::try_from(self).map_err(|why| bad(why.to_string()))?;
+        let flags = Table::try_from(self).map_err(|why| TrainError::config(path, why))?;
         for group in EXCLUSIVE.iter().filter(|group| group.iter().any(|key| flags.contains_key(*key))) {
             group.iter().for_each(|key| drop(table.remove(*key)));
         }
@@ -305,7 +305,7 @@ impl Options {
                     "it has no `{key}`, which every run has, so it was probably truncated; restore it, or start a new run \
                      with --init-from"
                 );
-                Err(TrainError::Config { path: path.to_owned(), problem })
+                Err(TrainError::config(path, problem))
             }
         }
     }
@@ -335,7 +335,7 @@ impl Options {
     /// # Errors
     /// A number that TOML cannot represent.
     pub fn to_toml(&self) -> Result<String, TrainError> {
-        toml::to_string(self).map_err(|why| TrainError::Settings { problem: format!("cannot be written: {why}") })
+        Ok(toml::to_string(self)?)
     }
 
     /// The keys whose values differ from `other`'s.

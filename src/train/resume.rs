@@ -110,9 +110,9 @@ impl Point {
                 print(&format!("{} has no checkpoint yet; the run starts over", folder.path().display()));
                 Ok(Self::default())
             }
-            Some(TrainError::Checkpoint { path, problem }) => {
+            Some(TrainError::Checkpoint { path, problem, source }) => {
                 let problem = format!("{problem}; no other checkpoint in the folder is intact either");
-                Err(TrainError::Checkpoint { path, problem })
+                Err(TrainError::Checkpoint { path, problem, source })
             }
             Some(error) => Err(error),
         }

@@ -1,5 +1,6 @@
 //! The loop of a run.
 
+use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,6 +10,7 @@ use serde::Serialize;
 
 use super::advice;
 use super::checkpoint::{self, State};
+use super::curve;
 use super::held_out::HeldOut;
 use super::introduction;
 use super::metrics::{Metrics, MetricsLog};
@@ -376,7 +378,7 @@ impl<'a, D: AllOps> Run<'a, D> {
         checkpoint::save(&path, &self.state, self.trainer.params().layout(), &weights, &moments)?;
         checkpoint::prune(&folder, self.plan.settings.keep);
         self.saved = Some(path.clone());
-        let drawn = self.log.draw(&self.title());
+        let drawn = self.draw_curve();
         self.warn_once(drawn);
         Ok(path)
     }
@@ -394,10 +396,13 @@ impl<'a, D: AllOps> Run<'a, D> {
         self.print(&line);
     }
 
-    fn title(&self) -> String {
+    /// Redraws `curve.svg`.
+    fn draw_curve(&self) -> Result<(), TrainError> {
         let settings = &self.plan.settings;
         let (preset, loader) = (settings.preset_name(), &settings.loader);
-        format!("flipk: {preset}, mask ratio {}, batch {}", loader.mask_ratio, loader.batch)
+        let title = format!("flipk: {preset}, mask ratio {}, batch {}", loader.mask_ratio, loader.batch);
+        let path = self.plan.folder.path().join("curve.svg");
+        fs::write(&path, curve::svg(&title, self.log.history())).map_err(|why| TrainError::io("write", &path, why))
     }
 
     fn evaluate(&mut self) -> Result<ZeroShot, TrainError> {

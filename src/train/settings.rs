@@ -236,7 +236,7 @@ fn model(o: &mut Options, preset: Preset, vocab: usize) -> Result<ModelConfig, T
         embed_dim: or(&mut o.embed_dim, base.embed_dim),
         ln_eps: base.ln_eps,
     };
-    model.check().map_err(|problem| TrainError::Settings { problem })?;
+    model.check()?;
     match model.vocab < vocab {
         true => Err(wrong("vocab", model.vocab, &format!("the tokenizer has {vocab} tokens"))),
         false => Ok(model),

@@ -17,6 +17,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 
 use super::TrainError;
+use super::error::Problem;
 use crate::autograd::Layout;
 use crate::data::Position;
 use crate::model::{Loss, ModelConfig};
@@ -148,8 +149,8 @@ impl Checkpoint {
             false => path.to_owned(),
             true => {
                 let newest = [path.join("checkpoints"), path.to_owned()].iter().find_map(|folder| list(folder).pop());
-                let problem = || "the folder holds no step-*.safetensors".to_owned();
-                newest.ok_or_else(|| TrainError::Checkpoint { path: path.to_owned(), problem: problem() })?
+                let problem = "the folder holds no step-*.safetensors".to_owned();
+                newest.ok_or_else(|| TrainError::checkpoint(path, problem))?
             }
         };
         Self::open_file(&path).map_err(Self::advised)
@@ -166,14 +167,14 @@ impl Checkpoint {
     /// Adds to the error the newest intact checkpoint in the same folder.
     fn advised(error: TrainError) -> TrainError {
         match error {
-            TrainError::Checkpoint { path, problem } => {
-                let beside =
+            TrainError::Checkpoint { path, problem, source } => {
+                let others =
                     path.parent().map(list).unwrap_or_default().into_iter().rev().filter(|other| *other != path);
-                let problem = match beside.map(|other| Self::open_intact(&other)).find_map(Result::ok) {
+                let problem = match others.map(|other| Self::open_intact(&other)).find_map(Result::ok) {
                     Some(intact) => format!("{problem}. {} is intact: use that file instead", intact.path.display()),
                     None => problem,
                 };
-                TrainError::Checkpoint { path, problem }
+                TrainError::Checkpoint { path, problem, source }
             }
             error => error,
         }
@@ -189,32 +190,33 @@ impl Checkpoint {
         if let Some(named) = step_of(path).filter(|named| *named != step) {
             return Err(this.bad(format!("its name says step {named}, but it was written at step {step}")));
         }
-        this.verify(&SafeTensors::deserialize(&this.map).map_err(|why| this.bad(why.to_string()))?, GROUPS)?;
+        this.verify(&SafeTensors::deserialize(&this.map).map_err(|why| this.bad(why))?, GROUPS)?;
         Ok(this)
     }
 
     fn open_file(path: &Path) -> Result<Self, TrainError> {
-        let bad = |problem: String| TrainError::Checkpoint { path: path.to_owned(), problem };
+        let bad = |problem: Problem| TrainError::checkpoint(path, problem);
         let file = File::open(path).map_err(|why| TrainError::io("open", path, why))?;
         if file.metadata().is_ok_and(|file| file.len() == 0) {
-            return Err(bad("it is empty (0 bytes)".to_owned()));
+            return Err(bad("it is empty (0 bytes)".to_owned().into()));
         }
         // SAFETY: checkpoints are replaced by renaming, never changed in place, so the mapped bytes stay.
         let map = unsafe { Mmap::map(&file) }.map_err(|why| TrainError::io("map", path, why))?;
         // Also checks the length: the header of a truncated file may be intact.
-        let tensors = SafeTensors::deserialize(&map).map_err(|why| bad(check::unreadable(&map, &why)))?;
-        let (_, header) = SafeTensors::read_metadata(&map).map_err(|why| bad(why.to_string()))?;
+        let tensors = SafeTensors::deserialize(&map).map_err(|why| bad(check::unreadable(&map, why)))?;
+        let (_, header) = SafeTensors::read_metadata(&map).map_err(|why| bad(why.into()))?;
         let header = header.metadata().clone().unwrap_or_default();
-        let state = header.get(HEADER).ok_or_else(|| bad(check::foreign(&tensors)))?;
+        let state = header.get(HEADER).ok_or_else(|| bad(check::foreign(&tensors).into()))?;
         let checksums = header.get(check::CHECKSUMS).cloned();
-        check::verify_state(state, checksums.as_deref()).map_err(bad)?;
-        let state: State = serde_json::from_str(state).map_err(|why| bad(format!("its header: {why}")))?;
-        state.model.check().map_err(bad)?;
+        check::verify_state(state, checksums.as_deref()).map_err(|problem| bad(problem.into()))?;
+        let state: State =
+            serde_json::from_str(state).map_err(|why| bad(Problem::worded(format!("its header: {why}"), why)))?;
+        state.model.check().map_err(|why| bad(why.into()))?;
         Ok(Self { path: path.to_owned(), map, checksums, state })
     }
 
-    fn bad(&self, problem: String) -> TrainError {
-        TrainError::Checkpoint { path: self.path.clone(), problem }
+    fn bad(&self, problem: impl Into<Problem>) -> TrainError {
+        TrainError::checkpoint(&self.path, problem)
     }
 
     /// Verifies the checksums of the tensors of `groups`.
@@ -276,15 +278,17 @@ impl Checkpoint {
         mut arena: Vec<f32>,
         wanted: impl Fn(&str) -> bool,
     ) -> Result<Vec<f32>, TrainError> {
-        let bad = |problem: String| self.bad(problem);
-        let file = SafeTensors::deserialize(&self.map).map_err(|why| bad(why.to_string()))?;
+        let file = SafeTensors::deserialize(&self.map).map_err(|why| self.bad(why))?;
         self.verify(&file, &[group_of(prefix)])?;
         for spec in layout.specs().iter().filter(|spec| wanted(&spec.name)) {
             let name = format!("{prefix}{}", spec.name);
-            let tensor = file.tensor(&name).map_err(|why| bad(format!("tensor `{name}`: {why}")))?;
+            let tensor = file.tensor(&name).map_err(|why| {
+                let problem = format!("tensor `{name}`: {why}");
+                self.bad(Problem::worded(problem, why))
+            })?;
             if (tensor.dtype(), tensor.shape()) != (Dtype::F32, &spec.shape) {
                 let (dtype, shape) = (tensor.dtype(), tensor.shape());
-                return Err(bad(format!("tensor `{name}` is {dtype:?} {shape:?}, expected F32 {:?}", spec.shape)));
+                return Err(self.bad(format!("tensor `{name}` is {dtype:?} {shape:?}, expected F32 {:?}", spec.shape)));
             }
             // As bytes: tensors in the file are not necessarily aligned.
             bytemuck::cast_slice_mut::<f32, u8>(&mut arena[spec.range()]).copy_from_slice(tensor.data());
