@@ -4,6 +4,7 @@ use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -46,6 +47,9 @@ pub struct Profile {
     /// Steps to time op by op, and then as training runs them (not in emulation); two untimed steps precede each
     #[arg(long = "profile-steps", value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     count: u32,
+    /// Least time for the steps that are timed as training runs them, in seconds
+    #[arg(long = "profile-seconds", value_name = "SECONDS", default_value_t = 0)]
+    seconds: u32,
     /// Write everything as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -121,8 +125,8 @@ impl Profile {
         let tokenizer = tokenizer(&options)?;
         let settings = Settings::resolve(options, tokenizer.vocab_size())?;
         let (dataset, model) = (Arc::new(settings.dataset()?), settings.preset_name());
-        let (warm_up, steps) = (2, self.count as usize);
-        let job = profile::Job { settings, dataset, tokenizer, model, warm_up, steps };
+        let (warm_up, steps, time) = (2, self.count as usize, Duration::from_secs(self.seconds.into()));
+        let job = profile::Job { settings, dataset, tokenizer, model, warm_up, steps, time };
         let precision = job.settings.options.precision;
         let measurement = Measurement { job, again: self.ceilings, group: self.group };
         let found = self.device.run_in(precision, Precision::Bf16, measurement)?;

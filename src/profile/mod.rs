@@ -15,7 +15,7 @@ mod trace;
 use std::cmp::{Ordering, Reverse};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -72,6 +72,9 @@ pub struct Profile {
     /// A step as training makes it: recorded, the next batch brought meanwhile, nothing marked. Not known in emulation.
     #[serde(default)]
     pub training_step_seconds: Option<f64>,
+    /// How many such steps were timed.
+    #[serde(default)]
+    pub training_steps: Option<usize>,
     /// The first step, which loads what the device needs. Not known in emulation.
     #[serde(default)]
     pub first_step_seconds: Option<f64>,
@@ -108,6 +111,8 @@ pub struct Job {
     /// Steps before those that count: two, so that the second can be recorded.
     pub warm_up: usize,
     pub steps: usize,
+    /// The least time for which steps are run as training runs them.
+    pub time: Duration,
 }
 
 /// Steps made so far, and steps to make in all.
@@ -146,6 +151,7 @@ pub fn profile<D: AllOps>(
     let mut progress = Progress { done: 0, total: if as_training { 2 * counted + 1 } else { counted } };
     let mut count_step = || {
         progress.done += 1;
+        progress.total = progress.total.max(progress.done);
         report(progress);
     };
     let mut gpu = Vec::new();
@@ -174,6 +180,7 @@ pub fn profile<D: AllOps>(
         true => Some(training_step(&mut trainer, &loader.next_batch()?, job, &mut count_step)?),
         false => None,
     };
+    let (training, training_steps) = training.unzip();
     if training.is_some() {
         note_gpu("as trained");
     }
@@ -198,6 +205,7 @@ pub fn profile<D: AllOps>(
         samples_per_second: batch as f64 / per_step,
         step_seconds,
         training_step_seconds: training,
+        training_steps,
         first_step_seconds: first_step.filter(|_| training.is_some()),
         data_wait_seconds: totals["data wait"],
         model_flops_per_sample: flops / batch as u64,
@@ -213,14 +221,14 @@ pub fn profile<D: AllOps>(
     })
 }
 
-/// Seconds of a step as training makes it: from the end of one step to the end of another, with the device busy all along, and
+/// Seconds of a step as training runs it, and the number of steps that were timed: from the end of one step to the end of another, with the device busy all along, and
 /// still busy with the last step when this returns.
 fn training_step<D: AllOps>(
     trainer: &mut Trainer<D>,
     batch: &Batch,
     job: &Job,
     count_step: &mut dyn FnMut(),
-) -> Result<f64, DeviceError> {
+) -> Result<(f64, usize), DeviceError> {
     // Returns when the step before has ended. The second step is captured, if the device can do that.
     let mut submit = || {
         count_step();
@@ -229,11 +237,12 @@ fn training_step<D: AllOps>(
     for _ in 0..=job.warm_up {
         submit()?;
     }
-    let start = Instant::now();
-    for _ in 0..job.steps {
+    let (start, mut steps) = (Instant::now(), 0);
+    while steps < job.steps.max(1) || start.elapsed() < job.time {
         submit()?;
+        steps += 1;
     }
-    Ok(start.elapsed().as_secs_f64() / job.steps.max(1) as f64)
+    Ok((start.elapsed().as_secs_f64() / steps as f64, steps))
 }
 
 /// The parts of a step in order; `measured` tells their seconds and moved bytes by their place among the marks.

@@ -139,6 +139,7 @@ pub(super) mod tests {
             samples_per_second: 0.5,
             step_seconds: 8.0,
             training_step_seconds: None,
+            training_steps: None,
             first_step_seconds: None,
             data_wait_seconds: 0.0,
             model_flops_per_sample: 10,

@@ -14,7 +14,14 @@ fn a_step_is_told_layer_by_layer_on_every_device() {
         let small = SMALL.iter().filter(|arg| !arg.contains("eval-data") && !arg.contains("log-every"));
         let options = ["json", "trace", "picture"].map(|name| format!("--{name}={}", file(name).display()));
         let (device_option, recompute_option) = (format!("--device={device}"), format!("--recompute={recompute}"));
-        let mut args = vec!["profile", "--profile-steps=2", "--group=op", &device_option, &recompute_option];
+        let mut args = vec![
+            "profile",
+            "--profile-steps=2",
+            "--profile-seconds=1",
+            "--group=op",
+            &device_option,
+            &recompute_option,
+        ];
         args.extend(small);
         args.extend(options.iter().map(String::as_str));
         let ran = flipk(&args).expect(0);
@@ -34,6 +41,8 @@ fn a_step_is_told_layer_by_layer_on_every_device() {
         for key in ["training_step_seconds", "first_step_seconds"] {
             assert_eq!(profile[key].as_f64().is_some_and(|seconds| seconds > 0.0), device == "cpu", "{key}");
         }
+        let trained = profile["training_steps"].as_f64().zip(profile["training_step_seconds"].as_f64());
+        assert_eq!(trained.is_some_and(|(steps, seconds)| steps * seconds >= 1.0), device == "cpu");
         // Of the CPU; the emulator's are assumed.
         assert_eq!(profile["ceilings"]["sustained_flops_per_second"].as_f64().is_some(), device == "cpu");
         assert_eq!(ran.stdout.contains("sustained"), device == "cpu", "{}", ran.stdout);
