@@ -20,7 +20,7 @@ use flipk::random::{Purpose, Random};
 
 const TURN: Duration = Duration::from_millis(12);
 const TURNS: usize = 12;
-/// The threads of other libraries spin for a while after a call. Nothing is timed meanwhile.
+/// The threads of other libraries spin for a while after a call; nothing is timed until they stop.
 const QUIET: Duration = Duration::from_millis(3);
 
 /// The layouts of a linear layer's three products.

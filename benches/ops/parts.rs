@@ -1,4 +1,4 @@
-//! What no tape records by itself: parts of other ops, sums of gradients, the optimizer.
+//! What is not an op of a tape: parts of ops, sums of gradients, the optimizer.
 
 use flipk::autograd::{Activation, DECAY_BLOCK, GradMut, Work};
 use flipk::device::cuda::{ActType, View, ViewMut};
@@ -70,7 +70,7 @@ impl<T: ActType> Parts for Cuda<T> {
     }
 }
 
-/// The buffers of what goes element by element.
+/// The buffers of element-wise parts.
 struct Elements<D: Device> {
     x: Block<D, D::Act>,
     y: Block<D, D::Act>,
@@ -78,7 +78,7 @@ struct Elements<D: Device> {
     scratch: Block<D, f32>,
 }
 
-/// The buffers of AdamW, of the arena's length where nothing else is said.
+/// The buffers of AdamW; most have the length of the arena.
 struct Arena<D: Device> {
     values: Block<D, f32>,
     shadow: Option<Block<D, D::Act>>,

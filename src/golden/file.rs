@@ -26,7 +26,7 @@ pub enum GoldenError {
     /// A configuration that is not what flipk reads.
     #[error("{path}: the header's `config`: {source}")]
     Json { path: PathBuf, source: serde_json::Error },
-    /// A configuration of a model that cannot be.
+    /// A configuration with impossible sizes.
     #[error("{path}: the header's `config`: {source}")]
     Model { path: PathBuf, source: ModelError },
     /// A tensor that is missing, or is not what it must be.
@@ -60,7 +60,7 @@ pub(super) struct Config {
 }
 
 impl Config {
-    pub fn model(&self) -> ModelConfig {
+    pub(super) fn model(&self) -> ModelConfig {
         ModelConfig {
             image_size: self.image_size,
             patch_size: self.patch_size,
@@ -82,10 +82,10 @@ pub(super) struct Golden {
 }
 
 impl Golden {
-    pub fn open(path: &Path) -> Result<Self, GoldenError> {
+    pub(super) fn open(path: &Path) -> Result<Self, GoldenError> {
         let open = |source| GoldenError::Open { path: path.to_owned(), source };
         let file = File::open(path).map_err(open)?;
-        // SAFETY: the file is only read; if someone else shortens it meanwhile, the process gets a signal, as with any map.
+        // SAFETY: the file is only read; if another process truncates it, this one gets SIGBUS, as with any map.
         let map = unsafe { Mmap::map(&file) }.map_err(open)?;
         let format = |source| GoldenError::Format { path: path.to_owned(), source };
         let (_, metadata) = SafeTensors::read_metadata(&map).map_err(format)?;
@@ -98,7 +98,7 @@ impl Golden {
         if config.batch == 0 {
             return Err(config_error("has a batch of 0".to_owned()));
         }
-        // The sizes are only claims; what they lead to is allocated only if the file has as much.
+        // The header may claim any size; memory is allocated only if the file is large enough.
         let parameters = Flip::new(&config.model(), false).layout().count();
         if parameters as u128 * size_of::<f32>() as u128 > map.len() as u128 {
             return Err(config_error(format!("is of a model with {parameters} parameters, which are not in the file")));
@@ -111,7 +111,7 @@ impl Golden {
     }
 
     /// All tensors' names.
-    pub fn names(&self) -> Result<Vec<String>, GoldenError> {
+    pub(super) fn names(&self) -> Result<Vec<String>, GoldenError> {
         Ok(self.tensors()?.names().into_iter().map(str::to_owned).collect())
     }
 
@@ -142,29 +142,29 @@ impl Golden {
         }
     }
 
-    pub fn f32(&self, name: &str) -> Result<(Vec<usize>, Vec<f32>), GoldenError> {
+    pub(super) fn f32(&self, name: &str) -> Result<(Vec<usize>, Vec<f32>), GoldenError> {
         self.read(name, Dtype::F32, f32::from_le_bytes)
     }
 
     /// An f32 tensor with `len` numbers in any shape.
-    pub fn f32_len(&self, name: &str, len: usize) -> Result<Vec<f32>, GoldenError> {
+    pub(super) fn f32_len(&self, name: &str, len: usize) -> Result<Vec<f32>, GoldenError> {
         match self.f32(name)? {
             (_, values) if values.len() == len => Ok(values),
             (shape, _) => Err(self.error(name, format!("has shape {shape:?}, expected {len} numbers"))),
         }
     }
 
-    pub fn scalar(&self, name: &str) -> Result<f64, GoldenError> {
+    pub(super) fn scalar(&self, name: &str) -> Result<f64, GoldenError> {
         Ok(f64::from(self.f32_len(name, 1)?[0]))
     }
 
-    pub fn images(&self) -> Result<Vec<u8>, GoldenError> {
+    pub(super) fn images(&self) -> Result<Vec<u8>, GoldenError> {
         let (name, side) = ("inputs/images_u8", self.config.image_size);
         let found = self.read(name, Dtype::U8, u8::from_le_bytes)?;
         self.expect(name, found, &[self.config.batch, side, side, 3])
     }
 
-    pub fn tokens(&self) -> Result<Vec<i32>, GoldenError> {
+    pub(super) fn tokens(&self) -> Result<Vec<i32>, GoldenError> {
         let (name, vocab) = ("inputs/tokens", self.config.vocab_size as i32);
         let found = self.read(name, Dtype::I32, i32::from_le_bytes)?;
         let tokens = self.expect(name, found, &[self.config.batch, self.config.context_length])?;
@@ -175,7 +175,7 @@ impl Golden {
     }
 
     /// Indices of visible patches: all axes but the last together, and the last.
-    pub fn ids(&self, name: &str) -> Result<(Vec<u32>, usize, usize), GoldenError> {
+    pub(super) fn ids(&self, name: &str) -> Result<(Vec<u32>, usize, usize), GoldenError> {
         let (shape, ids) = self.read(name, Dtype::I32, i32::from_le_bytes)?;
         let patches = self.config.model().patches() as i32;
         if let Some(id) = ids.iter().find(|id| !(0..patches).contains(*id)) {

@@ -10,8 +10,11 @@ use crate::ops::gather_patches::Normalisation;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TowerConfig {
+    /// Transformer blocks.
     pub layers: usize,
+    /// Width of a token.
     pub width: usize,
+    /// Attention heads; they divide the width.
     pub heads: usize,
 }
 
@@ -23,10 +26,13 @@ pub struct ModelConfig {
     pub image_size: usize,
     /// Pixels of a patch's side; divides `image_size`.
     pub patch_size: usize,
+    /// The tower for images.
     pub vision: TowerConfig,
+    /// The tower for captions.
     pub text: TowerConfig,
     /// Tokens of a caption; shorter ones are padded, longer ones cut.
     pub context: usize,
+    /// Rows of the token table.
     pub vocab: usize,
     /// Width of the space that both towers project to.
     pub embed_dim: usize,
@@ -45,10 +51,15 @@ fn default_ln_eps() -> f32 {
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum Preset {
+    /// A small model of 48 px for the embedded data
     Tiny,
+    /// ViT-B/16
     B16,
+    /// ViT-L/16
     L16,
+    /// ViT-L/14
     L14,
+    /// ViT-H/14
     H14,
 }
 
@@ -60,7 +71,7 @@ pub enum Loss {
     /// Softmax over the batch, both ways: the paper's
     #[default]
     Infonce,
-    /// A yes or no for each pair: SigLIP's
+    /// A yes-or-no decision per pair: SigLIP's
     Sigmoid,
 }
 
@@ -78,6 +89,7 @@ impl fmt::Display for Preset {
 }
 
 impl Preset {
+    /// Its sizes.
     pub fn config(self) -> ModelConfig {
         let tower = |layers, width, heads| TowerConfig { layers, width, heads };
         let paper = |patch_size, vision, text, embed_dim| ModelConfig {

@@ -24,11 +24,13 @@ pub struct Metrics {
     pub loss: f64,
     /// Share of images whose own text is the nearest in the batch, averaged with the same share of texts.
     pub accuracy: f64,
+    /// Of the last step.
     pub learning_rate: f64,
     /// L2 norm of all gradients together, before clipping, at the last step.
     pub grad_norm: f64,
     /// Inverse temperature, `exp` of the clipped parameter.
     pub logit_scale: f64,
+    /// Evaluation and checkpoints not counted.
     pub samples_per_second: f64,
     /// Model FLOPs (forward and backward matrix products, nothing recomputed) per second, in units of 10^9.
     pub gflops: f64,
@@ -37,6 +39,7 @@ pub struct Metrics {
     /// On the held-out data, at steps where it was evaluated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zero_shot_top1: Option<f64>,
+    /// As `zero_shot_top1`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zero_shot_top5: Option<f64>,
 }
@@ -60,7 +63,7 @@ impl Metrics {
 }
 
 /// The open files of a run's metrics.
-pub struct MetricsLog {
+pub(super) struct MetricsLog {
     path: PathBuf,
     file: File,
     events: EventFile,
@@ -73,7 +76,7 @@ impl MetricsLog {
     ///
     /// # Errors
     /// If the files cannot be read or written.
-    pub fn open(folder: &Path, step: u64) -> Result<Self, TrainError> {
+    pub(super) fn open(folder: &Path, step: u64) -> Result<Self, TrainError> {
         let path = folder.join(METRICS);
         let (history, kept, ends) = {
             let text = read(&path)?;
@@ -92,7 +95,7 @@ impl MetricsLog {
     ///
     /// # Errors
     /// If the file cannot be read.
-    pub fn after(folder: &Path, step: u64) -> Result<Vec<u8>, TrainError> {
+    pub(super) fn after(folder: &Path, step: u64) -> Result<Vec<u8>, TrainError> {
         let text = read(&folder.join(METRICS))?;
         let (_, after) = split(&text, step);
         let complete = after.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
@@ -102,8 +105,8 @@ impl MetricsLog {
     /// Appends one line.
     ///
     /// # Errors
-    /// If the disk refuses.
-    pub fn write(&mut self, metrics: &Metrics) -> Result<(), TrainError> {
+    /// If it cannot be written.
+    pub(super) fn write(&mut self, metrics: &Metrics) -> Result<(), TrainError> {
         self.history.push(*metrics);
         let written = line(metrics).and_then(|line| self.file.write_all(line.as_bytes()));
         written.map_err(|why| TrainError::io("write", &self.path, why))?;
@@ -111,12 +114,12 @@ impl MetricsLog {
     }
 
     /// The last line.
-    pub fn last(&self) -> Option<Metrics> {
+    pub(super) fn last(&self) -> Option<Metrics> {
         self.history.last().copied()
     }
 
     /// All lines.
-    pub fn history(&self) -> &[Metrics] {
+    pub(super) fn history(&self) -> &[Metrics] {
         &self.history
     }
 }

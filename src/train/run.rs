@@ -270,7 +270,7 @@ impl<'a, D: AllOps> Run<'a, D> {
         Ok(())
     }
 
-    /// Adds the outcome of step number `step`, whose batch was in flight, to the window.
+    /// Adds the outcome of step number `step` to the window, and returns its batch to the loader.
     fn record_outcome(&mut self, outcome: Option<StepOutcome>, step: u64) -> Result<(), TrainError> {
         let (Some(outcome), Some(batch)) = (outcome, self.in_flight.take()) else { return Ok(()) };
         let quantities = [("loss", outcome.loss), ("gradient norm", outcome.grad_norm)];
@@ -357,7 +357,7 @@ impl<'a, D: AllOps> Run<'a, D> {
         Ok(())
     }
 
-    /// Warns once that metrics cannot be written, which alone does not end a run.
+    /// Warns once if metrics or the curve cannot be written; the run continues.
     fn warn_once(&mut self, written: Result<(), TrainError>) {
         if let (Err(error), false) = (written, self.log_failed) {
             self.log_failed = true;
@@ -383,14 +383,14 @@ impl<'a, D: AllOps> Run<'a, D> {
         Ok(path)
     }
 
-    /// Saves a checkpoint after the data failed, so that the run can be resumed here once the data is repaired.
+    /// Saves a checkpoint after the data failed, so that the run can be resumed once the data is repaired.
     fn save_before_failing(&mut self) {
         if self.steps == 0 {
             return;
         }
         let folder = self.plan.folder.path().display().to_string();
         let line = match self.save() {
-            Ok(_) => format!("saved step {}; flipk train --resume {folder} goes on from there", self.state.step),
+            Ok(_) => format!("saved step {}; continue from there with flipk train --resume {folder}", self.state.step),
             Err(error) => format!("warning: {error}"),
         };
         self.print(&line);
@@ -431,7 +431,7 @@ impl<'a, D: AllOps> Run<'a, D> {
     }
 
     fn finish(mut self) -> Result<Ended, TrainError> {
-        // A run that was already complete when it was resumed made no step: its last metrics stand.
+        // A run that was already complete when it was resumed ran no step, so its last metrics still hold.
         if self.steps == 0 {
             self.latest = self.log.last().unwrap_or_default();
             if self.plan.held_out.is_some() {

@@ -147,7 +147,7 @@ class Peer:
         return loss.detach()
 
     def move(self, device):
-        """Between steps, everything."""
+        """Moves everything that outlives a step."""
         self.optimizer.zero_grad(set_to_none=True)
         held = [*self.model.parameters(), *self.model.buffers(), self.images, self.tokens]
         held += [value for state in self.optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
@@ -192,7 +192,7 @@ def main():
         for _ in range(3):
             peer.step()
     except torch.OutOfMemoryError:
-        pass  # Others are on the GPU too; what fits will be seen when it is alone.
+        pass  # Other processes use the GPU too; it may fit later.
     if peer:
         peer.move("cpu")
     clean(device)

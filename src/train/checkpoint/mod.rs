@@ -38,7 +38,9 @@ fn group_of(name: &str) -> usize {
 /// The state of a run, apart from weights and moments.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct State {
+    /// Sizes of the model.
     pub model: ModelConfig,
+    /// The loss that it is trained with.
     #[serde(default)]
     pub loss: Loss,
     /// Optimizer steps done.
@@ -47,6 +49,7 @@ pub struct State {
     pub samples: u64,
     /// Where the next batch starts.
     pub position: Position,
+    /// Of all random numbers.
     pub seed: u64,
     /// Of the training data ([`crate::data::Dataset::fingerprint`]).
     pub fingerprint: u32,
@@ -62,6 +65,7 @@ pub struct Checkpoint {
     path: PathBuf,
     map: Mmap,
     checksums: Option<String>,
+    /// What is in its header.
     pub state: State,
 }
 
@@ -78,7 +82,7 @@ fn views<'a>(layout: &'a Layout, prefix: &str, arena: &'a [f32]) -> Vec<(String,
 /// Writes a checkpoint completely or not at all. `weights` and both moments: `[layout.arena_len()]`.
 ///
 /// # Errors
-/// If the disk refuses; then no partial file is left, and earlier checkpoints are untouched.
+/// If it cannot be written; no partial file is left, and earlier checkpoints are untouched.
 pub fn save(path: &Path, state: &State, layout: &Layout, weights: &[f32], moments: &Moments) -> Result<(), TrainError> {
     let mut tensors = views(layout, "", weights);
     tensors.extend(views(layout, MOMENTS[0], &moments.m));
@@ -116,7 +120,7 @@ pub fn path_of(folder: &Path, step: u64) -> PathBuf {
     folder.join(format!("step-{step:08}.safetensors"))
 }
 
-/// The step that a checkpoint's file name says; `None` for other names, such as those of a user's own copies.
+/// The step in a checkpoint's file name; `None` for other names, such as those of a user's own copies.
 pub fn step_of(path: &Path) -> Option<u64> {
     path.file_name()?.to_str()?.strip_prefix("step-")?.strip_suffix(".safetensors")?.parse().ok()
 }
@@ -224,13 +228,14 @@ impl Checkpoint {
         check::verify(file, self.checksums.as_deref(), groups).map_err(|problem| self.bad(problem))
     }
 
+    /// The file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The path of the file `name` beside the checkpoint or in the folder above, which is its run folder; `None` if it is in
+    /// The path of the file `name` next to the checkpoint, or in the folder above, which is the run folder; `None` if it is in
     /// neither.
-    pub fn beside(&self, name: &str) -> Option<PathBuf> {
+    pub fn sibling(&self, name: &str) -> Option<PathBuf> {
         self.path.ancestors().skip(1).take(2).map(|folder| folder.join(name)).find(|path| path.is_file())
     }
 
@@ -242,7 +247,7 @@ impl Checkpoint {
         self.arena(layout, "")
     }
 
-    /// `values`, with the weights of both towers replaced by the checkpoint's; those that belong to a loss stay.
+    /// `values`, with the weights of both towers replaced by the checkpoint's; the parameters of the loss stay.
     ///
     /// # Errors
     /// As [`Self::weights`].
@@ -270,7 +275,7 @@ impl Checkpoint {
         self.read(layout, prefix, vec![0.0; layout.arena_len()], |_| true)
     }
 
-    /// Reads the parameters whose names `wanted` accepts into `arena`.
+    /// Reads into `arena` the parameters that `wanted` accepts by name.
     fn read(
         &self,
         layout: &Layout,
