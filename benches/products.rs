@@ -13,12 +13,14 @@ use std::ffi::c_int;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use flipk::data::kept_patches;
 use flipk::device::gemm::{GemmOptions, Operands, Strides, gemm};
+use flipk::model::{ModelConfig, Preset, TowerConfig};
 use flipk::random::{Purpose, Random};
 
 const TURN: Duration = Duration::from_millis(12);
 const TURNS: usize = 12;
-/// The threads of other libraries spin for a while after a call. Nothing is timed meanwhile.
+/// The threads of other libraries spin for a while after a call; nothing is timed until they stop.
 const QUIET: Duration = Duration::from_millis(3);
 
 /// The layouts of a linear layer's three products.
@@ -34,38 +36,48 @@ enum Kind {
 
 use Kind::{Forward, Inputs, Weights};
 
-/// Model, kind, and `m`, `n`, `k` of `c[m, n] = a[m, k] b[k, n]`; batches of 16, 64 and 256 at mask ratio 0.5.
-const SHAPES: [(&str, Kind, [usize; 3]); 29] = [
-    ("b16", Forward, [1584, 3072, 768]),
-    ("b16", Forward, [1584, 768, 3072]),
-    ("b16", Forward, [1584, 2304, 768]),
-    ("b16", Forward, [1584, 768, 768]),
-    ("b16", Inputs, [1584, 768, 3072]),
-    ("b16", Inputs, [1584, 3072, 768]),
-    ("b16", Weights, [3072, 768, 1584]),
-    ("b16", Weights, [768, 3072, 1584]),
-    ("b16", Weights, [2304, 768, 1584]),
-    ("b16 text", Forward, [512, 1536, 512]),
-    ("b16 text", Forward, [512, 512, 2048]),
-    ("b16 text, last block", Forward, [16, 512, 512]),
-    ("b16 text, last block", Forward, [16, 2048, 512]),
-    ("small", Forward, [2112, 768, 192]),
-    ("small", Forward, [2112, 192, 768]),
-    ("small", Inputs, [2112, 192, 768]),
-    ("small", Weights, [768, 192, 2112]),
-    ("small", Weights, [192, 768, 2112]),
-    ("small", Weights, [192, 192, 2112]),
-    ("tiny", Forward, [4864, 512, 128]),
-    ("tiny", Forward, [4864, 128, 512]),
-    ("tiny", Forward, [4864, 384, 128]),
-    ("tiny", Forward, [4864, 128, 128]),
-    ("tiny", Inputs, [4864, 512, 128]),
-    ("tiny", Weights, [512, 128, 4864]),
-    ("tiny", Weights, [128, 512, 4864]),
-    ("tiny", Weights, [384, 128, 4864]),
-    ("tiny", Weights, [128, 128, 4864]),
-    ("tiny text, last block", Forward, [256, 512, 128]),
-];
+/// `m`, `n`, `k` of `c[m, n] = a[m, k] b[k, n]`.
+type Shape = [usize; 3];
+
+/// Mask ratio of the images.
+const MASK_RATIO: f64 = 0.5;
+
+/// Models and the pairs in a batch of each.
+fn models() -> [(&'static str, ModelConfig, usize); 3] {
+    let small = ModelConfig {
+        image_size: 64,
+        patch_size: 8,
+        vision: TowerConfig { layers: 6, width: 192, heads: 3 },
+        text: TowerConfig { layers: 6, width: 192, heads: 3 },
+        context: 32,
+        vocab: 4096,
+        embed_dim: 192,
+        ln_eps: 1e-6,
+    };
+    [("b16", Preset::B16.config(), 16), ("small", small, 64), ("tiny", Preset::Tiny.config(), 256)]
+}
+
+/// The products of a step: those of a vision block in all three directions, and of text blocks forwards, of which the last
+/// works on one token per text after its attention.
+fn shapes() -> Vec<(String, Kind, Shape)> {
+    let mut shapes = Vec::new();
+    for (model, config, batch) in models() {
+        // Outputs and inputs of a block's linear layers: qkv, out, up, down.
+        let layers = |width: usize| [[3 * width, width], [width, width], [4 * width, width], [width, 4 * width]];
+        let rows = batch * (kept_patches(config.patches(), MASK_RATIO) + 1);
+        for [outputs, inputs] in layers(config.vision.width) {
+            shapes.push((model.to_owned(), Forward, [rows, outputs, inputs]));
+            shapes.push((model.to_owned(), Inputs, [rows, inputs, outputs]));
+            shapes.push((model.to_owned(), Weights, [outputs, inputs, rows]));
+        }
+        for (name, rows, skipped) in [("text", batch * config.context, 0), ("text, last block", batch, 1)] {
+            let layers = layers(config.text.width).into_iter().skip(skipped);
+            shapes
+                .extend(layers.map(|[outputs, inputs]| (format!("{model} {name}"), Forward, [rows, outputs, inputs])));
+        }
+    }
+    shapes
+}
 
 /// `cblas_sgemm`
 type Sgemm = unsafe extern "C" fn(
@@ -123,7 +135,7 @@ fn main() -> ExitCode {
         "GFLOP/s of the median call (and the best); of the best: our f32 over the faster of gemm and MKL, by medians\n"
     );
     println!("| model | m x n x k | f32 | bf16 | gemm | MKL | of the best |\n|---|---|---|---|---|---|---|");
-    let shapes = SHAPES.into_iter().filter(|(model, ..)| model.contains(&wanted));
+    let shapes = shapes().into_iter().filter(|(model, ..)| model.contains(&wanted));
     rayon::scope(|_| {
         for (model, kind, [m, n, k]) in shapes {
             let (a, b) = match kind {

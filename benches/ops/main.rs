@@ -4,7 +4,7 @@
 //!     cargo bench --bench ops                                    on the CPU, at small batches
 //!     cargo bench --bench ops -- 'attention b16'                 rows whose names match
 //!     FLIPK_BENCH_DEVICE=cuda cargo bench --bench ops
-//!     FLIPK_BENCH_BASELINE=before.json cargo bench --bench ops   beside what another commit took
+//!     FLIPK_BENCH_BASELINE=before.json cargo bench --bench ops   compared with another commit
 //!
 //! | variable | |
 //! |---|---|
@@ -12,7 +12,7 @@
 //! | `FLIPK_BENCH_BATCH` | samples in a batch, for all models |
 //! | `FLIPK_BENCH_JSON` | where the result goes; `target/criterion/ops.json` |
 //! | `FLIPK_BENCH_BASELINE` | a result to compare with; `flipk profile --compare` does that for two saved ones |
-//! | `FLIPK_BENCH_COMMIT` | what is measured, where git cannot tell |
+//! | `FLIPK_BENCH_COMMIT` | the commit, outside a repository |
 //!
 //! Each repetition is timed by the device's own clock. On a GPU the L2 cache is flushed before each.
 
@@ -49,7 +49,7 @@ fn adamw(preset: Preset) -> (String, usize) {
     (format!("adamw {preset}"), parameters(preset))
 }
 
-/// The value behind `key` in one of Linux's files about the machine.
+/// The value of `key` in one of Linux's files about the machine.
 fn proc_value(file: &str, key: &str) -> Option<String> {
     let text = std::fs::read_to_string(file).ok()?;
     let line = text.lines().find(|line| line.starts_with(key))?;
@@ -113,7 +113,7 @@ fn read(file: &str) -> Result<Benches> {
 fn run<D: Parts>(device: D, of: &str, inputs: &str, flush: bool, plan: Plan) -> Result<()> {
     let device = Arc::new(device);
     let file = variable("FLIPK_BENCH_JSON").unwrap_or_else(|| {
-        // Criterion makes the folder too, but later. What goes wrong here the file's opening tells.
+        // Criterion creates the folder later. If this fails, opening the file reports it.
         let _ = std::fs::create_dir_all("target/criterion");
         "target/criterion/ops.json".to_owned()
     });
@@ -127,7 +127,7 @@ fn run<D: Parts>(device: D, of: &str, inputs: &str, flush: bool, plan: Plan) -> 
         rows: vec![],
         left_out: vec![],
     };
-    // All that can be wrong with the files is told before the minutes of measuring.
+    // Problems with the files are reported before minutes of measuring.
     let before = variable("FLIPK_BENCH_BASELINE").map(|file| read(&file)).transpose()?;
     if let Some(problem) = before.as_ref().and_then(|before| found.incomparable(before)) {
         bail!("FLIPK_BENCH_BASELINE cannot be compared with: {problem}");

@@ -120,7 +120,7 @@ impl<D: AllOps> Bench<D> {
         }
     }
 
-    /// Notes what this device has no room for; other errors are handed on.
+    /// Notes what does not fit this device; returns other errors.
     pub fn or_left_out(&mut self, name: &str, done: Done) -> Done {
         match done {
             Err(error @ (DeviceError::OutOfMemory { .. } | DeviceError::Unsupported { .. })) => {

@@ -1,4 +1,4 @@
-//! What no tape records by itself: parts of other ops, sums of gradients, the optimizer.
+//! What is not an op of a tape: parts of ops, sums of gradients, the optimizer.
 
 use flipk::autograd::{Activation, DECAY_BLOCK, GradMut, Work};
 use flipk::device::cuda::{ActType, View, ViewMut};
@@ -75,7 +75,7 @@ fn buffer<D: Device, T: Elem>(device: &D, len: usize) -> Result<Buffer<D, T>, De
     Buffer::new(device, len, "a bench")
 }
 
-/// The buffers of what goes element by element.
+/// The buffers of element-wise parts.
 struct Elements<D: Device> {
     x: Buffer<D, D::Act>,
     y: Buffer<D, D::Act>,
@@ -83,7 +83,7 @@ struct Elements<D: Device> {
     scratch: Buffer<D, f32>,
 }
 
-/// The buffers of AdamW, of the arena's length where nothing else is said.
+/// The buffers of AdamW; most have the length of the arena.
 struct Arena<D: Device> {
     values: Buffer<D, f32>,
     shadow: Option<Buffer<D, D::Act>>,

@@ -3,7 +3,7 @@
 use super::table::table;
 use crate::profile::{BenchRow, Benches, Verdict};
 
-/// The rows of `found`, each beside the same row of `before`, if given.
+/// The rows of `found`, each next to the same row of `before`, if given.
 pub fn render(found: &Benches, before: Option<&Benches>) -> String {
     let commit =
         |of: &Benches| of.commit.as_ref().map_or_else(|| "no commit".to_owned(), |commit| format!("commit {commit}"));
@@ -27,7 +27,7 @@ pub fn render(found: &Benches, before: Option<&Benches>) -> String {
     match before {
         None => text += &table(header, &found.rows.iter().map(cells).collect::<Vec<_>>()),
         Some(before) => {
-            let beside = |row: &BenchRow| {
+            let compared = |row: &BenchRow| {
                 let old = before.find(row);
                 let factor = old.map(|old| format!("{:.2}", old.seconds / row.seconds));
                 let [name, shape, us, rate, flops, bound, share] = cells(row);
@@ -46,14 +46,14 @@ pub fn render(found: &Benches, before: Option<&Benches>) -> String {
             };
             let [name, shape, us, rate, flops, bound, share] = header;
             let header = [name, shape, us, rate, flops, bound, share, "before, us", "times faster"];
-            text += &table(header, &found.rows.iter().map(beside).collect::<Vec<_>>());
+            text += &table(header, &found.rows.iter().map(compared).collect::<Vec<_>>());
         }
     }
     for (name, reason) in &found.left_out {
         text += &format!("not run: {name}: {reason}\n");
     }
     if let Some(before) = before {
-        text += &format!("\nbeside {}, {}: {}", commit(before), before.date, verdict(found.verdict(before)));
+        text += &format!("\ncompared with {}, {}: {}", commit(before), before.date, verdict(found.verdict(before)));
     }
     text
 }
@@ -66,11 +66,11 @@ fn verdict(verdict: Option<Verdict>) -> String {
     let Some(Verdict { compared, times_faster, slower }) = verdict else {
         return "no row has a counterpart of the same name and shape\n".to_owned();
     };
-    let noticed = 100.0 * Verdict::NOTICED;
+    let threshold = 100.0 * Verdict::THRESHOLD;
     let mut text = format!("{compared} rows compared, {times_faster:.3} times faster in the geometric mean; ");
     text += &match slower.len() {
-        0 => format!("none is more than {noticed} % slower\n"),
-        count => format!("{count} more than {noticed} % slower:\n"),
+        0 => format!("none is more than {threshold} % slower\n"),
+        count => format!("{count} more than {threshold} % slower:\n"),
     };
     for (name, longer) in slower {
         text += &format!("  {name}: {:.0} % longer\n", 100.0 * longer);

@@ -1,4 +1,4 @@
-//! Choosing the device: the only place that decides which device type the generic code is compiled for.
+//! Choosing the device: the only place that decides which device types the generic code is compiled for.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::train::Precision;
 
 /// The device, the precision and the number of threads.
 #[derive(Args)]
-pub struct DeviceArgs {
+pub(super) struct DeviceArgs {
     /// Device to compute on; `auto` is a GPU if there is one, `emulator` runs the GPU's kernels on the CPU and checks them
     #[arg(long = "device", id = "device", value_enum, default_value_t)]
     kind: Kind,
@@ -39,7 +39,7 @@ pub(super) enum Kind {
 }
 
 /// Work to run on the chosen device.
-pub trait Job: Send {
+pub(super) trait Job: Send {
     type Output: Send;
 
     fn run<D: AllOps>(self, device: Arc<D>) -> Result<Self::Output>;
@@ -47,18 +47,18 @@ pub trait Job: Send {
 
 impl DeviceArgs {
     /// The precision that the user asked for, if any.
-    pub fn precision(&self) -> Option<Precision> {
+    pub(super) fn precision(&self) -> Option<Precision> {
         Some(self.precision).filter(|precision| *precision != Precision::Auto)
     }
 
     /// Runs `job` on the chosen device, on a GPU in bf16 unless the user asked for another precision.
-    pub fn run<J: Job>(&self, job: J) -> Result<J::Output> {
+    pub(super) fn run<J: Job>(&self, job: J) -> Result<J::Output> {
         self.run_in(None, Precision::Bf16, job)
     }
 
     /// Runs `job` on the chosen device in the precision that the user asked for, else the `earlier` one of a resumed run, else
     /// `gpu` on a GPU and f32 on a CPU.
-    pub fn run_in<J: Job>(&self, earlier: Option<Precision>, gpu: Precision, job: J) -> Result<J::Output> {
+    pub(super) fn run_in<J: Job>(&self, earlier: Option<Precision>, gpu: Precision, job: J) -> Result<J::Output> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(self.threads).build();
         let pool = pool.context("cannot start the threads to compute with")?;
         let asked = self.precision().or(earlier).unwrap_or_default();
@@ -83,7 +83,7 @@ impl DeviceArgs {
     }
 }
 
-/// Measures matrix products in bf16 beside f32, and says what `--precision bf16` gains on this CPU.
+/// Measures matrix products in bf16 and f32, and says what `--precision bf16` gains on this CPU.
 fn speed_of_bf16(cpu: &Arc<Cpu>) -> std::result::Result<String, DeviceError> {
     let bf16 = product_ceiling(cpu)?;
     let f32 = product_ceiling(&Arc::new(Cpu::default()))?;
@@ -94,7 +94,7 @@ fn speed_of_bf16(cpu: &Arc<Cpu>) -> std::result::Result<String, DeviceError> {
 fn comparison(bf16: f64, f32: f64) -> String {
     let rates = format!("matrix products reach {:.0} GFLOP/s in bf16 and {:.0} in f32 here", bf16 / 1e9, f32 / 1e9);
     match bf16 < f32 {
-        true => format!("warning: {rates}: --precision f32 is faster on this processor, and more precise"),
+        true => format!("warning: {rates}: --precision f32 is faster on this processor, and more accurate"),
         false => format!("{rates}: bf16 is {:.1} times as fast; other ops take the same time in both", bf16 / f32),
     }
 }

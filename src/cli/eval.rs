@@ -22,7 +22,7 @@ use crate::train::{Options, checkpoint::Checkpoint};
 
 /// Evaluate a checkpoint: zero-shot classification or retrieval
 #[derive(Args)]
-pub struct Eval {
+pub(super) struct Eval {
     #[command(subcommand)]
     task: Task,
 }
@@ -77,7 +77,7 @@ struct Common {
     /// Token that pads short texts [default: as at training; of another --tokenizer, as `flipk train` decides]
     #[arg(long, value_name = "TOKEN")]
     pad_token: Option<String>,
-    /// What to do with photos whose EXIF data asks for a rotation [default: as at training, else ignore]
+    /// What to do with photos that EXIF data says to rotate [default: as at training, else ignore]
     #[arg(long, value_name = "WHAT")]
     exif_orientation: Option<ExifOrientation>,
     /// Images per batch
@@ -112,7 +112,7 @@ struct Evaluation<'a> {
 }
 
 impl Eval {
-    pub fn run(self) -> Result<ExitCode> {
+    pub(super) fn run(self) -> Result<ExitCode> {
         let (Task::Retrieval { common } | Task::ZeroShot { common, .. }) = &self.task;
         let checkpoint = Checkpoint::open(&common.checkpoint)?;
         let tokenizer = common.tokenizer(&checkpoint)?;
@@ -175,7 +175,7 @@ impl Eval {
 
 /// The options of the checkpoint's run; the defaults if its `config.toml` is missing or unreadable.
 fn run_options(checkpoint: &Checkpoint) -> Options {
-    let Some(config) = checkpoint.beside("config.toml") else { return Options::default() };
+    let Some(config) = checkpoint.sibling("config.toml") else { return Options::default() };
     Options::default().over_file(&config).unwrap_or_else(|error| {
         eprint_line!("warning: {error}; using default options instead of the run's");
         Options::default()
@@ -212,9 +212,9 @@ impl Common {
     /// If there is none, or it has more tokens than the model has embeddings.
     fn tokenizer(&self, checkpoint: &Checkpoint) -> Result<Tokenizer> {
         let options = TokenizerOptions { lower_case: self.lower_case, pad_token: self.pad_token.clone() };
-        let own = checkpoint.beside("tokenizer.json");
+        let own = checkpoint.sibling("tokenizer.json");
         let path = self.tokenizer.as_ref().or(own.as_ref());
-        let path = path.context("there is no tokenizer.json beside the checkpoint; pass --tokenizer")?;
+        let path = path.context("there is no tokenizer.json next to the checkpoint; pass --tokenizer")?;
         let tokenizer = Tokenizer::open(path, &options)?;
         tokenizer.check_rows(checkpoint.state.model.vocab).with_context(|| path.display().to_string())?;
         if let (Some(_), Some(own)) = (&self.tokenizer, &own) {

@@ -9,7 +9,7 @@ use crate::profile::largest_batch;
 const MEMORY: [usize; 4] = [24, 40, 80, 141];
 
 /// The largest batch by card, for each preset and mask ratio.
-pub fn table_of_batches(recompute: Recompute) -> String {
+pub(super) fn table_of_batches(recompute: Recompute) -> String {
     let mut rows = Vec::new();
     for preset in [Preset::B16, Preset::L16, Preset::L14, Preset::H14] {
         for ratio in [0.0, 0.5, 0.75] {

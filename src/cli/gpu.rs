@@ -10,7 +10,7 @@ use crate::device::DeviceError;
 use crate::device::cuda::{Driver, Gpu, kernels};
 
 /// The driver of the GPU or emulator; `None` for the CPU.
-pub fn driver(kind: Kind) -> Result<Option<Arc<dyn Driver>>> {
+pub(super) fn driver(kind: Kind) -> Result<Option<Arc<dyn Driver>>> {
     Ok(match kind {
         Kind::Cpu => None,
         #[cfg(feature = "emulator")]
@@ -39,7 +39,7 @@ fn best_gpu() -> std::result::Result<Gpu, DeviceError> {
 }
 
 /// The names of the NVIDIA GPUs that the driver finds.
-pub fn list() -> String {
+pub(super) fn list() -> String {
     if !Gpu::has_driver() {
         return "none: no NVIDIA driver (libcuda) on this machine".to_owned();
     }
@@ -55,7 +55,7 @@ pub fn list() -> String {
 }
 
 /// The kernels compiled into the program.
-pub fn compiled_kernels() -> String {
+pub(super) fn compiled_kernels() -> String {
     if kernels::KERNELS.is_empty() {
         return "none compiled in; for GPUs run tools/cuda-compiler and build again".to_owned();
     }

@@ -13,10 +13,10 @@ use crate::device::isa;
 
 /// Show version, devices, CPU features and compiled kernels
 #[derive(Args)]
-pub struct Info {}
+pub(super) struct Info {}
 
 impl Info {
-    pub fn run(self) -> Result<ExitCode> {
+    pub(super) fn run(self) -> Result<ExitCode> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         #[cfg(feature = "cuda")]
         let [gpus, kernels] = [gpu::list(), gpu::compiled_kernels()];

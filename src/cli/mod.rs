@@ -52,12 +52,12 @@ enum Command {
     Info(info::Info),
 }
 
-/// The error and its causes, except causes that the text before them already ends with.
+/// The error and its causes, except causes that the text before them already contains.
 fn error_chain(error: &anyhow::Error) -> String {
     error.chain().map(ToString::to_string).fold(String::new(), |text, cause| {
         if text.is_empty() {
             cause
-        } else if text.ends_with(&cause) {
+        } else if text.contains(&cause) {
             text
         } else {
             format!("{text}: {cause}")
@@ -68,7 +68,7 @@ fn error_chain(error: &anyhow::Error) -> String {
 /// Prints to standard output.
 ///
 /// # Errors
-/// If it cannot be written, unless it is a pipe whose reader has seen enough (`flipk info | head`).
+/// If writing fails, except when the reader of a pipe has closed it (`flipk info | head`).
 fn put(text: Arguments<'_>) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     match out.write_fmt(text).and_then(|()| out.flush()) {
@@ -77,7 +77,7 @@ fn put(text: Arguments<'_>) -> anyhow::Result<()> {
     }
 }
 
-/// Reads the command line. `-1` is a number there, which is out of range, and no unknown flag.
+/// Parses the command line. `-1` is read as a number, so that the error is about its range and not about an unknown flag.
 fn parse() -> Cli {
     fn numbers(command: clap::Command) -> clap::Command {
         command

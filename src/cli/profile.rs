@@ -4,6 +4,7 @@ use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -20,12 +21,12 @@ use crate::profile::{self, Benches, Ceilings, Group, Line, chrome_trace, compare
 use crate::train::{Options, Precision, RunFolder, Settings, tokenizer};
 use crate::units::Bytes;
 
-/// Time a training step, layer by layer, beside the device's limits
+/// Time a training step, layer by layer, and compare it with the device's limits
 ///
-/// Runs some steps on real batches and prints, for each part, its median time, model FLOPs and least memory traffic, and how
-/// close it is to the limit that binds it. Both limits (memory bandwidth and the fastest matrix product) are measured on the
-/// device itself, and so is the rate of products that it sustains for 5 s. Lines marked `recompute` (see --recompute) are not counted as model FLOPs. The emulator also counts
-/// the bytes that each part actually moves to and from memory.
+/// Runs some steps on real batches. Prints the median time of each part, its model FLOPs, its minimum memory traffic, and how
+/// close it comes to its limit: memory bandwidth, or the rate of the fastest matrix product. Both are measured on the device, and
+/// so is the rate of products that it sustains for 5 s. Lines named `recompute` (see --recompute) do not count as model FLOPs. The
+/// emulator also counts the bytes that each part moves to and from memory.
 #[derive(Args)]
 #[command(after_help = "Examples:
   flipk profile
@@ -37,7 +38,7 @@ use crate::units::Bytes;
   flipk profile runs/b16-001                  # with the options of that run
   flipk profile --batch 8 --device emulator   # estimated time on an H100
   flipk profile --batch 8 --device emulator --group kernel   # counts per kernel, bank conflicts included")]
-pub struct Profile {
+pub(super) struct Profile {
     /// Run folder whose options to use; flags override them
     run: Option<PathBuf>,
     /// What to sum up in one line
@@ -46,6 +47,9 @@ pub struct Profile {
     /// Steps to time op by op, and then as training runs them (not in emulation); two untimed steps precede each
     #[arg(long = "profile-steps", value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     count: u32,
+    /// Least time for the steps that are timed as training runs them, in seconds
+    #[arg(long = "profile-seconds", value_name = "SECONDS", default_value_t = 0)]
+    seconds: u32,
     /// Write everything as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -63,7 +67,7 @@ pub struct Profile {
     #[cfg(feature = "cuda")]
     #[arg(long, conflicts_with = "compare")]
     fit: bool,
-    /// Measure the device's ceilings again, even if they were measured before
+    /// Measure the device's ceilings again, even if earlier results are cached
     #[arg(long)]
     ceilings: bool,
     #[command(flatten)]
@@ -72,7 +76,7 @@ pub struct Profile {
     options: Options,
 }
 
-const NOT_COUNTED: &str = "kernels are counted in emulation alone";
+const NOT_COUNTED: &str = "kernels are counted only in emulation";
 
 struct Measurement {
     job: profile::Job,
@@ -99,7 +103,7 @@ impl Job for Measurement {
 }
 
 impl Profile {
-    pub fn run(self) -> Result<ExitCode> {
+    pub(super) fn run(self) -> Result<ExitCode> {
         if let Some([before, after]) = self.compare.as_deref() {
             put(format_args!("{}", compare_files(before, after, self.group)?))?;
             return Ok(ExitCode::SUCCESS);
@@ -113,7 +117,7 @@ impl Profile {
             Some(folder) => self.options.over_file(&RunFolder::open(folder)?.config())?,
             None => self.options,
         };
-        // A wrong path must not cost slow steps. Existing content stays until it is replaced.
+        // A wrong path should fail before the slow steps do. Existing content stays until it is replaced.
         for file in [&self.json, &self.trace, &self.picture].into_iter().flatten() {
             let opened = OpenOptions::new().create(true).append(true).open(file);
             opened.with_context(|| format!("cannot write {}", file.display()))?;
@@ -121,8 +125,8 @@ impl Profile {
         let tokenizer = tokenizer(&options)?;
         let settings = Settings::resolve(options, tokenizer.vocab_size())?;
         let (dataset, model) = (Arc::new(settings.dataset()?), settings.preset_name());
-        let (warm_up, steps) = (2, self.count as usize);
-        let job = profile::Job { settings, dataset, tokenizer, model, warm_up, steps };
+        let (warm_up, steps, time) = (2, self.count as usize, Duration::from_secs(self.seconds.into()));
+        let job = profile::Job { settings, dataset, tokenizer, model, warm_up, steps, time };
         let precision = job.settings.options.precision;
         let measurement = Measurement { job, again: self.ceilings, group: self.group };
         let found = self.device.run_in(precision, Precision::Bf16, measurement)?;
@@ -170,7 +174,7 @@ fn compare_files(before: &Path, after: &Path, by: Group) -> Result<String> {
             None => return Ok(benches::render(&after, Some(&before))),
             Some(problem) => problem,
         },
-        _ => "one is a profile of a step, the other is of single ops".to_owned(),
+        _ => "one is a profile of a step, the other one of single ops".to_owned(),
     };
     bail!("{} and {} cannot be compared: {problem}", before.display(), after.display())
 }
@@ -179,7 +183,7 @@ fn milliseconds(seconds: f64) -> String {
     format!("{:.3}", 1e3 * seconds)
 }
 
-/// A rate in units of `unit` per second, `-` if there is nothing to measure.
+/// A rate in units of `unit` per second; `-` without any work.
 fn rate(amount: u64, seconds: f64, unit: f64) -> String {
     if amount == 0 || seconds == 0.0 { "-".to_owned() } else { format!("{:.1}", amount as f64 / seconds / unit) }
 }
@@ -255,16 +259,16 @@ fn megabytes(bytes: Option<u64>) -> String {
     bytes.map_or_else(|| "-".to_owned(), |bytes| format!("{:.2}", bytes as f64 / 1e6))
 }
 
-/// The bytes that each part moved beside the least possible, if the device counts them.
+/// The bytes that each part moved next to the minimum, if the device counts them.
 fn moved(lines: &[Line]) -> String {
     let row = |line: &Line| {
-        let over = line.of_least().map_or_else(|| "-".to_owned(), |times| format!("{times:.2}"));
+        let over = line.of_minimum().map_or_else(|| "-".to_owned(), |times| format!("{times:.2}"));
         [format!("{} {}", line.name, line.direction), megabytes(Some(line.bytes)), megabytes(line.moved_bytes), over]
     };
     match lines.iter().any(|line| line.moved_bytes.is_some()) {
         true => {
             "\n".to_owned()
-                + &table(["", "MB at least", "MB moved", "of least"], &lines.iter().map(row).collect::<Vec<_>>())
+                + &table(["", "MB minimum", "MB moved", "of minimum"], &lines.iter().map(row).collect::<Vec<_>>())
         }
         false => String::new(),
     }
@@ -302,7 +306,7 @@ fn kernels(kernels: &[KernelCounts]) -> String {
         "MFLOP",
         "MB moved",
         "passes, k",
-        "of least",
+        "of minimum",
         "us",
         "slowest",
     ];

@@ -10,14 +10,14 @@ use crate::train::{Metrics, Progress};
 /// Time between plain lines.
 const PLAIN_EVERY: Duration = Duration::from_secs(10);
 
-pub struct Screen {
+pub(super) struct Screen {
     /// `None` without a terminal.
     bar: Option<ProgressBar>,
     last_line: Option<Instant>,
 }
 
 impl Screen {
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
             let style = ProgressStyle::with_template("{bar:24.cyan/blue} step {pos}/{len}  {msg}");
@@ -26,7 +26,7 @@ impl Screen {
         Self { bar, last_line: None }
     }
 
-    pub fn show(&mut self, progress: Progress) {
+    pub(super) fn show(&mut self, progress: Progress) {
         match progress {
             Progress::Line(line) => self.print(line),
             Progress::Step { done, total } => {

@@ -29,7 +29,7 @@ use crate::train::{Ended, Options, Plan, Precision, Summary, train};
   flipk train --resume runs/b16-001            # continue from the last checkpoint, to the bit
   flipk train --resume runs/b16-001/checkpoints/step-00012000.safetensors --lr 1e-4   # from an older one
   flipk train --init-from runs/b16-001 --mask-ratio 0 --base-lr 4e-8 --samples 128000000   # unmasked tuning")]
-pub struct Train {
+pub(super) struct Train {
     /// TOML file with options; flags override it
     #[arg(long, value_name = "FILE", conflicts_with = "resume")]
     config: Option<PathBuf>,
@@ -61,7 +61,7 @@ impl Job for Training {
 }
 
 impl Train {
-    pub fn run(self) -> Result<ExitCode> {
+    pub(super) fn run(self) -> Result<ExitCode> {
         let options = Options { precision: self.device.precision(), ..self.options };
         let print = &mut |line: &str| eprint_line!("{line}");
         let plan = match (&self.resume, &self.config) {
@@ -87,8 +87,8 @@ impl Train {
     }
 }
 
-/// A flag that the first Ctrl-C (or SIGTERM, or SIGHUP) sets; the second one ends the program. A signal that is ignored
-/// stays so: `nohup` ignores SIGHUP, and a script's shell SIGINT of what it starts in the background.
+/// A flag that the first Ctrl-C (or SIGTERM, or SIGHUP) sets; the second one ends the program. Signals that are ignored stay
+/// ignored: `nohup` ignores SIGHUP, and a shell ignores SIGINT for what a script starts in the background.
 fn interrupt() -> Result<Arc<AtomicBool>> {
     let signals = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
     let ignored: Vec<i32> = signals.into_iter().filter(|&signal| is_ignored(signal)).collect();
@@ -102,7 +102,7 @@ fn interrupt() -> Result<Arc<AtomicBool>> {
     };
     ctrlc::set_handler(handler).context("cannot listen for Ctrl-C")?;
     for signal in ignored {
-        // SAFETY: SIG_IGN is no function that could be called.
+        // SAFETY: SIG_IGN is not a function, so no handler can misbehave.
         unsafe { libc::signal(signal, libc::SIG_IGN) };
     }
     Ok(stop)

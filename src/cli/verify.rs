@@ -19,7 +19,7 @@ use crate::train::Precision;
 /// The sizes come from the file's header. The exit code is 0 only if every quantity is within its tolerance. On a GPU and in
 /// emulation, the kernels are checked in f32; `--precision bf16` checks those that training uses, with wider tolerances.
 #[derive(Args)]
-pub struct Verify {
+pub(super) struct Verify {
     /// Golden state (safetensors)
     file: PathBuf,
     #[command(flatten)]
@@ -35,7 +35,7 @@ impl Job for &Verify {
 }
 
 impl Verify {
-    pub fn run(self) -> Result<ExitCode> {
+    pub(super) fn run(self) -> Result<ExitCode> {
         let checks = self.device.run_in(None, Precision::F32, &self)?;
         let verdict = |check: &Check| if check.holds() { "ok" } else { "FAILED" };
         let row = |check: &Check| {

@@ -52,7 +52,7 @@ impl ClassNames {
         Ok(Self { path: path.to_owned(), names: entries(path, Blank::Keep)? })
     }
 
-    /// What a user should know about the list.
+    /// Warnings about the list.
     fn notes(&self) -> Vec<String> {
         let mut lines: HashMap<&str, Vec<usize>> = HashMap::new();
         for (line, name) in (1..).zip(&self.names) {
@@ -96,8 +96,8 @@ struct Reading {
 impl Classes {
     /// Finds the class of every sample. `names`: `None` for the data set's distinct captions.
     ///
-    /// A caption is the name of its class, or its number. Which of them is decided over all samples; if both fit and
-    /// differ, `labels` has to say it. The class number of a `.cls` member is always a number. If a sample has several
+    /// A caption is the name of its class, or its number. Which of the two is decided over all samples; if both fit and
+    /// differ, `labels` must decide. The class number of a `.cls` member is always a number. If a sample has several
     /// captions, each one that is a class is correct.
     ///
     /// # Errors
@@ -122,7 +122,7 @@ impl Classes {
         self.of_sample.get(sample as usize).map_or(&[], Vec::as_slice)
     }
 
-    /// What a user should know about names and labels, one line each.
+    /// Warnings about names and labels, one line each.
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
@@ -269,9 +269,9 @@ fn no_class(
     EvalError::NoClass { sample, caption: shorten(&caption).into_owned(), problem }
 }
 
-/// Names the class that is most like a caption, if one is much like it.
+/// Names the class that is most similar to a caption, if one is similar enough.
 fn nearest(caption: &str, names: &[String], by_name: &HashMap<&str, u32>) -> String {
-    /// Least similarity of two names of which one may be misspelt.
+    /// Minimum similarity for one name to be a likely misspelling of the other.
     const ALIKE: f64 = 0.8;
     let lower = caption.to_lowercase();
     let near = names
@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_that_hold_more_than_names_and_labels_from_one_are_told() {
+    fn lists_that_hold_more_than_names_and_labels_from_one_are_reported() {
         let list = "0 red\n1 green\n2 blue\n";
         let numbers = |numbers: &[usize]| numbers.iter().map(|&number| Some(Label::Number(number))).collect::<Vec<_>>();
         let found = classes(&numbers(&[0, 2]), list, Labels::Auto).unwrap();

@@ -11,7 +11,9 @@ use crate::ops::AllOps;
 
 /// What evaluation reads.
 pub struct Inputs<'a> {
+    /// The data set.
     pub dataset: &'a Arc<Dataset>,
+    /// The tokenizer that the model was trained with.
     pub tokenizer: &'a Tokenizer,
     /// Share of broken samples above which evaluation stops.
     pub max_bad: f32,
@@ -56,7 +58,7 @@ impl<D: AllOps> Encoder<D> {
         let mut tape = Tape::new(flip.layout().clone());
         let (pixels, ids, images) = flip.vision(&mut tape, batch, patches);
         tape.retain(images.slot());
-        // Written once, read at every run.
+        // Written once, read in every run.
         tape.retain(ids);
         let mut vision = tape.inference(device.clone())?;
         let all: Vec<u32> = (0..patches as u32).collect();
@@ -108,7 +110,7 @@ impl<D: AllOps> Encoder<D> {
             self.warnings.extend(batches.take_warnings());
             let batch = batch?;
             pixels.clone_from(&batch.images);
-            // The last batch may be short: it is filled up, and the rows of the filling are dropped.
+            // The last batch may be short: it is padded, and the padding's rows are dropped.
             pixels.resize(self.batch * self.side * self.side * 3, 0);
             self.vision.write(self.pixels, &pixels)?;
             self.vision.forward(params)?;
@@ -128,14 +130,14 @@ impl<D: AllOps> Encoder<D> {
     /// Embeds texts: rows of length 1, `[texts, embed_dim]`.
     ///
     /// # Errors
-    /// A tokenizer with more tokens than the model has rows, a text that it refuses, or the device's.
+    /// A tokenizer with more tokens than the model has rows, a text that cannot be tokenized, or a failure of the device.
     pub fn texts(
         &mut self,
         params: &Parameters<D>,
         tokenizer: &Tokenizer,
         texts: &[String],
     ) -> Result<Vec<f32>, EvalError> {
-        // A device would read beyond its table of tokens.
+        // Otherwise the device would read beyond its table of tokens.
         tokenizer.check_rows(self.vocab)?;
         let mut all = Vec::with_capacity(texts.len() * self.width);
         let mut tokens = vec![0; self.batch * self.context];

@@ -44,7 +44,7 @@ impl Default for Templates {
     }
 }
 
-/// Replaces every placeholder of a template by `name`, in which no placeholders are looked for.
+/// Replaces every placeholder of a template by `name`; placeholders in `name` itself stay.
 fn fill(template: &str, name: &str) -> String {
     let (mut filled, mut rest) = (String::with_capacity(template.len() + name.len()), template);
     while let Some(brace) = rest.find('{') {
@@ -71,7 +71,7 @@ fn fill(template: &str, name: &str) -> String {
 pub(super) fn entries(path: &Path, blank: Blank) -> Result<Vec<String>, EvalError> {
     let lines = text::read_lines(path, blank)?;
     let quoted = |line: &String| line.is_empty() || is_quoted(line);
-    // A single line in quotes may be meant so.
+    // The quotes of a single line may be part of it.
     let all_quoted = lines.len() > 1 && lines.iter().all(quoted);
     match lines.iter().position(|line| is_code(line)).or(all_quoted.then_some(0)) {
         Some(at) => {
@@ -100,8 +100,8 @@ fn is_quoted(text: &str) -> bool {
     text.len() > 1 && text.starts_with(quotes) && text.ends_with(quotes)
 }
 
-/// What the lines of a list of names have in common that is hardly a part of the names, if there is such a thing: they
-/// are rows of a table, numbered, and so on. A blank line says nothing.
+/// What the lines of a list have in common that is hardly part of the names: they are rows of a table, numbered, and so on.
+/// Blank lines do not count.
 pub(super) fn decoration(lines: &[String]) -> Option<String> {
     let given: Vec<(usize, &str)> =
         lines.iter().map(String::as_str).enumerate().filter(|(_, line)| !line.is_empty()).collect();
@@ -116,10 +116,10 @@ pub(super) fn decoration(lines: &[String]) -> Option<String> {
     if rest.iter().all(|(_, line)| line.contains('\t')) {
         return Some(format!("its lines are rows of a table, {shown}"));
     }
-    // Counted from any number, with a line on top or not: the title of a table.
+    // Counted from any number, with or without a title line on top.
     let offset = number(second).map(|(number, _)| number - rest[0].0 as i64);
     if offset.is_some_and(|offset| body(&|at, line| number(line).is_some_and(|(n, _)| n == at as i64 + offset)))
-        // Of "1 dog", "2 dogs" the numbers are what the classes are about.
+        // In "1 dog", "2 dogs" the numbers are part of the names.
         && rest.len() > 1
         && !rest.iter().all(|(_, line)| number(line).map(|(_, name)| stem(name)) == number(second).map(|(_, name)| stem(name)))
     {
@@ -148,12 +148,12 @@ fn number(line: &str) -> Option<(i64, &str)> {
     Some((line[..digits].parse().ok().filter(|_| is_apart)?, name))
 }
 
-/// A name without the ending of its plural.
+/// A name without the plural's `s`.
 fn stem(name: &str) -> &str {
     name.trim_end_matches('s')
 }
 
-/// A text in quotes; if it is not ASCII, also with escapes, since some letters look alike.
+/// A text in quotes; if it is not ASCII, also escaped, since some letters look alike.
 pub(super) fn escaped(text: &str) -> String {
     let text = &*shorten(text);
     match text.is_ascii() {

@@ -7,12 +7,12 @@ use std::hash::Hash;
 pub(super) struct Numbers<K>(HashMap<K, usize>);
 
 impl<K: Hash + Eq> Numbers<K> {
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self(HashMap::new())
     }
 
     /// The number of `key`, and whether it is new.
-    pub fn of(&mut self, key: K) -> (usize, bool) {
+    pub(super) fn of(&mut self, key: K) -> (usize, bool) {
         let next = self.0.len();
         let number = *self.0.entry(key).or_insert(next);
         (number, number == next)

@@ -3,7 +3,7 @@
 use crate::data::{CaptionKeys, Dataset, Error, Result};
 
 /// Opens data to evaluate a model that was trained with `keys`. If there are no captions under the run's key, the usual
-/// places are tried, and the second value is a note that says so.
+/// places are tried, and the second value is a note about that.
 ///
 /// # Errors
 /// See [`Dataset::open`]. If there are no captions in the usual places either, the error is the one for `keys`.

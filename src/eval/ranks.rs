@@ -1,4 +1,4 @@
-//! The rank of the right answer among candidates sorted by similarity.
+//! Ranks of right answers among candidates sorted by similarity.
 
 use rayon::prelude::*;
 
@@ -7,8 +7,8 @@ use crate::simd::{dot, wide};
 /// For each query (`[queries, width]`), how many wrong candidates (`[candidates, width]`) are ahead of the first right
 /// one: 0 if a right one is first. `own(query, candidate)` says which candidates are right.
 ///
-/// Candidates are sorted by similarity, equal ones by their number, as for NumPy's `argmax`.
-pub fn ranks(
+/// Candidates with equal similarity are sorted by index, as in NumPy's `argmax`.
+pub(super) fn ranks(
     queries: &[f32],
     candidates: &[f32],
     width: usize,
@@ -31,7 +31,7 @@ pub fn ranks(
 }
 
 /// The share of ranks below `k`.
-pub fn within(ranks: &[usize], k: usize) -> f64 {
+pub(super) fn within(ranks: &[usize], k: usize) -> f64 {
     ranks.iter().filter(|&&rank| rank < k).count() as f64 / ranks.len().max(1) as f64
 }
 

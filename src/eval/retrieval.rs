@@ -1,4 +1,4 @@
-//! Retrieval: finding the text of an image, and an image of a text, among all.
+//! Retrieval: the text of an image, and the image of a text, among all.
 
 use serde::Serialize;
 
@@ -12,8 +12,11 @@ use crate::ops::AllOps;
 /// The share of queries with a right answer among the first 1, 5 and 10.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Recall {
+    /// Among the first one.
     pub r1: f64,
+    /// Among the first five.
     pub r5: f64,
+    /// Among the first ten.
     pub r10: f64,
 }
 
@@ -25,7 +28,9 @@ pub struct Retrieval {
     pub images: usize,
     /// Distinct captions.
     pub texts: usize,
+    /// Of texts for each image.
     pub image_to_text: Recall,
+    /// Of images for each text.
     pub text_to_image: Recall,
 }
 
@@ -78,7 +83,7 @@ impl Pairs {
 /// Recall over a whole data set.
 ///
 /// # Errors
-/// Too many broken samples, or the device's.
+/// Too many broken samples, or a failure of the device.
 pub fn retrieval<D: AllOps>(
     encoder: &mut Encoder<D>,
     params: &Parameters<D>,

@@ -1,5 +1,5 @@
-//! Zero-shot classification (Radford et al. 2021, section 3.1): an image belongs to the class whose name, put into
-//! prompt templates, is nearest.
+//! Zero-shot classification (Radford et al. 2021, section 3.1): class names are put into prompt templates and embedded, and an
+//! image belongs to the nearest class.
 
 use serde::Serialize;
 
@@ -12,19 +12,23 @@ use super::ranks::{ranks, within};
 use crate::autograd::Parameters;
 use crate::ops::AllOps;
 
-/// The share of images whose class is the nearest one, or among the nearest five.
+/// The shares of images for which the right class is the nearest (top-1) or among the five nearest (top-5).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct ZeroShot {
+    /// Images that were classified.
     pub images: usize,
+    /// Classes to choose from.
     pub classes: usize,
+    /// In [0, 1].
     pub top1: f64,
+    /// In [0, 1].
     pub top5: f64,
 }
 
 /// Classifies every image of a data set. Of equally near classes, the first is predicted.
 ///
 /// # Errors
-/// Too many broken samples, or the device's.
+/// Too many broken samples, or a failure of the device.
 pub fn zero_shot<D: AllOps>(
     encoder: &mut Encoder<D>,
     params: &Parameters<D>,
@@ -33,7 +37,7 @@ pub fn zero_shot<D: AllOps>(
     templates: &Templates,
 ) -> Result<ZeroShot, EvalError> {
     let images = encoder.images(params, inputs)?;
-    // Equal names share a row, so that they are exactly equally near.
+    // Equal names share a row, so that their similarities are equal to the bit.
     let mut rows = Numbers::new();
     let mut distinct: Vec<&str> = Vec::new();
     let mut row_of: Vec<usize> = Vec::new();

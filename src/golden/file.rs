@@ -7,19 +7,32 @@ use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 
 use crate::mapped::MappedFile;
-use crate::model::{Flip, ModelConfig, TowerConfig};
+use crate::model::{Flip, ModelConfig, ModelError, TowerConfig};
 
-/// What can be wrong with a golden state.
+/// Why a golden state cannot be compared with.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum GoldenError {
+    /// A file that cannot be read.
     #[error("{path}: {source}")]
     Open { path: PathBuf, source: std::io::Error },
+    /// A file of another format.
     #[error("{path}: not a safetensors file: {source}")]
     Format { path: PathBuf, source: safetensors::SafeTensorError },
+    /// A header whose configuration cannot be used.
     #[error("{path}: the header's `config` {problem}")]
     Config { path: PathBuf, problem: String },
+    /// A configuration that is not what flipk reads.
+    #[error("{path}: the header's `config`: {source}")]
+    Json { path: PathBuf, source: serde_json::Error },
+    /// A configuration with impossible sizes.
+    #[error("{path}: the header's `config`: {source}")]
+    Model { path: PathBuf, source: ModelError },
+    /// A tensor that is missing, or is not what it must be.
     #[error("{path}: tensor `{name}`: {problem}")]
     Tensor { path: PathBuf, name: String, problem: String },
+    /// A failure of the device.
     #[error(transparent)]
     Device(#[from] crate::device::DeviceError),
 }
@@ -47,7 +60,7 @@ pub(super) struct Config {
 }
 
 impl Config {
-    pub fn model(&self) -> ModelConfig {
+    pub(super) fn model(&self) -> ModelConfig {
         ModelConfig {
             image_size: self.image_size,
             patch_size: self.patch_size,
@@ -69,7 +82,7 @@ pub(super) struct Golden {
 }
 
 impl Golden {
-    pub fn open(path: &Path) -> Result<Self, GoldenError> {
+    pub(super) fn open(path: &Path) -> Result<Self, GoldenError> {
         let open = |source| GoldenError::Open { path: path.to_owned(), source };
         let file = File::open(path).map_err(open)?;
         let map = MappedFile::new(&file).map_err(open)?;
@@ -78,12 +91,13 @@ impl Golden {
         let config_error = |problem| GoldenError::Config { path: path.to_owned(), problem };
         let config = metadata.metadata().as_ref().and_then(|fields| fields.get("config"));
         let config = config.ok_or_else(|| config_error("is missing".to_owned()))?;
-        let config: Config = serde_json::from_str(config).map_err(|error| config_error(error.to_string()))?;
-        config.model().check().map_err(config_error)?;
+        let config: Config =
+            serde_json::from_str(config).map_err(|source| GoldenError::Json { path: path.to_owned(), source })?;
+        config.model().check().map_err(|source| GoldenError::Model { path: path.to_owned(), source })?;
         if config.batch == 0 {
             return Err(config_error("has a batch of 0".to_owned()));
         }
-        // The sizes are only claims; what they lead to is allocated only if the file has as much.
+        // The header may claim any size; memory is allocated only if the file is large enough.
         let parameters = Flip::new(&config.model(), false).layout().count();
         if parameters as u128 * size_of::<f32>() as u128 > map.len() as u128 {
             return Err(config_error(format!("is of a model with {parameters} parameters, which are not in the file")));
@@ -96,7 +110,7 @@ impl Golden {
     }
 
     /// All tensors' names.
-    pub fn names(&self) -> Result<Vec<String>, GoldenError> {
+    pub(super) fn names(&self) -> Result<Vec<String>, GoldenError> {
         Ok(self.tensors()?.names().into_iter().map(str::to_owned).collect())
     }
 
@@ -127,29 +141,29 @@ impl Golden {
         }
     }
 
-    pub fn f32(&self, name: &str) -> Result<(Vec<usize>, Vec<f32>), GoldenError> {
+    pub(super) fn f32(&self, name: &str) -> Result<(Vec<usize>, Vec<f32>), GoldenError> {
         self.read(name, Dtype::F32, f32::from_le_bytes)
     }
 
     /// An f32 tensor with `len` numbers in any shape.
-    pub fn f32_len(&self, name: &str, len: usize) -> Result<Vec<f32>, GoldenError> {
+    pub(super) fn f32_len(&self, name: &str, len: usize) -> Result<Vec<f32>, GoldenError> {
         match self.f32(name)? {
             (_, values) if values.len() == len => Ok(values),
             (shape, _) => Err(self.error(name, format!("has shape {shape:?}, expected {len} numbers"))),
         }
     }
 
-    pub fn scalar(&self, name: &str) -> Result<f64, GoldenError> {
+    pub(super) fn scalar(&self, name: &str) -> Result<f64, GoldenError> {
         Ok(f64::from(self.f32_len(name, 1)?[0]))
     }
 
-    pub fn images(&self) -> Result<Vec<u8>, GoldenError> {
+    pub(super) fn images(&self) -> Result<Vec<u8>, GoldenError> {
         let (name, side) = ("inputs/images_u8", self.config.image_size);
         let found = self.read(name, Dtype::U8, u8::from_le_bytes)?;
         self.expect(name, found, &[self.config.batch, side, side, 3])
     }
 
-    pub fn tokens(&self) -> Result<Vec<i32>, GoldenError> {
+    pub(super) fn tokens(&self) -> Result<Vec<i32>, GoldenError> {
         let (name, vocab) = ("inputs/tokens", self.config.vocab_size as i32);
         let found = self.read(name, Dtype::I32, i32::from_le_bytes)?;
         let tokens = self.expect(name, found, &[self.config.batch, self.config.context_length])?;
@@ -160,7 +174,7 @@ impl Golden {
     }
 
     /// Indices of visible patches: all axes but the last together, and the last.
-    pub fn ids(&self, name: &str) -> Result<(Vec<u32>, usize, usize), GoldenError> {
+    pub(super) fn ids(&self, name: &str) -> Result<(Vec<u32>, usize, usize), GoldenError> {
         let (shape, ids) = self.read(name, Dtype::I32, i32::from_le_bytes)?;
         let patches = self.config.model().patches() as i32;
         if let Some(id) = ids.iter().find(|id| !(0..patches).contains(*id)) {

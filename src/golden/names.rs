@@ -16,13 +16,13 @@ pub(super) struct Piece {
 
 impl Piece {
     /// Their numbers in our order.
-    pub fn to_ours(&self, theirs: &[f32]) -> Vec<f32> {
+    pub(super) fn to_ours(&self, theirs: &[f32]) -> Vec<f32> {
         let Some((inputs, outputs)) = self.transposed else { return theirs.to_vec() };
         (0..outputs).flat_map(|output| (0..inputs).map(move |input| theirs[input * outputs + output])).collect()
     }
 
-    /// Key biases shift whole rows of scores, which a softmax does not see: their gradient is zero in exact arithmetic.
-    pub fn is_key_bias(&self) -> bool {
+    /// A key bias adds the same to all scores of a row, which a softmax ignores: its gradient is zero in exact arithmetic.
+    pub(super) fn is_key_bias(&self) -> bool {
         self.name.ends_with("/key/bias")
     }
 }

@@ -12,7 +12,7 @@ use crate::ops::AllOps;
 use crate::ops::pairwise::LOSS;
 use crate::optim::{AdamWConfig, Optimizer};
 
-/// How close a device must come; by its arithmetic.
+/// How close a device must come, by its arithmetic.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Tolerances {
     /// Largest absolute difference of a unit embedding's elements.
@@ -21,20 +21,22 @@ pub struct Tolerances {
     pub loss: f64,
     /// L2 norm of the difference over the L2 norm of the gradient.
     pub gradients: f64,
+    /// Of each step of training.
     pub training_losses: f64,
+    /// Of each parameter after training.
     pub final_norms: f64,
 }
 
 impl Tolerances {
-    /// f32 throughout: what reorderings of sums in f32 may do.
+    /// f32 throughout: sums in other orders may differ by this much.
     pub const F32: Self =
         Self { embeddings: 1e-5, loss: 1e-5, gradients: 1e-4, training_losses: 1e-4, final_norms: 1e-4 };
 
-    /// bf16 activations and operands, of which each rounding is off by up to 2^-8: what some tens of layers add up to.
+    /// bf16 activations and operands: roundings of up to 2^-8 each, added up over some tens of layers.
     pub const BF16: Self =
         Self { embeddings: 1e-2, loss: 5e-3, gradients: 3e-2, training_losses: 2e-2, final_norms: 1e-2 };
 
-    /// Those for what `device` computes in.
+    /// The tolerances for the arithmetic of `device`.
     pub fn of(device: &impl Device) -> Self {
         if device.gemm_is_bf16() { Self::BF16 } else { Self::F32 }
     }
@@ -43,8 +45,11 @@ impl Tolerances {
 /// One compared quantity.
 #[derive(Clone, Debug)]
 pub struct Check {
+    /// What was compared.
     pub quantity: String,
+    /// Absolute or relative, as [`Tolerances`] says.
     pub error: f64,
+    /// The largest error that is accepted.
     pub tolerance: f64,
 }
 
@@ -64,7 +69,7 @@ struct Run<'a, D: AllOps> {
     tokens: Vec<i32>,
 }
 
-/// Compares everything that the golden state at `path` holds with what `device` computes.
+/// Compares every quantity in the golden state at `path` with what `device` computes.
 pub fn verify<D: AllOps>(path: &Path, device: Arc<D>, tolerances: Tolerances) -> Result<Vec<Check>, GoldenError> {
     let golden = Golden::open(path)?;
     // The golden states were made without decay of the CLS token.

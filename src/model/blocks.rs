@@ -37,7 +37,7 @@ struct Block {
     down: Weights,
 }
 
-/// What of a tower's tokens its embedding is made from.
+/// Which tokens a tower's embedding is made from.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tokens {
     All,
@@ -53,7 +53,7 @@ pub(super) struct Transformer {
 
 impl Transformer {
     /// Parameters `{prefix}.resblocks.{i}...` and `{final_norm}.*`, named as in OpenCLIP.
-    pub fn new(layout: &mut Layout, prefix: &str, final_norm: &str, config: &TowerConfig, eps: f32) -> Self {
+    pub(super) fn new(layout: &mut Layout, prefix: &str, final_norm: &str, config: &TowerConfig, eps: f32) -> Self {
         let width = config.width;
         let blocks = (0..config.layers)
             .map(|index| {
@@ -74,11 +74,11 @@ impl Transformer {
     }
 
     /// `x: [batch, tokens, width]` to the `read` tokens of the same shape, normalised. Each residual sum is fused with the
-    /// normalisation after it, so a block hands its last branch on unsummed.
+    /// normalisation after it, so a block returns its stream and its last branch separately.
     ///
-    /// Only attention looks at other tokens. So where the first alone is read, the last block works on nothing else after
-    /// its attention; what is left out there does not count as model FLOPs either.
-    pub fn record<D: AllOps>(&self, tape: &mut Tape<D>, x: Var<D::Act>, read: Tokens) -> Var<D::Act> {
+    /// Only attention mixes tokens. So if only the first token is read, the last block works on that token alone after its
+    /// attention; model FLOPs do not count the others either.
+    pub(super) fn record<D: AllOps>(&self, tape: &mut Tape<D>, x: Var<D::Act>, read: Tokens) -> Var<D::Act> {
         let (mut stream, mut branch) = (x, None);
         for (index, block) in self.blocks.iter().enumerate() {
             let name = format!("block_{index:02}");

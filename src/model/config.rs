@@ -10,8 +10,11 @@ use crate::ops::gather_patches::Normalisation;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TowerConfig {
+    /// Transformer blocks.
     pub layers: usize,
+    /// Width of a token.
     pub width: usize,
+    /// Attention heads; they divide the width.
     pub heads: usize,
 }
 
@@ -23,10 +26,13 @@ pub struct ModelConfig {
     pub image_size: usize,
     /// Pixels of a patch's side; divides `image_size`.
     pub patch_size: usize,
+    /// The tower for images.
     pub vision: TowerConfig,
+    /// The tower for captions.
     pub text: TowerConfig,
     /// Tokens of a caption; shorter ones are padded, longer ones cut.
     pub context: usize,
+    /// Rows of the token table.
     pub vocab: usize,
     /// Width of the space that both towers project to.
     pub embed_dim: usize,
@@ -45,10 +51,15 @@ fn default_ln_eps() -> f32 {
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum Preset {
+    /// A small model of 48 px for the embedded data
     Tiny,
+    /// ViT-B/16
     B16,
+    /// ViT-L/16
     L16,
+    /// ViT-L/14
     L14,
+    /// ViT-H/14
     H14,
 }
 
@@ -60,7 +71,7 @@ pub enum Loss {
     /// Softmax over the batch, both ways: the paper's
     #[default]
     Infonce,
-    /// A yes or no for each pair: SigLIP's
+    /// A yes-or-no decision per pair: SigLIP's
     Sigmoid,
 }
 
@@ -78,6 +89,7 @@ impl fmt::Display for Preset {
 }
 
 impl Preset {
+    /// Its sizes.
     pub fn config(self) -> ModelConfig {
         let tower = |layers, width, heads| TowerConfig { layers, width, heads };
         let paper = |patch_size, vision, text, embed_dim| ModelConfig {
@@ -123,20 +135,14 @@ impl ModelConfig {
         self.patch_size * self.patch_size * 3
     }
 
-    /// What is wrong with the sizes, if anything is.
-    pub fn check(&self) -> Result<(), String> {
-        let tower = |name: &str, tower: &TowerConfig| match tower {
-            TowerConfig { layers: 0, .. } | TowerConfig { width: 0, .. } | TowerConfig { heads: 0, .. } => {
-                Err(format!("{name}: layers, width and heads must be at least 1"))
-            }
-            TowerConfig { width, heads, .. } if width % heads != 0 => {
-                Err(format!("{name}.width = {width} is not a multiple of {name}.heads = {heads}"))
-            }
-            _ => Ok(()),
-        };
-        // Far above any model: numbers beyond would end in an allocation that fails, or overflow.
+    /// Checks that a model can have these sizes.
+    ///
+    /// # Errors
+    /// The first size that is zero, too large, or does not divide another as it must.
+    pub fn check(&self) -> Result<(), ModelError> {
         let [vision, text] = [&self.vision, &self.text];
-        for (name, value, most) in [
+        // Far above any model: larger numbers would only lead to an overflow, or to an allocation that fails.
+        for (name, value, max) in [
             ("image_size", self.image_size, 1 << 14),
             ("context", self.context, 1 << 16),
             ("vocab", self.vocab, 1 << 24),
@@ -146,29 +152,54 @@ impl ModelConfig {
             ("vision.layers", vision.layers, 1 << 12),
             ("text.layers", text.layers, 1 << 12),
         ] {
-            if value > most {
-                return Err(format!("{name} = {value} is not possible: it must be at most {most}"));
+            if value > max {
+                return Err(ModelError::TooLarge { name, value, max });
             }
         }
-        tower("vision", &self.vision)?;
-        tower("text", &self.text)?;
-        if !self.vision.width.is_multiple_of(4) {
-            return Err(format!("vision.width = {} is not a multiple of 4 (the position table)", self.vision.width));
+        for (zero, names) in [
+            (vision.layers * vision.width * vision.heads == 0, "vision: layers, width and heads"),
+            (text.layers * text.width * text.heads == 0, "text: layers, width and heads"),
+            (self.image_size == 0 || self.patch_size == 0, "image_size and patch_size"),
+            (self.context == 0 || self.vocab == 0 || self.embed_dim == 0, "context, vocab and embed_dim"),
+        ] {
+            if zero {
+                return Err(ModelError::Zero { names });
+            }
         }
-        if self.patch_size == 0 || self.image_size == 0 {
-            return Err("image_size and patch_size must be at least 1".to_owned());
+        for (name, value, divisor, by) in [
+            ("vision.width", vision.width, vision.heads, "vision.heads"),
+            ("text.width", text.width, text.heads, "text.heads"),
+            ("image_size", self.image_size, self.patch_size, "patch_size"),
+        ] {
+            if !value.is_multiple_of(divisor) {
+                return Err(ModelError::Indivisible { name, value, by: format!("{by} = {divisor}") });
+            }
         }
-        if !self.image_size.is_multiple_of(self.patch_size) {
-            return Err(format!(
-                "image_size = {} is not a multiple of patch_size = {}",
-                self.image_size, self.patch_size
-            ));
+        match vision.width.is_multiple_of(4) {
+            true => Ok(()),
+            false => Err(ModelError::Indivisible {
+                name: "vision.width",
+                value: vision.width,
+                by: "4 (the position table)".to_owned(),
+            }),
         }
-        if self.context == 0 || self.vocab == 0 || self.embed_dim == 0 {
-            return Err("context, vocab and embed_dim must be at least 1".to_owned());
-        }
-        Ok(())
     }
+}
+
+/// Sizes that no model can have.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs, reason = "the messages say what the fields are")]
+pub enum ModelError {
+    /// A size above the limit.
+    #[error("{name} = {value} is not possible: it must be at most {max}")]
+    TooLarge { name: &'static str, value: usize, max: usize },
+    /// A size of zero.
+    #[error("{names} must be at least 1")]
+    Zero { names: &'static str },
+    /// A size that is not a multiple of another.
+    #[error("{name} = {value} is not a multiple of {by}")]
+    Indivisible { name: &'static str, value: usize, by: String },
 }
 
 #[cfg(test)]
@@ -181,5 +212,22 @@ mod tests {
             preset.config().check().unwrap();
             assert_eq!(serde_json::to_value(preset).unwrap(), preset.to_string());
         }
+    }
+
+    #[test]
+    fn impossible_sizes_are_named() {
+        let error = |change: fn(&mut ModelConfig)| {
+            let mut config = Preset::Tiny.config();
+            change(&mut config);
+            config.check().unwrap_err().to_string()
+        };
+        assert_eq!(error(|model| model.vision.heads = 3), "vision.width = 128 is not a multiple of vision.heads = 3");
+        assert_eq!(error(|model| model.patch_size = 7), "image_size = 48 is not a multiple of patch_size = 7");
+        assert_eq!(error(|model| model.patch_size = 0), "image_size and patch_size must be at least 1");
+        assert_eq!(error(|model| model.text.layers = 0), "text: layers, width and heads must be at least 1");
+        let narrow = |model: &mut ModelConfig| (model.vision.width, model.vision.heads) = (6, 2);
+        assert_eq!(error(narrow), "vision.width = 6 is not a multiple of 4 (the position table)");
+        let long = error(|model| model.context = 1 << 30);
+        assert_eq!(long, "context = 1073741824 is not possible: it must be at most 65536");
     }
 }

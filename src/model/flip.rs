@@ -13,6 +13,7 @@ use crate::ops::linear::Weights;
 
 /// The parameters of both towers, laid out in one arena under OpenCLIP's names.
 pub struct Flip {
+    /// Its sizes.
     pub config: ModelConfig,
     layout: Arc<Layout>,
     patch: Weights,
@@ -24,7 +25,7 @@ pub struct Flip {
     text: Transformer,
     text_projection: ParamId,
     logit_scale: ParamId,
-    /// Of the sigmoid loss alone.
+    /// Only with the sigmoid loss.
     logit_bias: Option<ParamId>,
 }
 
@@ -43,9 +44,13 @@ pub struct Inputs {
 /// ([`crate::ops::pairwise`]).
 #[derive(Clone, Copy)]
 pub struct Embedded {
+    /// What the host fills.
     pub inputs: Inputs,
+    /// `[batch, embed_dim]`
     pub images: Var<f32>,
+    /// `[batch, embed_dim]`
     pub texts: Var<f32>,
+    /// The loss and the numbers of right answers.
     pub outcome: Slot<f32>,
 }
 
@@ -61,7 +66,7 @@ impl Flip {
         Self::with_loss(config, Loss::Infonce, decay_cls)
     }
 
-    /// The sigmoid loss has one parameter more, `logit_bias`; the towers are the same.
+    /// As [`Self::new`], for any loss. The sigmoid loss has one more parameter, `logit_bias`; the towers are the same.
     pub fn with_loss(config: &ModelConfig, loss: Loss, decay_cls: bool) -> Self {
         let (logit_scale, logit_bias) = match loss {
             Loss::Infonce => (LOGIT_SCALE, None),
@@ -87,10 +92,12 @@ impl Flip {
         }
     }
 
+    /// Where each parameter is in the arena.
     pub fn layout(&self) -> &Arc<Layout> {
         &self.layout
     }
 
+    /// The logarithm of the inverse temperature.
     pub fn logit_scale(&self) -> ParamId {
         self.logit_scale
     }
@@ -132,7 +139,7 @@ impl Flip {
         })
     }
 
-    /// Records both towers and the loss; embeddings and loss are kept for the host.
+    /// Records both towers and the loss; embeddings and loss are retained for the host.
     pub fn record<D: AllOps>(&self, tape: &mut Tape<D>, batch: usize, kept: usize) -> Embedded {
         let (images, ids_keep, z_images) = self.vision(tape, batch, kept);
         let (tokens, z_texts) = self.text(tape, batch);

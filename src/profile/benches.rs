@@ -1,4 +1,4 @@
-//! What `cargo bench --bench ops` found, and two such findings side by side.
+//! The results of `cargo bench --bench ops`, and the comparison of two of them.
 
 use std::collections::BTreeMap;
 
@@ -22,11 +22,12 @@ pub struct BenchRow {
     pub teraflops: f64,
     /// What sets the limit: `compute` or `memory`.
     pub bound: String,
-    /// The least time that the ceilings allow over the time taken.
+    /// The minimum time that the ceilings allow, over the time taken.
     pub of_limit: f64,
 }
 
 impl BenchRow {
+    /// A row from the `work` of a call and the `seconds` it took.
     pub fn new(name: String, shape: String, work: Work, seconds: f64, ceilings: &Ceilings) -> Self {
         let (limit, bound) = ceilings.limit(work);
         Self {
@@ -44,38 +45,42 @@ impl BenchRow {
 /// One run of the op benches, as it is saved.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Benches {
+    /// As the device describes itself.
     pub device: String,
     /// Samples in a batch, by model.
     pub batch: BTreeMap<String, usize>,
-    /// Of the repository, `-dirty` behind it if files were changed; `None` outside of one.
+    /// Of the repository, with `-dirty` if files were changed; `None` outside a repository.
     pub commit: Option<String>,
     /// `2026-01-31`, UTC
     pub date: String,
-    /// How the inputs were found: in the caches or not.
+    /// Whether the inputs were in the caches.
     pub inputs: String,
+    /// What the limits are computed from.
     pub ceilings: Ceilings,
+    /// In the order in which they were measured.
     pub rows: Vec<BenchRow>,
     /// What was not run, and why.
     pub left_out: Vec<(String, String)>,
 }
 
-/// How the rows of two runs compare that have the same name and shape.
+/// The comparison of two runs, over the rows that have the same name and shape.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Verdict {
+    /// Rows with a counterpart.
     pub compared: usize,
-    /// Of time before over time after.
+    /// Geometric mean of the time before over the time after.
     pub times_faster: f64,
-    /// Rows that take more than [`Verdict::NOTICED`] longer, the worst first, with the share that they take longer.
+    /// Rows that take longer by more than [`Verdict::THRESHOLD`], and by what share; the worst first.
     pub slower: Vec<(String, f64)>,
 }
 
 impl Verdict {
-    /// A smaller share is taken for noise.
-    pub const NOTICED: f64 = 0.05;
+    /// Smaller differences count as noise.
+    pub const THRESHOLD: f64 = 0.05;
 }
 
 impl Benches {
-    /// Why the times of `before` tell nothing beside these, if they do not.
+    /// Why `before` is not comparable, if it is not.
     pub fn incomparable(&self, before: &Self) -> Option<String> {
         if self.device != before.device {
             return Some(format!("one was measured on `{}`, the other on `{}`", before.device, self.device));
@@ -84,12 +89,12 @@ impl Benches {
         (self.batch != before.batch).then(|| format!("their batches differ: {} and {}", batch(before), batch(self)))
     }
 
-    /// The row with this one's name and shape.
+    /// The row with the name and shape of `row`.
     pub fn find(&self, row: &BenchRow) -> Option<&BenchRow> {
         self.rows.iter().find(|found| found.name == row.name && found.shape == row.shape)
     }
 
-    /// `None` where no row has a counterpart.
+    /// `None` if no row has a counterpart.
     pub fn verdict(&self, before: &Self) -> Option<Verdict> {
         let pairs: Vec<(&BenchRow, f64)> =
             self.rows.iter().filter_map(|row| Some((row, row.seconds / before.find(row)?.seconds))).collect();
@@ -98,7 +103,7 @@ impl Benches {
         }
         let logarithms: f64 = pairs.iter().map(|(_, factor)| factor.ln()).sum();
         let mut slower: Vec<(String, f64)> = (pairs.iter())
-            .filter(|(_, factor)| *factor > 1.0 + Verdict::NOTICED)
+            .filter(|(_, factor)| *factor > 1.0 + Verdict::THRESHOLD)
             .map(|(row, factor)| (format!("{} {}", row.name, row.shape), factor - 1.0))
             .collect();
         slower.sort_by(|a, b| b.1.total_cmp(&a.1));
@@ -110,7 +115,7 @@ impl Benches {
 pub(crate) mod tests {
     use super::*;
 
-    pub fn sample(times: &[(&str, &str, f64)]) -> Benches {
+    pub(crate) fn sample(times: &[(&str, &str, f64)]) -> Benches {
         let work = Work { flops: 0, bytes: 1000 };
         let row = |&(name, shape, seconds): &(&str, &str, f64)| {
             BenchRow::new(name.to_owned(), shape.to_owned(), work, seconds, &Ceilings::ESTIMATED)

@@ -1,4 +1,4 @@
-//! Two profiles side by side.
+//! Comparing two profiles.
 
 use super::{Group, Line, Profile, group};
 

@@ -1,4 +1,4 @@
-//! Where a training step spends its time: per op, forwards and backwards, each beside the limit that binds it.
+//! Where a training step spends its time: per op, forwards and backwards, each next to its limit.
 //!
 //! Times are the medians over several steps of a real run: real batches from the loader, the device's own clock
 //! ([events](crate::device::Device::record_event)). In emulation they are estimates of an H100's.
@@ -15,7 +15,7 @@ mod trace;
 use std::cmp::{Ordering, Reverse};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -40,6 +40,7 @@ pub use trace::chrome_trace;
 pub struct Scope {
     /// `vision/block_03/attention`; `optimizer`, `upload`.
     pub scope: String,
+    /// Its name; `upload`, `add` and `copy` are not ops of the tape.
     pub op: String,
     /// `forward`, `backward`, `recompute` (in the backward pass), or `update`.
     pub direction: String,
@@ -47,12 +48,12 @@ pub struct Scope {
     pub seconds: f64,
     /// Of matrix products; model work, except in lines of recomputation.
     pub flops: u64,
-    /// The least that its passes read and write ([`Work`]).
+    /// The minimum that its passes read and write ([`Work`]).
     pub bytes: u64,
-    /// Those that were read and written, where [the device counts them](crate::device::Device::moved_bytes).
+    /// Those that were read and written, if [the device counts them](crate::device::Device::moved_bytes).
     #[serde(default)]
     pub moved_bytes: Option<u64>,
-    /// The least time that the ceilings allow.
+    /// The minimum time that the ceilings allow.
     pub limit_seconds: f64,
     /// What sets that: `compute` or `memory`.
     pub bound: String,
@@ -61,59 +62,80 @@ pub struct Scope {
 /// A profiled step; what `--json` writes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Profile {
+    /// As the device describes itself.
     pub device: String,
+    /// The preset.
     pub model: String,
+    /// Share of patches left out.
     pub mask_ratio: f64,
+    /// Pairs per step.
     pub batch: usize,
-    /// Of steps as training makes them, or where these are not measured, of [`Self::step_seconds`]; waiting for data not counted.
+    /// Of steps as training runs them, or if these are not measured, of [`Self::step_seconds`]; without waiting for data.
     pub samples_per_second: f64,
     /// Upload, forward, backward and update, op by op: the sum of the scopes.
     pub step_seconds: f64,
-    /// A step as training makes it: recorded, the next batch brought meanwhile, nothing marked. Not known in emulation.
+    /// A step as training runs it: replayed from a graph while the next batch is prefetched, without events in between. `None` in
+    /// emulation.
     #[serde(default)]
     pub training_step_seconds: Option<f64>,
-    /// The first step, which loads what the device needs. Not known in emulation.
+    /// How many such steps were timed.
+    #[serde(default)]
+    pub training_steps: Option<usize>,
+    /// The first step, which also loads kernels. `None` in emulation.
     #[serde(default)]
     pub first_step_seconds: Option<f64>,
     /// Median wait for the next batch before a step.
     pub data_wait_seconds: f64,
+    /// Of forward and backward matrix products, without recomputation.
     pub model_flops_per_sample: u64,
     /// Model FLOPs over time, as a share of the ceiling.
     pub model_flop_utilisation: f64,
+    /// On the device.
     pub peak_memory_bytes: usize,
     /// Bytes by what holds them.
     pub memory: Vec<(String, usize)>,
-    /// Bytes of activations by scope (`vision/block_*/mlp` for all of a tower's blocks), before buffers share room; largest first.
+    /// Bytes of activations by scope (`vision/block_*/mlp` for all of a tower's blocks), if no buffers shared memory; largest first.
     #[serde(default)]
     pub activations: Vec<(String, usize)>,
     /// Seconds of the parts of a step.
     pub totals: BTreeMap<String, f64>,
+    /// What the limits are computed from.
     pub ceilings: Ceilings,
     /// The GPU's clocks, power and temperature: before the first step, after the steps that were timed op by op, and during the
     /// steps as training runs them. Empty where they are not known.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gpu: Vec<(String, GpuState)>,
+    /// In the order in which they run.
     pub scopes: Vec<Scope>,
-    /// Of the last step; known in emulation alone.
+    /// Of the last step; only in emulation.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kernels: Vec<KernelCounts>,
 }
 
 /// What is profiled.
 pub struct Job {
+    /// The run whose step is profiled.
     pub settings: Settings,
+    /// Its training data.
     pub dataset: Arc<Dataset>,
+    /// Its tokenizer.
     pub tokenizer: Tokenizer,
+    /// The preset.
     pub model: String,
-    /// Steps before those that count: two, so that the second can be recorded.
+    /// Steps before those that count: two, so that the second can be captured.
     pub warm_up: usize,
+    /// Steps to time op by op, and least number to time as training runs them.
     pub steps: usize,
+    /// The least time for which steps are run as training runs them.
+    pub time: Duration,
 }
 
 /// Steps made so far, and steps to make in all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
+    /// Steps done.
     pub done: usize,
+    /// Steps to do; it grows if there is time for more.
     pub total: usize,
 }
 
@@ -140,12 +162,13 @@ pub fn profile<D: AllOps>(
     let flip = Flip::with_loss(&settings.model, settings.loss, settings.decay_cls);
     let values = flip.layout().initial_values(settings.seed);
     let mut trainer = Trainer::new(device.clone(), flip, &values, settings.adamw, batch, kept, settings.recompute)?;
-    // What an emulated GPU takes is not what its emulation takes.
+    // The time that emulation takes is not that of a GPU.
     let as_training = !device.estimates();
     let counted = job.warm_up + job.steps;
     let mut progress = Progress { done: 0, total: if as_training { 2 * counted + 1 } else { counted } };
     let mut count_step = || {
         progress.done += 1;
+        progress.total = progress.total.max(progress.done);
         report(progress);
     };
     let mut gpu = Vec::new();
@@ -157,14 +180,14 @@ pub fn profile<D: AllOps>(
         let data = loader.next_batch()?;
         device.take_kernels();
         let start = Instant::now();
-        let marks = trainer.step_with_events(&data, 0.0)?;
-        let between = marks.windows(2).map(|pair| device.seconds(&pair[0], &pair[1]));
+        let events = trainer.step_with_events(&data, 0.0)?;
+        let between = events.windows(2).map(|pair| device.seconds(&pair[0], &pair[1]));
         let spent = between.collect::<Result<Vec<f64>, _>>()?;
         first_step.get_or_insert(start.elapsed().as_secs_f64());
         if step >= job.warm_up {
             waits.push(data.waited.as_secs_f64());
             times.push(spent);
-            moved.push(marks.windows(2).map(|pair| device.moved_bytes(&pair[0], &pair[1])).collect());
+            moved.push(events.windows(2).map(|pair| device.moved_bytes(&pair[0], &pair[1])).collect());
         }
         loader.recycle(data);
         count_step();
@@ -174,6 +197,7 @@ pub fn profile<D: AllOps>(
         true => Some(training_step(&mut trainer, &loader.next_batch()?, job, &mut count_step)?),
         false => None,
     };
+    let (training, training_steps) = training.unzip();
     if training.is_some() {
         note_gpu("as trained");
     }
@@ -198,6 +222,7 @@ pub fn profile<D: AllOps>(
         samples_per_second: batch as f64 / per_step,
         step_seconds,
         training_step_seconds: training,
+        training_steps,
         first_step_seconds: first_step.filter(|_| training.is_some()),
         data_wait_seconds: totals["data wait"],
         model_flops_per_sample: flops / batch as u64,
@@ -213,15 +238,15 @@ pub fn profile<D: AllOps>(
     })
 }
 
-/// Seconds of a step as training makes it: from the end of one step to the end of another, with the device busy all along, and
+/// Seconds of a step as training runs it, and the number of steps that were timed: from the end of one step to the end of another, with the device busy all along, and
 /// still busy with the last step when this returns.
 fn training_step<D: AllOps>(
     trainer: &mut Trainer<D>,
     batch: &Batch,
     job: &Job,
     count_step: &mut dyn FnMut(),
-) -> Result<f64, DeviceError> {
-    // Returns when the step before has ended. The second step is captured, if the device can do that.
+) -> Result<(f64, usize), DeviceError> {
+    // Returns when the previous step has ended. The second step is captured, if the device can do that.
     let mut submit = || {
         count_step();
         trainer.submit(batch, 0.0)
@@ -229,14 +254,16 @@ fn training_step<D: AllOps>(
     for _ in 0..=job.warm_up {
         submit()?;
     }
-    let start = Instant::now();
-    for _ in 0..job.steps {
+    let (start, mut steps) = (Instant::now(), 0);
+    while steps < job.steps.max(1) || start.elapsed() < job.time {
         submit()?;
+        steps += 1;
     }
-    Ok(start.elapsed().as_secs_f64() / job.steps.max(1) as f64)
+    Ok((start.elapsed().as_secs_f64() / steps as f64, steps))
 }
 
-/// The parts of a step in order; `measured` tells their seconds and moved bytes by their place among the marks.
+/// The parts of a step in order; `measured` gives the seconds and moved bytes between an event and the next, by the index of the
+/// first.
 fn scopes<D: AllOps>(
     trainer: &Trainer<D>,
     ceilings: &Ceilings,
@@ -257,7 +284,7 @@ fn scopes<D: AllOps>(
             bound: bound.to_owned(),
         }
     };
-    // The upload crosses the bus, whose limit is not one of the device's: no bytes are counted for it.
+    // The upload crosses the bus, which has a limit of its own: its bytes are not counted.
     let mut scopes = vec![scope("upload", "upload", "forward", 0, Work::default())];
     for (index, step) in program.steps().iter().enumerate() {
         let place = index + 1;
@@ -310,7 +337,7 @@ fn memory<D: AllOps>(trainer: &Trainer<D>) -> (usize, Vec<(String, usize)>) {
     (total, held)
 }
 
-/// Activations by scope, a tower's blocks together, before buffers share room; largest first.
+/// Activations by scope, a tower's blocks together, if no buffers shared memory; largest first.
 fn activations<D: AllOps>(trainer: &Trainer<D>) -> Vec<(String, usize)> {
     let mut alike = BTreeMap::<String, usize>::new();
     for (scope, bytes) in trainer.program().bytes_by_scope() {

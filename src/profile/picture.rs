@@ -1,5 +1,4 @@
-//! A step as a picture: for each kind of op a bar of its time, forwards and backwards, and in it the part that the limit
-//! explains.
+//! A step as a picture: a bar for the time of each kind of op and direction; the dark part is the minimum that the limit allows.
 
 use plotters::prelude::*;
 
@@ -28,7 +27,7 @@ pub fn svg(profile: &Profile) -> String {
     let mut text = String::new();
     {
         let root = SVGBackend::with_string(&mut text, (WIDTH, height)).into_drawing_area();
-        // Drawing into a string has nothing that could fail.
+        // Drawing into a string cannot fail.
         let _ = draw(&root, profile, &lines);
         let _ = root.present();
     }
@@ -45,7 +44,7 @@ fn draw(root: &Area, profile: &Profile, lines: &[Line]) -> Result<(), Box<dyn st
     let utilisation = 100.0 * profile.model_flop_utilisation;
     let about = format!(
         "{:.1} ms a step, {samples_per_second:.1} samples/s, {utilisation:.0} % of the matrix product ceiling; \
-         dark: the least time that the limit allows",
+         dark: the minimum that the limit allows",
         1e3 * step_seconds
     );
     write(about, 12, 38, 14)?;

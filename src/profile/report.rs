@@ -1,9 +1,9 @@
-//! Rows of a profile, grouped as a reader wants them.
+//! The lines of a profile, grouped by layer, op, tower or kernel.
 
 use super::{Profile, Scope};
 use crate::device::KernelCounts;
 
-/// What becomes one line.
+/// What a line of the report sums up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum Group {
@@ -14,43 +14,49 @@ pub enum Group {
     Op,
     /// Each tower
     Tower,
-    /// Each GPU kernel, with what the emulator counted; with --device emulator alone
+    /// Each GPU kernel, with what the emulator counted; only with --device emulator
     Kernel,
 }
 
 /// The sum over some scopes in one direction.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Line {
+    /// Of the layer, op, tower or kernel.
     pub name: String,
+    /// As [`Scope::direction`].
     pub direction: String,
+    /// Sum of medians.
     pub seconds: f64,
+    /// Of matrix products.
     pub flops: u64,
+    /// The minimum to read and write.
     pub bytes: u64,
-    /// Where all scopes have it.
+    /// `None` if a scope does not have it.
     pub moved_bytes: Option<u64>,
+    /// The minimum time that the ceilings allow.
     pub limit_seconds: f64,
-    /// What binds most of the limit.
+    /// What sets most of the limit: `compute` or `memory`.
     pub bound: String,
 }
 
 impl Line {
-    /// How near the time is to its limit, where there is one.
+    /// The limit over the time, if there is a limit.
     pub fn fraction(&self) -> Option<f64> {
         (self.limit_seconds > 0.0 && self.seconds > 0.0).then(|| self.limit_seconds / self.seconds)
     }
 
-    /// The moved bytes over those that must move, where both are known.
-    pub fn of_least(&self) -> Option<f64> {
+    /// The moved bytes over the minimum, if both are known.
+    pub fn of_minimum(&self) -> Option<f64> {
         self.moved_bytes.filter(|_| self.bytes > 0).map(|moved| moved as f64 / self.bytes as f64)
     }
 }
 
-/// The first parts of where an op belongs: of `vision/block_03/attention` two are `vision/block_03`.
+/// The first `parts` parts of an op's scope: two of `vision/block_03/attention` are `vision/block_03`.
 fn within(scope: &Scope, parts: usize) -> String {
     scope.scope.split('/').take(parts).collect::<Vec<_>>().join("/")
 }
 
-/// Kernels know neither their direction nor what their op must move.
+/// A kernel has no direction and no minimum traffic: those are its op's.
 fn of_kernel(kernel: &KernelCounts) -> Line {
     Line {
         name: kernel.kernel.clone(),
@@ -119,7 +125,7 @@ pub(super) mod tests {
     use super::*;
     use crate::profile::Ceilings;
 
-    pub fn sample() -> Profile {
+    pub(crate) fn sample() -> Profile {
         let scope = |scope: &str, op: &str, direction: &str, seconds, limit_seconds, bound: &str| Scope {
             scope: scope.to_owned(),
             op: op.to_owned(),
@@ -139,6 +145,7 @@ pub(super) mod tests {
             samples_per_second: 0.5,
             step_seconds: 8.0,
             training_step_seconds: None,
+            training_steps: None,
             first_step_seconds: None,
             data_wait_seconds: 0.0,
             model_flops_per_sample: 10,
@@ -166,7 +173,7 @@ pub(super) mod tests {
         let first = &lines[0];
         assert_eq!((first.name.as_str(), first.seconds, first.limit_seconds), ("vision/block_00", 3.0, 2.0));
         assert_eq!((first.bound.as_str(), first.flops), ("compute", 20));
-        assert_eq!((first.moved_bytes, first.of_least(), lines[2].of_least()), (Some(12), Some(1.2), None));
+        assert_eq!((first.moved_bytes, first.of_minimum(), lines[2].of_minimum()), (Some(12), Some(1.2), None));
         assert_eq!(group(&sample(), Group::Op).len(), 4);
         let towers = group(&sample(), Group::Tower);
         assert_eq!((towers[1].direction.as_str(), towers[1].fraction()), ("backward", Some(0.75)));

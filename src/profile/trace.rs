@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::Profile;
 
-/// The scopes one after the other: towers as threads' spans, ops inside.
+/// The scopes one after the other: ops on one row, layers on another.
 pub fn chrome_trace(profile: &Profile) -> Value {
     let mut at = 0.0;
     let mut events = Vec::new();

@@ -24,7 +24,7 @@ fn line(name: &'static str, color: RGBColor, history: &[Metrics], of: impl Fn(&M
 }
 
 /// The curves of `history` as the text of an SVG file.
-pub fn svg(title: &str, history: &[Metrics]) -> String {
+pub(super) fn svg(title: &str, history: &[Metrics]) -> String {
     let loss = [line("loss", LOSS, history, |at| Some(at.loss))];
     let accuracies = [
         line("in-batch accuracy", ACCURACY, history, |at| Some(100.0 * at.accuracy)),
@@ -35,7 +35,7 @@ pub fn svg(title: &str, history: &[Metrics]) -> String {
     {
         let root = SVGBackend::with_string(&mut text, SIZE).into_drawing_area();
         let (upper, lower) = root.split_vertically(SIZE.1 / 2);
-        // Drawing into a string has nothing that could fail.
+        // Drawing into a string cannot fail.
         let _ = root.fill(&WHITE);
         let _ = panel(&upper, title, "loss (nats)", &loss);
         let _ = panel(&lower, "", "accuracy (%)", &accuracies);
@@ -98,7 +98,7 @@ mod tests {
         history.push(at(40, Some(0.25)));
         let text = svg("a run", &history);
         assert!(["a run", "loss (nats)", "top-1", "samples"].iter().all(|words| text.contains(words)));
-        // No point is no reason to fail.
+        // A run without metrics has an empty curve.
         assert!(svg("empty", &[]).contains("</svg>"));
     }
 }

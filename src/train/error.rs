@@ -1,30 +1,86 @@
 //! The errors that can end a run.
 
+use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::data;
 use crate::device::DeviceError;
+use crate::model::ModelError;
 
+/// The error of another library that led to one of ours.
+pub type Cause = Box<dyn Error + Send + Sync>;
+
+/// Why a model cannot be trained.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum TrainError {
+    /// A configuration file that cannot be used.
     #[error("{path}: {problem}")]
-    Config { path: PathBuf, problem: String },
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, including the cause.
+        problem: String,
+        /// The parser's error.
+        source: Option<Cause>,
+    },
+    /// Options that do not make a run.
     #[error("{problem}")]
-    Settings { problem: String },
+    Settings {
+        /// What is wrong with them.
+        problem: String,
+    },
+    /// Sizes that no model can have.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// Options that TOML cannot represent.
+    #[error("the options cannot be written as TOML: {0}")]
+    Toml(#[from] toml::ser::Error),
+    /// A file or folder that cannot be read or written.
     #[error("cannot {action} {path}: {source}")]
-    Io { action: &'static str, path: PathBuf, source: io::Error },
+    Io {
+        /// What was attempted: `open`, `write`, ...
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// A file that is not a checkpoint, or that is damaged.
     #[error("{path} is not a checkpoint of flipk: {problem}")]
-    Checkpoint { path: PathBuf, problem: String },
+    Checkpoint {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, including the cause.
+        problem: String,
+        /// The parser's error.
+        source: Option<Cause>,
+    },
+    /// A loss or a gradient that is not finite.
     #[error(
         "the {what} of step {step} is {value}: training has diverged. Its samples were {keys}. {last}; \
          try a lower --lr, a longer --warmup-samples or --clip-norm 1"
     )]
-    Diverged { what: &'static str, step: u64, value: f64, keys: String, last: String },
+    Diverged {
+        /// `loss` or `gradient norm`.
+        what: &'static str,
+        /// The step, from 0.
+        step: u64,
+        /// Its value.
+        value: f64,
+        /// The names of some samples of its batch.
+        keys: String,
+        /// A sentence about the last good checkpoint.
+        last: String,
+    },
+    /// Held-out data that cannot be used.
     #[error(transparent)]
     Eval(#[from] crate::eval::EvalError),
+    /// Training data or a tokenizer that cannot be used.
     #[error(transparent)]
     Data(#[from] data::Error),
+    /// A failure of the device.
     #[error(transparent)]
     Device(#[from] DeviceError),
 }
@@ -33,4 +89,42 @@ impl TrainError {
     pub(crate) fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
         Self::Io { action, path: path.to_owned(), source }
     }
+
+    pub(super) fn config(path: &Path, problem: impl Into<Problem>) -> Self {
+        let Problem { text, cause } = problem.into();
+        Self::Config { path: path.to_owned(), problem: text, source: cause }
+    }
+
+    pub(super) fn checkpoint(path: &Path, problem: impl Into<Problem>) -> Self {
+        let Problem { text, cause } = problem.into();
+        Self::Checkpoint { path: path.to_owned(), problem: text, source: cause }
+    }
 }
+
+/// What is wrong with a file, and the error that says so, if another library found it.
+pub(super) struct Problem {
+    text: String,
+    cause: Option<Cause>,
+}
+
+impl Problem {
+    /// `cause` in other words.
+    pub(super) fn worded(text: String, cause: impl Into<Cause>) -> Self {
+        Self { text, cause: Some(cause.into()) }
+    }
+}
+
+impl From<String> for Problem {
+    fn from(text: String) -> Self {
+        Self { text, cause: None }
+    }
+}
+
+macro_rules! problems {
+    ($($cause:ty),*) => { $(impl From<$cause> for Problem {
+        fn from(cause: $cause) -> Self {
+            Self::worded(cause.to_string(), cause)
+        }
+    })* };
+}
+problems!(ModelError, safetensors::SafeTensorError, toml::de::Error, toml::ser::Error);

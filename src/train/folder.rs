@@ -48,7 +48,7 @@ impl RunFolder {
             );
             return Err(TrainError::Settings { problem });
         }
-        this.make_ready()?;
+        this.prepare()?;
         Ok((this, lock))
     }
 
@@ -56,7 +56,7 @@ impl RunFolder {
     ///
     /// # Errors
     /// If no checkpoint could be written: a run should find that out at its start.
-    pub fn make_ready(&self) -> Result<(), TrainError> {
+    pub fn prepare(&self) -> Result<(), TrainError> {
         let folder = self.checkpoints();
         fs::create_dir_all(&folder).map_err(|why| TrainError::io("create", &folder, why))?;
         tempfile::tempfile_in(&folder).map_err(|why| TrainError::io("write to", &folder, why))?;
@@ -121,7 +121,7 @@ impl RunFolder {
     /// Writes `tokenizer.json` and `config.toml`.
     ///
     /// # Errors
-    /// If the disk refuses.
+    /// If it cannot be written.
     pub fn describe(&self, options: &Options, tokenizer: &Tokenizer) -> Result<(), TrainError> {
         // The configuration comes last: a folder that has it is complete.
         self.write("tokenizer.json", &tokenizer.to_json()?)?;
@@ -132,7 +132,7 @@ impl RunFolder {
     /// Writes a JSON file and returns its path.
     ///
     /// # Errors
-    /// If the disk refuses.
+    /// If it cannot be written.
     pub fn write_json(&self, name: &str, content: &impl Serialize) -> Result<PathBuf, TrainError> {
         let path = self.path.join(name);
         let text = serde_json::to_string_pretty(content).map_err(|why| TrainError::io("write", &path, why.into()))?;
@@ -150,18 +150,22 @@ impl RunFolder {
         written.map_err(|why| TrainError::io("write", &path, why))
     }
 
+    /// The folder.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
+    /// The path of `config.toml`.
     pub fn config(&self) -> PathBuf {
         self.path.join("config.toml")
     }
 
+    /// The path of `tokenizer.json`.
     pub fn tokenizer(&self) -> PathBuf {
         self.path.join("tokenizer.json")
     }
 
+    /// The path of the checkpoints' folder.
     pub fn checkpoints(&self) -> PathBuf {
         self.path.join(Self::CHECKPOINTS)
     }
@@ -171,7 +175,7 @@ impl RunFolder {
 /// their own.
 ///
 /// # Errors
-/// If the disk refuses.
+/// If it cannot be created.
 pub(super) fn create_numbered(parent: &Path, prefix: &str) -> Result<PathBuf, TrainError> {
     fs::create_dir_all(parent).map_err(|why| TrainError::io("create", parent, why))?;
     let mut number = 1;

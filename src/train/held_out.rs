@@ -8,7 +8,7 @@ use crate::eval::{self, ClassNames, Classes, Templates};
 
 /// Held-out data with everything that zero-shot evaluation needs. It is opened before the first step, so that a mistake in
 /// it wastes no training.
-pub struct HeldOut {
+pub(super) struct HeldOut {
     pub dataset: Arc<Dataset>,
     pub classes: Classes,
     pub templates: Templates,
@@ -21,7 +21,7 @@ impl HeldOut {
     ///
     /// # Errors
     /// Data or lists that cannot be read, or a sample whose class is not in the list.
-    pub fn open(settings: &Settings) -> Result<Option<Self>, TrainError> {
+    pub(super) fn open(settings: &Settings) -> Result<Option<Self>, TrainError> {
         if settings.eval_data.is_empty() {
             return Ok(None);
         }

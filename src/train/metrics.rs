@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::TrainError;
 use super::tensorboard::EventFile;
-use super::{TrainError, curve};
 
 const METRICS: &str = "metrics.jsonl";
 
@@ -24,11 +24,13 @@ pub struct Metrics {
     pub loss: f64,
     /// Share of images whose own text is the nearest in the batch, averaged with the same share of texts.
     pub accuracy: f64,
+    /// Of the last step.
     pub learning_rate: f64,
     /// L2 norm of all gradients together, before clipping, at the last step.
     pub grad_norm: f64,
     /// Inverse temperature, `exp` of the clipped parameter.
     pub logit_scale: f64,
+    /// Evaluation and checkpoints not counted.
     pub samples_per_second: f64,
     /// Model FLOPs (forward and backward matrix products, nothing recomputed) per second, in units of 10^9.
     pub gflops: f64,
@@ -37,6 +39,7 @@ pub struct Metrics {
     /// On the held-out data, at steps where it was evaluated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zero_shot_top1: Option<f64>,
+    /// As `zero_shot_top1`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zero_shot_top5: Option<f64>,
 }
@@ -60,7 +63,7 @@ impl Metrics {
 }
 
 /// The open files of a run's metrics.
-pub struct MetricsLog {
+pub(super) struct MetricsLog {
     path: PathBuf,
     file: File,
     events: EventFile,
@@ -73,7 +76,7 @@ impl MetricsLog {
     ///
     /// # Errors
     /// If the files cannot be read or written.
-    pub fn open(folder: &Path, step: u64) -> Result<Self, TrainError> {
+    pub(super) fn open(folder: &Path, step: u64) -> Result<Self, TrainError> {
         let path = folder.join(METRICS);
         let (history, kept, ends) = {
             let text = read(&path)?;
@@ -92,7 +95,7 @@ impl MetricsLog {
     ///
     /// # Errors
     /// If the file cannot be read.
-    pub fn after(folder: &Path, step: u64) -> Result<Vec<u8>, TrainError> {
+    pub(super) fn after(folder: &Path, step: u64) -> Result<Vec<u8>, TrainError> {
         let text = read(&folder.join(METRICS))?;
         let (_, after) = split(&text, step);
         let complete = after.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
@@ -102,8 +105,8 @@ impl MetricsLog {
     /// Appends one line.
     ///
     /// # Errors
-    /// If the disk refuses.
-    pub fn write(&mut self, metrics: &Metrics) -> Result<(), TrainError> {
+    /// If it cannot be written.
+    pub(super) fn write(&mut self, metrics: &Metrics) -> Result<(), TrainError> {
         self.history.push(*metrics);
         let written = line(metrics).and_then(|line| self.file.write_all(line.as_bytes()));
         written.map_err(|why| TrainError::io("write", &self.path, why))?;
@@ -111,17 +114,13 @@ impl MetricsLog {
     }
 
     /// The last line.
-    pub fn last(&self) -> Option<Metrics> {
+    pub(super) fn last(&self) -> Option<Metrics> {
         self.history.last().copied()
     }
 
-    /// Redraws `curve.svg`.
-    ///
-    /// # Errors
-    /// If the disk refuses.
-    pub fn draw(&self, title: &str) -> Result<(), TrainError> {
-        let path = self.path.with_file_name("curve.svg");
-        fs::write(&path, curve::svg(title, &self.history)).map_err(|why| TrainError::io("write", &path, why))
+    /// All lines.
+    pub(super) fn history(&self) -> &[Metrics] {
+        &self.history
     }
 }
 
@@ -184,8 +183,7 @@ mod tests {
         let text = fs::read_to_string(&path).unwrap();
         let lines: Vec<Metrics> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!(lines, [at(10), at(20), at(25)]);
-        log.draw("a run").unwrap();
-        assert!(fs::read_to_string(folder.path().join("curve.svg")).unwrap().contains("<polyline"));
+        assert_eq!(log.history(), [at(10), at(20), at(25)]);
     }
 
     #[test]

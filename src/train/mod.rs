@@ -5,8 +5,9 @@
 //! | `options`, `settings` | what the user asks for, and the complete configuration that results |
 //! | `trainer` | one optimizer step: batch in, loss out, weights updated |
 //! | `plan`, `resume` | what a run is made of; which run and checkpoint to resume from |
-//! | `pace` | what only the device can tell: the samples that fit a time, the precision |
+//! | `pace` | what is known only on the device: how many samples fit a time, and the precision |
 //! | `run`, `summary` | the loop: data, steps, metrics, checkpoints, evaluation; its result |
+//! | `memory` | how much memory a step needs, and which batch fits |
 //! | `held_out` | the data for evaluation |
 //! | `advice` | warnings about settings that cannot work, and about training that learns nothing |
 //! | `introduction` | what is printed about the captions before the first step |
@@ -37,7 +38,7 @@ mod tensorboard;
 mod trainer;
 
 pub use self::{
-    error::TrainError,
+    error::{Cause, TrainError},
     folder::RunFolder,
     memory::{largest_batch, step_bytes},
     metrics::Metrics,

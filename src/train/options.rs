@@ -25,7 +25,9 @@ pub enum Precision {
     /// What a resumed run used before; else bf16 on a GPU, and f32 on a CPU, where f32 gives the same bits on every processor
     #[default]
     Auto,
+    /// bfloat16
     Bf16,
+    /// Single precision
     F32,
 }
 
@@ -97,8 +99,8 @@ pub struct Options {
     /// Strength of colour jitter in [0, 1]
     #[cfg_attr(feature = "cli", arg(long, value_name = "S", help_heading = "Data"))]
     pub color_jitter: Option<f32>,
-    /// What to do with photos whose EXIF data asks for a rotation; evaluation does the same [default: ignore, as OpenCLIP
-    /// does, so that such photos stay on their side]
+    /// What to do with photos that EXIF data says to rotate; evaluation does the same [default: ignore, as OpenCLIP does,
+    /// so that such photos stay on their side]
     #[cfg_attr(feature = "cli", arg(long, value_name = "WHAT", help_heading = "Data"))]
     pub exif_orientation: Option<ExifOrientation>,
     /// Share of broken samples above which training stops; with 1, it continues while there is any good sample
@@ -237,7 +239,7 @@ fn yes_or_no<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<bool>,
     }
 }
 
-/// Groups of options of which at most one may be given: a flag replaces whichever the file has.
+/// Groups of options that exclude each other: a flag replaces the one in the file.
 const EXCLUSIVE: &[&[&str]] = &[&["steps", "samples", "epochs", "time"], &["lr", "base_lr"]];
 
 impl Options {
@@ -259,9 +261,9 @@ impl Options {
     /// wrong type, or a number that TOML cannot represent.
     pub fn over_file(self, path: &Path) -> Result<Self, TrainError> {
         self.check_numbers()?;
-        let bad = |problem: String| TrainError::Config { path: path.to_owned(), problem };
+        let bad = |problem: String| TrainError::config(path, problem);
         let text = text::read(path)?;
-        let mut table: Table = text.parse().map_err(|why: toml::de::Error| bad(why.to_string()))?;
+        let mut table: Table = text.parse().map_err(|why: toml::de::Error| TrainError::config(path, why))?;
         let keys = Self::keys();
         if let Some(unknown) = table.keys().find(|key| !keys.contains(key)) {
             return Err(bad(match &table[unknown] {
@@ -269,7 +271,7 @@ impl Options {
                 _ => unknown_key(unknown, &keys),
             }));
         }
-        let flags = Table::try_from(self).map_err(|why| bad(why.to_string()))?;
+        let flags = Table::try_from(self).map_err(|why| TrainError::config(path, why))?;
         for group in EXCLUSIVE.iter().filter(|group| group.iter().any(|key| flags.contains_key(*key))) {
             group.iter().for_each(|key| drop(table.remove(*key)));
         }
@@ -289,8 +291,8 @@ impl Options {
         Ok(merged)
     }
 
-    /// Checks that `path`, the `config.toml` that these options came from, is complete: of a truncated file, defaults would
-    /// replace what is missing.
+    /// Checks that `path`, the `config.toml` that these options came from, is complete: in a truncated file, missing options
+    /// would silently become defaults.
     ///
     /// # Errors
     /// [`TrainError::Config`] if it lacks an option that every run has.
@@ -305,7 +307,7 @@ impl Options {
                     "it has no `{key}`, which every run has, so it was probably truncated; restore it, or start a new run \
                      with --init-from"
                 );
-                Err(TrainError::Config { path: path.to_owned(), problem })
+                Err(TrainError::config(path, problem))
             }
         }
     }
@@ -335,10 +337,10 @@ impl Options {
     /// # Errors
     /// A number that TOML cannot represent.
     pub fn to_toml(&self) -> Result<String, TrainError> {
-        toml::to_string(self).map_err(|why| TrainError::Settings { problem: format!("cannot be written: {why}") })
+        Ok(toml::to_string(self)?)
     }
 
-    /// The keys whose values differ from `other`'s.
+    /// The keys with other values than in `other`.
     pub fn changed_from(&self, other: &Self) -> Vec<String> {
         let [mine, theirs] = [self, other].map(|options| Table::try_from(options).unwrap_or_default());
         let value = |table: &Table, key: &str| table.get(key).cloned().map(|value: Value| value.to_string());
@@ -349,7 +351,7 @@ impl Options {
     }
 }
 
-/// The message about a value of the wrong type, in the words of TOML instead of Rust's.
+/// The message about a value of the wrong type, in TOML's words instead of Rust's.
 fn wrong_value(key: &str, value: &Value, message: &str) -> String {
     const WORDS: [(&str, &str); 7] = [
         ("unit variant, expected string only", "list, expected one text in quotes"),

@@ -1,4 +1,4 @@
-//! What only the device can tell before a run starts: how many samples fit `--time`, and the precision. Both are written to
+//! What is known only on the device: how many samples fit `--time`, and the precision. Both are written to
 //! `config.toml`, so that repeating and resuming the run need no measurement.
 
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use crate::model::Flip;
 use crate::ops::AllOps;
 
 /// Parses a time such as `90s`, `5m` or `1h30m`; `None` if it has another form or is zero.
-pub fn parse(text: &str) -> Option<Duration> {
+pub(super) fn parse(text: &str) -> Option<Duration> {
     let (mut rest, mut seconds) = (text, 0_u64);
     for (unit, scale) in [('h', 3600), ('m', 60), ('s', 1)] {
         if let Some((count, after)) = rest.split_once(unit) {
@@ -24,8 +24,8 @@ pub fn parse(text: &str) -> Option<Duration> {
     (rest.is_empty() && seconds > 0).then(|| Duration::from_secs(seconds))
 }
 
-/// The rule that an error about a time states.
-pub const FORM: &str = "it must be a time such as 90s, 5m or 1h30m";
+/// The rule in errors about a time.
+pub(super) const FORM: &str = "it must be a time such as 90s, 5m or 1h30m";
 
 impl Plan {
     /// Resolves what depends on the device and writes it to `config.toml`. Returns lines to print.
@@ -68,7 +68,7 @@ impl Plan {
         let mut trainer = Trainer::new(device.clone(), flip, &values, settings.adamw, batch, kept, settings.recompute)?;
         let (dataset, tokenizer) = (self.dataset.clone(), self.tokenizer.clone());
         let mut loader = Loader::new(dataset, tokenizer, settings.loader.clone(), Position::default())?;
-        // A loader that is slower than the device shows only after the prefetched batches are used up.
+        // Whether the loader is slower than the device shows only once the prefetched batches are used up.
         let warm_up = WARM_UP + settings.loader.prefetch as u64;
         // The first timed step, and when it began.
         let mut timed: Option<(u64, Instant)> = None;

@@ -15,7 +15,9 @@ use crate::eval::Labels;
 
 /// Everything a run needs except the device.
 pub struct Plan {
+    /// The complete configuration.
     pub settings: Settings,
+    /// Where the run is written.
     pub folder: RunFolder,
     pub(super) dataset: Arc<Dataset>,
     pub(super) held_out: Option<HeldOut>,
@@ -43,8 +45,8 @@ const HARMLESS: &[&str] = &[
     "tokenizer",
 ];
 
-/// Whether changing `key` leaves the weights as they would have been. Recomputed activations have the same bits, except those
-/// of `cheap` in bf16.
+/// Whether changing `key` leaves the resulting weights the same. Recomputed activations have the same bits, except with
+/// `cheap` in bf16.
 fn is_harmless(key: &str, before: &Options, after: &Options) -> bool {
     let cheap = [before, after].iter().any(|options| options.recompute == Some(Recompute::Cheap));
     HARMLESS.contains(&key) || (key == "recompute" && !cheap)
@@ -77,7 +79,7 @@ impl Plan {
     pub fn resume(target: &Path, flags: Options, print: &mut dyn FnMut(&str)) -> Result<Self, TrainError> {
         let (folder, named) = resume::find(target, print)?;
         let lock = folder.lock()?;
-        folder.make_ready()?;
+        folder.prepare()?;
         let before = Options::default().over_file(&folder.config())?;
         before.check_whole(&folder.config())?;
         let another_tokenizer = flags.tokenizer.is_some();
@@ -150,7 +152,7 @@ impl Plan {
     /// The weights of step 0, `[layout.arena_len()]`: random, or those of `--init-from`.
     ///
     /// # Errors
-    /// A checkpoint that cannot be read, or whose vocabulary has another size than this run's.
+    /// A checkpoint that cannot be read, or that has a vocabulary of another size.
     pub(super) fn initial_values(&self, layout: &Layout) -> Result<Vec<f32>, TrainError> {
         let random = || layout.initial_values(self.settings.seed);
         let Some(path) = &self.settings.init_from else { return Ok(random()) };

@@ -20,7 +20,7 @@ const LATEST: &str = "latest";
 ///
 /// # Errors
 /// If there is no such run.
-pub fn find(target: &Path, print: &mut dyn FnMut(&str)) -> Result<(RunFolder, Option<PathBuf>), TrainError> {
+pub(super) fn find(target: &Path, print: &mut dyn FnMut(&str)) -> Result<(RunFolder, Option<PathBuf>), TrainError> {
     if target == Path::new(LATEST) && RunFolder::open(target).is_err() {
         let newest = newest_run(Path::new(RunFolder::RUNS)).ok_or_else(|| TrainError::Settings {
             problem: format!(
@@ -72,7 +72,7 @@ fn last_written(run: &Path) -> Option<SystemTime> {
 
 /// The point from which a run is resumed.
 #[derive(Default)]
-pub struct Point {
+pub(super) struct Point {
     /// `None` for the very start.
     pub checkpoint: Option<Checkpoint>,
     /// Checkpoints of later steps, oldest first.
@@ -84,7 +84,11 @@ impl Point {
     ///
     /// # Errors
     /// If `named`, or every checkpoint in the folder, is damaged; if a file cannot be read.
-    pub fn choose(folder: &RunFolder, named: Option<&Path>, print: &mut dyn FnMut(&str)) -> Result<Self, TrainError> {
+    pub(super) fn choose(
+        folder: &RunFolder,
+        named: Option<&Path>,
+        print: &mut dyn FnMut(&str),
+    ) -> Result<Self, TrainError> {
         let all = checkpoint::list(&folder.checkpoints());
         if let Some(named) = named {
             return Ok(Self::at(Checkpoint::open_checked(named)?, &all));
@@ -110,9 +114,9 @@ impl Point {
                 print(&format!("{} has no checkpoint yet; the run starts over", folder.path().display()));
                 Ok(Self::default())
             }
-            Some(TrainError::Checkpoint { path, problem }) => {
+            Some(TrainError::Checkpoint { path, problem, source }) => {
                 let problem = format!("{problem}; no other checkpoint in the folder is intact either");
-                Err(TrainError::Checkpoint { path, problem })
+                Err(TrainError::Checkpoint { path, problem, source })
             }
             Some(error) => Err(error),
         }
@@ -127,7 +131,7 @@ impl Point {
     }
 
     /// Optimizer steps done.
-    pub fn step(&self) -> u64 {
+    pub(super) fn step(&self) -> u64 {
         self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.state.step)
     }
 
@@ -135,8 +139,8 @@ impl Point {
     /// summary is moved only if the run has steps left (`unfinished`).
     ///
     /// # Errors
-    /// If the disk refuses.
-    pub fn set_aside(&self, folder: &RunFolder, unfinished: bool) -> Result<Option<String>, TrainError> {
+    /// If a file cannot be moved or written.
+    pub(super) fn set_aside(&self, folder: &RunFolder, unfinished: bool) -> Result<Option<String>, TrainError> {
         let lines = MetricsLog::after(folder.path(), self.step())?;
         let ended = ["summary.json", "diverged.json"].map(|name| folder.path().join(name));
         let ended = ended.into_iter().filter(|path| unfinished && path.exists());

@@ -1,5 +1,6 @@
 //! The loop of a run.
 
+use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,6 +10,7 @@ use serde::Serialize;
 
 use super::advice;
 use super::checkpoint::{self, State};
+use super::curve;
 use super::held_out::HeldOut;
 use super::introduction;
 use super::metrics::{Metrics, MetricsLog};
@@ -268,7 +270,7 @@ impl<'a, D: AllOps> Run<'a, D> {
         Ok(())
     }
 
-    /// Adds the outcome of step number `step`, whose batch was in flight, to the window.
+    /// Adds the outcome of step number `step` to the window, and returns its batch to the loader.
     fn record_outcome(&mut self, outcome: Option<StepOutcome>, step: u64) -> Result<(), TrainError> {
         let (Some(outcome), Some(batch)) = (outcome, self.in_flight.take()) else { return Ok(()) };
         let quantities = [("loss", outcome.loss), ("gradient norm", outcome.grad_norm)];
@@ -355,7 +357,7 @@ impl<'a, D: AllOps> Run<'a, D> {
         Ok(())
     }
 
-    /// Warns once that metrics cannot be written, which alone does not end a run.
+    /// Warns once if metrics or the curve cannot be written; the run continues.
     fn warn_once(&mut self, written: Result<(), TrainError>) {
         if let (Err(error), false) = (written, self.log_failed) {
             self.log_failed = true;
@@ -376,28 +378,31 @@ impl<'a, D: AllOps> Run<'a, D> {
         checkpoint::save(&path, &self.state, self.trainer.params().layout(), &weights, &moments)?;
         checkpoint::prune(&folder, self.plan.settings.keep);
         self.saved = Some(path.clone());
-        let drawn = self.log.draw(&self.title());
+        let drawn = self.draw_curve();
         self.warn_once(drawn);
         Ok(path)
     }
 
-    /// Saves a checkpoint after the data failed, so that the run can be resumed here once the data is repaired.
+    /// Saves a checkpoint after the data failed, so that the run can be resumed once the data is repaired.
     fn save_before_failing(&mut self) {
         if self.steps == 0 {
             return;
         }
         let folder = self.plan.folder.path().display().to_string();
         let line = match self.save() {
-            Ok(_) => format!("saved step {}; flipk train --resume {folder} goes on from there", self.state.step),
+            Ok(_) => format!("saved step {}; continue from there with flipk train --resume {folder}", self.state.step),
             Err(error) => format!("warning: {error}"),
         };
         self.print(&line);
     }
 
-    fn title(&self) -> String {
+    /// Redraws `curve.svg`.
+    fn draw_curve(&self) -> Result<(), TrainError> {
         let settings = &self.plan.settings;
         let (preset, loader) = (settings.preset_name(), &settings.loader);
-        format!("flipk: {preset}, mask ratio {}, batch {}", loader.mask_ratio, loader.batch)
+        let title = format!("flipk: {preset}, mask ratio {}, batch {}", loader.mask_ratio, loader.batch);
+        let path = self.plan.folder.path().join("curve.svg");
+        fs::write(&path, curve::svg(&title, self.log.history())).map_err(|why| TrainError::io("write", &path, why))
     }
 
     fn evaluate(&mut self) -> Result<ZeroShot, TrainError> {
@@ -426,7 +431,7 @@ impl<'a, D: AllOps> Run<'a, D> {
     }
 
     fn finish(mut self) -> Result<Ended, TrainError> {
-        // A run that was already complete when it was resumed made no step: its last metrics stand.
+        // A run that was already complete when it was resumed ran no step, so its last metrics still hold.
         if self.steps == 0 {
             self.latest = self.log.last().unwrap_or_default();
             if self.plan.held_out.is_some() {

@@ -14,42 +14,66 @@ use crate::optim::AdamWConfig;
 /// The complete configuration of a run; `options` are the user's with every default filled in.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// The user's options with all defaults.
     pub options: Options,
+    /// Training shards.
     pub data: Vec<String>,
     /// Empty: no evaluation.
     pub eval_data: Vec<String>,
     /// Files of class names and prompts for `eval_data`.
     pub classes: Option<PathBuf>,
+    /// File of prompts for `eval_data`.
     pub templates: Option<PathBuf>,
+    /// How captions of `eval_data` are read as classes.
     pub labels: Labels,
+    /// Where captions are in a sample.
     pub captions: CaptionKeys,
+    /// What to do with photos that EXIF data says to rotate.
     pub exif_orientation: ExifOrientation,
     /// `None`: the embedded tokenizer.
     pub tokenizer: Option<PathBuf>,
+    /// Sizes of the model.
     pub model: ModelConfig,
+    /// Batch, mask ratio, augmentation and threads.
     pub loader: LoaderConfig,
+    /// The loss to minimise.
     pub loss: Loss,
+    /// The optimizer's constants.
     pub adamw: AdamWConfig,
+    /// Whether weight decay applies to the CLS token.
     pub decay_cls: bool,
+    /// What the backward pass recomputes.
     pub recompute: Recompute,
+    /// Learning rate after the warm-up.
     pub peak_lr: f64,
+    /// `None`: the default warm-up ([`Self::warmup_steps`]).
     pub warmup_samples: Option<u64>,
+    /// How long to train.
     pub length: Length,
     /// If given, the number of samples that fit this time replaces `length` before the run starts.
     pub time: Option<Duration>,
+    /// Of all random numbers.
     pub seed: u64,
+    /// Checkpoint or run folder to take the initial weights from.
     pub init_from: Option<PathBuf>,
+    /// Steps between lines of metrics.
     pub log_every: u64,
+    /// Steps between checkpoints; 0: only at the end.
     pub save_every: u64,
+    /// Newest checkpoints to keep.
     pub keep: usize,
+    /// Steps between evaluations; 0: only at the end.
     pub eval_every: u64,
 }
 
 /// How long to train.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Length {
+    /// Optimizer steps.
     Steps(u64),
+    /// Samples seen.
     Samples(u64),
+    /// Passes over the data.
     Epochs(f64),
 }
 
@@ -85,7 +109,7 @@ enum Rate {
 impl Recipe {
     fn of(preset: Preset) -> Self {
         match preset {
-            // Found on the training styles alone; docs/architecture.md tells how.
+            // Tuned on the training styles only; docs/architecture.md describes how.
             Preset::Tiny => Self {
                 batch: 256,
                 length: Length::Samples(640_000),
@@ -94,7 +118,7 @@ impl Recipe {
                 augmentation: Augmentation { area: (0.7, 1.0), color_jitter: 0.5, ..Augmentation::default() },
                 captions: CaptionVariation::default(),
             },
-            // docs/method.md, "Recipe". The paper's batch of 65,536 is for many accelerators; its rate scales with the batch.
+            // docs/method.md, "Recipe". The paper's batch of 65,536 needs many accelerators; its rate scales with the batch.
             _ => Self {
                 batch: 256,
                 length: Length::Epochs(32.0),
@@ -205,7 +229,7 @@ impl Settings {
 }
 
 /// Whether a source is built into the program; the embedded tokenizer fits such data.
-pub fn is_embedded(spec: &str) -> bool {
+pub(super) fn is_embedded(spec: &str) -> bool {
     spec.starts_with("embedded:")
 }
 
@@ -236,7 +260,7 @@ fn model(o: &mut Options, preset: Preset, vocab: usize) -> Result<ModelConfig, T
         embed_dim: or(&mut o.embed_dim, base.embed_dim),
         ln_eps: base.ln_eps,
     };
-    model.check().map_err(|problem| TrainError::Settings { problem })?;
+    model.check()?;
     match model.vocab < vocab {
         true => Err(wrong("vocab", model.vocab, &format!("the tokenizer has {vocab} tokens"))),
         false => Ok(model),
@@ -371,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn the_loss_is_the_papers_unless_told_otherwise() {
+    fn the_loss_is_the_papers_by_default() {
         let loss = |loss| resolve(Options { loss, ..Options::default() }).unwrap().loss;
         assert_eq!((loss(None), loss(Some(Loss::Sigmoid))), (Loss::Infonce, Loss::Sigmoid));
     }

@@ -10,8 +10,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::TrainError;
 
-/// An event file that grows.
-pub struct EventFile {
+/// An open event file.
+pub(super) struct EventFile {
     path: PathBuf,
     file: File,
 }
@@ -20,8 +20,8 @@ impl EventFile {
     /// A new file in `folder` for a run that is at `step`; TensorBoard hides later points of earlier files.
     ///
     /// # Errors
-    /// If the disk refuses.
-    pub fn create(folder: &Path, step: u64) -> Result<Self, TrainError> {
+    /// If it cannot be written.
+    pub(super) fn create(folder: &Path, step: u64) -> Result<Self, TrainError> {
         fs::create_dir_all(folder).map_err(|why| TrainError::io("create", folder, why))?;
         // A run that is resumed within a second must not overwrite its own events.
         let seconds = now() as u64;
@@ -38,8 +38,12 @@ impl EventFile {
     /// Appends scalars.
     ///
     /// # Errors
-    /// If the disk refuses.
-    pub fn write<'a>(&mut self, step: u64, scalars: impl Iterator<Item = (&'a str, f64)>) -> Result<(), TrainError> {
+    /// If it cannot be written.
+    pub(super) fn write<'a>(
+        &mut self,
+        step: u64,
+        scalars: impl Iterator<Item = (&'a str, f64)>,
+    ) -> Result<(), TrainError> {
         let mut summary = Vec::new();
         for (tag, value) in scalars {
             let mut scalar = Vec::new();

@@ -11,7 +11,7 @@ use crate::ops::AllOps;
 use crate::ops::pairwise::{IMAGE_CORRECT, LOSS, MAX_LOGIT_SCALE, TEXT_CORRECT};
 use crate::optim::{AdamWConfig, Moments, Optimizer};
 
-/// A model in training: weights, moments and the recorded step.
+/// A model in training: weights, moments and the program of a step.
 pub struct Trainer<D: Device> {
     device: Arc<D>,
     flip: Flip,
@@ -20,10 +20,10 @@ pub struct Trainer<D: Device> {
     program: Program<D>,
     embedded: Embedded,
     batch: usize,
-    /// Steps that were made call by call.
+    /// Steps that were run call by call.
     plain_steps: u64,
-    /// The calls of a step, once they are recorded.
-    recording: Option<Box<dyn Graph>>,
+    /// The calls of a step, once they are captured.
+    graph: Option<Box<dyn Graph>>,
     /// The last step, until its outcome is read.
     submitted: Option<Submitted>,
 }
@@ -37,6 +37,7 @@ struct Submitted {
 /// The results of a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepOutcome {
+    /// Mean over the batch, in nats.
     pub loss: f64,
     /// Share of images whose own text is the nearest in the batch, averaged with the same share of texts.
     pub accuracy: f64,
@@ -71,8 +72,8 @@ impl<D: AllOps> Trainer<D> {
         let inputs = [inputs.images.id(), inputs.tokens.id(), inputs.ids_keep.id()];
         let reserved = program.reserve_prefetch(&inputs);
         reserved.map_err(|error| advise(error, program.activation_bytes() + program.prefetch_bytes()))?;
-        let (recording, submitted) = (None, None);
-        Ok(Self { device, flip, params, optimizer, program, embedded, batch, plain_steps: 0, recording, submitted })
+        let (graph, submitted) = (None, None);
+        Ok(Self { device, flip, params, optimizer, program, embedded, batch, plain_steps: 0, graph, submitted })
     }
 
     /// Forward, backward, update. Weights stay as they are if the loss or a gradient is not finite.
@@ -93,8 +94,8 @@ impl<D: AllOps> Trainer<D> {
         self.submitted.take().map(|last| self.wait(last)).transpose()
     }
 
-    /// A device that can record its calls does so at the second step (the first one loads kernels) and replays them from then
-    /// on, which gives the same bits.
+    /// A device that can capture its calls does so in the second step (the first one loads kernels) and replays the graph from
+    /// then on, with the same bits.
     fn run(&mut self, batch: &Batch, lr: f64) -> Result<Submitted, DeviceError> {
         let inputs = self.embedded.inputs;
         self.program.prefetch(inputs.images, &batch.images)?;
@@ -103,14 +104,14 @@ impl<D: AllOps> Trainer<D> {
         self.program.swap_in()?;
         self.optimizer.prepare(&self.device, lr)?;
         if self.plain_steps == 1 && self.device.begin_capture()? {
-            let recorded = self.compute();
-            // Recording must end even if the step failed.
-            let recording = self.device.end_capture();
-            recorded?;
-            self.recording = recording?;
+            let computed = self.compute();
+            // The capture must end even if the step failed.
+            let graph = self.device.end_capture();
+            computed?;
+            self.graph = graph?;
         }
-        match &self.recording {
-            Some(recording) => recording.replay()?,
+        match &self.graph {
+            Some(graph) => graph.replay()?,
             None => {
                 self.plain_steps += 1;
                 self.compute()?;
@@ -127,9 +128,9 @@ impl<D: AllOps> Trainer<D> {
         Ok(StepOutcome { loss: f64::from(outcome[LOSS]), accuracy, grad_norm: f64::from(grad_norm) })
     }
 
-    /// Makes every following step call by call, to compare with replayed steps.
+    /// Disables graph capture, for comparisons.
     pub fn disable_capture(&mut self) {
-        self.recording = None;
+        self.graph = None;
         self.plain_steps = u64::MAX / 2;
     }
 
@@ -139,7 +140,7 @@ impl<D: AllOps> Trainer<D> {
         self.optimizer.apply(&self.device, &mut self.params)
     }
 
-    /// As [`Self::step`], with a mark at the start, after the upload, after each step of [`Self::program`], and after the
+    /// As [`Self::step`], with an event at the start, after the upload, after each step of [`Self::program`], and after the
     /// update.
     pub fn step_with_events(&mut self, batch: &Batch, lr: f64) -> Result<Vec<D::Event>, DeviceError> {
         let mut events = vec![self.device.record_event()?];
@@ -157,19 +158,22 @@ impl<D: AllOps> Trainer<D> {
         Ok(events)
     }
 
+    /// The device that it computes on.
     pub fn device(&self) -> &Arc<D> {
         &self.device
     }
 
+    /// The model.
     pub fn flip(&self) -> &Flip {
         &self.flip
     }
 
+    /// Weights and gradients.
     pub fn params(&self) -> &Parameters<D> {
         &self.params
     }
 
-    /// The recorded step.
+    /// The program of a step.
     pub fn program(&self) -> &Program<D> {
         &self.program
     }

@@ -20,7 +20,7 @@ fn the_golden_state_holds_and_a_changed_one_does_not() {
 }
 
 #[test]
-fn a_file_that_is_no_golden_state_is_told() {
+fn a_file_that_is_no_golden_state_is_refused() {
     let ran = flipk(&["verify", "Cargo.toml"]).expect(1);
     assert!(ran.stderr.contains("Cargo.toml: not a safetensors file"), "{}", ran.stderr);
 }

@@ -2,18 +2,20 @@
 
     peer.py b16|l16 RATIO BATCH
 
-Makes some steps, which compiles them, prints `ready`, leaves the GPU's memory, waits for a line, and then prints samples per
-second as a line of JSON: so several can compile side by side, and are timed one by one. Where a batch does not fit, its blocks
-are computed again in the backward pass (gradient checkpointing), and the line says so; where even that does not fit, there is
-no number. OpenCLIP itself is used where it is installed; otherwise the same modules are built here from
-torch.nn alone (pre-norm blocks, packed qkv, GELU MLP), with the same sizes and the patches dropped after the embedding.
+Runs some steps, which compiles them, prints `ready`, frees the GPU's memory, waits for a line, and then prints samples per second
+as a line of JSON. So several processes can compile at the same time, and are timed one after the other.
+
+It is timed as flipk is (`flipk profile --profile-seconds 10`): steps follow each other for at least ten seconds, and the host reads
+the loss of each step after it has submitted the next one, so that the GPU never waits for it. A batch that does not fit is run with
+gradient checkpointing, and the line says so; if that does not fit either, there is no number. OpenCLIP is used if it is installed;
+otherwise the same modules are built here from torch.nn (pre-norm blocks, packed qkv, GELU MLP), with the same sizes and the
+patches dropped after the embedding.
 """
 
 import argparse
 import gc
 import json
 import pathlib
-import statistics
 import sys
 import time
 
@@ -31,6 +33,7 @@ def tower(model, name):
 
 # Vision layers, width, heads; text layers, width, heads; joint width.
 SIZES = {name: (tower(name, "vision"), tower(name, "text"), MODELS[name]["embed_dim"]) for name in ("b16", "l16")}
+SECONDS = 10
 SIDE, PATCH, CONTEXT, VOCAB = (MODELS["b16"][size] for size in ("image_size", "patch_size", "context", "vocab"))
 
 
@@ -141,9 +144,10 @@ class Peer:
             loss = self.compiled(self.images, self.tokens)
         loss.backward()
         self.optimizer.step()
+        return loss.detach()
 
     def move(self, device):
-        """Between steps, everything."""
+        """Moves everything that outlives a step."""
         self.optimizer.zero_grad(set_to_none=True)
         held = [*self.model.parameters(), *self.model.buffers(), self.images, self.tokens]
         held += [value for state in self.optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
@@ -151,18 +155,20 @@ class Peer:
             tensor.data = tensor.data.to(device)
 
     def seconds(self):
-        def wait():
-            if self.device == "cuda":
-                torch.cuda.synchronize()
-
-        times = []
-        for _ in range(13):
-            wait()
-            start = time.perf_counter()
-            self.step()
-            wait()
-            times.append(time.perf_counter() - start)
-        return statistics.median(times[3:])
+        """The mean time of a step, from the end of one step to the end of another, over at least SECONDS."""
+        for _ in range(3):
+            before = self.step()
+        count, start = 0, None
+        while start is None or time.perf_counter() - start < SECONDS:
+            loss = self.step()
+            before.item()
+            # The step before has ended.
+            if start is None:
+                start = time.perf_counter()
+            else:
+                count += 1
+            before = loss
+        return (time.perf_counter() - start) / count
 
 
 def clean(device):
@@ -186,7 +192,7 @@ def main():
         for _ in range(3):
             peer.step()
     except torch.OutOfMemoryError:
-        pass  # Others are on the GPU too; what fits will be seen when it is alone.
+        pass  # Other processes use the GPU too; it may fit later.
     if peer:
         peer.move("cpu")
     clean(device)

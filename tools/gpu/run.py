@@ -237,7 +237,7 @@ class Run:
         equal = {(model, ratio, min(1024, LARGEST[model][0])) for model, ratio in self.cases if ratio in (0, 0.75)}
         for model, ratio, batch in sorted(self.points() | equal):
             options = [f"--model={model}", f"--mask-ratio={ratio}", f"--batch={batch}", "--group=op",
-                       "--profile-steps=10"]
+                       "--profile-steps=10", "--profile-seconds=10"]
             name = f"steps-{model}-{ratio}-{batch}"
             try:
                 found, recompute = self.profile("steps", 300, *options, name=name), False

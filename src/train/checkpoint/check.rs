@@ -3,6 +3,7 @@
 use safetensors::{SafeTensorError, SafeTensors};
 
 use super::{MOMENTS, group_of};
+use crate::train::error::Problem;
 
 /// The header's key of the checksums.
 pub(super) const CHECKSUMS: &str = "crc32c";
@@ -49,7 +50,7 @@ pub(super) fn verify(file: &SafeTensors<'_>, header: Option<&str>, groups: &[usi
 }
 
 /// What is wrong with a file that cannot be read as safetensors.
-pub(super) fn unreadable(bytes: &[u8], error: &SafeTensorError) -> String {
+pub(super) fn unreadable(bytes: &[u8], error: SafeTensorError) -> Problem {
     const OTHERS: &[(&[u8], &str)] = &[
         (b"PK\x03\x04", "a PyTorch file (a ZIP of pickles)"),
         (b"\x80\x02", "a Python pickle, as older PyTorch files are"),
@@ -61,16 +62,16 @@ pub(super) fn unreadable(bytes: &[u8], error: &SafeTensorError) -> String {
         (b"\x1F\x8B", "a gzip file"),
     ];
     if bytes.iter().all(|&byte| byte == 0) {
-        return format!("it has only zero bytes ({})", bytes.len());
+        return format!("it has only zero bytes ({})", bytes.len()).into();
     }
     if let Some((_, name)) = OTHERS.iter().find(|(signature, _)| bytes.starts_with(signature)) {
-        return format!("it is {name}; {ONLY}");
+        return format!("it is {name}; {ONLY}").into();
     }
     match error {
         SafeTensorError::MetadataIncompleteBuffer | SafeTensorError::InvalidHeaderLength => {
-            format!("it is truncated: its header describes more than the {} bytes in the file", bytes.len())
+            format!("it is truncated: its header describes more than the {} bytes in the file", bytes.len()).into()
         }
-        error => error.to_string(),
+        error => error.into(),
     }
 }
 

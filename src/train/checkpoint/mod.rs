@@ -16,6 +16,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 
 use super::TrainError;
+use super::error::Problem;
 use crate::autograd::Layout;
 use crate::data::Position;
 use crate::mapped::MappedFile;
@@ -37,7 +38,9 @@ fn group_of(name: &str) -> usize {
 /// The state of a run, apart from weights and moments.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct State {
+    /// Sizes of the model.
     pub model: ModelConfig,
+    /// The loss that it is trained with.
     #[serde(default)]
     pub loss: Loss,
     /// Optimizer steps done.
@@ -46,6 +49,7 @@ pub struct State {
     pub samples: u64,
     /// Where the next batch starts.
     pub position: Position,
+    /// Of all random numbers.
     pub seed: u64,
     /// Of the training data ([`crate::data::Dataset::fingerprint`]).
     pub fingerprint: u32,
@@ -61,6 +65,7 @@ pub struct Checkpoint {
     path: PathBuf,
     map: MappedFile,
     checksums: Option<String>,
+    /// What is in its header.
     pub state: State,
 }
 
@@ -77,7 +82,7 @@ fn views<'a>(layout: &'a Layout, prefix: &str, arena: &'a [f32]) -> Vec<(String,
 /// Writes a checkpoint completely or not at all. `weights` and both moments: `[layout.arena_len()]`.
 ///
 /// # Errors
-/// If the disk refuses; then no partial file is left, and earlier checkpoints are untouched.
+/// If it cannot be written; no partial file is left, and earlier checkpoints are untouched.
 pub fn save(path: &Path, state: &State, layout: &Layout, weights: &[f32], moments: &Moments) -> Result<(), TrainError> {
     let mut tensors = views(layout, "", weights);
     tensors.extend(views(layout, MOMENTS[0], &moments.m));
@@ -115,7 +120,7 @@ pub fn path_of(folder: &Path, step: u64) -> PathBuf {
     folder.join(format!("step-{step:08}.safetensors"))
 }
 
-/// The step that a checkpoint's file name says; `None` for other names, such as those of a user's own copies.
+/// The step in a checkpoint's file name; `None` for other names, such as those of a user's own copies.
 pub fn step_of(path: &Path) -> Option<u64> {
     path.file_name()?.to_str()?.strip_prefix("step-")?.strip_suffix(".safetensors")?.parse().ok()
 }
@@ -148,8 +153,8 @@ impl Checkpoint {
             false => path.to_owned(),
             true => {
                 let newest = [path.join("checkpoints"), path.to_owned()].iter().find_map(|folder| list(folder).pop());
-                let problem = || "the folder holds no step-*.safetensors".to_owned();
-                newest.ok_or_else(|| TrainError::Checkpoint { path: path.to_owned(), problem: problem() })?
+                let problem = "the folder holds no step-*.safetensors".to_owned();
+                newest.ok_or_else(|| TrainError::checkpoint(path, problem))?
             }
         };
         Self::open_file(&path).map_err(Self::advised)
@@ -166,14 +171,14 @@ impl Checkpoint {
     /// Adds to the error the newest intact checkpoint in the same folder.
     fn advised(error: TrainError) -> TrainError {
         match error {
-            TrainError::Checkpoint { path, problem } => {
-                let beside =
+            TrainError::Checkpoint { path, problem, source } => {
+                let others =
                     path.parent().map(list).unwrap_or_default().into_iter().rev().filter(|other| *other != path);
-                let problem = match beside.map(|other| Self::open_intact(&other)).find_map(Result::ok) {
+                let problem = match others.map(|other| Self::open_intact(&other)).find_map(Result::ok) {
                     Some(intact) => format!("{problem}. {} is intact: use that file instead", intact.path.display()),
                     None => problem,
                 };
-                TrainError::Checkpoint { path, problem }
+                TrainError::Checkpoint { path, problem, source }
             }
             error => error,
         }
@@ -189,31 +194,32 @@ impl Checkpoint {
         if let Some(named) = step_of(path).filter(|named| *named != step) {
             return Err(this.bad(format!("its name says step {named}, but it was written at step {step}")));
         }
-        this.verify(&SafeTensors::deserialize(&this.map).map_err(|why| this.bad(why.to_string()))?, GROUPS)?;
+        this.verify(&SafeTensors::deserialize(&this.map).map_err(|why| this.bad(why))?, GROUPS)?;
         Ok(this)
     }
 
     fn open_file(path: &Path) -> Result<Self, TrainError> {
-        let bad = |problem: String| TrainError::Checkpoint { path: path.to_owned(), problem };
+        let bad = |problem: Problem| TrainError::checkpoint(path, problem);
         let file = File::open(path).map_err(|why| TrainError::io("open", path, why))?;
         if file.metadata().is_ok_and(|file| file.len() == 0) {
-            return Err(bad("it is empty (0 bytes)".to_owned()));
+            return Err(bad("it is empty (0 bytes)".to_owned().into()));
         }
         let map = MappedFile::new(&file).map_err(|why| TrainError::io("map", path, why))?;
         // Also checks the length: the header of a truncated file may be intact.
-        let tensors = SafeTensors::deserialize(&map).map_err(|why| bad(check::unreadable(&map, &why)))?;
-        let (_, header) = SafeTensors::read_metadata(&map).map_err(|why| bad(why.to_string()))?;
+        let tensors = SafeTensors::deserialize(&map).map_err(|why| bad(check::unreadable(&map, why)))?;
+        let (_, header) = SafeTensors::read_metadata(&map).map_err(|why| bad(why.into()))?;
         let header = header.metadata().clone().unwrap_or_default();
-        let state = header.get(HEADER).ok_or_else(|| bad(check::foreign(&tensors)))?;
+        let state = header.get(HEADER).ok_or_else(|| bad(check::foreign(&tensors).into()))?;
         let checksums = header.get(check::CHECKSUMS).cloned();
-        check::verify_state(state, checksums.as_deref()).map_err(bad)?;
-        let state: State = serde_json::from_str(state).map_err(|why| bad(format!("its header: {why}")))?;
-        state.model.check().map_err(bad)?;
+        check::verify_state(state, checksums.as_deref()).map_err(|problem| bad(problem.into()))?;
+        let state: State =
+            serde_json::from_str(state).map_err(|why| bad(Problem::worded(format!("its header: {why}"), why)))?;
+        state.model.check().map_err(|why| bad(why.into()))?;
         Ok(Self { path: path.to_owned(), map, checksums, state })
     }
 
-    fn bad(&self, problem: String) -> TrainError {
-        TrainError::Checkpoint { path: self.path.clone(), problem }
+    fn bad(&self, problem: impl Into<Problem>) -> TrainError {
+        TrainError::checkpoint(&self.path, problem)
     }
 
     /// Verifies the checksums of the tensors of `groups`.
@@ -221,13 +227,14 @@ impl Checkpoint {
         check::verify(file, self.checksums.as_deref(), groups).map_err(|problem| self.bad(problem))
     }
 
+    /// The file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The path of the file `name` beside the checkpoint or in the folder above, which is its run folder; `None` if it is in
+    /// The path of the file `name` next to the checkpoint, or in the folder above, which is the run folder; `None` if it is in
     /// neither.
-    pub fn beside(&self, name: &str) -> Option<PathBuf> {
+    pub fn sibling(&self, name: &str) -> Option<PathBuf> {
         self.path.ancestors().skip(1).take(2).map(|folder| folder.join(name)).find(|path| path.is_file())
     }
 
@@ -239,7 +246,7 @@ impl Checkpoint {
         self.arena(layout, "")
     }
 
-    /// `values`, with the weights of both towers replaced by the checkpoint's; those that belong to a loss stay.
+    /// `values`, with the weights of both towers replaced by the checkpoint's; the parameters of the loss stay.
     ///
     /// # Errors
     /// As [`Self::weights`].
@@ -267,7 +274,7 @@ impl Checkpoint {
         self.read(layout, prefix, vec![0.0; layout.arena_len()], |_| true)
     }
 
-    /// Reads the parameters whose names `wanted` accepts into `arena`.
+    /// Reads into `arena` the parameters that `wanted` accepts by name.
     fn read(
         &self,
         layout: &Layout,
@@ -275,15 +282,17 @@ impl Checkpoint {
         mut arena: Vec<f32>,
         wanted: impl Fn(&str) -> bool,
     ) -> Result<Vec<f32>, TrainError> {
-        let bad = |problem: String| self.bad(problem);
-        let file = SafeTensors::deserialize(&self.map).map_err(|why| bad(why.to_string()))?;
+        let file = SafeTensors::deserialize(&self.map).map_err(|why| self.bad(why))?;
         self.verify(&file, &[group_of(prefix)])?;
         for spec in layout.specs().iter().filter(|spec| wanted(&spec.name)) {
             let name = format!("{prefix}{}", spec.name);
-            let tensor = file.tensor(&name).map_err(|why| bad(format!("tensor `{name}`: {why}")))?;
+            let tensor = file.tensor(&name).map_err(|why| {
+                let problem = format!("tensor `{name}`: {why}");
+                self.bad(Problem::worded(problem, why))
+            })?;
             if (tensor.dtype(), tensor.shape()) != (Dtype::F32, &spec.shape) {
                 let (dtype, shape) = (tensor.dtype(), tensor.shape());
-                return Err(bad(format!("tensor `{name}` is {dtype:?} {shape:?}, expected F32 {:?}", spec.shape)));
+                return Err(self.bad(format!("tensor `{name}` is {dtype:?} {shape:?}, expected F32 {:?}", spec.shape)));
             }
             // As bytes: tensors in the file are not necessarily aligned.
             bytemuck::cast_slice_mut::<f32, u8>(&mut arena[spec.range()]).copy_from_slice(tensor.data());
