@@ -1,8 +1,9 @@
 use flipk::autograd::{ParamId, Tape, Var};
+use flipk::device::cuda::{Arg, EmulatorOptions, LaunchConfig};
 use flipk::ops::AllOps;
 use flipk::ops::linear::Weights;
 
-use crate::harness::{Case, Recorded, assert_lean, check, real};
+use crate::harness::{Case, Recorded, assert_lean, check, gpu, real};
 
 /// A tensor that is used twice: its gradients are added.
 struct Twice {
@@ -39,4 +40,12 @@ fn gradients_are_added() {
             assert_lean(&counts);
         }
     }
+}
+
+#[test]
+fn a_size_that_no_int_holds_is_an_error() {
+    let (device, _) = gpu::<f32>(EmulatorOptions::default());
+    let args = [Arg::from(&(1usize << 31))];
+    let error = device.launch("add", "add_into_f32", LaunchConfig::blocks(1, 256), &args).unwrap_err().to_string();
+    assert!(error.ends_with("add_into_f32: a size of 2147483648; at most 2147483647 on a GPU"), "{error}");
 }

@@ -111,12 +111,6 @@ impl From<&u64> for Arg {
     }
 }
 
-impl From<&i32> for Arg {
-    fn from(value: &i32) -> Self {
-        Self::new(*value)
-    }
-}
-
 impl From<&f32> for Arg {
     fn from(value: &f32) -> Self {
         Self::new(*value)

@@ -1,7 +1,7 @@
 //! Losses over all pairs of the images and the texts of a batch, with the logits never stored.
 //!
 //! With unit rows `I, T: [B, E]` and `τ = exp(clip(logit_scale, 0, ln 100))`, the logits are `L = τ I Tᵀ`. A [`PairLoss`]
-//! says what the loss is and what its gradient `G` with respect to the logits. Backwards, tile by tile: `dI = τ G T`,
+//! defines the loss and `G`, its gradient with respect to the logits. Backwards, tile by tile: `dI = τ G T`,
 //! `dT = τ Gᵀ I`, `dlogit_scale = Σ G ∘ L` (zero where the clip holds it), `dlogit_bias = Σ G`.
 
 mod contrastive;
@@ -32,9 +32,9 @@ pub const MAX_LOGIT_SCALE: f32 = 4.605_170_2;
 
 /// Where the loss is in the outcome.
 pub const LOSS: usize = 0;
-/// Where the outcome says how many images rank their own text first.
+/// Where the outcome has the number of images that rank their own text first.
 pub const IMAGE_CORRECT: usize = 1;
-/// Where the outcome says how many texts rank their own image first.
+/// Where the outcome has the number of texts that rank their own image first.
 pub const TEXT_CORRECT: usize = 2;
 /// The length of the outcome.
 pub const OUTCOME_LEN: usize = 3;
@@ -47,7 +47,7 @@ pub trait PairLoss: Send + Sync + 'static {
     const NEEDS_LSE: bool;
     /// The kernel that goes over all tiles in the forward pass.
     const FORWARD_KERNEL: &'static str;
-    /// The kernel that makes the gradients of `logit_scale` and `logit_bias`.
+    /// The kernel that computes the gradients of `logit_scale` and `logit_bias`.
     const SCALARS_KERNEL: &'static str;
 
     /// What the forward pass on the CPU sums over a block of rows.
