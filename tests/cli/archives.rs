@@ -193,7 +193,7 @@ fn a_shard_that_is_shortened_ends_the_run_with_its_name_and_a_checkpoint() {
     let child = start_until(&place.args("run", &[&shard], &["--steps=100000", "--save-every=2"]), &first);
     std::fs::OpenOptions::new().write(true).open(&shard).unwrap().set_len(100_000).unwrap();
     let ran = ended(child).expect(1);
-    says(&ran, &["error: cannot read", "shrinks.tar", "has 100000 now", "goes on from there"]);
+    says(&ran, &["error: cannot read", "shrinks.tar", "has 100000 now", "continue from there"]);
 }
 
 #[test]
