@@ -56,7 +56,9 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
     paths.sort();
-    paths.into_iter().flat_map(|path| if path.is_dir() { sources(&path) } else { vec![path] }).collect()
+    let is_source = |path: &Path| path.extension().is_some_and(|extension| extension == "rs");
+    let all = paths.into_iter().flat_map(|path| if path.is_dir() { sources(&path) } else { vec![path] });
+    all.filter(|path| is_source(path)).collect()
 }
 
 /// What `module` imports although its row forbids it.

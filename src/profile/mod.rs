@@ -174,24 +174,7 @@ pub fn profile<D: AllOps>(
     let mut gpu = Vec::new();
     let mut note_gpu = |when: &str| gpu.extend(device.gpu_state().map(|state| (when.to_owned(), state)));
     note_gpu("before");
-    let mut first_step = None;
-    let (mut waits, mut times, mut moved) = (Vec::new(), Vec::<Vec<f64>>::new(), Vec::<Vec<Option<u64>>>::new());
-    for step in 0..counted {
-        let data = loader.next_batch()?;
-        device.take_kernels();
-        let start = Instant::now();
-        let events = trainer.step_with_events(&data, 0.0)?;
-        let between = events.windows(2).map(|pair| device.seconds(&pair[0], &pair[1]));
-        let spent = between.collect::<Result<Vec<f64>, _>>()?;
-        first_step.get_or_insert(start.elapsed().as_secs_f64());
-        if step >= job.warm_up {
-            waits.push(data.waited.as_secs_f64());
-            times.push(spent);
-            moved.push(events.windows(2).map(|pair| device.moved_bytes(&pair[0], &pair[1])).collect());
-        }
-        loader.recycle(data);
-        count_step();
-    }
+    let OpByOp { waits, times, moved, first_step } = op_by_op(&mut trainer, &mut loader, job, &mut count_step)?;
     note_gpu("after op by op");
     let training = match as_training {
         true => Some(training_step(&mut trainer, &loader.next_batch()?, job, &mut count_step)?),
@@ -238,8 +221,45 @@ pub fn profile<D: AllOps>(
     })
 }
 
-/// Seconds of a step as training runs it, and the number of steps that were timed: from the end of one step to the end of another, with the device busy all along, and
-/// still busy with the last step when this returns.
+/// What steps with an event after each op took; the inner vectors have one element per interval between events.
+struct OpByOp {
+    /// Seconds that each step waited for its batch.
+    waits: Vec<f64>,
+    times: Vec<Vec<f64>>,
+    moved: Vec<Vec<Option<u64>>>,
+    /// Seconds of the first step, with loading kernels.
+    first_step: Option<f64>,
+}
+
+fn op_by_op<D: AllOps>(
+    trainer: &mut Trainer<D>,
+    loader: &mut Loader,
+    job: &Job,
+    count_step: &mut dyn FnMut(),
+) -> Result<OpByOp, TrainError> {
+    let device = trainer.device().clone();
+    let mut found = OpByOp { waits: Vec::new(), times: Vec::new(), moved: Vec::new(), first_step: None };
+    for step in 0..job.warm_up + job.steps {
+        let data = loader.next_batch()?;
+        device.take_kernels();
+        let start = Instant::now();
+        let events = trainer.step_with_events(&data, 0.0)?;
+        let between = events.windows(2).map(|pair| device.seconds(&pair[0], &pair[1]));
+        let spent = between.collect::<Result<Vec<f64>, _>>()?;
+        found.first_step.get_or_insert(start.elapsed().as_secs_f64());
+        if step >= job.warm_up {
+            found.waits.push(data.waited.as_secs_f64());
+            found.times.push(spent);
+            found.moved.push(events.windows(2).map(|pair| device.moved_bytes(&pair[0], &pair[1])).collect());
+        }
+        loader.recycle(data);
+        count_step();
+    }
+    Ok(found)
+}
+
+/// Seconds of a step as training runs it, and the number of steps that were timed: from the end of one step to the end of
+/// another. The device is busy all along, and still busy with the last step when this returns.
 fn training_step<D: AllOps>(
     trainer: &mut Trainer<D>,
     batch: &Batch,

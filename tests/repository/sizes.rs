@@ -17,7 +17,6 @@ const LONGER: &[(&str, usize, &str)] = &[
     ("src/data/format/members.rs", 600, "a third of it is tests"),
     ("src/data/sample/tokenizer/mod.rs", 600, "a third of it is tests"),
     ("src/device/gemm/amx.rs: multiply", 100, "one block of assembly"),
-    ("tools/ptx-emulator/src/exec/int.rs: typed", 100, "one match over all instructions"),
 ];
 
 const SOURCES: [&str; 5] = ["rs", "cu", "cuh", "py", "sh"];
