@@ -94,7 +94,7 @@ pub fn train_args(out: &Path, more: &[&str]) -> Vec<String> {
     let name = |flag: &str| flag.split('=').next().map(str::to_owned);
     let is_set = |wanted: &str| more.iter().any(|flag| name(flag) == name(wanted));
     let own_data = is_set("--data");
-    let small = SMALL.iter().filter(|flag| !is_set(flag) && !(own_data && flag.starts_with("--eval-data")));
+    let small = SMALL.iter().filter(|flag| !(is_set(flag) || own_data && flag.starts_with("--eval-data")));
     let out = format!("--out={}", out.display());
     ["train", &out].iter().chain(small).chain(more).map(|arg| (*arg).to_owned()).collect()
 }

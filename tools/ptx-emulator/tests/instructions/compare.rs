@@ -104,7 +104,7 @@ fn setp_and_set_of_halves() {
             for (i, found) in run("ppww=ww", &body, &cases).iter().enumerate() {
                 let [low, high] = [0, 1].map(|half| compare(&halves[i][half]));
                 // `set` gives each half a mask of its own.
-                let masks = low * 0xffff | high * 0xffff_0000;
+                let masks = (low * 0xffff) | (high * 0xffff_0000);
                 assert_eq!(found, &[low, high, masks, masks], "{body} {:#x?}", cases[i]);
             }
         }
