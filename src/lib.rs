@@ -10,6 +10,7 @@ pub mod autograd;
 #[cfg(feature = "cli")]
 #[warn(missing_docs, unreachable_pub)]
 pub mod cli;
+#[warn(missing_docs, unreachable_pub)]
 pub mod data;
 pub mod device;
 #[warn(missing_docs, unreachable_pub)]

@@ -40,7 +40,7 @@ impl Image {
     /// What is wrong with flipk's reading of it; `pixels` are Pillow's.
     fn fault(&self, bytes: &[u8], pixels: &[u8]) -> Option<String> {
         let orientation = if self.upright { ExifOrientation::Apply } else { ExifOrientation::Ignore };
-        let decoded = decode(bytes, orientation);
+        let decoded = decode(bytes, orientation).map_err(|error| error.to_string());
         if let Some(said) = &self.said {
             return match decoded {
                 Err(message) if message.contains(said) => None,

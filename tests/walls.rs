@@ -1,5 +1,5 @@
-//! A room imports only from rooms below it in the table of docs/architecture.md, and a file of `autograd` only from files before it
-//! in the table of `autograd/mod.rs`.
+//! A room imports only from rooms below it in the table of docs/architecture.md, a room of `data` only from those below it in the
+//! table of `data/mod.rs`, and a file of `autograd` only from files before it in the table of `autograd/mod.rs`.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -98,6 +98,29 @@ fn rooms_import_only_from_rooms_below_them() {
             .extend(forbidden(&rooms, room, &imported).into_iter().map(|what| format!("{}: {what}", inside.display())));
     }
     assert!(wrong.is_empty(), "against the table of docs/architecture.md:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn rooms_of_data_import_only_from_rooms_below_them() {
+    let folder = root().join("src/data");
+    let rows = table(&fs::read_to_string(folder.join("mod.rs")).unwrap(), "");
+    let rows: Vec<Row> = rows.into_iter().map(|(names, _)| (names, vec![])).collect();
+    let mut wrong = Vec::new();
+    for path in sources(&folder).into_iter().filter(|path| path.extension().is_some_and(|ending| ending == "rs")) {
+        let inside = path.strip_prefix(&folder).unwrap();
+        let room = inside.iter().next().and_then(|name| Path::new(name).file_stem()).unwrap().to_str().unwrap();
+        // Tests may use everything.
+        if ["mod", "fuzzing", "testing"].contains(&room) {
+            continue;
+        }
+        let source = fs::read_to_string(&path).unwrap();
+        let mut imported = imports(&source, "crate::data::");
+        let depth = inside.iter().count() - usize::from(inside.ends_with("mod.rs"));
+        imported.append(&mut imports(&source, &"super::".repeat(depth.max(1))));
+        imported.remove(room);
+        wrong.extend(forbidden(&rows, room, &imported).into_iter().map(|what| format!("{}: {what}", inside.display())));
+    }
+    assert!(wrong.is_empty(), "against the table of src/data/mod.rs:\n{}", wrong.join("\n"));
 }
 
 #[test]

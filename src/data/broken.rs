@@ -1,29 +1,34 @@
-//! Broken samples: why a sample cannot be used.
+//! Broken samples.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use serde::Serialize;
 
-/// Why a sample cannot be used.
+/// Why a sample is broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
+    /// The end of one of its files is missing.
     TruncatedMember,
-    /// Damaged bytes of an archive that belong to no member, counted as the number of samples that they may have held.
+    /// Lost to damage in an archive; the number of such samples is an estimate.
     LostSample,
-    /// A link that points outside the archive, or a sparse file.
+    /// One of its files is a link that points outside the archive, a sparse file, or too large.
     UnreadMember,
+    /// It has no image.
     MissingImage,
+    /// Its image cannot be decoded.
     BadImage,
+    /// It has no caption, or none that the tokenizer accepts.
     MissingCaption,
-    /// The caption is there, and is blank or null.
+    /// Its caption is blank or null.
     EmptyCaption,
-    /// The JSON record is damaged, or its caption is not text.
+    /// Its JSON record is damaged, or the caption in it is not text.
     BadRecord,
+    /// Its caption is not UTF-8.
     NonUtf8Caption,
-    /// The file cannot be read, or has changed. This is no fault of the sample, and ends the run.
+    /// The shard cannot be read, or has changed: an error that ends the run.
     Unreadable,
-    /// Code that reads the sample panicked: a bug in a decoder.
+    /// The code that reads it panicked: a bug in a decoder.
     Panic,
 }
 
@@ -51,15 +56,17 @@ impl std::fmt::Display for Kind {
     }
 }
 
-/// One sample that is skipped.
+/// Why one sample is skipped.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}: {detail}", kind.words())]
 pub struct Broken {
+    /// What is wrong.
     pub kind: Kind,
+    /// For a message.
     pub detail: String,
 }
 
-/// Calls `read`; a panic in it is a broken sample of [`Kind::Panic`].
+/// Calls `read`, and returns a panic in it as [`Kind::Panic`].
 pub(crate) fn confined<T>(read: impl FnOnce() -> std::result::Result<T, Broken>) -> std::result::Result<T, Broken> {
     catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<&str>().copied();

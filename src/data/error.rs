@@ -1,60 +1,114 @@
-//! What can go wrong between a list of shards and a batch.
+//! Errors that end loading.
 
 use std::io;
 use std::path::PathBuf;
 
-/// An error that ends loading; a single broken sample is a [`Broken`](super::Broken) instead and is skipped.
+/// An error that ends loading. A single broken sample is a [`Broken`](super::Broken) instead, and is skipped.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+#[non_exhaustive]
+#[allow(missing_docs, reason = "the messages explain the fields")]
+pub enum DataError {
+    /// The list of sources is empty.
     #[error(
         "no shards were given; name .tar or .tar.gz files, patterns such as `data/{{000..127}}.tar`, or {embedded}"
     )]
     NoSources { embedded: String },
+    /// A source that stands for nothing.
     #[error("cannot use `{spec}`: {problem}")]
     Spec { spec: String, problem: String },
+    /// A pattern that is not a glob.
+    #[error("cannot use `{spec}`: {source}")]
+    Pattern { spec: String, source: glob::PatternError },
+    /// Shards that do not exist.
     #[error("{missing} of the {total} shards of `{spec}` do not exist: {first}; {there}")]
     MissingShards { spec: String, missing: usize, total: usize, first: String, there: String },
+    /// A file that cannot be read.
     #[error("cannot read {}: {source}", path.display())]
     Read { path: PathBuf, source: io::Error },
-    #[error("{}: {problem}", path.display())]
-    Text { path: PathBuf, problem: String },
+    /// A file that is not the text that was expected.
+    #[error("{}: {source}", path.display())]
+    Text { path: PathBuf, source: TextError },
+    /// A shard that is not a tar archive.
     #[error("{shard} is not a tar archive: {problem}")]
     NotTar { shard: String, problem: String },
+    /// A shard without samples.
     #[error("{shard} holds no samples: looked for {looked_for}; found {found}")]
     EmptyShard { shard: String, looked_for: String, found: String },
+    /// Several shards that cannot be used, with the errors of the first few.
     #[error("{failed} of the {total} shards cannot be used; fetch them again or leave them out of the list: {list}")]
     Shards { failed: usize, total: usize, list: String },
-    #[error("cannot unpack {} to a temporary file in {} (let TMPDIR name another folder, or unpack the shards yourself with gunzip): {source}", shard.display(), folder.display())]
+    /// No room, or no permission, for unpacked shards.
+    #[error("cannot unpack {} to a temporary file in {} (set TMPDIR to another folder, or unpack the shards yourself with gunzip): {source}", shard.display(), folder.display())]
     Spool { shard: PathBuf, folder: PathBuf, source: io::Error },
+    /// A shard that could be read before, and no longer can.
     #[error("cannot read {shard}: {problem}")]
     Unreadable { shard: String, problem: String },
+    /// A source without images.
     #[error("no images in {source_of} ({samples} samples looked at): looked for {looked_for}; found {found}")]
     NoImages { source_of: String, samples: u64, looked_for: String, found: String },
+    /// A source without captions.
     #[error("no captions in {source_of} ({samples} samples looked at): looked for {looked_for}; found {found}")]
     NoCaptions { source_of: String, samples: u64, looked_for: String, found: String },
+    /// A source in which no sample has both.
     #[error(
         "no sample of {source_of} has both an image and a caption ({samples} looked at): {reasons}; the files of a \
          sample have the same path in the archive up to the first dot of the name"
     )]
     NoPairs { source_of: String, samples: u64, reasons: String },
+    /// A filter that keeps nothing.
     #[error("no samples are left of the {of} in the data set")]
     NoSamples { of: usize },
+    /// A tokenizer that cannot be used.
     #[error("cannot use the tokenizer {name}: {problem}")]
     Tokenizer { name: String, problem: String },
+    /// A text that the tokenizer refuses.
+    #[error("cannot use the tokenizer on {text:?}: {source}")]
+    Encode { text: String, source: tokenizers::Error },
+    /// A tokenizer that has no JSON form.
+    #[error("cannot write the tokenizer as JSON: {0}")]
+    TokenizerJson(#[source] tokenizers::Error),
+    /// A setting that is out of range.
     #[error("{field} = {value} is not possible: {problem}")]
     Config { field: &'static str, value: String, problem: String },
+    /// More broken samples than `max_bad` allows.
     #[error(
         "too many broken samples in {place}: {bad} bad of {visited} visited ({samples} in all), more than \
          --max-bad {max_bad} allows: {reasons}. To continue all the same, give a larger --max-bad (1 never stops; a run \
          that has a checkpoint continues with --resume), or leave out {worst}"
     )]
     TooManyBroken { place: String, bad: u64, visited: u64, samples: u64, max_bad: f32, reasons: String, worst: String },
+    /// A data set in which every sample is broken.
     #[error("not one usable sample among the last {visited} visited, which is the whole data set: {reasons}")]
     NoGoodSample { visited: u64, reasons: String },
+    /// A loader thread that does not start.
     #[error("cannot start a loader thread: {0}")]
-    Threads(io::Error),
+    Threads(#[source] io::Error),
+    /// The loader returned an error before.
     #[error("the loader has ended; its first error was given before")]
     Ended,
 }
 
-pub type Result<T> = std::result::Result<T, Error>;
+/// A result whose error, unless it is named, ends loading.
+pub type Result<T, E = DataError> = std::result::Result<T, E>;
+
+/// Why bytes are not the text that was expected.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TextError {
+    /// UTF-16 or UTF-32, by name.
+    #[error("it is {0}; save it as UTF-8")]
+    Encoding(&'static str),
+    /// The line, from 1, and the byte that cannot be read.
+    #[error("line {line} is not UTF-8 (byte 0x{byte:02X}); save it as UTF-8")]
+    #[allow(missing_docs, reason = "the message explains the fields")]
+    NotUtf8 { line: usize, byte: u8 },
+    /// As many zero bytes, and nothing else.
+    #[error("it holds {0} zero bytes and nothing else")]
+    Zeros(usize),
+    /// A list without entries.
+    #[error("it has no lines")]
+    NoLines,
+    /// The number of a blank line, from 1.
+    #[error("line {0} is blank; remove it, or write what belongs there")]
+    BlankLine(usize),
+}

@@ -6,7 +6,8 @@ use super::format::{Common, Shard};
 use super::sample::image::{self, ExifOrientation, MAX_PIXELS, Square};
 use super::sample::json::{Record, Value};
 use super::sample::{Augmentation, CaptionKeys, CaptionLines, CaptionVariation, Tokenizer, TokenizerOptions, label};
-use super::store::{Location, source};
+use super::store::source::{hint, unread};
+use super::store::{Location, MAX_SHARDS, expand_braces};
 use super::text::{self, Blank};
 use crate::fuzzing::with_file;
 use crate::random::{Purpose, Random};
@@ -123,10 +124,10 @@ pub fn tokenizer(bytes: &[u8]) {
 /// What a user writes as a source. Folders are not searched.
 pub fn pattern(bytes: &[u8]) {
     let Ok(spec) = std::str::from_utf8(bytes) else { return };
-    let _ = source::unread(spec);
-    source::hint(spec);
-    let Ok(expanded) = source::expand_braces(spec) else { return };
-    assert!(!expanded.is_empty() && expanded.len() <= source::MAX_SHARDS);
+    let _ = unread(spec);
+    hint(spec);
+    let Ok(expanded) = expand_braces(spec) else { return };
+    assert!(!expanded.is_empty() && expanded.len() <= MAX_SHARDS);
     for pattern in expanded.iter().take(8) {
         let _ = glob::Pattern::new(pattern);
     }

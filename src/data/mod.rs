@@ -1,21 +1,17 @@
 //! From shards on disk to batches in memory.
 //!
-//! ```text
-//! loader ──> dataset ──> sample ──> format ──> store        each also uses the files of this folder
-//! ```
+//! From the top; each imports only from those below it (`tests/walls.rs` reads this table).
 //!
-//! | room | what lives there |
+//! | room or file | what lives there |
 //! |---|---|
-//! | `store` | where bytes are: sources, files, gzip, the embedded data set |
-//! | `format` | how they are laid out: tar archives, their members, damage |
-//! | `sample` | what one sample is: image, caption, tokens, mask, label |
+//! | `loader` | in which order samples are visited, and batches on threads |
 //! | `dataset` | all samples by number, and checks before training |
-//! | `loader` | in which order they are visited, and batches on threads |
-//!
-//! | file | what it does |
-//! |---|---|
-//! | `broken`, `error` | why a sample cannot be used; why loading ends |
-//! | `text` | text files, whatever editor wrote them |
+//! | `sample` | what one sample is: image, caption, tokens, mask, label |
+//! | `format` | how bytes are laid out: tar archives, their members, damage |
+//! | `store` | where bytes are: sources, files, gzip, the embedded data set |
+//! | `text` | text files from any program |
+//! | `broken` | why a sample is broken |
+//! | `error` | errors that end loading |
 
 mod broken;
 mod dataset;
@@ -27,13 +23,12 @@ mod loader;
 mod sample;
 mod store;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 pub mod text;
 
 pub use self::broken::{Broken, Kind};
 pub use self::dataset::{CACHE_BYTES, Dataset, Survey, Variety};
-pub use self::error::{Error, Result};
-pub use self::format::tar;
+pub use self::error::{DataError, Result, TextError};
 pub use self::loader::{Batch, EvalBatch, EvalBatches, Loader, LoaderConfig, Position, Skipped};
 pub use self::sample::{
     Augmentation, Caption, CaptionKeys, CaptionLines, CaptionVariation, ClassNumbers, Content, CropRect, Label,

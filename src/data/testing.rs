@@ -1,15 +1,49 @@
-//! Archives and images for the tests of this module.
+//! Archives and images for the tests of this module. Archives are written by the `tar` crate, not by a writer of our own:
+//! it could share a mistake with the reader.
 
 use std::io::Cursor;
 
 use ::image::{ImageFormat, RgbImage};
+use tar::{Builder, EntryType, Header};
 use tempfile::NamedTempFile;
 
-use crate::data::format::tar;
 use crate::random::{Purpose, Random};
 
+/// Adds members to an archive that has no end mark.
+pub(crate) fn add_to(archive: &mut Vec<u8>, add: impl FnOnce(&mut Builder<Vec<u8>>)) {
+    const END_MARK: usize = 1024;
+    let mut builder = Builder::new(std::mem::take(archive));
+    add(&mut builder);
+    *archive = builder.into_inner().unwrap();
+    archive.truncate(archive.len() - END_MARK);
+}
+
+/// The header of a member of `size` bytes, without a name and a checksum.
+pub(crate) fn member(kind: EntryType, size: usize) -> Header {
+    let mut header = Header::new_gnu();
+    header.set_entry_type(kind);
+    header.set_mode(0o644);
+    header.set_size(size as u64);
+    header
+}
+
+/// Adds a file.
+pub(crate) fn append(archive: &mut Vec<u8>, name: &str, data: &[u8]) {
+    add_to(archive, |builder| builder.append_data(&mut member(EntryType::Regular, data.len()), name, data).unwrap());
+}
+
+/// Adds a hard or symbolic link.
+pub(crate) fn append_link(archive: &mut Vec<u8>, kind: EntryType, name: &str, target: &str) {
+    add_to(archive, |builder| builder.append_link(&mut member(kind, 0), name, target).unwrap());
+}
+
+/// Adds the end mark.
+pub(crate) fn finish(archive: &mut Vec<u8>) {
+    *archive = Builder::new(std::mem::take(archive)).into_inner().unwrap();
+}
+
 /// A tar archive in a temporary file that lives as long as this.
-pub struct Archive {
+pub(crate) struct Archive {
     bytes: Vec<u8>,
     cut: usize,
     file: NamedTempFile,
@@ -22,21 +56,21 @@ impl Default for Archive {
 }
 
 impl Archive {
-    pub fn add(&mut self, name: &str, data: &[u8]) -> &mut Self {
-        tar::append(&mut self.bytes, name, data);
+    pub(crate) fn add(&mut self, name: &str, data: &[u8]) -> &mut Self {
+        append(&mut self.bytes, name, data);
         self
     }
 
     /// Removes the end mark, and the last `bytes` of the members.
-    pub fn cut(&mut self, bytes: usize) {
+    pub(crate) fn cut(&mut self, bytes: usize) {
         self.cut = bytes;
     }
 
     /// Writes the archive and gives its path.
-    pub fn file(&self) -> String {
+    pub(crate) fn file(&self) -> String {
         let mut bytes = self.bytes.clone();
         match self.cut {
-            0 => tar::finish(&mut bytes),
+            0 => finish(&mut bytes),
             cut => bytes.truncate(bytes.len() - cut),
         }
         std::fs::write(self.file.path(), &bytes).unwrap();
@@ -45,7 +79,7 @@ impl Archive {
 }
 
 /// Noise with broad patches of colour, so that there is detail at every scale.
-pub fn noise(width: u32, height: u32, seed: u64) -> RgbImage {
+pub(crate) fn noise(width: u32, height: u32, seed: u64) -> RgbImage {
     let mut random = Random::new(seed, Purpose::Test, 0, 0);
     let base: Vec<u32> = (0..64 * 3).map(|_| random.below(192)).collect();
     RgbImage::from_fn(width, height, |x, y| {
@@ -60,10 +94,10 @@ fn encode(image: &RgbImage, format: ImageFormat) -> Vec<u8> {
     bytes.into_inner()
 }
 
-pub fn png(width: u32, height: u32, seed: u64) -> Vec<u8> {
+pub(crate) fn png(width: u32, height: u32, seed: u64) -> Vec<u8> {
     encode(&noise(width, height, seed), ImageFormat::Png)
 }
 
-pub fn jpeg(width: u32, height: u32, seed: u64) -> Vec<u8> {
+pub(crate) fn jpeg(width: u32, height: u32, seed: u64) -> Vec<u8> {
     encode(&noise(width, height, seed), ImageFormat::Jpeg)
 }

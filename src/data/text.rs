@@ -1,4 +1,4 @@
-//! Text files, whatever program wrote them: byte order marks, any line ending, UTF-8 or a clear error.
+//! Text files from any program: byte order marks, any line ending, UTF-8 or a clear error.
 //!
 //! | for | use |
 //! |---|---|
@@ -7,7 +7,7 @@
 //! | bytes in memory (a member of a shard) | [`decode`] |
 //! | the first bytes of a file of any kind | `beginning` |
 //! | the lines of a text | [`lines`] |
-//! | text in a message | [`shorten`], `list_some` |
+//! | text or a list in a message | [`shorten`], `list_some` |
 //! | text to be compared with other text | [`compose`] |
 
 use std::borrow::Cow;
@@ -15,16 +15,16 @@ use std::path::Path;
 
 use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 
-use super::error::{Error, Result};
+use super::error::{DataError, Result, TextError};
 
-/// What [`read_lines`] does with a blank line before other lines. Blank lines at the end of a file are always dropped.
+/// What [`read_lines`] does with a blank line. Blank lines at the end of a file are always dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blank {
-    /// It is an empty string, so that the lines after it keep their numbers.
+    /// Keeps it as an empty string, so that the lines after it keep their numbers.
     Keep,
-    /// It is left out.
+    /// Leaves it out.
     Drop,
-    /// It is an error that names the line.
+    /// Returns an error that names the line.
     Refuse,
 }
 
@@ -34,34 +34,32 @@ pub(crate) const BOM: [u8; 3] = [0xEF, 0xBB, 0xBF];
 /// Reads a text file, without its byte order mark.
 ///
 /// # Errors
-/// [`Error::Read`]; [`Error::Text`] as in [`decode`].
+/// [`DataError::Read`]; [`DataError::Text`] for what [`decode`] refuses, and for a file of zero bytes alone.
 pub fn read(path: &Path) -> Result<String> {
-    let bytes = std::fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
-    let wrong = |problem: String| Error::Text { path: path.to_owned(), problem };
-    // What a file system leaves of a file that was written just before a power cut.
+    let bytes = std::fs::read(path).map_err(|source| DataError::Read { path: path.to_owned(), source })?;
+    let wrong = |source| DataError::Text { path: path.to_owned(), source };
+    // After a power cut, a file that was just written may have its length, but no data.
     if !bytes.is_empty() && bytes.iter().all(|&byte| byte == 0) {
-        return Err(wrong(format!("it holds {} zero bytes and nothing else", bytes.len())));
+        return Err(wrong(TextError::Zeros(bytes.len())));
     }
     Ok(decode(&bytes).map_err(wrong)?.to_owned())
 }
 
-/// Reads a list: the lines of a file, trimmed and in composed form (see [`compose`]).
+/// Reads a list: the lines of a file, trimmed and composed (see [`compose`]).
 ///
 /// # Errors
-/// As [`read`]; a blank line with [`Blank::Refuse`]; a file in which all lines are blank.
+/// As [`read`]; a blank line with [`Blank::Refuse`]; a file without text.
 pub fn read_lines(path: &Path, blank: Blank) -> Result<Vec<String>> {
-    let wrong = |problem: String| Error::Text { path: path.to_owned(), problem };
+    let wrong = |source| DataError::Text { path: path.to_owned(), source };
     let text = read(path)?;
     let mut found: Vec<String> = lines(&text).map(|line| compose(strip_bom(line).trim()).into_owned()).collect();
     let used = found.iter().rposition(|line| !line.is_empty()).map_or(0, |last| last + 1);
     found.truncate(used);
     if found.is_empty() {
-        return Err(wrong("it has no lines".to_owned()));
+        return Err(wrong(TextError::NoLines));
     }
     match (blank, found.iter().position(String::is_empty)) {
-        (Blank::Refuse, Some(at)) => {
-            Err(wrong(format!("line {} is blank; remove it, or write what belongs there", at + 1)))
-        }
+        (Blank::Refuse, Some(at)) => Err(wrong(TextError::BlankLine(at + 1))),
         (Blank::Drop, Some(_)) => {
             found.retain(|line| !line.is_empty());
             Ok(found)
@@ -70,13 +68,13 @@ pub fn read_lines(path: &Path, blank: Blank) -> Result<Vec<String>> {
     }
 }
 
-/// The text of a file's bytes, without its byte order mark.
+/// Bytes as text, without the byte order mark.
 ///
 /// # Errors
-/// Bytes that are not UTF-8. The message names UTF-16 and UTF-32, or else the line.
-pub fn decode(bytes: &[u8]) -> std::result::Result<&str, String> {
+/// Bytes that are not UTF-8: [`TextError::Encoding`] or [`TextError::NotUtf8`].
+pub fn decode(bytes: &[u8]) -> Result<&str, TextError> {
     if let Some(encoding) = wide_encoding(bytes) {
-        return Err(format!("it is {encoding}; save it as UTF-8"));
+        return Err(TextError::Encoding(encoding));
     }
     match std::str::from_utf8(bytes) {
         Ok(text) => Ok(strip_bom(text)),
@@ -85,13 +83,13 @@ pub fn decode(bytes: &[u8]) -> std::result::Result<&str, String> {
             // The part before the error is valid.
             let before = std::str::from_utf8(&bytes[..at]).unwrap_or_default();
             let line = lines(before).count().max(1) + usize::from(before.ends_with(['\n', '\r']));
-            Err(format!("line {line} is not UTF-8 (byte 0x{:02X}); save it as UTF-8", bytes[at]))
+            Err(TextError::NotUtf8 { line, byte: bytes[at] })
         }
     }
 }
 
-/// The lines of a text, which end in `\n`, `\r\n` or `\r`, as Python reads them. Other separators, such as U+2028, are
-/// part of a line.
+/// The lines of a text, which end in `\n`, `\r\n` or `\r`, as in Python. Other separators, such as U+2028, do not end a
+/// line.
 pub fn lines(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = text;
     std::iter::from_fn(move || {
@@ -106,10 +104,10 @@ pub fn lines(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// A text for a message: its beginning, if it is longer than a line or two.
+/// A text for a message: cut if it is longer than a line or two.
 pub fn shorten(text: &str) -> Cow<'_, str> {
-    const SHOWN: usize = 160;
-    match text.char_indices().nth(SHOWN) {
+    const MAX_SHOWN: usize = 160;
+    match text.char_indices().nth(MAX_SHOWN) {
         Some((end, _)) => Cow::Owned(format!("{}...", &text[..end])),
         None => Cow::Borrowed(text),
     }
@@ -126,8 +124,8 @@ pub(crate) fn list_some(items: impl Iterator<Item = String>) -> String {
     }
 }
 
-/// The composed form (Unicode's NFC). File names and text from macOS may have `é` as `e` and an accent, which looks the
-/// same but is not equal.
+/// A text in composed form (NFC). Names and text from macOS may have `é` as `e` and a combining accent, which looks the same
+/// but is not equal.
 pub fn compose(text: &str) -> Cow<'_, str> {
     match text.is_ascii() || is_nfc_quick(text.chars()) == IsNormalized::Yes {
         true => Cow::Borrowed(text),
@@ -135,7 +133,7 @@ pub fn compose(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// The text that a file begins with, without byte order mark and leading white space, or `None` if `head` is not text.
+/// The text at the start of a file, without byte order mark and leading white space; `None` if `head` is not text.
 /// `head` may end in the middle of a character.
 pub(crate) fn beginning(head: &[u8]) -> Option<&str> {
     let text = match std::str::from_utf8(head) {
@@ -152,16 +150,16 @@ pub(crate) fn strip_bom(text: &str) -> &str {
     text.trim_start_matches('\u{FEFF}')
 }
 
-/// Names an encoding in units of 2 or 4 bytes, by its byte order mark or by its zeros.
+/// UTF-16 or UTF-32, recognised by the byte order mark or by the zeros.
 pub(crate) fn wide_encoding(bytes: &[u8]) -> Option<&'static str> {
-    /// Bytes that are looked at if there is no mark.
-    const LOOKED_AT: usize = 64;
+    /// Bytes to look at if there is no mark.
+    const PROBE_BYTES: usize = 64;
     match bytes {
         [0xFF, 0xFE, 0, 0, ..] | [0, 0, 0xFE, 0xFF, ..] => Some("UTF-32"),
         [0xFF, 0xFE, ..] | [0xFE, 0xFF, ..] => Some("UTF-16"),
         _ => {
-            // Latin letters in UTF-16: every other byte is 0, and no other.
-            let start = &bytes[..bytes.len().min(LOOKED_AT) & !1];
+            // Latin letters in UTF-16: exactly every other byte is 0.
+            let start = &bytes[..bytes.len().min(PROBE_BYTES) & !1];
             let zeros = |from: usize| start.iter().skip(from).step_by(2).filter(|&&byte| byte == 0).count();
             let all = start.len() / 2;
             let latin = all >= 2 && matches!((zeros(0), zeros(1)), (0, n) | (n, 0) if n == all);
@@ -174,7 +172,7 @@ pub(crate) fn wide_encoding(bytes: &[u8]) -> Option<&'static str> {
 mod tests {
     use super::*;
 
-    fn list(bytes: &[u8], blank: Blank) -> std::result::Result<Vec<String>, String> {
+    fn list(bytes: &[u8], blank: Blank) -> Result<Vec<String>, String> {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), bytes).unwrap();
         read_lines(file.path(), blank).map_err(|error| error.to_string())
@@ -208,14 +206,14 @@ mod tests {
             let error = list(latin1, Blank::Keep).unwrap_err();
             assert!(error.contains("line 3 is not UTF-8 (byte 0xE9)"), "{error}");
         }
-        assert!(decode(b"\xE9").unwrap_err().contains("line 1"));
+        assert_eq!(decode(b"\xE9"), Err(TextError::NotUtf8 { line: 1, byte: 0xE9 }));
         let wide = |text: &str, unit: fn(u16) -> [u8; 2]| text.encode_utf16().flat_map(unit).collect::<Vec<u8>>();
         for text in ["\u{FEFF}red\nblue", "red\nblue"] {
             for bytes in [wide(text, u16::to_le_bytes), wide(text, u16::to_be_bytes)] {
-                assert!(decode(&bytes).unwrap_err().contains("UTF-16"), "{text:?}");
+                assert_eq!(decode(&bytes), Err(TextError::Encoding("UTF-16")), "{text:?}");
             }
         }
-        assert!(decode(b"\xFF\xFE\0\0r\0\0\0").unwrap_err().contains("UTF-32"));
+        assert_eq!(decode(b"\xFF\xFE\0\0r\0\0\0"), Err(TextError::Encoding("UTF-32")));
         assert!(list(&[0; 99], Blank::Keep).unwrap_err().contains("holds 99 zero bytes"));
         // Zeros alone do not mean another encoding.
         assert_eq!(decode(b"a\0b").unwrap(), "a\0b");

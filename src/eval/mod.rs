@@ -11,7 +11,7 @@ mod zero_shot;
 
 use std::path::PathBuf;
 
-use crate::data;
+use crate::data::DataError;
 use crate::device::DeviceError;
 
 pub use classes::{ClassNames, Classes, Labels};
@@ -46,7 +46,7 @@ pub enum EvalError {
     Ambiguous { sample: String, caption: String, line: u32, class: String },
     /// Data or a tokenizer that cannot be used.
     #[error(transparent)]
-    Data(#[from] data::Error),
+    Data(#[from] DataError),
     /// A failure of the device.
     #[error(transparent)]
     Device(#[from] DeviceError),

@@ -1,6 +1,6 @@
 //! Opening data for evaluation.
 
-use crate::data::{CaptionKeys, Dataset, Error, Result};
+use crate::data::{CaptionKeys, DataError, Dataset, Result};
 
 /// Opens data to evaluate a model that was trained with `keys`. If there are no captions under the run's key, the usual
 /// places are tried, and the second value is a note about that.
@@ -9,7 +9,7 @@ use crate::data::{CaptionKeys, Dataset, Error, Result};
 /// See [`Dataset::open`]. If there are no captions in the usual places either, the error is the one for `keys`.
 pub fn open<S: AsRef<str>>(specs: &[S], keys: &CaptionKeys) -> Result<(Dataset, Option<String>)> {
     let error = match (Dataset::open(specs, keys.clone()), &keys.caption_key) {
-        (Err(error @ Error::NoCaptions { .. }), Some(_)) => error,
+        (Err(error @ DataError::NoCaptions { .. }), Some(_)) => error,
         (opened, _) => return Ok((opened?, None)),
     };
     let usual = CaptionKeys { caption_key: None, ..keys.clone() };
@@ -28,21 +28,16 @@ pub fn open<S: AsRef<str>>(specs: &[S], keys: &CaptionKeys) -> Result<(Dataset, 
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-
     use super::*;
-    use crate::data::tar;
+    use crate::data::testing::Archive;
 
     #[test]
     fn data_without_the_runs_key_are_read_as_usual() {
-        let mut bytes = Vec::new();
+        let mut archive = Archive::default();
         for (name, data) in [("1.png", "x"), ("1.txt", "a cat"), ("1.json", r#"{"alt": "a dog"}"#)] {
-            tar::append(&mut bytes, name, data.as_bytes());
+            archive.add(name, data.as_bytes());
         }
-        tar::finish(&mut bytes);
-        let mut file = tempfile::NamedTempFile::with_suffix(".tar").unwrap();
-        file.write_all(&bytes).unwrap();
-        let specs = [file.path().display().to_string()];
+        let specs = [archive.file()];
         let caption = |key: Option<&str>| {
             let keys = CaptionKeys { caption_key: key.map(str::to_owned), ..CaptionKeys::default() };
             let (dataset, note) = open(&specs, &keys).unwrap();

@@ -26,7 +26,7 @@ struct Target {
     /// Words of the format.
     words: &'static [&'static [u8]],
     /// Corrects checksums, so that what is behind them is reached; half of the inputs are corrected.
-    repair: fn(&mut Vec<u8>),
+    repair: fn(&mut [u8]),
     /// Processor time for one input.
     seconds: f64,
     /// Bytes in use at once, apart from [`PER_BYTE`] for each byte of the input.

@@ -78,7 +78,7 @@ pub(super) fn shards() -> Vec<Vec<u8>> {
 }
 
 /// Corrects the checksums of headers.
-pub(super) fn repair_tar(bytes: &mut Vec<u8>) {
+pub(super) fn repair_tar(bytes: &mut [u8]) {
     for block in bytes.chunks_exact_mut(512).filter(|block| block[257..262] == *b"ustar") {
         block[148..156].fill(b' ');
         let sum: u32 = block.iter().map(|&byte| u32::from(byte)).sum();
@@ -87,7 +87,7 @@ pub(super) fn repair_tar(bytes: &mut Vec<u8>) {
 }
 
 /// Corrects the checksums of chunks.
-pub(super) fn repair_png(bytes: &mut Vec<u8>) {
+pub(super) fn repair_png(bytes: &mut [u8]) {
     if !bytes.starts_with(b"\x89PNG") {
         return;
     }
@@ -232,7 +232,7 @@ pub(crate) fn edit_header(file: &[u8], edit: impl FnOnce(&mut Value)) -> Vec<u8>
 }
 
 /// Corrects the length of a safetensors header.
-pub(super) fn repair_header(bytes: &mut Vec<u8>) {
+pub(super) fn repair_header(bytes: &mut [u8]) {
     let Some(rest) = bytes.get(8..) else { return };
     let mut values = serde_json::Deserializer::from_slice(rest).into_iter::<Value>();
     if let Some(Ok(Value::Object(_))) = values.next() {

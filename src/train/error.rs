@@ -4,7 +4,7 @@ use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::data;
+use crate::data::DataError;
 use crate::device::DeviceError;
 use crate::model::ModelError;
 
@@ -79,7 +79,7 @@ pub enum TrainError {
     Eval(#[from] crate::eval::EvalError),
     /// Training data or a tokenizer that cannot be used.
     #[error(transparent)]
-    Data(#[from] data::Error),
+    Data(#[from] DataError),
     /// A failure of the device.
     #[error(transparent)]
     Device(#[from] DeviceError),

@@ -1,8 +1,7 @@
 //! `flipk eval` on a checkpoint.
 
-use flipk::data::tar;
-
 use crate::harness::{checkpoint, flipk, json, train};
+use crate::pack;
 
 #[test]
 fn a_checkpoint_is_evaluated_as_at_the_end_of_its_run() {
@@ -36,11 +35,11 @@ fn a_checkpoint_is_evaluated_as_at_the_end_of_its_run() {
     for sample in 0..data.len() as u64 {
         let image = data.image(sample).unwrap().into_owned();
         if drawings.insert(image.clone()) {
-            tar::append(&mut archive, &format!("{sample}.webp"), &image);
-            tar::append(&mut archive, &format!("{sample}.txt"), data.caption(sample).unwrap().first().as_bytes());
+            pack::append(&mut archive, format!("{sample}.webp"), &image);
+            pack::append(&mut archive, format!("{sample}.txt"), data.caption(sample).unwrap().first().as_bytes());
         }
     }
-    tar::finish(&mut archive);
+    pack::finish(&mut archive);
     let table = eval(&["retrieval"]);
     assert!(table.contains("R@10") && table.contains(&format!("image to text     {}", drawings.len())), "{table}");
     let found: serde_json::Value = serde_json::from_str(&eval(&["retrieval", "--json"])).unwrap();

@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use flipk::data::tar;
-
+use crate::pack;
 use crate::robust::png;
 
 pub const FLIPK: &str = env!("CARGO_BIN_EXE_flipk");
@@ -103,10 +102,10 @@ pub fn train_args(out: &Path, more: &[&str]) -> Vec<String> {
 pub fn data_flags(folder: &Path, captions: &[impl AsRef<str>], words: &str) -> [String; 2] {
     let mut archive = Vec::new();
     for (number, caption) in captions.iter().enumerate() {
-        tar::append(&mut archive, &format!("{number}.png"), &png(number as u8));
-        tar::append(&mut archive, &format!("{number}.txt"), caption.as_ref().as_bytes());
+        pack::append(&mut archive, format!("{number}.png"), &png(number as u8));
+        pack::append(&mut archive, format!("{number}.txt"), caption.as_ref().as_bytes());
     }
-    tar::finish(&mut archive);
+    pack::finish(&mut archive);
     let [data, tokenizer] = ["a.tar", "vocab.txt"].map(|name| folder.join(name));
     std::fs::write(&data, archive).unwrap();
     let words = words.split_whitespace().map(|word| format!("{word}\n"));

@@ -7,6 +7,7 @@ mod emulator;
 mod eval;
 mod harness;
 mod mistakes;
+mod pack;
 mod pictures;
 mod place;
 mod precision;

@@ -3,10 +3,10 @@
 use std::io::Cursor;
 use std::path::Path;
 
-use flipk::data::tar;
 use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
 
 use crate::harness::{flipk, json, train};
+use crate::pack;
 
 fn encoded(number: u8, format: ImageFormat) -> Vec<u8> {
     let pixels = RgbImage::from_fn(40, 30, |x, y| Rgb([x as u8 * 6, y as u8 * 8, number.wrapping_mul(37)]));
@@ -19,11 +19,11 @@ fn encoded(number: u8, format: ImageFormat) -> Vec<u8> {
 fn train_on(folder: &Path, images: &[(String, Vec<u8>)], more: &[&str]) -> (String, serde_json::Value) {
     let mut archive = Vec::new();
     for (number, (name, image)) in images.iter().enumerate() {
-        tar::append(&mut archive, name, image);
+        pack::append(&mut archive, name, image);
         let key = name.split('.').next().unwrap();
-        tar::append(&mut archive, &format!("{key}.txt"), format!("a picture {}", number % 3).as_bytes());
+        pack::append(&mut archive, format!("{key}.txt"), format!("a picture {}", number % 3).as_bytes());
     }
-    tar::finish(&mut archive);
+    pack::finish(&mut archive);
     let [shard, vocab, run] = ["shard.tar", "vocab.txt", "run"].map(|name| folder.join(name));
     std::fs::write(&shard, archive).unwrap();
     std::fs::write(&vocab, "[PAD]\n[UNK]\na\npicture\n0\n1\n2\n").unwrap();

@@ -2,9 +2,8 @@
 
 use std::path::PathBuf;
 
-use flipk::data::tar;
-
 use crate::harness::{self, Ran};
+use crate::pack;
 use crate::robust::png;
 
 pub struct Place(tempfile::TempDir);
@@ -28,12 +27,12 @@ impl Place {
     pub fn shard<T: AsRef<[u8]>>(&self, name: &str, samples: &[(u8, &[(&str, T)])]) -> String {
         let mut archive = Vec::new();
         for (number, (image, members)) in samples.iter().enumerate() {
-            tar::append(&mut archive, &format!("{number:03}.png"), &png(*image));
+            pack::append(&mut archive, format!("{number:03}.png"), &png(*image));
             for (extension, content) in *members {
-                tar::append(&mut archive, &format!("{number:03}.{extension}"), content.as_ref());
+                pack::append(&mut archive, format!("{number:03}.{extension}"), content.as_ref());
             }
         }
-        tar::finish(&mut archive);
+        pack::finish(&mut archive);
         self.file(name, archive)
     }
 

@@ -2,9 +2,8 @@
 
 use std::process::{Command, Stdio};
 
-use flipk::data::tar;
-
 use crate::harness::{FLIPK, checkpoint, ended, flipk, hear_signals, json, tensors, train, train_args};
+use crate::pack;
 
 #[test]
 fn a_diverged_run_names_step_samples_and_checkpoint() {
@@ -60,13 +59,13 @@ fn archive(broken: usize) -> Vec<u8> {
         let kind = if number < broken { number % 3 } else { 3 };
         let image = png(number as u8);
         let image = if kind == 0 { &image[..40] } else { &image[..] };
-        tar::append(&mut archive, &format!("{number:03}.png"), image);
+        pack::append(&mut archive, format!("{number:03}.png"), image);
         if kind != 1 {
             let caption: &[u8] = if kind == 2 { b"bad \xff" } else { b"a good one" };
-            tar::append(&mut archive, &format!("{number:03}.txt"), caption);
+            pack::append(&mut archive, format!("{number:03}.txt"), caption);
         }
     }
-    tar::finish(&mut archive);
+    pack::finish(&mut archive);
     archive
 }
 

@@ -123,7 +123,7 @@ fn lists_and_lines_are_several_captions() {
         (metrics.lines().map(loss).collect::<Vec<_>>(), ran.stderr)
     };
     let (of_list, said) = losses("list", list, &[]);
-    assert!(said.contains("captions: 16 in 8 of 8 samples, of which each visit takes one"), "{said}");
+    assert!(said.contains("captions: 16 in 8 of 8 samples (one at each visit)"), "{said}");
     let (of_lines, _) = losses("lines", lines, &[]);
     assert_eq!(of_list, of_lines, "the same captions, the same choices, the same run");
     let (joined, said) = losses("joined", lines, &["--caption-lines=join"]);

@@ -14,8 +14,6 @@ const LONGER: &[(&str, usize, &str)] = &[
     ("kernels/attention_forward.cuh: forward", 100, "its phases share registers and shared memory"),
     ("kernels/attention_forward.cuh: forward_long", 100, "its phases share registers and shared memory"),
     ("kernels/layernorm.cu: backward", 100, "its phases share registers and shared memory"),
-    ("src/data/format/members.rs", 600, "a third of it is tests"),
-    ("src/data/sample/tokenizer/mod.rs", 600, "a third of it is tests"),
     ("src/device/gemm/amx.rs: multiply", 100, "one block of assembly"),
 ];
 

@@ -6,28 +6,28 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use ::image::RgbImage;
 
-/// Decoded images of a data set that is small enough to be kept whole.
+/// Decoded images of a data set that fits as a whole.
 pub(super) struct Cache {
-    pub budget: usize,
+    pub(super) budget: usize,
     used: AtomicUsize,
-    pub images: Mutex<HashMap<(u32, u32), Arc<RgbImage>>>,
+    pub(super) images: Mutex<HashMap<(u32, u32), Arc<RgbImage>>>,
 }
 
 impl Cache {
-    pub fn new(budget: usize) -> Self {
+    pub(super) fn new(budget: usize) -> Self {
         Self { budget, used: AtomicUsize::new(0), images: Mutex::default() }
     }
 
-    pub fn get(&self, sample: (u32, u32)) -> Option<Arc<RgbImage>> {
+    pub(super) fn get(&self, sample: (u32, u32)) -> Option<Arc<RgbImage>> {
         if self.used.load(Ordering::Relaxed) == 0 {
             return None;
         }
         self.images.lock().unwrap_or_else(PoisonError::into_inner).get(&sample).cloned()
     }
 
-    /// Keeps the image if all images of the data set would fit, if they were as large as this one. Of a larger data set,
-    /// the cache would hold a part that is hardly ever used.
-    pub fn put(&self, sample: (u32, u32), image: &Arc<RgbImage>, samples: usize) {
+    /// Keeps the image if all images of the data set would fit at this size. For a larger data set, the cache would hold a
+    /// part that is hardly ever used.
+    pub(super) fn put(&self, sample: (u32, u32), image: &Arc<RgbImage>, samples: usize) {
         let size = image.as_raw().len();
         let mut images = self.images.lock().unwrap_or_else(PoisonError::into_inner);
         let used = self.used.load(Ordering::Relaxed);

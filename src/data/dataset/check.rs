@@ -1,17 +1,17 @@
-//! Mistakes that concern a whole source, found before training: a wrong caption key, archives of something else.
+//! Finds mistakes that affect a whole source before training: a wrong caption key, archives of something else.
 
 use std::collections::BTreeSet;
 
 use crate::data::broken::{Broken, Kind};
-use crate::data::error::{Error, Result};
-use crate::data::format::{Entry, Report, Shard, image_members, shown};
+use crate::data::error::{DataError, Result};
+use crate::data::format::{Entry, Report, Shard, image_members, printable};
 use crate::data::sample::{CaptionKeys, ClassNumbers, Record};
 use crate::data::text::list_some;
 
-/// Samples that are looked at until one is good: all of a small source, and this many of a large one, evenly spread.
-const LOOKED_AT: usize = 100_000;
-/// Samples whose records are searched for the names of fields.
-const RECORDS: usize = 32;
+/// At most so many samples, evenly spread over the source, are looked at until one is good.
+const PROBE_SAMPLES: usize = 100_000;
+/// Samples whose records are searched for names of fields.
+const PROBE_RECORDS: usize = 32;
 
 /// Looks for one sample with an image and a caption.
 ///
@@ -23,13 +23,13 @@ pub(super) fn source(spec: &str, shards: &[Shard], reports: &[Report], keys: &Ca
     let read =
         |shard: &Shard, entry: &Entry| keys.read(shard.part(entry.txt)?.as_deref(), shard.part(entry.json)?.as_deref());
     let mut looked = Looked::default();
-    for (shard, entry) in samples.step_by(total.div_ceil(LOOKED_AT).max(1)) {
+    for (shard, entry) in samples.step_by(total.div_ceil(PROBE_SAMPLES).max(1)) {
         let caption = match (keys.class_numbers, entry.cls) {
             (ClassNumbers::Ignore, _) | (_, None) => read(shard, entry).map(drop),
             (_, Some(_)) => Ok(()),
         };
         if let Err(Broken { kind: Kind::Unreadable, detail }) = caption {
-            return Err(Error::Unreadable { shard: shard.location.to_string(), problem: detail });
+            return Err(DataError::Unreadable { shard: shard.location.to_string(), problem: detail });
         }
         let usable = entry.flaw.is_none();
         if usable && entry.image.is_some() && caption.is_ok() {
@@ -44,11 +44,11 @@ pub(super) fn source(spec: &str, shards: &[Shard], reports: &[Report], keys: &Ca
     let samples = looked.samples;
     let extensions: BTreeSet<&String> = reports.iter().flat_map(|report| &report.extensions).collect();
     let mut found = list_some(extensions.into_iter().map(|extension| format!(".{extension}")));
-    // Why members that are there cannot be used.
+    // Why existing members cannot be used.
     let flaw = looked.flaw.map_or(String::new(), |flaw| format!("; {flaw}"));
     if looked.images == 0 {
         found += &flaw;
-        return Err(Error::NoImages { source_of, samples, looked_for: image_members(), found });
+        return Err(DataError::NoImages { source_of, samples, looked_for: image_members(), found });
     }
     if looked.captions == 0 {
         if !looked.fields.is_empty() {
@@ -61,29 +61,29 @@ pub(super) fn source(spec: &str, shards: &[Shard], reports: &[Report], keys: &Ca
                 }))
             );
         }
-        // Why members that are there cannot be used as captions.
+        // Why existing members cannot be used as captions.
         if let Some((sample, why)) = looked.refused {
             found += &format!("; {sample}: {why}");
         }
         found += &flaw;
-        return Err(Error::NoCaptions { source_of, samples, looked_for: keys.looked_for(), found });
+        return Err(DataError::NoCaptions { source_of, samples, looked_for: keys.looked_for(), found });
     }
     let mut reasons = format!("{} have an image, {} have a caption", looked.images, looked.captions);
     if let (Some(image), Some(caption)) = (&looked.image_only, &looked.caption_only) {
-        // Quoted with escapes: some letters look like others.
+        // Debug format: escapes show letters that look like others.
         reasons += &format!(", such as {image:?} an image and {caption:?} a caption");
     }
     reasons += &flaw;
-    Err(Error::NoPairs { source_of, samples, reasons })
+    Err(DataError::NoPairs { source_of, samples, reasons })
 }
 
-/// What the samples that cannot be used have.
+/// What the samples have that were looked at.
 #[derive(Default)]
 struct Looked {
     samples: u64,
     images: u64,
     captions: u64,
-    /// The first samples that have one of both.
+    /// The first sample with an image alone, and with a caption alone.
     image_only: Option<String>,
     caption_only: Option<String>,
     /// Names of JSON fields.
@@ -101,21 +101,21 @@ impl Looked {
         self.images += u64::from(entry.image.is_some());
         self.captions += u64::from(refused.is_none());
         match (entry.image.is_some(), refused.is_none()) {
-            (true, false) => drop(self.image_only.get_or_insert_with(|| shown(&entry.key))),
-            (false, true) => drop(self.caption_only.get_or_insert_with(|| shown(&entry.key))),
+            (true, false) => drop(self.image_only.get_or_insert_with(|| printable(&entry.key))),
+            (false, true) => drop(self.caption_only.get_or_insert_with(|| printable(&entry.key))),
             _ => {}
         }
-        if self.records < RECORDS
+        if self.records < PROBE_RECORDS
             && let Ok(Some(json)) = shard.part(entry.json)
         {
             self.records += 1;
             self.fields.extend(Record::read(&json, &[]).names);
         }
         if let (None, Some(why)) = (&self.refused, refused.filter(|why| why.kind != Kind::MissingCaption)) {
-            self.refused = Some((shown(&entry.key), why));
+            self.refused = Some((printable(&entry.key), why));
         }
         if let (None, Some(flaw)) = (&self.flaw, &entry.flaw) {
-            self.flaw = Some(format!("{}: {flaw}", shown(&entry.key)));
+            self.flaw = Some(format!("{}: {flaw}", printable(&entry.key)));
         }
     }
 }

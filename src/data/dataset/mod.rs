@@ -1,4 +1,13 @@
-//! All samples of all shards, by number.
+//! All samples of all shards, by number, and checks of them before training.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `cache` | decoded images of a small data set |
+//! | `check` | whether a source has images and captions |
+//! | `survey` | how well the tokenizer fits the captions |
+//! | `variety` | how much the captions differ |
+//!
+//! The order in which samples are visited belongs in `loader`.
 
 mod cache;
 mod check;
@@ -16,23 +25,23 @@ use self::cache::Cache;
 pub use self::survey::Survey;
 pub use self::variety::Variety;
 use super::broken::{Broken, Kind};
-use super::error::{Error, Result};
-use super::format::{Common, Entry, Report, Shard, image_members, note_lines, shown};
+use super::error::{DataError, Result};
+use super::format::{Common, Entry, Report, Shard, image_members, note_lines, printable};
 use super::sample::image::{self, ExifOrientation};
 use super::sample::{Caption, CaptionKeys, ClassNumbers, Label, label};
 use super::store::{Location, Source, Span, embedded_names, left_out};
 use super::text::list_some;
 
-/// Temporary files with more bytes than this are mentioned.
-const UNPACKED: u64 = 64 << 20;
-/// Default budget of the cache of decoded images, in bytes.
+/// Temporary files with more bytes than this are worth a note.
+const NOTED_BYTES: u64 = 64 << 20;
+/// Default size of the cache of decoded images, in bytes.
 pub const CACHE_BYTES: usize = 512 << 20;
 
 /// An indexed data set. Samples are numbered from 0, in the order of the sources, shards and members.
 pub struct Dataset {
     shards: Arc<Vec<Shard>>,
     keys: CaptionKeys,
-    /// Shard and number within it, of each sample.
+    /// Shard, and number in the shard, of each sample.
     samples: Vec<(u32, u32)>,
     orientation: ExifOrientation,
     cache: Arc<Cache>,
@@ -58,16 +67,15 @@ fn twice(locations: &[&Location], reports: &[Report]) -> Option<String> {
     let (location, same) = again.first()?;
     let same = if location == same { "is listed again".to_owned() } else { format!("is the same file as {same}") };
     Some(format!(
-        "warning: {} of the {} shards are in the list more than once ({location} {same}); their samples come as often as \
-         they are listed",
+        "warning: {} of the {} shards are in the list more than once ({location} {same}); their samples are visited \
+         once for each",
         again.len(),
         locations.len(),
     ))
 }
 
 impl Dataset {
-    /// Indexes every shard of `specs` (see [`Source::parse`]), on all cores. [`Self::warnings`] says what is unusual about
-    /// them.
+    /// Indexes every shard of `specs` (see [`Source::parse`]) on all cores. See [`Self::warnings`] for what is unusual.
     ///
     /// # Errors
     /// A source without shards; shards that are missing, unreadable, empty or not archives (all of them are named); a
@@ -75,12 +83,12 @@ impl Dataset {
     pub fn open<S: AsRef<str>>(specs: &[S], keys: CaptionKeys) -> Result<Self> {
         let sources: Vec<Source> = specs.iter().map(|spec| Source::parse(spec.as_ref())).collect::<Result<_>>()?;
         if sources.is_empty() {
-            return Err(Error::NoSources { embedded: embedded_names() });
+            return Err(DataError::NoSources { embedded: embedded_names() });
         }
         let locations: Vec<&Location> = sources.iter().flat_map(|source| &source.shards).collect();
         let common = Common::default();
         let open = |(number, location): (usize, &&Location)| Shard::open(number as u32, location, &common);
-        // All are opened before any error is returned, so that every run has the same errors.
+        // All are opened before an error is returned, so that every run reports the same errors.
         let opened: Vec<Result<(Shard, Report)>> = locations.par_iter().enumerate().map(open).collect();
         let (shards, reports) = all(opened)?;
         let mut first = 0;
@@ -94,9 +102,9 @@ impl Dataset {
         let mut warnings = left_out(specs);
         warnings.extend(twice(&locations, &reports));
         warnings.extend(note_lines(reports.into_iter().flat_map(|report| report.notes)));
-        if bytes > UNPACKED {
+        if bytes > NOTED_BYTES {
             warnings.push(format!(
-                "{count} gzipped shards were unpacked to {:.1} GB of temporary files in {} (TMPDIR names another folder)",
+                "{count} gzipped shards were unpacked to {:.1} GB of temporary files in {} (set TMPDIR for another folder)",
                 bytes as f64 / 1e9,
                 common.spool.folder().display()
             ));
@@ -115,41 +123,43 @@ impl Dataset {
         })
     }
 
-    /// What is unusual about the archives (damage, members that are not used), one line each.
+    /// Warnings about the shards (damage, members that are not used), one line each.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
 
-    /// Sets the budget of the cache of decoded images; 0 turns it off. Results do not depend on it.
+    /// Sets the size of the cache of decoded images, in bytes; 0 turns it off. Results do not depend on it.
     pub fn with_cache(self, bytes: usize) -> Self {
         Self { cache: Arc::new(Cache::new(bytes)), ..self }
     }
 
-    /// Sets whether photos are rotated as their EXIF data says. The cache starts empty.
+    /// Sets whether EXIF orientations are applied. The cache starts empty.
     pub fn with_orientation(self, orientation: ExifOrientation) -> Self {
         let cache = Arc::new(Cache::new(self.cache.budget));
         Self { orientation, cache, ..self }
     }
 
-    /// The samples for which `keep(number)` holds, renumbered; shares the archives and the cache.
+    /// The samples for which `keep(number)` is true, renumbered. Shares the archives and the cache.
     ///
     /// # Errors
-    /// [`Error::NoSamples`] if none is kept.
+    /// [`DataError::NoSamples`] if none is kept.
     pub fn filtered(&self, keep: impl Fn(u64) -> bool) -> Result<Self> {
         let kept = (0..self.samples.len()).filter(|&number| keep(number as u64));
         let samples: Vec<_> = kept.map(|number| self.samples[number]).collect();
         if samples.is_empty() {
-            return Err(Error::NoSamples { of: self.len() });
+            return Err(DataError::NoSamples { of: self.len() });
         }
         let Self { shards, keys, cache, warnings, .. } = self;
         let (shards, keys, cache, warnings) = (shards.clone(), keys.clone(), cache.clone(), warnings.clone());
         Ok(Self { shards, keys, samples, orientation: self.orientation, cache, warnings })
     }
 
+    /// The number of samples.
     pub fn len(&self) -> usize {
         self.samples.len()
     }
 
+    /// Whether it has no samples.
     pub fn is_empty(&self) -> bool {
         self.samples.is_empty()
     }
@@ -159,10 +169,10 @@ impl Dataset {
         self.entry(sample).0.location.to_string()
     }
 
-    /// The sample's key, for messages: its members' common path in the archive, with bytes that are not UTF-8 as `\xE9`.
+    /// The sample's key, for messages: bytes that are not UTF-8 become `\xE9`.
     pub fn key(&self, sample: u64) -> Cow<'_, str> {
         let key = &self.entry(sample).1.key;
-        std::str::from_utf8(key).map_or_else(|_| Cow::Owned(shown(key)), Cow::Borrowed)
+        std::str::from_utf8(key).map_or_else(|_| Cow::Owned(printable(key)), Cow::Borrowed)
     }
 
     /// `shard:key`, for messages.
@@ -171,28 +181,37 @@ impl Dataset {
     }
 
     /// The encoded image, as it is in the archive.
-    pub fn image(&self, sample: u64) -> std::result::Result<Cow<'_, [u8]>, Broken> {
+    ///
+    /// # Errors
+    /// A sample that is broken or has no image.
+    pub fn image(&self, sample: u64) -> Result<Cow<'_, [u8]>, Broken> {
         let (shard, entry) = self.whole(sample)?;
         shard.part(entry.image)?.ok_or_else(no_image)
     }
 
-    /// The bytes of the `.cls` member, if there is one: the number of a class, in archives for evaluation.
-    pub fn cls(&self, sample: u64) -> std::result::Result<Option<Cow<'_, [u8]>>, Broken> {
+    /// The bytes of the `.cls` member (a class number), if there is one.
+    ///
+    /// # Errors
+    /// A sample that is broken.
+    pub fn cls(&self, sample: u64) -> Result<Option<Cow<'_, [u8]>>, Broken> {
         let (shard, entry) = self.whole(sample)?;
         shard.part(entry.cls)
     }
 
     /// Captions and tags.
-    pub fn caption(&self, sample: u64) -> std::result::Result<Caption, Broken> {
+    ///
+    /// # Errors
+    /// A sample that is broken or has no caption.
+    pub fn caption(&self, sample: u64) -> Result<Caption, Broken> {
         let (shard, entry) = self.whole(sample)?;
         self.keys.read(shard.part(entry.txt)?.as_deref(), shard.part(entry.json)?.as_deref())
     }
 
-    /// The label of a sample; [`CaptionKeys::class_numbers`] decides between class number and captions.
+    /// The label of a sample: its class number or its captions, as [`CaptionKeys::class_numbers`] says.
     ///
     /// # Errors
-    /// A sample without a label, or whose member cannot be read.
-    pub fn label(&self, sample: u64) -> std::result::Result<Label, Broken> {
+    /// A sample that is broken or has no label.
+    pub fn label(&self, sample: u64) -> Result<Label, Broken> {
         let captions = || self.caption(sample).map(|caption| Label::Captions(caption.texts));
         let number = || self.cls(sample)?.map(|bytes| label::class(&bytes)).transpose();
         match self.keys.class_numbers {
@@ -204,8 +223,11 @@ impl Dataset {
         }
     }
 
-    /// The image in RGB, from the cache if it was decoded before.
-    pub fn decoded(&self, sample: u64) -> std::result::Result<Arc<RgbImage>, Broken> {
+    /// The image in RGB8, from the cache if it was decoded before.
+    ///
+    /// # Errors
+    /// A sample that is broken, has no image or one that cannot be decoded.
+    pub fn decoded(&self, sample: u64) -> Result<Arc<RgbImage>, Broken> {
         let place = self.samples[sample as usize];
         if let Some(image) = self.cache.get(place) {
             return Ok(image);
@@ -213,20 +235,20 @@ impl Dataset {
         let (shard, entry) = self.whole(sample)?;
         let decoded =
             shard.with_part(entry.image, |bytes| image::decode(bytes, self.orientation))?.ok_or_else(no_image)?;
-        let image = Arc::new(decoded.map_err(|detail| Broken { kind: Kind::BadImage, detail })?);
+        let image = Arc::new(decoded.map_err(|why| Broken { kind: Kind::BadImage, detail: why.to_string() })?);
         self.cache.put(place, &image, self.len());
         Ok(image)
     }
 
-    /// At most `most` samples, evenly spread over the data set; all of a smaller one.
-    pub(crate) fn spread(&self, most: u64) -> impl IndexedParallelIterator<Item = u64> + use<> {
+    /// At most `max` samples, evenly spread over the data set.
+    pub(crate) fn spread(&self, max: u64) -> impl IndexedParallelIterator<Item = u64> + use<> {
         let of = self.len() as u64;
-        let count = of.min(most);
+        let count = of.min(max);
         (0..count as usize).into_par_iter().map(move |at| (at as u128 * u128::from(of) / u128::from(count)) as u64)
     }
 
-    /// A checksum over every sample's key and the sizes of its members: a checkpoint's position means the same
-    /// samples only in a data set with the same fingerprint.
+    /// A checksum over all keys and sizes: a position of a run means the same samples only in a data set with the same
+    /// fingerprint.
     pub fn fingerprint(&self) -> u32 {
         self.samples.iter().fold(0, |sum, &(shard, sample)| {
             let entry = &self.shards[shard as usize].samples[sample as usize];
@@ -240,7 +262,7 @@ impl Dataset {
         self.samples[sample as usize].0 as usize
     }
 
-    /// How many samples of each shard are in the data set.
+    /// How many samples of the data set are in each shard.
     pub(crate) fn shard_lengths(&self) -> impl Iterator<Item = u64> {
         let mut lengths = vec![0; self.shards.len()];
         for &(shard, _) in &self.samples {
@@ -264,7 +286,7 @@ impl Dataset {
         (shard, &shard.samples[entry as usize])
     }
 
-    fn whole(&self, sample: u64) -> std::result::Result<(&Shard, &Entry), Broken> {
+    fn whole(&self, sample: u64) -> Result<(&Shard, &Entry), Broken> {
         let (shard, entry) = self.entry(sample);
         match &entry.flaw {
             Some(flaw) => Err(flaw.as_ref().clone()),
@@ -277,7 +299,7 @@ fn no_image() -> Broken {
     Broken { kind: Kind::MissingImage, detail: format!("looked for {}", image_members()) }
 }
 
-/// All shards, or an error that names every one that cannot be used.
+/// All shards, or an error that names those that cannot be used.
 fn all(opened: Vec<Result<(Shard, Report)>>) -> Result<(Vec<Shard>, Vec<Report>)> {
     let total = opened.len();
     let (mut shards, mut errors) = (Vec::with_capacity(total), Vec::new());
@@ -293,8 +315,8 @@ fn all(opened: Vec<Result<(Shard, Report)>>) -> Result<(Vec<Shard>, Vec<Report>)
         (Some(last), _) => {
             errors.push(last);
             let failed = errors.len();
-            let list = list_some(errors.iter().map(Error::to_string));
-            Err(Error::Shards { failed, total, list })
+            let list = list_some(errors.iter().map(DataError::to_string));
+            Err(DataError::Shards { failed, total, list })
         }
     }
 }
@@ -324,7 +346,7 @@ mod tests {
         assert_ne!(cats.fingerprint(), dataset.fingerprint());
         let again = Dataset::open(&[a.file(), b.file()], CaptionKeys::default()).unwrap();
         assert_eq!(again.fingerprint(), dataset.fingerprint());
-        assert!(matches!(dataset.filtered(|_| false), Err(Error::NoSamples { of: 4 })));
+        assert!(matches!(dataset.filtered(|_| false), Err(DataError::NoSamples { of: 4 })));
     }
 
     #[test]
@@ -365,7 +387,7 @@ mod tests {
         let message = error(&archive, None);
         assert!(message.contains("no images") && message.contains(".svg, .txt"), "{message}");
         let none: [&str; 0] = [];
-        assert!(matches!(Dataset::open(&none, CaptionKeys::default()), Err(Error::NoSources { .. })));
+        assert!(matches!(Dataset::open(&none, CaptionKeys::default()), Err(DataError::NoSources { .. })));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! A look at some captions before training: how many of their tokens are unknown, and how many captions are cut.
+//! Checks some captions before training: how many tokens are unknown, and how many captions are truncated.
 
 use std::collections::BTreeMap;
 
@@ -9,14 +9,14 @@ use crate::data::error::Result;
 use crate::data::sample::{Caption, Tokenizer};
 use crate::data::text::shorten;
 
-/// Captions that are looked at.
-const LOOKED_AT: u64 = 1000;
-/// Share of unknown tokens, or of captions that are cut, above which there is a warning.
-const TOO_MANY: f64 = 0.1;
-/// The longest context to advise: attention takes time and memory by its square.
-const LONGEST: usize = 512;
+/// Samples that are looked at.
+const PROBE_SAMPLES: u64 = 1000;
+/// Share of unknown tokens, or of truncated captions, above which there is a warning.
+const MAX_SHARE: f64 = 0.1;
+/// The longest context to suggest: the cost of attention grows with its square.
+const MAX_CONTEXT: usize = 512;
 
-/// How well the tokenizer and the context fit some captions.
+/// How well the tokenizer and the context fit the captions.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Survey {
     /// Samples in the data set.
@@ -28,13 +28,13 @@ pub struct Survey {
     unknown: u64,
     /// How often each unknown word occurs.
     unknown_words: BTreeMap<String, u64>,
-    /// Captions of which the tokenizer knows nothing at all, and the first of them.
+    /// Captions without any token, and the first of them.
     empty: u64,
     first_empty: Option<String>,
-    /// Captions with more tokens than the context.
+    /// Captions longer than the context.
     cut: u64,
     context: usize,
-    /// Tokens of each caption, ascending.
+    /// Tokens of each caption, sorted.
     lengths: Vec<usize>,
     tagged: u64,
     tags_lost: u64,
@@ -46,7 +46,7 @@ pub struct Survey {
 }
 
 impl Survey {
-    /// Looks at a thousand samples, evenly spread over the data set, or at all of a smaller one.
+    /// Looks at up to 1,000 samples, evenly spread over the data set.
     ///
     /// # Errors
     /// If the tokenizer refuses a caption.
@@ -54,7 +54,7 @@ impl Survey {
         let of = dataset.len() as u64;
         // Broken samples are reported when training visits them.
         let found: Vec<(u64, Caption, Vec<(usize, Vec<String>)>)> = dataset
-            .spread(LOOKED_AT)
+            .spread(PROBE_SAMPLES)
             .filter_map(|sample| Some((sample, dataset.caption(sample).ok()?)))
             .map(|(sample, caption)| {
                 let tokens = |text: &String| {
@@ -98,7 +98,7 @@ impl Survey {
     /// The result, in one line.
     pub fn describe(&self) -> String {
         let several = match self.captions > self.samples {
-            true => ", of which each visit takes one of its sample",
+            true => " (one at each visit)",
             false => "",
         };
         format!(
@@ -115,15 +115,15 @@ impl Survey {
         )
     }
 
-    /// What the user should check, if anything. `tags`: whether captions vary by their tags.
+    /// What the user should check, if anything. `tags`: whether tags are used.
     pub fn warnings(&self, tags: bool) -> Vec<String> {
         let mut warnings = Vec::new();
-        if self.unknown as f64 > TOO_MANY * self.tokens as f64 {
+        if self.unknown as f64 > MAX_SHARE * self.tokens as f64 {
             let mut words: Vec<(&String, &u64)> = self.unknown_words.iter().collect();
             words.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
             let words: Vec<String> = words.iter().take(3).map(|(word, _)| format!("{:?}", shorten(word))).collect();
             let advice = match self.capitals && !self.lowers {
-                true => "if it is an uncased vocabulary, say --lower-case yes",
+                true => "if the vocabulary is uncased, use --lower-case yes",
                 false => "is it the right vocabulary for this language?",
             };
             warnings.push(format!(
@@ -139,10 +139,10 @@ impl Survey {
                 self.empty, self.captions
             ));
         }
-        if self.cut as f64 > TOO_MANY * self.captions as f64 {
+        if self.cut as f64 > MAX_SHARE * self.captions as f64 {
             let enough = self.lengths.get(self.lengths.len() * 9 / 10).copied().unwrap_or_default();
-            let advice = match enough <= LONGEST {
-                true => format!("a model with --context {enough} holds nine of ten whole"),
+            let advice = match enough <= MAX_CONTEXT {
+                true => format!("with --context {enough}, nine of ten would fit"),
                 false => format!("one in ten has {enough} or more; is it the right text? If so, shorten it"),
             };
             warnings.push(format!(
@@ -153,7 +153,7 @@ impl Survey {
         }
         if let (true, Some(first)) = (tags, &self.first_tags_lost) {
             warnings.push(format!(
-                "warning: the tags of {} of {} samples cannot be read, and their captions go without: {first}",
+                "warning: the tags of {} of {} samples cannot be read and are left out: {first}",
                 self.tags_lost, self.samples
             ));
         }
@@ -199,7 +199,7 @@ mod tests {
         );
         let said = survey.describe();
         for words in [
-            "captions: 3 in 2 of 3 samples, of which each visit takes one",
+            "captions: 3 in 2 of 3 samples (one at each visit);",
             "2.7 tokens on average, 12.5 % of them unknown",
             "66.7 % of captions cut to 2 tokens",
             "1 samples with tags (.json)",
@@ -207,7 +207,9 @@ mod tests {
             assert!(said.contains(words), "{words} in {said}");
         }
         let warnings = survey.warnings(true).join("\n");
-        for words in ["12.5 % of the captions' tokens", "such as \"purple\"", "--context 3 holds", "not a list"] {
+        for words in
+            ["12.5 % of the captions' tokens", "such as \"purple\"", "--context 3, nine of ten would fit", "not a list"]
+        {
             assert!(warnings.contains(words), "{words} in {warnings}");
         }
         assert!(warnings.contains("the tags of 1 of 2 samples") && warnings.contains(":1: the field `tags` is text"));
@@ -229,13 +231,13 @@ mod tests {
         records.push(&long);
         assert_eq!(survey(&records, VOCAB, 3).warnings(true), [] as [String; 0]);
         records.push(&long);
-        assert!(survey(&records, VOCAB, 3).warnings(true).concat().contains("--context 4 holds"));
+        assert!(survey(&records, VOCAB, 3).warnings(true).concat().contains("--context 4, nine of ten would fit"));
     }
 
     #[test]
-    fn no_context_is_advised_for_whole_documents() {
-        let told = survey(&[&record(&"red square ".repeat(5000))], VOCAB, 3).warnings(true).concat();
-        assert!(told.contains("one in ten has 10000 or more") && !told.contains("--context"), "{told}");
+    fn no_context_is_suggested_for_whole_documents() {
+        let warnings = survey(&[&record(&"red square ".repeat(5000))], VOCAB, 3).warnings(true).concat();
+        assert!(warnings.contains("one in ten has 10000 or more") && !warnings.contains("--context"), "{warnings}");
     }
 
     #[test]
@@ -249,7 +251,7 @@ mod tests {
 
     /// A BPE model without a token for what it does not know drops it.
     #[test]
-    fn captions_without_any_token_are_told() {
+    fn captions_without_any_token_are_reported() {
         let bpe = br#"{"version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
             "pre_tokenizer": {"type": "Whitespace"}, "post_processor": null, "decoder": null,
             "model": {"type": "BPE", "vocab": {"[PAD]": 0, "a": 1}, "merges": []}}"#;
@@ -257,8 +259,8 @@ mod tests {
             let records: Vec<String> = captions.iter().map(|caption| record(caption)).collect();
             survey(&records.iter().map(String::as_str).collect::<Vec<_>>(), bpe, 4).warnings(true).concat()
         };
-        let told = warnings(&["a", "zzz", "\u{732b}"]);
-        assert!(told.contains("2 of 3 captions have no token at all, such as \"zzz\""), "{told}");
+        let found = warnings(&["a", "zzz", "\u{732b}"]);
+        assert!(found.contains("2 of 3 captions have no token at all, such as \"zzz\""), "{found}");
         assert_eq!(warnings(&["a", "a zebra"]), "");
     }
 

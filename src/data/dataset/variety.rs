@@ -7,31 +7,31 @@ use rayon::prelude::*;
 use super::Dataset;
 
 /// Samples that are looked at, evenly spread over the data set.
-const LOOKED_AT: u64 = 8192;
+const PROBE_SAMPLES: u64 = 8192;
 
-/// What a look at captions found.
+/// How much the captions of some samples differ.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Variety {
     /// Samples looked at that have a caption.
     pub samples: u64,
     /// Whether those are all samples of the data set.
     pub all: bool,
-    /// Distinct captions. Of a sample with several, only the first counts.
+    /// Distinct captions; only the first of each sample counts.
     pub distinct: u64,
     /// Whether all of them are numbers.
     pub numbers: bool,
     /// The first of them.
     pub example: String,
-    /// What most of them are, if that is no language, and one that is.
+    /// What most of them are, if not natural language, and an example.
     pub markup: Option<(&'static str, String)>,
-    /// For each number of occurrences, how many samples have a caption that occurs so often.
+    /// For each number of occurrences, how many samples have a caption that occurs that often.
     occurrences: HashMap<u64, u64>,
 }
 
 impl Variety {
-    /// Looks at 8192 samples, evenly spread over the data set, or at all of a smaller one.
+    /// Looks at up to 8,192 samples, evenly spread over the data set.
     pub fn of(dataset: &Dataset) -> Self {
-        let samples = dataset.spread(LOOKED_AT);
+        let samples = dataset.spread(PROBE_SAMPLES);
         let all = samples.len() == dataset.len();
         let captions = samples.filter_map(|sample| dataset.caption(sample).ok()?.texts.into_iter().next());
         Self::of_captions(&captions.collect::<Vec<_>>(), all)
@@ -52,13 +52,12 @@ impl Variety {
             distinct: counts.len() as u64,
             numbers: !captions.is_empty() && captions.iter().all(|caption| caption.parse::<u64>().is_ok()),
             example: captions.first().cloned().unwrap_or_default(),
-            markup: most(captions),
+            markup: common_markup(captions),
             occurrences,
         }
     }
 
-    /// The share of a batch's pairs whose caption occurs again in the batch, if batches are drawn from samples like those
-    /// looked at.
+    /// The expected share of a batch's samples whose caption occurs again in the batch.
     pub fn repeated(&self, batch: usize) -> f64 {
         let others = (self.samples.max(2) - 1) as f64;
         let mut sorted: Vec<(u64, u64)> = self.occurrences.iter().map(|(&count, &samples)| (count, samples)).collect();
@@ -72,7 +71,7 @@ impl Variety {
 }
 
 /// What more than half of the captions are, and the first such caption.
-fn most(captions: &[String]) -> Option<(&'static str, String)> {
+fn common_markup(captions: &[String]) -> Option<(&'static str, String)> {
     let mut of_kind: HashMap<&str, (usize, &String)> = HashMap::new();
     for caption in captions {
         if let Some(what) = markup(caption) {
@@ -83,7 +82,7 @@ fn most(captions: &[String]) -> Option<(&'static str, String)> {
     found.map(|(what, (_, example))| (what, example.clone()))
 }
 
-/// What a caption is that comes from the wrong member, or from a program that wrote a value as it shows it.
+/// What a caption is that comes from the wrong member, or from a program that printed a value.
 fn markup(caption: &str) -> Option<&'static str> {
     let is_within = |open: &str, close: char| caption.starts_with(open) && caption.ends_with(close);
     let is_one_word = !caption.contains(char::is_whitespace);
@@ -141,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn captions_that_are_no_language_are_named() {
+    fn captions_that_are_not_language_are_named() {
         let of = |captions: [&str; 3]| Variety::of_captions(&captions.map(str::to_owned), true).markup;
         for (caption, what) in [
             ("{\"caption\": \"a dog\"}", "JSON"),

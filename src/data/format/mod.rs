@@ -8,17 +8,17 @@
 //! | `shard` | one shard: its bytes and its samples |
 //! | `damage`, `notes` | what is wrong with a shard, and the messages about it |
 //!
-//! What an image or a caption is belongs in `sample`. Another format makes the same index, of [`Entry`]s whose parts are
-//! ranges of bytes, so that it works from every store.
+//! What an image or a caption is belongs in `sample`. Another format (TFRecord, CSV, packed) makes the same index: an
+//! [`Entry`] for each sample, with the byte ranges of its parts. So every format works with every store.
 
 mod damage;
 mod members;
 mod notes;
 mod shard;
 mod sniff;
-pub mod tar;
+pub(crate) mod tar;
 
-pub(crate) use self::members::{Entry, image_members, shown};
+pub(crate) use self::members::{Entry, image_members, printable};
 pub(crate) use self::notes::lines as note_lines;
 pub(crate) use self::shard::{Common, Report, Shard};
 pub(crate) use self::sniff::sniff;

@@ -6,59 +6,59 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::damage::{self, Inflation};
-use super::members::{self, Entry, image_members, shown};
-use super::notes::Matter;
+use super::members::{self, Entry, image_members, printable};
+use super::notes::NoteKind;
 use super::sniff::sniff;
-use super::tar::{self, Failure};
+use super::tar::{self, TarError};
 use crate::data::broken::{Broken, Kind};
-use crate::data::error::{Error, Result};
-use crate::data::store::{self, Files, Gunzip, Location, OpenFile, ReadAt, Span, Spool, Spooled, Store, fill_from};
+use crate::data::error::{DataError, Result};
+use crate::data::store::{Files, Gunzip, Location, OpenFile, ReadAt, Span, Spool, Spooled, Store, embedded, fill_from};
 use crate::data::text::list_some;
 
 const GZIP: [u8; 2] = [0x1F, 0x8B];
-/// Bytes from which a file's kind is guessed, if it is not an archive.
-const HEAD: usize = 4096;
+/// Bytes from which the kind of a file is guessed, if it is not an archive.
+const PROBE_BYTES: usize = 4096;
 
 /// What the shards of a data set share.
 #[derive(Default)]
 pub(crate) struct Common {
     files: Arc<Files>,
-    pub spool: Spool,
+    pub(crate) spool: Spool,
 }
 
 /// An indexed archive.
 pub(crate) struct Shard {
-    pub location: Location,
+    pub(crate) location: Location,
     store: Store,
-    pub samples: Vec<Entry>,
+    pub(crate) samples: Vec<Entry>,
     /// An estimate of the samples that were lost to damage, in addition to those in `samples`.
-    pub lost: u64,
+    pub(crate) lost: u64,
 }
 
-/// What is needed of a shard only while the data set is opened.
+/// What is known about a shard and only needed while the data set is opened.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
-    pub notes: Vec<(Matter, String)>,
+    pub(crate) notes: Vec<(NoteKind, String)>,
     /// Every extension in the archive, for error messages.
-    pub extensions: Vec<String>,
+    pub(crate) extensions: Vec<String>,
     /// Bytes that were unpacked to disk.
-    pub unpacked: u64,
-    /// The file that it is in.
-    pub file: Option<(u64, u64)>,
+    pub(crate) unpacked: u64,
+    /// Identifies its file.
+    pub(crate) file: Option<(u64, u64)>,
 }
 
 impl Shard {
-    /// Indexes one shard, which is the data set's shard `number`.
+    /// Indexes shard `number` of the data set.
     ///
     /// # Errors
     /// A file that cannot be read, is not a tar archive, or has no samples.
-    pub fn open(number: u32, location: &Location, common: &Common) -> Result<(Self, Report)> {
+    pub(crate) fn open(number: u32, location: &Location, common: &Common) -> Result<(Self, Report)> {
         let name = location.to_string();
-        let not_tar = |problem: String| Error::NotTar { shard: name.clone(), problem };
+        let not_tar = |problem: String| DataError::NotTar { shard: name.clone(), problem };
         let mut report = Report::default();
         let (store, indexed, inflation) = match location {
             Location::Embedded(wanted) => {
-                let archive = store::SHARDS.iter().find(|(known, _)| known == wanted);
+                let archive = embedded::SHARDS.iter().find(|(known, _)| known == wanted);
                 let packed = archive.map_or(&[][..], |(_, archive)| archive);
                 let mut bytes = Vec::new();
                 let read = Gunzip::new(packed).read_to_end(&mut bytes);
@@ -67,20 +67,20 @@ impl Shard {
                 (Store::Memory(bytes), indexed, None)
             }
             Location::File(path) => {
-                let read = |source| Error::Read { path: path.clone(), source };
+                let read = |source| DataError::Read { path: path.clone(), source };
                 let file = OpenFile::open(path).map_err(read)?;
                 report.file = file.identity;
-                let mut head = vec![0; HEAD];
+                let mut head = vec![0; PROBE_BYTES];
                 let head = fill_from(&file, &mut head, 0).map_err(read)?;
                 if head.is_empty() {
                     return Err(empty(name, "an empty file of 0 bytes".to_owned()));
                 }
-                // Another format's file may have something in it that looks like an archive's header.
-                let other = |head: &[u8]| sniff(head).filter(|found| found.sure && !tar::begins(head));
+                // A file in another format may contain something that looks like a tar header.
+                let other = |head: &[u8]| sniff(head).filter(|found| found.sure && !tar::is_start(head));
                 if head.starts_with(&GZIP) {
                     let (spooled, inflation) = unpack(file, path, &common.spool)?;
                     report.unpacked = spooled.len();
-                    if let Some(found) = other(fill_from(&spooled, &mut vec![0; HEAD], 0).map_err(read)?) {
+                    if let Some(found) = other(fill_from(&spooled, &mut vec![0; PROBE_BYTES], 0).map_err(read)?) {
                         return Err(not_tar(format!("it is gzipped, and inside it is {}", found.what)));
                     }
                     let indexed = tar::index(&spooled);
@@ -97,15 +97,15 @@ impl Shard {
         };
         let index = match (indexed, location) {
             (Ok(index), _) => index,
-            (Err(Failure::Read(source)), Location::File(path)) => {
-                return Err(Error::Read { path: path.clone(), source });
+            (Err(TarError::Read(source)), Location::File(path)) => {
+                return Err(DataError::Read { path: path.clone(), source });
             }
-            (Err(Failure::Read(error)), _) => return Err(not_tar(error.to_string())),
-            (Err(Failure::NoArchive(problem)), _) => {
-                let mut head = vec![0; HEAD];
+            (Err(TarError::Read(error)), _) => return Err(not_tar(error.to_string())),
+            (Err(TarError::NotTar(problem)), _) => {
+                let mut head = vec![0; PROBE_BYTES];
                 let head = fill_from(&store, &mut head, 0).unwrap_or_default();
                 let inside = if report.unpacked > 0 { "it is gzipped, and inside it is" } else { "it is" };
-                let what = sniff(head).map_or(problem.into_owned(), |found| format!("{inside} {}", found.what));
+                let what = sniff(head).map_or_else(|| problem.to_string(), |found| format!("{inside} {}", found.what));
                 return Err(not_tar(inflation.map_or(what.clone(), |broken| format!("{}; {what}", broken.problem))));
             }
         };
@@ -115,7 +115,7 @@ impl Shard {
             let found = match index.members.first().filter(|_| samples.extensions.is_empty()) {
                 Some(first) => format!(
                     "only names that are hidden (.name), private (__name__) or without an extension, such as `{}`",
-                    shown(&first.name)
+                    printable(&first.name)
                 ),
                 None => list_some(found),
             };
@@ -123,7 +123,7 @@ impl Shard {
         }
         let (lost, damage) = damage::assess(&index, &mut samples, store.len(), inflation.as_ref());
         let notes = damage.into_iter().chain(samples.unused.notes());
-        report.notes = notes.map(|(matter, text)| (matter, format!("{name}: {text}"))).collect();
+        report.notes = notes.map(|(kind, text)| (kind, format!("{name}: {text}"))).collect();
         report.extensions = samples.extensions;
         Ok((Self { location: location.clone(), store, samples: samples.entries, lost }, report))
     }
@@ -132,7 +132,7 @@ impl Shard {
     ///
     /// # Errors
     /// A file that cannot be read, or has changed since it was indexed.
-    pub fn part(&self, span: Option<Span>) -> std::result::Result<Option<Cow<'_, [u8]>>, Broken> {
+    pub(crate) fn part(&self, span: Option<Span>) -> Result<Option<Cow<'_, [u8]>>, Broken> {
         span.map(|span| self.store.part(span)).transpose().map_err(unreadable)
     }
 
@@ -140,11 +140,11 @@ impl Shard {
     ///
     /// # Errors
     /// As [`Self::part`].
-    pub fn with_part<T>(
+    pub(crate) fn with_part<T>(
         &self,
         span: Option<Span>,
         use_it: impl FnOnce(&[u8]) -> T,
-    ) -> std::result::Result<Option<T>, Broken> {
+    ) -> Result<Option<T>, Broken> {
         span.map(|span| self.store.with_part(span, use_it)).transpose().map_err(unreadable)
     }
 }
@@ -153,24 +153,24 @@ fn unreadable(error: std::io::Error) -> Broken {
     Broken { kind: Kind::Unreadable, detail: error.to_string() }
 }
 
-fn empty(shard: String, found: String) -> Error {
-    Error::EmptyShard { shard, looked_for: format!("{}, .txt, .json or .cls", image_members()), found }
+fn empty(shard: String, found: String) -> DataError {
+    DataError::EmptyShard { shard, looked_for: format!("{}, .txt, .json or .cls", image_members()), found }
 }
 
-/// Unpacks a gzipped archive to disk; of a damaged one, the part before the damage, and what is wrong.
+/// Unpacks a gzipped archive to disk. If it is damaged, unpacks up to the damage, and returns what is wrong.
 fn unpack(file: OpenFile, path: &Path, spool: &Spool) -> Result<(Spooled, Option<Inflation>)> {
     let len = file.len;
     let mut packed = Gunzip::new(BufReader::with_capacity(1 << 16, file.file));
-    let (spooled, problem) = spool.unpack(&mut packed).map_err(|source| Error::Spool {
+    let (spooled, problem) = spool.unpack(&mut packed).map_err(|source| DataError::Spool {
         shard: path.to_owned(),
         folder: spool.folder().to_owned(),
         source,
     })?;
     let inflation = problem.map(|problem| {
-        let behind = packed.is_behind();
+        let is_trailing = packed.is_trailing();
         let used = packed.get_mut().and_then(|file| file.stream_position().ok()).unwrap_or(len);
         let left = len.saturating_sub(used) as f64 / len.max(1) as f64;
-        Inflation { problem: format!("gzip: {problem}"), behind, left }
+        Inflation { problem: format!("gzip: {problem}"), is_trailing, left }
     });
     Ok((spooled, inflation))
 }
@@ -179,16 +179,19 @@ fn unpack(file: OpenFile, path: &Path, spool: &Spool) -> Result<(Spooled, Option
 mod tests {
     use std::io::Write;
 
+    use ::tar::EntryType::{Link, Symlink};
+
     use super::*;
+    use crate::data::testing::{append, append_link, finish};
 
     fn archive() -> Vec<u8> {
         let mut bytes = Vec::new();
-        tar::append(&mut bytes, "1.JPG", b"image 1");
-        tar::append(&mut bytes, "2.png", b"image 2");
-        tar::append(&mut bytes, "1.txt", b"one");
-        tar::append(&mut bytes, "notes.md", b"no sample");
-        tar::append(&mut bytes, "2.json", &[b' '; 2000]);
-        tar::finish(&mut bytes);
+        append(&mut bytes, "1.JPG", b"image 1");
+        append(&mut bytes, "2.png", b"image 2");
+        append(&mut bytes, "1.txt", b"one");
+        append(&mut bytes, "notes.md", b"no sample");
+        append(&mut bytes, "2.json", &[b' '; 2000]);
+        finish(&mut bytes);
         bytes
     }
 
@@ -214,7 +217,7 @@ mod tests {
     fn samples_are_members_that_share_a_key() {
         for (bytes, is_gzip) in [(archive(), false), (gzip(&archive()), true)] {
             let (shard, report, _file) = open(&bytes).unwrap();
-            // Neither is kept in memory.
+            // Neither is in memory.
             let in_place = matches!(shard.store, Store::File { .. });
             assert!(in_place != is_gzip && matches!(shard.store, Store::Spooled(_)) == is_gzip);
             let read = |span| Some(String::from_utf8_lossy(&shard.part(span).unwrap()?).trim().to_owned());
@@ -242,7 +245,7 @@ mod tests {
         let (shard, report, _file) = open(&gz[..10 + 5 + 1024]).unwrap();
         assert_eq!((shard.samples.len(), shard.lost), (1, 1));
         assert!(notes(&report).contains("the rest of the archive is lost (gzip"), "{}", notes(&report));
-        // Of a plain one, the end mark that is missing.
+        // In a plain one, the missing end mark.
         let (shard, report, _file) = open(&tar[..2 * 1024]).unwrap();
         assert_eq!((shard.samples.len(), shard.lost), (2, 0));
         assert!(notes(&report).contains("no end mark") && notes(&report).contains("after `2.png`"));
@@ -258,13 +261,13 @@ mod tests {
             assert_eq!((shard.samples.len(), shard.lost), (4, 0));
             assert!(!notes(&report).contains("gzip"), "{}", notes(&report));
         }
-        // What is unpacked may not be what was packed.
+        // What was unpacked may differ from what was packed.
         let mut other = gz.clone();
         let checksum = other.len() - 8;
         other[checksum] ^= 1;
         let (shard, report, _file) = open(&other).unwrap();
         assert_eq!((shard.samples.len(), shard.lost), (2, 0));
-        assert!(notes(&report).contains("may be damaged without a sign"), "{}", notes(&report));
+        assert!(notes(&report).contains("any of its samples may be damaged"), "{}", notes(&report));
         let twice = open(&gzip(&gz)).err().unwrap().to_string();
         assert!(twice.contains("inside it is compressed with gzip once more"), "{twice}");
     }
@@ -273,10 +276,10 @@ mod tests {
     fn twenty() -> Vec<u8> {
         let mut bytes = Vec::new();
         for number in 0..20 {
-            tar::append(&mut bytes, &format!("{number:02}.jpg"), &[b'x'; 500]);
-            tar::append(&mut bytes, &format!("{number:02}.txt"), b"words");
+            append(&mut bytes, &format!("{number:02}.jpg"), &[b'x'; 500]);
+            append(&mut bytes, &format!("{number:02}.txt"), b"words");
         }
-        tar::finish(&mut bytes);
+        finish(&mut bytes);
         bytes
     }
 
@@ -329,7 +332,7 @@ mod tests {
             assert_eq!((shard.samples.len(), shard.lost), (22, 0));
             assert!(!notes(&report).contains("lost"), "{}", notes(&report));
         }
-        // The first one cut at an odd place: its last member swallows the beginning of the second archive.
+        // The first one cut at an odd place: its last member includes the beginning of the second archive.
         let (shard, report, _file) = open(&[&whole[..19 * 2048 + 512 + 100], &archive()].concat()).unwrap();
         assert!(shard.samples.len() >= 21 && notes(&report).contains("are lost"), "{}", notes(&report));
         let (shard, report, _file) = open(&[&whole[..], b"a signature, perhaps"].concat()).unwrap();
@@ -340,12 +343,12 @@ mod tests {
     #[test]
     fn links_give_the_bytes_of_their_target() {
         let mut bytes = Vec::new();
-        tar::append(&mut bytes, "x/1.jpg", b"image");
-        tar::append_link(&mut bytes, "x/2.jpg", b'1', "x/1.jpg");
-        tar::append_link(&mut bytes, "y/3.jpg", b'2', "../x/2.jpg");
-        tar::append_link(&mut bytes, "y/4.jpg", b'2', "/data/4.jpg");
-        tar::append_link(&mut bytes, "5.jpg", b'2', "5.jpg");
-        tar::finish(&mut bytes);
+        append(&mut bytes, "x/1.jpg", b"image");
+        append_link(&mut bytes, Link, "x/2.jpg", "x/1.jpg");
+        append_link(&mut bytes, Symlink, "y/3.jpg", "../x/2.jpg");
+        append_link(&mut bytes, Symlink, "y/4.jpg", "/data/4.jpg");
+        append_link(&mut bytes, Symlink, "5.jpg", "5.jpg");
+        finish(&mut bytes);
         let (shard, _, _file) = open(&bytes).unwrap();
         let read = |entry: &Entry| shard.part(entry.image).unwrap().map(|bytes| bytes.to_vec());
         assert!(shard.samples[..3].iter().all(|entry| read(entry).as_deref() == Some(b"image")));
@@ -360,7 +363,7 @@ mod tests {
         assert!(error(b"").contains("0 bytes"));
         assert!(error(&[0; 10240]).contains("found nothing"));
         let mut bytes = Vec::new();
-        tar::append(&mut bytes, "a.mp3", b"sound");
+        append(&mut bytes, "a.mp3", b"sound");
         assert!(error(&bytes).contains("found .mp3"));
         assert!(error(b"%PDF-1.4").contains("not a tar archive: it is a PDF"));
         assert!(error(b"\x28\xB5\x2F\xFD and more").contains("zstd"));
@@ -368,7 +371,7 @@ mod tests {
         assert!(error(&gzip(b"url,caption\nx,a cat\n")).contains("inside it is a table in text form (CSV)"));
         assert!(error(&[7; 700]).contains("has no checksum"));
         let missing = Shard::open(0, &Location::File("/nonexistent.tar".into()), &Common::default());
-        assert!(matches!(missing, Err(Error::Read { .. })));
+        assert!(matches!(missing, Err(DataError::Read { .. })));
     }
 
     #[test]

@@ -1,19 +1,19 @@
-//! What a file is, if it is not an archive, by its first bytes.
+//! What a file that is not an archive is, by its first bytes.
 
 use crate::data::text;
 
 /// A kind of file that flipk does not read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Found {
-    /// As in "it is ...".
-    pub what: String,
-    /// Whether the first bytes are the magic number of this kind; text has none.
-    pub sure: bool,
+    /// Completes "it is ...".
+    pub(crate) what: String,
+    /// Whether this is certain: by a magic number, which text does not have.
+    pub(crate) sure: bool,
 }
 
-/// Magic numbers, and what they stand for.
+/// Magic numbers and what they mean.
 const MARKS: &[(&[u8], &str)] = &[
-    // Only inside of another gzip file; that is unpacked.
+    // Only within another gzip file, which is unpacked.
     (b"\x1F\x8B", "compressed with gzip once more; unpack it first (gunzip)"),
     (b"BZh", "compressed with bzip2; unpack it first (bunzip2)"),
     (b"\xFD7zXZ\0", "compressed with xz; unpack it first (unxz)"),
@@ -37,7 +37,7 @@ const MARKS: &[(&[u8], &str)] = &[
     (b"version https://git-lfs.github.com/spec/", "a Git LFS pointer, not the file itself; `git lfs pull` fetches it"),
 ];
 
-/// Names the kind of a file by its first few KiB, if it is a known one.
+/// The kind of a file, by its first few KiB, if it is known.
 pub(crate) fn sniff(head: &[u8]) -> Option<Found> {
     let sure = |what: &str| Some(Found { what: what.to_owned(), sure: true });
     if let Some((_, what)) = MARKS.iter().find(|(mark, _)| head.starts_with(mark)) {
@@ -51,7 +51,7 @@ pub(crate) fn sniff(head: &[u8]) -> Option<Found> {
             _ => "a zip archive; unpack it and pack it as .tar",
         });
     }
-    // Pickle's protocols 2 to 5, with any operation that a pickle begins with.
+    // Pickle protocols 2 to 5, with any opcode that a pickle begins with.
     if matches!(head, [0x80, 2..=5, b'}' | b']' | b'(' | b'c' | b'\x95' | b'\x8A', ..]) {
         return sure("a pickle of Python objects (such as an old .pt or a .pkl), not a data set");
     }
@@ -74,7 +74,7 @@ pub(crate) fn sniff(head: &[u8]) -> Option<Found> {
     as_text(head).map(|what| Found { what, sure: false })
 }
 
-/// A record begins with its length (8 bytes) and the masked CRC-32C of these bytes.
+/// A record begins with its length (8 bytes) and the masked CRC-32C of the length.
 fn is_tfrecord(head: &[u8]) -> bool {
     let (Some(length), Some(stated)) = (head.first_chunk::<8>(), head.get(8..12)) else { return false };
     let masked = crc32c::crc32c(length).rotate_right(15).wrapping_add(0xA282_EAD8);
@@ -115,6 +115,7 @@ fn as_text(head: &[u8]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::testing::append;
 
     fn what(head: &[u8]) -> String {
         sniff(head).map_or_else(String::new, |found| found.what)
@@ -155,9 +156,9 @@ mod tests {
     }
 
     #[test]
-    fn the_head_of_an_archive_is_nothing_else() {
+    fn an_archive_is_not_taken_for_another_kind() {
         let mut archive = Vec::new();
-        crate::data::tar::append(&mut archive, "a, b.txt", b"one, two\n");
+        append(&mut archive, "a, b.txt", b"one, two\n");
         assert_eq!(sniff(&archive), None);
     }
 }

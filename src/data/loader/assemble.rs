@@ -1,4 +1,4 @@
-//! The thread between the workers and the user: numbers the visits, restores their order, fills batches.
+//! The thread that numbers the visits, restores their order after the workers, and fills batches.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,45 +12,45 @@ use super::worker::{Done, Item, Job};
 use super::{Batch, LoaderConfig};
 use crate::data::broken::Broken;
 use crate::data::dataset::Dataset;
-use crate::data::error::{Error, Result};
+use crate::data::error::{DataError, Result};
 
 pub(super) struct Assembler {
-    pub dataset: Arc<Dataset>,
-    pub config: LoaderConfig,
-    pub visits: Visits,
-    /// How many visits may be under way at once.
-    pub window: usize,
-    pub jobs: Sender<Job>,
-    pub done: Receiver<Done>,
-    pub health: Health,
-    pub stop: Arc<AtomicBool>,
-    pub queue: Queue,
+    pub(super) dataset: Arc<Dataset>,
+    pub(super) config: LoaderConfig,
+    pub(super) visits: Visits,
+    /// How many visits may be in flight.
+    pub(super) window: usize,
+    pub(super) jobs: Sender<Job>,
+    pub(super) done: Receiver<Done>,
+    pub(super) health: Health,
+    pub(super) stop: Arc<AtomicBool>,
+    pub(super) queue: Queue,
 }
 
-/// A batch, and the samples skipped on the way to it. Samples that were read ahead and never used are not counted.
+/// A batch and the samples skipped before it. Samples that were prefetched and never used are not counted.
 pub(super) struct Made {
-    pub batch: Result<Batch>,
-    /// Since the loader was started.
-    pub skipped: Skipped,
-    /// Since the batch before.
-    pub warnings: Vec<String>,
+    pub(super) batch: Result<Batch>,
+    /// Since the loader started.
+    pub(super) skipped: Skipped,
+    /// Since the previous batch.
+    pub(super) warnings: Vec<String>,
 }
 
-/// The visits under way, in order, each with what has come of it.
+/// The visits in flight, in order, with their outcomes.
 #[derive(Default)]
 pub(super) struct Queue {
     visits: VecDeque<(Visit, Option<Outcome>)>,
-    /// Ticket of the front.
+    /// Ticket of the first.
     first: u64,
-    /// Buffers that wait for a job.
+    /// Unused buffers.
     spare: Vec<Item>,
 }
 
-type Outcome = (Item, std::result::Result<(), Broken>);
+type Outcome = (Item, Result<(), Broken>);
 
 impl Assembler {
-    /// Makes batches until there is an error or nobody to take them.
-    pub fn run(mut self, recycled: &Receiver<Batch>, batches: &Sender<Made>) {
+    /// Makes batches until there is an error, or the loader is dropped.
+    pub(super) fn run(mut self, recycled: &Receiver<Batch>, batches: &Sender<Made>) {
         loop {
             let batch = self.batch(recycled.try_recv().unwrap_or_default());
             let failed = batch.is_err();
@@ -81,18 +81,18 @@ impl Assembler {
         Ok(batch)
     }
 
-    /// What has come of the next visit in order.
+    /// The outcome of the next visit in order.
     fn next_outcome(&mut self) -> Result<(Visit, Outcome)> {
         let queue = &mut self.queue;
         loop {
             if self.stop.load(Ordering::Relaxed) {
-                return Err(Error::Ended);
+                return Err(DataError::Ended);
             }
             while queue.visits.len() < self.window {
                 let visit = self.visits.next();
                 let ticket = queue.first + queue.visits.len() as u64;
                 let item = queue.spare.pop().unwrap_or_default();
-                self.jobs.send(Job { ticket, visit, item }).map_err(|_| Error::Ended)?;
+                self.jobs.send(Job { ticket, visit, item }).map_err(|_| DataError::Ended)?;
                 queue.visits.push_back((visit, None));
             }
             match queue.visits.pop_front() {
@@ -103,7 +103,7 @@ impl Assembler {
                 Some(waiting) => queue.visits.push_front(waiting),
                 None => {}
             }
-            let Done { ticket, item, result } = self.done.recv().map_err(|_| Error::Ended)?;
+            let Done { ticket, item, result } = self.done.recv().map_err(|_| DataError::Ended)?;
             queue.visits[(ticket - queue.first) as usize].1 = Some((item, result));
         }
     }

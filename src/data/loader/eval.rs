@@ -1,4 +1,4 @@
-//! Batches for evaluation: every sample once, in order, centre-cropped, nothing masked or varied.
+//! Batches for evaluation: every sample once, in order, centre-cropped, without masks or variation.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use super::health::{Health, Skipped, Visited};
 use crate::data::broken::{Broken, Kind, confined};
 use crate::data::dataset::Dataset;
-use crate::data::error::{Error, Result};
+use crate::data::error::{DataError, Result};
 use crate::data::sample::image::Square;
 use crate::data::sample::{Content, Label};
 
@@ -16,15 +16,15 @@ use crate::data::sample::{Content, Label};
 pub struct EvalBatch {
     /// RGB, `[samples, side, side, 3]`.
     pub images: Vec<u8>,
-    /// Captions without tags, or class numbers, `[samples]`.
+    /// Class numbers, or captions without tags, `[samples]`.
     pub labels: Vec<Label>,
-    /// Equal for samples with the same image file, `[samples]`.
+    /// Identifies samples with the same image file, `[samples]`.
     pub contents: Vec<Content>,
-    /// Numbers in the data set, ascending, `[samples]`.
+    /// Sample numbers, ascending, `[samples]`.
     pub samples: Vec<u64>,
 }
 
-/// Iterates over a data set in order, decoding each batch on all cores. Ends after the first error.
+/// Iterates over a data set in order; each batch is decoded on all cores. Ends after the first error.
 #[derive(Debug)]
 pub struct EvalBatches {
     dataset: Arc<Dataset>,
@@ -39,17 +39,17 @@ impl EvalBatches {
     /// if they are more than `max_bad` of the data set.
     ///
     /// # Errors
-    /// If `batch` or `image_size` is 0, or `max_bad` is no share.
+    /// If `batch` or `image_size` is 0, or `max_bad` is not in `[0, 1]`.
     pub fn new(dataset: Arc<Dataset>, batch: usize, image_size: usize, max_bad: f32) -> Result<Self> {
         for (field, value) in [("batch", batch), ("image_size", image_size)] {
             if value == 0 {
                 let problem = "it must be at least 1".to_owned();
-                return Err(Error::Config { field, value: "0".to_owned(), problem });
+                return Err(DataError::Config { field, value: "0".to_owned(), problem });
             }
         }
         if !(0.0..=1.0).contains(&max_bad) {
             let problem = "it must be 0 <= share <= 1".to_owned();
-            return Err(Error::Config { field: "max_bad", value: max_bad.to_string(), problem });
+            return Err(DataError::Config { field: "max_bad", value: max_bad.to_string(), problem });
         }
         let health = Health::new(&dataset, max_bad, Visited::InOrder);
         Ok(Self { dataset, batch, side: image_size, next: 0, health })
@@ -98,12 +98,12 @@ impl EvalBatches {
 
 type Made = (Vec<u8>, Label, Content);
 
-fn make(dataset: &Dataset, square: &mut Square, sample: u64) -> std::result::Result<Made, Broken> {
+fn make(dataset: &Dataset, square: &mut Square, sample: u64) -> Result<Made, Broken> {
     let label = dataset.label(sample)?;
     let content = Content::of(&dataset.image(sample)?);
     let mut image = vec![0; square.bytes()];
     let fits = square.center_crop(&*dataset.decoded(sample)?, &mut image);
-    fits.map_err(|detail| Broken { kind: Kind::BadImage, detail })?;
+    fits.map_err(|why| Broken { kind: Kind::BadImage, detail: why.to_string() })?;
     Ok((image, label, content))
 }
 
@@ -160,10 +160,10 @@ mod tests {
     fn too_many_broken_samples_end_it_with_an_error() {
         let (_archive, dataset) = dataset(&[0, 5]);
         let results: Vec<_> = EvalBatches::new(dataset, 3, 8, 0.1).unwrap().collect();
-        assert!(matches!(results.last(), Some(Err(Error::TooManyBroken { bad: 2, .. }))), "{results:?}");
+        assert!(matches!(results.last(), Some(Err(DataError::TooManyBroken { bad: 2, .. }))), "{results:?}");
         let (_archive, dataset) = self::dataset(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
         let results: Vec<_> = EvalBatches::new(dataset, 3, 8, 1.0).unwrap().collect();
-        assert!(matches!(results[..], [Err(Error::NoGoodSample { visited: 10, .. })]), "{results:?}");
+        assert!(matches!(results[..], [Err(DataError::NoGoodSample { visited: 10, .. })]), "{results:?}");
     }
 
     #[test]

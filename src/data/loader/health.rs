@@ -1,57 +1,56 @@
-//! How broken samples are counted, and when there are too many.
+//! Counts broken samples, and decides when there are too many.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::data::broken::{Broken, Kind};
 use crate::data::dataset::Dataset;
-use crate::data::error::{Error, Result};
+use crate::data::error::{DataError, Result};
 
-/// What was skipped so far, by kind, counted by visit.
+/// Skipped samples by kind, counted at each visit.
 pub type Skipped = BTreeMap<Kind, u64>;
 
 fn summary(skipped: &Skipped) -> String {
     skipped.iter().map(|(kind, count)| format!("{count} x {}", { kind })).collect::<Vec<_>>().join(", ")
 }
 
-/// Samples of each kind that are named in warnings; the rest is only counted.
-const NAMED: usize = 5;
+/// Samples of each kind that are named in warnings; the rest are only counted.
+const MAX_NAMED: usize = 5;
 /// Shards with many broken samples that are named.
-const SHARDS_NAMED: usize = 5;
-/// Visits in random order after which the share of bad ones says something about the whole data set.
-const JUDGED_AFTER: u64 = 100;
+const MAX_SHARDS_NAMED: usize = 5;
+/// Visits in random order after which the share of bad samples is representative of the data set.
+const MIN_VISITS: u64 = 100;
 
-/// In which order samples are visited.
+/// The order of visits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Visited {
     Shuffled,
     InOrder,
 }
 
-/// Counts visits in the order of the batches, so that its verdicts do not depend on threads.
+/// Counts visits in the order of the batches, so that the outcome does not depend on threads.
 ///
 /// There are too many broken samples as soon as, in one epoch,
-/// - the bad ones are more than `max_bad` of **all** samples of the data set, which is certain however few were visited
-///   (one bad sample of three visited says nothing about 10,000); or
-/// - of at least 100 visited in random order, more are bad than chance explains in a data set within `max_bad`: more than
-///   the expected number, plus five of its standard deviations, plus ten. So a large data set that is broken stops early.
+/// - the bad samples are more than `max_bad` of **all** samples of the data set, visited or not; or
+/// - after at least 100 visits in random order, more are bad than chance explains at `max_bad`: the expected number, plus
+///   five standard deviations, plus ten. So training on a large broken data set stops early.
 ///
-/// A shard with a share of bad samples above `max_bad` is a warning. Samples that were lost to damage count as bad.
+/// A shard whose share of bad samples is above `max_bad` gives a warning. Samples lost to damage count as bad.
 #[derive(Debug)]
 pub(super) struct Health {
     max_bad: f32,
     order: Visited,
     epoch: u64,
-    /// In the data set, including the lost ones.
+    /// In the data set, including those lost to damage.
     samples: u64,
     lost: u64,
     visited: u64,
     bad: Skipped,
     shards: Vec<Tally>,
     shards_named: usize,
-    /// Visits since the last good sample.
+    /// Since the last good sample.
     bad_in_a_row: Skipped,
     skipped: Skipped,
-    /// Samples that were named, by kind.
+    /// Samples that were named in warnings, by kind.
     named: BTreeMap<Kind, BTreeSet<u64>>,
     warnings: Vec<String>,
 }
@@ -65,7 +64,7 @@ struct Tally {
 }
 
 impl Health {
-    pub fn new(dataset: &Dataset, max_bad: f32, order: Visited) -> Self {
+    pub(super) fn new(dataset: &Dataset, max_bad: f32, order: Visited) -> Self {
         let shards: Vec<Tally> = dataset.shard_lengths().map(|samples| Tally { samples, ..Tally::default() }).collect();
         let lost = dataset.lost();
         let lost_samples = (lost > 0).then_some((Kind::LostSample, lost));
@@ -86,20 +85,20 @@ impl Health {
         }
     }
 
-    pub fn skipped(&self) -> Skipped {
+    pub(super) fn skipped(&self) -> Skipped {
         self.skipped.clone()
     }
 
-    pub fn take_warnings(&mut self) -> Vec<String> {
+    pub(super) fn take_warnings(&mut self) -> Vec<String> {
         std::mem::take(&mut self.warnings)
     }
 
     /// Counts one visit of `sample`.
     ///
     /// # Errors
-    /// [`Error::TooManyBroken`] by the rule above; [`Error::NoGoodSample`] after as many bad visits in a row as the
-    /// data set has samples; [`Error::Unreadable`] if the shard could not be read.
-    pub fn visit(&mut self, dataset: &Dataset, epoch: u64, sample: u64, broken: Option<&Broken>) -> Result<()> {
+    /// [`DataError::TooManyBroken`] by the rule above; [`DataError::NoGoodSample`] after as many bad visits in a row as the
+    /// data set has samples; [`DataError::Unreadable`] if the shard could not be read.
+    pub(super) fn visit(&mut self, dataset: &Dataset, epoch: u64, sample: u64, broken: Option<&Broken>) -> Result<()> {
         if epoch != self.epoch {
             (self.epoch, self.visited) = (epoch, 0);
             self.bad.retain(|kind, _| *kind == Kind::LostSample);
@@ -119,22 +118,22 @@ impl Health {
         }
         let in_a_row = self.bad_in_a_row.values().sum();
         if in_a_row >= dataset.len() as u64 {
-            return Err(Error::NoGoodSample { visited: in_a_row, reasons: summary(&self.bad_in_a_row) });
+            return Err(DataError::NoGoodSample { visited: in_a_row, reasons: summary(&self.bad_in_a_row) });
         }
         Ok(())
     }
 
     fn count(&mut self, dataset: &Dataset, sample: u64, broken: &Broken) -> Result<()> {
         if broken.kind == Kind::Unreadable {
-            return Err(Error::Unreadable { shard: dataset.shard(sample), problem: broken.detail.clone() });
+            return Err(DataError::Unreadable { shard: dataset.shard(sample), problem: broken.detail.clone() });
         }
         for counts in [&mut self.bad, &mut self.skipped, &mut self.bad_in_a_row] {
             *counts.entry(broken.kind).or_default() += 1;
         }
         let named = self.named.entry(broken.kind).or_default();
-        if named.len() <= NAMED && named.insert(sample) {
+        if named.len() <= MAX_NAMED && named.insert(sample) {
             self.warnings.push(match named.len() {
-                ..=NAMED => format!("skipped {}: {broken}", dataset.name(sample)),
+                ..=MAX_NAMED => format!("skipped {}: {broken}", dataset.name(sample)),
                 _ => format!("further samples are counted, not named ({})", broken.kind),
             });
         }
@@ -143,7 +142,7 @@ impl Health {
         let shard = &mut self.shards[number];
         shard.bad += 1;
         let is_dirty = shard.bad > 2 && shard.bad as f32 / shard.samples as f32 > self.max_bad;
-        if is_dirty && shards > 1 && !shard.named && self.shards_named < SHARDS_NAMED {
+        if is_dirty && shards > 1 && !shard.named && self.shards_named < MAX_SHARDS_NAMED {
             shard.named = true;
             self.shards_named += 1;
             self.warnings.push(format!(
@@ -159,11 +158,11 @@ impl Health {
     fn is_beyond_chance(&self, bad: u64) -> bool {
         let expected = f64::from(self.max_bad) * self.visited as f64;
         self.order == Visited::Shuffled
-            && self.visited >= JUDGED_AFTER
+            && self.visited >= MIN_VISITS
             && bad as f64 > expected + 5.0 * expected.sqrt() + 10.0
     }
 
-    fn too_many(&self, dataset: &Dataset, bad: u64, sample: u64, broken: Option<&Broken>) -> Error {
+    fn too_many(&self, dataset: &Dataset, bad: u64, sample: u64, broken: Option<&Broken>) -> DataError {
         let mut reasons = summary(&self.bad);
         if let Some(broken) = broken {
             reasons += &format!("; the last one is {}: {broken}", dataset.name(sample));
@@ -182,6 +181,6 @@ impl Health {
             None => (dataset.shard(sample), "what is broken".to_owned()),
         };
         let (visited, samples, max_bad) = (self.visited, self.samples, self.max_bad);
-        Error::TooManyBroken { place, bad, visited, samples, max_bad, reasons, worst }
+        DataError::TooManyBroken { place, bad, visited, samples, max_bad, reasons, worst }
     }
 }

@@ -1,4 +1,4 @@
-//! Training batches, made ahead of time on threads.
+//! Training batches, prepared ahead of time on threads; batches for evaluation.
 //!
 //! ```text
 //!             jobs (bounded)          done (bounded)               batches (bounded)
@@ -7,9 +7,16 @@
 //!     +---------------------------------- recycled buffers <-------------------------------+
 //! ```
 //!
-//! Which samples make a batch, and what is in it, is a function of the seed and the start position alone: the
-//! assembler takes finished items strictly in the order of the visits, and each item's random numbers are keyed by
-//! (seed, purpose, epoch, sample). Broken samples are skipped in that order too.
+//! The content of a batch depends on the seed and the start position alone: the assembler takes finished items strictly in
+//! the order of the visits, and each item's random numbers are keyed by (seed, purpose, epoch, sample). Broken samples are
+//! skipped in that order too.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `order` | epochs, shuffles, the position that a run resumes from |
+//! | `worker`, `assemble` | the threads |
+//! | `health` | counts broken samples |
+//! | `eval` | batches for evaluation |
 
 mod assemble;
 mod eval;
@@ -34,10 +41,10 @@ pub use self::order::Position;
 use self::order::Visits;
 use self::worker::Worker;
 use super::dataset::Dataset;
-use super::error::{Error, Result};
+use super::error::{DataError, Result};
 use super::sample::{Augmentation, CaptionVariation, Tokenizer, kept_patches};
 
-/// What a [`Loader`] makes.
+/// Configuration of a [`Loader`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct LoaderConfig {
     /// Samples per batch.
@@ -46,18 +53,21 @@ pub struct LoaderConfig {
     pub image_size: usize,
     /// Side of a patch, in pixels; divides `image_size`.
     pub patch_size: usize,
-    /// Share of the patches that is left out, in `[0, 1)`.
+    /// Share of patches that are left out, in `[0, 1)`.
     pub mask_ratio: f64,
     /// Tokens per caption.
     pub context: usize,
+    /// Seed of the order, crops, masks and captions.
     pub seed: u64,
+    /// How images are varied.
     pub augmentation: Augmentation,
+    /// How captions are varied.
     pub captions: CaptionVariation,
-    /// Decoding threads; 0 is one per core.
+    /// Decoding threads; 0 means one per core.
     pub threads: usize,
-    /// Finished batches kept ready.
+    /// Batches that are prepared ahead.
     pub prefetch: usize,
-    /// Share of broken samples in the data set above which loading stops; 1 stops only if there is no good one.
+    /// Share of broken samples above which loading stops; 1 stops only if no sample is good.
     pub max_bad: f32,
 }
 
@@ -85,16 +95,18 @@ impl LoaderConfig {
         (self.image_size / self.patch_size).pow(2)
     }
 
-    /// Patches that are visible.
+    /// Visible patches of an image.
     pub fn kept(&self) -> usize {
         kept_patches(self.patches(), self.mask_ratio)
     }
 
+    /// Checks all fields.
+    ///
     /// # Errors
-    /// Names the first field that is out of its range.
+    /// [`DataError::Config`] with the first field that is out of range.
     pub fn validate(&self) -> Result<()> {
         let wrong = |field, value: &dyn ToString, problem: &str| {
-            Err(Error::Config { field, value: value.to_string(), problem: problem.to_owned() })
+            Err(DataError::Config { field, value: value.to_string(), problem: problem.to_owned() })
         };
         for (field, value) in [
             ("batch", self.batch),
@@ -107,10 +119,10 @@ impl LoaderConfig {
                 return wrong(field, &value, "it must be at least 1");
             }
         }
-        // What is asked for at once beyond these is a slip of the pen.
-        for (field, value, most) in [("prefetch", self.prefetch, 10_000), ("loader_threads", self.threads, 4096)] {
-            if value > most {
-                return wrong(field, &value, &format!("it must be at most {most}"));
+        // Larger values are assumed to be typos.
+        for (field, value, max) in [("prefetch", self.prefetch, 10_000), ("loader_threads", self.threads, 4096)] {
+            if value > max {
+                return wrong(field, &value, &format!("it must be at most {max}"));
             }
         }
         if !self.image_size.is_multiple_of(self.patch_size) {
@@ -144,16 +156,16 @@ pub struct Batch {
     pub ids_keep: Vec<u32>,
     /// Numbers of the samples in the data set, `[batch]`.
     pub samples: Vec<u64>,
-    /// Where to start for the batches after this one.
+    /// The position after this batch.
     pub next: Position,
-    /// How long [`Loader::next_batch`] waited for it.
+    /// How long [`Loader::next_batch`] waited for this batch.
     pub waited: Duration,
 }
 
-/// Makes batches on threads; its loader threads decode, crop, mask and tokenise.
+/// Prepares batches on threads, which decode, crop, mask and tokenise.
 #[derive(Debug)]
 pub struct Loader {
-    /// `None` only while dropping, to tell the threads to end.
+    /// `None` only while dropping, which ends the threads.
     batches: Option<Receiver<Made>>,
     recycled: Sender<Batch>,
     skipped: Skipped,
@@ -163,7 +175,7 @@ pub struct Loader {
 }
 
 impl Loader {
-    /// Starts the threads; the first batch begins at `start`. Broken samples are counted from there.
+    /// Starts the threads. The first batch begins at `start`, and so does the count of broken samples.
     ///
     /// # Errors
     /// A configuration out of range, a `start` beyond the data set, or threads that cannot be started.
@@ -172,13 +184,13 @@ impl Loader {
         if start.index >= dataset.len() as u64 {
             let problem =
                 format!("the data set has {} samples; is it the one the checkpoint was made with?", dataset.len());
-            return Err(Error::Config { field: "position", value: start.index.to_string(), problem });
+            return Err(DataError::Config { field: "position", value: start.index.to_string(), problem });
         }
         let workers = match config.threads {
             0 => thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
         };
-        // Enough items under way that one slow image does not leave the other workers idle.
+        // Enough items in flight that one slow image does not leave the other workers idle.
         let window = 8 * workers + 32;
         let (batches_in, batches) = bounded(config.prefetch);
         let (recycled, recycled_out) = bounded(config.prefetch + 2);
@@ -192,10 +204,10 @@ impl Loader {
             stop: stop.clone(),
             threads: Vec::new(),
         };
-        // Declared after the loader, and so dropped before it: if a thread cannot be started, the loader waits for the others,
-        // and these end when there can be no more jobs.
+        // Declared after the loader, and so dropped before it: if a thread cannot be started, the loader's `drop` joins the
+        // others, which end when the channel of jobs is closed.
         let (jobs, jobs_out) = bounded(window);
-        // As wide as the window, so that a worker never waits to hand over its item.
+        // As large as the window, so that a worker never waits to send its item.
         let (done_in, done) = bounded(window);
         for number in 0..workers {
             let worker = Worker::new(dataset.clone(), tokenizer.clone(), config.clone());
@@ -210,19 +222,19 @@ impl Loader {
     }
 
     fn spawn(&mut self, name: String, body: impl FnOnce() + Send + 'static) -> Result<()> {
-        self.threads.push(thread::Builder::new().name(name).spawn(body).map_err(Error::Threads)?);
+        self.threads.push(thread::Builder::new().name(name).spawn(body).map_err(DataError::Threads)?);
         Ok(())
     }
 
-    /// The next batch, waiting for it if need be.
+    /// The next batch. Waits until it is ready.
     ///
     /// # Errors
-    /// [`Error::TooManyBroken`], [`Error::NoGoodSample`] and [`Error::Unreadable`], after the batches before the fault;
-    /// then [`Error::Ended`].
+    /// [`DataError::TooManyBroken`], [`DataError::NoGoodSample`] or [`DataError::Unreadable`], after the batches before it;
+    /// then [`DataError::Ended`].
     pub fn next_batch(&mut self) -> Result<Batch> {
         let start = Instant::now();
-        let batches = self.batches.as_ref().ok_or(Error::Ended)?;
-        let Made { batch, skipped, warnings } = batches.recv().map_err(|_| Error::Ended)?;
+        let batches = self.batches.as_ref().ok_or(DataError::Ended)?;
+        let Made { batch, skipped, warnings } = batches.recv().map_err(|_| DataError::Ended)?;
         self.skipped = skipped;
         self.warnings.extend(warnings);
         let mut batch = batch?;
@@ -230,13 +242,13 @@ impl Loader {
         Ok(batch)
     }
 
-    /// Gives a batch's buffers back, to be filled again.
+    /// Returns a batch, so that its buffers are reused.
     pub fn recycle(&self, batch: Batch) {
-        // If enough are waiting already, this one is dropped.
+        // Dropped if enough are waiting already.
         let _ = self.recycled.try_send(batch);
     }
 
-    /// Broken samples skipped on the way to the batches that were taken, by kind, and samples lost with damaged archives.
+    /// Broken samples that were skipped up to the last batch returned, and samples lost to damage, by kind.
     pub fn skipped(&self) -> Skipped {
         self.skipped.clone()
     }
@@ -250,7 +262,7 @@ impl Loader {
 impl Drop for Loader {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        // The assembler cannot send any more and ends; with it the jobs end, and so do the workers.
+        // The assembler can no longer send and ends. That closes the channel of jobs, and so the workers end.
         self.batches = None;
         for thread in self.threads.drain(..) {
             let _ = thread.join();

@@ -1,12 +1,13 @@
-//! The order in which samples are visited: each once per epoch, shuffled anew in each.
+//! The order in which samples are visited: each once per epoch, in an order that is shuffled for each epoch.
 
 use serde::{Deserialize, Serialize};
 
 use crate::random::{Purpose, Random};
 
-/// A place in the endless stream of visits; all that must be saved to go on from there.
+/// A place in the endless stream of visits: all that must be saved to resume from there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Position {
+    /// From 0.
     pub epoch: u64,
     /// Visits made in this epoch, good and broken samples alike; below the data set's length.
     pub index: u64,
@@ -15,26 +16,26 @@ pub struct Position {
 /// One step of the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Visit {
-    pub at: Position,
-    pub sample: u64,
+    pub(super) at: Position,
+    pub(super) sample: u64,
 }
 
-/// The stream of visits from a position on.
+/// The stream of visits from a position onwards.
 pub(super) struct Visits {
     seed: u64,
     len: usize,
     next: Position,
-    /// Of epoch `next.epoch`; empty if not yet drawn.
+    /// The order of epoch `next.epoch`; empty if not yet drawn.
     permutation: Vec<u32>,
 }
 
 impl Visits {
     /// `len` is the number of samples and not 0; `start.index` is below it.
-    pub fn new(seed: u64, len: usize, start: Position) -> Self {
+    pub(super) fn new(seed: u64, len: usize, start: Position) -> Self {
         Self { seed, len, next: start, permutation: Vec::new() }
     }
 
-    pub fn next(&mut self) -> Visit {
+    pub(super) fn next(&mut self) -> Visit {
         if self.permutation.is_empty() {
             self.permutation = Random::new(self.seed, Purpose::Shuffle, self.next.epoch, 0).permutation(self.len);
         }
@@ -82,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn the_stream_goes_on_from_any_position() {
+    fn the_stream_resumes_from_any_position() {
         let mut whole = Visits::new(4, 7, Position::default());
         let all: Vec<Visit> = (0..30).map(|_| whole.next()).collect();
         for start in 0..20 {

@@ -43,7 +43,7 @@ fn loader(dataset: &Arc<Dataset>, config: LoaderConfig, start: Position) -> Load
     Loader::new(dataset.clone(), tokenizer(), config, start).unwrap()
 }
 
-/// The next `count` batches, without what the clock says.
+/// The next `count` batches, without their waiting times.
 fn batches(loader: &mut Loader, count: usize) -> Vec<Batch> {
     (0..count).map(|_| Batch { waited: Duration::ZERO, ..loader.next_batch().unwrap() }).collect()
 }
@@ -175,7 +175,7 @@ fn too_many_broken_samples_stop_after_the_batches_before() {
     assert!(first.contains("larger --max-bad") && first.contains("leave out the worst shard"), "{first}");
     assert!(then.contains("ended"), "{then}");
     assert_eq!(run(3, 0.05), (samples, error, warnings.clone()), "the same batches and error on any number of threads");
-    // The named ones come although the batch with the last of them was never made.
+    // All are named, although the batch with the last of them was never made.
     assert!((0..3).all(|number| warnings.contains(&format!(":bad{number}: bad image"))), "{warnings}");
     // 3 of 50 are not more than 6 %, but 3 of the 20 in one shard are worth a warning.
     let (_, error, warnings) = run(2, 0.06);
@@ -184,9 +184,9 @@ fn too_many_broken_samples_stop_after_the_batches_before() {
     assert_eq!(warnings.lines().count(), 4, "each is named once, however often it was visited: {warnings}");
 }
 
-/// Batches that were made ahead and never taken are not counted.
+/// Batches that were prefetched and never taken are not counted.
 #[test]
-fn counts_do_not_depend_on_what_is_read_ahead() {
+fn counts_do_not_depend_on_prefetching() {
     let mut archive = archive(30);
     for number in 0..3 {
         archive.add(&format!("bad{number}.png"), b"no image").add(&format!("bad{number}.txt"), b"name");
@@ -241,7 +241,7 @@ fn a_shard_that_shrinks_ends_loading_with_its_name() {
     std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(2000).unwrap();
     let error = (0..100).find_map(|_| loader.next_batch().err()).unwrap();
     let message = error.to_string();
-    assert!(matches!(error, Error::Unreadable { .. }) && message.contains(&path), "{message}");
+    assert!(matches!(error, DataError::Unreadable { .. }) && message.contains(&path), "{message}");
     assert!(message.contains("has 2000 now"), "{message}");
 }
 
@@ -261,7 +261,7 @@ fn a_few_early_broken_samples_do_not_stop_a_large_shard_and_a_wholly_broken_one_
     }
     let dataset = open(&[&broken]);
     let error = loader(&dataset, config(50, 2), Position::default()).next_batch().unwrap_err();
-    assert!(matches!(error, Error::TooManyBroken { visited: 100, bad: 100, .. }), "{error}");
+    assert!(matches!(error, DataError::TooManyBroken { visited: 100, bad: 100, .. }), "{error}");
 }
 
 #[test]
@@ -272,10 +272,10 @@ fn nothing_but_broken_samples_is_an_error_even_if_all_may_be_broken() {
     }
     let config = LoaderConfig { max_bad: 1.0, ..config(4, 2) };
     let error = loader(&open(&[&archive]), config, Position::default()).next_batch().unwrap_err();
-    assert!(matches!(error, Error::NoGoodSample { visited: 20, .. }), "{error}");
+    assert!(matches!(error, DataError::NoGoodSample { visited: 20, .. }), "{error}");
 }
 
-/// Whoever drops a loader at any time gets its threads back; a hang would show as a test that never ends.
+/// Dropping a loader joins its threads, at any time; a hang would show as a test that never ends.
 #[test]
 fn dropped_loaders_end_their_threads() {
     let dataset = open(&[&archive(10)]);

@@ -8,33 +8,34 @@ use super::LoaderConfig;
 use super::order::Visit;
 use crate::data::broken::{Broken, Kind, confined};
 use crate::data::dataset::Dataset;
+use crate::data::error::DataError;
 use crate::data::sample::image::Square;
 use crate::data::sample::{Tokenizer, visible_patches};
 use crate::random::{Purpose, Random};
 
-/// One sample's share of a batch; the buffers go round.
+/// One sample of a batch, in buffers that are reused.
 #[derive(Debug, Default)]
 pub(super) struct Item {
     /// `[side, side, 3]`.
-    pub image: Vec<u8>,
+    pub(super) image: Vec<u8>,
     /// `[context]`.
-    pub tokens: Vec<i32>,
+    pub(super) tokens: Vec<i32>,
     /// `[kept]`.
-    pub ids_keep: Vec<u32>,
+    pub(super) ids_keep: Vec<u32>,
 }
 
-/// A visit to be made; `ticket` numbers the jobs.
+/// A visit; `ticket` numbers the jobs.
 pub(super) struct Job {
-    pub ticket: u64,
-    pub visit: Visit,
-    pub item: Item,
+    pub(super) ticket: u64,
+    pub(super) visit: Visit,
+    pub(super) item: Item,
 }
 
-/// What has come of a job. The item holds nothing of use if the sample is broken.
+/// The outcome of a job. The item is meaningless if the sample is broken.
 pub(super) struct Done {
-    pub ticket: u64,
-    pub item: Item,
-    pub result: Result<(), Broken>,
+    pub(super) ticket: u64,
+    pub(super) item: Item,
+    pub(super) result: Result<(), Broken>,
 }
 
 pub(super) struct Worker {
@@ -45,13 +46,13 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub fn new(dataset: Arc<Dataset>, tokenizer: Tokenizer, config: LoaderConfig) -> Self {
+    pub(super) fn new(dataset: Arc<Dataset>, tokenizer: Tokenizer, config: LoaderConfig) -> Self {
         let square = Square::new(config.image_size as u32);
         Self { dataset, tokenizer, config, square }
     }
 
-    /// Works until there are no more jobs, or nobody to take the items.
-    pub fn run(mut self, jobs: &Receiver<Job>, done: &Sender<Done>) {
+    /// Works until either channel is closed.
+    pub(super) fn run(mut self, jobs: &Receiver<Job>, done: &Sender<Done>) {
         for Job { ticket, visit, mut item } in jobs {
             let result = confined(|| self.make(visit, &mut item));
             if matches!(result, Err(Broken { kind: Kind::Panic, .. })) {
@@ -71,15 +72,14 @@ impl Worker {
 
         let caption = dataset.caption(sample)?.vary(&config.captions, &mut random(Purpose::Caption));
         item.tokens.resize(config.context, 0);
-        let refused =
-            |error: crate::data::error::Error| Broken { kind: Kind::MissingCaption, detail: error.to_string() };
+        let refused = |error: DataError| Broken { kind: Kind::MissingCaption, detail: error.to_string() };
         tokenizer.encode(&caption, &mut item.tokens).map_err(refused)?;
 
         item.image.resize(square.bytes(), 0);
         let image = dataset.decoded(sample)?;
         square
             .augmented(&image, &config.augmentation, &mut random(Purpose::Crop), &mut item.image)
-            .map_err(|detail| Broken { kind: Kind::BadImage, detail })?;
+            .map_err(|why| Broken { kind: Kind::BadImage, detail: why.to_string() })?;
 
         item.ids_keep.resize(config.kept(), 0);
         visible_patches(config.seed, epoch, sample, config.patches(), &mut item.ids_keep);

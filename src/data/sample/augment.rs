@@ -2,16 +2,16 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::data::error::{Error, Result};
+use crate::data::error::{DataError, Result};
 use crate::random::Random;
 
-/// What is done to an image at each visit. The defaults are FLIP's (section 4: crops of 50-100 % of the area).
+/// How an image is varied at each visit. The defaults are FLIP's (section 4: crops of 50-100 % of the area).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Augmentation {
-    /// Share of the image's area that is kept, uniform between the two.
+    /// Range of the crop's share of the image's area; uniform.
     pub area: (f32, f32),
-    /// Width / height of the crop, log-uniform between the two.
+    /// Range of the crop's width / height; log-uniform.
     pub aspect: (f32, f32),
     /// Probability of a horizontal flip.
     pub flip: f32,
@@ -26,12 +26,16 @@ impl Default for Augmentation {
     }
 }
 
-/// A part of an image, in whole pixels.
+/// A part of an image, in pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CropRect {
+    /// First column.
     pub left: u32,
+    /// First row.
     pub top: u32,
+    /// Columns.
     pub width: u32,
+    /// Rows.
     pub height: u32,
 }
 
@@ -53,7 +57,9 @@ impl Augmentation {
             ("color_jitter", unit.contains(&self.color_jitter), self.color_jitter.to_string(), "0 <= strength <= 1"),
         ];
         match checks.into_iter().find(|(_, fine, _, _)| !fine) {
-            Some((field, _, value, rule)) => Err(Error::Config { field, value, problem: format!("it must be {rule}") }),
+            Some((field, _, value, rule)) => {
+                Err(DataError::Config { field, value, problem: format!("it must be {rule}") })
+            }
             None => Ok(()),
         }
     }
@@ -65,8 +71,8 @@ impl Augmentation {
         let (low, high) = (f64::from(self.aspect.0), f64::from(self.aspect.1));
         for _ in 0..10 {
             let area = full_width * full_height * f64::from(random.range(self.area.0, self.area.1));
-            let (least, most) = (libm::log(low), libm::log(high));
-            let aspect = libm::exp(least + (most - least) * f64::from(random.uniform()));
+            let (min, max) = (libm::log(low), libm::log(high));
+            let aspect = libm::exp(min + (max - min) * f64::from(random.uniform()));
             let (w, h) = ((area * aspect).sqrt().round_ties_even(), (area / aspect).sqrt().round_ties_even());
             if (1.0..=full_width).contains(&w) && (1.0..=full_height).contains(&h) {
                 let (w, h) = (w as u32, h as u32);
@@ -189,7 +195,7 @@ mod tests {
             Augmentation { flip: 1.5, ..default },
             Augmentation { color_jitter: -0.1, ..default },
         ] {
-            assert!(matches!(wrong.validate(), Err(Error::Config { .. })), "{wrong:?}");
+            assert!(matches!(wrong.validate(), Err(DataError::Config { .. })), "{wrong:?}");
         }
     }
 

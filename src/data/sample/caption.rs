@@ -47,7 +47,9 @@ pub enum CaptionLines {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CaptionVariation {
+    /// Probability of appending tags, in `[0, 1]`.
     pub tag_chance: f32,
+    /// At most so many.
     pub max_tags: usize,
 }
 
@@ -60,10 +62,11 @@ impl Default for CaptionVariation {
 /// The captions and tags of one sample.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Caption {
-    /// All captions of the sample, in their order in the file; at least one.
+    /// All captions of the sample, in the order of the file; at least one.
     pub texts: Vec<String>,
+    /// In the order of the file.
     pub tags: Vec<String>,
-    /// Why the tags could not be read, if they could not; the captions can be used nevertheless.
+    /// Why the tags could not be read, if so. The captions can still be used.
     pub tags_lost: Option<String>,
 }
 
@@ -74,17 +77,17 @@ impl Caption {
     }
 
     /// One of the captions, with equal probability, alone or as `caption, tag, tag`: a uniform number of distinct tags in
-    /// random order. For a sample with a single caption, no random number is drawn for the choice.
+    /// random order. A single caption is taken without drawing a random number.
     pub fn vary(&self, variation: &CaptionVariation, random: &mut Random) -> String {
         let text = match self.texts.len() {
             0 | 1 => self.first(),
             several => &self.texts[random.below(several as u32) as usize],
         };
-        let most = self.tags.len().min(variation.max_tags);
-        if random.uniform() >= variation.tag_chance || most == 0 {
+        let max = self.tags.len().min(variation.max_tags);
+        if random.uniform() >= variation.tag_chance || max == 0 {
             return text.to_owned();
         }
-        let count = 1 + random.below(most as u32) as usize;
+        let count = 1 + random.below(max as u32) as usize;
         let chosen = random.permutation(self.tags.len()).into_iter().take(count);
         chosen.fold(text.to_owned(), |caption, tag| caption + ", " + &self.tags[tag as usize])
     }
@@ -135,7 +138,7 @@ impl CaptionKeys {
             let found = field.zip(record.as_ref()).map(|(field, record)| caption_in(record, field));
             texts = match (found, txt) {
                 (Some(Ok(texts)), _) => texts,
-                // What is wrong with a caption that is there says more than that others are missing.
+                // What is wrong with a caption is more useful than that others are missing.
                 (Some(Err(why)), None) => return Err(why),
                 (Some(Err(why)), Some(_)) if why.kind != Kind::MissingCaption => return Err(why),
                 (_, Some(_)) => return Err(broken(Kind::EmptyCaption, "the .txt member is blank".to_owned())),
@@ -148,7 +151,7 @@ impl CaptionKeys {
         Ok(Caption { texts, tags, tags_lost })
     }
 
-    /// The captions in a `.txt` member.
+    /// The captions in the text of a `.txt` member.
     fn captions(&self, txt: &str) -> Vec<String> {
         match self.caption_lines {
             CaptionLines::Each => text::lines(txt).filter_map(words).collect(),
@@ -156,7 +159,7 @@ impl CaptionKeys {
         }
     }
 
-    /// The tags in a record, and why they could not be read, if they could not.
+    /// The tags in a record, and why they could not be read, if so.
     fn tags(&self, record: &Record) -> (Vec<String>, Option<String>) {
         match (record.get(&self.tags_key), &record.problem) {
             (Some(Value::List(tags)), _) => (tags.iter().filter_map(text_of).collect(), None),
@@ -221,7 +224,7 @@ fn words(text: &str) -> Option<String> {
     text.chars().any(is_visible).then(|| text::compose(text).into_owned())
 }
 
-/// Whether a character is more than space, direction or joining.
+/// Whether a character can be seen: not space, control, direction or joiner.
 fn is_visible(c: char) -> bool {
     !c.is_whitespace() && !c.is_control() && c.general_category() != GeneralCategory::Format
 }
@@ -268,12 +271,12 @@ mod tests {
         let joined = CaptionKeys { caption_lines: CaptionLines::Join, ..keys(None) };
         assert_eq!(joined.read(Some(b"one\ntwo\n"), None).unwrap().texts, ["one\ntwo"]);
         assert_eq!(read(None, Some("re\u{200B}d".as_bytes()), None).unwrap(), ["re\u{200B}d"]);
-        // The same letters, however they were written.
+        // The same letters in another Unicode form.
         assert_eq!(read(None, Some("cafe\u{301}".as_bytes()), None).unwrap(), ["caf\u{e9}"]);
     }
 
     #[test]
-    fn empty_missing_and_unusable_captions_are_told_apart() {
+    fn empty_missing_and_unusable_captions_differ() {
         let error = |key, txt: Option<&str>, json: Option<&str>| {
             keys(key).read(txt.map(str::as_bytes), json.map(str::as_bytes)).unwrap_err()
         };
@@ -318,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn captions_vary_with_the_visit_and_only_with_it() {
+    fn captions_vary_with_the_visit_alone() {
         let tags = ["a", "b", "c"].map(str::to_owned).to_vec();
         let caption = Caption { texts: vec!["cat".to_owned()], tags, tags_lost: None };
         let variation = CaptionVariation { tag_chance: 0.5, max_tags: 2 };
@@ -341,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn several_captions_take_turns_by_chance() {
+    fn one_of_several_captions_is_chosen_at_random() {
         let texts = ["one", "two", "three"].map(str::to_owned).to_vec();
         let caption = Caption { texts, ..Caption::default() };
         let visit = |epoch| caption.vary(&CaptionVariation::default(), &mut Random::new(5, Purpose::Caption, epoch, 9));

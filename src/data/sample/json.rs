@@ -1,8 +1,8 @@
-//! The fields of a sample's JSON record, read leniently: a caption is not lost because of other fields.
+//! The fields of a sample's JSON record, read leniently: damage in other fields does not cost the caption.
 //!
-//! Python writes `NaN` and `Infinity` for floats, `1e999` for large numbers, and half of a surrogate pair where a text
-//! was cut inside an emoji; some editors write a byte order mark. All of these are read. Values of other fields are
-//! skipped by their brackets and quotes alone. Of a damaged record, the fields before the damage are used.
+//! Python writes `NaN` and `Infinity`, `1e999`, and half of a surrogate pair where a text was cut inside an emoji; some
+//! editors write a byte order mark. All of these are accepted. Values of other fields are skipped by matching brackets and
+//! quotes. In a damaged record, the fields before the damage are used.
 
 use crate::data::text;
 
@@ -17,13 +17,13 @@ pub(crate) enum Value {
     Number,
     Bool,
     Object,
-    /// Not a JSON value, such as an empty one.
+    /// Not JSON; an empty value, for example.
     Unknown,
 }
 
 impl Value {
     /// The kind of value, for an error message.
-    pub fn kind(&self) -> &'static str {
+    pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Text(_) => "text",
             Self::NotUtf8 => "text that is not UTF-8",
@@ -41,16 +41,16 @@ impl Value {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Record {
     /// The names of all fields.
-    pub names: Vec<String>,
-    /// The wanted fields, with their values. Of fields with the same name, the last one counts.
-    pub fields: Vec<(String, Value)>,
-    /// Why reading ended before the end of the record, if it did.
-    pub problem: Option<String>,
+    pub(crate) names: Vec<String>,
+    /// The wanted fields with their values. If a name is repeated, the last one counts.
+    pub(crate) fields: Vec<(String, Value)>,
+    /// Why reading stopped before the end of the record, if it did.
+    pub(crate) problem: Option<String>,
 }
 
 impl Record {
-    /// Reads the fields that are `wanted` of the object in `json`.
-    pub fn read(json: &[u8], wanted: &[&str]) -> Self {
+    /// Reads the `wanted` fields of the object in `json`.
+    pub(crate) fn read(json: &[u8], wanted: &[&str]) -> Self {
         let mut record = Self::default();
         let mut reader = Reader { bytes: json, at: 0 };
         if let Err(problem) = record.fill(&mut reader, wanted) {
@@ -60,7 +60,7 @@ impl Record {
         record
     }
 
-    pub fn get(&self, name: &str) -> Option<&Value> {
+    pub(crate) fn get(&self, name: &str) -> Option<&Value> {
         self.fields.iter().rfind(|(found, _)| found == name).map(|(_, value)| value)
     }
 
@@ -164,7 +164,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Skips a value, whatever is in it.
+    /// Skips a value.
     fn skip(&mut self) -> Result<(), String> {
         let mut depth = 0_usize;
         loop {
@@ -198,8 +198,7 @@ impl Reader<'_> {
         }
     }
 
-    /// The bytes of a string, its escapes resolved; `at` is on its opening quote. Half of a surrogate pair becomes
-    /// U+FFFD.
+    /// The bytes of a string with its escapes resolved; `at` is at the opening quote. An unpaired surrogate becomes U+FFFD.
     fn string(&mut self) -> Result<Vec<u8>, String> {
         self.at += 1;
         let mut found = Vec::new();
@@ -226,7 +225,7 @@ impl Reader<'_> {
                         char::from_u32(unit).or_else(|| self.pair(unit)).unwrap_or(char::REPLACEMENT_CHARACTER);
                     found.extend_from_slice(letter.encode_utf8(&mut [0; 4]).as_bytes());
                 }
-                // A quote, a slash or a backslash. Any other letter stands for itself.
+                // A quote, a slash, a backslash, or a letter that need not be escaped.
                 other => found.push(other),
             }
         }
@@ -304,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn other_values_are_told_apart() {
+    fn other_values_have_their_kind() {
         for (value, kind) in [
             ("null", "null"),
             ("7", "a number"),
@@ -350,7 +349,7 @@ mod tests {
         }
     }
 
-    /// However a record is damaged, reading it ends without a panic.
+    /// Reading ends without a panic for any damage.
     #[test]
     fn no_damage_is_too_much() {
         let whole =

@@ -3,7 +3,7 @@
 use crate::data::broken::{Broken, Kind};
 use crate::data::text;
 
-/// Whether a sample's `.cls` member, the number of a class in archives for evaluation, is used instead of its captions.
+/// When the class number of a sample (its `.cls` member) is used instead of its captions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ClassNumbers {
@@ -28,7 +28,7 @@ pub enum Label {
 }
 
 impl Label {
-    /// The captions, if it has them.
+    /// The captions; none if it is a number.
     pub fn captions(&self) -> &[String] {
         match self {
             Self::Number(_) => &[],
@@ -37,11 +37,12 @@ impl Label {
     }
 }
 
-/// Identifies equal image files: the length of a file and two checksums.
+/// Identifies equal image files, by length and two checksums.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Content(usize, u32, u64);
 
 impl Content {
+    /// Of the bytes of an image file.
     pub fn of(bytes: &[u8]) -> Self {
         use std::hash::Hasher;
         let mut hasher = std::hash::DefaultHasher::new();
@@ -50,10 +51,10 @@ impl Content {
     }
 }
 
-/// A `.cls` member is a number; if it is not, it counts as a caption.
+/// The label in a `.cls` member: a number, or else a caption.
 pub(crate) fn class(bytes: &[u8]) -> Result<Label, Broken> {
     let broken = |kind, detail: String| Broken { kind, detail: format!(".cls: {detail}") };
-    let text = text::decode(bytes).map_err(|problem| broken(Kind::NonUtf8Caption, problem))?.trim();
+    let text = text::decode(bytes).map_err(|why| broken(Kind::NonUtf8Caption, why.to_string()))?.trim();
     match text.parse() {
         _ if text.is_empty() => Err(broken(Kind::EmptyCaption, "it is blank".to_owned())),
         Ok(number) => Ok(Label::Number(number)),

@@ -2,20 +2,20 @@
 
 use crate::random::{Purpose, Random};
 
-/// Patches kept of `patches` at mask `ratio` in `[0, 1)`: `int(patches * (1 - ratio))`, at least 1.
+/// How many of `patches` are visible at a mask `ratio` in `[0, 1)`: `int(patches * (1 - ratio))`, at least 1.
 ///
-/// The slack of 1e-4 undoes rounding: `10 * (1 - 0.3)` is 7 also if the ratio was once an f32.
+/// The slack of 1e-4 undoes rounding: `10 * (1 - 0.3)` is 7 even if the ratio was once an f32.
 pub fn kept_patches(patches: usize, ratio: f64) -> usize {
     ((patches as f64 * (1.0 - ratio) + 1e-4) as usize).clamp(1, patches.max(1))
 }
 
-/// Fills `ids_keep` (`[kept]`) with the visible ones of `patches` patches, in ascending order.
+/// Fills `ids_keep` (`[kept]`) with the visible patches of `patches`, in ascending order.
 ///
-/// Every patch gets a uniform random number that depends only on `(seed, epoch, sample)`; those with the smallest
-/// are kept. The encoder does not care for their order, and rising addresses are read fastest.
+/// Every patch gets a uniform random number that depends only on `(seed, epoch, sample)`; those with the smallest are kept.
+/// Their order does not matter to the encoder, and ascending addresses are read fastest.
 ///
 /// # Panics
-/// If more patches are to be kept than there are.
+/// If `ids_keep` is longer than `patches`.
 pub fn visible_patches(seed: u64, epoch: u64, sample: u64, patches: usize, ids_keep: &mut [u32]) {
     let kept = ids_keep.len();
     assert!(kept <= patches, "{kept} of {patches} patches cannot be kept");

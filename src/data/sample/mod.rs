@@ -1,4 +1,4 @@
-//! What a sample is: an image, a caption, a label, and what is made of them for a model.
+//! What one sample is: its image, caption and label, and how they become a model's inputs.
 //!
 //! | file | what it does |
 //! |---|---|
@@ -9,7 +9,7 @@
 //! | `tokenizer` | from words to token numbers |
 //! | `label` | what an image is compared with in evaluation |
 //!
-//! Nothing here knows where a sample is stored, or which others there are.
+//! Where a sample is stored belongs in `store` and `format`; which other samples there are, in `dataset`.
 
 mod augment;
 mod caption;

@@ -1,7 +1,7 @@
-//! The data set inside the program, for a first run with nothing at hand: emoji in three styles, with their names and
-//! tags. `embedded/README.md` says where they come from.
+//! The data set inside the program, for a first run without own data: emoji in three styles, with their names and tags.
+//! `embedded/README.md` says where they come from.
 
-/// Name after `embedded:` and the gzipped tar.
+/// The name after `embedded:`, and the gzipped tar.
 pub(crate) const SHARDS: &[(&str, &[u8])] = &[
     ("noto", include_bytes!("embedded/emoji-noto.tar.gz")),
     ("twemoji", include_bytes!("embedded/emoji-twemoji.tar.gz")),

@@ -1,29 +1,29 @@
-//! Gzip files of several members, as `cat a.gz b.gz` and parallel packers make them.
+//! Gzip files of several members, as made by `cat a.gz b.gz` and parallel compressors.
 
 use std::io::{self, BufRead, Read};
 
 use flate2::bufread::GzDecoder;
 
-/// Unpacks the members of a gzip file one after the other. Zeros between and behind them are skipped, as `gzip` and
-/// Python do.
+/// Unpacks the members of a gzip file one after the other. Zeros between and after them are skipped, as `gzip` and Python
+/// do.
 pub(crate) struct Gunzip<R> {
-    /// None only while one makes room for the next.
+    /// `None` only while a member is replaced by the next.
     member: Option<GzDecoder<R>>,
     is_first: bool,
 }
 
 impl<R: BufRead> Gunzip<R> {
-    pub fn new(packed: R) -> Self {
+    pub(crate) fn new(packed: R) -> Self {
         Self { member: Some(GzDecoder::new(packed)), is_first: true }
     }
 
-    /// After an error: whether it is about bytes behind a whole member, which are no gzip.
-    pub fn is_behind(&self) -> bool {
+    /// After an error: whether it comes from bytes after a whole member that are not gzip.
+    pub(crate) fn is_trailing(&self) -> bool {
         !self.is_first && self.member.as_ref().is_none_or(|member| member.header().is_none())
     }
 
-    /// What is unpacked.
-    pub fn get_mut(&mut self) -> Option<&mut R> {
+    /// The packed bytes.
+    pub(crate) fn get_mut(&mut self) -> Option<&mut R> {
         self.member.as_mut().map(GzDecoder::get_mut)
     }
 }

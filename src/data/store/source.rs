@@ -1,28 +1,24 @@
-//! From what a user writes to a list of shards: braces, globs, folders and the embedded archives.
+//! From what a user writes to a list of shards: files, folders, patterns, and the embedded data set.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use super::braces::expand_braces;
 use super::embedded;
-use crate::data::error::{Error, Result};
+use crate::data::error::{DataError, Result};
 use crate::data::text::list_some;
 
-/// More shards than this from one pattern are taken for a typing error.
-pub(crate) const MAX_SHARDS: usize = 1_000_000;
-
-/// More braces inside of one another than this, too.
-const MAX_NESTED: usize = 64;
-
-/// Ends of the names of shards, small letters or capitals, in the order in which a folder's are taken; and those of
-/// archives that are not read, so that they are errors and not left out without a word.
+/// How the names of shards end, in upper or lower case, in the order in which a folder's shards are taken; and how those of
+/// archives end that are not read: they are errors, and not silently ignored.
 const SHARDS: [&str; 3] = [".tar", ".tar.gz", ".tgz"];
 const UNREAD_SHARDS: [&str; 8] = [".tar.bz2", ".tbz", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst", ".tar.lz4"];
 
 /// Where one shard is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Location {
+    /// On disk.
     File(PathBuf),
-    /// The name after `embedded:`.
+    /// In the program, by the name after `embedded:`.
     Embedded(&'static str),
 }
 
@@ -35,10 +31,12 @@ impl fmt::Display for Location {
     }
 }
 
-/// One entry of the user's list and the shards it stands for, in order.
+/// One entry of the user's list of sources.
 #[derive(Clone, Debug)]
 pub struct Source {
+    /// As the user wrote it.
     pub spec: String,
+    /// The shards that it stands for, in order.
     pub shards: Vec<Location>,
 }
 
@@ -47,7 +45,7 @@ impl Source {
     /// or a folder, which stands for all `.tar`, `.tar.gz` and `.tgz` files in it.
     ///
     /// # Errors
-    /// A name that is not embedded, a pattern without match, and any shard that does not exist.
+    /// An unknown name, a pattern that matches nothing, or a shard that does not exist.
     pub fn parse(spec: &str) -> Result<Self> {
         let shards = match spec.strip_prefix("embedded:") {
             Some(name) => match embedded::SHARDS.iter().find(|(known, _)| *known == name) {
@@ -68,7 +66,7 @@ pub(crate) fn embedded_names() -> String {
     list_some(embedded::SHARDS.iter().map(|(name, _)| format!("embedded:{name}")))
 }
 
-/// What to do about a source that other programs read and flipk does not.
+/// Advice about a source that other programs read and flipk does not.
 pub(crate) fn unread(spec: &str) -> Option<String> {
     if let Some(path) = spec.strip_prefix("file:") {
         let path = path.strip_prefix("//").unwrap_or(path);
@@ -91,13 +89,13 @@ pub(crate) fn unread(spec: &str) -> Option<String> {
         .then(|| format!("only local files are read, no {scheme}:// addresses; download or mount the shards first"))
 }
 
-fn problem(spec: &str, problem: impl Into<String>) -> Error {
-    Error::Spec { spec: spec.to_owned(), problem: problem.into() }
+fn problem(spec: &str, problem: impl Into<String>) -> DataError {
+    DataError::Spec { spec: spec.to_owned(), problem: problem.into() }
 }
 
 fn files(spec: &str) -> Result<Vec<PathBuf>> {
     let (mut found, mut missing) = (Vec::new(), Vec::new());
-    // A path that exists is no pattern.
+    // A path that exists is not a pattern.
     let patterns = match Path::new(spec).exists() {
         true => vec![spec.to_owned()],
         false => expand_braces(spec).map_err(|why| problem(spec, why))?,
@@ -105,11 +103,11 @@ fn files(spec: &str) -> Result<Vec<PathBuf>> {
     for pattern in patterns {
         let path = PathBuf::from(&pattern);
         if path.is_dir() {
-            let shards = shards_in(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
+            let shards = shards_in(&path).map_err(|source| DataError::Read { path: path.clone(), source })?;
             if shards.is_empty() {
                 let deeper = match folders_with_shards(&path) {
                     0 => String::new(),
-                    _ => format!("; folders in it are not searched, `{pattern}/**/*.tar` finds what is in them"),
+                    _ => format!("; subfolders are not searched; `{pattern}/**/*.tar` finds the shards in them"),
                 };
                 return Err(problem(spec, format!("no .tar, .tar.gz or .tgz file there; {}{deeper}", listing(&path))));
             }
@@ -134,14 +132,14 @@ fn files(spec: &str) -> Result<Vec<PathBuf>> {
                         }
                         Err(_) => error,
                     };
-                    return Err(Error::Read { path, source });
+                    return Err(DataError::Read { path, source });
                 }
                 _ => missing.push(path),
             }
         }
     }
     if let Some(first) = missing.first() {
-        return Err(Error::MissingShards {
+        return Err(DataError::MissingShards {
             spec: spec.to_owned(),
             missing: missing.len(),
             total: missing.len() + found.len(),
@@ -172,7 +170,7 @@ pub(crate) fn hint(spec: &str) -> &'static str {
     }
 }
 
-/// Whether a file of this name is a shard of one of these kinds. macOS puts `._a.tar` beside `a.tar`.
+/// Whether a file of this name is a shard of one of these kinds. macOS writes `._a.tar` next to `a.tar`.
 fn is_shard(name: &str, ends: &[&str]) -> bool {
     !name.starts_with("._") && ends.iter().any(|end| name.to_ascii_lowercase().ends_with(end))
 }
@@ -190,32 +188,30 @@ fn shards_in(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
     Ok(kinds.chain([of(&UNREAD_SHARDS)]).flatten().collect())
 }
 
-/// How many of the first folders in a folder hold shards.
+/// How many of the first subfolders of a folder have shards.
 fn folders_with_shards(folder: &Path) -> usize {
-    const LOOKED_AT: usize = 100;
+    const PROBE_FOLDERS: usize = 100;
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
-    let folders = entries.filter(|path| path.is_dir()).take(LOOKED_AT);
+    let folders = entries.filter(|path| path.is_dir()).take(PROBE_FOLDERS);
     folders.filter(|path| shards_in(path).is_ok_and(|shards| !shards.is_empty())).count()
 }
 
-/// A warning about each folder among `specs` whose own folders hold shards as well.
+/// A warning for each folder in `specs` that has subfolders with shards.
 pub(crate) fn left_out(specs: &[impl AsRef<str>]) -> Vec<String> {
     let specs = specs.iter().map(|spec| -> &str { spec.as_ref() });
     let folders = specs.filter(|spec| Path::new(spec).is_dir());
     let counted = folders.map(|spec| (spec, folders_with_shards(Path::new(spec))));
-    let told = counted.filter(|(_, count)| *count > 0).map(|(spec, count)| {
-        format!(
-            "warning: {count} of the folders in {spec} hold shards too, which are not used; `{spec}/**/*.tar` takes them all"
-        )
+    let warnings = counted.filter(|(_, count)| *count > 0).map(|(spec, count)| {
+        format!("warning: shards in {count} of the subfolders of {spec} are not used; `{spec}/**/*.tar` takes them all")
     });
-    told.collect()
+    warnings.collect()
 }
 
 /// Files that match a glob, in alphabetical order.
 fn matches(spec: &str, pattern: &str) -> Result<Vec<PathBuf>> {
-    let paths = glob::glob(pattern).map_err(|error| problem(spec, error.to_string()))?;
+    let paths = glob::glob(pattern).map_err(|source| DataError::Pattern { spec: spec.to_owned(), source })?;
     paths
-        .map(|path| path.map_err(|error| Error::Read { path: error.path().to_owned(), source: error.into() }))
+        .map(|path| path.map_err(|error| DataError::Read { path: error.path().to_owned(), source: error.into() }))
         .filter(|path| !path.as_ref().is_ok_and(|path| path.is_dir()))
         .collect()
 }
@@ -223,161 +219,24 @@ fn matches(spec: &str, pattern: &str) -> Result<Vec<PathBuf>> {
 /// What a folder holds, for an error message.
 fn listing(folder: &Path) -> String {
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-    let shown = folder.display();
+    let name = folder.display();
     match std::fs::read_dir(folder) {
-        Err(error) => format!("the folder {shown} cannot be read: {error}"),
+        Err(error) => format!("the folder {name} cannot be read: {error}"),
         Ok(entries) => {
             let mut names: Vec<String> =
                 entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
             names.sort();
             match names.is_empty() {
-                true => format!("the folder {shown} is empty"),
-                false => format!("the folder {shown} holds {}", list_some(names.into_iter())),
+                true => format!("the folder {name} is empty"),
+                false => format!("the folder {name} holds {}", list_some(names.into_iter())),
             }
         }
     }
-}
-
-/// Brace expansion as in bash: `{a,b}` and `{08..11}` (padded to equal width if a bound starts with 0),
-/// nested and repeated; braces that are neither stay as they are.
-pub(crate) fn expand_braces(spec: &str) -> std::result::Result<Vec<String>, String> {
-    expand(spec, 0)
-}
-
-/// `depth`: the braces around `spec`.
-fn expand(spec: &str, depth: usize) -> std::result::Result<Vec<String>, String> {
-    if depth > MAX_NESTED {
-        return Err(format!("its braces are nested more than {MAX_NESTED} deep"));
-    }
-    let too_many = || format!("it stands for more than {MAX_SHARDS} shards");
-    let (mut found, mut rest) = (vec![String::new()], spec);
-    while let Some((open, close)) = outer_braces(rest) {
-        let (prefix, inner) = (&rest[..open], &rest[open + 1..close]);
-        let mut alternatives = Vec::new();
-        match (range(inner)?, split_alternatives(inner)) {
-            (Some(numbers), _) => alternatives = numbers,
-            (None, parts) if parts.len() == 1 => {
-                alternatives.extend(expand(inner, depth + 1)?.iter().map(|inner| format!("{{{inner}}}")));
-            }
-            (None, parts) => {
-                for part in parts {
-                    alternatives.extend(expand(part, depth + 1)?);
-                    if alternatives.len() > MAX_SHARDS {
-                        return Err(too_many());
-                    }
-                }
-            }
-        }
-        if found.len().saturating_mul(alternatives.len()) > MAX_SHARDS {
-            return Err(too_many());
-        }
-        match &alternatives[..] {
-            // In place, so that many single ones take linear time.
-            [only] => found.iter_mut().for_each(|start| *start += &format!("{prefix}{only}")),
-            _ => {
-                let join =
-                    |start: &String| alternatives.iter().map(|end| format!("{start}{prefix}{end}")).collect::<Vec<_>>();
-                found = found.iter().flat_map(join).collect();
-            }
-        }
-        rest = &rest[close + 1..];
-    }
-    found.iter_mut().for_each(|start| start.push_str(rest));
-    Ok(found)
-}
-
-/// The first `{` that is closed, and its `}`.
-fn outer_braces(spec: &str) -> Option<(usize, usize)> {
-    let (mut open, mut first) = (Vec::new(), None::<(usize, usize)>);
-    for (at, byte) in spec.bytes().enumerate() {
-        match byte {
-            b'{' => open.push(at),
-            b'}' => {
-                let Some(start) = open.pop() else { continue };
-                if first.is_none_or(|(found, _)| start < found) {
-                    first = Some((start, at));
-                }
-                if open.is_empty() {
-                    return first;
-                }
-            }
-            _ => {}
-        }
-    }
-    first
-}
-
-fn split_alternatives(inner: &str) -> Vec<&str> {
-    let mut depth = 0;
-    inner
-        .split(|c| {
-            depth += i32::from(c == '{') - i32::from(c == '}');
-            c == ',' && depth == 0
-        })
-        .collect()
-}
-
-fn range(inner: &str) -> std::result::Result<Option<Vec<String>>, String> {
-    let digits = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());
-    let Some((low, high)) = inner.split_once("..").filter(|(low, high)| digits(low) && digits(high)) else {
-        return Ok(None);
-    };
-    let padded = [low, high].iter().any(|bound| bound.len() > 1 && bound.starts_with('0'));
-    let width = if padded { low.len().max(high.len()) } else { 0 };
-    let number = |s: &str| s.parse::<u64>().map_err(|error| format!("`{s}`: {error}"));
-    let (first, last) = (number(low)?, number(high)?);
-    if first.abs_diff(last) >= MAX_SHARDS as u64 {
-        return Err(format!("`{{{inner}}}` stands for more than {MAX_SHARDS} shards"));
-    }
-    let mut numbers: Vec<String> =
-        (first.min(last)..=first.max(last)).map(|number| format!("{number:0width$}")).collect();
-    if first > last {
-        numbers.reverse();
-    }
-    Ok(Some(numbers))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn expand(spec: &str) -> Vec<String> {
-        expand_braces(spec).unwrap()
-    }
-
-    #[test]
-    fn braces_expand_as_in_bash() {
-        assert_eq!(expand("plain.tar"), ["plain.tar"]);
-        assert_eq!(expand("{008..011}.tar"), ["008.tar", "009.tar", "010.tar", "011.tar"]);
-        assert_eq!(expand("{8..11}"), ["8", "9", "10", "11"]);
-        assert_eq!(expand("{3..1}"), ["3", "2", "1"]);
-        assert_eq!(expand("a{x,y}b{1..2}"), ["axb1", "axb2", "ayb1", "ayb2"]);
-        assert_eq!(expand("{a,b{1..2},}z"), ["az", "b1z", "b2z", "z"]);
-        assert_eq!(expand("{alone}/{1..2}"), ["{alone}/1", "{alone}/2"]);
-        assert_eq!(expand("open{1..2"), ["open{1..2"]);
-        assert_eq!(expand("{open{1..2}"), ["{open1", "{open2"]);
-        assert_eq!(expand("é{ä,ö}"), ["éä", "éö"]);
-        assert_eq!(expand("{a{1..2}}"), ["{a1}", "{a2}"]);
-    }
-
-    #[test]
-    fn absurd_ranges_are_errors() {
-        assert!(expand_braces("{0..99999999}").unwrap_err().contains("more than"));
-        assert!(expand_braces("{0..9999}{0..9999}").unwrap_err().contains("more than"));
-        assert!(expand_braces("{0..99999999999999999999}").is_err());
-        assert!(expand_braces("{{0..999999},{0..999999}}").unwrap_err().contains("more than"));
-    }
-
-    /// Neither a long row of braces nor deeply nested ones overflow the stack.
-    #[test]
-    fn any_number_of_braces_is_read() {
-        let many = "{a}".repeat(20_000);
-        assert_eq!(expand(&many), [&*many]);
-        let open = "{".repeat(100_000);
-        assert_eq!(expand(&open), [&*open]);
-        let nested = format!("{}b{}", "{a,".repeat(100_000), "}".repeat(100_000));
-        assert!(expand_braces(&nested).unwrap_err().contains("nested more than 64 deep"));
-    }
 
     #[test]
     fn shards_are_found_by_brace_glob_and_folder() {
@@ -394,11 +253,11 @@ mod tests {
         assert_eq!(names("{b,a}.tar"), ["b.tar", "a.tar"]);
         assert_eq!(names("*.tar"), ["a.tar", "b.tar"]);
         assert_eq!(names(""), ["a.tar", "b.tar", "c.tar.gz"]);
-        // A name with braces that is there is no pattern.
+        // A file whose name has braces is not a pattern.
         std::fs::write(folder.path().join("{a,b}.tar"), b"x").unwrap();
         assert_eq!(names("{a,b}.tar"), ["{a,b}.tar"]);
         std::fs::remove_file(folder.path().join("{a,b}.tar")).unwrap();
-        // Whatever the capitals, and with those whose compression is an error later on.
+        // In any case, and including those with a compression that is not read, an error later on.
         for name in ["D.TAR", "B.Tgz", "e.tar.zst", "._a.tar", "a.tar.md5"] {
             std::fs::write(folder.path().join(name), b"x").unwrap();
         }
@@ -407,12 +266,14 @@ mod tests {
         let spec = [folder.path().display().to_string()];
         assert!(left_out(&spec).is_empty());
         std::fs::write(folder.path().join("folder.tar/f.tar"), b"x").unwrap();
-        assert!(left_out(&spec)[0].contains("1 of the folders in") && left_out(&spec)[0].contains("**/*.tar"));
+        assert!(
+            left_out(&spec)[0].contains("shards in 1 of the subfolders of") && left_out(&spec)[0].contains("**/*.tar")
+        );
         let outer = tempfile::tempdir().unwrap();
         std::fs::create_dir(outer.path().join("in")).unwrap();
         std::fs::write(outer.path().join("in/a.tar"), b"x").unwrap();
         let error = Source::parse(&outer.path().display().to_string()).unwrap_err().to_string();
-        assert!(error.contains("holds in; folders in it are not searched"), "{error}");
+        assert!(error.contains("holds in; subfolders are not searched"), "{error}");
     }
 
     #[test]
@@ -435,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_and_what_is_there_is_said() {
+    fn errors_say_what_is_missing_and_what_is_there() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("a.tar"), b"x").unwrap();
         let error =

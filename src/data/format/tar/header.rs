@@ -1,40 +1,57 @@
 //! One block of a tar archive: a member's header, and the records of extension headers.
 
-use std::borrow::Cow;
-
 pub(super) const BLOCK: usize = 512;
+
+/// Why a block is not a header, or why it cannot be right.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum HeaderError {
+    #[error("its last header is cut after {0} of {size} bytes", size = BLOCK)]
+    Cut(usize),
+    #[error("its header has no checksum")]
+    NoChecksum,
+    #[error("the checksum of its header is {found}, not {stated} as the header says")]
+    Checksum { found: u64, stated: u64 },
+    #[error("its header has no size")]
+    NoSize,
+    #[error("an extension header has no end")]
+    Extension,
+    #[error("a member of {0} bytes goes beyond the archive's end")]
+    BeyondEnd(u64),
+    #[error("there are zeros where a header should be")]
+    Zeros,
+}
 
 pub(super) struct Header {
     /// With the prefix of POSIX archives.
-    pub name: Vec<u8>,
+    pub(super) name: Vec<u8>,
     /// Bytes of the member, which begin after the header.
-    pub size: u64,
-    pub kind: u8,
+    pub(super) size: u64,
+    pub(super) kind: u8,
     /// What a link points to.
-    pub link: Vec<u8>,
+    pub(super) link: Vec<u8>,
     /// Whether further blocks of an old GNU sparse map follow.
-    pub sparse_map: bool,
+    pub(super) sparse_map: bool,
 }
 
 impl Header {
     /// # Errors
-    /// Says why `block` is not a header.
-    pub fn parse(block: &[u8]) -> Result<Self, Cow<'static, str>> {
+    /// Why `block` is not a header.
+    pub(super) fn parse(block: &[u8]) -> Result<Self, HeaderError> {
         if block.len() < BLOCK {
-            return Err(format!("its last header is cut after {} of {BLOCK} bytes", block.len()).into());
+            return Err(HeaderError::Cut(block.len()));
         }
-        let stated = number(&block[148..156]).ok_or("its header has no checksum")?;
+        let stated = number(&block[148..156]).ok_or(HeaderError::NoChecksum)?;
         let blank = |(at, &byte): (usize, &u8)| if (148..156).contains(&at) { b' ' } else { byte };
         // Some old programs summed signed bytes.
-        let unsigned: u64 = block.iter().enumerate().map(|pair| u64::from(blank(pair))).sum();
+        let found: u64 = block.iter().enumerate().map(|pair| u64::from(blank(pair))).sum();
         let signed: i64 = block.iter().enumerate().map(|pair| i64::from(blank(pair) as i8)).sum();
-        if stated != unsigned && stated as i64 != signed {
-            return Err(format!("the checksum of its header is {unsigned}, not {stated} as the header says").into());
+        if stated != found && stated as i64 != signed {
+            return Err(HeaderError::Checksum { found, stated });
         }
         let size = &block[124..136];
         // GNU tar leaves it blank in the label of a volume (`tar -V`).
         let is_blank = size.iter().all(|byte| matches!(byte, b' ' | 0));
-        let size = if is_blank { 0 } else { number(size).ok_or("its header has no size")? };
+        let size = if is_blank { 0 } else { number(size).ok_or(HeaderError::NoSize)? };
         let (name, prefix) = (text(&block[..100]), text(&block[345..500]));
         // GNU archives (`ustar  `) have other fields where POSIX ones have the prefix.
         let posix = &block[257..263] == b"ustar\0" && !prefix.is_empty();

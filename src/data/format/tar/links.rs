@@ -8,7 +8,7 @@ use crate::data::store::Span;
 /// Links to links are followed for this many steps.
 const MAX_STEPS: usize = 8;
 
-/// Gives links the bytes of their target, if it is in the archive. Of several members with the target's name, it is the
+/// Gives links the bytes of their target, if it is in the archive. If several members have the target's name, it is the
 /// last one before the link, as when the archive is unpacked, or else the first one after it.
 pub(super) fn resolve(members: &mut [Member]) {
     if !members.iter().any(|member| matches!(member.content, Content::DanglingLink(_))) {
@@ -46,8 +46,8 @@ fn plain(name: &[u8]) -> &[u8] {
     name.strip_prefix(b"./").unwrap_or(name)
 }
 
-/// The path, from the archive's root, of the `target` of a symbolic link called `name`.
-pub(super) fn beside(name: &[u8], target: &[u8]) -> Vec<u8> {
+/// The path from the archive's root to the `target` of the symbolic link `name`.
+pub(super) fn target_path(name: &[u8], target: &[u8]) -> Vec<u8> {
     if target.starts_with(b"/") {
         return target.to_owned();
     }

@@ -1,30 +1,28 @@
 //! The index of a tar archive: which bytes belong to which member.
 //!
 //! It reads ustar (POSIX.1-1988, with the name prefix), the `path`, `size` and `linkpath` records of pax headers
-//! (POSIX.1-2001), and GNU long names (types `L`, `K`) and base-256 sizes. Links within the archive are followed.
+//! (POSIX.1-2001), GNU long names (types `L`, `K`) and base-256 sizes. Links within the archive are followed.
 //!
-//! Indexing does not stop at the end mark, since archives are joined with `cat`. After a damaged header it continues at
-//! the next good one.
+//! Indexing does not stop at the end mark, since archives may have been joined with `cat`. After a damaged header it
+//! continues at the next good one.
 
 mod header;
 mod links;
 #[cfg(test)]
 mod tests;
-mod write;
 
-use std::borrow::Cow;
-use std::io::{self, Error, ErrorKind};
+use std::io;
 use std::num::NonZeroU64;
 
+pub(crate) use self::header::HeaderError;
 use self::header::{BLOCK, Header, pax_records, text};
-pub use self::write::{append, append_bytes, append_link, finish};
 use crate::data::store::{ReadAt, Span, fill_from};
 
 /// One file of an archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Member {
-    pub name: Vec<u8>,
-    pub content: Content,
+    pub(crate) name: Vec<u8>,
+    pub(crate) content: Content,
 }
 
 /// Where a member's bytes are, or why there are none.
@@ -33,9 +31,9 @@ pub(crate) enum Content {
     Data(Span),
     /// A link to something that is not in the archive.
     DanglingLink(Box<[u8]>),
-    /// Its last bytes are missing.
+    /// Its last bytes are missing; says where it is cut.
     Cut(String),
-    /// It is stored in a way that flipk cannot read.
+    /// It is stored in a way that flipk does not read; says how.
     Unread(&'static str),
 }
 
@@ -43,7 +41,7 @@ pub(crate) enum Content {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// Bytes that belong to no member, because something is wrong with the header at their beginning.
-    Lost { at: u64, bytes: u64, problem: String, members_before: usize },
+    Lost { at: u64, bytes: u64, problem: HeaderError, members_before: usize },
     /// It ends after a whole member, without the blocks of zeros that mark the end.
     NoEnd,
     /// Bytes after the end mark that are not an archive.
@@ -55,39 +53,35 @@ pub(crate) enum Fault {
 /// The members of an archive in order.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Index {
-    pub members: Vec<Member>,
-    pub faults: Vec<Fault>,
+    pub(crate) members: Vec<Member>,
+    pub(crate) faults: Vec<Fault>,
 }
 
 /// Why there is no index.
-#[derive(Debug)]
-pub(crate) enum Failure {
-    /// No tar header was found; what is wrong with the first block.
-    NoArchive(Cow<'static, str>),
-    Read(io::Error),
-}
-
-impl From<io::Error> for Failure {
-    fn from(error: io::Error) -> Self {
-        Self::Read(error)
-    }
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TarError {
+    /// No header was found; what is wrong with the first block.
+    #[error(transparent)]
+    NotTar(HeaderError),
+    #[error(transparent)]
+    Read(#[from] io::Error),
 }
 
 /// GNU tar pads archives to 10 KiB, tape writers to a MiB at most.
 const PADDING: u64 = 1 << 20;
 /// How far to search for the first header, if the archive does not begin with one.
-const FIRST_WITHIN: u64 = 64 << 20;
+const FIRST_HEADER_WITHIN: u64 = 64 << 20;
 /// An extension header that is larger is damaged.
 const MAX_EXTENSION: u64 = 1 << 20;
-/// Bytes read at once while searching; at first fewer, since what is searched for is mostly near.
-const SEARCHED: usize = 1 << 20;
-const SEARCHED_FIRST: usize = 16 << 10;
+/// Bytes read at once while searching; fewer at first, since a header is usually near.
+const SEARCH_STEP: usize = 1 << 20;
+const FIRST_SEARCH_STEP: usize = 16 << 10;
 
-/// Indexes an archive. Of a truncated or damaged one this gives the intact members, and its [`Fault`]s.
+/// Indexes an archive; a truncated or damaged one by its intact members and its [`Fault`]s.
 ///
 /// # Errors
 /// If it is not a tar archive or cannot be read.
-pub(crate) fn index<R: ReadAt + ?Sized>(archive: &R) -> Result<Index, Failure> {
+pub(crate) fn index<R: ReadAt + ?Sized>(archive: &R) -> Result<Index, TarError> {
     let mut walk =
         Walk { window: Window::new(archive), end: archive.len(), index: Index::default(), pending: Pending::default() };
     walk.run()?;
@@ -95,8 +89,8 @@ pub(crate) fn index<R: ReadAt + ?Sized>(archive: &R) -> Result<Index, Failure> {
     Ok(walk.index)
 }
 
-/// Whether `head` can be the beginning of an archive: a header or an end mark.
-pub(crate) fn begins(head: &[u8]) -> bool {
+/// Whether an archive can begin with `head`: with a header, or with an end mark.
+pub(crate) fn is_start(head: &[u8]) -> bool {
     let block = &head[..head.len().min(BLOCK)];
     Header::parse(block).is_ok() || block.iter().all(|&byte| byte == 0)
 }
@@ -118,7 +112,7 @@ struct Walk<'a, R: ReadAt + ?Sized> {
 }
 
 impl<R: ReadAt + ?Sized> Walk<'_, R> {
-    fn run(&mut self) -> Result<(), Failure> {
+    fn run(&mut self) -> Result<(), TarError> {
         let (mut at, mut ended) = (0, false);
         while at < self.end {
             let block = self.window.block(at)?;
@@ -147,16 +141,16 @@ impl<R: ReadAt + ?Sized> Walk<'_, R> {
                     }
                     Err(problem) => problem,
                 },
-                Err(problem) if at == 0 => match self.find_header(BLOCK as u64, BLOCK as u64, FIRST_WITHIN)? {
+                Err(problem) if at == 0 => match self.find_header(BLOCK as u64, BLOCK as u64, FIRST_HEADER_WITHIN)? {
                     Some(_) => problem,
-                    None => return Err(Failure::NoArchive(problem)),
+                    None => return Err(TarError::NotTar(problem)),
                 },
                 Err(problem) => problem,
             };
             // The fault is reported, not the missing end mark.
             ended = true;
             let next = self.find_header(at + 1, at, u64::MAX)?;
-            self.lose(at, next.unwrap_or(self.end), &lost);
+            self.lose(at, next.unwrap_or(self.end), lost);
             match next {
                 Some(next) => (at, ended) = (next, false),
                 None => break,
@@ -169,12 +163,12 @@ impl<R: ReadAt + ?Sized> Walk<'_, R> {
     }
 
     /// Adds the member whose header is at `at`. Returns where the next header is, or what is wrong with this one.
-    fn member(&mut self, header: Header, at: u64) -> io::Result<Result<u64, Cow<'static, str>>> {
+    fn member(&mut self, header: Header, at: u64) -> io::Result<Result<u64, HeaderError>> {
         let mut start = at + BLOCK as u64;
         let is_extension = matches!(header.kind, b'L' | b'K' | b'x' | b'g');
         if is_extension {
             if header.size > MAX_EXTENSION || start + header.size > self.end {
-                return Ok(Err("an extension header has no end".into()));
+                return Ok(Err(HeaderError::Extension));
             }
             self.extension(header.kind, start, header.size as usize)?;
             return Ok(Ok(start + padded(header.size)));
@@ -196,15 +190,14 @@ impl<R: ReadAt + ?Sized> Walk<'_, R> {
                 let has = self.end.saturating_sub(start);
                 // If another header follows, the size is damaged, and would swallow the rest of the archive.
                 if let Some(next) = self.find_header(start, start, u64::MAX)? {
-                    let problem = format!("a member of {size} bytes goes beyond the archive's end");
-                    self.lose(at, next, &problem);
+                    self.lose(at, next, HeaderError::BeyondEnd(size));
                     return Ok(Ok(next));
                 }
                 Content::Cut(format!("cut after {has} of {size} bytes, at byte {}", self.end))
             }
             (_, b'1' | b'2') => {
                 let target = pending.link.unwrap_or(header.link);
-                let target = if header.kind == b'2' { links::beside(&name, &target) } else { target };
+                let target = if header.kind == b'2' { links::target_path(&name, &target) } else { target };
                 Content::DanglingLink(target.into())
             }
             (_, b'3'..=b'6') => return Ok(Ok(start)),
@@ -255,7 +248,7 @@ impl<R: ReadAt + ?Sized> Walk<'_, R> {
     /// Looks past the end mark at `mark`. Returns where a joined archive begins, if there is one.
     fn after_end(&mut self, mark: u64) -> io::Result<Option<u64>> {
         self.pending = Pending::default();
-        let mut buffer = vec![0; SEARCHED_FIRST];
+        let mut buffer = vec![0; FIRST_SEARCH_STEP];
         let mut at = mark;
         while at < self.end {
             let bytes = fill_from(self.window.from, &mut buffer, at)?;
@@ -264,7 +257,7 @@ impl<R: ReadAt + ?Sized> Walk<'_, R> {
                 return self.joined(mark, found);
             }
             at += bytes.len() as u64;
-            buffer.resize(SEARCHED, 0);
+            buffer.resize(SEARCH_STEP, 0);
         }
         if self.end - mark > PADDING {
             self.index.faults.push(Fault::Zeros { bytes: self.end - mark });
@@ -289,27 +282,27 @@ impl<R: ReadAt + ?Sized> Walk<'_, R> {
             next => next,
         };
         match next {
-            Some(next) if is_hole || !follows => self.lose(mark, next, "there are zeros where a header should be"),
+            Some(next) if is_hole || !follows => self.lose(mark, next, HeaderError::Zeros),
             Some(_) => {}
             None => self.index.faults.push(Fault::Trailing { bytes: self.end - found }),
         }
         Ok(next)
     }
 
-    /// Notes that the bytes from `at` to `next` are lost.
-    fn lose(&mut self, at: u64, next: u64, problem: &str) {
+    /// Records that the bytes from `at` to `next` are lost.
+    fn lose(&mut self, at: u64, next: u64, problem: HeaderError) {
         self.pending = Pending::default();
         let members_before = self.index.members.len();
-        self.index.faults.push(Fault::Lost { at, bytes: next - at, problem: problem.to_owned(), members_before });
+        self.index.faults.push(Fault::Lost { at, bytes: next - at, problem, members_before });
     }
 
-    /// The first good header at or after `from`. It is either a whole number of blocks away from `grid`, where the
-    /// archive continues if bytes of it were overwritten, or anywhere if it has the magic of ustar: bytes may have been
-    /// inserted or left out, and archives of odd lengths joined.
+    /// The first good header at or after `from`. It is a whole number of blocks away from `grid`, where the archive
+    /// continues if bytes were overwritten; or anywhere, if it has ustar's magic: bytes may have been inserted or left
+    /// out, or archives of odd lengths joined.
     fn find_header(&self, from: u64, grid: u64, within: u64) -> io::Result<Option<u64>> {
         let end = self.end.min(from.saturating_add(within));
         let phase = grid % BLOCK as u64 + BLOCK as u64;
-        let mut buffer = vec![0; SEARCHED_FIRST + BLOCK];
+        let mut buffer = vec![0; FIRST_SEARCH_STEP + BLOCK];
         let mut at = from;
         let magic = memchr::memmem::Finder::new(b"ustar");
         while at + BLOCK as u64 <= end {
@@ -328,7 +321,7 @@ impl<R: ReadAt + ?Sized> Walk<'_, R> {
             }
             // The last bytes may be the first of a header.
             at += (bytes.len() - BLOCK + 1) as u64;
-            buffer.resize(SEARCHED + BLOCK, 0);
+            buffer.resize(SEARCH_STEP + BLOCK, 0);
         }
         Ok(None)
     }
@@ -339,7 +332,7 @@ fn padded(size: u64) -> u64 {
     size.next_multiple_of(BLOCK as u64)
 }
 
-/// A buffer of a few blocks, so that a small member comes with its header and the next one in a single read.
+/// A buffer of a few blocks: one read gets the header of a small member, its bytes and the next header.
 struct Window<'a, R: ?Sized> {
     from: &'a R,
     at: u64,
@@ -363,6 +356,6 @@ impl<'a, R: ReadAt + ?Sized> Window<'a, R> {
         }
         let start = (at - self.at) as usize;
         let block = self.buffer[..self.filled].get(start..start + wanted as usize);
-        block.ok_or_else(|| Error::from(ErrorKind::UnexpectedEof))
+        block.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
     }
 }

@@ -3,16 +3,14 @@
 use std::borrow::Cow;
 use std::io::Cursor;
 
-use ::image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Rgb, RgbImage};
+use ::image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Rgb, RgbImage};
 use serde::{Deserialize, Serialize};
 
+use super::error::ImageError;
 use super::format::{Format, format};
-use super::{jpeg, png};
+use super::{MAX_PIXELS, jpeg, png};
 
-/// Images with more pixels are refused before they are decoded.
-pub const MAX_PIXELS: u64 = 100_000_000;
-
-/// What is done with a photo whose EXIF data says that it is to be rotated.
+/// What is done with a photo that has an EXIF orientation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
@@ -29,11 +27,11 @@ pub enum ExifOrientation {
 /// applied, as in Pillow.
 ///
 /// # Errors
-/// Says what is wrong with the image, or what the bytes are if they are not an image in one of these formats. A truncated
-/// JPEG is refused, although most of it could be shown.
-pub fn decode(bytes: &[u8], orientation: ExifOrientation) -> Result<RgbImage, String> {
+/// What is wrong with the image, or what the bytes are if they are not an image in one of these formats. A truncated JPEG
+/// is an error, although most of it could be shown.
+pub fn decode(bytes: &[u8], orientation: ExifOrientation) -> Result<RgbImage, ImageError> {
     if bytes.is_empty() {
-        return Err("it is empty (0 bytes)".to_owned());
+        return Err(ImageError::Empty);
     }
     match format(bytes) {
         Format::Read(ImageFormat::Jpeg) => read(jpeg::picture(bytes)?, ImageFormat::Jpeg, orientation),
@@ -42,29 +40,24 @@ pub fn decode(bytes: &[u8], orientation: ExifOrientation) -> Result<RgbImage, St
             read(&whole, ImageFormat::Png, orientation)
         }
         Format::Read(format) => read(bytes, format, orientation),
-        Format::Named(name) => Err(format!("it is {name}, and not {READ}")),
+        Format::Named(name) => Err(ImageError::OtherKind(name)),
         Format::Unknown => match jpeg::start(bytes) {
             Some(start) => read(jpeg::picture(&bytes[start..])?, ImageFormat::Jpeg, orientation),
             None => {
                 let first: Vec<String> = bytes.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-                Err(format!("it is not {READ}; it begins with the bytes {}", first.join(" ")))
+                Err(ImageError::Unknown(first.join(" ")))
             }
         },
     }
 }
 
-/// What is read, for messages.
-const READ: &str = "a JPEG, PNG, WebP, GIF, BMP or TIFF image";
-
-fn read(bytes: &[u8], format: ImageFormat, orientation: ExifOrientation) -> Result<RgbImage, String> {
+fn read(bytes: &[u8], format: ImageFormat, orientation: ExifOrientation) -> Result<RgbImage, ImageError> {
     let reader = ImageReader::with_format(Cursor::new(bytes), format);
-    let mut decoder = reader.into_decoder().map_err(|error| refused(&error, format))?;
+    let mut decoder = reader.into_decoder().map_err(|error| ImageError::decoder(error, format))?;
     let (width, height) = decoder.dimensions();
     match u64::from(width) * u64::from(height) {
-        0 => return Err(format!("it is {width} x {height} pixels")),
-        pixels if pixels > MAX_PIXELS => {
-            return Err(format!("{width} x {height} pixels are more than the {MAX_PIXELS} allowed"));
-        }
+        0 => return Err(ImageError::NoPixels(width, height)),
+        pixels if pixels > MAX_PIXELS => return Err(ImageError::TooLarge(width, height)),
         _ => {}
     }
     // In a TIFF, the tag is part of how rows and columns are stored.
@@ -73,7 +66,7 @@ fn read(bytes: &[u8], format: ImageFormat, orientation: ExifOrientation) -> Resu
         true => decoder.orientation().ok(),
         false => None,
     };
-    let mut image = DynamicImage::from_decoder(decoder).map_err(|error| refused(&error, format))?;
+    let mut image = DynamicImage::from_decoder(decoder).map_err(|error| ImageError::decoder(error, format))?;
     if let Some(turned) = turned {
         image.apply_orientation(turned);
     }
@@ -81,16 +74,6 @@ fn read(bytes: &[u8], format: ImageFormat, orientation: ExifOrientation) -> Resu
         true => on_white(&image),
         false => image.into_rgb8(),
     })
-}
-
-/// Why a picture is refused: of one that is cut, decoders only say that a buffer was not filled.
-fn refused(error: &ImageError, format: ImageFormat) -> String {
-    match error {
-        ImageError::IoError(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
-            format!("the {format:?} data ends before the picture does").replace("Jpeg", "JPEG")
-        }
-        other => other.to_string(),
-    }
 }
 
 fn on_white(image: &DynamicImage) -> RgbImage {
@@ -111,7 +94,7 @@ mod tests {
     use crate::data::testing::{jpeg, noise, png};
 
     /// With the default orientation.
-    fn decode(bytes: &[u8]) -> Result<RgbImage, String> {
+    fn decode(bytes: &[u8]) -> Result<RgbImage, ImageError> {
         super::decode(bytes, ExifOrientation::Ignore)
     }
 
@@ -148,11 +131,11 @@ mod tests {
                 assert!(decode(&bytes[..length]).is_err(), "{format} cut to {length} of {}", bytes.len());
             }
         }
-        assert!(decode(b"GIF89a\x01\0\x01\0\0\0\0;").unwrap_err().contains("Gif"));
+        assert!(decode(b"GIF89a\x01\0\x01\0\0\0\0;").unwrap_err().to_string().contains("Gif"));
         assert!(decode(b"neither").is_err());
         for format in [ImageFormat::Tiff, ImageFormat::Bmp] {
             let bytes = encode(noise(64, 48, 2), format);
-            let error = decode(&bytes[..bytes.len() / 2]).unwrap_err();
+            let error = decode(&bytes[..bytes.len() / 2]).unwrap_err().to_string();
             assert!(error.contains("ends before the picture does"), "{format:?}: {error}");
         }
     }
@@ -166,6 +149,6 @@ mod tests {
             (0..8).fold(crc ^ u32::from(byte), |crc, _| if crc & 1 == 1 { crc >> 1 ^ 0xEDB8_8320 } else { crc >> 1 })
         });
         bomb[29..33].copy_from_slice(&(!crc).to_be_bytes());
-        assert!(decode(&bomb).unwrap_err().contains("allowed"));
+        assert!(matches!(decode(&bomb), Err(ImageError::TooLarge(60000, 60000))));
     }
 }

@@ -6,8 +6,9 @@ use crate::data::text;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Format {
+    /// One that flipk reads.
     Read(ImageFormat),
-    /// Known, but not one that flipk reads.
+    /// Known, but not read.
     Named(&'static str),
     Unknown,
 }
@@ -103,8 +104,8 @@ fn box_format(bytes: &[u8]) -> &'static str {
 
 /// The kind of text, if the bytes are text.
 fn text_format(bytes: &[u8]) -> Format {
-    const LOOKED_AT: usize = 1024;
-    let Some(text) = text::beginning(&bytes[..bytes.len().min(LOOKED_AT)]) else { return Format::Unknown };
+    const PROBE_BYTES: usize = 1024;
+    let Some(text) = text::beginning(&bytes[..bytes.len().min(PROBE_BYTES)]) else { return Format::Unknown };
     let text = text.to_ascii_lowercase();
     if text.starts_with("<!doctype html") || text.starts_with("<html") || text.contains("<head") {
         Format::Named("an HTML page")

@@ -1,27 +1,30 @@
-//! Where the image in a JPEG file ends, found by following its markers from the start (ITU-T T.81, B.1). So thumbnails
-//! inside it, and whatever comes after it (the video of a motion photo, a second image, padding), are ignored.
+//! Where the image in a JPEG file ends, found by following its markers from the start (ITU-T T.81, B.1). This ignores
+//! thumbnails inside it, and anything after it (the video of a motion photo, a second image, padding).
 
+use ::image::ImageFormat;
 use memchr::{memchr, memmem};
 
-/// Bytes that may come before an image, such as the header of an HTTP response.
+use super::error::ImageError;
+
+/// How many bytes may come before an image, such as the header of an HTTP response.
 const MAX_BEFORE: usize = 1024;
 
 const SOI: u8 = 0xD8;
 const EOI: u8 = 0xD9;
 const SOS: u8 = 0xDA;
 
-/// The image in `bytes`, which begin with its start-of-image marker: up to its own end-of-image marker.
+/// The image at the start of `bytes`, from its start-of-image marker to its own end-of-image marker.
 ///
 /// # Errors
 /// If the bytes end before that marker.
-pub(super) fn picture(bytes: &[u8]) -> Result<&[u8], String> {
+pub(super) fn picture(bytes: &[u8]) -> Result<&[u8], ImageError> {
     let mut at = 2;
     let mut scans = 0;
     loop {
         let marker = next_marker(bytes, at).ok_or_else(|| cut(scans))?;
         at = marker + 2;
         match bytes[marker + 1] {
-            EOI if scans == 0 => return Err("the JPEG data has an end-of-image marker before any pixels".to_owned()),
+            EOI if scans == 0 => return Err(ImageError::EmptyJpeg),
             EOI => return Ok(&bytes[..at]),
             code if stands_alone(code) => {}
             code => {
@@ -35,7 +38,7 @@ pub(super) fn picture(bytes: &[u8]) -> Result<&[u8], String> {
     }
 }
 
-/// Where an image begins in bytes that begin with something else.
+/// Where an image begins in bytes that start with something else.
 pub(super) fn start(bytes: &[u8]) -> Option<usize> {
     let first = &bytes[..bytes.len().min(MAX_BEFORE)];
     // After the start marker comes a table, a frame, an application segment or a comment.
@@ -43,11 +46,8 @@ pub(super) fn start(bytes: &[u8]) -> Option<usize> {
     memmem::find_iter(first, &[0xFF, SOI, 0xFF]).find(begins)
 }
 
-fn cut(scans: usize) -> String {
-    match scans {
-        0 => "the JPEG data ends before any pixels".to_owned(),
-        _ => "the JPEG data ends before its end-of-image marker".to_owned(),
-    }
+fn cut(scans: usize) -> ImageError {
+    ImageError::Truncated(ImageFormat::Jpeg, if scans == 0 { "any pixels" } else { "its end-of-image marker" })
 }
 
 /// Markers that are not followed by a length: TEM, restarts and another start marker. 0 is a stuffed byte, not a marker.
@@ -67,7 +67,7 @@ fn next_marker(bytes: &[u8], at: usize) -> Option<usize> {
 /// The end of a segment whose length begins at `at`.
 fn segment_end(bytes: &[u8], at: usize) -> Option<usize> {
     let length = u16::from_be_bytes([*bytes.get(at)?, *bytes.get(at + 1)?]);
-    // A length that does not even cover itself is damaged; the search for the next marker continues right after it.
+    // A length below its own size is damaged; the search for the next marker continues right after it.
     let end = at + usize::from(length.max(2));
     (end <= bytes.len()).then_some(end)
 }
@@ -153,8 +153,8 @@ mod tests {
         let second = [segment(0xC4, &[0; 19]), segment(SOS, &[1, 1, 0, 0, 63, 0]), vec![1, 2, 0xFF, 0, 3]].concat();
         let with = [&good[..end], &second, &good[end..]].concat();
         assert_eq!(picture(&with).unwrap(), with);
-        assert!(picture(&with[..with.len() - 1]).unwrap_err().contains("end-of-image"));
-        assert!(picture(&[0xFF, SOI, 0xFF, EOI]).unwrap_err().contains("before any pixels"));
+        assert!(picture(&with[..with.len() - 1]).unwrap_err().to_string().contains("end-of-image"));
+        assert!(picture(&[0xFF, SOI, 0xFF, EOI]).unwrap_err().to_string().contains("before any pixels"));
     }
 
     #[test]

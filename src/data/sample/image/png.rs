@@ -1,15 +1,15 @@
-//! PNG files that have all their rows, but not their last bytes.
+//! PNG files that have all rows, but lack their last bytes.
 
 use std::borrow::Cow;
 
 use flate2::Crc;
 
 const SIGNATURE: usize = 8;
-/// Length, type and checksum of a chunk.
+/// Bytes of a chunk's length, type and checksum.
 const AROUND: usize = 12;
 
-/// `bytes` as they are if they have an end chunk, or else with one after the last usable chunk. Truncated image data is
-/// kept; the decoder finds out whether all rows are there.
+/// `bytes` unchanged if they have an end chunk, or else with one after the last usable chunk. Truncated image data is kept;
+/// the decoder finds out whether all rows are there.
 pub(super) fn with_end(bytes: &[u8]) -> Cow<'_, [u8]> {
     let mut at = SIGNATURE;
     let mut last = None;

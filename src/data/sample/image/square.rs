@@ -3,12 +3,13 @@
 use ::image::RgbImage;
 use fast_image_resize::images::{TypedCroppedImage, TypedImage, TypedImageRef};
 use fast_image_resize::pixels::U8x3;
-use fast_image_resize::{CropBox, FilterType, ImageView, ResizeAlg, ResizeError, ResizeOptions, Resizer, SrcCropping};
+use fast_image_resize::{CropBox, FilterType, ImageView, ResizeAlg, ResizeOptions, Resizer, SrcCropping};
 
+use super::error::ImageError;
 use crate::data::sample::augment::{Augmentation, CropRect};
 use crate::random::Random;
 
-/// Resizes images to one square size; keeps its work space from one image to the next.
+/// Resizes images to squares of one size; reuses its work space.
 #[derive(Debug)]
 pub struct Square {
     side: u32,
@@ -16,6 +17,7 @@ pub struct Square {
 }
 
 impl Square {
+    /// For squares of `side` x `side` pixels.
     pub fn new(side: u32) -> Self {
         Self { side, resizer: Resizer::new() }
     }
@@ -28,14 +30,14 @@ impl Square {
     /// For training: random resized crop, flip and colour as `augmentation` says, into `out` (`[side, side, 3]`).
     ///
     /// # Errors
-    /// If `out` is not [`Self::bytes`] long.
+    /// [`ImageError::Resize`] if `out` is not [`Self::bytes`] long.
     pub fn augmented(
         &mut self,
         image: &RgbImage,
         augmentation: &Augmentation,
         random: &mut Random,
         out: &mut [u8],
-    ) -> Result<(), String> {
+    ) -> Result<(), ImageError> {
         let crop = augmentation.crop(image.width(), image.height(), random);
         self.crop(image, crop, out)?;
         if random.uniform() < augmentation.flip {
@@ -45,10 +47,10 @@ impl Square {
         Ok(())
     }
 
-    /// Resizes `crop` of `image` to the square; pixels outside the crop have no influence.
-    fn crop(&mut self, image: &RgbImage, crop: CropRect, out: &mut [u8]) -> Result<(), String> {
+    /// Resizes `crop` of `image` to the square; pixels outside the crop do not contribute.
+    fn crop(&mut self, image: &RgbImage, crop: CropRect, out: &mut [u8]) -> Result<(), ImageError> {
         let CropRect { left, top, width, height } = crop;
-        let view = TypedCroppedImage::new(view(image)?, left, top, width, height).map_err(|error| error.to_string())?;
+        let view = TypedCroppedImage::new(view(image)?, left, top, width, height).map_err(ImageError::resize)?;
         self.resize(&view, SrcCropping::None, out)
     }
 
@@ -56,8 +58,8 @@ impl Square {
     /// torchvision's `Resize` and `CenterCrop`, in one pass.
     ///
     /// # Errors
-    /// If `out` is not [`Self::bytes`] long.
-    pub fn center_crop(&mut self, image: &RgbImage, out: &mut [u8]) -> Result<(), String> {
+    /// [`ImageError::Resize`] if `out` is not [`Self::bytes`] long.
+    pub fn center_crop(&mut self, image: &RgbImage, out: &mut [u8]) -> Result<(), ImageError> {
         let side = self.side;
         let (width, height) = image.dimensions();
         let short = u64::from(width.min(height));
@@ -79,16 +81,16 @@ impl Square {
         from: &impl ImageView<Pixel = U8x3>,
         cropping: SrcCropping,
         out: &mut [u8],
-    ) -> Result<(), String> {
-        let mut to = TypedImage::from_buffer(self.side, self.side, out).map_err(|error| error.to_string())?;
+    ) -> Result<(), ImageError> {
+        let mut to = TypedImage::from_buffer(self.side, self.side, out).map_err(ImageError::resize)?;
         let mut options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom));
         options.cropping = cropping;
-        self.resizer.resize_typed(from, &mut to, &options).map_err(|error: ResizeError| error.to_string())
+        self.resizer.resize_typed(from, &mut to, &options).map_err(ImageError::resize)
     }
 }
 
-fn view(image: &RgbImage) -> Result<TypedImageRef<'_, U8x3>, String> {
-    TypedImageRef::from_buffer(image.width(), image.height(), image.as_raw()).map_err(|error| error.to_string())
+fn view(image: &RgbImage) -> Result<TypedImageRef<'_, U8x3>, ImageError> {
+    TypedImageRef::from_buffer(image.width(), image.height(), image.as_raw()).map_err(ImageError::resize)
 }
 
 /// Mirrors the image, in place.
@@ -188,7 +190,7 @@ mod tests {
         assert_eq!(middle, [200; 3]);
     }
 
-    /// The resizer's weights are integers, so that each instruction set may add in an order of its own.
+    /// The resizer's weights are integers, so each instruction set may add in its own order.
     #[test]
     fn crops_have_the_same_bits_with_every_instruction_set() {
         use fast_image_resize::CpuExtensions;

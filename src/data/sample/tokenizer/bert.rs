@@ -41,9 +41,9 @@ pub(super) fn read(vocab: &str, lower_case: Option<bool>) -> tokenizers::Result<
 struct Evidence {
     /// Tokens that are neither special nor unused.
     words: usize,
-    /// Words that do not occur in lower-cased text.
+    /// Words that cannot occur in lower-cased text.
     capitals: usize,
-    /// Words that do not occur in text without accents.
+    /// Words that cannot occur in text without accents.
     accents: usize,
 }
 
@@ -65,13 +65,13 @@ impl Evidence {
         }
     }
 
-    /// More than 1 % of the words. A vocabulary of cased text has capitals in a third of its tokens; one of lower-cased
-    /// text may have a few that were added by hand.
+    /// More than 1 % of the words have capitals. In a vocabulary of cased text it is a third; one of lower-cased text may have
+    /// a few that were added by hand.
     fn is_cased(&self) -> bool {
         self.capitals * 100 > self.words
     }
 
-    /// More than 3 % of the words. In German, French, Korean and so on it is a tenth or more.
+    /// More than 3 % of the words have accents. In German, French, Korean and so on it is a tenth or more.
     fn is_accented(&self) -> bool {
         self.accents * 100 > 3 * self.words
     }

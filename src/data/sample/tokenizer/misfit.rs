@@ -1,4 +1,4 @@
-//! What a file is that is no tokenizer: people have many files beside a model that look like one.
+//! What a file that is not a tokenizer is: many files of a model look like one.
 
 use serde_json::Value;
 
@@ -8,7 +8,7 @@ use crate::data::text::shorten;
 /// Where the right file comes from.
 const WANTED: &str = "the tokenizer.json (`save_pretrained` of Transformers' fast tokenizers writes it)";
 
-/// The part of a tokenizer.json that is of a kind which the library does not know: it only says that no variant fits.
+/// Parts of a tokenizer.json whose kind the library does not know: it only says that no variant fits.
 const UNTAGGED: [(&str, &str, &str); 3] = [
     ("ModelUntagged", "model", "BPE, WordPiece, WordLevel and Unigram are known"),
     ("NormalizerUntagged", "normalizer", "it may be newer than flipk, or damaged"),
@@ -23,7 +23,7 @@ pub(super) fn of_message(message: &str, text: &str) -> Option<String> {
     Some(format!("as tokenizer.json: its `{part}`{kind} cannot be read; {known}"))
 }
 
-/// Says what is wrong with a file that is no text, or is empty.
+/// Says what a file is that is empty or not text.
 pub(super) fn of_bytes(bytes: &[u8]) -> Option<String> {
     let what = if bytes.iter().all(u8::is_ascii_whitespace) {
         return Some("it is empty".to_owned());
@@ -32,7 +32,7 @@ pub(super) fn of_bytes(bytes: &[u8]) -> Option<String> {
     } else if bytes.starts_with(b"\n") && bytes[..bytes.len().min(256)].contains(&0x15) {
         // A Protobuf message that begins with a piece, whose score is a float.
         "a SentencePiece model".to_owned()
-    } else if tar::begins(bytes) {
+    } else if tar::is_start(bytes) {
         "a tar archive; shards are for --data".to_owned()
     } else {
         sniff(bytes).filter(|found| found.sure)?.what
@@ -40,7 +40,7 @@ pub(super) fn of_bytes(bytes: &[u8]) -> Option<String> {
     Some(format!("it is {what}. Give {WANTED}, or the vocab.txt of a BERT model"))
 }
 
-/// Says what a text is that does not parse as a tokenizer, if it is a kind that is known.
+/// Says what a text is that does not parse as a tokenizer, if it is of a known kind.
 pub(super) fn of_text(text: &str) -> Option<String> {
     let head = &text.as_bytes()[..text.len().min(4096)];
     let markup = sniff(head).map(|found| found.what).filter(|what| what.contains("a server's error"));
@@ -75,14 +75,14 @@ fn is_table(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use crate::data::format::tar;
     use crate::data::sample::Tokenizer;
+    use crate::data::testing::append;
 
     #[test]
-    fn files_beside_a_model_are_named() {
+    fn other_files_of_a_model_are_named() {
         let tar = {
             let mut bytes = Vec::new();
-            tar::append(&mut bytes, "1.jpg", b"image");
+            append(&mut bytes, "1.jpg", b"image");
             bytes
         };
         for (bytes, words) in [

@@ -1,0 +1,121 @@
+//! Which members of an archive make which sample.
+//!
+//! WebDataset's rule: a member's key is its path up to the first dot of the base name, its extension is the rest; members
+//! with the same key are a sample. OpenCLIP's rules where that leaves a choice: a member with the plain extension `jpg`,
+//! `txt` and so on is preferred to `left.jpg`, wherever it is in the archive, and a repeated name starts another sample.
+
+mod draft;
+mod name;
+mod slot;
+#[cfg(test)]
+mod tests;
+mod unused;
+
+use std::collections::HashSet;
+
+use self::draft::{COMPOUND, Part, draft};
+use self::name::key_and_extension;
+pub(crate) use self::name::printable;
+pub(crate) use self::slot::image_members;
+use self::slot::{SLOTS, Slot};
+use self::unused::Unused;
+use super::tar::{Content, Member};
+use crate::data::broken::{Broken, Kind};
+use crate::data::store::Span;
+
+/// Members are read as a whole, by several threads at once, so huge ones would take all memory.
+const MAX_MEMBER: u64 = 1 << 30;
+
+/// One sample: where its parts are in the archive.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Entry {
+    /// As in the archive; may not be UTF-8.
+    pub(crate) key: Box<[u8]>,
+    pub(crate) image: Option<Span>,
+    pub(crate) txt: Option<Span>,
+    pub(crate) json: Option<Span>,
+    /// A class number, for evaluation.
+    pub(crate) cls: Option<Span>,
+    /// Why the sample is broken, if the index alone shows that.
+    pub(crate) flaw: Option<Box<Broken>>,
+}
+
+/// The samples of an archive, in order of their first members.
+#[derive(Debug, Default)]
+pub(crate) struct Samples {
+    pub(crate) entries: Vec<Entry>,
+    pub(crate) unused: Unused,
+    /// The sample that each member belongs to.
+    pub(crate) of_member: Vec<Option<u32>>,
+    /// All extensions in the archive, for error messages.
+    pub(crate) extensions: Vec<String>,
+}
+
+/// Groups the members of one archive.
+pub(crate) fn group(members: &[Member]) -> Samples {
+    let mut parts = Vec::with_capacity(members.len());
+    let mut extensions = HashSet::new();
+    let mut others: Vec<(&[u8], Vec<u8>)> = Vec::new();
+    let mut has_plain = [false; SLOTS];
+    for (member, Member { name, .. }) in members.iter().enumerate() {
+        let Some((key, extension)) = key_and_extension(name) else { continue };
+        let extension = extension.to_ascii_lowercase();
+        let last = extension.rsplit(|&byte| byte == b'.').next().unwrap_or_default();
+        if !extensions.contains(last) {
+            extensions.insert(last.to_owned());
+        }
+        match (Slot::of(&extension), Slot::of(last)) {
+            (Some((slot, rank)), _) => {
+                has_plain[slot as usize] = true;
+                parts.push(Part { member, key, extension, slot, rank });
+            }
+            (None, Some((slot, _))) => parts.push(Part { member, key, extension, slot, rank: COMPOUND }),
+            (None, None) => others.push((key, last.to_owned())),
+        }
+    }
+    let mut unused = Unused::default();
+    let drafts = draft(&parts, has_plain, &mut unused);
+
+    let mut entries = Vec::with_capacity(drafts.len());
+    let mut of_member = vec![None; members.len()];
+    for (number, draft) in drafts.iter().enumerate() {
+        let mut entry = Entry { key: parts[draft.first].key.into(), ..Entry::default() };
+        for part in draft.parts.iter().flatten().map(|&part| &parts[part]) {
+            of_member[part.member] = Some(number as u32);
+            fill(&mut entry, part, &members[part.member]);
+        }
+        entries.push(entry);
+    }
+    if !others.is_empty() {
+        let keys: HashSet<&[u8]> = parts.iter().map(|part| part.key).collect();
+        for (_, extension) in others.into_iter().filter(|(key, _)| !keys.contains(key)) {
+            *unused.strangers.entry(printable(&extension)).or_default() += 1;
+        }
+    }
+    let mut extensions: Vec<String> = extensions.iter().map(|extension| printable(extension)).collect();
+    extensions.sort_unstable();
+    Samples { entries, unused, of_member, extensions }
+}
+
+/// Puts a member into its slot, or records why it cannot be used.
+fn fill(entry: &mut Entry, part: &Part, member: &Member) {
+    let place = match part.slot {
+        Slot::Image => &mut entry.image,
+        Slot::Txt => &mut entry.txt,
+        Slot::Json => &mut entry.json,
+        Slot::Cls => &mut entry.cls,
+    };
+    let name = || printable(&member.name);
+    let (kind, detail) = match &member.content {
+        Content::Data(span) if span.len > MAX_MEMBER => {
+            (Kind::UnreadMember, format!("{} has {} bytes; more than {MAX_MEMBER} are not read", name(), span.len))
+        }
+        Content::Data(span) => return *place = Some(*span),
+        Content::Cut(problem) => (Kind::TruncatedMember, format!("{}: {problem}", name())),
+        Content::DanglingLink(target) => {
+            (Kind::UnreadMember, format!("{} is a link to {}, which is not in the archive", name(), printable(target)))
+        }
+        Content::Unread(why) => (Kind::UnreadMember, format!("{}: {why}, which is not read", name())),
+    };
+    entry.flaw.get_or_insert_with(|| Box::new(Broken { kind, detail }));
+}

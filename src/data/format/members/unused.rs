@@ -1,0 +1,69 @@
+//! Members that are not part of a sample, and the notes about them.
+
+use std::collections::BTreeMap;
+
+use super::name::{key_and_extension, printable};
+use super::slot::{IMAGES, Slot};
+use crate::data::format::notes::NoteKind;
+use crate::data::text::list_some;
+
+/// Members that are not part of a sample.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Unused {
+    /// How many keys are repeated, and one of them.
+    pub(super) repeated: Option<(u64, String)>,
+    /// Members with a compound extension (`left.jpg`) that are not used although their sample has no plain one: how many
+    /// for each slot, and one of them.
+    pub(super) compound: BTreeMap<Slot, (u64, String)>,
+    /// Members whose sample has a preferred one (`1.png` if there is `1.jpg`): how many for each slot, and one of them.
+    pub(super) second: BTreeMap<Slot, (u64, String)>,
+    /// Members whose key is not that of a sample: how many, by extension.
+    pub(super) strangers: BTreeMap<String, u64>,
+}
+
+impl Unused {
+    /// Notes for the user, at most one of each kind.
+    pub(crate) fn notes(&self) -> Vec<(NoteKind, String)> {
+        let mut notes = Vec::new();
+        if let Some((count, example)) = &self.repeated {
+            let text = format!(
+                "duplicate names: {count} occur more than once in it, such as `{example}`; each time starts another sample"
+            );
+            notes.push((NoteKind::Repeated, text));
+        }
+        if !self.compound.is_empty() {
+            let counts = counts(&self.compound);
+            let example = self.compound.values().next().map_or("", |(_, example)| example);
+            let (key, extension) = key_and_extension(example.as_bytes()).unwrap_or_default();
+            let text = format!(
+                "{counts} are not used: the part of a file's name before the first dot is the sample's key, and the rest is \
+                 the extension, so `{example}` is `{}` of the sample `{}`. If these are samples of their own, rename \
+                 them without dots",
+                printable(extension),
+                printable(key)
+            );
+            notes.push((NoteKind::Compound, text));
+        }
+        if !self.second.is_empty() {
+            let example = self.second.values().next().map_or("", |(_, example)| example);
+            let text = format!(
+                "{} are not used, such as `{example}`: their samples have another one, and the first of {} is used",
+                counts(&self.second),
+                IMAGES[..4].join(", ")
+            );
+            notes.push((NoteKind::NotPreferred, text));
+        }
+        if !self.strangers.is_empty() {
+            let count: u64 = self.strangers.values().sum();
+            let kinds = self.strangers.iter().map(|(extension, count)| format!("{count} x .{extension}"));
+            let text = format!("{count} members belong to no sample: {}", list_some(kinds));
+            notes.push((NoteKind::NoSample, text));
+        }
+        notes
+    }
+}
+
+fn counts(of: &BTreeMap<Slot, (u64, String)>) -> String {
+    let counts = of.iter().map(|(slot, (count, _))| format!("{count} {} members", slot.word()));
+    counts.collect::<Vec<_>>().join(" and ")
+}

@@ -1,0 +1,61 @@
+//! Why an image cannot be used.
+
+use ::image::ImageFormat;
+
+use super::MAX_PIXELS;
+
+/// Why an image cannot be decoded or resized.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ImageError {
+    /// There are no bytes.
+    #[error("it is empty (0 bytes)")]
+    Empty,
+    /// Another kind of file, by name.
+    #[error("it is {0}, and not {read}", read = READ)]
+    OtherKind(&'static str),
+    /// A file of unknown kind, with its first bytes in hexadecimal.
+    #[error("it is not {read}; it begins with the bytes {0}", read = READ)]
+    Unknown(String),
+    /// Width and height, of which one is 0.
+    #[error("it is {0} x {1} pixels")]
+    NoPixels(u32, u32),
+    /// Width and height, which make more than [`MAX_PIXELS`] pixels.
+    #[error("{0} x {1} pixels are more than the {max} allowed", max = MAX_PIXELS)]
+    TooLarge(u32, u32),
+    /// A JPEG with an end, but no image.
+    #[error("the JPEG data has an end-of-image marker before any pixels")]
+    EmptyJpeg,
+    /// A file that ends too early: its format, and what is missing.
+    #[error("the {} data ends before {}", name(*.0), .1)]
+    Truncated(ImageFormat, &'static str),
+    /// Damage that the decoder found.
+    #[error(transparent)]
+    Decoder(::image::ImageError),
+    /// A crop outside the image, or an output of the wrong length.
+    #[error(transparent)]
+    Resize(Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// The formats that are read, for messages.
+const READ: &str = "a JPEG, PNG, WebP, GIF, BMP or TIFF image";
+
+fn name(format: ImageFormat) -> String {
+    format!("{format:?}").replace("Jpeg", "JPEG")
+}
+
+impl ImageError {
+    pub(super) fn resize(error: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self::Resize(Box::new(error))
+    }
+
+    /// An error of a decoder; of a truncated image, decoders only say that a buffer was not filled.
+    pub(super) fn decoder(error: ::image::ImageError, format: ImageFormat) -> Self {
+        match error {
+            ::image::ImageError::IoError(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+                Self::Truncated(format, "the picture does")
+            }
+            other => Self::Decoder(other),
+        }
+    }
+}

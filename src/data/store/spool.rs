@@ -1,0 +1,140 @@
+//! Unpacked archives in a temporary file.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::ReadAt;
+use super::local::{read_exact_at, write_all_at};
+
+/// An unnamed temporary file, shared by all unpacked archives of a data set. The system removes it when the program ends,
+/// however it ends.
+pub(crate) struct Spool {
+    folder: PathBuf,
+    file: Mutex<Option<Arc<File>>>,
+    next: AtomicU32,
+}
+
+/// Archives are unpacked concurrently, each into pieces of this many bytes.
+const PIECE: usize = 1 << 20;
+
+/// An archive in a [`Spool`].
+pub(crate) struct Spooled {
+    file: Arc<File>,
+    /// Its pieces, by their number in the file.
+    pieces: Vec<u32>,
+    pub(super) len: u64,
+}
+
+impl Default for Spool {
+    /// In `TMPDIR`, or else in `/var/tmp`, since `/tmp` is often in memory.
+    fn default() -> Self {
+        let usual = Path::new("/var/tmp");
+        let folder = match std::env::var_os("TMPDIR") {
+            None if usual.is_dir() => usual.to_owned(),
+            _ => std::env::temp_dir(),
+        };
+        Self { folder, file: Mutex::default(), next: AtomicU32::new(0) }
+    }
+}
+
+impl Spool {
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    fn file(&self) -> io::Result<Arc<File>> {
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = &*file {
+            return Ok(file.clone());
+        }
+        let made = Arc::new(tempfile::tempfile_in(&self.folder)?);
+        *file = Some(made.clone());
+        Ok(made)
+    }
+
+    /// Unpacks `from` to its end, or to its first error, which is returned together with what was read before it.
+    ///
+    /// # Errors
+    /// Those of the temporary file.
+    pub(crate) fn unpack(&self, mut from: impl Read) -> io::Result<(Spooled, Option<io::Error>)> {
+        let mut spooled = Spooled { file: self.file()?, pieces: Vec::new(), len: 0 };
+        let mut piece = vec![0; PIECE];
+        loop {
+            let (filled, problem) = fill(&mut from, &mut piece);
+            if filled > 0 {
+                let number = self.next.fetch_add(1, Ordering::Relaxed);
+                write_all_at(&spooled.file, &piece[..filled], u64::from(number) * PIECE as u64)?;
+                spooled.pieces.push(number);
+                spooled.len += filled as u64;
+            }
+            if problem.is_some() || filled < PIECE {
+                return Ok((spooled, problem));
+            }
+        }
+    }
+}
+
+impl ReadAt for Spooled {
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn read_at(&self, mut into: &mut [u8], mut at: u64) -> io::Result<()> {
+        if at.checked_add(into.len() as u64).is_none_or(|end| end > self.len) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        while !into.is_empty() {
+            let (piece, within) = ((at / PIECE as u64) as usize, (at % PIECE as u64) as usize);
+            let (now, later) = into.split_at_mut((PIECE - within).min(into.len()));
+            read_exact_at(&self.file, now, u64::from(self.pieces[piece]) * PIECE as u64 + within as u64)?;
+            at += now.len() as u64;
+            into = later;
+        }
+        Ok(())
+    }
+}
+
+/// Reads until `into` is full or `from` ends or fails.
+fn fill(from: &mut impl Read, into: &mut [u8]) -> (usize, Option<io::Error>) {
+    let mut filled = 0;
+    while filled < into.len() {
+        match from.read(&mut into[filled..]) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return (filled, Some(error)),
+        }
+    }
+    (filled, None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spooled_archives_read_as_they_were_written() {
+        let spool = Spool::default();
+        let archive = |length: usize, seed: usize| (0..length).map(|i| (i * 7 + i / 251 + seed) as u8).collect();
+        let archives: Vec<Vec<u8>> = vec![archive(3 * PIECE + 17, 1), archive(PIECE, 2), archive(5, 3), archive(0, 4)];
+        let spooled: Vec<Spooled> = std::thread::scope(|scope| {
+            let spool = &spool;
+            let unpack = |bytes: &'static [u8]| spool.unpack(bytes).map(|(spooled, _)| spooled).unwrap();
+            let threads: Vec<_> =
+                archives.iter().map(|bytes| scope.spawn(move || unpack(bytes.clone().leak()))).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        for (bytes, spooled) in archives.iter().zip(&spooled) {
+            assert_eq!(spooled.len, bytes.len() as u64);
+            for (start, end) in [(0, bytes.len()), (3, 5), (PIECE - 1, PIECE + 2), (PIECE, 3 * PIECE + 17)] {
+                let mut part = vec![0; end - start];
+                let read = spooled.read_at(&mut part, start as u64);
+                assert_eq!(read.is_ok(), end <= bytes.len(), "{start}..{end} of {}", bytes.len());
+                assert!(read.is_err() || part == bytes[start..end]);
+            }
+        }
+    }
+}
