@@ -1,5 +1,5 @@
-//! A step on a CPU allocates next to nothing: what it needs was placed when the step was recorded, or is kept from the first one.
-//! What remains are small blocks in which outcomes are handed over.
+//! A step on a CPU allocates next to nothing: its buffers were placed when it was recorded, or are kept from the first step.
+//! What remains are the small blocks that return its outcome.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Arc;
@@ -19,17 +19,17 @@ struct Counting;
 static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
 static BYTES: AtomicUsize = AtomicUsize::new(0);
 
-// SAFETY: hands everything on to the system's allocator.
+// SAFETY: all calls go to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
         BYTES.fetch_add(layout.size(), Ordering::Relaxed);
-        // SAFETY: as the caller's.
+        // SAFETY: by the caller's contract.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
-        // SAFETY: as the caller's.
+        // SAFETY: by the caller's contract.
         unsafe { System.dealloc(start, layout) }
     }
 }

@@ -19,7 +19,7 @@ struct Image {
     /// Whether to rotate it as its EXIF data says.
     upright: bool,
     pillow_reads: bool,
-    /// Why flipk reads it and Pillow does not, or the other way round.
+    /// Why one of flipk and Pillow reads it and the other does not.
     #[serde(default)]
     otherwise: Option<String>,
     /// What the error must contain.

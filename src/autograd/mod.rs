@@ -31,6 +31,8 @@ mod params;
 mod planner;
 mod prefetch;
 mod program;
+#[cfg(test)]
+mod proptests;
 mod slot;
 mod tape;
 

@@ -20,6 +20,8 @@ mod format;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod loader;
+#[cfg(test)]
+mod proptests;
 mod sample;
 mod store;
 #[cfg(test)]

@@ -28,6 +28,14 @@ use crate::{
     train::{Options, Settings, checkpoint::Checkpoint},
 };
 
+/// How the tests of properties draw: the same cases each time, so that a failure repeats; `PROPTEST_CASES` draws more.
+#[cfg(test)]
+pub(crate) fn cases(cases: u32) -> proptest::test_runner::Config {
+    use proptest::test_runner::{Config, RngSeed};
+    let default = Config { rng_seed: RngSeed::Fixed(1), failure_persistence: None, ..Config::default() };
+    if std::env::var_os("PROPTEST_CASES").is_some() { default } else { Config { cases, ..default } }
+}
+
 thread_local! {
     static FILE: RefCell<Option<NamedTempFile>> = const { RefCell::new(None) };
 }

@@ -30,6 +30,8 @@ mod options;
 mod pace;
 mod plan;
 mod progress;
+#[cfg(test)]
+mod proptests;
 mod resume;
 mod run;
 mod settings;

@@ -38,8 +38,8 @@ fn settings_that_cannot_work_are_warned_about_at_the_start() {
     assert!(run(&numbers, &["--batch=8", "--steps=2"]).contains("the captions are numbers, such as \"0\""));
 }
 
-/// A learning rate far too high for a small model makes all its embeddings alike; texts without a known word are alike
-/// from the first step on.
+/// With far too high a learning rate all embeddings become alike; texts without a known word are alike from the first
+/// step on.
 #[test]
 fn a_collapsed_model_is_reported_once() {
     let folder = tempfile::tempdir().unwrap();

@@ -137,7 +137,7 @@ fn samples_are_judged_by_their_share_and_not_by_their_place() {
     (0..36).for_each(|n| pair(&mut first, &format!("0{n:02}"), &png(n), b" \r\n"));
     first.extend((0..10).flat_map(|part| good(40, |n| format!("1{part}{n:03}"))));
     let first = place.file("first.tar", finished(first));
-    // As many steps as the good samples are enough for.
+    // As many steps as there are good samples for.
     let ran = place.train_shards("first", &[&first], &["--steps=50"]).expect(0);
     says(&ran, &["436 pairs", "empty caption", "further samples are counted, not named (empty caption)"]);
     assert!((30..=36).contains(&place.skipped("first")["empty_caption"].as_u64().unwrap()));
@@ -223,7 +223,7 @@ fn files_that_are_not_archives_are_named() {
     assert!(lacks(&place.path("run")), "a run that cannot start leaves no folder");
 }
 
-/// Members that are there and cannot be used are not called missing.
+/// Members that exist but cannot be used are not reported as missing.
 #[test]
 fn an_archive_without_a_usable_member_says_why() {
     let work = Place::with_vocab();
@@ -244,9 +244,9 @@ fn an_archive_without_a_usable_member_says_why() {
     says(&work.train_shards("hidden", &[&hidden], &[]).expect(1), &["only names that are hidden", "`.0.png`"]);
 }
 
-/// Nothing in a folder is left out without a word, and nothing is taken twice without one.
+/// A shard in a folder that is left out, or taken twice, is a warning.
 #[test]
-fn shards_that_are_left_out_or_come_twice_are_told() {
+fn shards_that_are_left_out_or_come_twice_are_reported() {
     let place = Place::with_vocab();
     let shards = place.path("shards");
     let given = |name: &str| place.path(name).display().to_string();

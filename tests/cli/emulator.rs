@@ -35,7 +35,7 @@ fn it_trains_as_the_cpu_does_and_resumes_to_the_bit() {
     let ran = flipk(&["train", &resume, EMULATOR]).expect(0);
     assert!(!ran.stderr.contains("changed:"), "{}", ran.stderr);
     assert!(tensors(&checkpoint(&whole, 12)) == tensors(&checkpoint(&halves, 12)));
-    // On another device it is another run.
+    // On another device the results would differ.
     let ran = flipk(&["train", &resume, "--steps=13", "--device=cpu", "--precision=f32"]).expect(0);
     let said = "was computed in emulated GPU, bf16, and the run continues in cpu, f32;";
     assert!(ran.stderr.contains(said), "{}", ran.stderr);

@@ -10,7 +10,7 @@ use crate::robust::png;
 
 pub const FLIPK: &str = env!("CARGO_BIN_EXE_flipk");
 
-/// A model of a few thousand weights beside its token table, so that a step takes milliseconds.
+/// A model of a few thousand weights and a token table, so that a step takes milliseconds.
 pub const SMALL: &[&str] = &[
     "--data=embedded:noto",
     "--eval-data=embedded:twemoji",
@@ -47,7 +47,7 @@ impl Ran {
     }
 }
 
-/// The program, under the words of `FLIPK_RUNNER` if it is set: `tools/aarch64` runs another processor's program in qemu.
+/// The program, started by the command in `FLIPK_RUNNER` if there is one: `tools/aarch64` runs it in qemu.
 pub fn command() -> Command {
     let runner = std::env::var("FLIPK_RUNNER").unwrap_or_default();
     let mut words = runner.split_whitespace().chain([FLIPK]);
@@ -56,7 +56,7 @@ pub fn command() -> Command {
     command
 }
 
-/// Resets what the tests' own parent may ignore (`nohup`, a script's background job): a child would ignore it too.
+/// Resets signals that the tests' parent may ignore (`nohup`, a background job of a script): a child would ignore them too.
 pub fn hear_signals(command: &mut Command) {
     #[cfg(unix)]
     // SAFETY: `signal` may be called between fork and exec.

@@ -1,4 +1,4 @@
-//! The program from outside: every subcommand, and everything that may befall a run.
+//! The program from outside: every subcommand, and everything that may happen to a run.
 
 mod advice;
 mod archives;
@@ -15,6 +15,7 @@ mod profile;
 mod protocol;
 mod resume;
 mod robust;
+mod snapshots;
 mod text;
 mod time;
 mod train;

@@ -32,7 +32,7 @@ fn mistakes_are_reported_at_once() {
         (&["train", "--time=5"], 1, &["time = 5", "90s, 5m or 1h30m"]),
         (&["train", "--resume=/nowhere", "--time=5m"], 2, &["--resume", "--time"]),
         (&["train", "--resume=/nowhere"], 1, &["/nowhere is not a run folder"]),
-        // A number that is out of range, and no flag.
+        // A number that is out of range, not a flag.
         (&["train", "--color-jitter", "-1"], 1, &["color_jitter = -1", "0 <= strength <= 1"]),
         (&["train", "--seed", "-1"], 2, &["invalid value '-1' for '--seed"]),
         (&["train", "--crop-min=0.9", "--crop-max=0.1"], 1, &["crop_min, crop_max = (0.9, 0.1)"]),
@@ -53,10 +53,10 @@ fn mistakes_are_reported_at_once() {
     assert!(!folder.path().join("run").exists(), "a run that cannot start leaves no folder");
 }
 
-/// A disk that is full behind `>` is an error, and a reader that has seen enough is none.
+/// A full disk behind `>` is an error; a closed pipe is not.
 #[cfg(target_os = "linux")]
 #[test]
-fn output_that_cannot_be_written_is_told() {
+fn output_that_cannot_be_written_is_an_error() {
     let info = |to: std::process::Stdio| {
         let output = command().arg("info").stdout(to).output().unwrap();
         (output.status.code(), String::from_utf8(output.stderr).unwrap())

@@ -37,7 +37,7 @@ fn train_on(folder: &Path, images: &[(String, Vec<u8>)], more: &[&str]) -> (Stri
 #[test]
 fn motion_photos_are_read() {
     let folder = tempfile::tempdir().unwrap();
-    // Random videos, so that some of them end like a JPEG, and some like the start of a scan.
+    // Random videos: some end like a JPEG, some like the start of a scan.
     let video = |number: u32| {
         (0..40_000_u32).map(move |n| ((n + number * 40_000).wrapping_mul(2_654_435_761).rotate_left(15) >> 24) as u8)
     };

@@ -23,7 +23,7 @@ impl Place {
         self.path(name).display().to_string()
     }
 
-    /// An archive of samples: the number of the image, and the members beside it by extension.
+    /// An archive of samples: the number of the image, and the other members by extension.
     pub fn shard<T: AsRef<[u8]>>(&self, name: &str, samples: &[(u8, &[(&str, T)])]) -> String {
         let mut archive = Vec::new();
         for (number, (image, members)) in samples.iter().enumerate() {

@@ -118,15 +118,15 @@ fn no_op_moves_a_tenth_more_than_it_must() {
             continue;
         }
         let allowed = match op.as_str() {
-            // One row a text: the partial sums of gamma and beta are more than a tenth of so few rows.
+            // One row per text: the partial sums of gamma and beta are more than a tenth of so few rows.
             "layernorm backward" if text("scope") == "text/final_norm" => 0.99..=1.2,
-            // A patch's lines are 24 bytes: many end inside a sector, and the rest of it is another patch's, often masked.
+            // A patch's lines are 24 bytes: many end inside a sector; the rest of it belongs to another patch, often masked.
             "gather_patches forward" => 1.0..=1.34,
-            // Both sides' f16 halves for the tensor cores are written by a pass of their own and read again; they stay in L2, as do
-            // the shares of the column tiles, which keep all processors busy and are added up (backwards).
+            // The f16 halves of both sides are written by a separate pass and read back; they stay in L2, as do the partial
+            // sums of the column tiles (backwards).
             "contrastive forward" => 1.0..=2.4,
             "contrastive backward" => 1.0..=3.9,
-            // Tokens that occur again, as padding does, are read once.
+            // Repeated tokens, such as padding, are read once.
             "embedding forward" => 0.5..=1.1,
             _ => 0.99..=1.1,
         };

@@ -8,14 +8,14 @@ use crate::harness::{Ran, flipk, train};
 use crate::place::Place;
 
 impl Place {
-    /// With a run whose model is as good as untrained.
+    /// With a run of two steps, which has learned nothing.
     fn with_run() -> Self {
         let place = Self::new();
         train(&place.path("base"), &["--steps=2", "--eval-data=embedded:twemoji"]).expect(0);
         place
     }
 
-    /// One image per text of an extension.
+    /// One image per text; `extension` is the texts'.
     fn labelled(&self, name: &str, extension: &str, texts: &[&str]) -> String {
         let members: Vec<[(&str, &str); 1]> = texts.iter().map(|&text| [(extension, text)]).collect();
         let samples: Vec<(u8, &[(&str, &str)])> =
@@ -54,7 +54,7 @@ fn class_numbers_come_from_cls_members() {
     assert_eq!(found(place.zero_shot(&["--data", &cls, &classes, "--caption-key=cls"])), by_name);
     let numbers = place.labelled("numbers.tar", "txt", &["0", "2", "1", "2"]);
     assert_eq!(found(place.zero_shot(&["--data", &numbers, &classes])), by_name);
-    // A caption beside the number is ignored, unless a flag asks for it.
+    // A caption next to the number is ignored, unless a flag asks for it.
     let samples: [(u8, &[(&str, &str)]); 2] =
         [(0, &[("txt", "a photo"), ("cls", "0")]), (1, &[("txt", "it"), ("cls", "1")])];
     let both = place.shard("both.tar", &samples);

@@ -47,7 +47,7 @@ fn ctrl_c_saves_and_the_run_goes_on_to_the_bit() {
     assert!(interrupted.success());
     let ran = ended(child).expect(0);
     assert!(ran.stdout.contains("continue with: flipk train --resume"), "{}", ran.stdout);
-    // Nor does it matter what the backward pass computes again.
+    // Nor does it matter what the backward pass recomputes.
     let ran = flipk(&["train", &format!("--resume={}", stopped.display()), "--recompute=blocks"]).expect(0);
     assert!(!ran.stderr.contains("changed:"), "{}", ran.stderr);
     assert!(tensors(&checkpoint(&whole, 60)) == tensors(&checkpoint(&stopped, 60)));
@@ -94,7 +94,7 @@ fn the_sigmoid_loss_trains_goes_on_to_the_bit_and_is_evaluated() {
     assert!((5.0..15.0).contains(&loss(&whole, 0)) && loss(&whole, 5) < loss(&whole, 0));
     let run = whole.display().to_string();
     flipk(&["eval", "zero-shot", &run, "--data=embedded:twemoji", "--json"]).expect(0);
-    // The towers serve any loss.
+    // The towers fit either loss.
     train(&tuned, &["--steps=1", &format!("--init-from={run}")]).expect(0);
     assert!(!tensors(&checkpoint(&tuned, 1)).contains_key("logit_bias"));
 }
@@ -115,7 +115,7 @@ fn a_damaged_newest_checkpoint_is_skipped_with_a_warning() {
         std::fs::write(checkpoint(&run, 10), damaged).unwrap();
         let evaluated = flipk(&["eval", "retrieval", &run.display().to_string(), "--data=embedded:twemoji"]);
         if number != 1 {
-            // Another step would give another result, so evaluation does not choose it by itself.
+            // Another step would give another result, so evaluation does not choose one by itself.
             let said = evaluated.expect(1).stderr;
             assert!(said.contains("step-00000010") && said.contains("step-00000008.safetensors is intact"), "{said}");
         }
@@ -155,7 +155,7 @@ fn a_run_that_is_killed_in_its_last_evaluation_has_its_weights() {
     assert!(json(&run.join("summary.json"))["zero_shot_top1"].is_f64());
 }
 
-/// What a killed program and other hands leave of a run folder.
+/// Run folders as a killed program, or a user, leaves them.
 #[test]
 fn a_run_folder_is_made_ready_before_a_run_goes_on() {
     let folder = tempfile::tempdir().unwrap();
@@ -167,7 +167,7 @@ fn a_run_folder_is_made_ready_before_a_run_goes_on() {
     left.iter().for_each(|path| std::fs::write(path, [0; 1000]).unwrap());
     flipk(&["train", &resume, "--steps=3"]).expect(0);
     assert!(left.iter().all(|path| !path.exists()) && checkpoint(&run, 3).exists());
-    // A part of config.toml would be filled up with defaults.
+    // What is missing from config.toml would become a default.
     let config = std::fs::read_to_string(run.join("config.toml")).unwrap();
     for kept in [0, config.len() / 2, config.find("lr = ").unwrap()] {
         let whole_lines = config[..kept].rfind('\n').map_or(0, |end| end + 1);
@@ -179,11 +179,11 @@ fn a_run_folder_is_made_ready_before_a_run_goes_on() {
     let said = flipk(&["train", &resume, "--steps=4"]).expect(1).stderr;
     assert!(said.contains("it holds 500 zero bytes and nothing else"), "{said}");
     std::fs::write(run.join("config.toml"), config).unwrap();
-    // Without its checkpoints it begins anew, and can write them.
+    // Without its checkpoints it starts over, and can write them.
     std::fs::remove_dir_all(&checkpoints).unwrap();
     flipk(&["train", &resume, "--steps=4"]).expect(0);
     assert!(checkpoint(&run, 4).exists());
-    // Where they cannot be written, that is told before the first step.
+    // Where they cannot be written, that is an error before the first step.
     std::fs::remove_dir_all(&checkpoints).unwrap();
     std::fs::write(&checkpoints, "no folder").unwrap();
     let ran = flipk(&["train", &resume, "--steps=5"]).expect(1);
@@ -206,7 +206,7 @@ fn an_older_checkpoint_can_be_named_and_nothing_is_lost() {
         assert!(aside.join(format!("step-{step:08}.safetensors")).exists());
     }
     assert!(tensors(&aside.join("step-00000010.safetensors")) == whole);
-    // Pending steps that were set aside are not what a limit of checkpoints counts.
+    // Checkpoints that were set aside do not count for --keep.
     let kept: Vec<bool> = (1..=10).map(|step| checkpoint(&run, step).exists()).collect();
     assert_eq!(kept, [false, false, false, true, false, true, true, false, false, false]);
     let lines = |text: &str| text.lines().map(str::to_owned).collect::<Vec<_>>();

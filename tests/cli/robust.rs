@@ -28,7 +28,7 @@ fn a_full_disk_loses_no_earlier_checkpoint() {
     let run = folder.path().join("run");
     train(&run, &["--steps=4", "--save-every=2"]).expect(0);
     let before = tensors(&checkpoint(&run, 4));
-    // In units of 1024 bytes; the signal would otherwise end the program before the write can fail.
+    // `ulimit` counts KiB. Without the trap the signal would end the program before the write can fail.
     let limited = format!("trap '' XFSZ; ulimit -f 400; exec {FLIPK} train --resume={} --steps=8", run.display());
     let ran = Command::new("bash").args(["-c", &limited]).output().unwrap();
     let stderr = String::from_utf8(ran.stderr).unwrap();
@@ -86,7 +86,7 @@ fn broken_samples_are_skipped_and_counted_and_too_many_stop_the_run() {
         assert!(summary["skipped"][kind].as_u64().unwrap() >= 3, "{summary}");
     }
     assert!(summary["zero_shot_top1"].is_null(), "nothing was held out");
-    // Cut inside the last sample, which counts as one more broken one.
+    // Cut inside the last sample, which is one more broken sample.
     std::fs::write(&shard, &whole[..whole.len() - 3000]).unwrap();
     let ran = run("cut").expect(0);
     assert!(ran.stderr.contains("truncated member"), "{}", ran.stderr);
@@ -98,7 +98,7 @@ fn broken_samples_are_skipped_and_counted_and_too_many_stop_the_run() {
     assert!(ran.stderr.contains("shard.tar"), "{}", ran.stderr);
 }
 
-/// The disk that takes a run's log may be full, and the reader of a pipe may go; neither ends the run.
+/// Neither a full disk behind a run's log nor a closed pipe ends the run.
 #[test]
 fn a_run_goes_on_where_its_log_cannot_be_written() {
     let folder = tempfile::tempdir().unwrap();

@@ -22,7 +22,7 @@ fn with_vocab() -> (Place, String) {
 }
 
 impl Place {
-    /// A shard of as many images, with these members beside each.
+    /// A shard of as many images, each with these members.
     fn images_with(&self, name: &str, samples: &[&[(&str, &[u8])]]) -> String {
         let numbered: Vec<_> = (0..).zip(samples.iter().copied()).collect();
         self.shard(name, &numbered)
@@ -39,7 +39,7 @@ impl Place {
     }
 }
 
-/// Fails if there are warnings, except that all captions are the same, which is so in most of these shards.
+/// Fails if there are warnings, except about captions that are all the same, as in most of these shards.
 #[track_caller]
 fn no_warnings(ran: &Ran) {
     let expected = |line: &&str| line.contains("samples looked at are the same");
@@ -75,7 +75,7 @@ fn records_as_python_writes_them_have_captions_and_tags() {
     let ran = place.steps("lost", &shard, &vocab).expect(0);
     assert!(ran.stderr.contains("the tags of 6 of 6 samples cannot be read"), "{}", ran.stderr);
     assert!(ran.stderr.contains(":000: .json does not parse: line 1, byte 2"), "{}", ran.stderr);
-    // Without a use for tags there is no warning.
+    // Where tags are not used there is no warning.
     no_warnings(&place.train_on("unused", &shard, &vocab, &["--steps=2", "--tag-chance=0"]).expect(0));
 }
 
@@ -128,7 +128,7 @@ fn lists_and_lines_are_several_captions() {
     assert_eq!(of_list, of_lines, "the same captions, the same choices, the same run");
     let (joined, said) = losses("joined", lines, &["--caption-lines=join"]);
     assert!(joined != of_lines && said.contains("captions: 8 in 8 of 8 samples;"), "{said}");
-    // The choice is in the run's configuration.
+    // The run's configuration records the choice.
     let config = std::fs::read_to_string(place.path("joined/config.toml")).unwrap();
     assert!(config.contains("caption_lines = \"join\""), "{config}");
 }
@@ -149,13 +149,13 @@ fn the_vocabulary_decides_about_lower_case() {
         let told =
             if lower { "lower-cased (none of its tokens has a capital), accents stripped" } else { "case kept (3 of" };
         assert!(ran.stderr.contains(told) && ran.stderr.contains("[PAD] (0) pads"), "{}", ran.stderr);
-        assert_eq!(ran.stderr.contains("say --lower-case yes"), !lower, "{}", ran.stderr);
+        assert_eq!(ran.stderr.contains("use --lower-case yes"), !lower, "{}", ran.stderr);
     }
     let vocab = place.path("cased").display().to_string();
     let ran = place.train_on("told", &shard, &vocab, &["--steps=2", "--lower-case=yes"]).expect(0);
     assert_eq!(lowercase("told"), true);
     assert!(!ran.stderr.contains("unknown to the tokenizer"), "{}", ran.stderr);
-    // A run repeated from its configuration does the same, and a resumed one keeps the decision.
+    // A run that is repeated from its configuration, or resumed, does the same.
     let config = format!("--config={}", place.path("told/config.toml").display());
     flipk(&["train", &config, &format!("--out={}", place.path("again").display())]).expect(0);
     assert_eq!(lowercase("again"), true);

@@ -15,7 +15,7 @@ fn a_run_for_a_time_repeats_and_resumes_to_the_bit() {
     assert_eq!(json(&first.join("summary.json"))["samples"], samples);
     let steps = samples as u64 / 32;
     let trained = tensors(&checkpoint(&first, steps));
-    // Repeating it from its configuration measures nothing.
+    // Repeating it from its configuration needs no measurement.
     let (config, out) =
         (format!("--config={}", first.join("config.toml").display()), format!("--out={}", again.display()));
     let ran = flipk(&["train", &config, &out]).expect(0);

@@ -22,3 +22,16 @@ pub(crate) use self::members::{Entry, image_members, printable};
 pub(crate) use self::notes::lines as note_lines;
 pub(crate) use self::shard::{Common, Report, Shard};
 pub(crate) use self::sniff::sniff;
+
+#[cfg(test)]
+mod tests {
+    use super::members::group;
+    use super::tar::{Content, Member};
+
+    /// In time that is proportional to their number.
+    #[test]
+    fn a_name_may_be_repeated_any_number_of_times() {
+        let member = Member { name: b"1.txt".to_vec(), content: Content::DanglingLink(Box::default()) };
+        assert_eq!(group(&vec![member; 200_000]).entries.len(), 200_000);
+    }
+}

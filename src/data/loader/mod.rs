@@ -23,6 +23,8 @@ mod eval;
 mod health;
 mod order;
 #[cfg(test)]
+mod proptests;
+#[cfg(test)]
 mod tests;
 mod worker;
 

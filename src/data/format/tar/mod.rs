@@ -9,6 +9,8 @@
 mod header;
 mod links;
 #[cfg(test)]
+mod proptests;
+#[cfg(test)]
 mod tests;
 
 use std::io;

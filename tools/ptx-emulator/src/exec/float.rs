@@ -313,7 +313,8 @@ pub(super) fn select(op: Op, regs: &mut Regs, d: &[Reg], s: &[Reg], mask: u32) -
         }
         Op::Set { cmp, ty: ty @ (Ty::F16x2 | Ty::Bf16x2), ftz, .. } => {
             let [low, high] = [0, 1].map(|half| compare_halves(cmp, ty, ftz, regs, s, half));
-            let out: [u32; 32] = std::array::from_fn(|i| (((low >> i) & 1) * 0xffff) | (((high >> i) & 1) * 0xffff_0000));
+            let out: [u32; 32] =
+                std::array::from_fn(|i| (((low >> i) & 1) * 0xffff) | (((high >> i) & 1) * 0xffff_0000));
             write(regs, d[0], mask, &out);
         }
         Op::Set { cmp, to, ty, ftz } => {
