@@ -6,6 +6,8 @@ use plotters::prelude::*;
 use super::metrics::Metrics;
 
 const SIZE: (u32, u32) = (960, 720);
+/// Larger values are left out, as are those that are not numbers: the axes cannot show them.
+const MAX: f64 = 1e15;
 const LOSS: RGBColor = RGBColor(31, 119, 180);
 const ACCURACY: RGBColor = RGBColor(44, 140, 60);
 const TOP1: RGBColor = RGBColor(214, 39, 40);
@@ -20,7 +22,7 @@ struct Line {
 
 fn line(name: &'static str, color: RGBColor, history: &[Metrics], of: impl Fn(&Metrics) -> Option<f64>) -> Line {
     let points = history.iter().filter_map(|at| Some((at.samples as f64, of(at)?)));
-    Line { name, color, points: points.filter(|(_, value)| value.is_finite()).collect() }
+    Line { name, color, points: points.filter(|&(samples, value)| samples < MAX && value.abs() < MAX).collect() }
 }
 
 /// The curves of `history` as the text of an SVG file.
@@ -98,6 +100,12 @@ mod tests {
         history.push(at(40, Some(0.25)));
         let text = svg("a run", &history);
         assert!(["a run", "loss (nats)", "top-1", "samples"].iter().all(|words| text.contains(words)));
+        // No finite axis can show these.
+        for loss in [f64::MAX, f64::INFINITY, f64::NAN] {
+            let text =
+                svg("too large", &[Metrics { samples: u64::MAX, ..at(1, None) }, Metrics { loss, ..at(2, None) }]);
+            assert!(text.contains("</svg>"));
+        }
         // A run without metrics has an empty curve.
         assert!(svg("empty", &[]).contains("</svg>"));
     }
