@@ -2,6 +2,9 @@
 //!
 //! The rooms, from the top; each imports only from those below it: `cli`, [`profile`], [`train`] and [`golden`],
 //! [`eval`], [`model`], [`data`], [`autograd`] with [`ops`], [`device`].
+//!
+//! `examples/` has whole programs: `embed.rs` (embeddings of a data set by the model of a run), `train_loop.rs` (a training loop of
+//! your own), `new_op.rs` (an op from outside the crate) and `tokens.rs` (a text's token numbers).
 
 // What users and disks can cause is an error, never a panic.
 #![cfg_attr(not(test), deny(clippy::unwrap_used))]
