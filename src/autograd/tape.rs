@@ -12,6 +12,26 @@ use super::slot::{Slot, SlotId, Var};
 use crate::device::{Device, DeviceError, Elem};
 
 /// A record of ops, in order.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use flipk::autograd::{Layout, Parameters, Tape};
+/// use flipk::device::Cpu;
+///
+/// let (device, layout) = (Arc::new(Cpu::default()), Arc::new(Layout::default()));
+/// let mut tape = Tape::<Cpu>::new(layout.clone());
+/// let x = tape.input_var(&[2, 2]);
+/// let y = tape.scope("normalise", |tape| tape.l2norm(x));
+/// tape.retain(y.slot());
+///
+/// let mut program = tape.inference(device.clone())?;
+/// program.write(x.slot(), &[3.0, 4.0, 0.0, -2.0])?;
+/// program.forward(&Parameters::new(&*device, layout, &[])?)?;
+/// assert_eq!(program.read(y.slot())?, [0.6, 0.8, 0.0, -1.0]);
+/// assert_eq!(program.op(0).1, "normalise");
+/// # Ok::<(), flipk::device::DeviceError>(())
+/// ```
 pub struct Tape<D: Device> {
     layout: Arc<Layout>,
     graph: Graph,

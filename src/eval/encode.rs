@@ -22,6 +22,29 @@ pub struct Inputs<'a> {
 }
 
 /// Both towers of a model, recorded for inference.
+///
+/// This model is untrained; `examples/embed.rs` takes one from a checkpoint.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use flipk::autograd::Parameters;
+/// use flipk::data::{Tokenizer, TokenizerOptions};
+/// use flipk::device::Cpu;
+/// use flipk::eval::Encoder;
+/// use flipk::model::{Flip, Preset};
+///
+/// let (device, flip) = (Arc::new(Cpu::default()), Flip::new(&Preset::Tiny.config(), true));
+/// let params = Parameters::new(&*device, flip.layout().clone(), &flip.layout().initial_values(1))?;
+/// let tokenizer = Tokenizer::embedded(&TokenizerOptions::default())?;
+///
+/// let mut encoder = Encoder::new(&device, &flip, 2)?;
+/// let texts = ["a cat", "a dog", "a cat"].map(str::to_owned);
+/// let rows = encoder.texts(&params, &tokenizer, &texts)?;
+/// let [cat, dog, again] = [0, 1, 2].map(|text| &rows[text * encoder.width()..][..encoder.width()]);
+/// assert!(cat == again && cat != dog);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Encoder<D: Device> {
     vision: Program<D>,
     text: Program<D>,

@@ -12,6 +12,41 @@ use crate::ops::pairwise::{IMAGE_CORRECT, LOSS, MAX_LOGIT_SCALE, TEXT_CORRECT};
 use crate::optim::{AdamWConfig, Moments, Optimizer};
 
 /// A model in training: weights, moments and the program of a step.
+///
+/// Batches usually come from a [`Loader`](crate::data::Loader); this one is a black and a white image:
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use flipk::autograd::Recompute;
+/// use flipk::data::Batch;
+/// use flipk::device::Cpu;
+/// use flipk::model::{Flip, ModelConfig, Preset, TowerConfig};
+/// use flipk::optim::AdamWConfig;
+/// use flipk::train::Trainer;
+///
+/// let tower = TowerConfig { layers: 1, width: 16, heads: 2 };
+/// let sizes = ModelConfig { image_size: 16, context: 4, vocab: 8, embed_dim: 8, ..Preset::Tiny.config() };
+/// let flip = Flip::new(&ModelConfig { vision: tower, text: tower, ..sizes }, true);
+/// let values = flip.layout().initial_values(1);
+/// // Batches of two images, each with two of its four patches.
+/// let (device, adamw) = (Arc::new(Cpu::default()), AdamWConfig::default());
+/// let mut trainer = Trainer::new(device, flip, &values, adamw, 2, 2, Recompute::None)?;
+///
+/// let batch = Batch {
+///     images: [0, 255].map(|pixel| [pixel; 16 * 16 * 3]).concat(),
+///     tokens: vec![1, 2, 0, 0, 1, 3, 0, 0],
+///     ids_keep: vec![0, 3, 1, 2],
+///     ..Batch::default()
+/// };
+/// let first = trainer.step(&batch, 1e-3)?;
+/// for _ in 0..20 {
+///     trainer.step(&batch, 1e-3)?;
+/// }
+/// let last = trainer.step(&batch, 1e-3)?;
+/// assert!(last.loss < first.loss);
+/// # Ok::<(), flipk::device::DeviceError>(())
+/// ```
 pub struct Trainer<D: Device> {
     device: Arc<D>,
     flip: Flip,

@@ -38,6 +38,17 @@ const NOTED_BYTES: u64 = 64 << 20;
 pub const CACHE_BYTES: usize = 512 << 20;
 
 /// An indexed data set. Samples are numbered from 0, in the order of the sources, shards and members.
+///
+/// ```
+/// use flipk::data::{CaptionKeys, Dataset};
+///
+/// let emoji = Dataset::open(&["embedded:noto"], CaptionKeys::default())?;
+/// let cats = emoji.filtered(|sample| emoji.caption(sample).is_ok_and(|caption| caption.first() == "cat"))?;
+/// assert_eq!(cats.len(), 1);
+/// let image = cats.decoded(0)?;
+/// println!("{}: {} x {} pixels", cats.name(0), image.width(), image.height());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Dataset {
     shards: Arc<Vec<Shard>>,
     keys: CaptionKeys,
