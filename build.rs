@@ -44,7 +44,8 @@ fn main() -> Result<()> {
         }
         None => String::new(),
     };
-    let mut table = format!("pub const NVCC: &str = {version:?};\npub const KERNELS: &[(&str, &str)] = &[\n");
+    let mut table = format!("/// The version of nvcc.\npub const NVCC: &str = {version:?};\n");
+    table += "/// Name and PTX of each kernel.\npub const KERNELS: &[(&str, &str)] = &[\n";
     for source in &sources {
         let name = stem(source);
         writeln!(table, "    ({name:?}, include_str!(concat!(env!(\"OUT_DIR\"), \"/{name}.ptx\"))),")?;

@@ -61,27 +61,20 @@
 
 pub mod autograd;
 #[cfg(feature = "cli")]
-#[warn(missing_docs, unreachable_pub)]
 pub mod cli;
-#[warn(missing_docs, unreachable_pub)]
 pub mod data;
 pub mod device;
-#[warn(missing_docs, unreachable_pub)]
 pub mod eval;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
-#[warn(missing_docs, unreachable_pub)]
 pub mod golden;
 mod mapped;
-#[warn(missing_docs, unreachable_pub)]
 pub mod model;
 pub mod ops;
 pub mod optim;
-#[warn(missing_docs, unreachable_pub)]
 pub mod profile;
 pub mod random;
 pub mod simd;
-#[warn(missing_docs, unreachable_pub)]
 pub mod train;
 pub mod units;

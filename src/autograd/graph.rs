@@ -79,18 +79,18 @@ pub(super) struct Graph {
 }
 
 impl Graph {
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         let scopes = vec![String::new()];
         Self { slots: vec![], vars: vec![], reads: vec![], scopes, scope: 0, blocks: 0, block: None }
     }
 
     /// The moment at which the next recorded op runs; 0 is when the inputs are written.
-    pub fn now(&self) -> usize {
+    pub(super) fn now(&self) -> usize {
         self.reads.len() + 1
     }
 
     /// Enters the scope `name` inside the current one, and returns the current one.
-    pub fn enter_scope(&mut self, name: &str) -> usize {
+    pub(super) fn enter_scope(&mut self, name: &str) -> usize {
         let outer = self.scope;
         let full = match self.scopes[outer].as_str() {
             "" => name.to_owned(),
@@ -104,19 +104,19 @@ impl Graph {
     }
 
     /// Enters a new block, and returns the current one.
-    pub fn enter_block(&mut self) -> Option<usize> {
+    pub(super) fn enter_block(&mut self) -> Option<usize> {
         self.blocks += 1;
         self.block.replace(self.blocks)
     }
 
     /// A buffer that is not touched yet.
-    pub fn new_slot<T: Elem>(&mut self, len: usize) -> Slot<T> {
+    pub(super) fn new_slot<T: Elem>(&mut self, len: usize) -> Slot<T> {
         self.slots.push(SlotInfo::new(len, len * size_of::<T>(), self.scope));
         Slot::new(SlotId(self.slots.len() - 1))
     }
 
     /// A buffer that is written at `moment`: by the host, or by the op that is about to be recorded.
-    pub fn written<T: Elem>(&mut self, len: usize, moment: usize) -> Slot<T> {
+    pub(super) fn written<T: Elem>(&mut self, len: usize, moment: usize) -> Slot<T> {
         let slot = self.new_slot(len);
         let (block, info) = (self.block, &mut self.slots[slot.id.0]);
         info.touch(moment);
@@ -125,13 +125,13 @@ impl Graph {
     }
 
     /// A variable in a new buffer that is written at `moment`.
-    pub fn new_var<T: Elem>(&mut self, shape: &[usize], wants_grad: bool, moment: usize) -> Var<T> {
+    pub(super) fn new_var<T: Elem>(&mut self, shape: &[usize], wants_grad: bool, moment: usize) -> Var<T> {
         let slot = self.written(shape.iter().product(), moment);
         self.add_var(shape.to_vec(), slot, wants_grad, moment == 0)
     }
 
     /// Another variable for the same buffer.
-    pub fn alias<T: Elem>(&mut self, var: Var<T>) -> Var<T> {
+    pub(super) fn alias<T: Elem>(&mut self, var: Var<T>) -> Var<T> {
         let VarInfo { shape, wants_grad, .. } = &self.vars[var.index];
         self.add_var(shape.clone(), var.slot, *wants_grad, false)
     }
@@ -153,7 +153,7 @@ impl Graph {
     }
 
     /// Records that the next op touches these buffers forwards.
-    pub fn record(&mut self, touches: &[SlotId]) {
+    pub(super) fn record(&mut self, touches: &[SlotId]) {
         let now = self.now();
         for &slot in touches {
             let info = &mut self.slots[slot.0];

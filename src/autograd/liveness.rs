@@ -51,7 +51,7 @@ pub(super) struct SlotInfo {
 }
 
 impl SlotInfo {
-    pub fn new(len: usize, bytes: usize, scope: usize) -> Self {
+    pub(super) fn new(len: usize, bytes: usize, scope: usize) -> Self {
         Self {
             len,
             bytes,
@@ -69,7 +69,7 @@ impl SlotInfo {
 
     /// Decides whether the buffer is dropped. Called after the forward pass is recorded: later touches of a dropped buffer belong to
     /// its second life.
-    pub fn choose(&mut self, mode: Recompute) {
+    pub(super) fn choose(&mut self, mode: Recompute) {
         let may = self.made_by.is_some() && !self.retained && !self.always_saved;
         let (cheap, inside) = (self.cheap_from.is_some(), self.block.is_some() && !self.leaves_block);
         self.dropped = may
@@ -80,23 +80,23 @@ impl SlotInfo {
             };
     }
 
-    pub fn dropped(&self) -> bool {
+    pub(super) fn dropped(&self) -> bool {
         self.dropped
     }
 
     /// Whether it holds its value at the current moment of the backward pass.
-    pub fn alive(&self) -> bool {
+    pub(super) fn alive(&self) -> bool {
         !self.dropped || !self.lives[1].is_empty()
     }
 
     /// Extends its life to this moment.
-    pub fn touch(&mut self, moment: usize) {
+    pub(super) fn touch(&mut self, moment: usize) {
         let life = &mut self.lives[usize::from(self.dropped)];
         *life = life.start.min(moment)..life.end.max(moment + 1);
     }
 
     /// The moments at which its lives begin.
-    pub fn begins(&self) -> impl Iterator<Item = usize> {
+    pub(super) fn begins(&self) -> impl Iterator<Item = usize> {
         self.lives.iter().filter(|life| !life.is_empty()).map(|life| life.start)
     }
 }

@@ -98,10 +98,14 @@ pub enum TextError {
     /// UTF-16 or UTF-32, by name.
     #[error("it is {0}; save it as UTF-8")]
     Encoding(&'static str),
-    /// The line, from 1, and the byte that cannot be read.
+    /// Bytes that are not UTF-8.
     #[error("line {line} is not UTF-8 (byte 0x{byte:02X}); save it as UTF-8")]
-    #[allow(missing_docs, reason = "the message explains the fields")]
-    NotUtf8 { line: usize, byte: u8 },
+    NotUtf8 {
+        /// The line, from 1.
+        line: usize,
+        /// The first byte of it that cannot be read.
+        byte: u8,
+    },
     /// As many zero bytes, and nothing else.
     #[error("it holds {0} zero bytes and nothing else")]
     Zeros(usize),

@@ -76,6 +76,9 @@ pub struct Images {
 
 impl<D: AllOps> Encoder<D> {
     /// Records both towers for `batch` rows at a time, every patch visible.
+    ///
+    /// # Errors
+    /// If the device has too little memory.
     pub fn new(device: &Arc<D>, flip: &Flip, batch: usize) -> Result<Self, DeviceError> {
         let patches = flip.config.patches();
         let mut tape = Tape::new(flip.layout().clone());
@@ -124,7 +127,10 @@ impl<D: AllOps> Encoder<D> {
         std::mem::take(&mut self.warnings)
     }
 
-    /// Embeds every image of a data set.
+    /// Embeds every image of a data set, in its order; broken samples are left out ([`Self::skipped`]).
+    ///
+    /// # Errors
+    /// Too many broken samples, or a failure of the device.
     pub fn images(&mut self, params: &Parameters<D>, inputs: &Inputs) -> Result<Images, EvalError> {
         let mut all = Images::default();
         let mut pixels = Vec::new();

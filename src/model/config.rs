@@ -189,17 +189,33 @@ impl ModelConfig {
 /// Sizes that no model can have.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-#[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum ModelError {
     /// A size above the limit.
     #[error("{name} = {value} is not possible: it must be at most {max}")]
-    TooLarge { name: &'static str, value: usize, max: usize },
+    TooLarge {
+        /// The size's name, as in [`ModelConfig`].
+        name: &'static str,
+        /// Its value.
+        value: usize,
+        /// The limit.
+        max: usize,
+    },
     /// A size of zero.
     #[error("{names} must be at least 1")]
-    Zero { names: &'static str },
+    Zero {
+        /// The sizes of which one is zero.
+        names: &'static str,
+    },
     /// A size that is not a multiple of another.
     #[error("{name} = {value} is not a multiple of {by}")]
-    Indivisible { name: &'static str, value: usize, by: String },
+    Indivisible {
+        /// The size's name, as in [`ModelConfig`].
+        name: &'static str,
+        /// Its value.
+        value: usize,
+        /// What must divide it.
+        by: String,
+    },
 }
 
 #[cfg(test)]

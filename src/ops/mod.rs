@@ -2,6 +2,9 @@
 //!
 //! An op's `mod.rs` has its shapes, its formulas forwards and backwards, the small trait that a device implements, and the
 //! [`crate::autograd::Tape`] method that records it. `cpu.rs` and `cuda.rs` implement the trait.
+//!
+//! Tensors are row-major: elements of the last axis are next to each other. Their type is that of the signature;
+//! [`Device::Act`] is f32 on a CPU, and bf16 or f32 on a GPU.
 
 pub mod adamw;
 pub mod assemble;

@@ -112,6 +112,9 @@ impl<D: AllOps> Trainer<D> {
     }
 
     /// Forward, backward, update. Weights stay as they are if the loss or a gradient is not finite.
+    ///
+    /// # Errors
+    /// If the device fails.
     pub fn step(&mut self, batch: &Batch, lr: f64) -> Result<StepOutcome, DeviceError> {
         let submitted = self.run(batch, lr)?;
         self.wait(submitted)
@@ -119,12 +122,18 @@ impl<D: AllOps> Trainer<D> {
 
     /// As [`Self::step`], but does not wait for the device, which may still compute the previous step while this one's batch is
     /// copied. Returns the previous step's outcome, if it was not read yet.
+    ///
+    /// # Errors
+    /// If the device fails.
     pub fn submit(&mut self, batch: &Batch, lr: f64) -> Result<Option<StepOutcome>, DeviceError> {
         let submitted = self.run(batch, lr)?;
         self.submitted.replace(submitted).map(|before| self.wait(before)).transpose()
     }
 
     /// Waits for the last submitted step and returns its outcome, if it was not read yet.
+    ///
+    /// # Errors
+    /// If the device fails.
     pub fn drain(&mut self) -> Result<Option<StepOutcome>, DeviceError> {
         self.submitted.take().map(|last| self.wait(last)).transpose()
     }
@@ -177,6 +186,9 @@ impl<D: AllOps> Trainer<D> {
 
     /// As [`Self::step`], with an event at the start, after the upload, after each step of [`Self::program`], and after the
     /// update.
+    ///
+    /// # Errors
+    /// If the device fails.
     pub fn step_with_events(&mut self, batch: &Batch, lr: f64) -> Result<Vec<D::Event>, DeviceError> {
         let mut events = vec![self.device.record_event()?];
         let inputs = self.embedded.inputs;
@@ -224,23 +236,35 @@ impl<D: AllOps> Trainer<D> {
     }
 
     /// The inverse temperature that the loss uses.
+    ///
+    /// # Errors
+    /// If the device fails.
     pub fn logit_scale(&self) -> Result<f64, DeviceError> {
         let raw = self.params.download(&self.device, self.flip.logit_scale())?[0];
         Ok(libm::exp(f64::from(raw.clamp(0.0, MAX_LOGIT_SCALE))))
     }
 
     /// The last step's embeddings of images and of texts, `[batch, embed_dim]` each, rows of L2 norm 1.
+    ///
+    /// # Errors
+    /// If the device fails.
     pub fn embeddings(&self) -> Result<[Vec<f32>; 2], DeviceError> {
         let Embedded { images, texts, .. } = self.embedded;
         Ok([self.program.read(images.slot())?, self.program.read(texts.slot())?])
     }
 
     /// Weights and moments on the host.
+    ///
+    /// # Errors
+    /// If the device fails.
     pub fn download(&self) -> Result<(Vec<f32>, Moments), DeviceError> {
         Ok((self.params.download_values(&self.device)?, self.optimizer.download(&self.device)?))
     }
 
     /// Continues from `moments`.
+    ///
+    /// # Errors
+    /// If the device fails.
     pub fn set_moments(&mut self, moments: &Moments) -> Result<(), DeviceError> {
         self.optimizer.upload(&self.device, moments)
     }

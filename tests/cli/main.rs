@@ -1,4 +1,5 @@
 //! The program from outside: every subcommand, and everything that may happen to a run.
+#![allow(unreachable_pub, reason = "a test has no outside; `pub` is for its other files")]
 
 mod advice;
 mod archives;

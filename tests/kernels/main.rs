@@ -1,4 +1,5 @@
 //! Every kernel, in emulation with all checks on, against the CPU's op: the very PTX that a GPU runs.
+#![allow(unreachable_pub, reason = "a test has no outside; `pub` is for its other files")]
 
 mod assemble;
 mod attention;

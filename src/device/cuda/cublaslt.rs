@@ -116,7 +116,7 @@ fn bytes<T>(value: &T) -> (*const c_void, usize) {
 }
 
 impl CublasLt {
-    pub fn new() -> Result<Self, DeviceError> {
+    pub(super) fn new() -> Result<Self, DeviceError> {
         let wrong = |call: &str, problem: String| DeviceError::Driver { call: call.to_owned(), problem };
         let handle = result::create_handle().map_err(|error| wrong("cublasLtCreate", error.to_string()))?;
         // SAFETY: the library writes the workspace before it reads it.
@@ -126,7 +126,7 @@ impl CublasLt {
     }
 
     /// Puts the product on the stream of `gpu`.
-    pub fn run(&self, call: &Gemm, stream: &CudaStream, gpu: &dyn Driver) -> Result<(), DeviceError> {
+    pub(super) fn run(&self, call: &Gemm, stream: &CudaStream, gpu: &dyn Driver) -> Result<(), DeviceError> {
         let kind = Kind::of(call);
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
         let plan = match plans.entry(kind) {

@@ -17,12 +17,12 @@ const SHARED: f64 = 132.0 * 1.7e9;
 const LAUNCH: f64 = 2e-6;
 
 /// Seconds for a kernel.
-pub fn launch(counts: &Counts) -> f64 {
+pub(super) fn launch(counts: &Counts) -> f64 {
     slowest(counts).0 + LAUNCH
 }
 
 /// Seconds of the slowest unit, and which it is.
-pub fn slowest(counts: &Counts) -> (f64, &'static str) {
+pub(super) fn slowest(counts: &Counts) -> (f64, &'static str) {
     let moved = 32 * (counts.global_loads.sectors + counts.global_stores.sectors);
     let units = [
         (moved as f64 / BANDWIDTH, "memory"),
@@ -34,12 +34,12 @@ pub fn slowest(counts: &Counts) -> (f64, &'static str) {
 }
 
 /// Seconds for a matrix product.
-pub fn gemm(product: &Gemm) -> f64 {
+pub(super) fn gemm(product: &Gemm) -> f64 {
     let &Gemm { m, n, k, .. } = product;
     (2.0 * (m * n * k) as f64 / GEMM).max(product.moved_bytes() as f64 / BANDWIDTH) + LAUNCH
 }
 
 /// Seconds for a copy or a fill that reads and writes `bytes` together.
-pub fn copy(bytes: usize) -> f64 {
+pub(super) fn copy(bytes: usize) -> f64 {
     bytes as f64 / BANDWIDTH + LAUNCH
 }

@@ -34,7 +34,7 @@ pub(super) struct Staging {
 
 impl Staging {
     /// Copies `from` to the address `to` on the device, in stream order. `from` may be changed afterwards.
-    pub fn upload(
+    pub(super) fn upload(
         &self,
         context: &Arc<CudaContext>,
         stream: &CudaStream,
@@ -67,7 +67,7 @@ impl Staging {
     }
 
     /// Starts to copy `len` f32 from the address `from`, in stream order; the returned function waits for them.
-    pub fn download(
+    pub(super) fn download(
         &self,
         context: &Arc<CudaContext>,
         stream: &CudaStream,

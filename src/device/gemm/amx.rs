@@ -16,17 +16,17 @@ const UNITS: usize = LANES;
 
 /// Products of tiles of bf16. A value shows that this process uses AVX-512, and that AMX and AVX-512 BF16 are there.
 #[derive(Clone, Copy)]
-pub struct Amx(Avx512<true>);
+pub(super) struct Amx(Avx512<true>);
 
 impl Amx {
     /// The kernel, if this process uses its instructions.
-    pub fn available() -> Option<Self> {
+    pub(super) fn available() -> Option<Self> {
         Avx512::available().filter(|_| is_there()).map(Self)
     }
 }
 
 /// Whether the processor has the instructions and Linux lets this process use them.
-pub fn is_there() -> bool {
+pub(super) fn is_there() -> bool {
     static IS_THERE: LazyLock<bool> = LazyLock::new(|| {
         // CPUID 7, EDX: AMX-BF16 and AMX-TILE.
         let tiles = __cpuid_count(7, 0).edx & (1 << 22 | 1 << 24) == (1 << 22 | 1 << 24);

@@ -19,16 +19,16 @@ const TOGETHER: usize = 16;
 /// Products of f32 or of pairs of bf16. A value shows that this process uses AVX-512, and that the processor has AVX-512 BF16 if
 /// `BF16`.
 #[derive(Clone, Copy)]
-pub struct Avx512<const BF16: bool>(());
+pub(super) struct Avx512<const BF16: bool>(());
 
 /// Whether the processor has AVX-512 and AVX-512 BF16.
-pub fn bf16_is_there() -> bool {
+pub(super) fn bf16_is_there() -> bool {
     Isa::Avx512.is_there() && is_x86_feature_detected!("avx512bf16")
 }
 
 impl<const BF16: bool> Avx512<BF16> {
     /// The kernel, if this process uses its instructions.
-    pub fn available() -> Option<Self> {
+    pub(super) fn available() -> Option<Self> {
         (level() == Isa::Avx512 && (!BF16 || bf16_is_there())).then_some(Self(()))
     }
 }
@@ -72,14 +72,14 @@ impl<const BF16: bool> Kernel for Avx512<BF16> {
     }
 }
 
-pub fn lanes(count: usize) -> __mmask16 {
+pub(super) fn lanes(count: usize) -> __mmask16 {
     if count >= LANES { !0 } else { (1 << count) - 1 }
 }
 
 /// Up to 16 numbers from `start` on, padded with zeros.
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub fn load(from: &[f32], start: usize, count: usize) -> __m512 {
+pub(super) fn load(from: &[f32], start: usize, count: usize) -> __m512 {
     let from = from.get(start..).unwrap_or_default();
     // SAFETY: lanes past the end of the slice are masked off, and not accessed.
     unsafe { _mm512_maskz_loadu_ps(lanes(count.min(from.len())), from.as_ptr()) }
@@ -148,7 +148,7 @@ impl<const BF16: bool> Avx512<BF16> {
     /// Sixteen units, from number `at` on, of up to sixteen rows that are contiguous along `k`: one register per row, padded with zeros.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
-    pub fn along(self, a: Operand, first: usize, count: usize, at: usize) -> [__m512i; LANES] {
+    pub(super) fn along(self, a: Operand, first: usize, count: usize, at: usize) -> [__m512i; LANES] {
         let mut rows = [_mm512_setzero_si512(); LANES];
         for (row, units) in rows.iter_mut().enumerate().take(count) {
             let (start, left) = ((first + row) * a.apart + at, a.k - at);
@@ -169,7 +169,7 @@ impl<const BF16: bool> Avx512<BF16> {
     /// One unit of up to sixteen rows or columns that are contiguous across.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
-    pub fn across(self, of: Operand, first: usize, count: usize, unit: usize) -> __m512i {
+    pub(super) fn across(self, of: Operand, first: usize, count: usize, unit: usize) -> __m512i {
         if BF16 {
             let at = 2 * unit * of.along + first;
             prefetch(of.from, at + ROWS_AHEAD * of.along);
@@ -305,7 +305,7 @@ impl<const BF16: bool> Avx512<BF16> {
 /// Transposes a square of sixteen registers by sixteen lanes.
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub fn transposed(rows: [__m512i; LANES]) -> [__m512i; LANES] {
+pub(super) fn transposed(rows: [__m512i; LANES]) -> [__m512i; LANES] {
     let mut by_two = rows;
     for i in (0..LANES).step_by(2) {
         by_two[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
@@ -361,7 +361,13 @@ unsafe fn write<const R: usize, const V: usize, const WHOLE: bool>(to: &Tile, su
 /// There are `columns` elements at `c`, at least sixteen if `WHOLE`.
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub unsafe fn write_lanes<const WHOLE: bool>(to: &Tile, c: *mut f32, columns: usize, sum: __m512, scale: __m512) {
+pub(super) unsafe fn write_lanes<const WHOLE: bool>(
+    to: &Tile,
+    c: *mut f32,
+    columns: usize,
+    sum: __m512,
+    scale: __m512,
+) {
     let mask = if WHOLE { !0 } else { lanes(columns) };
     // SAFETY: by the caller; other lanes are masked off.
     unsafe {

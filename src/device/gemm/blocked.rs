@@ -34,10 +34,10 @@ thread_local! {
 /// A cache line.
 #[derive(Clone, Copy, Default, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C, align(64))]
-pub struct Vector([u32; LANES]);
+pub(super) struct Vector([u32; LANES]);
 
 /// As [`Gemm::run`], which has checked that the operands fit the sizes and that no size is zero.
-pub fn run<K: Kernel>(kernel: K, operands: Gemm<'_>) {
+pub(super) fn run<K: Kernel>(kernel: K, operands: Gemm<'_>) {
     let options = operands.options;
     let threads = if options.parallel { rayon::current_num_threads() } else { 1 };
     let job = Job::new(kernel, operands);

@@ -8,16 +8,16 @@ use half::bf16;
 use super::pack::{Kernel, LANES, Operand, PAIRS_DEPTH, Tile, depth};
 
 /// Products of f32, one after the other along `k`.
-pub type Plain = Lanes<1>;
+pub(super) type Plain = Lanes<1>;
 /// Products of bf16 in the order of `vdpbf16ps`: of two neighbours along `k`, the later one first.
-pub type Pairs = Lanes<2>;
+pub(super) type Pairs = Lanes<2>;
 /// Products of bf16 in the order of `tdpbf16ps`: of 32 neighbours along `k`, the even ones and the odd ones are each summed from zero,
 /// then both sums are added.
-pub type Tiles = Lanes<32>;
+pub(super) type Tiles = Lanes<32>;
 
 /// Sums in which each group of `GROUP` neighbours along `k` is reordered.
 #[derive(Clone, Copy)]
-pub struct Lanes<const GROUP: usize>;
+pub(super) struct Lanes<const GROUP: usize>;
 
 impl<const GROUP: usize> Lanes<GROUP> {
     /// The number along `k` that is packed as unit `unit`.

@@ -3,24 +3,24 @@
 use super::blocked::Vector;
 
 /// Columns of a strip of `b`: the 32-bit lanes of an AVX-512 register, a row of an AMX tile.
-pub const LANES: usize = 16;
+pub(super) const LANES: usize = 16;
 
 /// The most units in a piece: a tile's two strips of that length fit an L1 cache of 32 KiB.
 const DEPTH: usize = 256;
 
 /// Units in a piece along `k`. Each piece is summed on its own and then added to the result, so this determines the bits of a
 /// product and must depend on the length alone.
-pub fn depth(units: usize) -> usize {
+pub(super) fn depth(units: usize) -> usize {
     units.div_ceil(units.div_ceil(DEPTH)).next_multiple_of(LANES)
 }
 
 /// As [`depth`], for pairs of bf16: a constant, so that bf16 runs keep the bits of earlier versions.
-pub const PAIRS_DEPTH: usize = 160;
+pub(super) const PAIRS_DEPTH: usize = 160;
 
 /// `count` rows of `a`, or columns of `b`, of `k` numbers each. `apart` is the distance between rows (columns), `along` the distance
 /// along `k`; one of the two is 1.
 #[derive(Clone, Copy)]
-pub struct Operand<'a> {
+pub(super) struct Operand<'a> {
     pub from: &'a [f32],
     pub apart: usize,
     pub along: usize,
@@ -30,14 +30,14 @@ pub struct Operand<'a> {
 
 impl Operand<'_> {
     /// At most `count` rows or columns from `first` on, and at most `k` numbers of each from `start` on.
-    pub fn part(self, first: usize, count: usize, start: usize, k: usize) -> Self {
+    pub(super) fn part(self, first: usize, count: usize, start: usize, k: usize) -> Self {
         let from = &self.from[first * self.apart + start * self.along..];
         Self { from, count: count.min(self.count - first), k: k.min(self.k - start), ..self }
     }
 }
 
 /// A tile of the result and the packed pieces to compute it from.
-pub struct Tile {
+pub(super) struct Tile {
     /// Its first element; rows are `stride` apart.
     pub c: *mut f32,
     pub stride: usize,
@@ -59,7 +59,7 @@ pub struct Tile {
 ///
 /// A *unit* is 32 bits of packed numbers that are neighbours along `k`. Strips of `b` are `[units, LANES]`, panels of `a`
 /// `[units, rows]` unless the kernel has a layout of its own. Padding is zero.
-pub trait Kernel: Copy + Send + Sync {
+pub(super) trait Kernel: Copy + Send + Sync {
     /// Numbers in a unit.
     const PER: usize;
     /// The most rows of a tile.
@@ -122,7 +122,7 @@ pub trait Kernel: Copy + Send + Sync {
 const ROOM: usize = 1 << 14;
 
 /// Room for `units` in a buffer, which grows if it is too short.
-pub fn at_least(buffer: &mut Vec<Vector>, units: usize) -> &mut [u32] {
+pub(super) fn at_least(buffer: &mut Vec<Vector>, units: usize) -> &mut [u32] {
     let vectors = units.div_ceil(LANES);
     if buffer.len() < vectors {
         buffer.resize(vectors.max(ROOM), Vector::default());

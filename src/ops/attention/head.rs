@@ -10,12 +10,12 @@ use crate::simd::{LANES, wide};
 const ROWS: usize = 6;
 
 /// f32 elements of scratch for a product of `n` columns and sums over `k`.
-pub fn panel_len(k: usize, n: usize) -> usize {
+pub(super) fn panel_len(k: usize, n: usize) -> usize {
     k * n.next_multiple_of(LANES)
 }
 
 /// `c = scale · a b` with `c: [m, n]`, whose rows are `stride` apart, and `a: [m, k]`.
-pub fn gemm(
+pub(super) fn gemm(
     (m, n, k): (usize, usize, usize),
     (c, stride): (&mut [f32], usize),
     a: (&[f32], Strides),

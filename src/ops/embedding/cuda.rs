@@ -8,7 +8,7 @@ use crate::ops::bias::cuda::{Rows, column_sums, column_sums_scratch_len};
 
 /// A table's gradient.
 #[derive(Clone, Copy)]
-pub struct Table {
+pub(in crate::ops) struct Table {
     /// Its address.
     pub address: u64,
     /// Rows of the table.
@@ -25,7 +25,7 @@ fn list_lens(places: usize) -> impl Iterator<Item = usize> {
 }
 
 /// f32 elements of scratch for [`scatter`].
-pub fn scatter_scratch_len(places: usize, width: usize) -> usize {
+pub(in crate::ops) fn scatter_scratch_len(places: usize, width: usize) -> usize {
     // Two lists of entries, of two numbers each, which the sort uses in turns; counts and totals of digits.
     let sort = 4 * places + DIGITS * (places.div_ceil(SEGMENT) + 1);
     sort + list_lens(places).skip(1).map(|len| len * (2 + width)).sum::<usize>()
@@ -36,7 +36,7 @@ pub fn scatter_scratch_len(places: usize, width: usize) -> usize {
 ///
 /// # Errors
 /// If a launch fails.
-pub fn scatter<T: ActType>(
+pub(in crate::ops) fn scatter<T: ActType>(
     device: &Cuda<T>,
     indices: u64,
     places: usize,

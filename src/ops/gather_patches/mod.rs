@@ -68,7 +68,7 @@ struct GatherPatchesOp<D: Device> {
 }
 
 impl<D: GatherPatches> Tape<D> {
-    /// Pixel rows `[batch, kept, patch * patch * 3]`; which get no gradient.
+    /// `images: [batch, side, side, 3]`, `ids: [batch, kept] -> [batch, kept, patch * patch * 3]`, which gets no gradient.
     pub fn gather_patches(
         &mut self,
         images: Slot<u8>,

@@ -48,9 +48,9 @@ pub struct Forward<'a, D: Device> {
     pub eps: f32,
     /// `[rows, width]`.
     pub y: D::ViewMut<'a, D::Act>,
-    /// `[rows]`.
+    /// Out: the mean of each row, `[rows]`.
     pub mean: D::ViewMut<'a, f32>,
-    /// `[rows]`.
+    /// Out: `1 / sqrt(var + eps)` of each row, `[rows]`.
     pub rstd: D::ViewMut<'a, f32>,
 }
 
@@ -62,9 +62,9 @@ pub struct BackwardOperands<'a, D: Device> {
     pub x: D::View<'a, D::Act>,
     /// `[width]`.
     pub gamma: D::View<'a, f32>,
-    /// `[rows]`.
+    /// As the forward pass left it, `[rows]`.
     pub mean: D::View<'a, f32>,
-    /// `[rows]`.
+    /// As the forward pass left it, `[rows]`.
     pub rstd: D::View<'a, f32>,
     /// `[rows, width]`; accumulates into the residual stream's gradient, if there is one.
     pub dx: GradMut<D::ViewMut<'a, D::Act>>,
@@ -111,12 +111,13 @@ struct Planned<D: Device> {
 }
 
 impl<D: LayerNorm> Tape<D> {
-    /// `y = LN(x)`.
+    /// `y = LN(x)`, `[..., width] -> [..., width]`.
     pub fn layernorm(&mut self, x: Var<D::Act>, norm: Norm) -> Var<D::Act> {
         self.record_layernorm(x, None, None, norm)
     }
 
-    /// `(s, LN(s))` with `s = x + delta`, or `s = x` without a `delta`: the residual stream, and the input of a branch.
+    /// `(s, LN(s))` with `s = x + delta`, or `s = x` without a `delta`: the residual stream, and the input of a branch. All are
+    /// `[..., width]`.
     pub fn residual_layernorm(
         &mut self,
         x: Var<D::Act>,

@@ -4,7 +4,6 @@
 //! [`Module::parse`] reads a PTX file, [`Memory`] is the device's global memory, [`launch`] runs a kernel. What is and is
 //! not modelled is listed below.
 #![doc = include_str!("../README.md")]
-#![warn(missing_docs, unreachable_pub)]
 // Errors in a kernel are faults with a line, never panics.
 #![cfg_attr(not(test), deny(clippy::unwrap_used))]
 
