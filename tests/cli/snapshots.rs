@@ -1,5 +1,5 @@
 //! What the program prints, so that its English can be read in one place: `tests/cli/snapshots/*.snap`. Paths are shown as
-//! `[FOLDER]`.
+//! `[FOLDER]`, and numbers of tables as `#`.
 //!
 //! After a text has changed: `INSTA_UPDATE=always cargo test --release --test cli snapshots::`, and read the diff.
 
@@ -108,4 +108,93 @@ fn mistakes() {
         text.push('\n');
     }
     assert_snapshot!("mistakes", text);
+}
+
+/// `text` with what may differ between machines and compilers masked: numbers that stand alone become `#`, names of bottlenecks
+/// `[LIMIT]`, and columns are two spaces apart. Titles of columns, in the first line, and the exit code stay.
+fn masked(text: &str) -> String {
+    const LIMITS: [&str; 5] = ["memory", "compute", "issue", "shared memory", "tensor cores"];
+    let line = |(number, line): (usize, &str)| {
+        let stays = number == 0 || line.starts_with("exit code");
+        let cell = |cell: &str| match cell {
+            _ if stays => cell.to_owned(),
+            _ if LIMITS.contains(&cell) => "[LIMIT]".to_owned(),
+            _ => without_numbers(cell),
+        };
+        let cells = line.split("  ").map(str::trim).filter(|text| !text.is_empty()).map(cell);
+        let indent = if line.starts_with(' ') { "  " } else { "" };
+        format!("{indent}{}\n", cells.collect::<Vec<_>>().join("  "))
+    };
+    text.lines().enumerate().map(line).collect()
+}
+
+/// `text` with `#` for each number that is not part of a name: `-1.50 ms` is `# ms`, `block_00` and `b16` stay.
+fn without_numbers(text: &str) -> String {
+    let (mut masked, mut rest) = (String::new(), text);
+    while let Some(first) = rest.chars().next() {
+        let starts_word = !masked.ends_with(|c: char| c.is_alphanumeric() || "_-".contains(c));
+        let unsigned = rest.strip_prefix(['-', '+']).unwrap_or(rest);
+        if starts_word && unsigned.starts_with(|c: char| c.is_ascii_digit()) {
+            let after = unsigned.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.');
+            masked.push('#');
+            rest = after;
+        } else {
+            masked.push(first);
+            rest = &rest[first.len_utf8()..];
+        }
+    }
+    masked
+}
+
+#[test]
+fn only_numbers_are_masked() {
+    let text = "            24 GB    step  slowest
+block_00     1.20   3.0 %   memory
+fit b16: -3 ms (+4.5 %), nvcc 13.0.88  memory: 1 MiB
+exit code 0";
+    let expected = "  24 GB  step  slowest
+block_00  #  # %  [LIMIT]
+fit b16: # ms (# %), nvcc #  memory: # MiB
+exit code 0
+";
+    assert_eq!(masked(text), expected);
+}
+
+/// The tables of evaluations and of profiles, for a small model after one step.
+#[test]
+fn tables() {
+    let place = Place::new();
+    place.train("run", &["--steps=1", "--device=cpu"]).expect(0);
+    let [run, before] = ["run", "before.json"].map(|name| place.path(name).display().to_string());
+    let json = format!("--json={before}");
+    let cpu = ["profile", &run, "--device=cpu", "--threads=2", "--profile-steps=1"];
+    let emulator = ["profile", &run, "--device=emulator", "--threads=2", "--profile-steps=1"];
+    let cases: [(&str, &[&str]); 7] = [
+        ("eval-zero-shot", &["eval", "zero-shot", &run, "--device=cpu"]),
+        ("eval-retrieval", &["eval", "retrieval", &run, "--device=cpu"]),
+        ("profile-cpu", &cpu),
+        ("profile-emulator-op", &[&emulator[..], &["--group=op", &json]].concat()),
+        ("profile-emulator-kernel", &[&emulator[..], &["--group=kernel"]].concat()),
+        ("profile-compare", &["profile", "--compare", &before, &before]),
+        ("profile-fit", &["profile", "--fit"]),
+    ];
+    for (name, args) in cases {
+        // The command is shown as it is.
+        let text = seen(&place.path(""), args);
+        let (command, output) = text.split_once('\n').unwrap();
+        assert_snapshot!(name, format!("{command}\n{}", masked(output)));
+    }
+}
+
+/// The machine's own values are masked, and the nvcc that compiled the kernels.
+#[test]
+fn info() {
+    let line = |line: &str| match line.split_whitespace().next() {
+        Some("cpu") => line.replace(flipk::device::isa::processor(), "[CPU]"),
+        Some("features") => "features  [FEATURES]; used: [FEATURE]".to_owned(),
+        Some("gpu") => "gpu  [GPU]".to_owned(),
+        _ => line.to_owned(),
+    };
+    let text: Vec<String> = seen(Path::new("/nowhere"), &["info"]).lines().map(line).collect();
+    assert_snapshot!("info", masked(&text.join("\n")));
 }
