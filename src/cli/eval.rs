@@ -67,6 +67,9 @@ struct Common {
     /// .json member [default: where they were at training]
     #[arg(long, value_name = "KEY")]
     caption_key: Option<String>,
+    /// Column of a table (CSV, TSV) with the paths of images [default: as at training]
+    #[arg(long, value_name = "COLUMN")]
+    image_key: Option<String>,
     /// How to read a .txt member of several lines: as one caption per line (each), or as a single caption (join) [default: as
     /// at training]
     #[arg(long, value_name = "each|join", hide_possible_values = true)]
@@ -188,10 +191,12 @@ impl Common {
         let own = run.eval_data.clone().filter(|data| !data.is_empty());
         let data = self.data.clone().or(own).unwrap_or_else(|| vec!["embedded:fluent".to_owned()]);
         let caption_lines = self.caption_lines.or(run.caption_lines).unwrap_or_default();
+        let image_key = self.image_key.as_ref().or(run.image_key.as_ref());
         let keys = |caption_key: Option<&String>, class_numbers| CaptionKeys {
             caption_key: caption_key.cloned(),
             class_numbers,
             caption_lines,
+            image_key: image_key.cloned(),
             ..CaptionKeys::default()
         };
         let (dataset, note) = match &self.caption_key {

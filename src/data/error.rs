@@ -31,6 +31,9 @@ pub enum DataError {
     /// A shard that is not a tar archive.
     #[error("{shard} is not a tar archive: {problem}")]
     NotTar { shard: String, problem: String },
+    /// A table that cannot be used.
+    #[error("cannot use the table {}: {problem}", path.display())]
+    Table { path: PathBuf, problem: String },
     /// A shard without samples.
     #[error("{shard} holds no samples: looked for {looked_for}; found {found}")]
     EmptyShard { shard: String, looked_for: String, found: String },
@@ -38,7 +41,7 @@ pub enum DataError {
     #[error("{failed} of the {total} shards cannot be used; fetch them again or leave them out of the list: {list}")]
     Shards { failed: usize, total: usize, list: String },
     /// No room, or no permission, for unpacked shards.
-    #[error("cannot unpack {} to a temporary file in {} (set TMPDIR to another folder, or unpack the shards yourself with gunzip): {source}", shard.display(), folder.display())]
+    #[error("cannot unpack {} to a temporary file in {} (set TMPDIR to another folder, or unpack the shards yourself): {source}", shard.display(), folder.display())]
     Spool { shard: PathBuf, folder: PathBuf, source: io::Error },
     /// A shard that could be read before, and no longer can.
     #[error("cannot read {shard}: {problem}")]

@@ -36,8 +36,8 @@ pub enum Precision {
 #[cfg_attr(feature = "cli", derive(clap::Args))]
 #[serde(default, deny_unknown_fields)]
 pub struct Options {
-    /// Training shards: paths with {000..127}, {a,b} and *, folders, embedded:NAME
-    /// [default: embedded:noto embedded:twemoji]
+    /// Training data: tar archives, TFRecord files and tables (CSV, TSV), as paths with {000..127}, {a,b} and *; folders of
+    /// these, or of images with captions in .txt; embedded:NAME [default: embedded:noto embedded:twemoji]
     #[cfg_attr(feature = "cli", arg(long, num_args = 1.., value_name = "SHARDS", help_heading = "Data"))]
     pub data: Option<Vec<String>>,
     /// Shards for zero-shot evaluation at the end [default: embedded:fluent with the embedded data, else none]
@@ -60,6 +60,9 @@ pub struct Options {
     /// texts is drawn each time the sample is seen [default: .txt, or else the field `caption`]
     #[cfg_attr(feature = "cli", arg(long, value_name = "KEY", help_heading = "Data"))]
     pub caption_key: Option<String>,
+    /// Column of a table (CSV, TSV) with the paths of images [default: filepath, or else another usual name]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "COLUMN", help_heading = "Data"))]
+    pub image_key: Option<String>,
     /// How to read a .txt member of several lines: as one caption per line, one of which is drawn each time the sample is
     /// seen (each), or as a single caption (join) [default: each]
     #[cfg_attr(

@@ -201,7 +201,7 @@ fn files_that_are_not_archives_are_named() {
     let place = Place::with_vocab();
     let good = place.file("good.tar", finished(good(8, |n| format!("{n}"))));
     for (name, bytes, word) in [
-        ("list.csv", &b"url,caption\nhttp://x,a cat\n"[..], "CSV"),
+        ("list.tar", &b"url,caption\nhttp://x,a cat\n"[..], "CSV"),
         ("x.tar.zst", b"\x28\xB5\x2F\xFD....", "zstd"),
         ("x.tar.bz2", b"BZh91AY&SY", "bzip2"),
         ("page.tar", b"<html><head><title>403 Forbidden</title></head>", "an HTML page (`403 Forbidden`)"),
@@ -261,7 +261,7 @@ fn shards_that_are_left_out_or_come_twice_are_reported() {
         .expect(0);
     says(&ran, &["16 pairs", "1 of the 2 shards are in the list more than once", "is the same file as"]);
     std::fs::write(shards.join("d.tar.zst"), b"\x28\xB5\x2F\xFD and more").unwrap();
-    says(&place.train_shards("zst", &[&given("shards")], &[]).expect(1), &["d.tar.zst is not a tar archive", "zstd"]);
+    says(&place.train_shards("zst", &[&given("shards")], &[]).expect(1), &["d.tar.zst is not a tar archive: zstd"]);
     // The files of a sample lie in one folder.
     let mut apart = Vec::new();
     for number in 0..4 {

@@ -6,6 +6,7 @@ mod archives;
 mod bits;
 mod emulator;
 mod eval;
+mod formats;
 mod harness;
 mod mistakes;
 mod pack;

@@ -97,7 +97,7 @@ impl Dataset {
             return Err(DataError::NoSources { embedded: embedded_names() });
         }
         let locations: Vec<&Location> = sources.iter().flat_map(|source| &source.shards).collect();
-        let common = Common::default();
+        let common = Common { image_key: keys.image_key.clone(), ..Common::default() };
         let open = |(number, location): (usize, &&Location)| Shard::open(number as u32, location, &common);
         // All are opened before an error is returned, so that every run reports the same errors.
         let opened: Vec<Result<(Shard, Report)>> = locations.par_iter().enumerate().map(open).collect();
@@ -115,7 +115,7 @@ impl Dataset {
         warnings.extend(note_lines(reports.into_iter().flat_map(|report| report.notes)));
         if bytes > NOTED_BYTES {
             warnings.push(format!(
-                "{count} gzipped shards were unpacked to {:.1} GB of temporary files in {} (set TMPDIR for another folder)",
+                "{count} compressed shards were unpacked to {:.1} GB of temporary files in {} (set TMPDIR for another folder)",
                 bytes as f64 / 1e9,
                 common.spool.folder().display()
             ));

@@ -5,7 +5,7 @@ use super::notes::NoteKind;
 use super::tar::{Content, Fault, Index};
 use crate::data::broken::{Broken, Kind};
 
-/// A gzip stream that ends in an error.
+/// A compressed stream that ends in an error.
 pub(crate) struct Inflation {
     pub(crate) problem: String,
     /// Whether the stream is whole, and only the bytes after it are wrong.
@@ -50,7 +50,7 @@ pub(crate) fn assess(
                     format!("its last {gone} bytes are zeros: a download that did not finish?{}", samples_lost(about));
                 notes.push((NoteKind::Lost, text));
             }
-            // The gzip error below says so already.
+            // The error of the compressed stream, below, says so already.
             Fault::NoEnd if inflation.is_some() => {}
             Fault::NoEnd => {
                 let last = index.members.last().map_or_else(String::new, |member| printable(&member.name));
@@ -73,10 +73,10 @@ pub(crate) fn assess(
             notes.push((NoteKind::Trailing, format!("bytes after the end of the archive are not read ({problem})")));
         } else if is_whole {
             let text = format!(
-                "it has its end mark, but the gzip data is damaged, so any of its samples may be damaged ({problem}); \
+                "it has its end mark, but the compressed data is damaged, so any of its samples may be damaged ({problem}); \
                  fetch it again"
             );
-            notes.push((NoteKind::Gzip, text));
+            notes.push((NoteKind::Packed, text));
         } else {
             let about = (samples.entries.len() as f64 * left / (1.0 - left).max(1e-3)).round() as u64;
             let about = about.max(u64::from(!is_cut));
@@ -89,7 +89,7 @@ pub(crate) fn assess(
     (lost, notes)
 }
 
-fn samples_lost(about: u64) -> String {
+pub(super) fn samples_lost(about: u64) -> String {
     match about {
         0 => String::new(),
         1 => ": about 1 sample".to_owned(),

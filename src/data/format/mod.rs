@@ -3,25 +3,44 @@
 //! | file | what it does |
 //! |---|---|
 //! | `sniff` | what a file is, by its first bytes |
-//! | `tar` | which bytes belong to which member |
+//! | `packed` | compressed files |
+//! | `tar` | which bytes belong to which member of an archive |
 //! | `members` | which members make which sample |
+//! | `tfrecord`, `table`, `folder` | other formats: TFRecord; CSV and TSV; images in a folder |
 //! | `shard` | one shard: its bytes and its samples |
 //! | `damage`, `notes` | what is wrong with a shard, and the messages about it |
 //!
-//! What an image or a caption is belongs in `sample`. Another format (TFRecord, CSV, packed) makes the same index: an
-//! [`Entry`] for each sample, with the byte ranges of its parts. So every format works with every store.
+//! What an image or a caption is belongs in `sample`. Every format makes the same index: an [`Entry`] for each sample, with
+//! the byte ranges of its parts.
 
 mod damage;
+mod folder;
 mod members;
 mod notes;
+mod packed;
 mod shard;
 mod sniff;
+mod table;
 pub(crate) mod tar;
+mod tfrecord;
 
 pub(crate) use self::members::{Entry, image_members, printable};
 pub(crate) use self::notes::lines as note_lines;
 pub(crate) use self::shard::{Common, Report, Shard};
 pub(crate) use self::sniff::sniff;
+
+/// The samples of a shard and what is wrong with it, in any format.
+#[derive(Debug, Default)]
+struct Indexed {
+    entries: Vec<Entry>,
+    /// Extensions of members, or names of columns or features, for error messages.
+    extensions: Vec<String>,
+    /// An estimate of the samples that were lost to damage, in addition to those in `entries`.
+    lost: u64,
+    notes: Vec<(notes::NoteKind, String)>,
+    /// What was found instead of samples, if the extensions do not say it.
+    found: Option<String>,
+}
 
 #[cfg(test)]
 mod tests {

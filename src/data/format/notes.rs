@@ -6,13 +6,14 @@ use std::collections::BTreeMap;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum NoteKind {
     Lost,
-    Gzip,
+    Packed,
     NoEnd,
     Trailing,
     Repeated,
     Compound,
     NotPreferred,
     NoSample,
+    Quotes,
 }
 
 /// Notes of each kind that are shown.

@@ -1,32 +1,35 @@
 //! One shard: its bytes, and its samples.
 
 use std::borrow::Cow;
-use std::io::{BufReader, Read, Seek};
+use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
 use super::damage::{self, Inflation};
 use super::members::{self, Entry, image_members, printable};
 use super::notes::NoteKind;
+use super::packed::{self, Packing};
 use super::sniff::sniff;
 use super::tar::{self, TarError};
+use super::{Indexed, folder, table, tfrecord};
 use crate::data::broken::{Broken, Kind};
 use crate::data::error::{DataError, Result};
-use crate::data::store::{Files, Gunzip, Location, OpenFile, ReadAt, Span, Spool, Spooled, Store, embedded, fill_from};
+use crate::data::store::{Files, Gunzip, Location, OpenFile, ReadAt, Span, Spool, Store, embedded, fill_from};
 use crate::data::text::list_some;
 
-const GZIP: [u8; 2] = [0x1F, 0x8B];
 /// Bytes from which the kind of a file is guessed, if it is not an archive.
 const PROBE_BYTES: usize = 4096;
 
 /// What the shards of a data set share.
 #[derive(Default)]
 pub(crate) struct Common {
-    files: Arc<Files>,
+    /// The column of tables that has the paths of images.
+    pub(crate) image_key: Option<String>,
+    pub(crate) files: Arc<Files>,
     pub(crate) spool: Spool,
 }
 
-/// An indexed archive.
+/// An indexed shard.
 pub(crate) struct Shard {
     pub(crate) location: Location,
     store: Store,
@@ -51,81 +54,23 @@ impl Shard {
     /// Indexes shard `number` of the data set.
     ///
     /// # Errors
-    /// A file that cannot be read, is not a tar archive, or has no samples.
+    /// A file that cannot be read, is in no format that flipk reads, or has no samples.
     pub(crate) fn open(number: u32, location: &Location, common: &Common) -> Result<(Self, Report)> {
-        let name = location.to_string();
-        let not_tar = |problem: String| DataError::NotTar { shard: name.clone(), problem };
         let mut report = Report::default();
-        let (store, indexed, inflation) = match location {
-            Location::Embedded(wanted) => {
-                let archive = embedded::SHARDS.iter().find(|(known, _)| known == wanted);
-                let packed = archive.map_or(&[][..], |(_, archive)| archive);
-                let mut bytes = Vec::new();
-                let read = Gunzip::new(packed).read_to_end(&mut bytes);
-                read.map_err(|error| not_tar(error.to_string()))?;
-                let indexed = tar::index(&bytes[..]);
-                (Store::Memory(bytes), indexed, None)
-            }
-            Location::File(path) => {
-                let read = |source| DataError::Read { path: path.clone(), source };
-                let file = OpenFile::open(path).map_err(read)?;
-                report.file = file.identity;
-                let mut head = vec![0; PROBE_BYTES];
-                let head = fill_from(&file, &mut head, 0).map_err(read)?;
-                if head.is_empty() {
-                    return Err(empty(name, "an empty file of 0 bytes".to_owned()));
-                }
-                // A file in another format may contain something that looks like a tar header.
-                let other = |head: &[u8]| sniff(head).filter(|found| found.sure && !tar::is_start(head));
-                if head.starts_with(&GZIP) {
-                    let (spooled, inflation) = unpack(file, path, &common.spool)?;
-                    report.unpacked = spooled.len();
-                    if let Some(found) = other(fill_from(&spooled, &mut vec![0; PROBE_BYTES], 0).map_err(read)?) {
-                        return Err(not_tar(format!("it is gzipped, and inside it is {}", found.what)));
-                    }
-                    let indexed = tar::index(&spooled);
-                    (Store::Spooled(spooled), indexed, inflation)
-                } else {
-                    if let Some(found) = other(head) {
-                        return Err(not_tar(format!("it is {}", found.what)));
-                    }
-                    let indexed = tar::index(&file);
-                    let (path, len) = (path.clone(), file.len);
-                    (Store::File { number, path, len, files: common.files.clone() }, indexed, None)
-                }
-            }
+        let (store, indexed) = match location {
+            Location::Embedded(name) => embedded_archive(name)?,
+            Location::Folder(path) => folder::open(path)?,
+            Location::File(path) => file(number, path, common, &mut report)?,
         };
-        let index = match (indexed, location) {
-            (Ok(index), _) => index,
-            (Err(TarError::Read(source)), Location::File(path)) => {
-                return Err(DataError::Read { path: path.clone(), source });
-            }
-            (Err(TarError::Read(error)), _) => return Err(not_tar(error.to_string())),
-            (Err(TarError::NotTar(problem)), _) => {
-                let mut head = vec![0; PROBE_BYTES];
-                let head = fill_from(&store, &mut head, 0).unwrap_or_default();
-                let inside = if report.unpacked > 0 { "it is gzipped, and inside it is" } else { "it is" };
-                let what = sniff(head).map_or_else(|| problem.to_string(), |found| format!("{inside} {}", found.what));
-                return Err(not_tar(inflation.map_or(what.clone(), |broken| format!("{}; {what}", broken.problem))));
-            }
-        };
-        let mut samples = members::group(&index.members);
-        if samples.entries.is_empty() {
-            let found = samples.extensions.iter().map(|extension| format!(".{extension}"));
-            let found = match index.members.first().filter(|_| samples.extensions.is_empty()) {
-                Some(first) => format!(
-                    "only names that are hidden (.name), private (__name__) or without an extension, such as `{}`",
-                    printable(&first.name)
-                ),
-                None => list_some(found),
-            };
-            return Err(empty(name, found));
+        let name = location.to_string();
+        let Indexed { entries: samples, extensions, lost, notes, found } = indexed;
+        if samples.is_empty() {
+            let listed = || list_some(extensions.iter().map(|extension| format!(".{extension}")));
+            return Err(empty(name, found.unwrap_or_else(listed)));
         }
-        let (lost, damage) = damage::assess(&index, &mut samples, store.len(), inflation.as_ref());
-        let notes = damage.into_iter().chain(samples.unused.notes());
-        report.notes = notes.map(|(kind, text)| (kind, format!("{name}: {text}"))).collect();
-        report.extensions = samples.extensions;
-        Ok((Self { location: location.clone(), store, samples: samples.entries, lost }, report))
+        report.notes = notes.into_iter().map(|(kind, text)| (kind, format!("{name}: {text}"))).collect();
+        report.extensions = extensions;
+        Ok((Self { location: location.clone(), store, samples, lost }, report))
     }
 
     /// A part of the archive, if the sample has it.
@@ -157,22 +102,86 @@ fn empty(shard: String, found: String) -> DataError {
     DataError::EmptyShard { shard, looked_for: format!("{}, .txt, .json or .cls", image_members()), found }
 }
 
-/// Unpacks a gzipped archive to disk. If it is damaged, unpacks up to the damage, and returns what is wrong.
-fn unpack(file: OpenFile, path: &Path, spool: &Spool) -> Result<(Spooled, Option<Inflation>)> {
-    let len = file.len;
-    let mut packed = Gunzip::new(BufReader::with_capacity(1 << 16, file.file));
-    let (spooled, problem) = spool.unpack(&mut packed).map_err(|source| DataError::Spool {
-        shard: path.to_owned(),
-        folder: spool.folder().to_owned(),
-        source,
-    })?;
-    let inflation = problem.map(|problem| {
-        let is_trailing = packed.is_trailing();
-        let used = packed.get_mut().and_then(|file| file.stream_position().ok()).unwrap_or(len);
-        let left = len.saturating_sub(used) as f64 / len.max(1) as f64;
-        Inflation { problem: format!("gzip: {problem}"), is_trailing, left }
+fn embedded_archive(name: &str) -> Result<(Store, Indexed)> {
+    let archive = embedded::SHARDS.iter().find(|(known, _)| *known == name);
+    let mut bytes = Vec::new();
+    let read = Gunzip::new(archive.map_or(&[][..], |(_, archive)| archive)).read_to_end(&mut bytes);
+    let name = format!("embedded:{name}");
+    read.map_err(|error| DataError::NotTar { shard: name.clone(), problem: error.to_string() })?;
+    let indexed = index(&bytes[..], &name, "it is", None)?;
+    Ok((Store::Memory(bytes), indexed))
+}
+
+fn file(number: u32, path: &Path, common: &Common, report: &mut Report) -> Result<(Store, Indexed)> {
+    let read = |source| DataError::Read { path: path.to_owned(), source };
+    let name = path.display().to_string();
+    let image_key = common.image_key.as_deref();
+    let file = OpenFile::open(path).map_err(read)?;
+    report.file = file.identity;
+    let mut head = vec![0; PROBE_BYTES];
+    let head = fill_from(&file, &mut head, 0).map_err(read)?;
+    if head.is_empty() {
+        return Err(empty(name, "an empty file of 0 bytes".to_owned()));
+    }
+    if let Some(packing) = Packing::of(head) {
+        let (spooled, inflation) = packed::unpack(packing, file, path, &common.spool)?;
+        report.unpacked = spooled.len();
+        let indexed = index(&spooled, &name, packing.inside(), inflation.as_ref())?;
+        return Ok((Store::Spooled(spooled), indexed));
+    }
+    if table::is_table(path, head, image_key) {
+        let mut bytes = vec![0; usize::try_from(file.len).unwrap_or(usize::MAX)];
+        file.read_at(&mut bytes, 0).map_err(read)?;
+        return table::open(path, &bytes, image_key);
+    }
+    let indexed = index(&file, &name, "it is", None)?;
+    let (path, len) = (path.to_owned(), file.len);
+    Ok((Store::File { number, path, len, files: common.files.clone() }, indexed))
+}
+
+/// Indexes the bytes of a shard, unpacked. `it_is` begins a sentence about what they are; `inflation` says where unpacking
+/// ended.
+fn index<R: ReadAt + ?Sized>(bytes: &R, name: &str, it_is: &str, inflation: Option<&Inflation>) -> Result<Indexed> {
+    let read = |source| DataError::Read { path: name.into(), source };
+    let not_tar = |problem: String| DataError::NotTar { shard: name.to_owned(), problem };
+    if let Some(broken) = inflation.filter(|_| bytes.len() == 0) {
+        return Err(not_tar(broken.problem.clone()));
+    }
+    let mut head = vec![0; PROBE_BYTES];
+    let head = fill_from(bytes, &mut head, 0).map_err(read)?;
+    if tfrecord::is_start(head) {
+        return tfrecord::index(bytes, inflation).map_err(read);
+    }
+    let found = sniff(head);
+    // A file in another format may contain something that looks like a tar header.
+    if let Some(found) = found.as_ref().filter(|found| found.sure && !tar::is_start(head)) {
+        return Err(not_tar(format!("{it_is} {}", found.what)));
+    }
+    match tar::index(bytes) {
+        Ok(index) => Ok(archive(index, bytes.len(), inflation)),
+        Err(TarError::Read(source)) => Err(read(source)),
+        Err(TarError::NotTar(problem)) => {
+            let what = found.map_or_else(|| problem.to_string(), |found| format!("{it_is} {}", found.what));
+            Err(not_tar(inflation.map_or(what.clone(), |broken| format!("{}; {what}", broken.problem))))
+        }
+    }
+}
+
+/// The samples of a tar archive of `bytes` bytes.
+fn archive(index: tar::Index, bytes: u64, inflation: Option<&Inflation>) -> Indexed {
+    let mut samples = members::group(&index.members);
+    let found = index.members.first().filter(|_| samples.extensions.is_empty()).map(|first| {
+        format!(
+            "only names that are hidden (.name), private (__name__) or without an extension, such as `{}`",
+            printable(&first.name)
+        )
     });
-    Ok((spooled, inflation))
+    if samples.entries.is_empty() {
+        return Indexed { extensions: samples.extensions, found, ..Indexed::default() };
+    }
+    let (lost, damage) = damage::assess(&index, &mut samples, bytes, inflation);
+    let notes = damage.into_iter().chain(samples.unused.notes()).collect();
+    Indexed { entries: samples.entries, extensions: samples.extensions, lost, notes, found }
 }
 
 #[cfg(test)]

@@ -13,11 +13,11 @@ pub(crate) struct Found {
 
 /// Magic numbers and what they mean.
 const MARKS: &[(&[u8], &str)] = &[
-    // Only within another gzip file, which is unpacked.
+    // These two only within another compressed file, which is unpacked.
     (b"\x1F\x8B", "compressed with gzip once more; unpack it first (gunzip)"),
+    (b"\x28\xB5\x2F\xFD", "compressed with zstd once more; unpack it first (unzstd)"),
     (b"BZh", "compressed with bzip2; unpack it first (bunzip2)"),
     (b"\xFD7zXZ\0", "compressed with xz; unpack it first (unxz)"),
-    (b"\x28\xB5\x2F\xFD", "compressed with zstd; unpack it first (unzstd)"),
     (b"\x04\x22\x4D\x18", "compressed with lz4; unpack it first (unlz4)"),
     (b"LZIP", "compressed with lzip; unpack it first (lzip -d)"),
     (b"]\0\0", "compressed with lzma; unpack it first (unlzma)"),
@@ -64,21 +64,11 @@ pub(crate) fn sniff(head: &[u8]) -> Option<Found> {
     if head.get(16..20) == Some(&0xBEEF_C0DE_u32.to_le_bytes()) {
         return sure("an LMDB database; pack its samples as .tar");
     }
-    if is_tfrecord(head) {
-        return sure("a TFRecord file; pack its samples as .tar");
-    }
     let length = head.first_chunk().map_or(u64::MAX, |length| u64::from_le_bytes(*length));
     if length < 1 << 30 && head.get(8) == Some(&b'{') {
         return sure("a safetensors file, which holds weights");
     }
     as_text(head).map(|what| Found { what, sure: false })
-}
-
-/// A record begins with its length (8 bytes) and the masked CRC-32C of the length.
-fn is_tfrecord(head: &[u8]) -> bool {
-    let (Some(length), Some(stated)) = (head.first_chunk::<8>(), head.get(8..12)) else { return false };
-    let masked = crc32c::crc32c(length).rotate_right(15).wrapping_add(0xA282_EAD8);
-    masked.to_le_bytes() == stated
 }
 
 fn as_text(head: &[u8]) -> Option<String> {
@@ -104,8 +94,8 @@ fn as_text(head: &[u8]) -> Option<String> {
     for (separator, name) in [('\t', "TSV"), (',', "CSV"), (';', "CSV")] {
         if first.contains(separator) && second.is_some_and(|line| line.contains(separator)) {
             return Some(format!(
-                "a table in text form ({name}), which flipk does not read; img2dataset makes .tar shards from a list \
-                 of addresses and captions, and files on disk can be packed with `tar`"
+                "a table in text form ({name}) without a column with the paths of images; img2dataset makes .tar shards \
+                 from a list of addresses and captions"
             ));
         }
     }
@@ -123,10 +113,7 @@ mod tests {
 
     #[test]
     fn kinds_of_files_are_named_by_their_first_bytes() {
-        let mut record = 200_u64.to_le_bytes().to_vec();
-        let masked = crc32c::crc32c(&record).rotate_right(15).wrapping_add(0xA282_EAD8);
-        record.extend(masked.to_le_bytes());
-        let cases: [(&[u8], &str); 21] = [
+        let cases: [(&[u8], &str); 20] = [
             (b"BZh91AY&SY", "bzip2"),
             (b"\xFD7zXZ\0\0\x04", "xz"),
             (b"\x28\xB5\x2F\xFD\x04", "zstd"),
@@ -145,7 +132,6 @@ mod tests {
             (b"image;caption\na.jpg;a cat\n", "CSV"),
             (b"image\tcaption\na.jpg\ta cat, sitting\n", "TSV"),
             (b"hello there\nno table\n", "text (it begins `hello there`)"),
-            (&record, "TFRecord"),
             (b"\x40\0\0\0\0\0\0\0{\"w\":", "safetensors"),
             (&[7, 0xFE, 3, 0xFF, 0], ""),
         ];

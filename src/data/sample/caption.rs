@@ -9,7 +9,7 @@ use crate::data::broken::{Broken, Kind};
 use crate::data::text;
 use crate::random::Random;
 
-/// Where captions and tags are read from.
+/// Where a sample's captions, tags and image are read from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CaptionKeys {
@@ -22,12 +22,14 @@ pub struct CaptionKeys {
     pub caption_lines: CaptionLines,
     /// Field of the `.json` member with a list of tags; a sample without the field has no tags.
     pub tags_key: String,
+    /// Column of a table (CSV, TSV) with the paths of images; `None`: `filepath`, as OpenCLIP, or another usual name.
+    pub image_key: Option<String>,
 }
 
 impl Default for CaptionKeys {
     fn default() -> Self {
         let (class_numbers, caption_lines) = (ClassNumbers::default(), CaptionLines::default());
-        Self { caption_key: None, class_numbers, caption_lines, tags_key: "tags".to_owned() }
+        Self { caption_key: None, class_numbers, caption_lines, tags_key: "tags".to_owned(), image_key: None }
     }
 }
 

@@ -6,7 +6,8 @@
 //! | `embedded` | the data set inside the program |
 //! | `braces` | `{000..127}` and `{a,b}` |
 //! | `local` | files on disk |
-//! | `spool`, `gunzip` | unpacked archives |
+//! | `folder`, `joined` | the files in a folder; many small files as one store |
+//! | `spool`, `gunzip`, `unzstd` | unpacked archives |
 //!
 //! What the bytes mean belongs in `format`. Another place to read from (an object store, a pipe) is another [`Location`]
 //! and another [`Store`].
@@ -16,10 +17,13 @@
 
 mod braces;
 pub(crate) mod embedded;
+mod folder;
 mod gunzip;
+mod joined;
 mod local;
 pub(crate) mod source;
 mod spool;
+mod unzstd;
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -30,14 +34,17 @@ use std::sync::Arc;
 
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::braces::{MAX_SHARDS, expand_braces};
+pub(crate) use self::folder::{IMAGES, files_in};
 pub(crate) use self::gunzip::Gunzip;
+pub(crate) use self::joined::Joined;
 use self::local::read_unchanged;
 pub(crate) use self::local::{Files, OpenFile};
 pub use self::source::{Location, Source};
 pub(crate) use self::source::{embedded_names, left_out};
 pub(crate) use self::spool::{Spool, Spooled};
+pub(crate) use self::unzstd::Unzstd;
 
-/// A range of an archive's bytes. It never starts at 0, where the first header is.
+/// A range of a shard's bytes. It never starts at 0, where the first header of an archive is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Span {
     pub(crate) start: NonZeroU64,
@@ -68,7 +75,7 @@ impl ReadAt for [u8] {
     }
 }
 
-/// The bytes of one archive, unpacked.
+/// The bytes of one shard, unpacked.
 pub(crate) enum Store {
     /// A file on disk; `number` identifies it in `files`.
     File {
@@ -79,6 +86,7 @@ pub(crate) enum Store {
     },
     Memory(Vec<u8>),
     Spooled(Spooled),
+    Joined(Joined),
 }
 
 impl ReadAt for Store {
@@ -87,6 +95,7 @@ impl ReadAt for Store {
             Self::File { len, .. } => *len,
             Self::Memory(bytes) => bytes.len() as u64,
             Self::Spooled(spooled) => spooled.len,
+            Self::Joined(joined) => joined.len(),
         }
     }
 
@@ -98,6 +107,7 @@ impl ReadAt for Store {
             }
             Self::Memory(bytes) => bytes[..].read_at(into, at),
             Self::Spooled(spooled) => spooled.read_at(into, at),
+            Self::Joined(joined) => joined.read_at(into, at),
         }
     }
 }

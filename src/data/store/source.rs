@@ -5,19 +5,22 @@ use std::path::{Path, PathBuf};
 
 use super::braces::expand_braces;
 use super::embedded;
+use super::folder::has_images;
 use crate::data::error::{DataError, Result};
 use crate::data::text::list_some;
 
 /// How the names of shards end, in upper or lower case, in the order in which a folder's shards are taken; and how those of
 /// archives end that are not read: they are errors, and not silently ignored.
-const SHARDS: [&str; 3] = [".tar", ".tar.gz", ".tgz"];
-const UNREAD_SHARDS: [&str; 8] = [".tar.bz2", ".tbz", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst", ".tar.lz4"];
+const SHARDS: [&str; 7] = [".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst", ".tfrecord", ".tfrecords"];
+const UNREAD_SHARDS: [&str; 6] = [".tar.bz2", ".tbz", ".tbz2", ".tar.xz", ".txz", ".tar.lz4"];
 
 /// Where one shard is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Location {
     /// On disk.
     File(PathBuf),
+    /// A folder of images, on disk.
+    Folder(PathBuf),
     /// In the program, by the name after `embedded:`.
     Embedded(&'static str),
 }
@@ -25,7 +28,7 @@ pub enum Location {
 impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::File(path) => path.display().fmt(f),
+            Self::File(path) | Self::Folder(path) => path.display().fmt(f),
             Self::Embedded(name) => write!(f, "embedded:{name}"),
         }
     }
@@ -42,7 +45,7 @@ pub struct Source {
 
 impl Source {
     /// Reads one entry: `embedded:NAME`, or a path with `{000..127}`, `{a,b}`, `*`, `?` and `[..]`,
-    /// or a folder, which stands for all `.tar`, `.tar.gz` and `.tgz` files in it.
+    /// or a folder, which stands for all archives in it, or else for the images in it and in its subfolders.
     ///
     /// # Errors
     /// An unknown name, a pattern that matches nothing, or a shard that does not exist.
@@ -54,7 +57,7 @@ impl Source {
             },
             None => match unread(spec).filter(|_| !Path::new(spec).exists()) {
                 Some(why) => return Err(problem(spec, why)),
-                None => files(spec)?.into_iter().map(Location::File).collect(),
+                None => locations(spec)?,
             },
         };
         Ok(Self { spec: spec.to_owned(), shards })
@@ -93,7 +96,7 @@ fn problem(spec: &str, problem: impl Into<String>) -> DataError {
     DataError::Spec { spec: spec.to_owned(), problem: problem.into() }
 }
 
-fn files(spec: &str) -> Result<Vec<PathBuf>> {
+fn locations(spec: &str) -> Result<Vec<Location>> {
     let (mut found, mut missing) = (Vec::new(), Vec::new());
     // A path that exists is not a pattern.
     let patterns = match Path::new(spec).exists() {
@@ -104,23 +107,33 @@ fn files(spec: &str) -> Result<Vec<PathBuf>> {
         let path = PathBuf::from(&pattern);
         if path.is_dir() {
             let shards = shards_in(&path).map_err(|source| DataError::Read { path: path.clone(), source })?;
+            let deeper = if shards.is_empty() { folders_with_shards(&path) } else { 0 };
+            if shards.is_empty() && deeper == 0 && has_images(&path) {
+                found.push(Location::Folder(path));
+                continue;
+            }
             if shards.is_empty() {
-                let deeper = match folders_with_shards(&path) {
+                let deeper = match deeper {
                     0 => String::new(),
                     _ => format!("; subfolders are not searched; `{pattern}/**/*.tar` finds the shards in them"),
                 };
-                return Err(problem(spec, format!("no .tar, .tar.gz or .tgz file there; {}{deeper}", listing(&path))));
+                let found_none = format!(
+                    "no shards ({}) and no images there; {}{deeper}",
+                    list_some(SHARDS.iter().map(|end| (*end).to_owned())),
+                    listing(&path)
+                );
+                return Err(problem(spec, found_none));
             }
-            found.extend(shards);
+            found.extend(shards.into_iter().map(Location::File));
         } else if path.exists() {
-            found.push(path);
+            found.push(Location::File(path));
         } else if pattern.contains(['*', '?', '[']) {
             let shards = matches(spec, &pattern)?;
             if shards.is_empty() {
                 let folder = path.parent().unwrap_or(Path::new(""));
                 return Err(problem(spec, format!("nothing matches `{pattern}`; {}", listing(folder))));
             }
-            found.extend(shards);
+            found.extend(shards.into_iter().map(Location::File));
         } else {
             match std::fs::metadata(&path) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound || path.is_symlink() => {
@@ -172,7 +185,10 @@ pub(crate) fn hint(spec: &str) -> &'static str {
 
 /// Whether a file of this name is a shard of one of these kinds. macOS writes `._a.tar` next to `a.tar`.
 fn is_shard(name: &str, ends: &[&str]) -> bool {
-    !name.starts_with("._") && ends.iter().any(|end| name.to_ascii_lowercase().ends_with(end))
+    let name = name.to_ascii_lowercase();
+    // TensorFlow numbers its files as in `train.tfrecord-00000-of-00100`.
+    let is_numbered = |end: &str| end == ".tfrecord" && name.contains(".tfrecord-");
+    !name.starts_with("._") && ends.iter().any(|end| name.ends_with(end) || is_numbered(end))
 }
 
 /// The shards in a folder, by kind and name.

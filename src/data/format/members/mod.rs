@@ -16,8 +16,7 @@ use std::collections::HashSet;
 use self::draft::{COMPOUND, Part, draft};
 use self::name::key_and_extension;
 pub(crate) use self::name::printable;
-pub(crate) use self::slot::image_members;
-use self::slot::{SLOTS, Slot};
+pub(crate) use self::slot::{SLOTS, Slot, image_members};
 use self::unused::Unused;
 use super::tar::{Content, Member};
 use crate::data::broken::{Broken, Kind};
@@ -38,6 +37,17 @@ pub(crate) struct Entry {
     pub(crate) cls: Option<Span>,
     /// Why the sample is broken, if the index alone shows that.
     pub(crate) flaw: Option<Box<Broken>>,
+}
+
+impl Entry {
+    pub(crate) fn part_mut(&mut self, slot: Slot) -> &mut Option<Span> {
+        match slot {
+            Slot::Image => &mut self.image,
+            Slot::Txt => &mut self.txt,
+            Slot::Json => &mut self.json,
+            Slot::Cls => &mut self.cls,
+        }
+    }
 }
 
 /// The samples of an archive, in order of their first members.
@@ -99,18 +109,12 @@ pub(crate) fn group(members: &[Member]) -> Samples {
 
 /// Puts a member into its slot, or records why it cannot be used.
 fn fill(entry: &mut Entry, part: &Part, member: &Member) {
-    let place = match part.slot {
-        Slot::Image => &mut entry.image,
-        Slot::Txt => &mut entry.txt,
-        Slot::Json => &mut entry.json,
-        Slot::Cls => &mut entry.cls,
-    };
     let name = || printable(&member.name);
     let (kind, detail) = match &member.content {
         Content::Data(span) if span.len > MAX_MEMBER => {
             (Kind::UnreadMember, format!("{} has {} bytes; more than {MAX_MEMBER} are not read", name(), span.len))
         }
-        Content::Data(span) => return *place = Some(*span),
+        Content::Data(span) => return *entry.part_mut(part.slot) = Some(*span),
         Content::Cut(problem) => (Kind::TruncatedMember, format!("{}: {problem}", name())),
         Content::DanglingLink(target) => {
             (Kind::UnreadMember, format!("{} is a link to {}, which is not in the archive", name(), printable(target)))

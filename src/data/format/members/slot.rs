@@ -1,9 +1,6 @@
 //! The parts of a sample.
 
-/// Extensions of images; the first one is preferred if a sample has several (the first four as in OpenCLIP). The format of an
-/// image is detected from its content.
-pub(super) const IMAGES: [&str; 11] =
-    ["jpg", "png", "jpeg", "webp", "jpe", "jfif", "gif", "bmp", "tif", "tiff", "avif"];
+use crate::data::store::IMAGES;
 
 /// Where images are looked for, for error messages.
 pub(crate) fn image_members() -> String {
@@ -12,14 +9,14 @@ pub(crate) fn image_members() -> String {
 
 /// The parts of a sample.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum Slot {
+pub(crate) enum Slot {
     Image,
     Txt,
     Json,
     Cls,
 }
 
-pub(super) const SLOTS: usize = 4;
+pub(crate) const SLOTS: usize = 4;
 
 impl Slot {
     pub(super) fn word(self) -> &'static str {
@@ -32,7 +29,7 @@ impl Slot {
     }
 
     /// The slot for an extension in lower case, and the rank of the extension in that slot.
-    pub(super) fn of(extension: &[u8]) -> Option<(Self, u8)> {
+    pub(crate) fn of(extension: &[u8]) -> Option<(Self, u8)> {
         match extension {
             b"txt" => Some((Self::Txt, 0)),
             b"json" => Some((Self::Json, 0)),

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::name::{key_and_extension, printable};
-use super::slot::{IMAGES, Slot};
+use super::slot::Slot;
 use crate::data::format::notes::NoteKind;
+use crate::data::store::IMAGES;
 use crate::data::text::list_some;
 
 /// Members that are not part of a sample.

@@ -1,0 +1,245 @@
+//! Tables of images and captions in text form (CSV, TSV), as OpenCLIP reads them: the first line names the columns, one
+//! column has the paths of images, and another the captions.
+//!
+//! Each row is a sample. Its `.txt` is the caption; its `.json` is the whole row, so that `--caption-key` can name any column.
+
+use std::path::{Path, PathBuf};
+
+use csv::ByteRecord;
+use rayon::prelude::*;
+
+use super::Indexed;
+use super::members::{Entry, printable};
+use super::notes::NoteKind;
+use super::sniff::sniff;
+use super::tar;
+use crate::data::broken::{Broken, Kind};
+use crate::data::error::{DataError, Result};
+use crate::data::store::{Joined, Store};
+use crate::data::text::{self, list_some};
+
+/// Names of columns with paths of images, in order of preference; OpenCLIP's comes first. In upper or lower case.
+const IMAGES: [&str; 10] =
+    ["filepath", "file_path", "image_path", "filename", "file_name", "path", "image", "file", "img", "image_file"];
+/// Names of columns with captions.
+const CAPTIONS: [&str; 5] = ["title", "caption", "text", "txt", "captions"];
+const SEPARATORS: [u8; 4] = *b"\t,;|";
+
+/// Which columns are what.
+struct Columns {
+    separator: u8,
+    names: Vec<String>,
+    image: usize,
+    caption: Option<usize>,
+}
+
+impl Columns {
+    /// From the beginning of a table; `None` if no separator gives a column of images.
+    fn find(head: &[u8], image_key: Option<&str>) -> Option<Self> {
+        SEPARATORS.iter().find_map(|&separator| {
+            let names = header(head, separator)?;
+            let place = |wanted: &str| names.iter().position(|name| name.eq_ignore_ascii_case(wanted));
+            let image = match image_key {
+                Some(key) => place(key),
+                None => IMAGES.iter().find_map(|wanted| place(wanted)),
+            };
+            // A single column is no table: any text could begin with the word.
+            let image = image.filter(|_| names.len() > 1)?;
+            let caption = CAPTIONS.iter().find_map(|wanted| place(wanted));
+            Some(Self { separator, names, image, caption })
+        })
+    }
+}
+
+/// The names in the first row.
+fn header(head: &[u8], separator: u8) -> Option<Vec<String>> {
+    let mut first = ByteRecord::new();
+    let read = reader(separator).from_reader(head).read_byte_record(&mut first);
+    let names = first.iter().map(|name| String::from_utf8_lossy(name).trim().to_owned());
+    (read.ok()?).then(|| names.collect())
+}
+
+fn reader(separator: u8) -> csv::ReaderBuilder {
+    let mut reader = csv::ReaderBuilder::new();
+    reader.delimiter(separator).has_headers(false).flexible(true);
+    reader
+}
+
+/// Whether a file with this beginning is a table: by its name, or by a column of images.
+pub(super) fn is_table(path: &Path, head: &[u8], image_key: Option<&str>) -> bool {
+    let extension = path.extension().and_then(|extension| extension.to_str()).map(str::to_ascii_lowercase);
+    let by_name = matches!(extension.as_deref(), Some("csv" | "tsv"));
+    if by_name {
+        return !tar::is_start(head) && !sniff(head).is_some_and(|found| found.sure);
+    }
+    text::beginning(head).is_some() && Columns::find(head, image_key).is_some()
+}
+
+/// Indexes the table in `bytes`. A path that is not absolute is looked for in the table's folder, then in the working
+/// directory.
+///
+/// # Errors
+/// A table without a column of images, or one that is not UTF-8.
+pub(super) fn open(path: &Path, bytes: &[u8], image_key: Option<&str>) -> Result<(Store, Indexed)> {
+    let problem = |problem: String| DataError::Table { path: path.to_owned(), problem };
+    if let Some(encoding) = text::wide_encoding(bytes) {
+        return Err(problem(format!("it is {encoding}; save it as UTF-8")));
+    }
+    let columns = Columns::find(bytes, image_key).ok_or_else(|| problem(no_images(bytes, image_key)))?;
+    let mut rows = Vec::new();
+    for row in reader(columns.separator).from_reader(bytes).into_byte_records().skip(1) {
+        rows.push(row.map_err(|error| problem(error.to_string()))?);
+    }
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let found: Vec<Result<(PathBuf, u64), Broken>> =
+        rows.par_iter().map(|row| find(folder, row.get(columns.image).unwrap_or_default())).collect();
+    let (mut joined, mut entries) = (Joined::default(), Vec::with_capacity(rows.len()));
+    for (row, image) in rows.iter().zip(found) {
+        let mut entry = Entry { key: row.get(columns.image).unwrap_or_default().into(), ..Entry::default() };
+        match image {
+            Ok((path, len)) => entry.image = joined.add_file(path, len),
+            Err(broken) => entry.flaw = Some(Box::new(broken)),
+        }
+        let caption = columns.caption.and_then(|caption| row.get(caption));
+        entry.txt = caption.and_then(|caption| joined.add_text(caption));
+        entry.json = joined.add_text(record(&columns.names, row).as_bytes());
+        entries.push(entry);
+    }
+    let notes = broken_quotes(&rows).into_iter().collect();
+    let found = entries.is_empty().then(|| "only the line with the names of the columns".to_owned());
+    Ok((Store::Joined(joined), Indexed { entries, extensions: columns.names, notes, found, ..Indexed::default() }))
+}
+
+fn no_images(bytes: &[u8], image_key: Option<&str>) -> String {
+    let looked_for = image_key.map_or_else(|| IMAGES.join(", "), |key| format!("`{key}`"));
+    let widest = SEPARATORS.iter().filter_map(|&separator| header(bytes, separator)).max_by_key(Vec::len);
+    let names = list_some(widest.unwrap_or_default().into_iter().map(|name| format!("`{}`", text::shorten(&name))));
+    format!(
+        "no column with the paths of images; looked for {looked_for}; its first line, which must name the columns, has \
+         {names}. --image-key names another column; captions with addresses instead of files are downloaded with img2dataset"
+    )
+}
+
+/// An image's file, and its length.
+fn find(folder: &Path, name: &[u8]) -> Result<(PathBuf, u64), Broken> {
+    let missing = |detail: String| Broken { kind: Kind::MissingImage, detail };
+    let text = std::str::from_utf8(name).map_err(|_| missing(format!("the path {} is not UTF-8", printable(name))))?;
+    if text.trim().is_empty() {
+        return Err(missing("the row has no path".to_owned()));
+    }
+    if text.contains("://") {
+        return Err(missing(format!("{text} is an address; only files are read, img2dataset downloads addresses")));
+    }
+    // As a user sees the path, so that an error names it.
+    let places = [folder.join(text), PathBuf::from(text)];
+    let mut error = None;
+    for path in places {
+        match std::fs::metadata(&path) {
+            Ok(metadata) if metadata.is_file() => return Ok((path, metadata.len())),
+            Ok(_) => drop(error.get_or_insert_with(|| "it is not a file".to_owned())),
+            Err(why) => drop(error.get_or_insert_with(|| why.to_string())),
+        }
+    }
+    Err(missing(format!("{text}: {}", error.unwrap_or_default())))
+}
+
+/// A row as a JSON object of texts. Columns that are not UTF-8 are left out.
+fn record(names: &[String], row: &ByteRecord) -> String {
+    let fields = names.iter().zip(row).filter_map(|(name, field)| {
+        let field = std::str::from_utf8(field).ok()?;
+        Some((name.clone(), serde_json::Value::from(field)))
+    });
+    serde_json::Value::Object(fields.collect()).to_string()
+}
+
+/// A note if a quotation mark that is not closed has swallowed rows.
+fn broken_quotes(rows: &[ByteRecord]) -> Option<(NoteKind, String)> {
+    let swallows =
+        |row: &ByteRecord| row.iter().any(|field| field.iter().filter(|&&byte| byte == b'\n').count() >= MANY_LINES);
+    let first = rows.iter().position(swallows)?;
+    let count = rows.iter().filter(|row| swallows(row)).count();
+    let key = printable(rows[first].get(0).unwrap_or_default());
+    let text = format!(
+        "{count} rows have a field of many lines, such as the row of `{}`: a quotation mark at the beginning of a field and \
+         without an end takes all rows up to the next one; double the marks that are part of the text",
+        text::shorten(&key)
+    );
+    Some((NoteKind::Quotes, text))
+}
+
+/// Captions of more lines than this are unusual.
+const MANY_LINES: usize = 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::format::{Common, Shard};
+    use crate::data::store::Location;
+
+    /// The rows of a table next to the images `a.png` and `b c.png`: key, image, caption, and what is wrong.
+    fn rows(name: &str, table: &[u8], image_key: Option<&str>) -> Result<Vec<[String; 4]>> {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("a.png"), b"image a").unwrap();
+        std::fs::write(folder.path().join("b c.png"), b"image b").unwrap();
+        let path = folder.path().join(name);
+        std::fs::write(&path, table).unwrap();
+        let common = Common { image_key: image_key.map(str::to_owned), ..Common::default() };
+        let (shard, report) = Shard::open(0, &Location::File(path), &common)?;
+        let text = |span| String::from_utf8_lossy(&shard.part(span).unwrap().unwrap_or_default()).into_owned();
+        let notes = report.notes.iter().map(|(_, note)| note.as_str()).collect::<String>();
+        Ok(shard
+            .samples
+            .iter()
+            .map(|entry| {
+                let flaw = entry.flaw.as_ref().map_or(notes.clone(), |flaw| flaw.to_string());
+                [printable(&entry.key), text(entry.image), text(entry.txt), flaw]
+            })
+            .collect())
+    }
+
+    #[test]
+    fn tables_are_read_whatever_their_separator() {
+        for (name, table) in [
+            ("t.csv", "filepath\ttitle\na.png\ta cat\nb c.png\ta \"dog\"\n"),
+            ("t.csv", "\u{FEFF}title,filepath\r\na cat,a.png\r\n\"a \"\"dog\"\"\",b c.png\r\n"),
+            ("t.tsv", "id;Caption;Path\n1;a cat;a.png\n2;a \"dog\";b c.png"),
+            ("no-extension", "image|text\na.png|a cat\nb c.png|a \"dog\"\n"),
+        ] {
+            let rows = rows(name, table.as_bytes(), None).unwrap();
+            assert_eq!(rows[0], ["a.png", "image a", "a cat", ""], "{table}");
+            assert_eq!(rows[1], ["b c.png", "image b", "a \"dog\"", ""], "{table}");
+        }
+        let named = rows("t.csv", b"picture,title,path\na.png,a cat,none\n", Some("picture")).unwrap();
+        assert_eq!(named[0][..3], ["a.png", "image a", "a cat"]);
+    }
+
+    #[test]
+    fn rows_without_an_image_are_broken_and_tables_without_a_column_are_errors() {
+        let table = b"filepath,title\nmissing.png,a cat\nhttps://x.org/1.jpg,a cat\n,a cat\na.png\n\xFF.png,a cat\na.png,caf\xE9\n";
+        let found = rows("t.csv", table, None).unwrap();
+        for (row, words) in
+            [(0, "missing.png: No such file"), (1, "is an address"), (2, "has no path"), (4, "not UTF-8")]
+        {
+            assert!(found[row][3].contains(words), "{:?}", found[row]);
+        }
+        assert_eq!(found[3], ["a.png", "image a", "", ""]);
+        assert_eq!(found[5][1], "image a");
+        let error = |table: &[u8], key| rows("t.csv", table, key).unwrap_err().to_string();
+        let none = error(b"url,caption\nhttp://x.org/1.jpg,a cat\n", None);
+        assert!(none.contains("looked for filepath") && none.contains("has `url`, `caption`"), "{none}");
+        assert!(error(b"filepath,title\na.png,x\n", Some("picture")).contains("looked for `picture`"));
+        assert!(error(b"filepath,title\n", None).contains("only the line with the names"));
+        let wide: Vec<u8> = "\u{FEFF}filepath,title\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        assert!(error(&wide, None).contains("UTF-16"));
+    }
+
+    #[test]
+    fn a_quotation_mark_that_is_not_closed_is_noted() {
+        let rest = "a.png\ta cat\n".repeat(20);
+        let found =
+            rows("t.csv", format!("filepath\ttitle\na.png\t\"big\" cat\na.png\t\"big cat\n{rest}").as_bytes(), None);
+        let found = found.unwrap();
+        assert_eq!((found.len(), &*found[0][2]), (2, "big cat"));
+        assert!(found[1][3].contains("1 rows have a field of many lines"), "{:?}", found[1]);
+    }
+}

@@ -1,0 +1,99 @@
+//! Records are written here as TensorFlow's documentation describes them; `tests/fixtures/tfrecord` has files by another writer.
+
+use super::*;
+
+/// A field of a protocol buffer that is delimited by its length.
+fn field(number: u8, value: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![number << 3 | 2];
+    let mut length = value.len();
+    while length >= 0x80 {
+        bytes.push(length as u8 | 0x80);
+        length >>= 7;
+    }
+    bytes.push(length as u8);
+    [bytes, value.to_vec()].concat()
+}
+
+fn record(data: &[u8]) -> Vec<u8> {
+    let length = (data.len() as u64).to_le_bytes();
+    [&length[..], &masked_crc(&length).to_le_bytes(), data, &masked_crc(data).to_le_bytes()].concat()
+}
+
+fn sample(features: &[(&str, &[u8])]) -> Vec<u8> {
+    let entry = |(name, value): &(&str, &[u8])| {
+        let feature = field(1, &field(1, value));
+        field(1, &[field(1, name.as_bytes()), field(2, &feature)].concat())
+    };
+    // An int64_list, which is not bytes, is skipped.
+    let width = field(1, &[field(1, b"width"), field(2, &field(3, &[0x0A, 1, 64]))].concat());
+    let entries: Vec<u8> = features.iter().flat_map(entry).chain(width).collect();
+    record(&field(1, &entries))
+}
+
+fn ten() -> Vec<Vec<u8>> {
+    (0..10)
+        .map(|number| {
+            let (key, image) = (format!("k{number}"), vec![number; 300]);
+            sample(&[("txt", b"words"), ("jpg", &image), ("key", key.as_bytes())])
+        })
+        .collect()
+}
+
+fn read(bytes: &[u8]) -> Indexed {
+    index(bytes, None).unwrap()
+}
+
+fn flaws(indexed: &Indexed) -> usize {
+    indexed.entries.iter().filter(|entry| entry.flaw.is_some()).count()
+}
+
+#[test]
+fn parts_are_ranges_of_the_file() {
+    let bytes = ten().concat();
+    assert!(is_start(&bytes));
+    let indexed = read(&bytes);
+    assert_eq!((indexed.entries.len(), flaws(&indexed), indexed.lost), (10, 0, 0));
+    assert_eq!(indexed.extensions, ["jpg", "key", "txt"]);
+    for (number, entry) in indexed.entries.iter().enumerate() {
+        let part = |span: Option<Span>| {
+            let span = span.unwrap();
+            &bytes[span.start.get() as usize..][..span.len as usize]
+        };
+        assert_eq!(&*entry.key, format!("k{number}").as_bytes());
+        assert_eq!((part(entry.image), part(entry.txt)), (&[number as u8; 300][..], &b"words"[..]));
+    }
+    let other = read(&sample(&[("image/encoded", b"x"), ("caption", b"a cat"), ("png", b"preferred")]));
+    let entry = &other.entries[0];
+    assert_eq!((entry.image.unwrap().len, entry.txt.unwrap().len, &*entry.key), (9, 5, &b"000000"[..]));
+}
+
+#[test]
+fn damage_costs_the_records_that_it_hits() {
+    let records = ten();
+    let (whole, size) = (records.concat(), records[0].len());
+    for at in 0..4 * size {
+        let mut bytes = whole.clone();
+        bytes[2 * size + at % size] ^= 1 << (at % 8);
+        let indexed = read(&bytes);
+        // A damaged length loses its record, damaged data is a broken sample.
+        let good = indexed.entries.len() - flaws(&indexed);
+        assert_eq!((good, flaws(&indexed) as u64 + indexed.lost), (9, 1), "byte {}", at % size);
+    }
+    for cut in 0..whole.len() {
+        let indexed = read(&whole[..cut]);
+        let missing = u64::from(cut % size != 0);
+        assert_eq!(indexed.entries.len() - flaws(&indexed), cut / size);
+        assert_eq!(flaws(&indexed) as u64 + indexed.lost, missing, "cut at {cut}");
+    }
+    // Five lost records are counted by the mean size of the others.
+    let mut bytes = whole.clone();
+    bytes[2 * size..7 * size].fill(0xFF);
+    let indexed = read(&bytes);
+    assert_eq!((indexed.entries.len(), indexed.lost), (5, 5), "{:?}", indexed.notes);
+}
+
+#[test]
+fn a_record_that_is_no_example_is_broken() {
+    let indexed = read(&[record(b"\x0A\xFF\xFF"), record(b""), record(&[0xFF; 40])].concat());
+    assert_eq!((indexed.entries.len(), flaws(&indexed)), (3, 2));
+}
