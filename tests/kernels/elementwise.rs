@@ -1,5 +1,5 @@
 use flipk::autograd::{ParamId, Tape, Var};
-use flipk::device::cuda::{Arg, EmulatorOptions, LaunchConfig};
+use flipk::device::cuda::{Arg, EmulatorOptions, Launch, LaunchConfig};
 use flipk::ops::AllOps;
 use flipk::ops::linear::Weights;
 
@@ -45,7 +45,10 @@ fn gradients_are_added() {
 #[test]
 fn a_size_that_no_int_holds_is_an_error() {
     let (device, _) = gpu::<f32>(EmulatorOptions::default());
-    let args = [Arg::from(&(1usize << 31))];
-    let error = device.launch("add", "add_into_f32", LaunchConfig::blocks(1, 256), &args).unwrap_err().to_string();
-    assert!(error.ends_with("add_into_f32: a size of 2147483648; at most 2147483647 on a GPU"), "{error}");
+    let (config, args) = (LaunchConfig::blocks(1, 256), [Arg::from(&(1usize << 31))]);
+    let by_device = device.launch("add", "add_into_f32", config, &args).unwrap_err();
+    let for_driver = Launch::new("add", "add_into_f32", config, &args).unwrap_err();
+    for error in [by_device, for_driver].map(|error| error.to_string()) {
+        assert!(error.ends_with("add_into_f32: a size of 2147483648; at most 2147483647 on a GPU"), "{error}");
+    }
 }

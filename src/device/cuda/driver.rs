@@ -37,17 +37,38 @@ impl LaunchConfig {
     }
 }
 
-/// A kernel call.
+/// A kernel call, whose sizes are checked.
 #[derive(Clone, Copy, Debug)]
 pub struct Launch<'a> {
     /// The file under `kernels/`, without its extension.
-    pub module: &'static str,
+    pub(super) module: &'static str,
     /// The kernel in it.
-    pub kernel: &'a str,
+    pub(super) kernel: &'a str,
     /// Its grid, block and shared memory.
-    pub config: LaunchConfig,
+    pub(super) config: LaunchConfig,
     /// Its arguments, in order.
-    pub args: &'a [Arg],
+    pub(super) args: &'a [Arg],
+}
+
+impl<'a> Launch<'a> {
+    /// A call of `kernels/{module}.cu`'s `{kernel}`.
+    ///
+    /// # Errors
+    /// If a size does not fit an `int`.
+    pub fn new(
+        module: &'static str,
+        kernel: &'a str,
+        config: LaunchConfig,
+        args: &'a [Arg],
+    ) -> Result<Self, DeviceError> {
+        match args.iter().find_map(|arg| arg.too_large) {
+            None => Ok(Self { module, kernel, config, args }),
+            Some(size) => {
+                let what = format!("{kernel}: a size of {size}; at most {} on a GPU", i32::MAX);
+                Err(DeviceError::Unsupported { what })
+            }
+        }
+    }
 }
 
 /// One argument of a kernel, as the bytes that the driver copies.
@@ -76,11 +97,6 @@ impl Arg {
     /// The bytes, in the device's order.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes[..self.len]
-    }
-
-    /// The size behind this argument, if it does not fit an `int`.
-    pub fn too_large(&self) -> Option<usize> {
-        self.too_large
     }
 }
 

@@ -33,7 +33,7 @@ pub fn fingerprint(driver: &dyn Driver, address: u64, bytes: usize, scratch: u64
     // Enough threads to fill a GPU, and few enough for the atomic additions not to matter.
     let blocks = bytes.div_ceil(16 * 256).clamp(1, 1056);
     let (config, args) = (LaunchConfig::blocks(blocks, 256), args![address, Arg::size(bytes), scratch]);
-    driver.launch(&Launch { module: "hash", kernel: "hash_bytes", config, args })?;
+    driver.launch(&Launch::new("hash", "hash_bytes", config, args)?)?;
     let mut found = [0u64; 2];
     driver.download(bytemuck::cast_slice_mut(&mut found), scratch)?;
     let [hash, varied] = found;

@@ -85,11 +85,7 @@ impl<T: ActType> Cuda<T> {
         config: LaunchConfig,
         args: &[Arg],
     ) -> Result<(), DeviceError> {
-        if let Some(size) = args.iter().find_map(Arg::too_large) {
-            let what = format!("{kernel}: a size of {size}; at most {} on a GPU", i32::MAX);
-            return Err(DeviceError::Unsupported { what });
-        }
-        self.driver.launch(&Launch { module, kernel, config, args })
+        self.driver.launch(&Launch::new(module, kernel, config, args)?)
     }
 
     /// Calls `kernels/{module}.cu`'s `{kernel}_{bf16 or f32}`; errors as for [`Self::launch`].
