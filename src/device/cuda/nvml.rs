@@ -19,6 +19,7 @@ struct Handle(*mut c_void);
 
 // SAFETY: a handle belongs to no thread, and NVML is thread-safe.
 unsafe impl Send for Handle {}
+// SAFETY: as above.
 unsafe impl Sync for Handle {}
 
 /// A GPU as the initialised library knows it.

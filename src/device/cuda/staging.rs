@@ -99,7 +99,7 @@ impl Staging {
 impl Buffer {
     fn new(context: &Arc<CudaContext>, bytes: usize) -> Result<Self, DriverError> {
         let copied = context.new_event(Some(CUevent_flags::CU_EVENT_DISABLE_TIMING))?;
-        // SAFETY: it is written before it is read.
+        // SAFETY: every range of it is written, by the host or by a copy that has been waited for, before it is read.
         let start = unsafe { result::malloc_host(bytes, 0) }?;
         Ok(Self { start, bytes, copied })
     }

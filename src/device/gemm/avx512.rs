@@ -272,11 +272,11 @@ impl<const BF16: bool> Avx512<BF16> {
         for _ in 0..to.units {
             let mut columns = [_mm512_setzero_si512(); V];
             for (strip, units) in columns.iter_mut().enumerate() {
-                // SAFETY: by the caller, strips and panels have this many units.
+                // SAFETY: by the caller the strips have this many units. They begin at multiples of a register's size.
                 *units = unsafe { _mm512_load_si512(b.add(strip * to.b_apart).cast()) };
             }
             for (row, sums) in sums.iter_mut().enumerate() {
-                // SAFETY: as above.
+                // SAFETY: by the caller the panel has this many units.
                 let one = _mm512_set1_epi32(unsafe { *a.add(row) } as i32);
                 for (sum, column) in sums.iter_mut().zip(columns) {
                     *sum = if BF16 {
@@ -287,11 +287,11 @@ impl<const BF16: bool> Avx512<BF16> {
                     };
                 }
             }
-            // SAFETY: as above.
+            // SAFETY: at most one past the end of the panel and of the strip.
             unsafe { (a, b) = (a.add(R), b.add(LANES)) };
         }
         // Masked stores are much slower, even with a full mask.
-        // SAFETY: by the caller.
+        // SAFETY: by the caller the result has `R` rows of these columns.
         unsafe {
             if to.columns == V * LANES {
                 write::<R, V, true>(&to, sums);

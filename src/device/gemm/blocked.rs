@@ -52,7 +52,8 @@ pub(super) fn run<K: Kernel>(kernel: K, operands: Gemm<'_>) {
             with(&WHOLE, |whole| {
                 for some in chunks(0..units, chunk) {
                     let whole = Buffer::new(whole, job.padded() * some.len());
-                    // SAFETY: the buffer is this thread's own, and the parts of the result are disjoint.
+                    // SAFETY: the buffer has room for all units `some` and is lent to this thread alone; the parts are disjoint
+                    // ranges of the result's rows (columns), which fits the sizes and whose rows do not overlap.
                     unsafe {
                         job.pack_whole(whole, &some, 0..job.pieces());
                         (0..blocks)
@@ -68,11 +69,12 @@ pub(super) fn run<K: Kernel>(kernel: K, operands: Gemm<'_>) {
     with(&WHOLE, |whole| {
         for some in chunks(0..units, max_units) {
             let whole = Buffer::new(whole, job.padded() * some.len());
-            // SAFETY: each tile or strip has its own part of the buffer, and no thread reads before all are packed.
+            // SAFETY: the buffer has room for all units `some`. The groups are disjoint, each tile or strip has its own part of the
+            // buffer, and no thread reads it before `for_each` has returned.
             for_each(options.parallel, job.pieces().div_ceil(GRAIN), &|group| unsafe {
                 job.pack_whole(whole, &some, GRAIN * group..job.pieces().min(GRAIN * (group + 1)));
             });
-            // SAFETY: the blocks of the result are disjoint.
+            // SAFETY: the buffer is packed and no thread writes it; the blocks are disjoint ranges of the result's rows (columns).
             for_each(options.parallel, blocks, &|index| unsafe {
                 job.block(whole, &some, evenly(0..many, index, blocks, grain));
             });
@@ -117,7 +119,8 @@ fn evenly(range: Range<usize>, index: usize, parts: usize, grain: usize) -> Rang
 /// A packed operand that threads share.
 #[derive(Clone, Copy)]
 struct Buffer(*mut u32);
-// SAFETY: `product` gives each thread parts that no other thread reads or writes at the same time.
+// SAFETY: `run` gives each thread parts that no other thread reads or writes at the same time, and keeps the buffer until all
+// threads are done.
 unsafe impl Send for Buffer {}
 // SAFETY: as above.
 unsafe impl Sync for Buffer {}
@@ -135,9 +138,9 @@ struct Out {
     stride: usize,
     aux: Option<*mut f32>,
 }
-// SAFETY: as for `Buffer`.
+// SAFETY: `run` gives each thread elements that no other thread uses, and borrows the result until all threads are done.
 unsafe impl Send for Out {}
-// SAFETY: as for `Buffer`.
+// SAFETY: as above.
 unsafe impl Sync for Out {}
 
 /// A packed operand: `units` units from unit `start` on.
@@ -148,8 +151,8 @@ struct Packed {
     units: usize,
 }
 
-/// A product. Its unsafe functions require that buffers are as long as what is packed into them, and that no other thread uses
-/// what they write.
+/// A product. Its unsafe functions require that buffers are as long as what is packed into them, that the result fits the sizes and
+/// its rows do not overlap, and that no other thread uses what they write.
 struct Job<'a, K> {
     kernel: K,
     a: Operand<'a>,
@@ -206,12 +209,12 @@ impl<'a, K: Kernel> Job<'a, K> {
     unsafe fn pack_whole(&self, to: Buffer, some: &Range<usize>, pieces: Range<usize>) {
         let (start, k) = (K::PER * some.start, K::PER * some.len());
         if self.rows_whole {
-            // SAFETY: by the caller.
+            // SAFETY: by the caller the buffer has room for all panels, and those of `pieces` are for this call alone.
             return unsafe { self.kernel.pack_rows(to.0, self.a.part(0, self.a.count, start, k), pieces) };
         }
         let b = self.b.part(pieces.start * LANES, pieces.len() * LANES, start, k);
         let strip = some.len() * LANES;
-        // SAFETY: by the caller.
+        // SAFETY: by the caller the buffer has room for all strips, and those of `pieces` are for this call alone.
         unsafe {
             let to = std::slice::from_raw_parts_mut(to.0.add(pieces.start * strip), pieces.len() * strip);
             self.kernel.pack_columns(to, b);
@@ -227,7 +230,8 @@ impl<'a, K: Kernel> Job<'a, K> {
         with(&BLOCK, |block| {
             for part in chunks(some.clone(), self.chunk) {
                 let (start, k) = (K::PER * part.start, K::PER * part.len());
-                // SAFETY: by the caller.
+                // SAFETY: `block` is this thread's own and was made long enough; `whole` is packed and `range` is for this call alone, by
+                // the caller.
                 unsafe {
                     if self.rows_whole {
                         let to = at_least(block, range.len().next_multiple_of(LANES) * part.len());
@@ -259,7 +263,8 @@ impl<'a, K: Kernel> Job<'a, K> {
                 for tile in 0..rows.len().div_ceil(K::ROWS) {
                     let (first, next) = (K::first_row(rows.len(), tile), K::first_row(rows.len(), tile + 1));
                     let panel = K::panel(next - first);
-                    // SAFETY: by the caller.
+                    // SAFETY: by the caller both operands hold these units of `rows` and `columns`, padded to whole panels and strips, and
+                    // no other thread uses these elements of the result. `begin` was called above.
                     unsafe {
                         self.kernel.tile(Tile {
                             c: c.add((rows.start + first) * stride + strips.start),
@@ -282,7 +287,7 @@ impl<'a, K: Kernel> Job<'a, K> {
         let Some(epilogue) = self.epilogue.filter(|_| some.end == self.units) else { return };
         for row in rows {
             let at = row * stride + columns.start;
-            // SAFETY: no other thread uses these elements of the row.
+            // SAFETY: the result and `aux` have this row and these columns, and by the caller no other thread uses them.
             let piece = |all: *mut f32| unsafe { std::slice::from_raw_parts_mut(all.add(at), columns.len()) };
             epilogue(row, columns.start, piece(c), aux.map_or(&mut [], piece));
         }

@@ -107,7 +107,7 @@ impl<const GROUP: usize> Kernel for Lanes<GROUP> {
     unsafe fn tile(self, tile: Tile) {
         #[cfg(target_arch = "x86_64")]
         if super::avx2() {
-            // SAFETY: `avx2` has just said so.
+            // SAFETY: `avx2` says that the processor has the instructions; the rest by the caller.
             return unsafe { with_avx2::<GROUP>(tile) };
         }
         // SAFETY: by the caller.

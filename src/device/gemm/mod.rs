@@ -38,7 +38,11 @@ impl Strides {
     }
 
     fn fits(self, rows: usize, columns: usize, len: usize) -> bool {
-        let inside = rows == 0 || columns == 0 || (rows - 1) * self.rows + (columns - 1) * self.columns < len;
+        let last = || {
+            let row = rows.checked_sub(1)?.checked_mul(self.rows)?;
+            row.checked_add(columns.checked_sub(1)?.checked_mul(self.columns)?)
+        };
+        let inside = rows == 0 || columns == 0 || last().is_some_and(|last| last < len);
         inside && (self.rows == 1 || self.columns == 1)
     }
 }
@@ -107,7 +111,8 @@ pub type Epilogue<'a> = dyn Fn(usize, usize, &mut [f32], &mut [f32]) + Sync + 'a
 /// The sum over `k` is never split between threads, so the bits of the result do not depend on their number.
 ///
 /// # Panics
-/// If an operand does not fit the sizes, `c` is not row-major, or `a` or `b` is neither row-major nor column-major.
+/// If an operand does not fit the sizes, `c` is not row-major or its rows overlap, or `a` or `b` is neither row-major nor
+/// column-major.
 pub fn gemm(
     sizes: (usize, usize, usize),
     (c, c_strides): (&mut [f32], Strides),
@@ -141,11 +146,14 @@ impl Gemm<'_> {
     /// As [`gemm()`]; then calls the epilogue with each piece of `c` and the same piece of `aux`.
     ///
     /// # Panics
-    /// As [`gemm()`].
+    /// As [`gemm()`]; also if `aux` does not fit the sizes.
     pub fn run(self) {
-        let Self { sizes: (m, n, k), c: (ref c, stride), a: (a, a_strides), b: (b, b_strides), .. } = self;
+        let Self { sizes: (m, n, k), c: (ref c, stride), a: (a, a_strides), b: (b, b_strides), ref aux, .. } = self;
         let fits = a_strides.fits(m, k, a.len()) && b_strides.fits(k, n, b.len());
-        assert!(fits && Strides::row_major(stride).fits(m, n, c.len()), "operands do not fit {m} x {n} x {k}");
+        // Threads write `c` and `aux` through pointers: all elements have to be there, and rows must not overlap.
+        let result = |len| Strides::row_major(stride).fits(m, n, len) && (m <= 1 || n <= stride);
+        let fits = fits && result(c.len()) && (aux.is_empty() || result(aux.len()));
+        assert!(fits, "operands do not fit {m} x {n} x {k}");
         if m * n == 0 {
             return;
         }

@@ -174,3 +174,27 @@ fn products_are_finished_piece_by_piece() {
         }
     }
 }
+
+/// Threads write the result through pointers, so one that is too short, or whose rows overlap, is refused.
+#[test]
+fn results_that_do_not_fit_are_refused() {
+    let run = |c_len: usize, stride: usize, aux_len: usize| {
+        let (mut c, mut aux) = (vec![0.0; c_len], vec![0.0; aux_len]);
+        let numbers = &[1.0; 4][..];
+        let options = GemmOptions { operands: Operands::F32, scale: 1.0, accumulate: false, parallel: false };
+        let (c, aux) = ((&mut c[..], stride), &mut aux[..]);
+        let (a, b) = ((numbers, Strides::row_major(1)), (numbers, Strides::row_major(4)));
+        let product = Gemm { sizes: (2, 4, 1), c, a, b, options, aux, epilogue: None };
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| product.run())).is_ok()
+    };
+    for (c, stride, aux, fits) in [
+        (8, 4, 8, true),
+        (9, 5, 0, true),
+        (7, 4, 0, false),
+        (8, 3, 0, false),
+        (8, 4, 7, false),
+        (8, usize::MAX, 0, false),
+    ] {
+        assert_eq!(run(c, stride, aux), fits, "{c} elements in rows of {stride}, {aux} more");
+    }
+}

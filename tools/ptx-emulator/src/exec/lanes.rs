@@ -5,6 +5,7 @@
 
 use crate::isa::{File, Reg};
 use half::{bf16, f16};
+use std::sync::LazyLock;
 
 /// A register of a warp: one word per lane.
 #[derive(Clone, Copy)]
@@ -218,15 +219,23 @@ pub(crate) enum Level {
     Avx512,
 }
 
+/// The best one that this processor has: all features that [`vectorised!`] enables for it.
 #[inline(always)]
 pub(crate) fn level() -> Level {
+    static LEVEL: LazyLock<Level> = LazyLock::new(detected);
+    *LEVEL
+}
+
+fn detected() -> Level {
     #[cfg(target_arch = "x86_64")]
     {
         use std::is_x86_feature_detected as has;
-        if has!("avx512f") && has!("avx512bw") && has!("avx512vl") && has!("avx512dq") && has!("avx512cd") {
+        let avx2 = has!("avx2") && has!("fma") && has!("bmi1") && has!("bmi2") && has!("lzcnt") && has!("popcnt");
+        let avx512 = has!("avx512f") && has!("avx512bw") && has!("avx512vl") && has!("avx512dq") && has!("avx512cd");
+        if avx2 && has!("f16c") && avx512 {
             return Level::Avx512;
         }
-        if has!("avx2") && has!("fma") && has!("bmi1") && has!("bmi2") && has!("lzcnt") && has!("popcnt") {
+        if avx2 {
             return Level::Avx2;
         }
     }
@@ -255,8 +264,9 @@ macro_rules! vectorised {
 
             #[cfg(target_arch = "x86_64")]
             match $crate::exec::lanes::level() {
-                // SAFETY: `level` has checked that the processor has these features.
+                // SAFETY: `level` is `Avx512` only where the processor has all features of `avx512`.
                 $crate::exec::lanes::Level::Avx512 => return unsafe { avx512($($arg),*) },
+                // SAFETY: `level` is `Avx2` only where the processor has all features of `avx2`.
                 $crate::exec::lanes::Level::Avx2 => return unsafe { avx2($($arg),*) },
                 $crate::exec::lanes::Level::Base => {}
             }
