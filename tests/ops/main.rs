@@ -9,11 +9,10 @@ mod common;
 mod harness;
 
 mod attention;
-mod contrastive;
 mod layernorm;
 mod linear;
 mod optimizer;
+mod pairwise;
 mod recompute;
 mod sequence;
-mod sigmoid;
 mod tape;

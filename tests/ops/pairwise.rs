@@ -15,33 +15,61 @@ struct Point {
     logit_bias: f64,
 }
 
-/// Loss and both counts from the whole matrix of logits.
-fn reference(at: &Point, batch: usize, width: usize) -> (f64, usize, usize) {
-    let scale = at.logit_scale.clamp(0.0, 100f64.ln()).exp();
-    let logit = |i: usize, j: usize| -> f64 {
-        scale * (0..width).map(|k| at.images[i * width + k] * at.texts[j * width + k]).sum::<f64>()
-    };
-    let (mut loss, mut rows, mut columns) = (0.0, 0, 0);
-    for i in 0..batch {
-        for j in 0..batch {
-            let z = if i == j { 1.0 } else { -1.0 };
-            // -ln σ(x) = ln(1 + e^-x)
-            loss += (-z * (logit(i, j) + at.logit_bias)).exp().ln_1p();
-        }
-        rows += usize::from((0..batch).all(|j| logit(i, i) >= logit(i, j)));
-        columns += usize::from((0..batch).all(|j| logit(i, i) >= logit(j, i)));
-    }
-    (loss / batch as f64, rows, columns)
+/// A loss on the tape, and by its formula: from the matrix of logits and the bias, the sum over the samples.
+#[derive(Clone, Copy)]
+enum Loss {
+    Contrastive,
+    Sigmoid,
 }
 
-fn check(batch: usize, width: usize, logit_scale: f32, logit_bias: f32) {
+impl Loss {
+    fn formula(self, logit: &dyn Fn(usize, usize) -> f64, logit_bias: f64, batch: usize) -> f64 {
+        let lse = |logits: Vec<f64>| {
+            let max = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            max + logits.iter().map(|logit| (logit - max).exp()).sum::<f64>().ln()
+        };
+        let of_pair = |i: usize| match self {
+            Self::Contrastive => {
+                let (row, column) = (0..batch).map(|j| (logit(i, j), logit(j, i))).unzip();
+                (lse(row) + lse(column)) / 2.0 - logit(i, i)
+            }
+            // -ln σ(x) = ln(1 + e^-x)
+            Self::Sigmoid => {
+                let sign = |j| if i == j { 1.0 } else { -1.0 };
+                (0..batch).map(|j| (-sign(j) * (logit(i, j) + logit_bias)).exp().ln_1p()).sum()
+            }
+        };
+        (0..batch).map(of_pair).sum()
+    }
+
+    /// Loss and both counts from the whole matrix of logits.
+    fn reference(self, at: &Point, batch: usize, width: usize) -> (f64, usize, usize) {
+        let scale = at.logit_scale.clamp(0.0, 100f64.ln()).exp();
+        let logits: Vec<f64> = (0..batch * batch)
+            .map(|pair| {
+                let (image, text) = (&at.images[pair / batch * width..], &at.texts[pair % batch * width..]);
+                scale * (0..width).map(|k| image[k] * text[k]).sum::<f64>()
+            })
+            .collect();
+        let logit = |i: usize, j: usize| logits[i * batch + j];
+        let loss = self.formula(&logit, at.logit_bias, batch) / batch as f64;
+        let rows = (0..batch).filter(|&i| (0..batch).all(|j| logit(i, i) >= logit(i, j)));
+        let columns = (0..batch).filter(|&i| (0..batch).all(|j| logit(i, i) >= logit(j, i)));
+        (loss, rows.count(), columns.count())
+    }
+}
+
+fn check(kind: Loss, batch: usize, width: usize, logit_scale: f32, logit_bias: f32) {
     let mut layout = Layout::default();
     let scale = layout.add("logit_scale", &[1], Init::Constant(logit_scale), true);
     let bias = layout.add("logit_bias", &[1], Init::Constant(logit_bias), false);
     let layout = Arc::new(layout);
     let mut tape = Tape::<Cpu>::new(layout.clone());
     let (images, texts) = (tape.input_var(&[batch, width]), tape.input_var(&[batch, width]));
-    let outcome = tape.sigmoid(images, texts, scale, bias);
+    let outcome = match kind {
+        Loss::Contrastive => tape.contrastive(images, texts, scale),
+        Loss::Sigmoid => tape.sigmoid(images, texts, scale, bias),
+    };
     let mut program = tape.train(Arc::new(Cpu::default())).unwrap();
     let mut parameters = Parameters::new(&Cpu::default(), layout.clone(), &layout.initial_values(0)).unwrap();
     let operands = [0, 1].map(|item| unit_rows(batch, width, item));
@@ -57,7 +85,7 @@ fn check(batch: usize, width: usize, logit_scale: f32, logit_bias: f32) {
         logit_scale: logit_scale.into(),
         logit_bias: logit_bias.into(),
     };
-    let (loss, rows, columns) = reference(&point, batch, width);
+    let (loss, rows, columns) = kind.reference(&point, batch, width);
     let found = program.read(outcome).unwrap();
     assert!((f64::from(found[LOSS]) - loss).abs() < 1e-5 * loss.max(0.1), "{} {loss}", found[LOSS]);
     assert_eq!((found[IMAGE_CORRECT] as usize, found[TEXT_CORRECT] as usize), (rows, columns));
@@ -67,7 +95,7 @@ fn check(batch: usize, width: usize, logit_scale: f32, logit_bias: f32) {
         let at = |delta: f64| {
             let mut moved = point.clone();
             *place(&mut moved) += delta;
-            reference(&moved, batch, width).0
+            kind.reference(&moved, batch, width).0
         };
         (at(STEP) - at(-STEP)) / (2.0 * STEP)
     };
@@ -83,7 +111,11 @@ fn check(batch: usize, width: usize, logit_scale: f32, logit_bias: f32) {
     }
     let grads = parameters.download_grads(&Cpu::default()).unwrap();
     let expected = [slope(&|point| &mut point.logit_scale), slope(&|point| &mut point.logit_bias)];
-    for (id, expected) in [scale, bias].into_iter().zip(expected) {
+    let scalars = match kind {
+        Loss::Contrastive => 1,
+        Loss::Sigmoid => 2,
+    };
+    for (id, expected) in [scale, bias].into_iter().zip(expected).take(scalars) {
         let found = f64::from(grads[layout.get(id).range()][0]);
         // Both sum batch x batch terms of both signs, up to the temperature each.
         let size = f64::from(logit_scale).exp().clamp(1.0, 100.0) * expected.abs().max(1.0);
@@ -93,15 +125,20 @@ fn check(batch: usize, width: usize, logit_scale: f32, logit_bias: f32) {
 
 #[test]
 fn one_pair_one_tile_and_odd_tiles() {
-    check(1, 8, 1.0, 0.5);
-    check(7, 5, 2.0, -1.0);
-    check(128, 16, 2.3, -10.0);
-    check(131, 12, 3.0, -4.0);
-    check(260, 3, 1.0, 2.0);
+    for (batch, width, logit_scale, logit_bias) in
+        [(1, 8, 1.0, 0.5), (7, 5, 2.0, -1.0), (128, 16, 2.3, -10.0), (131, 12, 3.0, -4.0), (260, 3, 1.0, 2.0)]
+    {
+        check(Loss::Sigmoid, batch, width, logit_scale, logit_bias);
+        check(Loss::Contrastive, batch, width, logit_scale, 0.0);
+    }
+    // CLIP's first temperature, 1 / 0.07.
+    check(Loss::Contrastive, 128, 16, 2.659_26, 0.0);
 }
 
 #[test]
 fn a_temperature_outside_its_limits_is_held_and_gets_no_gradient() {
-    check(9, 6, 5.0, -10.0);
-    check(9, 6, -0.5, 0.0);
+    for (logit_scale, logit_bias) in [(5.0, -10.0), (-0.5, 0.0)] {
+        check(Loss::Sigmoid, 9, 6, logit_scale, logit_bias);
+        check(Loss::Contrastive, 9, 6, logit_scale, 0.0);
+    }
 }
