@@ -6,7 +6,7 @@ use super::checkpoint::{Checkpoint, State};
 use super::folder::Lock;
 use super::held_out::HeldOut;
 use super::resume::{self, Point};
-use super::settings::is_embedded;
+use super::settings::{Length, is_embedded};
 use super::{Options, RunFolder, Settings, TrainError};
 use crate::autograd::{Layout, Recompute};
 use crate::data::{Order, Tokenizer, TrainingData};
@@ -64,7 +64,7 @@ impl Plan {
         if settings.eval_data.is_empty() && (settings.eval_every > 0 || asks_for_labels) {
             print("warning: --eval-every and --labels do nothing without --eval-data");
         }
-        let (data, held_out) = (settings.open_data(None)?, HeldOut::open(&settings)?);
+        let (data, held_out) = (open(&mut settings, None)?, HeldOut::open(&settings)?);
         let (folder, lock) = RunFolder::create(out, &settings.preset_name())?;
         folder.describe(&settings.options, &tokenizer)?;
         data.write_counts(settings.index_cache(folder.path()));
@@ -81,8 +81,10 @@ impl Plan {
         let (folder, named) = resume::find(target, print)?;
         let lock = folder.lock()?;
         folder.prepare()?;
-        let before = Options::default().over_file(&folder.config())?;
+        let mut before = Options::default().over_file(&folder.config())?;
         before.check_whole(&folder.config())?;
+        // Runs of earlier versions knew no other order.
+        let order = *before.order.get_or_insert(Order::Global);
         let another_tokenizer = flags.tokenizer.is_some();
         let mut options = flags.over_file(&folder.config())?;
         let tokenizer = Tokenizer::open(&folder.tokenizer(), &options.tokenizer_options())?;
@@ -92,8 +94,6 @@ impl Plan {
         if options.model != before.model {
             return Err(not_the_runs("--model", &folder));
         }
-        // Runs of earlier versions knew no other order.
-        let order = before.order.unwrap_or(Order::Global);
         match options.order.replace(order) {
             Some(asked) if asked != order && asked != Order::Auto => return Err(not_the_runs("--order", &folder)),
             _ => {}
@@ -102,7 +102,7 @@ impl Plan {
             return Err(not_the_runs("--streams", &folder));
         }
         let mut settings = Settings::resolve(options, tokenizer.vocab_size())?;
-        let (data, held_out) = (settings.open_data(Some(folder.path()))?, HeldOut::open(&settings)?);
+        let (data, held_out) = (open(&mut settings, Some(folder.path()))?, HeldOut::open(&settings)?);
         data.write_counts(settings.index_cache(folder.path()));
         let point = Point::choose(&folder, named.as_deref(), print)?;
         if let Some(checkpoint) = &point.checkpoint {
@@ -207,5 +207,19 @@ pub fn tokenizer(options: &Options) -> Result<Tokenizer, TrainError> {
                            uses bert-base-uncased)";
             Err(TrainError::Settings { problem: problem.to_owned() })
         }
+    }
+}
+
+/// Opens the training data of a run, in the folder `run` if that exists already.
+fn open(settings: &mut Settings, run: Option<&Path>) -> Result<TrainingData, TrainError> {
+    let data = settings.open_data(run)?;
+    match (settings.length, data.samples()) {
+        (Length::Epochs(_), None) if settings.time.is_none() => {
+            let problem = "the length of an epoch is unknown, since the shards are opened one after the other: give the \
+                           length of the run with --samples or --steps; or put a sizes.json beside the shards \
+                           ({\"00000.tar\": 10000, ...}); or index all of them first with --order global";
+            Err(TrainError::Settings { problem: problem.to_owned() })
+        }
+        _ => Ok(data),
     }
 }

@@ -212,22 +212,14 @@ impl Settings {
     /// Opens the training data, and decides on its order. `run`: the folder of the run, where it exists already.
     ///
     /// # Errors
-    /// See [`TrainingData::open`]; also if the length of the run is in epochs, and that of one is unknown.
+    /// See [`TrainingData::open`].
     pub fn open_data(&mut self, run: Option<&Path>) -> Result<TrainingData, TrainError> {
         let cache = self.options.index_cache.as_deref().or(run).map(|run| self.index_cache(run));
         let (captions, orientation) = (self.captions.clone(), self.exif_orientation);
         let data = TrainingData::open(&self.data, captions, orientation, self.order, cache.as_deref())?;
         self.order = data.order();
         self.options.order = Some(self.order);
-        match (self.length, data.samples()) {
-            (Length::Epochs(_), None) if self.time.is_none() => {
-                let problem = "the length of an epoch is unknown, since the shards are opened one after the other: give the \
-                               length of the run with --samples or --steps; or put a sizes.json beside the shards \
-                               ({\"00000.tar\": 10000, ...}); or index all of them first with --order global";
-                Err(TrainError::Settings { problem: problem.to_owned() })
-            }
-            _ => Ok(data),
-        }
+        Ok(data)
     }
 
     /// The file with the numbers of samples in shards that were opened before.

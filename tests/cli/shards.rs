@@ -65,6 +65,23 @@ fn a_killed_run_by_shard_goes_on_to_the_bit() {
     assert_eq!(counts(&whole), 70);
 }
 
+/// Runs of earlier versions have neither in their `config.toml`.
+#[test]
+fn a_run_from_before_there_were_orders_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    train(&run, &["--steps=2"]).expect(0);
+    let config = run.join("config.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    assert!(text.contains("order = \"global\"\n"), "{text}");
+    let is_new = |line: &&str| line.starts_with("order") || line.starts_with("streams");
+    let before: Vec<&str> = text.lines().filter(|line| !is_new(line)).collect();
+    std::fs::write(&config, before.join("\n")).unwrap();
+    let ran = flipk(&["train", &format!("--resume={}", run.display()), "--steps=3"]).expect(0);
+    assert!(ran.stderr.contains("changed: steps;"), "{}", ran.stderr);
+    assert!(std::fs::read_to_string(&config).unwrap().contains("order = \"global\"\n"));
+}
+
 /// `count` shards of four samples each: links to a few files, since a file cannot have any number of names.
 fn many_shards(folder: &Path, count: usize) {
     let mut file = PathBuf::new();

@@ -16,7 +16,7 @@ use crate::data::sample::CaptionKeys;
 use crate::data::sample::image::ExifOrientation;
 use crate::data::store::{Location, Source};
 
-/// Shards that are looked at before training, evenly spread over the list.
+/// Shards that are looked at before training.
 const PROBE_SHARDS: usize = 8;
 
 /// Shards that are not indexed yet. A sample is identified by the number of its shard in the list and its number in the
@@ -29,6 +29,8 @@ pub struct ShardList {
     cache: OnceLock<CacheWriter>,
     written: Vec<AtomicBool>,
     looked_at: Dataset,
+    /// Of the shards that are looked at whatever the sources are.
+    fingerprint: u32,
     reader: Arc<Reader>,
     common: Common,
     /// How many shards were opened so far. Numbers their files, so that those in use at the same time have different
@@ -73,7 +75,8 @@ impl ShardList {
         specs: &[impl AsRef<str>],
         keys: CaptionKeys,
     ) -> Result<Self> {
-        let looked_at = Dataset::of(&spread(sources), &[] as &[&str], keys.clone())?;
+        let (parts, is_spread) = probe(sources);
+        let looked_at = Dataset::of(&parts, &[] as &[&str], keys.clone())?;
         let all = looked_at.shards.len() == locations.len();
         if all && counts.total.is_none() {
             counts.each = looked_at.shards.iter().map(|shard| Some(shard.samples.len() as u32)).collect();
@@ -92,6 +95,7 @@ impl ShardList {
             locations,
             counts,
             cache: OnceLock::new(),
+            fingerprint: looked_at.fingerprint_of(|shard| is_spread[shard as usize]),
             looked_at,
             reader,
             common: Common::default(),
@@ -141,9 +145,9 @@ impl ShardList {
         &self.warnings
     }
 
-    /// Over the names of all shards without their folders, and the samples of those that were looked at.
+    /// Over the names of all shards without their folders, and the samples of a few of them.
     pub(super) fn fingerprint(&self) -> u32 {
-        self.locations.iter().fold(self.looked_at.fingerprint(), |sum, location| {
+        self.locations.iter().fold(self.fingerprint, |sum, location| {
             let path = location.to_string();
             let name = path.rsplit(['/', '\\']).next().unwrap_or_default();
             crc32c::crc32c_append(crc32c::crc32c_append(sum, name.as_bytes()), b"\n")
@@ -258,16 +262,30 @@ fn reader(keys: CaptionKeys, orientation: ExifOrientation) -> Reader {
     Reader { keys, orientation, cache: Arc::new(Cache::new(0)), samples: usize::MAX }
 }
 
-/// At most `max` of `items`, evenly spread.
-fn some_of<T>(items: &[T], max: usize) -> impl Iterator<Item = &T> {
-    let count = items.len().min(max);
-    (0..count).map(move |at| &items[at * items.len() / count])
+/// Some numbers below `shards`, evenly spread.
+fn spread(shards: usize) -> impl Iterator<Item = usize> {
+    let count = shards.min(PROBE_SHARDS);
+    (0..count).map(move |at| at * shards / count)
 }
 
-/// Some shards of as many sources as possible.
-fn spread(sources: &[Source]) -> Vec<Source> {
-    let each = (PROBE_SHARDS / sources.len()).max(1);
-    let few = some_of(sources, PROBE_SHARDS);
-    few.map(|source| Source { spec: source.spec.clone(), shards: some_of(&source.shards, each).cloned().collect() })
-        .collect()
+/// The part of each source that is looked at: shards that are spread over the list, and the first of each source unless
+/// there are many. Also says for each of these shards whether it is one of the former.
+fn probe(sources: &[Source]) -> (Vec<Source>, Vec<bool>) {
+    let spread: Vec<usize> = spread(sources.iter().map(|source| source.shards.len()).sum()).collect();
+    let (mut parts, mut is_spread, mut first) = (Vec::new(), Vec::new(), 0);
+    for source in sources {
+        let mut shards = Vec::new();
+        for (at, shard) in source.shards.iter().enumerate() {
+            let is_one = spread.binary_search(&(first + at)).is_ok();
+            if is_one || at == 0 && sources.len() <= PROBE_SHARDS {
+                shards.push(shard.clone());
+                is_spread.push(is_one);
+            }
+        }
+        first += source.shards.len();
+        if !shards.is_empty() {
+            parts.push(Source { spec: source.spec.clone(), shards });
+        }
+    }
+    (parts, is_spread)
 }

@@ -256,7 +256,13 @@ impl Dataset {
     /// A checksum over all keys and sizes: a position of a run means the same samples only in a data set with the same
     /// fingerprint.
     pub fn fingerprint(&self) -> u32 {
-        self.samples.iter().fold(0, |sum, &(shard, sample)| {
+        self.fingerprint_of(|_| true)
+    }
+
+    /// The same for the samples of some shards.
+    fn fingerprint_of(&self, is_used: impl Fn(u32) -> bool) -> u32 {
+        let samples = self.samples.iter().filter(|(shard, _)| is_used(*shard));
+        samples.fold(0, |sum, &(shard, sample)| {
             let entry = &self.shards[shard as usize].samples[sample as usize];
             let size = |span: Option<Span>| span.map_or(u64::MAX, |span| span.len);
             let sizes = [entry.image, entry.txt, entry.json].map(size);

@@ -118,7 +118,7 @@ impl TrainingData {
     }
 
     /// A position of a run means the same samples only in data with the same fingerprint: [`Dataset::fingerprint`], or a
-    /// checksum of the names of all shards and of the samples that were looked at.
+    /// checksum of the names of all shards and of the samples of a few.
     pub fn fingerprint(&self) -> u32 {
         match self {
             Self::Indexed(dataset) => dataset.fingerprint(),

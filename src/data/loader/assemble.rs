@@ -6,16 +6,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam::channel::{Receiver, Sender};
 
+use super::Batch;
 use super::health::{Health, Skipped};
 use super::order::{Position, Visit, Visits};
 use super::worker::{Done, Item, Job};
-use super::{Batch, LoaderConfig};
 use crate::data::broken::Broken;
 use crate::data::error::{DataError, Result};
 
 pub(super) struct Assembler {
-    pub(super) config: LoaderConfig,
     pub(super) streams: Vec<Stream>,
+    /// Number of the first of them, and rows of each in a batch.
+    pub(super) first: usize,
+    pub(super) each: usize,
     /// After the last good sample of each stream.
     pub(super) position: Position,
     /// How many visits may be in flight.
@@ -81,7 +83,7 @@ impl Assembler {
         batch.tokens.clear();
         batch.ids_keep.clear();
         batch.samples.clear();
-        while batch.samples.len() < self.config.batch {
+        while batch.samples.len() < self.each * self.streams.len() {
             let number = self.stream_of(batch.samples.len() as u64);
             let (visit, (item, result)) = self.next_outcome(number)?;
             if let Some(news) = &visit.news {
@@ -94,7 +96,7 @@ impl Assembler {
                     batch.tokens.extend_from_slice(&item.tokens);
                     batch.ids_keep.extend_from_slice(&item.ids_keep);
                     batch.samples.push(visit.sample);
-                    self.position.streams[number] = visit.next;
+                    self.position.streams[self.first + number] = visit.next;
                     self.streams[number].passes = visit.passes;
                 }
                 // Takes its place.
@@ -108,8 +110,7 @@ impl Assembler {
 
     /// The stream that a row comes from, counted through all batches.
     fn stream_of(&self, row: u64) -> usize {
-        let batch = self.config.batch as u64;
-        ((row % batch) / (batch / self.config.streams as u64)) as usize
+        (row / self.each as u64 % self.streams.len() as u64) as usize
     }
 
     /// Starts the next visit of a stream.

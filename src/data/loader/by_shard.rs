@@ -144,6 +144,32 @@ fn a_broken_sample_moves_only_its_own_stream() {
     assert!(whole.iter().any(|samples| has_first(samples)) && whole.iter().any(|samples| !has_first(samples)));
 }
 
+/// What several processes would do: each has the rows of its streams, and opens only their shards.
+#[test]
+fn some_streams_can_be_taken_alone() {
+    let shards = Shards::new(&[12; 60], 1);
+    let cache = shards.folder.path().join("counts");
+    let config = with_streams(4, 8, 2);
+    let whole = batches(&mut start(&shards.open(), &config), 9);
+    let mut opened = Vec::new();
+    for own in [0..1, 1..4] {
+        let data = shards.open();
+        data.write_counts(cache.join(format!("{}.tsv", own.start)));
+        let mut loader =
+            Loader::of_streams(data.clone(), tokenizer(), config.clone(), Position::start(4), own.clone()).unwrap();
+        for (batch, whole) in batches(&mut loader, 9).iter().zip(&whole) {
+            let rows = 2 * own.start..2 * own.end;
+            assert_eq!(batch.samples, whole.samples[rows.clone()]);
+            assert_eq!(batch.images, whole.images[rows.start * 768..rows.end * 768]);
+            assert_eq!(batch.next.streams[own.clone()], whole.next.streams[own.clone()]);
+        }
+        opened.push(std::fs::read_to_string(cache.join(format!("{}.tsv", own.start))).unwrap().lines().count());
+        let none = Loader::of_streams(data, tokenizer(), config.clone(), Position::start(4), 3..5).unwrap_err();
+        assert!(none.to_string().contains("3..5"), "{none}");
+    }
+    assert!(opened[0] <= 30 && opened[1] >= 45, "of 60, two groups of 15 per stream: {opened:?}");
+}
+
 /// Crops, masks and captions of a sample do not depend on what is in other shards.
 #[test]
 fn a_sample_is_the_same_whatever_other_shards_hold() {

@@ -31,6 +31,7 @@ mod proptests;
 mod tests;
 mod worker;
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -161,7 +162,7 @@ impl LoaderConfig {
 /// One training batch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Batch {
-    /// RGB, `[batch, side, side, 3]`.
+    /// RGB, `[batch, side, side, 3]`. The rows of a stream follow one another.
     pub images: Vec<u8>,
     /// `[batch, context]`.
     pub tokens: Vec<i32>,
@@ -200,8 +201,28 @@ impl Loader {
         config: LoaderConfig,
         start: Position,
     ) -> Result<Self> {
+        let all = 0..config.streams;
+        Self::of_streams(data, tokenizer, config, start, all)
+    }
+
+    /// As [`Self::new`], with the rows of the streams `own` alone: `batch / streams` of each. The shards of other streams
+    /// are not opened, and their positions stay as in `start`.
+    ///
+    /// # Errors
+    /// As [`Self::new`]; also if `own` is empty or has others than there are.
+    pub fn of_streams(
+        data: impl Into<TrainingData>,
+        tokenizer: Tokenizer,
+        config: LoaderConfig,
+        start: Position,
+        own: Range<usize>,
+    ) -> Result<Self> {
         let data = data.into();
         config.validate()?;
+        if own.is_empty() || own.end > config.streams {
+            let problem = format!("the streams {own:?} are not some of them");
+            return Err(DataError::Config { field: "streams", value: config.streams.to_string(), problem });
+        }
         let workers = match config.threads {
             0 => thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
@@ -232,21 +253,23 @@ impl Loader {
             let (jobs, done) = (jobs_out.clone(), done_in.clone());
             loader.spawn(format!("decode-{number}"), move || worker.run(&jobs, &done))?;
         }
-        let streams = loader.streams(&data, &config, workers, &start)?;
-        let (position, in_flight, next_row, spare) = (start, 0, 0, Vec::new());
+        let streams = loader.streams(&data, &config, workers, &start, own.clone())?;
+        let (position, first, each) = (start, own.start, config.batch / config.streams);
+        let (in_flight, next_row, spare) = (0, 0, Vec::new());
         let assembler =
-            Assembler { config, streams, position, window, in_flight, next_row, jobs, done, health, stop, spare };
+            Assembler { streams, first, each, position, window, in_flight, next_row, jobs, done, health, stop, spare };
         loader.spawn("assemble".to_owned(), move || assembler.run(&recycled_out, &batches_in))?;
         Ok(loader)
     }
 
-    /// The streams from `start` on.
+    /// The streams `own` from `start` on.
     fn streams(
         &mut self,
         data: &TrainingData,
         config: &LoaderConfig,
         threads: usize,
         start: &Position,
+        own: Range<usize>,
     ) -> Result<Vec<Stream>> {
         if start.streams.len() != config.streams {
             let problem = format!("the checkpoint has {}, which a resumed run must keep", start.streams.len());
@@ -256,8 +279,9 @@ impl Loader {
             let problem = format!("the data set has {has}; is it the one the checkpoint was made with?");
             Err(DataError::Config { field: "position", value: value.to_string(), problem })
         };
-        let mut streams = Vec::with_capacity(config.streams);
-        for (number, &start) in start.streams.iter().enumerate() {
+        let mut streams = Vec::with_capacity(own.len());
+        for number in own {
+            let start = start.streams[number];
             let share = Share { stream: number as u64, streams: config.streams as u64 };
             let visits = match data {
                 TrainingData::Indexed(dataset) => {

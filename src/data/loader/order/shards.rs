@@ -199,7 +199,7 @@ impl ShardVisits {
     fn next_group(&mut self) -> Result<()> {
         let index = std::mem::take(&mut self.index);
         // Closes its shards, except those that are still being read.
-        let is_first = self.group.take().is_none() && self.empty == 0;
+        let is_first = self.group.take().is_none();
         let group = self.groups.recv().map_err(|_| DataError::Ended)??;
         let of = group.visits.len();
         if is_first && index > 0 {
