@@ -123,10 +123,10 @@ impl Profile {
             opened.with_context(|| format!("cannot write {}", file.display()))?;
         }
         let tokenizer = tokenizer(&options)?;
-        let settings = Settings::resolve(options, tokenizer.vocab_size())?;
-        let (dataset, model) = (Arc::new(settings.dataset()?), settings.preset_name());
+        let mut settings = Settings::resolve(options, tokenizer.vocab_size())?;
+        let (data, model) = (settings.open_data(None)?, settings.preset_name());
         let (warm_up, steps, time) = (2, self.count as usize, Duration::from_secs(self.seconds.into()));
-        let job = profile::Job { settings, dataset, tokenizer, model, warm_up, steps, time };
+        let job = profile::Job { settings, data, tokenizer, model, warm_up, steps, time };
         let precision = job.settings.options.precision;
         let measurement = Measurement { job, again: self.ceilings, group: self.group };
         let found = self.device.run_in(precision, Precision::Bf16, measurement)?;

@@ -79,7 +79,15 @@ pub enum DataError {
          --max-bad {max_bad} allows: {reasons}. To continue all the same, give a larger --max-bad (1 never stops; a run \
          that has a checkpoint continues with --resume), or leave out {worst}"
     )]
-    TooManyBroken { place: String, bad: u64, visited: u64, samples: u64, max_bad: f32, reasons: String, worst: String },
+    TooManyBroken {
+        place: String,
+        bad: u64,
+        visited: u64,
+        samples: String,
+        max_bad: f32,
+        reasons: String,
+        worst: String,
+    },
     /// A data set in which every sample is broken.
     #[error("not one usable sample among the last {visited} visited, which is the whole data set: {reasons}")]
     NoGoodSample { visited: u64, reasons: String },

@@ -5,7 +5,7 @@
 //! | room or file | what lives there |
 //! |---|---|
 //! | `loader` | in which order samples are visited, and batches on threads |
-//! | `dataset` | all samples by number, and checks before training |
+//! | `dataset` | all samples by number, or a list of shards; checks before training |
 //! | `sample` | what one sample is: image, caption, tokens, mask, label |
 //! | `format` | how bytes are laid out: tar archives, their members, damage |
 //! | `store` | where bytes are: sources, files, gzip, the embedded data set |
@@ -29,9 +29,9 @@ pub(crate) mod testing;
 pub mod text;
 
 pub use self::broken::{Broken, Kind};
-pub use self::dataset::{CACHE_BYTES, Dataset, Survey, Variety};
+pub use self::dataset::{CACHE_BYTES, Dataset, Order, ShardList, Survey, TrainingData, Variety};
 pub use self::error::{DataError, Result, TextError};
-pub use self::loader::{Batch, EvalBatch, EvalBatches, Loader, LoaderConfig, Position, Skipped};
+pub use self::loader::{Batch, EvalBatch, EvalBatches, Loader, LoaderConfig, Position, Skipped, StreamPosition};
 pub use self::sample::{
     Augmentation, Caption, CaptionKeys, CaptionLines, CaptionVariation, ClassNumbers, Content, CropRect, Label,
     Tokenizer, TokenizerOptions, image, kept_patches, visible_patches,

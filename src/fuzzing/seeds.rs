@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::with_file;
 use crate::{
-    data::{Position, Tokenizer},
+    data::{Position, StreamPosition, Tokenizer},
     golden,
     model::{Flip, Loss, ModelConfig, TowerConfig},
     optim::Moments,
@@ -191,7 +191,7 @@ pub(crate) fn micro_model() -> ModelConfig {
 pub(crate) fn checkpoints() -> Vec<Vec<u8>> {
     let folder = tempfile::tempdir().unwrap();
     let save = |loss, arithmetic: Option<&str>| {
-        let position = Position { epoch: 1, index: 3 };
+        let position = Position { streams: vec![StreamPosition { epoch: 1, group: 0, index: 3 }] };
         let arithmetic = arithmetic.map(str::to_owned);
         let state = State {
             model: micro_model(),

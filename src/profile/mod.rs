@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::autograd::{Step, Work};
-use crate::data::{Batch, Dataset, Loader, Position, Tokenizer};
+use crate::data::{Batch, Loader, Position, Tokenizer, TrainingData};
 use crate::device::{DeviceError, GpuState, KernelCounts};
 use crate::model::Flip;
 use crate::ops::AllOps;
@@ -117,7 +117,7 @@ pub struct Job {
     /// The run whose step is profiled.
     pub settings: Settings,
     /// Its training data.
-    pub dataset: Arc<Dataset>,
+    pub data: TrainingData,
     /// Its tokenizer.
     pub tokenizer: Tokenizer,
     /// The preset.
@@ -157,8 +157,12 @@ pub fn profile<D: AllOps>(
 ) -> Result<Profile, TrainError> {
     let settings = &job.settings;
     let (batch, kept) = (settings.loader.batch, settings.loader.kept());
-    let mut loader =
-        Loader::new(job.dataset.clone(), job.tokenizer.clone(), settings.loader.clone(), Position::default())?;
+    let mut loader = Loader::new(
+        job.data.clone(),
+        job.tokenizer.clone(),
+        settings.loader.clone(),
+        Position::start(settings.loader.streams),
+    )?;
     let flip = Flip::with_loss(&settings.model, settings.loss, settings.decay_cls);
     let values = flip.layout().initial_values(settings.seed);
     let mut trainer = Trainer::new(device.clone(), flip, &values, settings.adamw, batch, kept, settings.recompute)?;

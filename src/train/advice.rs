@@ -13,7 +13,8 @@ pub(super) const FIRST_STEPS: u64 = 20;
 
 /// What [`warnings`] examines.
 pub(super) struct Run<'a> {
-    pub samples: u64,
+    /// In the data; `None` if unknown.
+    pub samples: Option<u64>,
     pub captions: &'a Variety,
     pub batch: usize,
     /// Steps of the whole run.
@@ -30,7 +31,7 @@ pub(super) fn warnings(run: &Run) -> Vec<String> {
         lines.push(
             "warning: a batch of 1 has no negative pairs, so nothing can be learned; use a larger --batch".to_owned(),
         );
-    } else if batch as u64 > samples {
+    } else if let Some(samples) = samples.filter(|&samples| batch as u64 > samples) {
         lines.push(format!(
             "warning: a batch of {batch} is larger than the data ({samples} samples): it contains pairs several times, as \
              negatives of themselves; use a smaller --batch or more data"
@@ -130,7 +131,7 @@ mod tests {
     fn lines(captions: &[&str], samples: u64, batch: usize, (warmup, total): (u64, u64)) -> String {
         let captions: Vec<String> = captions.iter().map(|&caption| caption.to_owned()).collect();
         let variety = Variety::of_captions(&captions, true);
-        warnings(&Run { samples, captions: &variety, batch, total, warmup }).join("\n")
+        warnings(&Run { samples: Some(samples), captions: &variety, batch, total, warmup }).join("\n")
     }
 
     #[test]

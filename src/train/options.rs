@@ -13,7 +13,7 @@ use toml::{Table, Value};
 use super::TrainError;
 use crate::autograd::Recompute;
 use crate::data::image::ExifOrientation;
-use crate::data::{CaptionLines, TokenizerOptions, text};
+use crate::data::{CaptionLines, Order, TokenizerOptions, text};
 use crate::eval::Labels;
 use crate::model::{Loss, Preset};
 
@@ -106,6 +106,17 @@ pub struct Options {
     /// so that such photos stay on their side]
     #[cfg_attr(feature = "cli", arg(long, value_name = "WHAT", help_heading = "Data"))]
     pub exif_orientation: Option<ExifOrientation>,
+    /// Order in which samples are visited; a run keeps it when it is resumed [default: auto]
+    #[cfg_attr(feature = "cli", arg(long, help_heading = "Data"))]
+    pub order: Option<Order>,
+    /// Streams that the order is cut into. A batch takes equal parts from all of them, and each has a position of its own
+    /// [default: 1]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N", help_heading = "Data"))]
+    pub streams: Option<usize>,
+    /// Folder with the number of samples in each shard, as far as earlier runs have found them; written as shards are
+    /// opened one after the other [default: the run's folder]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "DIR", help_heading = "Data"))]
+    pub index_cache: Option<PathBuf>,
     /// Share of broken samples above which training stops; with 1, it continues while there is any good sample
     #[cfg_attr(feature = "cli", arg(long, value_name = "SHARE", help_heading = "Data"))]
     pub max_bad: Option<f32>,

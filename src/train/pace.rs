@@ -66,8 +66,9 @@ impl Plan {
         let values = flip.layout().initial_values(settings.seed);
         let (batch, kept) = (settings.loader.batch, settings.loader.kept());
         let mut trainer = Trainer::new(device.clone(), flip, &values, settings.adamw, batch, kept, settings.recompute)?;
-        let (dataset, tokenizer) = (self.dataset.clone(), self.tokenizer.clone());
-        let mut loader = Loader::new(dataset, tokenizer, settings.loader.clone(), Position::default())?;
+        let (data, tokenizer) = (self.data.clone(), self.tokenizer.clone());
+        let mut loader =
+            Loader::new(data, tokenizer, settings.loader.clone(), Position::start(settings.loader.streams))?;
         // Whether the loader is slower than the device shows only once the prefetched batches are used up.
         let warm_up = WARM_UP + settings.loader.prefetch as u64;
         // The first timed step, and when it began.

@@ -1,16 +1,15 @@
 //! What a run is made of, and whether a run can be resumed with it.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use super::checkpoint::{Checkpoint, State};
 use super::folder::Lock;
 use super::held_out::HeldOut;
 use super::resume::{self, Point};
-use super::settings::is_embedded;
+use super::settings::{Length, is_embedded};
 use super::{Options, RunFolder, Settings, TrainError};
 use crate::autograd::{Layout, Recompute};
-use crate::data::{Dataset, Tokenizer};
+use crate::data::{Order, Tokenizer, TrainingData};
 use crate::eval::Labels;
 
 /// Everything a run needs except the device.
@@ -19,7 +18,7 @@ pub struct Plan {
     pub settings: Settings,
     /// Where the run is written.
     pub folder: RunFolder,
-    pub(super) dataset: Arc<Dataset>,
+    pub(super) data: TrainingData,
     pub(super) held_out: Option<HeldOut>,
     pub(super) tokenizer: Tokenizer,
     /// `None` for a new run.
@@ -34,6 +33,7 @@ const HARMLESS: &[&str] = &[
     "data",
     "eval_data",
     "eval_every",
+    "index_cache",
     "keep",
     "labels",
     "loader_threads",
@@ -59,15 +59,16 @@ impl Plan {
     /// Invalid options, data or a tokenizer that cannot be used, or a folder that already contains a run.
     pub fn start(options: Options, out: Option<&Path>, print: &mut dyn FnMut(&str)) -> Result<Self, TrainError> {
         let tokenizer = tokenizer(&options)?;
-        let settings = Settings::resolve(options, tokenizer.vocab_size())?;
+        let mut settings = Settings::resolve(options, tokenizer.vocab_size())?;
         let asks_for_labels = settings.options.labels.is_some_and(|labels| labels != Labels::default());
         if settings.eval_data.is_empty() && (settings.eval_every > 0 || asks_for_labels) {
             print("warning: --eval-every and --labels do nothing without --eval-data");
         }
-        let (dataset, held_out) = datasets(&settings)?;
+        let (data, held_out) = (open(&mut settings, None)?, HeldOut::open(&settings)?);
         let (folder, lock) = RunFolder::create(out, &settings.preset_name())?;
         folder.describe(&settings.options, &tokenizer)?;
-        Ok(Self { settings, folder, dataset, held_out, tokenizer, resume: None, _lock: lock })
+        data.write_counts(settings.index_cache(folder.path()));
+        Ok(Self { settings, folder, data, held_out, tokenizer, resume: None, _lock: lock })
     }
 
     /// Resumes the run that `target` refers to (see `resume::find`), from the checkpoint it names or else from the newest
@@ -80,10 +81,12 @@ impl Plan {
         let (folder, named) = resume::find(target, print)?;
         let lock = folder.lock()?;
         folder.prepare()?;
-        let before = Options::default().over_file(&folder.config())?;
+        let mut before = Options::default().over_file(&folder.config())?;
         before.check_whole(&folder.config())?;
+        // Runs of earlier versions knew no other order.
+        let order = *before.order.get_or_insert(Order::Global);
         let another_tokenizer = flags.tokenizer.is_some();
-        let options = flags.over_file(&folder.config())?;
+        let mut options = flags.over_file(&folder.config())?;
         let tokenizer = Tokenizer::open(&folder.tokenizer(), &options.tokenizer_options())?;
         if another_tokenizer && self::tokenizer(&options)?.to_json()? != tokenizer.to_json()? {
             return Err(not_the_runs("--tokenizer", &folder));
@@ -91,8 +94,16 @@ impl Plan {
         if options.model != before.model {
             return Err(not_the_runs("--model", &folder));
         }
-        let settings = Settings::resolve(options, tokenizer.vocab_size())?;
-        let (dataset, held_out) = datasets(&settings)?;
+        match options.order.replace(order) {
+            Some(asked) if asked != order && asked != Order::Auto => return Err(not_the_runs("--order", &folder)),
+            _ => {}
+        }
+        if options.streams.unwrap_or(1) != before.streams.unwrap_or(1) {
+            return Err(not_the_runs("--streams", &folder));
+        }
+        let mut settings = Settings::resolve(options, tokenizer.vocab_size())?;
+        let (data, held_out) = (open(&mut settings, Some(folder.path()))?, HeldOut::open(&settings)?);
+        data.write_counts(settings.index_cache(folder.path()));
         let point = Point::choose(&folder, named.as_deref(), print)?;
         if let Some(checkpoint) = &point.checkpoint {
             if settings.time.is_some() {
@@ -105,7 +116,7 @@ impl Plan {
                 (*model != settings.model, "the model's size"),
                 (*loss != settings.loss, "the loss"),
                 (*seed != settings.seed, "the seed"),
-                (*fingerprint != dataset.fingerprint(), "the training data"),
+                (*fingerprint != data.fingerprint(), "the training data"),
             ];
             if let Some((_, what)) = differs.iter().find(|(differs, _)| *differs) {
                 let path = checkpoint.path().display();
@@ -113,7 +124,7 @@ impl Plan {
                 return Err(TrainError::Settings { problem });
             }
         }
-        let this = Self { settings, folder, dataset, held_out, tokenizer, resume: None, _lock: lock };
+        let this = Self { settings, folder, data, held_out, tokenizer, resume: None, _lock: lock };
         if let Some(checkpoint) = &point.checkpoint {
             let (done, steps, path) = (point.step(), this.steps(), checkpoint.path().display());
             if steps < done {
@@ -146,7 +157,7 @@ impl Plan {
 
     /// Optimizer steps of the whole run.
     pub(super) fn steps(&self) -> u64 {
-        self.settings.length.steps(self.settings.loader.batch, self.dataset.len())
+        self.settings.length.steps(self.settings.loader.batch, self.data.samples().unwrap_or_default())
     }
 
     /// The weights of step 0, `[layout.arena_len()]`: random, or those of `--init-from`.
@@ -199,6 +210,16 @@ pub fn tokenizer(options: &Options) -> Result<Tokenizer, TrainError> {
     }
 }
 
-fn datasets(settings: &Settings) -> Result<(Arc<Dataset>, Option<HeldOut>), TrainError> {
-    Ok((Arc::new(settings.dataset()?), HeldOut::open(settings)?))
+/// Opens the training data of a run, in the folder `run` if that exists already.
+fn open(settings: &mut Settings, run: Option<&Path>) -> Result<TrainingData, TrainError> {
+    let data = settings.open_data(run)?;
+    match (settings.length, data.samples()) {
+        (Length::Epochs(_), None) if settings.time.is_none() => {
+            let problem = "the length of an epoch is unknown, since the shards are opened one after the other: give the \
+                           length of the run with --samples or --steps; or put a sizes.json beside the shards \
+                           ({\"00000.tar\": 10000, ...}); or index all of them first with --order global";
+            Err(TrainError::Settings { problem: problem.to_owned() })
+        }
+        _ => Ok(data),
+    }
 }

@@ -100,17 +100,17 @@ impl<'a, D: AllOps> Run<'a, D> {
             loss: settings.loss,
             step: 0,
             samples: 0,
-            position: Position::default(),
+            position: Position::start(settings.loader.streams),
             seed: settings.seed,
-            fingerprint: plan.dataset.fingerprint(),
+            fingerprint: plan.data.fingerprint(),
             seconds: 0.0,
             arithmetic: None,
         };
         let mut state = resume.map_or_else(fresh, |checkpoint| checkpoint.state.clone());
         let before = state.arithmetic.replace(device.arithmetic());
         let another = before.filter(|before| Some(before) != state.arithmetic.as_ref());
-        let loader =
-            Loader::new(plan.dataset.clone(), plan.tokenizer.clone(), settings.loader.clone(), state.position)?;
+        let (data, tokenizer) = (plan.data.clone(), plan.tokenizer.clone());
+        let loader = Loader::new(data, tokenizer, settings.loader.clone(), state.position.clone())?;
         let (batch, kept) = (settings.loader.batch, settings.loader.kept());
         let mut trainer = Trainer::new(device, flip, &values, settings.adamw, batch, kept, settings.recompute)?;
         if let Some(checkpoint) = resume {
@@ -168,8 +168,8 @@ impl<'a, D: AllOps> Run<'a, D> {
         let Settings { model, loader, .. } = &self.plan.settings;
         let mut print = |line: &str| (self.report)(Progress::Line(line));
         print(&format!(
-            "{} pairs; {:.1} M parameters; {} px, {} of {} patches visible; batch {}; {} steps from {}; activations {}; {}",
-            self.plan.dataset.len(),
+            "{}; {:.1} M parameters; {} px, {} of {} patches visible; batch {}; {} steps from {}; activations {}; {}",
+            self.plan.data.describe(),
             self.trainer.params().layout().count() as f64 / 1e6,
             model.image_size,
             loader.kept(),
@@ -180,11 +180,11 @@ impl<'a, D: AllOps> Run<'a, D> {
             Bytes(self.trainer.activation_bytes()),
             self.trainer.device().describe(),
         ));
-        let captions = introduction::captions(&self.plan.dataset, &self.plan.tokenizer, loader);
+        let captions = introduction::captions(self.plan.data.looked_at(), &self.plan.tokenizer, loader);
         let held_out = self.plan.held_out.iter().flat_map(|held_out| &held_out.notes);
-        let variety = Variety::of(&self.plan.dataset);
+        let variety = Variety::of(self.plan.data.looked_at());
         let warnings = advice::warnings(&advice::Run {
-            samples: self.plan.dataset.len() as u64,
+            samples: self.plan.data.samples(),
             captions: &variety,
             batch: loader.batch,
             total: self.total,
@@ -193,7 +193,7 @@ impl<'a, D: AllOps> Run<'a, D> {
         captions.iter().chain(held_out).chain(&warnings).for_each(|line| print(line));
         print(&format!("run folder: {}", self.plan.folder.path().display()));
         let held_out = self.plan.held_out.iter().flat_map(|held_out| held_out.dataset.warnings());
-        self.plan.dataset.warnings().iter().chain(held_out).for_each(|line| print(line));
+        self.plan.data.warnings().iter().chain(held_out).for_each(|line| print(line));
     }
 
     fn step(&mut self) -> Result<(), TrainError> {
@@ -212,7 +212,7 @@ impl<'a, D: AllOps> Run<'a, D> {
         self.record_outcome(before, self.state.step)?;
         self.state.step += 1;
         self.state.samples += batch.samples.len() as u64;
-        self.state.position = batch.next;
+        self.state.position.clone_from(&batch.next);
         self.window.waited += batch.waited;
         self.in_flight = Some(batch);
         self.window.time += start.elapsed();
@@ -295,7 +295,7 @@ impl<'a, D: AllOps> Run<'a, D> {
             samples: &'a [String],
         }
         const MAX_SHOWN: usize = 8;
-        let names: Vec<String> = batch.samples.iter().map(|&sample| self.plan.dataset.name(sample)).collect();
+        let names: Vec<String> = self.plan.data.names(&batch.samples);
         let report = Report { step, what, value: value.to_string(), samples: &names };
         let mut keys = names[..names.len().min(MAX_SHOWN)].join(", ");
         if names.len() > MAX_SHOWN {
@@ -316,11 +316,10 @@ impl<'a, D: AllOps> Run<'a, D> {
         self.drain()?;
         let window = std::mem::take(&mut self.window);
         let (steps, seconds) = (window.steps.max(1) as f64, window.time.as_secs_f64().max(1e-9));
-        let position = self.state.position;
         let metrics = Metrics {
             step: self.state.step,
             samples: self.state.samples,
-            epoch: position.epoch as f64 + position.index as f64 / self.plan.dataset.len() as f64,
+            epoch: self.loader.passes(),
             loss: window.loss / steps,
             accuracy: window.accuracy / steps,
             learning_rate: self.schedule.at(self.state.step.saturating_sub(1)),

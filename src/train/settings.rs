@@ -1,12 +1,12 @@
 //! Resolves options: every default and every check in one place.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{Options, TrainError, pace};
 use crate::autograd::Recompute;
 use crate::data::image::ExifOrientation;
-use crate::data::{Augmentation, CaptionKeys, CaptionLines, CaptionVariation, Dataset, LoaderConfig};
+use crate::data::{Augmentation, CaptionKeys, CaptionLines, CaptionVariation, LoaderConfig, Order, TrainingData};
 use crate::eval::Labels;
 use crate::model::{Loss, ModelConfig, Preset, TowerConfig};
 use crate::optim::AdamWConfig;
@@ -18,6 +18,8 @@ pub struct Settings {
     pub options: Options,
     /// Training shards.
     pub data: Vec<String>,
+    /// In which order they are visited.
+    pub order: Order,
     /// Empty: no evaluation.
     pub eval_data: Vec<String>,
     /// Files of class names and prompts for `eval_data`.
@@ -79,7 +81,7 @@ pub enum Length {
 
 impl Length {
     /// Optimizer steps, rounded up to whole batches, at least one.
-    pub fn steps(self, batch: usize, dataset: usize) -> u64 {
+    pub fn steps(self, batch: usize, dataset: u64) -> u64 {
         match self {
             Self::Steps(steps) => steps,
             Self::Samples(samples) => samples.div_ceil(batch as u64),
@@ -171,6 +173,7 @@ impl Settings {
             data,
             eval_data,
             captions,
+            order: or(&mut o.order, Order::default()),
             classes: o.classes.clone(),
             templates: o.templates.clone(),
             labels: or(&mut o.labels, Labels::default()),
@@ -207,12 +210,22 @@ impl Settings {
         Ok(settings)
     }
 
-    /// Opens the training data.
+    /// Opens the training data, and decides on its order. `run`: the folder of the run, where it exists already.
     ///
     /// # Errors
-    /// See [`Dataset::open`].
-    pub fn dataset(&self) -> Result<Dataset, TrainError> {
-        Ok(Dataset::open(&self.data, self.captions.clone())?.with_orientation(self.exif_orientation))
+    /// See [`TrainingData::open`].
+    pub fn open_data(&mut self, run: Option<&Path>) -> Result<TrainingData, TrainError> {
+        let cache = self.options.index_cache.as_deref().or(run).map(|run| self.index_cache(run));
+        let (captions, orientation) = (self.captions.clone(), self.exif_orientation);
+        let data = TrainingData::open(&self.data, captions, orientation, self.order, cache.as_deref())?;
+        self.order = data.order();
+        self.options.order = Some(self.order);
+        Ok(data)
+    }
+
+    /// The file with the numbers of samples in shards that were opened before.
+    pub(super) fn index_cache(&self, run: &Path) -> PathBuf {
+        self.options.index_cache.as_deref().unwrap_or(run).join("shards.tsv")
     }
 
     /// The preset as the command line spells it.
@@ -282,6 +295,7 @@ fn loader(o: &mut Options, recipe: &Recipe, model: &ModelConfig, seed: u64) -> R
     };
     let loader = LoaderConfig {
         batch: or(&mut o.batch, recipe.batch),
+        streams: or(&mut o.streams, base.streams),
         image_size: model.image_size,
         patch_size: model.patch_size,
         mask_ratio: or(&mut o.mask_ratio, base.mask_ratio),

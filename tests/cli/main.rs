@@ -17,6 +17,7 @@ mod profile;
 mod protocol;
 mod resume;
 mod robust;
+mod shards;
 mod snapshots;
 mod text;
 mod time;

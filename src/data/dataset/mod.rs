@@ -4,15 +4,23 @@
 //! |---|---|
 //! | `cache` | decoded images of a small data set |
 //! | `check` | whether a source has images and captions |
+//! | `counts` | how many samples are in each shard, as files beside them say |
+//! | `list` | shards that are opened when their turn comes |
 //! | `survey` | how well the tokenizer fits the captions |
+//! | `training` | which of the two a run trains on |
 //! | `variety` | how much the captions differ |
+//! | `view` | one sample |
 //!
 //! The order in which samples are visited belongs in `loader`.
 
 mod cache;
 mod check;
+mod counts;
+mod list;
 mod survey;
+mod training;
 mod variety;
+mod view;
 
 use std::borrow::Cow;
 use std::collections::{HashMap, hash_map};
@@ -22,13 +30,18 @@ use ::image::RgbImage;
 use rayon::prelude::*;
 
 use self::cache::Cache;
+pub(crate) use self::list::Opened;
+pub use self::list::ShardList;
 pub use self::survey::Survey;
+pub use self::training::{Order, TrainingData};
 pub use self::variety::Variety;
-use super::broken::{Broken, Kind};
+use self::view::Reader;
+pub(crate) use self::view::{Held, View};
+use super::broken::Broken;
 use super::error::{DataError, Result};
-use super::format::{Common, Entry, Report, Shard, image_members, note_lines, printable};
-use super::sample::image::{self, ExifOrientation};
-use super::sample::{Caption, CaptionKeys, ClassNumbers, Label, label};
+use super::format::{Common, Report, Shard, note_lines};
+use super::sample::image::ExifOrientation;
+use super::sample::{Caption, CaptionKeys, Label};
 use super::store::{Location, Source, Span, embedded_names, left_out};
 use super::text::list_some;
 
@@ -50,12 +63,10 @@ pub const CACHE_BYTES: usize = 512 << 20;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Dataset {
-    shards: Arc<Vec<Shard>>,
-    keys: CaptionKeys,
+    shards: Arc<Vec<Arc<Shard>>>,
     /// Shard, and number in the shard, of each sample.
     samples: Vec<(u32, u32)>,
-    orientation: ExifOrientation,
-    cache: Arc<Cache>,
+    reader: Arc<Reader>,
     warnings: Arc<[String]>,
 }
 
@@ -92,10 +103,11 @@ impl Dataset {
     /// A source without shards; shards that are missing, unreadable, empty or not archives (all of them are named); a
     /// source in which no sample has both an image and a caption.
     pub fn open<S: AsRef<str>>(specs: &[S], keys: CaptionKeys) -> Result<Self> {
-        let sources: Vec<Source> = specs.iter().map(|spec| Source::parse(spec.as_ref())).collect::<Result<_>>()?;
-        if sources.is_empty() {
-            return Err(DataError::NoSources { embedded: embedded_names() });
-        }
+        Self::of(&sources(specs)?, specs, keys)
+    }
+
+    /// As [`Self::open`]; `specs` are what the user wrote, for warnings.
+    fn of<S: AsRef<str>>(sources: &[Source], specs: &[S], keys: CaptionKeys) -> Result<Self> {
         let locations: Vec<&Location> = sources.iter().flat_map(|source| &source.shards).collect();
         let common = Common { image_key: keys.image_key.clone(), ..Common::default() };
         let open = |(number, location): (usize, &&Location)| Shard::open(number as u32, location, &common);
@@ -103,7 +115,7 @@ impl Dataset {
         let opened: Vec<Result<(Shard, Report)>> = locations.par_iter().enumerate().map(open).collect();
         let (shards, reports) = all(opened)?;
         let mut first = 0;
-        for source in &sources {
+        for source in sources {
             let of_source = first..first + source.shards.len();
             check::source(&source.spec, &shards[of_source.clone()], &reports[of_source.clone()], &keys)?;
             first = of_source.end;
@@ -122,14 +134,12 @@ impl Dataset {
         }
         let numbers =
             |(shard, of): (usize, &Shard)| (0..of.samples.len()).map(move |sample| (shard as u32, sample as u32));
-        let samples = shards.iter().enumerate().flat_map(numbers).collect();
-        let cache = Arc::new(Cache::new(CACHE_BYTES));
+        let samples: Vec<_> = shards.iter().enumerate().flat_map(numbers).collect();
+        let (orientation, cache) = (ExifOrientation::default(), Arc::new(Cache::new(CACHE_BYTES)));
         Ok(Self {
-            shards: Arc::new(shards),
-            keys,
+            reader: Arc::new(Reader { keys, orientation, cache, samples: samples.len() }),
+            shards: Arc::new(shards.into_iter().map(Arc::new).collect()),
             samples,
-            orientation: ExifOrientation::default(),
-            cache,
             warnings: warnings.into(),
         })
     }
@@ -141,13 +151,19 @@ impl Dataset {
 
     /// Sets the size of the cache of decoded images, in bytes; 0 turns it off. Results do not depend on it.
     pub fn with_cache(self, bytes: usize) -> Self {
-        Self { cache: Arc::new(Cache::new(bytes)), ..self }
+        let orientation = self.reader.orientation;
+        self.with_reader(orientation, Arc::new(Cache::new(bytes)))
     }
 
     /// Sets whether EXIF orientations are applied. The cache starts empty.
     pub fn with_orientation(self, orientation: ExifOrientation) -> Self {
-        let cache = Arc::new(Cache::new(self.cache.budget));
-        Self { orientation, cache, ..self }
+        let cache = Arc::new(Cache::new(self.reader.cache.budget));
+        self.with_reader(orientation, cache)
+    }
+
+    fn with_reader(self, orientation: ExifOrientation, cache: Arc<Cache>) -> Self {
+        let reader = Reader { keys: self.reader.keys.clone(), orientation, cache, samples: self.len() };
+        Self { reader: Arc::new(reader), ..self }
     }
 
     /// The samples for which `keep(number)` is true, renumbered. Shares the archives and the cache.
@@ -160,9 +176,9 @@ impl Dataset {
         if samples.is_empty() {
             return Err(DataError::NoSamples { of: self.len() });
         }
-        let Self { shards, keys, cache, warnings, .. } = self;
-        let (shards, keys, cache, warnings) = (shards.clone(), keys.clone(), cache.clone(), warnings.clone());
-        Ok(Self { shards, keys, samples, orientation: self.orientation, cache, warnings })
+        let Self { shards, reader, warnings, .. } = self;
+        let kept = Self { shards: shards.clone(), samples, reader: reader.clone(), warnings: warnings.clone() };
+        Ok(kept.with_reader(reader.orientation, reader.cache.clone()))
     }
 
     /// The number of samples.
@@ -177,18 +193,17 @@ impl Dataset {
 
     /// The shard that a sample is in: its path, or `embedded:NAME`.
     pub fn shard(&self, sample: u64) -> String {
-        self.entry(sample).0.location.to_string()
+        self.view(sample).shard()
     }
 
     /// The sample's key, for messages: bytes that are not UTF-8 become `\xE9`.
     pub fn key(&self, sample: u64) -> Cow<'_, str> {
-        let key = &self.entry(sample).1.key;
-        std::str::from_utf8(key).map_or_else(|_| Cow::Owned(printable(key)), Cow::Borrowed)
+        self.view(sample).key()
     }
 
     /// `shard:key`, for messages.
     pub fn name(&self, sample: u64) -> String {
-        format!("{}:{}", self.shard(sample), self.key(sample))
+        self.view(sample).name()
     }
 
     /// The encoded image, as it is in the archive.
@@ -196,8 +211,7 @@ impl Dataset {
     /// # Errors
     /// A sample that is broken or has no image.
     pub fn image(&self, sample: u64) -> Result<Cow<'_, [u8]>, Broken> {
-        let (shard, entry) = self.whole(sample)?;
-        shard.part(entry.image)?.ok_or_else(no_image)
+        self.view(sample).image()
     }
 
     /// The bytes of the `.cls` member (a class number), if there is one.
@@ -205,8 +219,7 @@ impl Dataset {
     /// # Errors
     /// A sample that is broken.
     pub fn cls(&self, sample: u64) -> Result<Option<Cow<'_, [u8]>>, Broken> {
-        let (shard, entry) = self.whole(sample)?;
-        shard.part(entry.cls)
+        self.view(sample).cls()
     }
 
     /// Captions and tags.
@@ -214,8 +227,7 @@ impl Dataset {
     /// # Errors
     /// A sample that is broken or has no caption.
     pub fn caption(&self, sample: u64) -> Result<Caption, Broken> {
-        let (shard, entry) = self.whole(sample)?;
-        self.keys.read(shard.part(entry.txt)?.as_deref(), shard.part(entry.json)?.as_deref())
+        self.view(sample).caption()
     }
 
     /// The label of a sample: its class number or its captions, as [`CaptionKeys::class_numbers`] says.
@@ -223,15 +235,7 @@ impl Dataset {
     /// # Errors
     /// A sample that is broken or has no label.
     pub fn label(&self, sample: u64) -> Result<Label, Broken> {
-        let captions = || self.caption(sample).map(|caption| Label::Captions(caption.texts));
-        let number = || self.cls(sample)?.map(|bytes| label::class(&bytes)).transpose();
-        match self.keys.class_numbers {
-            ClassNumbers::Ignore => captions(),
-            ClassNumbers::Prefer => number()?.map_or_else(captions, Ok),
-            ClassNumbers::Accept => captions().or_else(|why| number()?.ok_or(why)),
-            ClassNumbers::Require => number()?
-                .ok_or_else(|| Broken { kind: Kind::MissingCaption, detail: "looked for a .cls member".to_owned() }),
-        }
+        self.view(sample).label()
     }
 
     /// The image in RGB8, from the cache if it was decoded before.
@@ -239,16 +243,7 @@ impl Dataset {
     /// # Errors
     /// A sample that is broken, has no image or one that cannot be decoded.
     pub fn decoded(&self, sample: u64) -> Result<Arc<RgbImage>, Broken> {
-        let place = self.samples[sample as usize];
-        if let Some(image) = self.cache.get(place) {
-            return Ok(image);
-        }
-        let (shard, entry) = self.whole(sample)?;
-        let decoded =
-            shard.with_part(entry.image, |bytes| image::decode(bytes, self.orientation))?.ok_or_else(no_image)?;
-        let image = Arc::new(decoded.map_err(|why| Broken { kind: Kind::BadImage, detail: why.to_string() })?);
-        self.cache.put(place, &image, self.len());
-        Ok(image)
+        self.view(sample).decoded()
     }
 
     /// At most `max` samples, evenly spread over the data set.
@@ -261,7 +256,13 @@ impl Dataset {
     /// A checksum over all keys and sizes: a position of a run means the same samples only in a data set with the same
     /// fingerprint.
     pub fn fingerprint(&self) -> u32 {
-        self.samples.iter().fold(0, |sum, &(shard, sample)| {
+        self.fingerprint_of(|_| true)
+    }
+
+    /// The same for the samples of some shards.
+    fn fingerprint_of(&self, is_used: impl Fn(u32) -> bool) -> u32 {
+        let samples = self.samples.iter().filter(|(shard, _)| is_used(*shard));
+        samples.fold(0, |sum, &(shard, sample)| {
             let entry = &self.shards[shard as usize].samples[sample as usize];
             let size = |span: Option<Span>| span.map_or(u64::MAX, |span| span.len);
             let sizes = [entry.image, entry.txt, entry.json].map(size);
@@ -291,23 +292,24 @@ impl Dataset {
         self.shards.iter().map(|shard| shard.lost).sum()
     }
 
-    fn entry(&self, sample: u64) -> (&Shard, &Entry) {
-        let (shard, entry) = self.samples[sample as usize];
-        let shard = &self.shards[shard as usize];
-        (shard, &shard.samples[entry as usize])
+    pub(crate) fn view(&self, sample: u64) -> View<'_> {
+        let place = self.samples[sample as usize];
+        let shard = &self.shards[place.0 as usize];
+        View { shard, entry: &shard.samples[place.1 as usize], reader: &self.reader, place }
     }
 
-    fn whole(&self, sample: u64) -> Result<(&Shard, &Entry), Broken> {
-        let (shard, entry) = self.entry(sample);
-        match &entry.flaw {
-            Some(flaw) => Err(flaw.as_ref().clone()),
-            None => Ok((shard, entry)),
-        }
+    pub(crate) fn held(&self, sample: u64) -> Held {
+        let place = self.samples[sample as usize];
+        Held { shard: self.shards[place.0 as usize].clone(), place, reader: self.reader.clone() }
     }
 }
 
-fn no_image() -> Broken {
-    Broken { kind: Kind::MissingImage, detail: format!("looked for {}", image_members()) }
+/// The sources that `specs` name.
+fn sources<S: AsRef<str>>(specs: &[S]) -> Result<Vec<Source>> {
+    match specs {
+        [] => Err(DataError::NoSources { embedded: embedded_names() }),
+        specs => specs.iter().map(|spec| Source::parse(spec.as_ref())).collect(),
+    }
 }
 
 /// All shards, or an error that names those that cannot be used.
@@ -335,6 +337,8 @@ fn all(opened: Vec<Result<(Shard, Report)>>) -> Result<(Vec<Shard>, Vec<Report>)
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::broken::Kind;
+    use crate::data::sample::ClassNumbers;
     use crate::data::testing::{Archive, png};
 
     #[test]
@@ -458,7 +462,7 @@ mod tests {
                 assert_eq!(first, second);
                 assert_eq!(Arc::ptr_eq(&first, &second), kept > 0);
             }
-            assert_eq!(dataset.cache.images.lock().unwrap().len(), kept);
+            assert_eq!(dataset.reader.cache.images.lock().unwrap().len(), kept);
         }
     }
 }

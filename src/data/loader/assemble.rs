@@ -6,25 +6,49 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam::channel::{Receiver, Sender};
 
+use super::Batch;
 use super::health::{Health, Skipped};
-use super::order::{Visit, Visits};
+use super::order::{Position, Visit, Visits};
 use super::worker::{Done, Item, Job};
-use super::{Batch, LoaderConfig};
 use crate::data::broken::Broken;
-use crate::data::dataset::Dataset;
 use crate::data::error::{DataError, Result};
 
 pub(super) struct Assembler {
-    pub(super) dataset: Arc<Dataset>,
-    pub(super) config: LoaderConfig,
-    pub(super) visits: Visits,
+    pub(super) streams: Vec<Stream>,
+    /// Number of the first of them, and rows of each in a batch.
+    pub(super) first: usize,
+    pub(super) each: usize,
+    /// After the last good sample of each stream.
+    pub(super) position: Position,
     /// How many visits may be in flight.
     pub(super) window: usize,
+    /// Visits in flight, and the row of the next one to start, counted through all batches.
+    pub(super) in_flight: usize,
+    pub(super) next_row: u64,
     pub(super) jobs: Sender<Job>,
     pub(super) done: Receiver<Done>,
     pub(super) health: Health,
     pub(super) stop: Arc<AtomicBool>,
-    pub(super) queue: Queue,
+    /// Unused buffers.
+    pub(super) spare: Vec<Item>,
+}
+
+/// A stream of visits, and those in flight, in order, with their outcomes.
+pub(super) struct Stream {
+    visits: Visits,
+    queue: VecDeque<(Visit, Option<Outcome>)>,
+    /// Ticket of the first in the queue.
+    first: u64,
+    /// Why there are no more visits after those in the queue.
+    failed: Option<DataError>,
+    /// Passes over its part of the data.
+    passes: f64,
+}
+
+impl Stream {
+    pub(super) fn new(visits: Visits) -> Self {
+        Self { visits, queue: VecDeque::new(), first: 0, failed: None, passes: 0.0 }
+    }
 }
 
 /// A batch and the samples skipped before it. Samples that were prefetched and never used are not counted.
@@ -34,16 +58,8 @@ pub(super) struct Made {
     pub(super) skipped: Skipped,
     /// Since the previous batch.
     pub(super) warnings: Vec<String>,
-}
-
-/// The visits in flight, in order, with their outcomes.
-#[derive(Default)]
-pub(super) struct Queue {
-    visits: VecDeque<(Visit, Option<Outcome>)>,
-    /// Ticket of the first.
-    first: u64,
-    /// Unused buffers.
-    spare: Vec<Item>,
+    /// Passes over the data.
+    pub(super) passes: f64,
 }
 
 type Outcome = (Item, Result<(), Broken>);
@@ -54,7 +70,8 @@ impl Assembler {
         loop {
             let batch = self.batch(recycled.try_recv().unwrap_or_default());
             let failed = batch.is_err();
-            let made = Made { batch, skipped: self.health.skipped(), warnings: self.health.take_warnings() };
+            let passes = self.streams.iter().map(|stream| stream.passes).sum::<f64>() / self.streams.len() as f64;
+            let made = Made { batch, skipped: self.health.skipped(), warnings: self.health.take_warnings(), passes };
             if batches.send(made).is_err() || failed {
                 return;
             }
@@ -66,45 +83,82 @@ impl Assembler {
         batch.tokens.clear();
         batch.ids_keep.clear();
         batch.samples.clear();
-        while batch.samples.len() < self.config.batch {
-            let (visit, (item, result)) = self.next_outcome()?;
-            self.health.visit(&self.dataset, visit.at.epoch, visit.sample, result.as_ref().err())?;
-            if result.is_ok() {
-                batch.images.extend_from_slice(&item.image);
-                batch.tokens.extend_from_slice(&item.tokens);
-                batch.ids_keep.extend_from_slice(&item.ids_keep);
-                batch.samples.push(visit.sample);
-                batch.next = visit.at.after(self.dataset.len());
+        while batch.samples.len() < self.each * self.streams.len() {
+            let number = self.stream_of(batch.samples.len() as u64);
+            let (visit, (item, result)) = self.next_outcome(number)?;
+            if let Some(news) = &visit.news {
+                self.health.learn(visit.epoch, news);
             }
-            self.queue.spare.push(item);
+            self.health.visit(visit.epoch, visit.sample, visit.held.view(), result.as_ref().err())?;
+            match result {
+                Ok(()) => {
+                    batch.images.extend_from_slice(&item.image);
+                    batch.tokens.extend_from_slice(&item.tokens);
+                    batch.ids_keep.extend_from_slice(&item.ids_keep);
+                    batch.samples.push(visit.sample);
+                    self.position.streams[self.first + number] = visit.next;
+                    self.streams[number].passes = visit.passes;
+                }
+                // Takes its place.
+                Err(_) => self.start(number)?,
+            }
+            self.spare.push(item);
         }
+        batch.next.clone_from(&self.position);
         Ok(batch)
     }
 
-    /// The outcome of the next visit in order.
-    fn next_outcome(&mut self) -> Result<(Visit, Outcome)> {
-        let queue = &mut self.queue;
+    /// The stream that a row comes from, counted through all batches.
+    fn stream_of(&self, row: u64) -> usize {
+        (row / self.each as u64 % self.streams.len() as u64) as usize
+    }
+
+    /// Starts the next visit of a stream.
+    fn start(&mut self, number: usize) -> Result<()> {
+        let stream = &mut self.streams[number];
+        if stream.failed.is_some() {
+            return Ok(());
+        }
+        match stream.visits.next() {
+            Ok(visit) => {
+                let ticket = stream.first + stream.queue.len() as u64;
+                let item = self.spare.pop().unwrap_or_default();
+                let job = Job { stream: number, ticket, visit: visit.clone(), item };
+                stream.queue.push_back((visit, None));
+                self.in_flight += 1;
+                self.jobs.send(job).map_err(|_| DataError::Ended)
+            }
+            Err(error) => {
+                stream.failed = Some(error);
+                Ok(())
+            }
+        }
+    }
+
+    /// The outcome of the next visit of a stream, in order.
+    fn next_outcome(&mut self, number: usize) -> Result<(Visit, Outcome)> {
         loop {
             if self.stop.load(Ordering::Relaxed) {
                 return Err(DataError::Ended);
             }
-            while queue.visits.len() < self.window {
-                let visit = self.visits.next();
-                let ticket = queue.first + queue.visits.len() as u64;
-                let item = queue.spare.pop().unwrap_or_default();
-                self.jobs.send(Job { ticket, visit, item }).map_err(|_| DataError::Ended)?;
-                queue.visits.push_back((visit, None));
+            // In the order in which the rows are filled. A stream that has failed ends the loader once its queue is empty.
+            while self.in_flight < self.window && self.streams.iter().any(|stream| stream.failed.is_none()) {
+                self.start(self.stream_of(self.next_row))?;
+                self.next_row += 1;
             }
-            match queue.visits.pop_front() {
+            let stream = &mut self.streams[number];
+            match stream.queue.pop_front() {
                 Some((visit, Some(outcome))) => {
-                    queue.first += 1;
+                    stream.first += 1;
+                    self.in_flight -= 1;
                     return Ok((visit, outcome));
                 }
-                Some(waiting) => queue.visits.push_front(waiting),
-                None => {}
+                Some(waiting) => stream.queue.push_front(waiting),
+                None => return Err(stream.failed.take().unwrap_or(DataError::Ended)),
             }
-            let Done { ticket, item, result } = self.done.recv().map_err(|_| DataError::Ended)?;
-            queue.visits[(ticket - queue.first) as usize].1 = Some((item, result));
+            let Done { stream, ticket, item, result } = self.done.recv().map_err(|_| DataError::Ended)?;
+            let stream = &mut self.streams[stream];
+            stream.queue[(ticket - stream.first) as usize].1 = Some((item, result));
         }
     }
 }

@@ -51,7 +51,7 @@ impl EvalBatches {
             let problem = "it must be 0 <= share <= 1".to_owned();
             return Err(DataError::Config { field: "max_bad", value: max_bad.to_string(), problem });
         }
-        let health = Health::new(&dataset, max_bad, Visited::InOrder);
+        let health = Health::new(dataset.clone().into(), max_bad, Visited::InOrder);
         Ok(Self { dataset, batch, side: image_size, next: 0, health })
     }
 
@@ -83,7 +83,7 @@ impl EvalBatches {
             let made: Vec<_> = samples.clone().into_par_iter().map_init(square, make).collect();
             self.next = samples.end;
             for (sample, made) in samples.zip(made) {
-                self.health.visit(&self.dataset, 0, sample, made.as_ref().err())?;
+                self.health.visit(0, sample, self.dataset.view(sample), made.as_ref().err())?;
                 if let Ok((image, label, content)) = made {
                     batch.images.extend_from_slice(&image);
                     batch.labels.push(label);

@@ -7,18 +7,21 @@
 //!     +---------------------------------- recycled buffers <-------------------------------+
 //! ```
 //!
-//! The content of a batch depends on the seed and the start position alone: the assembler takes finished items strictly in
-//! the order of the visits, and each item's random numbers are keyed by (seed, purpose, epoch, sample). Broken samples are
-//! skipped in that order too.
+//! The content of a batch depends on the seed, the number of streams and the start position alone: the assembler takes
+//! finished items of each stream strictly in the order of its visits, and each item's random numbers are keyed by (seed,
+//! purpose, epoch, sample). Broken samples are skipped in that order too. In the order of shards, another thread for each
+//! stream opens the shards that come next.
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `order` | epochs, shuffles, the position that a run resumes from |
+//! | `order` | epochs, shuffles, streams, the position that a run resumes from |
 //! | `worker`, `assemble` | the threads |
 //! | `health` | counts broken samples |
 //! | `eval` | batches for evaluation |
 
 mod assemble;
+#[cfg(test)]
+mod by_shard;
 mod eval;
 mod health;
 mod order;
@@ -28,6 +31,7 @@ mod proptests;
 mod tests;
 mod worker;
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -35,14 +39,15 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender, bounded};
 
-use self::assemble::{Assembler, Made, Queue};
+use self::assemble::{Assembler, Made, Stream};
 pub use self::eval::{EvalBatch, EvalBatches};
 pub use self::health::Skipped;
 use self::health::{Health, Visited};
-pub use self::order::Position;
-use self::order::Visits;
+use self::order::shards::{Opener, ShardOrder, ShardVisits};
+use self::order::{GlobalVisits, Share, Visits};
+pub use self::order::{Position, StreamPosition};
 use self::worker::Worker;
-use super::dataset::Dataset;
+use super::dataset::TrainingData;
 use super::error::{DataError, Result};
 use super::sample::{Augmentation, CaptionVariation, Tokenizer, kept_patches};
 
@@ -51,6 +56,8 @@ use super::sample::{Augmentation, CaptionVariation, Tokenizer, kept_patches};
 pub struct LoaderConfig {
     /// Samples per batch.
     pub batch: usize,
+    /// Streams that the order is cut into; divides `batch`.
+    pub streams: usize,
     /// Side of the square images, in pixels.
     pub image_size: usize,
     /// Side of a patch, in pixels; divides `image_size`.
@@ -77,6 +84,7 @@ impl Default for LoaderConfig {
     fn default() -> Self {
         Self {
             batch: 256,
+            streams: 1,
             image_size: 224,
             patch_size: 16,
             mask_ratio: 0.5,
@@ -112,6 +120,7 @@ impl LoaderConfig {
         };
         for (field, value) in [
             ("batch", self.batch),
+            ("streams", self.streams),
             ("image_size", self.image_size),
             ("patch_size", self.patch_size),
             ("context", self.context),
@@ -126,6 +135,9 @@ impl LoaderConfig {
             if value > max {
                 return wrong(field, &value, &format!("it must be at most {max}"));
             }
+        }
+        if !self.batch.is_multiple_of(self.streams) {
+            return wrong("streams", &self.streams, &format!("it must divide the batch of {}", self.batch));
         }
         if !self.image_size.is_multiple_of(self.patch_size) {
             return wrong(
@@ -150,13 +162,13 @@ impl LoaderConfig {
 /// One training batch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Batch {
-    /// RGB, `[batch, side, side, 3]`.
+    /// RGB, `[batch, side, side, 3]`. The rows of a stream follow one another.
     pub images: Vec<u8>,
     /// `[batch, context]`.
     pub tokens: Vec<i32>,
     /// Visible patches in ascending order, `[batch, kept]`.
     pub ids_keep: Vec<u32>,
-    /// Numbers of the samples in the data set, `[batch]`.
+    /// Numbers that identify the samples in the data set, `[batch]`.
     pub samples: Vec<u64>,
     /// The position after this batch.
     pub next: Position,
@@ -172,6 +184,7 @@ pub struct Loader {
     recycled: Sender<Batch>,
     skipped: Skipped,
     warnings: Vec<String>,
+    passes: f64,
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -180,13 +193,35 @@ impl Loader {
     /// Starts the threads. The first batch begins at `start`, and so does the count of broken samples.
     ///
     /// # Errors
-    /// A configuration out of range, a `start` beyond the data set, or threads that cannot be started.
-    pub fn new(dataset: Arc<Dataset>, tokenizer: Tokenizer, config: LoaderConfig, start: Position) -> Result<Self> {
+    /// A configuration out of range, a `start` beyond the data set or for another number of streams, or threads that cannot
+    /// be started.
+    pub fn new(
+        data: impl Into<TrainingData>,
+        tokenizer: Tokenizer,
+        config: LoaderConfig,
+        start: Position,
+    ) -> Result<Self> {
+        let all = 0..config.streams;
+        Self::of_streams(data, tokenizer, config, start, all)
+    }
+
+    /// As [`Self::new`], with the rows of the streams `own` alone: `batch / streams` of each. The shards of other streams
+    /// are not opened, and their positions stay as in `start`.
+    ///
+    /// # Errors
+    /// As [`Self::new`]; also if `own` is empty or has others than there are.
+    pub fn of_streams(
+        data: impl Into<TrainingData>,
+        tokenizer: Tokenizer,
+        config: LoaderConfig,
+        start: Position,
+        own: Range<usize>,
+    ) -> Result<Self> {
+        let data = data.into();
         config.validate()?;
-        if start.index >= dataset.len() as u64 {
-            let problem =
-                format!("the data set has {} samples; is it the one the checkpoint was made with?", dataset.len());
-            return Err(DataError::Config { field: "position", value: start.index.to_string(), problem });
+        if own.is_empty() || own.end > config.streams {
+            let problem = format!("the streams {own:?} are not some of them");
+            return Err(DataError::Config { field: "streams", value: config.streams.to_string(), problem });
         }
         let workers = match config.threads {
             0 => thread::available_parallelism().map_or(1, usize::from),
@@ -196,13 +231,15 @@ impl Loader {
         let window = 8 * workers + 32;
         let (batches_in, batches) = bounded(config.prefetch);
         let (recycled, recycled_out) = bounded(config.prefetch + 2);
-        let health = Health::new(&dataset, config.max_bad, Visited::Shuffled);
+        let order = if matches!(data, TrainingData::Listed(_)) { Visited::ByShard } else { Visited::Shuffled };
+        let health = Health::new(data.clone(), config.max_bad, order);
         let stop = Arc::new(AtomicBool::new(false));
         let mut loader = Self {
             batches: Some(batches),
             recycled,
             skipped: health.skipped(),
             warnings: Vec::new(),
+            passes: 0.0,
             stop: stop.clone(),
             threads: Vec::new(),
         };
@@ -212,15 +249,62 @@ impl Loader {
         // As large as the window, so that a worker never waits to send its item.
         let (done_in, done) = bounded(window);
         for number in 0..workers {
-            let worker = Worker::new(dataset.clone(), tokenizer.clone(), config.clone());
+            let worker = Worker::new(tokenizer.clone(), config.clone());
             let (jobs, done) = (jobs_out.clone(), done_in.clone());
             loader.spawn(format!("decode-{number}"), move || worker.run(&jobs, &done))?;
         }
-        let visits = Visits::new(config.seed, dataset.len(), start);
-        let queue = Queue::default();
-        let assembler = Assembler { dataset, config, visits, window, jobs, done, health, stop, queue };
+        let streams = loader.streams(&data, &config, workers, &start, own.clone())?;
+        let (position, first, each) = (start, own.start, config.batch / config.streams);
+        let (in_flight, next_row, spare) = (0, 0, Vec::new());
+        let assembler =
+            Assembler { streams, first, each, position, window, in_flight, next_row, jobs, done, health, stop, spare };
         loader.spawn("assemble".to_owned(), move || assembler.run(&recycled_out, &batches_in))?;
         Ok(loader)
+    }
+
+    /// The streams `own` from `start` on.
+    fn streams(
+        &mut self,
+        data: &TrainingData,
+        config: &LoaderConfig,
+        threads: usize,
+        start: &Position,
+        own: Range<usize>,
+    ) -> Result<Vec<Stream>> {
+        if start.streams.len() != config.streams {
+            let problem = format!("the checkpoint has {}, which a resumed run must keep", start.streams.len());
+            return Err(DataError::Config { field: "streams", value: config.streams.to_string(), problem });
+        }
+        let beyond = |value: u64, has: String| {
+            let problem = format!("the data set has {has}; is it the one the checkpoint was made with?");
+            Err(DataError::Config { field: "position", value: value.to_string(), problem })
+        };
+        let mut streams = Vec::with_capacity(own.len());
+        for number in own {
+            let start = start.streams[number];
+            let share = Share { stream: number as u64, streams: config.streams as u64 };
+            let visits = match data {
+                TrainingData::Indexed(dataset) => {
+                    if start.index >= dataset.len() as u64 {
+                        return beyond(start.index, format!("{} samples", dataset.len()));
+                    }
+                    Visits::Global(GlobalVisits::new(dataset.clone(), config.seed, share, start))
+                }
+                TrainingData::Listed(list) => {
+                    let order = ShardOrder { seed: config.seed, share, shards: list.shards() as u64 };
+                    let groups = order.groups_in(start.epoch);
+                    if start.group >= groups.max(1) {
+                        return beyond(start.group, format!("{groups} groups of shards"));
+                    }
+                    let (groups_in, groups) = bounded(0);
+                    let opener = Opener { list: list.clone(), order, start, threads, stop: self.stop.clone() };
+                    self.spawn(format!("open-{number}"), move || opener.run(&groups_in))?;
+                    Visits::Shards(ShardVisits::new(list.clone(), order, start, groups))
+                }
+            };
+            streams.push(Stream::new(visits));
+        }
+        Ok(streams)
     }
 
     fn spawn(&mut self, name: String, body: impl FnOnce() + Send + 'static) -> Result<()> {
@@ -236,8 +320,8 @@ impl Loader {
     pub fn next_batch(&mut self) -> Result<Batch> {
         let start = Instant::now();
         let batches = self.batches.as_ref().ok_or(DataError::Ended)?;
-        let Made { batch, skipped, warnings } = batches.recv().map_err(|_| DataError::Ended)?;
-        self.skipped = skipped;
+        let Made { batch, skipped, warnings, passes } = batches.recv().map_err(|_| DataError::Ended)?;
+        (self.skipped, self.passes) = (skipped, passes);
         self.warnings.extend(warnings);
         let mut batch = batch?;
         batch.waited = start.elapsed();
@@ -248,6 +332,11 @@ impl Loader {
     pub fn recycle(&self, batch: Batch) {
         // Dropped if enough are waiting already.
         let _ = self.recycled.try_send(batch);
+    }
+
+    /// Passes over the data up to the last batch returned, since the beginning of the run.
+    pub fn passes(&self) -> f64 {
+        self.passes
     }
 
     /// Broken samples that were skipped up to the last batch returned, and samples lost to damage, by kind.

@@ -4,22 +4,23 @@ use std::sync::Arc;
 
 use super::*;
 use crate::data::broken::Kind;
+use crate::data::dataset::Dataset;
 use crate::data::sample::{CaptionKeys, visible_patches};
 use crate::data::testing::{Archive, jpeg, png};
 
 const VOCAB: &[u8] =
     b"[PAD]\n[UNK]\n,\nname\ntag\n0\n1\n2\n3\n4\n5\n6\n7\n8\n9\n##0\n##1\n##2\n##3\n##4\n##5\n##6\n##7\n##8\n##9\n";
 
-fn tokenizer() -> Tokenizer {
+pub(super) fn tokenizer() -> Tokenizer {
     Tokenizer::from_bytes(VOCAB, "vocab.txt").unwrap()
 }
 
-fn config(batch: usize, threads: usize) -> LoaderConfig {
+pub(super) fn config(batch: usize, threads: usize) -> LoaderConfig {
     LoaderConfig { batch, threads, image_size: 16, patch_size: 4, context: 6, seed: 7, ..LoaderConfig::default() }
 }
 
 /// A sample of its own number; every third is a JPEG.
-fn add(archive: &mut Archive, number: u64) {
+pub(super) fn add(archive: &mut Archive, number: u64) {
     match number % 3 {
         0 => archive.add(&format!("{number}.jpg"), &jpeg(30, 20, number)),
         _ => archive.add(&format!("{number}.png"), &png(20, 30, number)),
@@ -28,7 +29,7 @@ fn add(archive: &mut Archive, number: u64) {
         .add(&format!("{number}.json"), format!(r#"{{"caption": "name {number}", "tags": ["tag", "1"]}}"#).as_bytes());
 }
 
-fn archive(samples: u64) -> Archive {
+pub(super) fn archive(samples: u64) -> Archive {
     let mut archive = Archive::default();
     (0..samples).for_each(|number| add(&mut archive, number));
     archive
@@ -43,8 +44,13 @@ fn loader(dataset: &Arc<Dataset>, config: LoaderConfig, start: Position) -> Load
     Loader::new(dataset.clone(), tokenizer(), config, start).unwrap()
 }
 
+/// The position of a single stream.
+fn at(epoch: u64, index: u64) -> Position {
+    Position { streams: vec![StreamPosition { epoch, group: 0, index }] }
+}
+
 /// The next `count` batches, without their waiting times.
-fn batches(loader: &mut Loader, count: usize) -> Vec<Batch> {
+pub(super) fn batches(loader: &mut Loader, count: usize) -> Vec<Batch> {
     (0..count).map(|_| Batch { waited: Duration::ZERO, ..loader.next_batch().unwrap() }).collect()
 }
 
@@ -57,7 +63,7 @@ fn batches_have_the_shapes_and_contents_promised() {
     assert_eq!(batch.images.len(), 4 * 16 * 16 * 3);
     assert_eq!(batch.tokens.len(), 4 * 6);
     assert_eq!(batch.ids_keep.len(), 4 * 4);
-    assert_eq!(batch.next, Position { epoch: 0, index: 4 });
+    assert_eq!(batch.next, at(0, 4));
     for (place, &sample) in batch.samples.iter().enumerate() {
         // "name" is 3, a digit 5 and more.
         assert_eq!(batch.tokens[place * 6..][..2], [3, 5 + sample as i32]);
@@ -99,7 +105,7 @@ fn a_resumed_loader_goes_on_to_the_bit() {
         let start = serde_json::from_str(&saved).unwrap();
         assert_eq!(batches(&mut loader(&dataset, config(4, 3), start), 8), whole[done..done + 8]);
     }
-    let beyond = Position { epoch: 0, index: 12 };
+    let beyond = at(0, 12);
     let error = Loader::new(dataset, tokenizer(), config(4, 1), beyond).unwrap_err().to_string();
     assert!(error.contains("position = 12") && error.contains("12 samples"), "{error}");
 }
@@ -113,7 +119,7 @@ fn every_epoch_visits_every_sample_once() {
         let mut seen: Vec<u64> = batches.iter().flat_map(|batch| batch.samples.clone()).collect();
         seen.sort_unstable();
         assert_eq!(seen, (0..18).collect::<Vec<_>>());
-        assert_eq!(batches[2].next, Position { epoch: epoch + 1, index: 0 });
+        assert_eq!(batches[2].next, at(epoch + 1, 0));
     }
 }
 

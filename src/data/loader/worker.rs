@@ -1,13 +1,10 @@
 //! One decoding thread: visits in, finished items out.
 
-use std::sync::Arc;
-
 use crossbeam::channel::{Receiver, Sender};
 
 use super::LoaderConfig;
 use super::order::Visit;
 use crate::data::broken::{Broken, Kind, confined};
-use crate::data::dataset::Dataset;
 use crate::data::error::DataError;
 use crate::data::sample::image::Square;
 use crate::data::sample::{Tokenizer, visible_patches};
@@ -24,8 +21,9 @@ pub(super) struct Item {
     pub(super) ids_keep: Vec<u32>,
 }
 
-/// A visit; `ticket` numbers the jobs.
+/// A visit; `ticket` numbers the jobs of a stream.
 pub(super) struct Job {
+    pub(super) stream: usize,
     pub(super) ticket: u64,
     pub(super) visit: Visit,
     pub(super) item: Item,
@@ -33,50 +31,50 @@ pub(super) struct Job {
 
 /// The outcome of a job. The item is meaningless if the sample is broken.
 pub(super) struct Done {
+    pub(super) stream: usize,
     pub(super) ticket: u64,
     pub(super) item: Item,
     pub(super) result: Result<(), Broken>,
 }
 
 pub(super) struct Worker {
-    dataset: Arc<Dataset>,
     tokenizer: Tokenizer,
     config: LoaderConfig,
     square: Square,
 }
 
 impl Worker {
-    pub(super) fn new(dataset: Arc<Dataset>, tokenizer: Tokenizer, config: LoaderConfig) -> Self {
+    pub(super) fn new(tokenizer: Tokenizer, config: LoaderConfig) -> Self {
         let square = Square::new(config.image_size as u32);
-        Self { dataset, tokenizer, config, square }
+        Self { tokenizer, config, square }
     }
 
     /// Works until either channel is closed.
     pub(super) fn run(mut self, jobs: &Receiver<Job>, done: &Sender<Done>) {
-        for Job { ticket, visit, mut item } in jobs {
-            let result = confined(|| self.make(visit, &mut item));
+        for Job { stream, ticket, visit, mut item } in jobs {
+            let result = confined(|| self.make(&visit, &mut item));
             if matches!(result, Err(Broken { kind: Kind::Panic, .. })) {
                 // The panic may have left it in a bad state.
                 self.square = Square::new(self.config.image_size as u32);
             }
-            if done.send(Done { ticket, item, result }).is_err() {
+            if done.send(Done { stream, ticket, item, result }).is_err() {
                 return;
             }
         }
     }
 
-    fn make(&mut self, visit: Visit, item: &mut Item) -> Result<(), Broken> {
-        let Self { dataset, tokenizer, config, square } = self;
-        let (epoch, sample) = (visit.at.epoch, visit.sample);
+    fn make(&mut self, visit: &Visit, item: &mut Item) -> Result<(), Broken> {
+        let Self { tokenizer, config, square } = self;
+        let (epoch, sample, view) = (visit.epoch, visit.sample, visit.held.view());
         let random = |purpose| Random::new(config.seed, purpose, epoch, sample);
 
-        let caption = dataset.caption(sample)?.vary(&config.captions, &mut random(Purpose::Caption));
+        let caption = view.caption()?.vary(&config.captions, &mut random(Purpose::Caption));
         item.tokens.resize(config.context, 0);
         let refused = |error: DataError| Broken { kind: Kind::MissingCaption, detail: error.to_string() };
         tokenizer.encode(&caption, &mut item.tokens).map_err(refused)?;
 
         item.image.resize(square.bytes(), 0);
-        let image = dataset.decoded(sample)?;
+        let image = view.decoded()?;
         square
             .augmented(&image, &config.augmentation, &mut random(Purpose::Crop), &mut item.image)
             .map_err(|why| Broken { kind: Kind::BadImage, detail: why.to_string() })?;
@@ -91,8 +89,11 @@ impl Worker {
 mod tests {
     use crossbeam::channel::unbounded;
 
+    use std::sync::Arc;
+
     use super::*;
-    use crate::data::loader::Position;
+    use crate::data::dataset::Dataset;
+    use crate::data::loader::StreamPosition;
     use crate::data::sample::CaptionKeys;
     use crate::data::testing::{Archive, png};
 
@@ -106,12 +107,13 @@ mod tests {
         let (jobs, jobs_out) = unbounded();
         let (done_in, done) = unbounded();
         for ticket in 0..2 {
-            let visit = Visit { at: Position::default(), sample: 0 };
-            jobs.send(Job { ticket, visit, item: Item::default() }).unwrap();
+            let (next, held) = (StreamPosition::default(), dataset.held(0));
+            let visit = Visit { sample: 0, held, epoch: 0, next, passes: 0.0, news: None };
+            jobs.send(Job { stream: 0, ticket, visit, item: Item::default() }).unwrap();
         }
         drop(jobs);
         let config = LoaderConfig { patch_size: 0, image_size: 4, ..LoaderConfig::default() };
-        Worker::new(dataset, tokenizer, config).run(&jobs_out, &done_in);
+        Worker::new(tokenizer, config).run(&jobs_out, &done_in);
         let results: Vec<_> = done.try_iter().map(|done| done.result.unwrap_err()).collect();
         assert!(results.len() == 2 && results.iter().all(|broken| broken.kind == Kind::Panic), "{results:?}");
         assert!(results[0].detail.contains("divide by zero"), "{}", results[0]);

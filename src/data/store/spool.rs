@@ -13,19 +13,40 @@ use super::local::{read_exact_at, write_all_at};
 /// however it ends.
 pub(crate) struct Spool {
     folder: PathBuf,
-    file: Mutex<Option<Arc<File>>>,
+    pieces: Mutex<Option<Arc<Pieces>>>,
+}
+
+/// The file, and which of its pieces are in use.
+struct Pieces {
+    file: File,
+    /// All pieces from this one on are unused.
     next: AtomicU32,
+    /// Those of archives that were dropped.
+    free: Mutex<Vec<u32>>,
+}
+
+impl Pieces {
+    fn take(&self) -> u32 {
+        let freed = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        freed.unwrap_or_else(|| self.next.fetch_add(1, Ordering::Relaxed))
+    }
 }
 
 /// Archives are unpacked concurrently, each into pieces of this many bytes.
 const PIECE: usize = 1 << 20;
 
-/// An archive in a [`Spool`].
+/// An archive in a [`Spool`]. When it is dropped, its pieces are used again.
 pub(crate) struct Spooled {
-    file: Arc<File>,
+    of: Arc<Pieces>,
     /// Its pieces, by their number in the file.
     pieces: Vec<u32>,
     pub(super) len: u64,
+}
+
+impl Drop for Spooled {
+    fn drop(&mut self) {
+        self.of.free.lock().unwrap_or_else(PoisonError::into_inner).append(&mut self.pieces);
+    }
 }
 
 impl Default for Spool {
@@ -36,7 +57,7 @@ impl Default for Spool {
             None if usual.is_dir() => usual.to_owned(),
             _ => std::env::temp_dir(),
         };
-        Self { folder, file: Mutex::default(), next: AtomicU32::new(0) }
+        Self { folder, pieces: Mutex::default() }
     }
 }
 
@@ -45,13 +66,14 @@ impl Spool {
         &self.folder
     }
 
-    fn file(&self) -> io::Result<Arc<File>> {
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(file) = &*file {
-            return Ok(file.clone());
+    fn pieces(&self) -> io::Result<Arc<Pieces>> {
+        let mut pieces = self.pieces.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pieces) = &*pieces {
+            return Ok(pieces.clone());
         }
-        let made = Arc::new(tempfile::tempfile_in(&self.folder)?);
-        *file = Some(made.clone());
+        let file = tempfile::tempfile_in(&self.folder)?;
+        let made = Arc::new(Pieces { file, next: AtomicU32::new(0), free: Mutex::default() });
+        *pieces = Some(made.clone());
         Ok(made)
     }
 
@@ -60,14 +82,15 @@ impl Spool {
     /// # Errors
     /// Those of the temporary file.
     pub(crate) fn unpack(&self, mut from: impl Read) -> io::Result<(Spooled, Option<io::Error>)> {
-        let mut spooled = Spooled { file: self.file()?, pieces: Vec::new(), len: 0 };
+        let mut spooled = Spooled { of: self.pieces()?, pieces: Vec::new(), len: 0 };
         let mut piece = vec![0; PIECE];
         loop {
             let (filled, problem) = fill(&mut from, &mut piece);
             if filled > 0 {
-                let number = self.next.fetch_add(1, Ordering::Relaxed);
-                write_all_at(&spooled.file, &piece[..filled], u64::from(number) * PIECE as u64)?;
+                let number = spooled.of.take();
+                // Owned before it is written, so that a failed write does not lose it.
                 spooled.pieces.push(number);
+                write_all_at(&spooled.of.file, &piece[..filled], u64::from(number) * PIECE as u64)?;
                 spooled.len += filled as u64;
             }
             if problem.is_some() || filled < PIECE {
@@ -89,7 +112,7 @@ impl ReadAt for Spooled {
         while !into.is_empty() {
             let (piece, within) = ((at / PIECE as u64) as usize, (at % PIECE as u64) as usize);
             let (now, later) = into.split_at_mut((PIECE - within).min(into.len()));
-            read_exact_at(&self.file, now, u64::from(self.pieces[piece]) * PIECE as u64 + within as u64)?;
+            read_exact_at(&self.of.file, now, u64::from(self.pieces[piece]) * PIECE as u64 + within as u64)?;
             at += now.len() as u64;
             into = later;
         }
@@ -136,5 +159,19 @@ mod tests {
                 assert!(read.is_err() || part == bytes[start..end]);
             }
         }
+    }
+
+    #[test]
+    fn pieces_of_dropped_archives_are_used_again() {
+        let spool = Spool::default();
+        for number in 0..9 {
+            let bytes = vec![number; 2 * PIECE + 1];
+            let (spooled, _) = spool.unpack(&bytes[..]).unwrap();
+            let mut read = vec![0; bytes.len()];
+            spooled.read_at(&mut read, 0).unwrap();
+            assert!(read == bytes);
+        }
+        let pieces = spool.pieces().unwrap();
+        assert_eq!(pieces.file.metadata().unwrap().len(), 3 * PIECE as u64);
     }
 }

@@ -312,7 +312,7 @@ mod tests {
             loss: Loss::Infonce,
             step,
             samples: 640,
-            position: Position { epoch: 3, index: 17 },
+            position: Position { streams: vec![crate::data::StreamPosition { epoch: 3, group: 0, index: 17 }] },
             seed: u64::MAX,
             fingerprint: 5,
             seconds: 1.5,

@@ -1,0 +1,292 @@
+//! A list of shards, each of which is opened when its turn comes: for data sets too large to be indexed before training.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::thread;
+
+use super::cache::Cache;
+use super::counts::{CacheWriter, Counts};
+use super::view::{Held, Reader};
+use super::{Dataset, left_out};
+use crate::data::error::{DataError, Result};
+use crate::data::format::{Common, Report, Shard, note_lines};
+use crate::data::sample::CaptionKeys;
+use crate::data::sample::image::ExifOrientation;
+use crate::data::store::{Location, Source};
+
+/// Shards that are looked at before training.
+const PROBE_SHARDS: usize = 8;
+
+/// Shards that are not indexed yet. A sample is identified by the number of its shard in the list and its number in the
+/// shard ([`ShardList::id`]).
+pub struct ShardList {
+    locations: Vec<Location>,
+    /// Samples in each shard, where that is known beforehand.
+    counts: Counts,
+    /// Where the counts of others are written, and which are.
+    cache: OnceLock<CacheWriter>,
+    written: Vec<AtomicBool>,
+    looked_at: Dataset,
+    /// Of the shards that are looked at whatever the sources are.
+    fingerprint: u32,
+    reader: Arc<Reader>,
+    common: Common,
+    /// How many shards were opened so far. Numbers their files, so that those in use at the same time have different
+    /// places in the table of open files.
+    opened: AtomicU32,
+    warnings: Vec<String>,
+}
+
+impl std::fmt::Debug for ShardList {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ShardList of {} shards", self.locations.len())
+    }
+}
+
+/// Shards that were opened together.
+#[derive(Default)]
+pub(crate) struct Opened {
+    /// Their numbers, and `None` for those that cannot be used.
+    pub(crate) shards: Vec<(u32, Option<Arc<Shard>>)>,
+    /// An estimate of the samples that are lost to damage, or with shards that cannot be used.
+    pub(crate) lost: u64,
+    /// Warnings about damage.
+    pub(crate) warnings: Vec<String>,
+}
+
+impl Opened {
+    /// The number of samples in each shard.
+    pub(crate) fn lengths(&self) -> impl Iterator<Item = u64> {
+        self.shards.iter().map(|(_, shard)| shard.as_ref().map_or(0, |shard| shard.samples.len() as u64))
+    }
+}
+
+impl ShardList {
+    /// Looks at a few shards of `sources`, whose sizes are `counts`.
+    ///
+    /// # Errors
+    /// As [`Dataset::open`], for the shards that are looked at.
+    pub(super) fn of(
+        sources: &[Source],
+        locations: Vec<Location>,
+        mut counts: Counts,
+        specs: &[impl AsRef<str>],
+        keys: CaptionKeys,
+    ) -> Result<Self> {
+        let (parts, is_spread) = probe(sources);
+        let looked_at = Dataset::of(&parts, &[] as &[&str], keys.clone())?;
+        let all = looked_at.shards.len() == locations.len();
+        if all && counts.total.is_none() {
+            counts.each = looked_at.shards.iter().map(|shard| Some(shard.samples.len() as u32)).collect();
+            counts.total = Some(looked_at.len() as u64);
+        }
+        let mut warnings = left_out(specs);
+        warnings.append(&mut counts.warnings);
+        warnings.extend(looked_at.warnings.iter().cloned());
+        if !all {
+            let (few, shards) = (looked_at.shards.len(), locations.len());
+            warnings.push(format!("captions and shards were checked in {few} of the {shards} shards"));
+        }
+        let common = Common { image_key: keys.image_key.clone(), ..Common::default() };
+        let reader = Arc::new(reader(keys, ExifOrientation::default()));
+        Ok(Self {
+            written: counts.each.iter().map(|count| AtomicBool::new(count.is_some())).collect(),
+            locations,
+            counts,
+            cache: OnceLock::new(),
+            fingerprint: looked_at.fingerprint_of(|shard| is_spread[shard as usize]),
+            looked_at,
+            reader,
+            common,
+            opened: AtomicU32::new(0),
+            warnings,
+        })
+    }
+
+    /// Sets whether EXIF orientations are applied.
+    pub(super) fn with_orientation(self, orientation: ExifOrientation) -> Self {
+        let reader = Arc::new(reader(self.reader.keys.clone(), orientation));
+        Self { looked_at: self.looked_at.with_orientation(orientation), reader, ..self }
+    }
+
+    /// The number of shards.
+    pub fn shards(&self) -> usize {
+        self.locations.len()
+    }
+
+    /// The number of samples, if it is known before all shards were read.
+    pub fn samples(&self) -> Option<u64> {
+        self.counts.total
+    }
+
+    /// What is known about it before training.
+    pub(super) fn describe(&self) -> String {
+        let shards = self.locations.len();
+        let from: Vec<&str> = self.counts.from.iter().copied().collect();
+        match self.counts.total {
+            Some(samples) if from.is_empty() => format!("{samples} pairs in {shards} shards, shard by shard"),
+            Some(samples) => format!("{samples} pairs (by {}) in {shards} shards, shard by shard", from.join(" and ")),
+            None => format!("{shards} shards with an unknown number of pairs, shard by shard"),
+        }
+    }
+
+    /// Where to write the numbers of samples that are not known yet; only the first call counts.
+    pub(super) fn write_counts(&self, path: PathBuf) {
+        self.cache.get_or_init(|| CacheWriter::new(path));
+    }
+
+    /// The few shards that were looked at beforehand.
+    pub fn looked_at(&self) -> &Dataset {
+        &self.looked_at
+    }
+
+    pub(super) fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// Over the names of all shards without their folders, and the samples of a few of them.
+    pub(super) fn fingerprint(&self) -> u32 {
+        self.locations.iter().fold(self.fingerprint, |sum, location| {
+            let path = location.to_string();
+            let name = path.rsplit(['/', '\\']).next().unwrap_or_default();
+            crc32c::crc32c_append(crc32c::crc32c_append(sum, name.as_bytes()), b"\n")
+        })
+    }
+
+    pub(crate) fn location(&self, shard: u32) -> &Location {
+        &self.locations[shard as usize]
+    }
+
+    /// Identifies sample `number` of shard `shard`, whatever is in other shards.
+    pub(crate) fn id(shard: u32, number: u32) -> u64 {
+        u64::from(shard) << 32 | u64::from(number)
+    }
+
+    /// Shard, and number in the shard.
+    pub(crate) fn place(id: u64) -> (u32, u32) {
+        ((id >> 32) as u32, id as u32)
+    }
+
+    /// A sample of a shard that was opened.
+    pub(crate) fn held(&self, shard: &Arc<Shard>, place: (u32, u32)) -> Held {
+        Held { shard: shard.clone(), place, reader: self.reader.clone() }
+    }
+
+    /// `shard:key` of each sample, for messages. Opens the shards again.
+    pub(super) fn names(&self, ids: &[u64]) -> Vec<String> {
+        let mut sorted: Vec<usize> = (0..ids.len()).collect();
+        sorted.sort_unstable_by_key(|&at| ids[at]);
+        let mut names = vec![String::new(); ids.len()];
+        let mut open: Option<(u32, Option<Arc<Shard>>)> = None;
+        for at in sorted {
+            let place = Self::place(ids[at]);
+            if open.as_ref().is_none_or(|(number, _)| *number != place.0) {
+                open = Some((place.0, self.open(place.0).ok().map(|(shard, _)| Arc::new(shard))));
+            }
+            let shard = open.as_ref().and_then(|(_, shard)| shard.as_ref());
+            names[at] = match shard.filter(|shard| (place.1 as usize) < shard.samples.len()) {
+                Some(shard) => self.held(shard, place).view().name(),
+                None => format!("{}: sample {}", self.location(place.0), place.1),
+            };
+        }
+        names
+    }
+
+    fn open(&self, shard: u32) -> Result<(Shard, Report)> {
+        let file = self.opened.fetch_add(1, Ordering::Relaxed);
+        Shard::open(file, self.location(shard), &self.common)
+    }
+
+    /// Opens shards on up to `threads` threads. Those that are no archives or have no samples count as damage: all their
+    /// samples are lost. `None` if `stop` was set meanwhile.
+    ///
+    /// # Errors
+    /// A shard that is missing or cannot be read.
+    pub(crate) fn open_all(&self, numbers: &[u32], threads: usize, stop: &AtomicBool) -> Result<Option<Opened>> {
+        let next = AtomicUsize::new(0);
+        let results: Vec<Mutex<Option<Result<(Shard, Report)>>>> = numbers.iter().map(|_| Mutex::default()).collect();
+        let work = || {
+            while let Some((&number, result)) = {
+                let at = next.fetch_add(1, Ordering::Relaxed);
+                numbers.get(at).zip(results.get(at)).filter(|_| !stop.load(Ordering::Relaxed))
+            } {
+                *result.lock().unwrap_or_else(PoisonError::into_inner) = Some(self.open(number));
+            }
+        };
+        thread::scope(|scope| {
+            for _ in 1..threads.min(numbers.len()) {
+                // A thread that cannot be started leaves its work to the others.
+                drop(thread::Builder::new().name("open".to_owned()).spawn_scoped(scope, work));
+            }
+            work();
+        });
+        let (mut opened, mut notes, mut unusable) = (Opened::default(), Vec::new(), Vec::new());
+        for (&number, result) in numbers.iter().zip(results) {
+            match result.into_inner().unwrap_or_else(PoisonError::into_inner) {
+                None => return Ok(None),
+                Some(Ok((shard, report))) => {
+                    opened.lost += shard.lost;
+                    notes.extend(report.notes);
+                    opened.shards.push((number, Some(Arc::new(shard))));
+                }
+                Some(Err(error @ (DataError::NotTar { .. } | DataError::EmptyShard { .. }))) => {
+                    opened.warnings.push(format!("warning: skipped a shard: {error}"));
+                    unusable.push(number);
+                    opened.shards.push((number, None));
+                }
+                Some(Err(error)) => return Err(error),
+            }
+        }
+        let usable = (numbers.len() - unusable.len()) as u64;
+        let mean = (opened.lengths().sum::<u64>() / usable.max(1)).max(1);
+        opened.lost +=
+            unusable.iter().map(|&number| self.counts.each[number as usize].map_or(mean, u64::from)).sum::<u64>();
+        opened.warnings.extend(note_lines(notes.into_iter()));
+        opened.warnings.extend(self.write(&opened));
+        Ok(Some(opened))
+    }
+
+    /// Writes the counts that are not written yet. Returns a warning if that fails.
+    fn write(&self, opened: &Opened) -> Option<String> {
+        let cache = self.cache.get()?;
+        let usable = opened.shards.iter().filter_map(|(number, shard)| Some((*number, shard.as_ref()?.samples.len())));
+        let new = usable.filter(|(number, _)| !self.written[*number as usize].swap(true, Ordering::Relaxed));
+        let new: Vec<_> = new.map(|(number, samples)| (samples as u32, self.location(number))).collect();
+        cache.add(&new)
+    }
+}
+
+/// Without a cache: such data sets do not fit.
+fn reader(keys: CaptionKeys, orientation: ExifOrientation) -> Reader {
+    Reader { keys, orientation, cache: Arc::new(Cache::new(0)), samples: usize::MAX }
+}
+
+/// Some numbers below `shards`, evenly spread.
+fn spread(shards: usize) -> impl Iterator<Item = usize> {
+    let count = shards.min(PROBE_SHARDS);
+    (0..count).map(move |at| at * shards / count)
+}
+
+/// The part of each source that is looked at: shards that are spread over the list, and the first of each source unless
+/// there are many. Also says for each of these shards whether it is one of the former.
+fn probe(sources: &[Source]) -> (Vec<Source>, Vec<bool>) {
+    let spread: Vec<usize> = spread(sources.iter().map(|source| source.shards.len()).sum()).collect();
+    let (mut parts, mut is_spread, mut first) = (Vec::new(), Vec::new(), 0);
+    for source in sources {
+        let mut shards = Vec::new();
+        for (at, shard) in source.shards.iter().enumerate() {
+            let is_one = spread.binary_search(&(first + at)).is_ok();
+            if is_one || at == 0 && sources.len() <= PROBE_SHARDS {
+                shards.push(shard.clone());
+                is_spread.push(is_one);
+            }
+        }
+        first += source.shards.len();
+        if !shards.is_empty() {
+            parts.push(Source { spec: source.spec.clone(), shards });
+        }
+    }
+    (parts, is_spread)
+}

@@ -1,0 +1,114 @@
+//! One sample: where its parts are, and how they are read.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use ::image::RgbImage;
+
+use super::cache::Cache;
+use crate::data::broken::{Broken, Kind};
+use crate::data::error::Result;
+use crate::data::format::{Entry, Shard, image_members, printable};
+use crate::data::sample::image::{self, ExifOrientation};
+use crate::data::sample::{Caption, CaptionKeys, ClassNumbers, Label, label};
+
+/// How samples are read: the same for all of a data set.
+pub(crate) struct Reader {
+    pub(super) keys: CaptionKeys,
+    pub(super) orientation: ExifOrientation,
+    pub(super) cache: Arc<Cache>,
+    /// In the data set.
+    pub(super) samples: usize,
+}
+
+/// A sample that keeps its shard open.
+#[derive(Clone)]
+pub(crate) struct Held {
+    pub(super) shard: Arc<Shard>,
+    /// Shard, and number in the shard.
+    pub(super) place: (u32, u32),
+    pub(super) reader: Arc<Reader>,
+}
+
+impl Held {
+    pub(crate) fn view(&self) -> View<'_> {
+        let Self { shard, place, reader } = self;
+        View { shard, entry: &shard.samples[place.1 as usize], reader, place: *place }
+    }
+}
+
+/// A sample of a shard that is open. Every method but those for messages fails if the sample is broken.
+#[derive(Clone, Copy)]
+pub(crate) struct View<'a> {
+    pub(super) shard: &'a Shard,
+    pub(super) entry: &'a Entry,
+    pub(super) reader: &'a Reader,
+    /// Shard, and number in the shard.
+    pub(super) place: (u32, u32),
+}
+
+impl<'a> View<'a> {
+    /// The shard, for messages: its path, or `embedded:NAME`.
+    pub(crate) fn shard(self) -> String {
+        self.shard.location.to_string()
+    }
+
+    pub(crate) fn key(self) -> Cow<'a, str> {
+        let key = &self.entry.key;
+        std::str::from_utf8(key).map_or_else(|_| Cow::Owned(printable(key)), Cow::Borrowed)
+    }
+
+    pub(crate) fn name(self) -> String {
+        format!("{}:{}", self.shard(), self.key())
+    }
+
+    pub(crate) fn image(self) -> Result<Cow<'a, [u8]>, Broken> {
+        self.whole()?.part(self.entry.image)?.ok_or_else(no_image)
+    }
+
+    pub(crate) fn cls(self) -> Result<Option<Cow<'a, [u8]>>, Broken> {
+        self.whole()?.part(self.entry.cls)
+    }
+
+    pub(crate) fn caption(self) -> Result<Caption, Broken> {
+        let shard = self.whole()?;
+        let part = |span| shard.part(span);
+        self.reader.keys.read(part(self.entry.txt)?.as_deref(), part(self.entry.json)?.as_deref())
+    }
+
+    pub(crate) fn label(self) -> Result<Label, Broken> {
+        let captions = || self.caption().map(|caption| Label::Captions(caption.texts));
+        let number = || self.cls()?.map(|bytes| label::class(&bytes)).transpose();
+        match self.reader.keys.class_numbers {
+            ClassNumbers::Ignore => captions(),
+            ClassNumbers::Prefer => number()?.map_or_else(captions, Ok),
+            ClassNumbers::Accept => captions().or_else(|why| number()?.ok_or(why)),
+            ClassNumbers::Require => number()?
+                .ok_or_else(|| Broken { kind: Kind::MissingCaption, detail: "looked for a .cls member".to_owned() }),
+        }
+    }
+
+    pub(crate) fn decoded(self) -> Result<Arc<RgbImage>, Broken> {
+        let Reader { orientation, cache, samples, .. } = self.reader;
+        if let Some(image) = cache.get(self.place) {
+            return Ok(image);
+        }
+        let decoded = self.whole()?.with_part(self.entry.image, |bytes| image::decode(bytes, *orientation))?;
+        let decoded = decoded.ok_or_else(no_image)?;
+        let image = Arc::new(decoded.map_err(|why| Broken { kind: Kind::BadImage, detail: why.to_string() })?);
+        cache.put(self.place, &image, *samples);
+        Ok(image)
+    }
+
+    /// Its shard, if the index shows no flaw of the sample.
+    fn whole(self) -> Result<&'a Shard, Broken> {
+        match &self.entry.flaw {
+            Some(flaw) => Err(flaw.as_ref().clone()),
+            None => Ok(self.shard),
+        }
+    }
+}
+
+fn no_image() -> Broken {
+    Broken { kind: Kind::MissingImage, detail: format!("looked for {}", image_members()) }
+}
