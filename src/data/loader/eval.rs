@@ -71,7 +71,7 @@ impl EvalBatches {
         while batch.samples.len() < self.batch && self.next < end {
             let wanted = (self.batch - batch.samples.len()) as u64;
             let samples = self.next..end.min(self.next + wanted);
-            let square = || Square::new(self.side as u32);
+            let square = || Square::new(self.side, self.side);
             let make = |resizer: &mut Square, sample| {
                 let made = confined(|| make(&self.dataset, resizer, sample));
                 if matches!(made, Err(Broken { kind: Kind::Panic, .. })) {
@@ -152,7 +152,7 @@ mod tests {
         assert_eq!(batches.skipped(), Skipped::from([(Kind::BadImage, 2)]));
         assert_eq!(batches.take_warnings().len(), 2);
         let mut one = vec![0; 8 * 8 * 3];
-        Square::new(8).center_crop(&dataset.decoded(9).unwrap(), &mut one).unwrap();
+        Square::new(8, 8).center_crop(&dataset.decoded(9).unwrap(), &mut one).unwrap();
         assert_eq!(all[2].images[8 * 8 * 3..], one);
     }
 

@@ -47,7 +47,7 @@ pub(super) struct Worker {
 
 impl Worker {
     pub(super) fn new(dataset: Arc<Dataset>, tokenizer: Tokenizer, config: LoaderConfig) -> Self {
-        let square = Square::new(config.image_size as u32);
+        let square = Square::new(config.image_size, config.image_size);
         Self { dataset, tokenizer, config, square }
     }
 
@@ -57,7 +57,7 @@ impl Worker {
             let result = confined(|| self.make(visit, &mut item));
             if matches!(result, Err(Broken { kind: Kind::Panic, .. })) {
                 // The panic may have left it in a bad state.
-                self.square = Square::new(self.config.image_size as u32);
+                self.square = Square::new(self.config.image_size, self.config.image_size);
             }
             if done.send(Done { ticket, item, result }).is_err() {
                 return;
@@ -78,7 +78,7 @@ impl Worker {
         item.image.resize(square.bytes(), 0);
         let image = dataset.decoded(sample)?;
         square
-            .augmented(&image, &config.augmentation, &mut random(Purpose::Crop), &mut item.image)
+            .augmented(&image, &config.augmentation, &mut random(Purpose::Crop), &[0], &mut item.image)
             .map_err(|why| Broken { kind: Kind::BadImage, detail: why.to_string() })?;
 
         item.ids_keep.resize(config.kept(), 0);
