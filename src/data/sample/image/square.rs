@@ -78,17 +78,21 @@ impl Square {
         let side = self.side as u64;
         let (width, height) = image.dimensions();
         let short = u64::from(width.min(height));
-        // The part of one axis that ends up in the square. Pixels outside it contribute to its ends.
+        // The part of one axis that ends up in the square, and where the crop for it begins and ends: pixels outside that part
+        // contribute to its ends, and a thin image is not resized as a whole.
         let span = |length: u32| {
             // A thin image may be resized to more than 2^32 pixels.
             let resized = side * u64::from(length) / short;
             let first = (resized - side) as f64 / 2.0;
             let scale = f64::from(length) / resized as f64;
             let (first, covered) = (first.round_ties_even() * scale, (side as f64 * scale).min(f64::from(length)));
-            Span { source: length as usize, first, length: covered }
+            let margin = 2.0 * scale.max(1.0) + 1.0;
+            let (from, to) = ((first - margin) as u32, ((first + covered + margin).ceil() as u32).min(length));
+            let source = (to - from) as usize;
+            (from, to - from, Span { source, first: first - f64::from(from), length: covered })
         };
-        let (rows, columns) = (span(height), span(width));
-        let crop = CropRect { left: 0, top: 0, width, height };
+        let ((top, height, rows), (left, width, columns)) = (span(height), span(width));
+        let crop = CropRect { left, top, width, height };
         self.resizer.resize(&Source { image, crop, rows, columns, mirrored: false }, &self.all, out);
         Ok(())
     }
