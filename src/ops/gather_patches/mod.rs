@@ -44,7 +44,7 @@ struct GatherPatchesOp<D: Device> {
 }
 
 impl<D: GatherPatches> Tape<D> {
-    /// `patches: [batch, kept, patch * patch * 3] -> ` the same `shape`, which gets no gradient.
+    /// `patches` and the result have `shape`, `[batch, kept, patch * patch * 3]`; the result gets no gradient.
     pub fn gather_patches(
         &mut self,
         patches: Slot<u8>,
