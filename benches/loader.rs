@@ -80,10 +80,10 @@ fn bench(criterion: &mut Criterion) {
     group.bench_function("decode", |bencher| bencher.iter(|| image::decode(black_box(&first), orientation)));
     let decoded = image::decode(&first, orientation).expect("a JPEG that was encoded here");
     let LoaderConfig { image_size, context, augmentation, .. } = LoaderConfig::default();
-    let mut square = image::Square::new(image_size as u32);
+    let mut square = image::Square::new(image_size, image_size);
     let (mut pixels, mut random) = (vec![0; square.bytes()], Random::new(0, Purpose::Test, 0, 0));
     group.bench_function("crop", |bencher| {
-        bencher.iter(|| square.augmented(black_box(&decoded), &augmentation, &mut random, &mut pixels));
+        bencher.iter(|| square.augmented(black_box(&decoded), &augmentation, &mut random, &[0], &mut pixels));
     });
     let mut tokens = vec![0; context];
     group.bench_function("tokenise", |bencher| {

@@ -36,6 +36,12 @@ pub fn wide<R>(body: impl FnOnce() -> R) -> R {
     body()
 }
 
+/// Whether code with AVX2 intrinsics may run: the processor has the instructions, and `FLIPK_CPU` allows them.
+#[cfg(target_arch = "x86_64")]
+pub fn has_avx2() -> bool {
+    crate::device::isa::level() >= crate::device::isa::Isa::Avx2
+}
+
 /// `Σ term(index)` over `0..len` elements taken lane by lane, in a fixed order.
 #[inline(always)]
 pub fn sum(len: usize, term: impl Fn(usize) -> f32) -> f32 {

@@ -43,7 +43,7 @@ fn per_step(cpu: Cpu, size: usize) -> (usize, usize) {
     let kept = config.patches() / 2;
     let mut random = Random::new(1, Purpose::Test, 0, 0);
     let batch = Batch {
-        images: (0..size * config.image_size.pow(2) * 3).map(|_| random.below(256) as u8).collect(),
+        images: (0..size * kept * config.patch_len()).map(|_| random.below(256) as u8).collect(),
         tokens: (0..size * config.context).map(|_| random.below(config.vocab as u32) as i32).collect(),
         ids_keep: (0..size as u32 * kept as u32).map(|index| index % kept as u32).collect(),
         samples: (0..size as u64).collect(),

@@ -4,7 +4,6 @@ use flipk::autograd::{Activation, ParamId, Var};
 use flipk::data::kept_patches;
 use flipk::model::{Flip, ModelConfig, Preset, TowerConfig};
 use flipk::ops::assemble::Positions;
-use flipk::ops::gather_patches::Shape as Gather;
 use flipk::ops::layernorm::Norm;
 use flipk::ops::linear::Weights;
 use flipk::random::{Purpose, Random};
@@ -72,15 +71,13 @@ impl<D: Parts> Bench<D> {
     }
 
     fn image_side(&mut self, name: &str, config: &ModelConfig, batch: usize, kept: usize) -> Done {
-        let &ModelConfig { image_size: side, patch_size: patch, .. } = config;
         let (width, patches) = (config.vision.width, config.patches());
+        let shape = [batch, kept, config.patch_len()];
         self.tape(&[], |on, _| {
-            let images = on.input(batch * side * side * 3, move || {
-                random(batch * side * side * 3, |random| random.below(256) as u8)
-            });
-            let ids = on.input(batch * kept, move || visible(batch, patches, kept));
-            on.name(format!("gather_patches {name}"), &[batch, kept, config.patch_len()]);
-            Some(on.tape.gather_patches(images, ids, Gather { batch, side, patch, kept }, ModelConfig::NORMALISATION))
+            let bytes = shape.iter().product();
+            let pixels = on.input(bytes, move || random(bytes, |random| random.below(256) as u8));
+            on.name(format!("gather_patches {name}"), &shape);
+            Some(on.tape.gather_patches(pixels, shape, ModelConfig::NORMALISATION))
         })?;
         self.tape(&[&[width]], |on, params| {
             let rows = on.var::<D::Act>(&[batch, kept, width], 1.0);

@@ -42,11 +42,13 @@ pub fn image(bytes: &[u8]) {
         let Ok(image) = image::decode(bytes, orientation) else { return };
         let pixels = u64::from(image.width()) * u64::from(image.height());
         assert!((1..=MAX_PIXELS).contains(&pixels));
-        let mut square = Square::new(16);
+        let mut square = Square::new(16, 8);
         let mut out = vec![0; square.bytes()];
-        let mut random = Random::new(0, Purpose::Crop, 0, pixels);
-        square.augmented(&image, &Augmentation::default(), &mut random, &mut out).expect("any image can be cropped");
+        let (mut random, augmentation) = (Random::new(0, Purpose::Crop, 0, pixels), Augmentation::default());
         square.center_crop(&image, &mut out).expect("any image can be cropped");
+        square
+            .augmented(&image, &augmentation, &mut random, &[1, 2], &mut out[..2 * 8 * 8 * 3])
+            .expect("any image can be cropped");
     }
 }
 

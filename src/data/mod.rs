@@ -34,6 +34,6 @@ pub use self::error::{DataError, Result, TextError};
 pub use self::loader::{Batch, EvalBatch, EvalBatches, Loader, LoaderConfig, Position, Skipped, StreamPosition};
 pub use self::sample::{
     Augmentation, Caption, CaptionKeys, CaptionLines, CaptionVariation, ClassNumbers, Content, CropRect, Label,
-    Tokenizer, TokenizerOptions, image, kept_patches, visible_patches,
+    Tokenizer, TokenizerOptions, cut_patches, image, kept_patches, visible_patches,
 };
 pub use self::store::{Location, Source};

@@ -53,7 +53,7 @@ pub struct Encoder<D: Device> {
     image_rows: Slot<f32>,
     text_rows: Slot<f32>,
     batch: usize,
-    side: usize,
+    sides: [usize; 2],
     context: usize,
     vocab: usize,
     width: usize,
@@ -93,7 +93,8 @@ impl<D: AllOps> Encoder<D> {
         let (tokens, texts) = flip.text(&mut tape, batch);
         tape.retain(texts.slot());
         let text = tape.inference(device.clone())?;
-        let (side, context, width) = (flip.config.image_size, flip.config.context, flip.config.embed_dim);
+        let sides = [flip.config.image_size, flip.config.patch_size];
+        let (context, width) = (flip.config.context, flip.config.embed_dim);
         let (image_rows, text_rows) = (images.slot(), texts.slot());
         Ok(Self {
             vision,
@@ -103,7 +104,7 @@ impl<D: AllOps> Encoder<D> {
             image_rows,
             text_rows,
             batch,
-            side,
+            sides,
             context,
             vocab: flip.config.vocab,
             width,
@@ -134,13 +135,13 @@ impl<D: AllOps> Encoder<D> {
     pub fn images(&mut self, params: &Parameters<D>, inputs: &Inputs) -> Result<Images, EvalError> {
         let mut all = Images::default();
         let mut pixels = Vec::new();
-        let mut batches = EvalBatches::new(inputs.dataset.clone(), self.batch, self.side, inputs.max_bad)?;
+        let mut batches = EvalBatches::new(inputs.dataset.clone(), self.batch, self.sides, inputs.max_bad)?;
         while let Some(batch) = batches.next() {
             self.warnings.extend(batches.take_warnings());
             let batch = batch?;
             pixels.clone_from(&batch.images);
             // The last batch may be short: it is padded, and the padding's rows are dropped.
-            pixels.resize(self.batch * self.side * self.side * 3, 0);
+            pixels.resize(self.batch * self.sides[0].pow(2) * 3, 0);
             self.vision.write(self.pixels, &pixels)?;
             self.vision.forward(params)?;
             let rows = self.vision.read(self.image_rows)?;

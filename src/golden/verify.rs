@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::file::{Golden, GoldenError};
 use super::names::{Piece, pieces};
 use crate::autograd::{Layout, Parameters, Program, Tape};
+use crate::data::cut_patches;
 use crate::device::Device;
 use crate::model::{Embedded, Flip, ModelConfig, sincos_2d};
 use crate::ops::AllOps;
@@ -131,6 +132,14 @@ impl<D: AllOps> Run<'_, D> {
         Ok((tape.train(self.device.clone())?, embedded))
     }
 
+    /// The pixels of the patches `ids`, `[batch, kept, patch_len]`.
+    fn visible(&self, ids: &[u32]) -> Vec<u8> {
+        let ModelConfig { image_size: side, patch_size: patch, .. } = self.flip.config;
+        let images =
+            self.images.chunks_exact(side * side * 3).zip(ids.chunks_exact(ids.len() / self.golden.config.batch));
+        images.flat_map(|(image, ids)| cut_patches(image, side, patch, ids)).collect()
+    }
+
     fn forward(
         &self,
         program: &mut Program<D>,
@@ -138,7 +147,7 @@ impl<D: AllOps> Run<'_, D> {
         ids: &[u32],
         params: &Parameters<D>,
     ) -> Result<f64, GoldenError> {
-        program.write(embedded.inputs.images, &self.images)?;
+        program.write(embedded.inputs.images, &self.visible(ids))?;
         program.write(embedded.inputs.tokens, &self.tokens)?;
         program.write(embedded.inputs.ids_keep, ids)?;
         program.forward(params)?;

@@ -8,7 +8,6 @@ use super::positions::sincos_2d;
 use crate::autograd::{Init, Layout, ParamId, Slot, Tape, Var};
 use crate::ops::AllOps;
 use crate::ops::assemble::Positions;
-use crate::ops::gather_patches::Shape as Gather;
 use crate::ops::linear::Weights;
 
 /// The parameters of both towers, laid out in one arena under OpenCLIP's names.
@@ -32,7 +31,7 @@ pub struct Flip {
 /// What the host fills before each step.
 #[derive(Clone, Copy)]
 pub struct Inputs {
-    /// `[batch, image_size, image_size, 3]`
+    /// Pixels of the visible patches, in the order of `ids_keep`, `[batch, kept, patch_len]`
     pub images: Slot<u8>,
     /// `[batch, kept]`, indices of the visible patches
     pub ids_keep: Slot<u32>,
@@ -105,12 +104,12 @@ impl Flip {
     /// Records the vision tower: `(images, ids_keep, embeddings [batch, embed_dim])`.
     pub fn vision<D: AllOps>(&self, tape: &mut Tape<D>, batch: usize, kept: usize) -> (Slot<u8>, Slot<u32>, Var<f32>) {
         let ModelConfig { image_size: side, patch_size: patch, .. } = self.config;
+        let length = self.config.patch_len();
         tape.scope("vision", |tape| {
-            let (images, ids) = (tape.input(batch * side * side * 3), tape.input(batch * kept));
+            let (images, ids) = (tape.input(batch * kept * length), tape.input(batch * kept));
             let x = tape.scope("embed", |tape| {
                 let table = tape.constant(sincos_2d(side / patch, self.config.vision.width));
-                let shape = Gather { batch, side, patch, kept };
-                let rows = tape.gather_patches(images, ids, shape, ModelConfig::NORMALISATION);
+                let rows = tape.gather_patches(images, [batch, kept, length], ModelConfig::NORMALISATION);
                 let patches = tape.linear(rows, self.patch, None);
                 tape.assemble(patches, ids, self.cls, Positions::Fixed(table))
             });

@@ -2,7 +2,7 @@
 
 use crate::autograd::{Recompute, Tape};
 use crate::device::DeviceError;
-use crate::model::{Flip, ModelConfig};
+use crate::model::Flip;
 use crate::ops::AllOps;
 
 /// Bytes that a step allocates besides weights, gradients and moments: activations, and the inputs of the next step. `kept`:
@@ -11,8 +11,8 @@ pub fn step_bytes<D: AllOps>(flip: &Flip, batch: usize, kept: usize, recompute: 
     let mut tape = Tape::<D>::new(flip.layout().clone());
     tape.recompute(recompute);
     flip.record(&mut tape, batch, kept);
-    let ModelConfig { image_size, context, .. } = flip.config;
-    let inputs = batch * (3 * image_size * image_size + size_of::<u32>() * (context + kept));
+    let pixels = kept * flip.config.patch_len();
+    let inputs = batch * (pixels + size_of::<u32>() * (flip.config.context + kept));
     inputs + tape.training_bytes()
 }
 

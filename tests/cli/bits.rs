@@ -31,8 +31,8 @@ const RUN: &[&str] = &[
 
 /// CRC-32C of the losses, one line each as in `metrics.jsonl`, and of all weights and moments, in the order of their names.
 /// Change them only if results are meant to change, and say so in the commit.
-const INFONCE: [u32; 2] = [0xbe27_53f3, 0x9d1e_be73];
-const SIGMOID: [u32; 2] = [0x4a6b_ebba, 0xc85e_3c32];
+const INFONCE: [u32; 2] = [0xd834_9d55, 0xc442_1513];
+const SIGMOID: [u32; 2] = [0xb170_d5ae, 0x6833_cf05];
 
 fn hashes(run: &Path) -> [u32; 2] {
     let metrics = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();

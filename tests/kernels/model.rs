@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use flipk::autograd::{Parameters, Tape};
+use flipk::data::cut_patches;
 use flipk::device::Cpu;
 use flipk::device::cuda::{ActType, EmulatorOptions};
 use flipk::golden::Tolerances;
@@ -30,13 +31,15 @@ fn run<D: AllOps>(device: &Arc<D>, config: &ModelConfig, batch: usize, kept: usi
     let embedded = flip.record(&mut tape, batch, kept);
     let mut program = tape.train(device.clone()).unwrap();
     let mut random = Random::new(1, Purpose::Test, 0, 0);
-    let pixels = batch * config.image_size.pow(2) * 3;
-    let images: Vec<u8> = (0..pixels).map(|_| random.below(256) as u8).collect();
+    let pixels = config.image_size.pow(2) * 3;
+    let images: Vec<u8> = (0..batch * pixels).map(|_| random.below(256) as u8).collect();
     let tokens: Vec<i32> = (0..batch * config.context).map(|_| random.below(config.vocab as u32) as i32).collect();
     let ids: Vec<u32> = (0..batch)
         .flat_map(|_| random.permutation(config.patches()).into_iter().take(kept).collect::<Vec<_>>())
         .collect();
-    program.write(embedded.inputs.images, &images).unwrap();
+    let visible = images.chunks_exact(pixels).zip(ids.chunks_exact(kept));
+    let visible = visible.flat_map(|(image, ids)| cut_patches(image, config.image_size, config.patch_size, ids));
+    program.write(embedded.inputs.images, &visible.collect::<Vec<_>>()).unwrap();
     program.write(embedded.inputs.tokens, &tokens).unwrap();
     program.write(embedded.inputs.ids_keep, &ids).unwrap();
     program.forward(&params).unwrap_or_else(|error| panic!("{error}"));

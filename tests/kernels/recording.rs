@@ -17,7 +17,7 @@ pub fn batch(config: &ModelConfig, size: usize, kept: usize, step: u64) -> Batch
     let mut random = Random::new(4, Purpose::Test, step, 0);
     let visible = |random: &mut Random| random.permutation(config.patches()).into_iter().take(kept).collect::<Vec<_>>();
     Batch {
-        images: (0..size * config.image_size.pow(2) * 3).map(|_| random.below(256) as u8).collect(),
+        images: (0..size * kept * config.patch_len()).map(|_| random.below(256) as u8).collect(),
         tokens: (0..size * config.context).map(|_| random.below(config.vocab as u32) as i32).collect(),
         ids_keep: (0..size).flat_map(|_| visible(&mut random)).collect(),
         samples: (0..size as u64).collect(),

@@ -36,7 +36,7 @@ fn tiny(mode: Recompute) -> (ModelConfig, Trainer<Cpu>) {
 
 fn batch(config: &ModelConfig, step: usize) -> Batch {
     Batch {
-        images: (0..BATCH * config.image_size.pow(2) * 3).map(|i| ((i + step) * 31 % 251) as u8).collect(),
+        images: (0..BATCH * KEPT * config.patch_len()).map(|i| ((i + step) * 31 % 251) as u8).collect(),
         ids_keep: (0..BATCH * KEPT).map(|i| ((i + step) * 7 % 25) as u32).collect(),
         tokens: (0..BATCH * config.context).map(|i| ((i + step) * 13 % 97) as i32).collect(),
         samples: vec![0; BATCH],

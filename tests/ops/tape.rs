@@ -85,7 +85,7 @@ fn step(threads: usize) -> (Vec<f32>, Vec<f32>) {
         let mut program = tape.train(Arc::new(Cpu::default())).unwrap();
         let mut params =
             Parameters::new(&Cpu::default(), flip.layout().clone(), &flip.layout().initial_values(1)).unwrap();
-        let bytes: Vec<u8> = (0..batch * 40 * 40 * 3).map(|i| (i * 31 % 251) as u8).collect();
+        let bytes: Vec<u8> = (0..batch * kept * config.patch_len()).map(|i| (i * 31 % 251) as u8).collect();
         let ids: Vec<u32> = (0..batch * kept).map(|i| (i * 7 % 25) as u32).collect();
         let tokens: Vec<i32> = (0..batch * config.context).map(|i| (i * 13 % 97) as i32).collect();
         program.write(embedded.inputs.images, &bytes).unwrap();

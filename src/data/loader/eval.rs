@@ -14,7 +14,7 @@ use crate::data::sample::{Content, Label};
 /// One batch for evaluation; the last one may be short.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EvalBatch {
-    /// RGB, `[samples, side, side, 3]`.
+    /// RGB of all patches, `[samples, patches, patch, patch, 3]`.
     pub images: Vec<u8>,
     /// Class numbers, or captions without tags, `[samples]`.
     pub labels: Vec<Label>,
@@ -29,19 +29,25 @@ pub struct EvalBatch {
 pub struct EvalBatches {
     dataset: Arc<Dataset>,
     batch: usize,
-    side: usize,
+    image_size: usize,
+    patch_size: usize,
     next: u64,
     health: Health,
 }
 
 impl EvalBatches {
-    /// Batches of `batch` images of `image_size` x `image_size` pixels. Broken samples are skipped, and are an error
-    /// if they are more than `max_bad` of the data set.
+    /// Batches of `batch` images of `image_size` x `image_size` pixels, in patches of `patch_size` x `patch_size`. Broken samples
+    /// are skipped, and are an error if they are more than `max_bad` of the data set.
     ///
     /// # Errors
-    /// If `batch` or `image_size` is 0, or `max_bad` is not in `[0, 1]`.
-    pub fn new(dataset: Arc<Dataset>, batch: usize, image_size: usize, max_bad: f32) -> Result<Self> {
-        for (field, value) in [("batch", batch), ("image_size", image_size)] {
+    /// If `batch`, `image_size` or `patch_size` is 0, or `max_bad` is not in `[0, 1]`.
+    pub fn new(
+        dataset: Arc<Dataset>,
+        batch: usize,
+        [image_size, patch_size]: [usize; 2],
+        max_bad: f32,
+    ) -> Result<Self> {
+        for (field, value) in [("batch", batch), ("image_size", image_size), ("patch_size", patch_size)] {
             if value == 0 {
                 let problem = "it must be at least 1".to_owned();
                 return Err(DataError::Config { field, value: "0".to_owned(), problem });
@@ -52,7 +58,7 @@ impl EvalBatches {
             return Err(DataError::Config { field: "max_bad", value: max_bad.to_string(), problem });
         }
         let health = Health::new(dataset.clone().into(), max_bad, Visited::InOrder);
-        Ok(Self { dataset, batch, side: image_size, next: 0, health })
+        Ok(Self { dataset, batch, image_size, patch_size, next: 0, health })
     }
 
     /// Broken samples skipped so far, by kind.
@@ -71,7 +77,7 @@ impl EvalBatches {
         while batch.samples.len() < self.batch && self.next < end {
             let wanted = (self.batch - batch.samples.len()) as u64;
             let samples = self.next..end.min(self.next + wanted);
-            let square = || Square::new(self.side as u32);
+            let square = || Square::new(self.image_size, self.patch_size);
             let make = |resizer: &mut Square, sample| {
                 let made = confined(|| make(&self.dataset, resizer, sample));
                 if matches!(made, Err(Broken { kind: Kind::Panic, .. })) {
@@ -140,7 +146,7 @@ mod tests {
     #[test]
     fn every_sample_comes_once_and_in_order() {
         let (_archive, dataset) = dataset(&[0, 5]);
-        let mut batches = EvalBatches::new(dataset.clone(), 3, 8, 0.5).unwrap();
+        let mut batches = EvalBatches::new(dataset.clone(), 3, [8, 4], 0.5).unwrap();
         let all: Vec<EvalBatch> = batches.by_ref().map(Result::unwrap).collect();
         assert_eq!(all.iter().map(|batch| batch.samples.len()).collect::<Vec<_>>(), [3, 3, 2]);
         let samples = all.iter().flat_map(|batch| &batch.samples);
@@ -152,17 +158,17 @@ mod tests {
         assert_eq!(batches.skipped(), Skipped::from([(Kind::BadImage, 2)]));
         assert_eq!(batches.take_warnings().len(), 2);
         let mut one = vec![0; 8 * 8 * 3];
-        Square::new(8).center_crop(&dataset.decoded(9).unwrap(), &mut one).unwrap();
+        Square::new(8, 4).center_crop(&dataset.decoded(9).unwrap(), &mut one).unwrap();
         assert_eq!(all[2].images[8 * 8 * 3..], one);
     }
 
     #[test]
     fn too_many_broken_samples_end_it_with_an_error() {
         let (_archive, dataset) = dataset(&[0, 5]);
-        let results: Vec<_> = EvalBatches::new(dataset, 3, 8, 0.1).unwrap().collect();
+        let results: Vec<_> = EvalBatches::new(dataset, 3, [8, 4], 0.1).unwrap().collect();
         assert!(matches!(results.last(), Some(Err(DataError::TooManyBroken { bad: 2, .. }))), "{results:?}");
         let (_archive, dataset) = self::dataset(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
-        let results: Vec<_> = EvalBatches::new(dataset, 3, 8, 1.0).unwrap().collect();
+        let results: Vec<_> = EvalBatches::new(dataset, 3, [8, 4], 1.0).unwrap().collect();
         assert!(matches!(results[..], [Err(DataError::NoGoodSample { visited: 10, .. })]), "{results:?}");
     }
 
@@ -173,7 +179,7 @@ mod tests {
         let mut tokens = [0; 32];
         for name in ["noto", "twemoji", "fluent"] {
             let dataset = Arc::new(Dataset::open(&[format!("embedded:{name}")], CaptionKeys::default()).unwrap());
-            let mut batches = EvalBatches::new(dataset.clone(), 256, 32, 0.0).unwrap();
+            let mut batches = EvalBatches::new(dataset.clone(), 256, [32, 8], 0.0).unwrap();
             let samples: usize = batches.by_ref().map(|batch| batch.unwrap().samples.len()).sum();
             assert!(batches.skipped().is_empty() && samples == dataset.len() && samples > 1800, "{name}: {samples}");
             for sample in 0..samples as u64 {

@@ -162,7 +162,8 @@ impl LoaderConfig {
 /// One training batch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Batch {
-    /// RGB, `[batch, side, side, 3]`. The rows of a stream follow one another.
+    /// RGB of the visible patches, in the order of `ids_keep`: `[batch, kept, patch, patch, 3]`. The rows of a stream follow
+    /// one another.
     pub images: Vec<u8>,
     /// `[batch, context]`.
     pub tokens: Vec<i32>,

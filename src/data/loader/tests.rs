@@ -60,7 +60,7 @@ fn batches_have_the_shapes_and_contents_promised() {
     let config = LoaderConfig { mask_ratio: 0.75, ..config(4, 2) };
     let mut loader = loader(&dataset, config, Position::default());
     let batch = loader.next_batch().unwrap();
-    assert_eq!(batch.images.len(), 4 * 16 * 16 * 3);
+    assert_eq!(batch.images.len(), 4 * 4 * 4 * 4 * 3);
     assert_eq!(batch.tokens.len(), 4 * 6);
     assert_eq!(batch.ids_keep.len(), 4 * 4);
     assert_eq!(batch.next, at(0, 4));
@@ -70,6 +70,24 @@ fn batches_have_the_shapes_and_contents_promised() {
         let mut ids = [0; 4];
         visible_patches(7, 0, sample, 16, &mut ids);
         assert_eq!(batch.ids_keep[place * 4..][..4], ids);
+    }
+}
+
+#[test]
+fn visible_patches_have_the_bits_of_whole_images() {
+    let dataset = open(&[&archive(10)]);
+    for color_jitter in [0.0, 0.5] {
+        let batch = |mask_ratio| {
+            let augmentation = Augmentation { color_jitter, ..Augmentation::default() };
+            let config = LoaderConfig { mask_ratio, augmentation, ..config(10, 2) };
+            loader(&dataset, config, Position::default()).next_batch().unwrap()
+        };
+        let (whole, masked) = (batch(0.0), batch(0.75));
+        assert_eq!((&whole.samples, whole.images.len()), (&masked.samples, 10 * 16 * 16 * 3));
+        let bytes = 4 * 4 * 3;
+        for (place, (&id, patch)) in masked.ids_keep.iter().zip(masked.images.chunks_exact(bytes)).enumerate() {
+            assert_eq!(patch, &whole.images[(place / 4 * 16 + id as usize) * bytes..][..bytes]);
+        }
     }
 }
 
@@ -327,7 +345,7 @@ fn photographs_load() {
     samples.sort_unstable();
     assert_eq!(samples, (0..24).collect::<Vec<_>>());
     // These pictures are neither flat nor noise: pixels vary, and neighbours are alike.
-    for image in batch.images.chunks_exact(64 * 64 * 3) {
+    for image in batch.images.chunks_exact(batch.images.len() / 24) {
         let mean = image.iter().map(|&c| f64::from(c)).sum::<f64>() / image.len() as f64;
         let deviation = image.iter().map(|&c| (f64::from(c) - mean).abs()).sum::<f64>() / image.len() as f64;
         let step = image.windows(4).map(|w| f64::from(w[0].abs_diff(w[3]))).sum::<f64>() / image.len() as f64;

@@ -13,7 +13,7 @@ use crate::random::{Purpose, Random};
 /// One sample of a batch, in buffers that are reused.
 #[derive(Debug, Default)]
 pub(super) struct Item {
-    /// `[side, side, 3]`.
+    /// `[kept, patch, patch, 3]`.
     pub(super) image: Vec<u8>,
     /// `[context]`.
     pub(super) tokens: Vec<i32>,
@@ -45,7 +45,7 @@ pub(super) struct Worker {
 
 impl Worker {
     pub(super) fn new(tokenizer: Tokenizer, config: LoaderConfig) -> Self {
-        let square = Square::new(config.image_size as u32);
+        let square = Square::new(config.image_size, config.patch_size);
         Self { tokenizer, config, square }
     }
 
@@ -55,7 +55,7 @@ impl Worker {
             let result = confined(|| self.make(&visit, &mut item));
             if matches!(result, Err(Broken { kind: Kind::Panic, .. })) {
                 // The panic may have left it in a bad state.
-                self.square = Square::new(self.config.image_size as u32);
+                self.square = Square::new(self.config.image_size, self.config.patch_size);
             }
             if done.send(Done { stream, ticket, item, result }).is_err() {
                 return;
@@ -73,14 +73,13 @@ impl Worker {
         let refused = |error: DataError| Broken { kind: Kind::MissingCaption, detail: error.to_string() };
         tokenizer.encode(&caption, &mut item.tokens).map_err(refused)?;
 
-        item.image.resize(square.bytes(), 0);
-        let image = view.decoded()?;
-        square
-            .augmented(&image, &config.augmentation, &mut random(Purpose::Crop), &mut item.image)
-            .map_err(|why| Broken { kind: Kind::BadImage, detail: why.to_string() })?;
-
         item.ids_keep.resize(config.kept(), 0);
         visible_patches(config.seed, epoch, sample, config.patches(), &mut item.ids_keep);
+        item.image.resize(config.kept() * config.patch_size.pow(2) * 3, 0);
+        let image = view.decoded()?;
+        square
+            .augmented(&image, &config.augmentation, &mut random(Purpose::Crop), &item.ids_keep, &mut item.image)
+            .map_err(|why| Broken { kind: Kind::BadImage, detail: why.to_string() })?;
         Ok(())
     }
 }
@@ -94,10 +93,10 @@ mod tests {
     use super::*;
     use crate::data::dataset::Dataset;
     use crate::data::loader::StreamPosition;
-    use crate::data::sample::CaptionKeys;
+    use crate::data::sample::{Augmentation, CaptionKeys};
     use crate::data::testing::{Archive, png};
 
-    /// A patch size of 0, which no loader lets through, divides by zero at every sample.
+    /// Aspect ratios out of order, which no loader lets through, panic at every sample that no crop fits.
     #[test]
     fn a_panic_breaks_one_sample_and_not_the_worker() {
         let mut archive = Archive::default();
@@ -112,10 +111,11 @@ mod tests {
             jobs.send(Job { stream: 0, ticket, visit, item: Item::default() }).unwrap();
         }
         drop(jobs);
-        let config = LoaderConfig { patch_size: 0, image_size: 4, ..LoaderConfig::default() };
+        let augmentation = Augmentation { area: (f32::NAN, f32::NAN), aspect: (2.0, 1.0), ..Augmentation::default() };
+        let config = LoaderConfig { patch_size: 2, image_size: 4, augmentation, ..LoaderConfig::default() };
         Worker::new(tokenizer, config).run(&jobs_out, &done_in);
         let results: Vec<_> = done.try_iter().map(|done| done.result.unwrap_err()).collect();
         assert!(results.len() == 2 && results.iter().all(|broken| broken.kind == Kind::Panic), "{results:?}");
-        assert!(results[0].detail.contains("divide by zero"), "{}", results[0]);
+        assert!(results[0].detail.contains("min > max"), "{}", results[0]);
     }
 }

@@ -87,28 +87,38 @@ impl Augmentation {
         CropRect { left: (width - w) / 2, top: (height - h) / 2, width: w, height: h }
     }
 
-    /// Jitters the colours of `pixels` (`[.., 3]`) in place.
+    /// How the colours of an image are jittered, given all its `pixels` (`[.., 3]`, in any order).
     ///
     /// Brightness, contrast (about the image's mean grey), saturation and hue (a turn in YIQ) are each affine in RGB,
     /// so that together they are one matrix and one shift; only the end result is clamped.
-    pub(crate) fn jitter(&self, pixels: &mut [u8], random: &mut Random) {
+    pub(crate) fn colour(&self, pixels: &[u8], random: &mut Random) -> Colour {
         if self.color_jitter == 0.0 {
-            return;
+            return Colour(None);
         }
         let mut factor = || 1.0 + 0.8 * self.color_jitter * random.range(-1.0, 1.0);
         let (brightness, contrast, saturation) = (factor(), factor(), factor());
         let turn = 0.2 * self.color_jitter * random.range(-1.0, 1.0);
         let (sin, cos) = libm::sincosf(turn * std::f32::consts::TAU);
 
-        let (pixels, _) = pixels.as_chunks_mut::<3>();
+        let (pixels, _) = pixels.as_chunks::<3>();
         let sums = pixels.iter().fold([0_u64; 3], |sums, pixel| [0, 1, 2].map(|c| sums[c] + u64::from(pixel[c])));
         let mean: f32 = (0..3).map(|c| TO_YIQ[0][c] * sums[c] as f32).sum::<f32>() / pixels.len() as f32;
         let shift = (1.0 - contrast) * brightness * mean;
         let gain = brightness * contrast;
         let chroma =
             [[1.0, 0.0, 0.0], [0.0, saturation * cos, -saturation * sin], [0.0, saturation * sin, saturation * cos]];
-        let matrix = product(&FROM_YIQ, &product(&chroma, &TO_YIQ)).map(|row| row.map(|weight| gain * weight));
-        for pixel in pixels {
+        Colour(Some((product(&FROM_YIQ, &product(&chroma, &TO_YIQ)).map(|row| row.map(|weight| gain * weight)), shift)))
+    }
+}
+
+/// A change of colours: a matrix and a shift, or none.
+pub(crate) struct Colour(Option<(Matrix, f32)>);
+
+impl Colour {
+    /// Changes `pixels` (`[.., 3]`) in place.
+    pub(crate) fn apply(&self, pixels: &mut [u8]) {
+        let Some((matrix, shift)) = &self.0 else { return };
+        for pixel in pixels.as_chunks_mut::<3>().0 {
             let old = pixel.map(f32::from);
             *pixel = matrix.map(|row| (row[0] * old[0] + row[1] * old[1] + row[2] * old[2] + shift).round() as u8);
         }
@@ -207,7 +217,7 @@ mod tests {
             let total: f64 = (0..50)
                 .map(|sample| {
                     let mut pixels = image.clone();
-                    augmentation.jitter(&mut pixels, &mut random(sample));
+                    augmentation.colour(&image, &mut random(sample)).apply(&mut pixels);
                     pixels.iter().zip(&image).map(|(&a, &b)| f64::from(a.abs_diff(b))).sum::<f64>()
                 })
                 .sum();
@@ -218,7 +228,8 @@ mod tests {
         assert!(change(1e-6) == 0.0);
         assert!(change(0.1) > 1.0 && change(0.5) > 3.0 * change(0.1));
         let mut grey = [40, 40, 40, 200, 200, 200];
-        Augmentation { color_jitter: 0.5, ..Augmentation::default() }.jitter(&mut grey, &mut random(3));
+        let half = Augmentation { color_jitter: 0.5, ..Augmentation::default() };
+        half.colour(&grey, &mut random(3)).apply(&mut grey);
         assert!(
             grey[..3].iter().all(|&c| c.abs_diff(grey[0]) <= 1) && grey[3..].iter().all(|&c| c.abs_diff(grey[3]) <= 1)
         );

@@ -30,6 +30,23 @@ pub fn visible_patches(seed: u64, epoch: u64, sample: u64, patches: usize, ids_k
     ids_keep.sort_unstable();
 }
 
+/// The pixels of the patches `ids` of an RGB image (`[side, side, 3]`), `[ids, patch, patch, 3]`. The loader never has such an
+/// image; this is for images from elsewhere.
+///
+/// # Panics
+/// If there is no such patch, or `image` is shorter.
+pub fn cut_patches(image: &[u8], side: usize, patch: usize, ids: &[u32]) -> Vec<u8> {
+    let (across, line) = (side / patch, patch * 3);
+    let mut out = Vec::with_capacity(ids.len() * patch * line);
+    for &id in ids {
+        let (top, left) = (id as usize / across * patch, id as usize % across * patch);
+        for y in top..top + patch {
+            out.extend_from_slice(&image[(y * side + left) * 3..][..line]);
+        }
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -23,5 +23,5 @@ pub use self::augment::{Augmentation, CropRect};
 pub use self::caption::{Caption, CaptionKeys, CaptionLines, CaptionVariation};
 pub(crate) use self::json::Record;
 pub use self::label::{ClassNumbers, Content, Label};
-pub use self::mask::{kept_patches, visible_patches};
+pub use self::mask::{cut_patches, kept_patches, visible_patches};
 pub use self::tokenizer::{Tokenizer, TokenizerOptions};

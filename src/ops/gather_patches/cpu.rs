@@ -1,8 +1,8 @@
-//! Patch gathering on the CPU.
+//! Normalised patches on the CPU.
 
 use rayon::prelude::*;
 
-use super::{GatherPatches, Normalisation, Shape};
+use super::{GatherPatches, Normalisation};
 use crate::device::{Cpu, DeviceError};
 use crate::simd::{LANES, wide};
 
@@ -43,36 +43,6 @@ impl Line {
 
 impl GatherPatches for Cpu {
     fn gather_patches(
-        &self,
-        shape: &Shape,
-        normalisation: &Normalisation,
-        images: &[u8],
-        ids: &[u32],
-        out: &mut [f32],
-    ) -> Result<(), DeviceError> {
-        let &Shape { side, patch, kept, .. } = shape;
-        let line = Line::new(normalisation);
-        let row = patch * patch * 3;
-        let samples = out.par_chunks_mut(kept * row).zip(images.par_chunks(side * side * 3).zip(ids.par_chunks(kept)));
-        samples.for_each(|(out, (image, ids))| {
-            wide(
-                #[inline(always)]
-                || {
-                    for (out, id) in out.chunks_exact_mut(row).zip(ids) {
-                        let (id, columns) = (*id as usize, side / patch);
-                        let (top, left) = (id / columns * patch, id % columns * patch);
-                        for (y, out) in out.chunks_exact_mut(patch * 3).enumerate() {
-                            let start = ((top + y) * side + left) * 3;
-                            line.normalise(&image[start..start + patch * 3], out);
-                        }
-                    }
-                },
-            );
-        });
-        Ok(())
-    }
-
-    fn normalise_patches(
         &self,
         normalisation: &Normalisation,
         patches: &[u8],

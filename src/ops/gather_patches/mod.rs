@@ -1,7 +1,7 @@
 //! The pixels of the visible patches, normalised, as rows of a matrix: `(u8 / 255 - mean) / std`.
 //!
-//! Gathering before the patch embedding equals gathering after it, since positions are added per patch, and does less work:
-//! hidden patches are never read.
+//! The loader has gathered them: hidden patches are neither resized nor uploaded. Gathering before the patch embedding equals
+//! gathering after it, since positions are added per patch.
 
 mod cpu;
 #[cfg(feature = "cuda")]
@@ -10,19 +10,6 @@ mod cuda;
 use super::act_bytes;
 use crate::autograd::{Access, Backward, Cost, Op, Slot, Tape, Var, Work};
 use crate::device::{Device, DeviceError};
-
-/// `kept` of the `(side / patch)²` patches of each of `batch` images.
-#[derive(Clone, Copy, Debug)]
-pub struct Shape {
-    /// Images.
-    pub batch: usize,
-    /// Pixels along a side of an image.
-    pub side: usize,
-    /// Pixels along a side of a patch.
-    pub patch: usize,
-    /// Visible patches of an image.
-    pub kept: usize,
-}
 
 /// Mean and standard deviation of each channel, for pixels divided by 255.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -38,20 +25,10 @@ impl Normalisation {
     pub const IMAGENET: Self = Self { mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] };
 }
 
-/// Devices that gather patches.
+/// Devices that normalise patches.
 pub trait GatherPatches: Device {
-    /// `images: [batch, side, side, 3]`, `ids: [batch, kept] -> out: [batch * kept, patch * patch * 3]`, with channels innermost.
+    /// `patches`, `out: [rows, patch * patch * 3]`, with channels innermost.
     fn gather_patches(
-        &self,
-        shape: &Shape,
-        normalisation: &Normalisation,
-        images: Self::View<'_, u8>,
-        ids: Self::View<'_, u32>,
-        out: Self::ViewMut<'_, Self::Act>,
-    ) -> Result<(), DeviceError>;
-
-    /// As [`Self::gather_patches`] for patches that are gathered already: `patches`, `out: [rows, patch * patch * 3]`.
-    fn normalise_patches(
         &self,
         normalisation: &Normalisation,
         patches: Self::View<'_, u8>,
@@ -60,24 +37,23 @@ pub trait GatherPatches: Device {
 }
 
 struct GatherPatchesOp<D: Device> {
-    shape: Shape,
     normalisation: Normalisation,
-    images: Slot<u8>,
-    ids: Slot<u32>,
+    patches: Slot<u8>,
     out: Var<D::Act>,
+    numbers: usize,
 }
 
 impl<D: GatherPatches> Tape<D> {
-    /// `images: [batch, side, side, 3]`, `ids: [batch, kept] -> [batch, kept, patch * patch * 3]`, which gets no gradient.
+    /// `patches` and the result have `shape`, `[batch, kept, patch * patch * 3]`; the result gets no gradient.
     pub fn gather_patches(
         &mut self,
-        images: Slot<u8>,
-        ids: Slot<u32>,
-        shape: Shape,
+        patches: Slot<u8>,
+        shape: [usize; 3],
         normalisation: Normalisation,
     ) -> Var<D::Act> {
-        let out = self.result(&[shape.batch, shape.kept, shape.patch * shape.patch * 3], false);
-        self.record(GatherPatchesOp { shape, normalisation, images, ids, out }, &[images.id(), ids.id()]);
+        let out = self.result(&shape, false);
+        let numbers = shape.iter().product();
+        self.record(GatherPatchesOp { normalisation, patches, out, numbers }, &[patches.id()]);
         out
     }
 }
@@ -88,15 +64,12 @@ impl<D: GatherPatches> Op<D> for GatherPatchesOp<D> {
     }
 
     fn cost(&self) -> Cost {
-        let Shape { batch, patch, kept, .. } = self.shape;
-        let pixels = batch * kept * patch * patch * 3;
-        let bytes = pixels as u64 + act_bytes::<D>(pixels) + 4 * (batch * kept) as u64;
+        let bytes = self.numbers as u64 + act_bytes::<D>(self.numbers);
         Cost { forward: Work { flops: 0, bytes }, backward: Work::default() }
     }
 
     fn forward(&self, device: &D, on: &Access<D>) -> Result<(), DeviceError> {
-        let (images, ids, out) = (on.read(self.images), on.read(self.ids), on.write(self.out.slot()));
-        device.gather_patches(&self.shape, &self.normalisation, images, ids, out)
+        device.gather_patches(&self.normalisation, on.read(self.patches), on.write(self.out.slot()))
     }
 
     fn plan_backward(&mut self, _: &mut Backward<D>) -> bool {

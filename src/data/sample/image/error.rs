@@ -32,9 +32,9 @@ pub enum ImageError {
     /// Damage that the decoder found.
     #[error(transparent)]
     Decoder(::image::ImageError),
-    /// A crop outside the image, or an output of the wrong length.
-    #[error(transparent)]
-    Resize(Box<dyn std::error::Error + Send + Sync>),
+    /// An output of the wrong length, and the right one.
+    #[error("{0} bytes for an image that takes {1}")]
+    Output(usize, usize),
 }
 
 /// The formats that are read, for messages.
@@ -45,10 +45,6 @@ fn name(format: ImageFormat) -> String {
 }
 
 impl ImageError {
-    pub(super) fn resize(error: impl std::error::Error + Send + Sync + 'static) -> Self {
-        Self::Resize(Box::new(error))
-    }
-
     /// An error of a decoder; of a truncated image, decoders only say that a buffer was not filled.
     pub(super) fn decoder(error: ::image::ImageError, format: ImageFormat) -> Self {
         match error {

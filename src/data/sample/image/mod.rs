@@ -6,13 +6,15 @@
 //! | `error` | why that fails |
 //! | `format` | the format of a file, by its first bytes |
 //! | `jpeg`, `png` | where an image ends, by its own markers |
-//! | `square` | crop and resize |
+//! | `square` | crop, flip and colour |
+//! | `resize` | the bicubic resize of some patches |
 
 mod decode;
 mod error;
 mod format;
 mod jpeg;
 mod png;
+mod resize;
 mod square;
 
 pub use self::decode::{ExifOrientation, decode};
