@@ -449,8 +449,8 @@ fn pattern() {
         name: "pattern",
         run: super::pattern,
         seeds: seeds::patterns,
-        // A million names.
-        memory: 512 << 20,
+        // What names may take, and room for them to grow.
+        memory: 1 << 30,
         words: &[b"{0..9}", b"{000..999}", b"{a,b}", b"{", b"}", b"..", b"[!a-", b"**", b"18446744073709551615"],
         ..PLAIN
     }

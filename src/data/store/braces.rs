@@ -5,17 +5,33 @@ use crate::data::error::Result;
 /// A pattern with more shards than this is assumed to be a typo.
 pub(crate) const MAX_SHARDS: usize = 1_000_000;
 
-/// And so is one with deeper nested braces.
+/// And so is one with deeper nested braces,
 const MAX_NESTED: usize = 64;
+
+/// or one whose names, with the parts that they are put together from, take more memory.
+const MAX_BYTES: usize = 512 << 20;
 
 /// Brace expansion as in bash: `{a,b}` and `{08..11}` (padded to equal width if a bound starts with 0), nested and repeated.
 /// Other braces stay as they are.
 pub(crate) fn expand_braces(spec: &str) -> Result<Vec<String>, String> {
-    expand(spec, 0)
+    expand(spec, 0, &mut { MAX_BYTES })
 }
 
-/// `depth`: the braces around `spec`.
-fn expand(spec: &str, depth: usize) -> Result<Vec<String>, String> {
+/// Takes names of `bytes` together from what is left of [`MAX_BYTES`].
+fn spend(left: &mut usize, names: usize, bytes: usize) -> Result<(), String> {
+    let all = names.saturating_mul(size_of::<String>()).saturating_add(bytes);
+    let rest = left.checked_sub(all);
+    *left = rest.ok_or_else(|| format!("its names take more than {} MiB", MAX_BYTES >> 20))?;
+    Ok(())
+}
+
+/// The lengths of all names together.
+fn total(names: &[String]) -> usize {
+    names.iter().map(String::len).sum()
+}
+
+/// `depth`: the braces around `spec`. `left`: what is left of [`MAX_BYTES`].
+fn expand(spec: &str, depth: usize, left: &mut usize) -> Result<Vec<String>, String> {
     if depth > MAX_NESTED {
         return Err(format!("its braces are nested more than {MAX_NESTED} deep"));
     }
@@ -24,14 +40,16 @@ fn expand(spec: &str, depth: usize) -> Result<Vec<String>, String> {
     while let Some((open, close)) = outer_braces(rest) {
         let (prefix, inner) = (&rest[..open], &rest[open + 1..close]);
         let mut alternatives = Vec::new();
-        match (range(inner)?, split_alternatives(inner)) {
+        match (range(inner, left)?, split_alternatives(inner)) {
             (Some(numbers), _) => alternatives = numbers,
             (None, parts) if parts.len() == 1 => {
-                alternatives.extend(expand(inner, depth + 1)?.iter().map(|inner| format!("{{{inner}}}")));
+                let names = expand(inner, depth + 1, left)?;
+                spend(left, names.len(), total(&names))?;
+                alternatives.extend(names.iter().map(|inner| format!("{{{inner}}}")));
             }
             (None, parts) => {
                 for part in parts {
-                    alternatives.extend(expand(part, depth + 1)?);
+                    alternatives.extend(expand(part, depth + 1, left)?);
                     if alternatives.len() > MAX_SHARDS {
                         return Err(too_many());
                     }
@@ -43,8 +61,14 @@ fn expand(spec: &str, depth: usize) -> Result<Vec<String>, String> {
         }
         match &alternatives[..] {
             // In place, so that many single ones take linear time.
-            [only] => found.iter_mut().for_each(|start| *start += &format!("{prefix}{only}")),
+            [only] => {
+                spend(left, 0, found.len().saturating_mul(prefix.len() + only.len()))?;
+                found.iter_mut().for_each(|start| *start += &format!("{prefix}{only}"));
+            }
             _ => {
+                let starts = (total(&found) + found.len() * prefix.len()).saturating_mul(alternatives.len());
+                let ends = total(&alternatives).saturating_mul(found.len());
+                spend(left, found.len() * alternatives.len(), starts.saturating_add(ends))?;
                 let join =
                     |start: &String| alternatives.iter().map(|end| format!("{start}{prefix}{end}")).collect::<Vec<_>>();
                 found = found.iter().flat_map(join).collect();
@@ -52,6 +76,7 @@ fn expand(spec: &str, depth: usize) -> Result<Vec<String>, String> {
         }
         rest = &rest[close + 1..];
     }
+    spend(left, 0, found.len().saturating_mul(rest.len()))?;
     found.iter_mut().for_each(|start| start.push_str(rest));
     Ok(found)
 }
@@ -87,7 +112,7 @@ fn split_alternatives(inner: &str) -> Vec<&str> {
         .collect()
 }
 
-fn range(inner: &str) -> Result<Option<Vec<String>>, String> {
+fn range(inner: &str, left: &mut usize) -> Result<Option<Vec<String>>, String> {
     let digits = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());
     let Some((low, high)) = inner.split_once("..").filter(|(low, high)| digits(low) && digits(high)) else {
         return Ok(None);
@@ -99,8 +124,14 @@ fn range(inner: &str) -> Result<Option<Vec<String>>, String> {
     if first.abs_diff(last) >= MAX_SHARDS as u64 {
         return Err(format!("`{{{inner}}}` stands for more than {MAX_SHARDS} shards"));
     }
-    let mut numbers: Vec<String> =
-        (first.min(last)..=first.max(last)).map(|number| format!("{number:0width$}")).collect();
+    let count = first.abs_diff(last) as usize + 1;
+    spend(left, count, count.saturating_mul(width.max(high.len())))?;
+    // The formatter's own padding ends at 65,535.
+    let padded = |number: u64| {
+        let digits = number.to_string();
+        "0".repeat(width.saturating_sub(digits.len())) + &digits
+    };
+    let mut numbers: Vec<String> = (first.min(last)..=first.max(last)).map(padded).collect();
     if first > last {
         numbers.reverse();
     }
@@ -136,6 +167,19 @@ mod tests {
         assert!(expand_braces("{0..9999}{0..9999}").unwrap_err().contains("more than"));
         assert!(expand_braces("{0..99999999999999999999}").is_err());
         assert!(expand_braces("{{0..999999},{0..999999}}").unwrap_err().contains("more than"));
+    }
+
+    #[test]
+    fn names_are_of_any_length_and_bounded_together() {
+        let zeros = "0".repeat(70_000);
+        let ten = format!("{}10", &zeros[1..]);
+        assert_eq!(expand(&format!("{{{zeros}8..10}}")), [format!("{zeros}8"), format!("{zeros}9"), ten]);
+        assert_eq!(expand(&format!("{{0..999999}}{}", "x".repeat(60))).len(), 1_000_000);
+        for spec in
+            [format!("{{{zeros}0..99999}}"), format!("{{0..99999}}{zeros}"), format!("{zeros}{{0..99999}}{{a}}")]
+        {
+            assert!(expand_braces(&spec).unwrap_err().contains("take more than 512 MiB"));
+        }
     }
 
     /// Neither a long row of braces nor deeply nested ones overflow the stack.
