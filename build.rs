@@ -4,7 +4,8 @@
 //! `tools/cuda-compiler`), in this order. A kernel is compiled again only if its source, a header, or nvcc changed.
 //!
 //! Numbers that a kernel and its launcher share are written once, in `kernels/`, on lines that end in `// launcher`
-//! ([`lift`]). With or without nvcc they become Rust constants: `kernels::logits::TILE` is `TILE` of `kernels/logits.cuh`.
+//! ([`lift`]). With or without nvcc they become Rust constants: `kernels::logits::TILE` is `TILE` of
+//! `kernels/logits.cuh`.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -18,8 +19,8 @@ use std::sync::Mutex;
 
 /// PTX runs on every GPU from this compute capability on (bf16 matrix instructions and `cp.async` need it).
 const ARCH: &str = "compute_80";
-/// What is written as PTX's version, so that drivers from CUDA 12.0 (525) on take it: nvcc names its own version, though
-/// the kernels use nothing that is newer than this.
+/// What is written as PTX's version, so that drivers from CUDA 12.0 (525) on take it: nvcc names its own version,
+/// though the kernels use nothing that is newer than this.
 const PTX_VERSION: &str = "8.0";
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -92,8 +93,8 @@ fn constants(folder: &Path) -> Result<String> {
     Ok(modules)
 }
 
-/// The lines of a kernel source that end in `// launcher` as Rust constants. Two forms are understood, anything else is an
-/// error that names file and line:
+/// The lines of a kernel source that end in `// launcher` as Rust constants. Two forms are understood, anything else is
+/// an error that names file and line:
 ///
 /// - `constexpr int NAME = 2 * 64; // launcher` is a `usize` (an integer or a product of integers);
 /// - uses of a macro, `NAME(64, 32) // launcher`, are the rows of an array.

@@ -1,5 +1,5 @@
-//! Samples per second of the loader, and of its parts on one thread: `decode` (a JPEG), `crop` (random resized crop, flip),
-//! `tokenise` (a caption).
+//! Samples per second of the loader, and of its parts on one thread: `decode` (a JPEG), `crop` (random resized crop,
+//! flip), `tokenise` (a caption).
 //!
 //! The limit of the whole is the JPEG decoder. The embedded emoji are decoded once and then come from the cache.
 

@@ -1,12 +1,13 @@
-//! Matrix products in the shapes of a training step, compared with the `gemm` crate and, if its library is given, with Intel's MKL.
+//! Matrix products in the shapes of a training step, compared with the `gemm` crate and, if its library is given, with
+//! Intel's MKL.
 //!
 //!     cargo bench --bench products                     all shapes
 //!     cargo bench --bench products -- b16              those of one model
 //!     FLIPK_BENCH_MKL=/path/to/libmkl_rt.so.3 cargo bench --bench products      (tools/peers/products does that)
 //!
-//! They alternate in one process, some milliseconds each, and the order is reversed every time, because the speed of a shared machine
-//! changes within seconds. The table shows GFLOP/s of the median call and, in brackets, of the best one. bf16 includes rounding the
-//! operands from f32, as in a step. MKL and `gemm` multiply in f32.
+//! They alternate in one process, some milliseconds each, and the order is reversed every time, because the speed of a
+//! shared machine changes within seconds. The table shows GFLOP/s of the median call and, in brackets, of the best one.
+//! bf16 includes rounding the operands from f32, as in a step. MKL and `gemm` multiply in f32.
 
 use std::env;
 use std::ffi::c_int;
@@ -57,8 +58,8 @@ fn models() -> [(&'static str, ModelConfig, usize); 3] {
     [("b16", Preset::B16.config(), 16), ("small", small, 64), ("tiny", Preset::Tiny.config(), 256)]
 }
 
-/// The products of a step: those of a vision block in all three directions, and of text blocks forwards, of which the last
-/// works on one token per text after its attention.
+/// The products of a step: those of a vision block in all three directions, and of text blocks forwards, of which the
+/// last works on one token per text after its attention.
 fn shapes() -> Vec<(String, Kind, Shape)> {
     let mut shapes = Vec::new();
     for (model, config, batch) in models() {

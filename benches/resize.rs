@@ -1,5 +1,6 @@
-//! Time of a random resized crop to 224 px on one thread, in microseconds of its CPU time: all 196 patches, 98 and 49 of them,
-//! and fast_image_resize for the whole. All of them make the same crops, in turns; the best of the rounds counts.
+//! Time of a random resized crop to 224 px on one thread, in microseconds of its CPU time: all 196 patches, 98 and 49
+//! of them, and fast_image_resize for the whole. All of them make the same crops, in turns; the best of the rounds
+//! counts.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! An op from outside the crate: LayerScale, `y = x ∘ γ`, which multiplies each column by a learnt factor (Touvron et al. 2021).
-//! Records it behind a linear layer, and compares every gradient with central differences.
+//! An op from outside the crate: LayerScale, `y = x ∘ γ`, which multiplies each column by a learnt factor (Touvron et
+//! al. 2021). Records it behind a linear layer, and compares every gradient with central differences.
 //!
 //! ```sh
 //! cargo run --release --example new_op

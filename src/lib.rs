@@ -1,7 +1,7 @@
 //! flipk trains FLIP, that is, CLIP with most of the image patches left out.
 //!
-//! A model is recorded once on a [`autograd::Tape`], closed into a [`autograd::Program`], and run any number of times. A linear
-//! layer, forwards and backwards on the CPU:
+//! A model is recorded once on a [`autograd::Tape`], closed into a [`autograd::Program`], and run any number of times.
+//! A linear layer, forwards and backwards on the CPU:
 //!
 //! ```
 //! use std::sync::Arc;
@@ -50,11 +50,11 @@
 //! | [`device`] | [`device::Cpu`] and `device::Cuda`: memory, copies, matrix products |
 //! | [`random`], [`units`] | random numbers from a counter; sizes as users read them |
 //!
-//! `examples/` has whole programs: `embed.rs` (embeddings of a data set by the model of a run), `train_loop.rs` (a training loop of
-//! your own), `new_op.rs` (an op from outside the crate) and `tokens.rs` (a text's token numbers).
+//! `examples/` has whole programs: `embed.rs` (embeddings of a data set by the model of a run), `train_loop.rs` (a
+//! training loop of your own), `new_op.rs` (an op from outside the crate) and `tokens.rs` (a text's token numbers).
 //!
-//! Before version 1.0 nothing in this API is stable: any minor version may change it. Formats of files are: checkpoints and run
-//! folders that one version wrote stay readable.
+//! Before version 1.0 nothing in this API is stable: any minor version may change it. Formats of files are: checkpoints
+//! and run folders that one version wrote stay readable.
 
 // What users and disks can cause is an error, never a panic.
 #![cfg_attr(not(test), deny(clippy::unwrap_used))]

@@ -89,7 +89,8 @@ impl Random {
         ((u64::from(self.next_u32()) * u64::from(bound)) >> 32) as u32
     }
 
-    /// A standard normal number (Box and Muller), the same on every machine: `libm` is portable, while `std` calls the system's functions.
+    /// A standard normal number (Box and Muller), the same on every machine: `libm` is portable, while `std` calls the
+    /// system's functions.
     pub fn normal(&mut self) -> f32 {
         let radius = (-2.0 * libm::logf(1.0 - self.uniform())).sqrt();
         radius * libm::cosf(std::f32::consts::TAU * self.uniform())
@@ -105,8 +106,8 @@ impl Random {
     }
 }
 
-/// A random permutation of `0..len` that needs no memory: a Feistel network over the next power of 4, applied again until
-/// the result is below `len` (Black and Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002).
+/// A random permutation of `0..len` that needs no memory: a Feistel network over the next power of 4, applied again
+/// until the result is below `len` (Black and Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002).
 #[derive(Clone, Copy, Debug)]
 pub struct Permutation {
     len: u64,
@@ -187,8 +188,8 @@ mod tests {
         }
     }
 
-    /// All 24 permutations of 4, each about as often: the sum of squares follows chi-squared with 23 degrees of freedom,
-    /// which is above 49.7 once in a thousand times.
+    /// All 24 permutations of 4, each about as often: the sum of squares follows chi-squared with 23 degrees of
+    /// freedom, which is above 49.7 once in a thousand times.
     #[test]
     fn short_permutations_are_uniform() {
         let mut counts = std::collections::HashMap::new();

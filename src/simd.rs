@@ -1,15 +1,15 @@
 //! Vector arithmetic of the CPU code: run-time dispatch, reductions in a fixed order, and elementary functions.
 //!
-//! The code is plain loops over fixed-size lanes. [`wide`] compiles it for each instruction set and picks one at run time. Sums use
-//! a fixed number of lanes, so their order, and with it their bits, depends on the length alone.
+//! The code is plain loops over fixed-size lanes. [`wide`] compiles it for each instruction set and picks one at run
+//! time. Sums use a fixed number of lanes, so their order, and with it their bits, depends on the length alone.
 
 use std::hint::black_box;
 
 /// Lanes of every reduction: one AVX-512 register.
 pub const LANES: usize = 16;
 
-/// Runs `body` compiled for the widest vectors that this process uses ([`crate::device::isa`]). `body` and what it calls must be
-/// `#[inline(always)]`, and use `for` loops: an iterator's `for_each` may not be inlined.
+/// Runs `body` compiled for the widest vectors that this process uses ([`crate::device::isa`]). `body` and what it
+/// calls must be `#[inline(always)]`, and use `for` loops: an iterator's `for_each` may not be inlined.
 #[inline(always)]
 pub fn wide<R>(body: impl FnOnce() -> R) -> R {
     #[cfg(target_arch = "x86_64")]
@@ -100,8 +100,8 @@ fn largest(lanes: [f32; LANES]) -> f32 {
 
 /// All lanes combined, by halves.
 ///
-/// `black_box` hides this from the compiler. Otherwise LLVM vectorises the loop before it in the shape of the halves, with registers of
-/// two lanes, which takes eight times as long.
+/// `black_box` hides this from the compiler. Otherwise LLVM vectorises the loop before it in the shape of the halves,
+/// with registers of two lanes, which takes eight times as long.
 #[inline(always)]
 fn halves(lanes: [f32; LANES], both: impl Fn(f32, f32) -> f32) -> f32 {
     let lanes = black_box(lanes);
@@ -152,8 +152,8 @@ pub fn exp(x: f32) -> f32 {
     let p = r.mul_add(p, 1.0 / 6.0);
     let p = r.mul_add(p, 0.5);
     let p = (r * r).mul_add(p, r) + 1.0;
-    // n, from -126 to 128, is added to the exponent. At the ends the limits of x keep the sum within the normal numbers: where
-    // n = -126, p > 1, and where n = 128, p < 1.
+    // n, from -126 to 128, is added to the exponent. At the ends the limits of x keep the sum within the normal
+    // numbers: where n = -126, p > 1, and where n = 128, p < 1.
     f32::from_bits(p.to_bits().wrapping_add(shifted.to_bits() << 23))
 }
 
@@ -165,7 +165,8 @@ pub fn sigmoid(x: f32) -> f32 {
 
 /// `ln(1 + e^x)`, within 5 units in the last place where `x > -87`.
 ///
-/// `max(x, 0) + ln(1 + e)` with `e = e^-|x|`, and `ln(1 + e) = 2 atanh s` with `s = e / (2 + e) ≤ 1/3` by its power series.
+/// `max(x, 0) + ln(1 + e)` with `e = e^-|x|`, and `ln(1 + e) = 2 atanh s` with `s = e / (2 + e) ≤ 1/3` by its power
+/// series.
 #[inline(always)]
 pub fn softplus(x: f32) -> f32 {
     let e = exp(-x.abs());

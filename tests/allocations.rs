@@ -1,5 +1,5 @@
-//! A step on a CPU allocates next to nothing: its buffers were placed when it was recorded, or are kept from the first step.
-//! What remains are the small blocks that return its outcome.
+//! A step on a CPU allocates next to nothing: its buffers were placed when it was recorded, or are kept from the first
+//! step. What remains are the small blocks that return its outcome.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Arc;

@@ -22,9 +22,10 @@ fn assert_all_hold(checks: &[Check]) {
     assert!(failed.is_empty(), "{failed:#?}");
 }
 
-/// The loss falls from 3.4 to 0.05 on eight pairs, but the error of the logits in bf16 does not fall with it: rounding the operands
-/// of products alone changes a late loss by 2.0e-2, or by 1.3e-2 to 3.0e-2 in other orders of sums. So the last five losses, all
-/// below a tenth of the first, are held to the tolerance of a loss of that size. `flipk verify` shows them as they are.
+/// The loss falls from 3.4 to 0.05 on eight pairs, but the error of the logits in bf16 does not fall with it: rounding
+/// the operands of products alone changes a late loss by 2.0e-2, or by 1.3e-2 to 3.0e-2 in other orders of sums. So the
+/// last five losses, all below a tenth of the first, are held to the tolerance of a loss of that size. `flipk verify`
+/// shows them as they are.
 fn hold_late_losses_to_their_size(checks: &mut [Check]) {
     for check in checks {
         let late = check.quantity.strip_prefix("train loss ").and_then(|step| step.parse::<usize>().ok());

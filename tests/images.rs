@@ -1,5 +1,5 @@
-//! Every kind of image file, compared with the pixels that Pillow reads from it; `tests/fixtures/images/README.md` says how
-//! the files were made.
+//! Every kind of image file, compared with the pixels that Pillow reads from it; `tests/fixtures/images/README.md` says
+//! how the files were made.
 
 use std::io::Read;
 use std::path::Path;
@@ -73,8 +73,9 @@ fn unpacked(folder: &Path, file: &str) -> Vec<u8> {
     pixels
 }
 
-/// Pillow rounds between its two passes: 0.5 there, amplified by at most 1.25, and 0.5 at the end. It also clamps there, and goes
-/// the other way, so that images of black and white come out differently where the filter overshoots; here they are grey.
+/// Pillow rounds between its two passes: 0.5 there, amplified by at most 1.25, and 0.5 at the end. It also clamps
+/// there, and goes the other way, so that images of black and white come out differently where the filter overshoots;
+/// here they are grey.
 #[test]
 fn squares_are_those_of_pillow() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/images");

@@ -1,5 +1,6 @@
-//! A room imports only from rooms below it in the table of docs/architecture.md, a room of `data` only from those below it in the
-//! table of `data/mod.rs`, and a file of `autograd` only from files before it in the table of `autograd/mod.rs`.
+//! A room imports only from rooms below it in the table of docs/architecture.md, a room of `data` only from those below
+//! it in the table of `data/mod.rs`, and a file of `autograd` only from files before it in the table of
+//! `autograd/mod.rs`.
 
 use std::collections::BTreeSet;
 use std::fs;

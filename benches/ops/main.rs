@@ -1,5 +1,5 @@
-//! Every op at FLIP's shapes, forwards and backwards: time, throughput, and how near it is to the limit that the device's own
-//! ceilings set.
+//! Every op at FLIP's shapes, forwards and backwards: time, throughput, and how near it is to the limit that the
+//! device's own ceilings set.
 //!
 //!     cargo bench --bench ops                                    on the CPU, at small batches
 //!     cargo bench --bench ops -- 'attention b16'                 rows whose names match

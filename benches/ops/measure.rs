@@ -13,8 +13,8 @@ use flipk::random::{Purpose, Random};
 
 pub type Done = Result<(), DeviceError>;
 
-/// `len` values that `draw` makes. They repeat after a prime number, so that large buffers are filled in time and yet look
-/// random.
+/// `len` values that `draw` makes. They repeat after a prime number, so that large buffers are filled in time and yet
+/// look random.
 pub fn random<T: Copy>(len: usize, draw: impl Fn(&mut Random) -> T) -> Vec<T> {
     let mut random = Random::new(1, Purpose::Test, 0, 0);
     let period: Vec<T> = (0..65_521.min(len)).map(|_| draw(&mut random)).collect();
@@ -131,8 +131,8 @@ impl<D: AllOps> Bench<D> {
         }
     }
 
-    /// Times each op that `record` records, forwards and backwards from its result, whose gradient is random (a loss has
-    /// none). `params` are shapes.
+    /// Times each op that `record` records, forwards and backwards from its result, whose gradient is random (a loss
+    /// has none). `params` are shapes.
     pub fn tape<T: Float>(
         &mut self,
         params: &[&[usize]],

@@ -179,7 +179,8 @@ impl<D: Parts> Bench<D> {
         };
         let hyper = Hyper { lr: 1e-4, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.2, step: 1, clip_norm: 0.0 };
         let shadow = if D::SHADOW_WEIGHTS { size_of::<D::Act>() } else { 0 };
-        // Weights, gradients and moments read, weights and moments written, the norm's pass over the gradients, and the copy.
+        // Weights, gradients and moments read, weights and moments written, the norm's pass over the gradients, and the
+        // copy.
         let work = Work { flops: 0, bytes: (len * (8 * size_of::<f32>() + shadow)) as u64 };
         let case = Case { name: name.to_owned(), shape: len.to_string(), work };
         self.time(

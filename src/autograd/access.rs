@@ -109,7 +109,8 @@ impl<'a, D: Device> Access<'a, D> {
     pub fn write<T: Elem>(&self, slot: Slot<T>) -> D::ViewMut<'a, T> {
         let (span, bytes) = self.span(slot);
         self.take(Block::Activations, bytes, true);
-        // SAFETY: `self` borrows the activations exclusively, and `take` makes sure that none of its views overlaps this one.
+        // SAFETY: `self` borrows the activations exclusively, and `take` makes sure that none of its views overlaps
+        // this one.
         unsafe { self.activations.alias_mut(span.offset, span.len) }
     }
 
@@ -137,7 +138,8 @@ impl<'a, D: Device> Access<'a, D> {
         let range = self.params.layout().get(grad.id).range();
         let bytes = range.start * size_of::<f32>()..range.end * size_of::<f32>();
         self.take(Block::Grads, bytes.clone(), true);
-        // SAFETY: `self` borrows the gradients exclusively, and `take` makes sure that none of its views overlaps this one.
+        // SAFETY: `self` borrows the gradients exclusively, and `take` makes sure that none of its views overlaps this
+        // one.
         let view = unsafe { self.params.grads.alias_mut(bytes.start, range.len()) };
         GradMut { view, accumulate: grad.accumulate }
     }

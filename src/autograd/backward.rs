@@ -97,7 +97,8 @@ impl<'a, D: Device> Backward<'a, D> {
         Some(self.touch(Slot::new(id)))
     }
 
-    /// As [`Backward::grad`], for an op that changes the gradient in place: a copy, if another variable still needs the original.
+    /// As [`Backward::grad`], for an op that changes the gradient in place: a copy, if another variable still needs the
+    /// original.
     pub fn grad_in_place<T: Elem>(&mut self, var: Var<T>) -> Option<Slot<T>> {
         let slot = self.grad(var)?;
         Some(self.make_exclusive(slot))
@@ -114,8 +115,9 @@ impl<'a, D: Device> Backward<'a, D> {
         copy
     }
 
-    /// If `var` is an activation's output and no other op reads it: the activation and the buffer of its input. The op must then
-    /// multiply the gradient of `var` by the activation's derivative at that input, as the activation's own op will not.
+    /// If `var` is an activation's output and no other op reads it: the activation and the buffer of its input. The op
+    /// must then multiply the gradient of `var` by the activation's derivative at that input, as the activation's own
+    /// op will not.
     pub fn fuse_activation<T>(&mut self, var: Var<T>) -> Option<(Activation, Slot<T>)> {
         let info = &mut self.graph.vars[var.index];
         let (activation, pre) = info.fused_activation.filter(|_| info.readers == 1 && info.wants_grad)?;

@@ -1,4 +1,5 @@
-//! What is recorded about buffers and variables, whatever the device: the tape owns it, and the backward pass is planned on it.
+//! What is recorded about buffers and variables, whatever the device: the tape owns it, and the backward pass is
+//! planned on it.
 
 use super::liveness::SlotInfo;
 use super::slot::{Slot, SlotId, Var};
@@ -20,8 +21,8 @@ pub enum Step {
     Forward(usize),
     /// The backward pass of an op.
     Backward(usize),
-    /// Recomputes results of an op that were not saved: by [`Op::recompute`](super::Op::recompute) if that is `cheap`, else by its
-    /// forward pass.
+    /// Recomputes results of an op that were not saved: by [`Op::recompute`](super::Op::recompute) if that is `cheap`,
+    /// else by its forward pass.
     Recompute {
         /// The op's index.
         op: usize,

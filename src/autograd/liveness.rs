@@ -1,8 +1,8 @@
 //! Liveness of buffers, and which of them are recomputed.
 //!
-//! A buffer is live from its first use to its last. One that is dropped is not saved for the backward pass: its first life ends with
-//! its last use in the forward pass, and if the backward pass reads it, a second life begins with its recomputation (Chen et al.
-//! 2016, "Training Deep Nets with Sublinear Memory Cost"). Each life is placed on its own.
+//! A buffer is live from its first use to its last. One that is dropped is not saved for the backward pass: its first
+//! life ends with its last use in the forward pass, and if the backward pass reads it, a second life begins with its
+//! recomputation (Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost"). Each life is placed on its own.
 
 use std::ops::Range;
 
@@ -67,8 +67,8 @@ impl SlotInfo {
         }
     }
 
-    /// Decides whether the buffer is dropped. Called after the forward pass is recorded: later touches of a dropped buffer belong to
-    /// its second life.
+    /// Decides whether the buffer is dropped. Called after the forward pass is recorded: later touches of a dropped
+    /// buffer belong to its second life.
     pub(super) fn choose(&mut self, mode: Recompute) {
         let may = self.made_by.is_some() && !self.retained && !self.always_saved;
         let (cheap, inside) = (self.cheap_from.is_some(), self.block.is_some() && !self.leaves_block);
@@ -110,8 +110,8 @@ pub(super) struct Span {
     pub gone: bool,
 }
 
-/// Where each buffer lies in the forward and in the backward pass, and the size of the block in bytes. `end`: the moment at which the
-/// run ends.
+/// Where each buffer lies in the forward and in the backward pass, and the size of the block in bytes. `end`: the
+/// moment at which the run ends.
 pub(super) fn spans(slots: &[SlotInfo], end: usize) -> ([Vec<Span>; 2], usize) {
     let request = |slot: &SlotInfo, life: usize| Request {
         bytes: slot.bytes,

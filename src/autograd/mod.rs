@@ -4,8 +4,8 @@
 //! computes nothing: it records ops and the shapes of their results. [`Tape::train`] then walks the record backwards,
 //! lets each op name the gradients that it reads and writes, and places every buffer of the whole step in one block of
 //! memory by the time span in which it is in use. The result is a [`Program`], which runs the same ops on the same
-//! addresses at every step: nothing is allocated inside a step, peak memory is known before the first one, and a GPU can
-//! capture the step as a graph.
+//! addresses at every step: nothing is allocated inside a step, peak memory is known before the first one, and a GPU
+//! can capture the step as a graph.
 //!
 //! Parameters live outside the tape, in one flat [`Parameters`] arena. To write an op, see [`Op`].
 //!

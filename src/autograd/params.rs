@@ -1,7 +1,7 @@
 //! The flat parameter arena: values, gradients and moments are each one buffer.
 //!
-//! A parameter is a name, a shape, an offset and a decay flag, so that AdamW, the gradient norm and a checkpoint are each
-//! one pass over contiguous memory.
+//! A parameter is a name, a shape, an offset and a decay flag, so that AdamW, the gradient norm and a checkpoint are
+//! each one pass over contiguous memory.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,8 +12,8 @@ use crate::random::{Purpose, Random};
 /// Elements of the arena that share one decay flag.
 pub const DECAY_BLOCK: usize = 64;
 
-/// Parameters start at multiples of this many elements, so that vector accesses are aligned on every device, and a decay flag
-/// belongs to one parameter.
+/// Parameters start at multiples of this many elements, so that vector accesses are aligned on every device, and a
+/// decay flag belongs to one parameter.
 const ALIGNMENT: usize = DECAY_BLOCK;
 
 /// How a parameter is initialised.

@@ -90,8 +90,8 @@ impl<D: Device> Program<D> {
         self.device.download_async(self.memory.cast(span.offset, span.len))
     }
 
-    /// Copies a buffer to the host. Only one that was retained ([`Tape::retain`](super::Tape::retain)) still holds its value after a
-    /// run.
+    /// Copies a buffer to the host. Only one that was retained ([`Tape::retain`](super::Tape::retain)) still holds its
+    /// value after a run.
     ///
     /// # Errors
     /// If the device fails.
@@ -102,7 +102,8 @@ impl<D: Device> Program<D> {
         Ok(values)
     }
 
-    /// The gradient of an input ([`Tape::input_var`](super::Tape::input_var)), if anything that leads to the loss used it.
+    /// The gradient of an input ([`Tape::input_var`](super::Tape::input_var)), if anything that leads to the loss used
+    /// it.
     pub fn input_grad<T>(&self, var: Var<T>) -> Option<Slot<T>> {
         self.input_grads.get(var.index).copied().flatten().map(|id| Slot::new(id))
     }
@@ -181,8 +182,8 @@ impl<D: Device> Program<D> {
         self.ops.len()
     }
 
-    /// Floating-point operations of the matrix products of one run: forward, and forward with backward. Recomputation is
-    /// not counted: the model's work is the same.
+    /// Floating-point operations of the matrix products of one run: forward, and forward with backward. Recomputation
+    /// is not counted: the model's work is the same.
     pub fn flops(&self) -> (u64, u64) {
         let costs = || self.ops.iter().map(|recorded| recorded.op.cost());
         let forward: u64 = costs().map(|cost| cost.forward.flops).sum();

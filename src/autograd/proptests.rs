@@ -18,8 +18,8 @@ fn padded(request: &Request) -> usize {
 proptest! {
     #![proptest_config(cases(256))]
 
-    /// Buffers in use together are apart; the block is at least as large as what is in use at any moment, and at most as large
-    /// as all of them; the plan depends on nothing but the requests.
+    /// Buffers in use together are apart; the block is at least as large as what is in use at any moment, and at most
+    /// as large as all of them; the plan depends on nothing but the requests.
     #[test]
     fn plans_are_sound(requests in requests()) {
         let (offsets, total) = place(&requests);

@@ -101,7 +101,8 @@ impl<D: Device> Tape<D> {
         self.result(&shape, true)
     }
 
-    /// A buffer of `len` elements that the op that is about to be recorded writes: to read it in its backward pass, or as scratch.
+    /// A buffer of `len` elements that the op that is about to be recorded writes: to read it in its backward pass, or
+    /// as scratch.
     pub fn buffer<T: Elem>(&mut self, len: usize) -> Slot<T> {
         self.graph.written(len, self.graph.now())
     }
@@ -134,7 +135,8 @@ impl<D: Device> Tape<D> {
         self.graph.vars[var.index].wants_grad
     }
 
-    /// Appends an op that reads these buffers forwards. Its outputs were made just before, by [`Tape::result`] and [`Tape::buffer`].
+    /// Appends an op that reads these buffers forwards. Its outputs were made just before, by [`Tape::result`] and
+    /// [`Tape::buffer`].
     pub fn record(&mut self, op: impl Op<D> + 'static, reads: &[SlotId]) {
         self.graph.record(reads);
         self.ops.push(Recorded { op: Box::new(op), scope: self.graph.scope });

@@ -13,13 +13,15 @@ use crate::train::Precision;
 /// The device, the precision and the number of threads.
 #[derive(Args)]
 pub(super) struct DeviceArgs {
-    /// Device to compute on; `auto` is a GPU if there is one, `emulator` runs the GPU's kernels on the CPU and checks them
+    /// Device to compute on; `auto` is a GPU if there is one, `emulator` runs the GPU's kernels on the CPU and checks
+    /// them
     #[arg(long = "device", id = "device", value_enum, default_value_t)]
     kind: Kind,
-    /// Precision of activations and matrix products on a GPU; on a CPU, what the operands of the linear layers are rounded to.
-    /// `auto` is what a resumed run used before; else f32 on a CPU and for `flipk verify`, and bf16 on a GPU. On a CPU, products
-    /// in bf16 instead of f32 are four to five times as fast with AMX, twice as fast on AMD's Zen 4 and 5, and half as fast on an
-    /// Intel with AVX-512 BF16 but no AMX; other CPUs do not support bf16. The speed is measured once and printed at the start
+    /// Precision of activations and matrix products on a GPU; on a CPU, what the operands of the linear layers are
+    /// rounded to. `auto` is what a resumed run used before; else f32 on a CPU and for `flipk verify`, and bf16 on a
+    /// GPU. On a CPU, products in bf16 instead of f32 are four to five times as fast with AMX, twice as fast on AMD's
+    /// Zen 4 and 5, and half as fast on an Intel with AVX-512 BF16 but no AMX; other CPUs do not support bf16. The
+    /// speed is measured once and printed at the start
     #[arg(long, value_enum, default_value_t)]
     precision: Precision,
     /// Threads to compute with; 0: one per core. Results do not depend on the number
@@ -56,8 +58,8 @@ impl DeviceArgs {
         self.run_in(None, Precision::Bf16, job)
     }
 
-    /// Runs `job` on the chosen device in the precision that the user asked for, else the `earlier` one of a resumed run, else
-    /// `gpu` on a GPU and f32 on a CPU.
+    /// Runs `job` on the chosen device in the precision that the user asked for, else the `earlier` one of a resumed
+    /// run, else `gpu` on a GPU and f32 on a CPU.
     pub(super) fn run_in<J: Job>(&self, earlier: Option<Precision>, gpu: Precision, job: J) -> Result<J::Output> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(self.threads).build();
         let pool = pool.context("cannot start the threads to compute with")?;

@@ -33,12 +33,12 @@ enum Task {
     ZeroShot {
         #[command(flatten)]
         common: Common,
-        /// File with one class name per line. An image's class is the number in its .cls member, from 0, or its caption, which
-        /// is a number or one of the names [default: the data's distinct captions]
+        /// File with one class name per line. An image's class is the number in its .cls member, from 0, or its
+        /// caption, which is a number or one of the names [default: the data's distinct captions]
         #[arg(long, value_name = "FILE")]
         classes: Option<PathBuf>,
-        /// File with one prompt per line, {} or {c} for the class name; a class's embeddings are averaged [default: the name
-        /// alone]
+        /// File with one prompt per line, {} or {c} for the class name; a class's embeddings are averaged [default: the
+        /// name alone]
         #[arg(long, value_name = "FILE")]
         templates: Option<PathBuf>,
         /// How to read captions that are numbers if the class names are numbers too
@@ -63,15 +63,15 @@ struct Common {
     /// Tokenizer [default: the run folder's]
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
-    /// Where captions are: `txt` for the .txt member, `cls` for the class number in the .cls member, else a field of the
-    /// .json member [default: where they were at training]
+    /// Where captions are: `txt` for the .txt member, `cls` for the class number in the .cls member, else a field of
+    /// the .json member [default: where they were at training]
     #[arg(long, value_name = "KEY")]
     caption_key: Option<String>,
     /// Column of a table (CSV, TSV) with the paths of images [default: as at training]
     #[arg(long, value_name = "COLUMN")]
     image_key: Option<String>,
-    /// How to read a .txt member of several lines: as one caption per line (each), or as a single caption (join) [default: as
-    /// at training]
+    /// How to read a .txt member of several lines: as one caption per line (each), or as a single caption (join)
+    /// [default: as at training]
     #[arg(long, value_name = "each|join", hide_possible_values = true)]
     caption_lines: Option<CaptionLines>,
     /// Whether texts are lower-cased [default: as at training; of another --tokenizer, as `flipk train` decides]

@@ -1,7 +1,7 @@
 //! The command line: one file per subcommand; each parses, calls and prints, and computes nothing.
 
-/// Prints a line to standard error. Unlike `eprintln!`, it does not panic if that fails: a full disk under the log, or a
-/// reader that has gone (`flipk train 2>&1 | head`), must not end a run.
+/// Prints a line to standard error. Unlike `eprintln!`, it does not panic if that fails: a full disk under the log, or
+/// a reader that has gone (`flipk train 2>&1 | head`), must not end a run.
 macro_rules! eprint_line {
     ($($line:tt)*) => {{
         use std::io::Write as _;
@@ -77,7 +77,8 @@ fn put(text: Arguments<'_>) -> anyhow::Result<()> {
     }
 }
 
-/// Parses the command line. `-1` is read as a number, so that the error is about its range and not about an unknown flag.
+/// Parses the command line. `-1` is read as a number, so that the error is about its range and not about an unknown
+/// flag.
 fn parse() -> Cli {
     fn numbers(command: clap::Command) -> clap::Command {
         command

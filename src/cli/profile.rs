@@ -23,10 +23,10 @@ use crate::units::Bytes;
 
 /// Time a training step, layer by layer, and compare it with the device's limits
 ///
-/// Runs some steps on real batches. Prints the median time of each part, its model FLOPs, its minimum memory traffic, and how
-/// close it comes to its limit: memory bandwidth, or the rate of the fastest matrix product. Both are measured on the device, and
-/// so is the rate of products that it sustains for 5 s. Lines named `recompute` (see --recompute) do not count as model FLOPs. The
-/// emulator also counts the bytes that each part moves to and from memory.
+/// Runs some steps on real batches. Prints the median time of each part, its model FLOPs, its minimum memory traffic,
+/// and how close it comes to its limit: memory bandwidth, or the rate of the fastest matrix product. Both are measured
+/// on the device, and so is the rate of products that it sustains for 5 s. Lines named `recompute` (see --recompute) do
+/// not count as model FLOPs. The emulator also counts the bytes that each part moves to and from memory.
 #[derive(Args)]
 #[command(after_help = "Examples:
   flipk profile
@@ -62,8 +62,8 @@ pub(super) struct Profile {
     /// Compare two profiles that --json wrote, or two results of `cargo bench --bench ops`, and run nothing
     #[arg(long, num_args = 2, value_names = ["BEFORE", "AFTER"])]
     compare: Option<Vec<PathBuf>>,
-    /// Print the largest batch that fits 24, 40, 80 and 141 GB for each preset and mask ratio, from the plan of a step's buffers
-    /// in bf16 with --recompute as given, and run nothing
+    /// Print the largest batch that fits 24, 40, 80 and 141 GB for each preset and mask ratio, from the plan of a
+    /// step's buffers in bf16 with --recompute as given, and run nothing
     #[cfg(feature = "cuda")]
     #[arg(long, conflicts_with = "compare")]
     fit: bool,

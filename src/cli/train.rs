@@ -17,8 +17,8 @@ use crate::train::{Ended, Options, Plan, Precision, Summary, train};
 
 /// Train a model and evaluate it on held-out data
 ///
-/// Without options, it trains a small model on the emoji built into the program and evaluates it on a drawing style that it
-/// never saw. Ctrl-C saves a checkpoint and exits with code 0; a second Ctrl-C exits at once.
+/// Without options, it trains a small model on the emoji built into the program and evaluates it on a drawing style
+/// that it never saw. Ctrl-C saves a checkpoint and exits with code 0; a second Ctrl-C exits at once.
 #[derive(Args)]
 #[command(after_help = "Examples:
   flipk train
@@ -33,9 +33,9 @@ pub(super) struct Train {
     /// TOML file with options; flags override it
     #[arg(long, value_name = "FILE", conflicts_with = "resume")]
     config: Option<PathBuf>,
-    /// Resume a run: its folder (from its newest intact checkpoint; damaged ones are skipped with a warning), one of its
-    /// checkpoint files, or `latest` (the run under runs/ that was written to last). Anything later than the checkpoint is
-    /// moved into the run's set-aside/. Other flags override the run's config.toml
+    /// Resume a run: its folder (from its newest intact checkpoint; damaged ones are skipped with a warning), one of
+    /// its checkpoint files, or `latest` (the run under runs/ that was written to last). Anything later than the
+    /// checkpoint is moved into the run's set-aside/. Other flags override the run's config.toml
     #[arg(long, value_name = "RUN", conflicts_with_all = ["out", "init_from", "time"])]
     resume: Option<PathBuf>,
     /// Folder of the new run [default: the first free runs/PRESET-NNN]
@@ -87,8 +87,8 @@ impl Train {
     }
 }
 
-/// A flag that the first Ctrl-C (or SIGTERM, or SIGHUP) sets; the second one ends the program. Signals that are ignored stay
-/// ignored: `nohup` ignores SIGHUP, and a shell ignores SIGINT for what a script starts in the background.
+/// A flag that the first Ctrl-C (or SIGTERM, or SIGHUP) sets; the second one ends the program. Signals that are ignored
+/// stay ignored: `nohup` ignores SIGHUP, and a shell ignores SIGINT for what a script starts in the background.
 fn interrupt() -> Result<Arc<AtomicBool>> {
     let signals = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
     let ignored: Vec<i32> = signals.into_iter().filter(|&signal| is_ignored(signal)).collect();

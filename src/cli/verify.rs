@@ -16,8 +16,9 @@ use crate::train::Precision;
 
 /// Compare a device with a golden state: another implementation's embeddings, loss, gradients and training losses
 ///
-/// The sizes come from the file's header. The exit code is 0 only if every quantity is within its tolerance. On a GPU and in
-/// emulation, the kernels are checked in f32; `--precision bf16` checks those that training uses, with wider tolerances.
+/// The sizes come from the file's header. The exit code is 0 only if every quantity is within its tolerance. On a GPU
+/// and in emulation, the kernels are checked in f32; `--precision bf16` checks those that training uses, with wider
+/// tolerances.
 #[derive(Args)]
 pub(super) struct Verify {
     /// Golden state (safetensors)

@@ -1,5 +1,5 @@
-//! Fuzz targets of this room: each takes the bytes of a file, reads them as flipk does, and checks what must hold of the
-//! result whatever the bytes are. See `crate::fuzzing`.
+//! Fuzz targets of this room: each takes the bytes of a file, reads them as flipk does, and checks what must hold of
+//! the result whatever the bytes are. See `crate::fuzzing`.
 
 use super::format::tar::{self, Content};
 use super::format::{Common, Shard};

@@ -1,5 +1,5 @@
-//! Archives and images for the tests of this module. Archives are written by the `tar` crate, not by a writer of our own:
-//! it could share a mistake with the reader.
+//! Archives and images for the tests of this module. Archives are written by the `tar` crate, not by a writer of our
+//! own: it could share a mistake with the reader.
 
 use std::io::Cursor;
 

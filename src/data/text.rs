@@ -124,8 +124,8 @@ pub(crate) fn list_some(items: impl Iterator<Item = String>) -> String {
     }
 }
 
-/// A text in composed form (NFC). Names and text from macOS may have `é` as `e` and a combining accent, which looks the same
-/// but is not equal.
+/// A text in composed form (NFC). Names and text from macOS may have `é` as `e` and a combining accent, which looks the
+/// same but is not equal.
 pub fn compose(text: &str) -> Cow<'_, str> {
     match text.is_ascii() || is_nfc_quick(text.chars()) == IsNormalized::Yes {
         true => Cow::Borrowed(text),

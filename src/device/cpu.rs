@@ -1,5 +1,5 @@
-//! The CPU: f32 everywhere, all cores through rayon. It is the reference for the other devices. If the processor has the
-//! instructions, the operands of the linear layers' products can be rounded to bf16.
+//! The CPU: f32 everywhere, all cores through rayon. It is the reference for the other devices. If the processor has
+//! the instructions, the operands of the linear layers' products can be rounded to bf16.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ptr::NonNull;
@@ -45,7 +45,8 @@ pub struct CpuMemory {
 
 // SAFETY: the block is plain bytes that this value owns.
 unsafe impl Send for CpuMemory {}
-// SAFETY: a shared reference alone gives no access: the contracts of `Device::view` and `Device::view_mut` forbid conflicting views.
+// SAFETY: a shared reference alone gives no access: the contracts of `Device::view` and `Device::view_mut` forbid
+// conflicting views.
 unsafe impl Sync for CpuMemory {}
 
 const ALIGNMENT: usize = 4096;

@@ -1,5 +1,5 @@
-//! The vector instruction set that the CPU ops use. Results have the same bits with each of them; the environment variable
-//! `FLIPK_CPU` selects one, to check that or to measure.
+//! The vector instruction set that the CPU ops use. Results have the same bits with each of them; the environment
+//! variable `FLIPK_CPU` selects one, to check that or to measure.
 
 use std::fmt;
 use std::sync::OnceLock;
@@ -91,8 +91,8 @@ pub(crate) fn level() -> Isa {
     chosen().unwrap_or_else(|_| Isa::best())
 }
 
-/// The processor's name as the system gives it, with the numbers of its family and model: `Intel(R) Xeon(R) Processor, cpu
-/// family 6, model 207`. On other systems than Linux, the architecture.
+/// The processor's name as the system gives it, with the numbers of its family and model: `Intel(R) Xeon(R) Processor,
+/// cpu family 6, model 207`. On other systems than Linux, the architecture.
 pub fn processor() -> &'static str {
     static NAME: OnceLock<String> = OnceLock::new();
     NAME.get_or_init(|| {

@@ -1,7 +1,7 @@
 //! Devices: their memory, typed views of it, and copies.
 //!
-//! A [`Buffer`] owns memory of a [`Device`] and gives views of it. What a device can compute is declared op by op, by the small
-//! traits in [`crate::ops`] (`LayerNorm`, `Attention`, ...), so a new op touches no list here.
+//! A [`Buffer`] owns memory of a [`Device`] and gives views of it. What a device can compute is declared op by op, by
+//! the small traits in [`crate::ops`] (`LayerNorm`, `Attention`, ...), so a new op touches no list here.
 
 use serde::{Deserialize, Serialize};
 
@@ -207,8 +207,8 @@ pub struct ProbeSizes {
     pub name: String,
     /// Far more than any cache holds.
     pub copy_bytes: usize,
-    /// Whether a store first reads the cache line that it overwrites, as on CPUs. A copy then moves 1.5 times its bytes, so a sum in
-    /// place, which reads what it overwrites anyway, measures the memory better.
+    /// Whether a store first reads the cache line that it overwrites, as on CPUs. A copy then moves 1.5 times its
+    /// bytes, so a sum in place, which reads what it overwrites anyway, measures the memory better.
     pub reads_before_writing: bool,
     /// Rows and columns of both operands.
     pub product_side: usize,
@@ -241,7 +241,8 @@ pub trait Device: Sized + Send + Sync + 'static {
     /// The name to show a user: `cpu (2 threads)`.
     fn describe(&self) -> String;
 
-    /// What the bits of results depend on besides the inputs: `cpu, f32`. Devices that return the same text train the same weights.
+    /// What the bits of results depend on besides the inputs: `cpu, f32`. Devices that return the same text train the
+    /// same weights.
     fn arithmetic(&self) -> String;
 
     /// Whether the operands of the towers' matrix products are bf16.
@@ -266,19 +267,22 @@ pub trait Device: Sized + Send + Sync + 'static {
     /// `len` elements of `memory` from byte `offset_bytes` on. [`Buffer`] gives the same safely.
     ///
     /// # Safety
-    /// The range lies in the block and is aligned for `T`, and while the view lives there is no exclusive view of any of it.
+    /// The range lies in the block and is aligned for `T`, and while the view lives there is no exclusive view of any
+    /// of it.
     unsafe fn view<T: Elem>(memory: &Self::Memory, offset_bytes: usize, len: usize) -> Self::View<'_, T>;
 
     /// As [`Device::view`], exclusively.
     ///
     /// # Safety
-    /// The range lies in the block and is aligned for `T`, and while the view lives there is no other view of any of it.
+    /// The range lies in the block and is aligned for `T`, and while the view lives there is no other view of any of
+    /// it.
     unsafe fn view_mut<T: Elem>(memory: &Self::Memory, offset_bytes: usize, len: usize) -> Self::ViewMut<'_, T>;
 
     /// Copies from host to device; lengths are equal.
     fn upload<T: Elem>(&self, to: Self::ViewMut<'_, T>, from: &[T]) -> Result<(), DeviceError>;
 
-    /// As [`Device::upload`], on a copy stream: computation continues, and the data may be read after [`Device::swap_in`] only.
+    /// As [`Device::upload`], on a copy stream: computation continues, and the data may be read after
+    /// [`Device::swap_in`] only.
     fn upload_async<T: Elem>(&self, to: Self::ViewMut<'_, T>, from: &[T]) -> Result<(), DeviceError> {
         self.upload(to, from)
     }
@@ -289,12 +293,12 @@ pub trait Device: Sized + Send + Sync + 'static {
     /// `into = from`, of equal length.
     fn copy(&self, into: Self::ViewMut<'_, Self::Act>, from: Self::View<'_, Self::Act>) -> Result<(), DeviceError>;
 
-    /// For each `(to, from)` of equal length, copies `from` to `to`, after all asynchronous uploads so far. Later asynchronous uploads
-    /// wait for these copies.
+    /// For each `(to, from)` of equal length, copies `from` to `to`, after all asynchronous uploads so far. Later
+    /// asynchronous uploads wait for these copies.
     fn swap_in(&self, copies: Vec<(Self::ViewMut<'_, u8>, Self::View<'_, u8>)>) -> Result<(), DeviceError>;
 
-    /// Captures all calls, instead of making them, until [`Device::end_capture`]. Uploads, downloads, events and allocations are
-    /// not possible during capture. Returns whether the device can capture at all.
+    /// Captures all calls, instead of making them, until [`Device::end_capture`]. Uploads, downloads, events and
+    /// allocations are not possible during capture. Returns whether the device can capture at all.
     fn begin_capture(&self) -> Result<bool, DeviceError> {
         Ok(false)
     }
@@ -318,9 +322,10 @@ pub trait Device: Sized + Send + Sync + 'static {
     /// Seconds from one event to another; waits for both.
     fn seconds(&self, from: &Self::Event, to: &Self::Event) -> Result<f64, DeviceError>;
 
-    /// Bytes moved to and from memory between two events; only an emulated GPU counts them. A kernel counts the distinct 32-byte
-    /// sectors that it reads and those that it writes; a matrix product, copy or fill counts its operands and results once. So
-    /// caches are taken to hold all that one kernel reads, and nothing from one kernel to the next.
+    /// Bytes moved to and from memory between two events; only an emulated GPU counts them. A kernel counts the
+    /// distinct 32-byte sectors that it reads and those that it writes; a matrix product, copy or fill counts its
+    /// operands and results once. So caches are taken to hold all that one kernel reads, and nothing from one kernel to
+    /// the next.
     fn moved_bytes(&self, _from: &Self::Event, _to: &Self::Event) -> Option<u64> {
         None
     }

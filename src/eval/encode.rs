@@ -160,7 +160,8 @@ impl<D: AllOps> Encoder<D> {
     /// Embeds texts: rows of length 1, `[texts, embed_dim]`.
     ///
     /// # Errors
-    /// A tokenizer with more tokens than the model has rows, a text that cannot be tokenized, or a failure of the device.
+    /// A tokenizer with more tokens than the model has rows, a text that cannot be tokenized, or a failure of the
+    /// device.
     pub fn texts(
         &mut self,
         params: &Parameters<D>,

@@ -86,7 +86,8 @@ pub(super) fn entries(path: &Path, blank: Blank) -> Result<Vec<String>, EvalErro
     }
 }
 
-/// Whether a line looks like one of a list in Python or JSON: `'a photo of a {}.',`, `lambda c: f'...'`, `["tench", ...`.
+/// Whether a line looks like one of a list in Python or JSON: `'a photo of a {}.',`, `lambda c: f'...'`, `["tench",
+/// ...`.
 fn is_code(line: &str) -> bool {
     let quotes = ['"', '\''];
     let item = line.trim_end_matches(',');
@@ -100,8 +101,8 @@ fn is_quoted(text: &str) -> bool {
     text.len() > 1 && text.starts_with(quotes) && text.ends_with(quotes)
 }
 
-/// What the lines of a list have in common that is hardly part of the names: they are rows of a table, numbered, and so on.
-/// Blank lines do not count.
+/// What the lines of a list have in common that is hardly part of the names: they are rows of a table, numbered, and so
+/// on. Blank lines do not count.
 pub(super) fn decoration(lines: &[String]) -> Option<String> {
     let given: Vec<(usize, &str)> =
         lines.iter().map(String::as_str).enumerate().filter(|(_, line)| !line.is_empty()).collect();

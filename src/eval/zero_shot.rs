@@ -1,5 +1,5 @@
-//! Zero-shot classification (Radford et al. 2021, section 3.1): class names are put into prompt templates and embedded, and an
-//! image belongs to the nearest class.
+//! Zero-shot classification (Radford et al. 2021, section 3.1): class names are put into prompt templates and embedded,
+//! and an image belongs to the nearest class.
 
 use serde::Serialize;
 

@@ -1,5 +1,5 @@
-//! Fuzz targets: one function per kind of file that a user or a disk can hand to flipk. They are compiled for tests and for
-//! cargo-fuzz (`fuzz/`), which passes `--cfg fuzzing`; they are no part of the library.
+//! Fuzz targets: one function per kind of file that a user or a disk can hand to flipk. They are compiled for tests and
+//! for cargo-fuzz (`fuzz/`), which passes `--cfg fuzzing`; they are no part of the library.
 //!
 //! A target must not panic, hang, overflow its stack, or allocate memory out of proportion to the input. `driver` runs
 //! each on mutated files with the stable toolchain: a few hundred in every test run, `tools/fuzz` any number.

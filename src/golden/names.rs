@@ -21,7 +21,8 @@ impl Piece {
         (0..outputs).flat_map(|output| (0..inputs).map(move |input| theirs[input * outputs + output])).collect()
     }
 
-    /// A key bias adds the same to all scores of a row, which a softmax ignores: its gradient is zero in exact arithmetic.
+    /// A key bias adds the same to all scores of a row, which a softmax ignores: its gradient is zero in exact
+    /// arithmetic.
     pub(super) fn is_key_bias(&self) -> bool {
         self.name.ends_with("/key/bias")
     }

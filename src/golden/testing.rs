@@ -1,4 +1,5 @@
-//! A golden state of a model with a few hundred weights, all zero: no implementation's numbers, but every tensor in place.
+//! A golden state of a model with a few hundred weights, all zero: no implementation's numbers, but every tensor in
+//! place.
 
 use std::collections::HashMap;
 

@@ -73,11 +73,11 @@ impl Transformer {
         Self { blocks, heads: config.heads, final_norm: norm(layout, final_norm, width, eps) }
     }
 
-    /// `x: [batch, tokens, width]` to the `read` tokens of the same shape, normalised. Each residual sum is fused with the
-    /// normalisation after it, so a block returns its stream and its last branch separately.
+    /// `x: [batch, tokens, width]` to the `read` tokens of the same shape, normalised. Each residual sum is fused with
+    /// the normalisation after it, so a block returns its stream and its last branch separately.
     ///
-    /// Only attention mixes tokens. So if only the first token is read, the last block works on that token alone after its
-    /// attention; model FLOPs do not count the others either.
+    /// Only attention mixes tokens. So if only the first token is read, the last block works on that token alone after
+    /// its attention; model FLOPs do not count the others either.
     pub(super) fn record<D: AllOps>(&self, tape: &mut Tape<D>, x: Var<D::Act>, read: Tokens) -> Var<D::Act> {
         let (mut stream, mut branch) = (x, None);
         for (index, block) in self.blocks.iter().enumerate() {

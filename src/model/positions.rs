@@ -1,8 +1,8 @@
 //! The fixed 2-D sine-cosine position table.
 
-/// `[side² + 1, width]`: row 0, for CLS, is zero; row `1 + y * side + x` holds the sines and cosines of `x`, then those of
-/// `y` (docs/method.md, "Vision tower"), at `width / 4` frequencies `10000^(-4 i / width)`; as in MAE (He et al. 2022, appendix).
-/// `width` is a multiple of 4.
+/// `[side² + 1, width]`: row 0, for CLS, is zero; row `1 + y * side + x` holds the sines and cosines of `x`, then those
+/// of `y` (docs/method.md, "Vision tower"), at `width / 4` frequencies `10000^(-4 i / width)`; as in MAE (He et al.
+/// 2022, appendix). `width` is a multiple of 4.
 pub fn sincos_2d(side: usize, width: usize) -> Vec<f32> {
     let quarter = width / 4;
     let mut table = vec![0.0; (side * side + 1) * width];

@@ -1,7 +1,8 @@
 //! What the device can do at most, measured on itself: a large copy (on a CPU a large sum) and large matrix products.
 //!
-//! Products have two rates. The fastest single product is a limit that nothing exceeds, so all limits are computed from it. The
-//! mean over seconds of products back to back is what the device sustains: less on a card that its power limits.
+//! Products have two rates. The fastest single product is a limit that nothing exceeds, so all limits are computed from
+//! it. The mean over seconds of products back to back is what the device sustains: less on a card that its power
+//! limits.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;

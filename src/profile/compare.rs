@@ -2,7 +2,8 @@
 
 use super::{Group, Line, Profile, group};
 
-/// Lines of the two that have the same name and direction, in the order of the second; `None` where one has no such line.
+/// Lines of the two that have the same name and direction, in the order of the second; `None` where one has no such
+/// line.
 pub fn compare(before: &Profile, after: &Profile, by: Group) -> Vec<(Option<Line>, Option<Line>)> {
     let (mut before, after) = (group(before, by), group(after, by));
     let mut pairs = Vec::new();

@@ -12,8 +12,8 @@ use crate::train;
 /// What the driver's context, cuBLASLt's workspace and the loaded kernels take besides the planned buffers.
 const OVERHEAD: usize = 700 << 20;
 
-/// Bytes of a training step on a GPU in bf16: weights, their bf16 copy, gradients, moments, activations, the next batch, and the
-/// optimizer's few numbers.
+/// Bytes of a training step on a GPU in bf16: weights, their bf16 copy, gradients, moments, activations, the next
+/// batch, and the optimizer's few numbers.
 pub fn step_bytes(config: &ModelConfig, mask_ratio: f64, batch: usize, recompute: Recompute) -> usize {
     let flip = Flip::new(config, true);
     let parameters = flip.layout().arena_len();

@@ -70,12 +70,13 @@ pub struct Profile {
     pub mask_ratio: f64,
     /// Pairs per step.
     pub batch: usize,
-    /// Of steps as training runs them, or if these are not measured, of [`Self::step_seconds`]; without waiting for data.
+    /// Of steps as training runs them, or if these are not measured, of [`Self::step_seconds`]; without waiting for
+    /// data.
     pub samples_per_second: f64,
     /// Upload, forward, backward and update, op by op: the sum of the scopes.
     pub step_seconds: f64,
-    /// A step as training runs it: replayed from a graph while the next batch is prefetched, without events in between. `None` in
-    /// emulation.
+    /// A step as training runs it: replayed from a graph while the next batch is prefetched, without events in between.
+    /// `None` in emulation.
     #[serde(default)]
     pub training_step_seconds: Option<f64>,
     /// How many such steps were timed.
@@ -94,15 +95,16 @@ pub struct Profile {
     pub peak_memory_bytes: usize,
     /// Bytes by what holds them.
     pub memory: Vec<(String, usize)>,
-    /// Bytes of activations by scope (`vision/block_*/mlp` for all of a tower's blocks), if no buffers shared memory; largest first.
+    /// Bytes of activations by scope (`vision/block_*/mlp` for all of a tower's blocks), if no buffers shared memory;
+    /// largest first.
     #[serde(default)]
     pub activations: Vec<(String, usize)>,
     /// Seconds of the parts of a step.
     pub totals: BTreeMap<String, f64>,
     /// What the limits are computed from.
     pub ceilings: Ceilings,
-    /// The GPU's clocks, power and temperature: before the first step, after the steps that were timed op by op, and during the
-    /// steps as training runs them. Empty where they are not known.
+    /// The GPU's clocks, power and temperature: before the first step, after the steps that were timed op by op, and
+    /// during the steps as training runs them. Empty where they are not known.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gpu: Vec<(String, GpuState)>,
     /// In the order in which they run.
@@ -262,8 +264,8 @@ fn op_by_op<D: AllOps>(
     Ok(found)
 }
 
-/// Seconds of a step as training runs it, and the number of steps that were timed: from the end of one step to the end of
-/// another. The device is busy all along, and still busy with the last step when this returns.
+/// Seconds of a step as training runs it, and the number of steps that were timed: from the end of one step to the end
+/// of another. The device is busy all along, and still busy with the last step when this returns.
 fn training_step<D: AllOps>(
     trainer: &mut Trainer<D>,
     batch: &Batch,
@@ -286,8 +288,8 @@ fn training_step<D: AllOps>(
     Ok((start.elapsed().as_secs_f64() / steps as f64, steps))
 }
 
-/// The parts of a step in order; `measured` gives the seconds and moved bytes between an event and the next, by the index of the
-/// first.
+/// The parts of a step in order; `measured` gives the seconds and moved bytes between an event and the next, by the
+/// index of the first.
 fn scopes<D: AllOps>(
     trainer: &Trainer<D>,
     ceilings: &Ceilings,
@@ -335,7 +337,8 @@ fn scopes<D: AllOps>(
             }
         });
     }
-    // Weights, gradients and moments read, weights and moments written, the norm's pass over the gradients, and the copy.
+    // Weights, gradients and moments read, weights and moments written, the norm's pass over the gradients, and the
+    // copy.
     let parameters = trainer.params().layout().arena_len() as u64;
     let shadow = if D::SHADOW_WEIGHTS { size_of::<D::Act>() as u64 } else { 0 };
     let work = Work { flops: 0, bytes: parameters * (7 * 4 + 4 + shadow) };

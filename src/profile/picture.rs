@@ -1,4 +1,5 @@
-//! A step as a picture: a bar for the time of each kind of op and direction; the dark part is the minimum that the limit allows.
+//! A step as a picture: a bar for the time of each kind of op and direction; the dark part is the minimum that the
+//! limit allows.
 
 use plotters::prelude::*;
 

@@ -1,4 +1,5 @@
-//! Warnings before the first step about settings that cannot work, and during training about a model that learns nothing.
+//! Warnings before the first step about settings that cannot work, and during training about a model that learns
+//! nothing.
 
 use crate::data::{Variety, text::shorten};
 use crate::model::Loss;
@@ -102,8 +103,8 @@ pub(super) fn mean_cosine(rows: &[f32], width: usize) -> f64 {
     (length - n) / (n * (n - 1.0)).max(1.0)
 }
 
-/// The warning about a model whose loss is no better than guessing, if its embeddings are alike. `cosines`: the mean cosine
-/// between images and between texts.
+/// The warning about a model whose loss is no better than guessing, if its embeddings are alike. `cosines`: the mean
+/// cosine between images and between texts.
 pub(super) fn collapse(loss: f64, kind: Loss, batch: usize, cosines: [f64; 2]) -> Option<String> {
     let [images, texts] = cosines;
     let rate = "Try a lower --lr, a longer --warmup-samples, or more samples";

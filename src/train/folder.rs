@@ -15,8 +15,8 @@ pub struct Lock {
     _file: Option<File>,
 }
 
-/// A run folder: `config.toml`, `tokenizer.json`, `metrics.jsonl`, `tensorboard/`, `checkpoints/`, `curve.svg` and, at the
-/// end, `summary.json`; `set-aside/` holds what a resume left behind.
+/// A run folder: `config.toml`, `tokenizer.json`, `metrics.jsonl`, `tensorboard/`, `checkpoints/`, `curve.svg` and, at
+/// the end, `summary.json`; `set-aside/` holds what a resume left behind.
 #[derive(Clone, Debug)]
 pub struct RunFolder {
     path: PathBuf,
@@ -171,8 +171,8 @@ impl RunFolder {
     }
 }
 
-/// Creates the first free folder `PREFIX001`, `PREFIX002`, ... in `parent`. Processes that do so at the same time each get
-/// their own.
+/// Creates the first free folder `PREFIX001`, `PREFIX002`, ... in `parent`. Processes that do so at the same time each
+/// get their own.
 ///
 /// # Errors
 /// If it cannot be created.

@@ -6,8 +6,8 @@ use super::{Settings, TrainError};
 use crate::data::{CaptionKeys, ClassNumbers, Dataset};
 use crate::eval::{self, ClassNames, Classes, Templates};
 
-/// Held-out data with everything that zero-shot evaluation needs. It is opened before the first step, so that a mistake in
-/// it wastes no training.
+/// Held-out data with everything that zero-shot evaluation needs. It is opened before the first step, so that a mistake
+/// in it wastes no training.
 pub(super) struct HeldOut {
     pub dataset: Arc<Dataset>,
     pub classes: Classes,

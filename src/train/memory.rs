@@ -5,8 +5,8 @@ use crate::device::DeviceError;
 use crate::model::Flip;
 use crate::ops::AllOps;
 
-/// Bytes that a step allocates besides weights, gradients and moments: activations, and the inputs of the next step. `kept`:
-/// visible patches per image. Nothing is allocated here; the step is only planned.
+/// Bytes that a step allocates besides weights, gradients and moments: activations, and the inputs of the next step.
+/// `kept`: visible patches per image. Nothing is allocated here; the step is only planned.
 pub fn step_bytes<D: AllOps>(flip: &Flip, batch: usize, kept: usize, recompute: Recompute) -> usize {
     let mut tape = Tape::<D>::new(flip.layout().clone());
     tape.recompute(recompute);
@@ -35,8 +35,8 @@ pub fn largest_batch(fits: impl Fn(usize) -> bool) -> Option<usize> {
 /// What the driver may still allocate after the step's buffers, such as room for the kernels' code.
 const RESERVE: usize = 256 << 20;
 
-/// Completes an out-of-memory error of a step of `batch` pairs: names the batch, and what would fit instead. `taken`: bytes that
-/// the step has already allocated; `bytes`: as [`step_bytes`].
+/// Completes an out-of-memory error of a step of `batch` pairs: names the batch, and what would fit instead. `taken`:
+/// bytes that the step has already allocated; `bytes`: as [`step_bytes`].
 pub(super) fn advise(
     error: DeviceError,
     (batch, recompute): (usize, Recompute),

@@ -71,8 +71,8 @@ pub(super) struct MetricsLog {
 }
 
 impl MetricsLog {
-    /// Opens the metrics of the run in `folder`, which is at `step`. Pending lines, which a killed run may have written after its
-    /// last checkpoint, are removed; earlier ones stay as they are, byte for byte.
+    /// Opens the metrics of the run in `folder`, which is at `step`. Pending lines, which a killed run may have written
+    /// after its last checkpoint, are removed; earlier ones stay as they are, byte for byte.
     ///
     /// # Errors
     /// If the files cannot be read or written.

@@ -1,8 +1,8 @@
 //! The options of a run, as flags and as keys of a TOML file.
 //!
-//! One struct serves both: a key is its flag with `_` for `-`. Flags override the file, and the file overrides the defaults
-//! ([`super::Settings`]), which depend on the preset. The `config.toml` of a run folder has the resolved options, so that
-//! the run can be repeated from it.
+//! One struct serves both: a key is its flag with `_` for `-`. Flags override the file, and the file overrides the
+//! defaults ([`super::Settings`]), which depend on the preset. The `config.toml` of a run folder has the resolved
+//! options, so that the run can be repeated from it.
 
 use std::path::{Path, PathBuf};
 
@@ -22,7 +22,8 @@ use crate::model::{Loss, Preset};
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
-    /// What a resumed run used before; else bf16 on a GPU, and f32 on a CPU, where f32 gives the same bits on every processor
+    /// What a resumed run used before; else bf16 on a GPU, and f32 on a CPU, where f32 gives the same bits on every
+    /// processor
     #[default]
     Auto,
     /// bfloat16
@@ -36,8 +37,8 @@ pub enum Precision {
 #[cfg_attr(feature = "cli", derive(clap::Args))]
 #[serde(default, deny_unknown_fields)]
 pub struct Options {
-    /// Training data: tar archives, TFRecord files and tables (CSV, TSV), as paths with {000..127}, {a,b} and *; folders of
-    /// these, or of images with captions in .txt; embedded:NAME [default: embedded:noto embedded:twemoji]
+    /// Training data: tar archives, TFRecord files and tables (CSV, TSV), as paths with {000..127}, {a,b} and *;
+    /// folders of these, or of images with captions in .txt; embedded:NAME [default: embedded:noto embedded:twemoji]
     #[cfg_attr(feature = "cli", arg(long, num_args = 1.., value_name = "SHARDS", help_heading = "Data"))]
     pub data: Option<Vec<String>>,
     /// Shards for zero-shot evaluation at the end [default: embedded:fluent with the embedded data, else none]
@@ -56,15 +57,15 @@ pub struct Options {
         arg(long, value_name = "auto|names|numbers", hide_possible_values = true, help_heading = "Data")
     )]
     pub labels: Option<Labels>,
-    /// Where captions are: `txt` for the .txt member, else a field of the .json member. If the field is a list, one of its
-    /// texts is drawn each time the sample is seen [default: .txt, or else the field `caption`]
+    /// Where captions are: `txt` for the .txt member, else a field of the .json member. If the field is a list, one of
+    /// its texts is drawn each time the sample is seen [default: .txt, or else the field `caption`]
     #[cfg_attr(feature = "cli", arg(long, value_name = "KEY", help_heading = "Data"))]
     pub caption_key: Option<String>,
     /// Column of a table (CSV, TSV) with the paths of images [default: filepath, or else another usual name]
     #[cfg_attr(feature = "cli", arg(long, value_name = "COLUMN", help_heading = "Data"))]
     pub image_key: Option<String>,
-    /// How to read a .txt member of several lines: as one caption per line, one of which is drawn each time the sample is
-    /// seen (each), or as a single caption (join) [default: each]
+    /// How to read a .txt member of several lines: as one caption per line, one of which is drawn each time the sample
+    /// is seen (each), or as a single caption (join) [default: each]
     #[cfg_attr(
         feature = "cli",
         arg(long, value_name = "each|join", hide_possible_values = true, help_heading = "Data")
@@ -102,15 +103,15 @@ pub struct Options {
     /// Strength of colour jitter in [0, 1]
     #[cfg_attr(feature = "cli", arg(long, value_name = "S", help_heading = "Data"))]
     pub color_jitter: Option<f32>,
-    /// What to do with photos that EXIF data says to rotate; evaluation does the same [default: ignore, as OpenCLIP does,
-    /// so that such photos stay on their side]
+    /// What to do with photos that EXIF data says to rotate; evaluation does the same [default: ignore, as OpenCLIP
+    /// does, so that such photos stay on their side]
     #[cfg_attr(feature = "cli", arg(long, value_name = "WHAT", help_heading = "Data"))]
     pub exif_orientation: Option<ExifOrientation>,
     /// Order in which samples are visited; a run keeps it when it is resumed [default: auto]
     #[cfg_attr(feature = "cli", arg(long, help_heading = "Data"))]
     pub order: Option<Order>,
-    /// Streams that the order is cut into. A batch takes equal parts from all of them, and each has a position of its own
-    /// [default: 1]
+    /// Streams that the order is cut into. A batch takes equal parts from all of them, and each has a position of its
+    /// own [default: 1]
     #[cfg_attr(feature = "cli", arg(long, value_name = "N", help_heading = "Data"))]
     pub streams: Option<usize>,
     /// Folder with the number of samples in each shard, as far as earlier runs have found them; written as shards are
@@ -185,9 +186,10 @@ pub struct Options {
     /// Length of the run in passes over the data
     #[cfg_attr(feature = "cli", arg(long, value_name = "N", group = "length", help_heading = "Training"))]
     pub epochs: Option<f64>,
-    /// Length of the run as a time (90s, 5m, 1h30m). A few steps are timed and discarded; the number of samples that fit the
-    /// time left becomes the length of the run, which the learning rate follows. config.toml stores that number, so that
-    /// the run repeats and resumes exactly, on slower machines too. The last evaluation takes extra time
+    /// Length of the run as a time (90s, 5m, 1h30m). A few steps are timed and discarded; the number of samples that
+    /// fit the time left becomes the length of the run, which the learning rate follows. config.toml stores that
+    /// number, so that the run repeats and resumes exactly, on slower machines too. The last evaluation takes extra
+    /// time
     #[cfg_attr(feature = "cli", arg(long, value_name = "TIME", group = "length", help_heading = "Training"))]
     pub time: Option<String>,
     /// Peak learning rate
@@ -196,8 +198,8 @@ pub struct Options {
     /// Peak learning rate per 256 pairs of batch: lr = base_lr * batch / 256
     #[cfg_attr(feature = "cli", arg(long, value_name = "LR", group = "rate", help_heading = "Training"))]
     pub base_lr: Option<f64>,
-    /// Samples over which the learning rate rises from 0 [default: 51.2 M, but at most a tenth of the run; in a short run
-    /// 20 steps, but at most a third of it]
+    /// Samples over which the learning rate rises from 0 [default: 51.2 M, but at most a tenth of the run; in a short
+    /// run 20 steps, but at most a third of it]
     #[cfg_attr(feature = "cli", arg(long, value_name = "N", help_heading = "Training"))]
     pub warmup_samples: Option<u64>,
     /// AdamW's weight decay
@@ -271,8 +273,8 @@ impl Options {
     /// Merges these options with those of a TOML file, which they override.
     ///
     /// # Errors
-    /// A file that cannot be read or is not TOML, an unknown key (the error suggests the nearest known one), a value of the
-    /// wrong type, or a number that TOML cannot represent.
+    /// A file that cannot be read or is not TOML, an unknown key (the error suggests the nearest known one), a value of
+    /// the wrong type, or a number that TOML cannot represent.
     pub fn over_file(self, path: &Path) -> Result<Self, TrainError> {
         self.check_numbers()?;
         let bad = |problem: String| TrainError::config(path, problem);
@@ -305,8 +307,8 @@ impl Options {
         Ok(merged)
     }
 
-    /// Checks that `path`, the `config.toml` that these options came from, is complete: in a truncated file, missing options
-    /// would silently become defaults.
+    /// Checks that `path`, the `config.toml` that these options came from, is complete: in a truncated file, missing
+    /// options would silently become defaults.
     ///
     /// # Errors
     /// [`TrainError::Config`] if it lacks an option that every run has.

@@ -52,8 +52,8 @@ impl Plan {
         Ok(notes)
     }
 
-    /// How many steps fit `time`, and the seconds of one. They are measured with a model that is then discarded: the run's own
-    /// learning-rate schedule depends on the number of steps, so none can be made before that is known.
+    /// How many steps fit `time`, and the seconds of one. They are measured with a model that is then discarded: the
+    /// run's own learning-rate schedule depends on the number of steps, so none can be made before that is known.
     fn steps_in<D: AllOps>(&self, device: &Arc<D>, time: Duration) -> Result<(u64, f64), TrainError> {
         /// Steps until caches are warm and the device has loaded its code.
         const WARM_UP: u64 = 3;

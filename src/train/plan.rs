@@ -26,8 +26,8 @@ pub struct Plan {
     _lock: Lock,
 }
 
-/// Options that do not affect the weights of a resumed run. `data` and `tokenizer` are paths, which may change: the data's
-/// fingerprint and the tokenizer's content are compared separately.
+/// Options that do not affect the weights of a resumed run. `data` and `tokenizer` are paths, which may change: the
+/// data's fingerprint and the tokenizer's content are compared separately.
 const HARMLESS: &[&str] = &[
     "classes",
     "data",
@@ -71,8 +71,8 @@ impl Plan {
         Ok(Self { settings, folder, data, held_out, tokenizer, resume: None, _lock: lock })
     }
 
-    /// Resumes the run that `target` refers to (see `resume::find`), from the checkpoint it names or else from the newest
-    /// intact one. `flags` override the run's `config.toml`. `print` receives notes and warnings, a line each.
+    /// Resumes the run that `target` refers to (see `resume::find`), from the checkpoint it names or else from the
+    /// newest intact one. `flags` override the run's `config.toml`. `print` receives notes and warnings, a line each.
     ///
     /// # Errors
     /// As [`Self::start`]; also a checkpoint of another model, seed or data set, a preset or tokenizer that is not the

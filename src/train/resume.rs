@@ -15,8 +15,8 @@ use super::{RunFolder, TrainError};
 /// What `--resume` accepts for the newest run.
 const LATEST: &str = "latest";
 
-/// The run folder that `target` refers to, and the checkpoint if `target` is one. `target`: a run folder, its `checkpoints`
-/// folder, a file in that, or `latest`.
+/// The run folder that `target` refers to, and the checkpoint if `target` is one. `target`: a run folder, its
+/// `checkpoints` folder, a file in that, or `latest`.
 ///
 /// # Errors
 /// If there is no such run.
@@ -144,8 +144,8 @@ impl Point {
         let lines = MetricsLog::after(folder.path(), self.step())?;
         let ended = ["summary.json", "diverged.json"].map(|name| folder.path().join(name));
         let ended = ended.into_iter().filter(|path| unfinished && path.exists());
-        // The newest checkpoint first, and all of them before the metrics are cut: if this is interrupted, every checkpoint that
-        // is left still has the ones before it and its lines of metrics.
+        // The newest checkpoint first, and all of them before the metrics are cut: if this is interrupted, every
+        // checkpoint that is left still has the ones before it and its lines of metrics.
         let files: Vec<PathBuf> = self.later.iter().rev().cloned().chain(ended).collect();
         if files.is_empty() && lines.is_empty() {
             return Ok(None);

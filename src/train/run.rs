@@ -341,7 +341,8 @@ impl<'a, D: AllOps> Run<'a, D> {
         Ok(())
     }
 
-    /// Warns once if the model has collapsed. `steps`: steps since the last report; all of them must be past the warm-up.
+    /// Warns once if the model has collapsed. `steps`: steps since the last report; all of them must be past the
+    /// warm-up.
     fn watch_collapse(&mut self, metrics: &Metrics, steps: u64) -> Result<(), TrainError> {
         let Settings { loss, ref loader, ref model, .. } = self.plan.settings;
         let warm = metrics.step.saturating_sub(steps) >= self.schedule.warmup.max(advice::FIRST_STEPS);

@@ -120,7 +120,8 @@ impl Recipe {
                 augmentation: Augmentation { area: (0.7, 1.0), color_jitter: 0.5, ..Augmentation::default() },
                 captions: CaptionVariation::default(),
             },
-            // docs/method.md, "Recipe". The paper's batch of 65,536 needs many accelerators; its rate scales with the batch.
+            // docs/method.md, "Recipe". The paper's batch of 65,536 needs many accelerators; its rate scales with the
+            // batch.
             _ => Self {
                 batch: 256,
                 length: Length::Epochs(32.0),

@@ -81,8 +81,8 @@ pub struct StepOutcome {
 }
 
 impl<D: AllOps> Trainer<D> {
-    /// `values`: the initial weights, `[arena_len]`; `kept`: visible patches per image; `recompute`: what the backward pass
-    /// recomputes.
+    /// `values`: the initial weights, `[arena_len]`; `kept`: visible patches per image; `recompute`: what the backward
+    /// pass recomputes.
     ///
     /// # Errors
     /// Too little memory on the device; the error says which batch would fit.
@@ -120,8 +120,8 @@ impl<D: AllOps> Trainer<D> {
         self.wait(submitted)
     }
 
-    /// As [`Self::step`], but does not wait for the device, which may still compute the previous step while this one's batch is
-    /// copied. Returns the previous step's outcome, if it was not read yet.
+    /// As [`Self::step`], but does not wait for the device, which may still compute the previous step while this one's
+    /// batch is copied. Returns the previous step's outcome, if it was not read yet.
     ///
     /// # Errors
     /// If the device fails.
@@ -138,8 +138,8 @@ impl<D: AllOps> Trainer<D> {
         self.submitted.take().map(|last| self.wait(last)).transpose()
     }
 
-    /// A device that can capture its calls does so in the second step (the first one loads kernels) and replays the graph from
-    /// then on, with the same bits.
+    /// A device that can capture its calls does so in the second step (the first one loads kernels) and replays the
+    /// graph from then on, with the same bits.
     fn run(&mut self, batch: &Batch, lr: f64) -> Result<Submitted, DeviceError> {
         let inputs = self.embedded.inputs;
         self.program.prefetch(inputs.images, &batch.images)?;
@@ -184,8 +184,8 @@ impl<D: AllOps> Trainer<D> {
         self.optimizer.apply(&self.device, &mut self.params)
     }
 
-    /// As [`Self::step`], with an event at the start, after the upload, after each step of [`Self::program`], and after the
-    /// update.
+    /// As [`Self::step`], with an event at the start, after the upload, after each step of [`Self::program`], and after
+    /// the update.
     ///
     /// # Errors
     /// If the device fails.

@@ -6,8 +6,8 @@ use flipk::device::isa::Isa;
 
 use crate::harness::{checkpoint, flipk_with, tensors};
 
-/// A small `tiny` with all its ops: two layers, several heads, and rows and widths that are not multiples of a vector or a
-/// tile.
+/// A small `tiny` with all its ops: two layers, several heads, and rows and widths that are not multiples of a vector
+/// or a tile.
 const RUN: &[&str] = &[
     "--device=cpu",
     "--precision=f32",
@@ -29,8 +29,8 @@ const RUN: &[&str] = &[
     "--log-every=1",
 ];
 
-/// CRC-32C of the losses, one line each as in `metrics.jsonl`, and of all weights and moments, in the order of their names.
-/// Change them only if results are meant to change, and say so in the commit.
+/// CRC-32C of the losses, one line each as in `metrics.jsonl`, and of all weights and moments, in the order of their
+/// names. Change them only if results are meant to change, and say so in the commit.
 const INFONCE: [u32; 2] = [0xd834_9d55, 0xc442_1513];
 const SIGMOID: [u32; 2] = [0xb170_d5ae, 0x6833_cf05];
 

@@ -56,7 +56,8 @@ pub fn command() -> Command {
     command
 }
 
-/// Resets signals that the tests' parent may ignore (`nohup`, a background job of a script): a child would ignore them too.
+/// Resets signals that the tests' parent may ignore (`nohup`, a background job of a script): a child would ignore them
+/// too.
 pub fn hear_signals(command: &mut Command) {
     #[cfg(unix)]
     // SAFETY: `signal` may be called between fork and exec.
@@ -87,8 +88,8 @@ pub fn train(out: &Path, more: &[&str]) -> Ran {
     flipk(&train_args(out, more))
 }
 
-/// `train` with `more` and those of [`SMALL`] that it does not set. Other data than the embedded come without evaluation,
-/// unless `more` asks for it.
+/// `train` with `more` and those of [`SMALL`] that it does not set. Other data than the embedded come without
+/// evaluation, unless `more` asks for it.
 pub fn train_args(out: &Path, more: &[&str]) -> Vec<String> {
     let name = |flag: &str| flag.split('=').next().map(str::to_owned);
     let is_set = |wanted: &str| more.iter().any(|flag| name(flag) == name(wanted));

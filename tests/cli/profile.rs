@@ -88,8 +88,8 @@ fn a_step_is_profiled_layer_by_layer_on_every_device() {
     assert!(ran.stderr.contains("Cargo.toml is neither a profile"), "{}", ran.stderr);
 }
 
-/// In emulation every op moves its operands and results, and at most a tenth more: partial sums, parameters that all rows share,
-/// ends of sectors.
+/// In emulation every op moves its operands and results, and at most a tenth more: partial sums, parameters that all
+/// rows share, ends of sectors.
 #[test]
 fn no_op_moves_a_tenth_more_than_it_must() {
     let folder = tempfile::tempdir().unwrap();
@@ -120,8 +120,8 @@ fn no_op_moves_a_tenth_more_than_it_must() {
         let allowed = match op.as_str() {
             // One row per text: the partial sums of gamma and beta are more than a tenth of so few rows.
             "layernorm backward" if text("scope") == "text/final_norm" => 0.99..=1.2,
-            // The f16 halves of both sides are written by a separate pass and read back; they stay in L2, as do the partial
-            // sums of the column tiles (backwards).
+            // The f16 halves of both sides are written by a separate pass and read back; they stay in L2, as do the
+            // partial sums of the column tiles (backwards).
             "contrastive forward" => 1.0..=2.4,
             "contrastive backward" => 1.0..=3.9,
             // Repeated tokens, such as padding, are read once.

@@ -135,7 +135,8 @@ fn peak_memory(child: &Child) -> Option<u64> {
     Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? / 1024)
 }
 
-/// As many shards as a large public data set has. `cargo test --release --test cli -- --ignored --nocapture 231` prints both.
+/// As many shards as a large public data set has. `cargo test --release --test cli -- --ignored --nocapture 231` prints
+/// both.
 #[test]
 #[ignore = "creating the files takes a while"]
 fn a_run_on_231_000_shards_starts_in_ten_seconds_and_300_mb() {

@@ -1,5 +1,5 @@
-//! What the program prints, so that its English can be read in one place: `tests/cli/snapshots/*.snap`. Paths are shown as
-//! `[FOLDER]`, and numbers of tables as `#`.
+//! What the program prints, so that its English can be read in one place: `tests/cli/snapshots/*.snap`. Paths are shown
+//! as `[FOLDER]`, and numbers of tables as `#`.
 //!
 //! After a text has changed: `INSTA_UPDATE=always cargo test --release --test cli snapshots::`, and read the diff.
 
@@ -110,8 +110,9 @@ fn mistakes() {
     assert_snapshot!("mistakes", text);
 }
 
-/// `text` with what may differ between machines and compilers masked: numbers that stand alone become `#`, names of bottlenecks
-/// `[LIMIT]`, and columns are two spaces apart. Titles of columns, in the first line, and the exit code stay.
+/// `text` with what may differ between machines and compilers masked: numbers that stand alone become `#`, names of
+/// bottlenecks `[LIMIT]`, and columns are two spaces apart. Titles of columns, in the first line, and the exit code
+/// stay.
 fn masked(text: &str) -> String {
     const LIMITS: [&str; 5] = ["memory", "compute", "issue", "shared memory", "tensor cores"];
     let line = |(number, line): (usize, &str)| {

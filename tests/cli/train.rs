@@ -6,8 +6,8 @@ use flipk::device::Cpu;
 
 use crate::harness::{flipk, json, train};
 
-/// `flipk train` as in the README, on fewer samples. The bounds are far above chance (0.05 % and 0.27 %) and far below what it
-/// reaches.
+/// `flipk train` as in the README, on fewer samples. The bounds are far above chance (0.05 % and 0.27 %) and far below
+/// what it reaches.
 #[test]
 fn the_quickstart_learns() {
     let folder = tempfile::tempdir().unwrap();

@@ -24,8 +24,8 @@ impl Case for Attention {
         tape.attention(x[0], self.heads, self.causal).into()
     }
 
-    // Forwards P and the result; backwards P, dS, the result and, through the rows' sums, the forward result. Sums over many
-    // keys average them: half of what they could do.
+    // Forwards P and the result; backwards P, dS, the result and, through the rows' sums, the forward result. Sums over
+    // many keys average them: half of what they could do.
     fn roundings(&self) -> (f64, f64) {
         (1.5, 3.0)
     }
@@ -52,8 +52,8 @@ fn whole_rows_of_the_presets() {
     sweep(&[64, 80], &[65, 99, 129, 197, 257], 1);
 }
 
-/// Around the ends of the kernel for which a head fills an SM, of its slabs and of its blocks of queries; three heads, so that
-/// some block goes on to a second one.
+/// Around the ends of the kernel for which a head fills an SM, of its slabs and of its blocks of queries; three heads,
+/// so that some block goes on to a second one.
 #[test]
 fn rows_that_fill_an_sm() {
     for (head_dim, tokens) in

@@ -98,8 +98,8 @@ fn a_table_that_is_used_twice_adds_both_gradients() {
     }
 }
 
-/// What the kernels of the table's gradient may move through the L2 cache: dout, the table, the partial rows (written and read),
-/// the sort, the lists that the sums read, and for each row of the table a search.
+/// What the kernels of the table's gradient may move through the L2 cache: dout, the table, the partial rows (written
+/// and read), the sort, the lists that the sums read, and for each row of the table a search.
 fn allowed(case: Embedding) -> usize {
     let Embedding { batch, context, width, vocab } = case;
     let places = batch * context;

@@ -1,9 +1,10 @@
 //! Records an op on the CPU and on an emulated GPU, with the same operands, and compares results and gradients.
 //!
-//! Operands are rounded to bf16 before either device sees them, so what differs is what the device rounds on the way: each
-//! rounding to bf16 (8 significant bits) is off by at most 2^-8 of the number. A case states how many roundings there are
-//! between operands and results; the difference of all numbers together may be as large as if each of them erred as far as it
-//! can, that of a single one four times as large, since it may be small where what was rounded was large.
+//! Operands are rounded to bf16 before either device sees them, so what differs is what the device rounds on the way:
+//! each rounding to bf16 (8 significant bits) is off by at most 2^-8 of the number. A case states how many roundings
+//! there are between operands and results; the difference of all numbers together may be as large as if each of them
+//! erred as far as it can, that of a single one four times as large, since it may be small where what was rounded was
+//! large.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -221,8 +222,8 @@ pub fn check(name: &str, case: &impl Case) -> BTreeMap<String, Counts> {
     compare::<bf16>(name, case, &expected, EmulatorOptions::default())
 }
 
-/// Whole sectors, both ways (but for a direction with less than a tenth of the traffic: statistics, pooled rows), and no
-/// avoidable bank conflict.
+/// Whole sectors, both ways (but for a direction with less than a tenth of the traffic: statistics, pooled rows), and
+/// no avoidable bank conflict.
 pub fn assert_lean(counts: &BTreeMap<String, Counts>) {
     for (kernel, counts) in counts {
         let all = counts.global_loads.sectors + counts.global_stores.sectors;

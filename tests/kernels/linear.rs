@@ -27,8 +27,8 @@ impl Case for Linear {
         tape.linear(x[0], weights, self.gelu).into()
     }
 
-    // Forwards the input of the GELU is rounded where no epilogue holds it; backwards the GELU's slope is taken at a rounded
-    // input and the gradient is rounded before the products.
+    // Forwards the input of the GELU is rounded where no epilogue holds it; backwards the GELU's slope is taken at a
+    // rounded input and the gradient is rounded before the products.
     fn roundings(&self) -> (f64, f64) {
         if self.gelu.is_some() { (1.5, 2.0) } else { (1.0, 1.0) }
     }

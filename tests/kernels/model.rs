@@ -1,4 +1,5 @@
-//! Whole models: embeddings, loss and every gradient of a FLIP in emulation against the CPU, at sizes with other kernels.
+//! Whole models: embeddings, loss and every gradient of a FLIP in emulation against the CPU, at sizes with other
+//! kernels.
 
 use std::sync::Arc;
 

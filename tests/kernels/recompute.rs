@@ -62,8 +62,8 @@ fn every_mode_gives_the_same_bits_in_f32() {
     assert!(none == blocks);
 }
 
-/// In bf16 the GELU comes from the product's f32 sums forwards, and again from its rounded input, but for `blocks`, which
-/// runs the product once more. So `cheap` has other roundings in the gradients of the second product of an MLP.
+/// In bf16 the GELU comes from the product's f32 sums forwards, and again from its rounded input, but for `blocks`,
+/// which runs the product once more. So `cheap` has other roundings in the gradients of the second product of an MLP.
 #[test]
 fn blocks_gives_the_same_bits_in_bf16_and_cheap_nearly() {
     let [none, cheap, blocks] = MODES.map(train::<bf16>);

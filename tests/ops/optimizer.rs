@@ -7,8 +7,8 @@ use flipk::optim::{AdamWConfig, Optimizer};
 
 use crate::harness::normals;
 
-/// Three updates against the formula in f64, over a length that is no multiple of a chunk nor of a decay block, with blocks
-/// that decay and others that do not.
+/// Three updates against the formula in f64, over a length that is no multiple of a chunk nor of a decay block, with
+/// blocks that decay and others that do not.
 #[test]
 fn adamw_follows_its_formula() {
     let len: usize = (1 << 14) + 77;

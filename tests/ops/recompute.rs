@@ -62,8 +62,8 @@ fn every_mode_trains_to_the_same_bits() {
     assert!(none == blocks);
 }
 
-/// Of each block its two normalisations, the products whose results the backward pass reads, and attention; the GELU alone
-/// where its input is kept. Of the text's last block also the first tokens of what attention made.
+/// Of each block its two normalisations, the products whose results the backward pass reads, and attention; the GELU
+/// alone where its input is kept. Of the text's last block also the first tokens of what attention made.
 #[test]
 fn no_more_is_computed_again_than_is_read() {
     let again = |mode| {
@@ -108,8 +108,8 @@ fn memory_falls_by_what_is_not_kept() {
     assert!(none == cheap && none == blocks, "an inference tape has nothing to compute again");
 }
 
-/// Blocks of another make than the model's: nothing in the first is kept, so that one revival asks for the next, and its
-/// result is read by two ops of the second.
+/// Blocks of another make than the model's: nothing in the first is kept, so that one revival asks for the next, and
+/// its result is read by two ops of the second.
 #[test]
 fn chains_of_dropped_results_are_made_again() {
     let (batch, tokens, width) = (3, 5, 8);

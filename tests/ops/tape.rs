@@ -44,7 +44,8 @@ fn gradients_of_what_is_used_twice_are_summed() {
     );
 }
 
-/// An op that changes its result's gradient in place (here the GELU's) must not spoil a buffer that another still reads.
+/// An op that changes its result's gradient in place (here the GELU's) must not spoil a buffer that another still
+/// reads.
 #[test]
 fn a_shared_gradient_is_copied_before_it_is_changed() {
     let (rows, width) = (4, 3);

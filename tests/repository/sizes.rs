@@ -7,7 +7,7 @@ const FILE: usize = 500;
 /// Lines of a function from its signature to its closing brace.
 const FUNCTION: usize = 80;
 /// Columns of a line.
-const LINE: usize = 140;
+const LINE: usize = 120;
 
 /// Source files and functions (`path` or `path: name`) that may be longer, with their limits and the reason.
 const LONGER: &[(&str, usize, &str)] = &[
@@ -23,8 +23,8 @@ fn limit(name: &str, usual: usize) -> usize {
     LONGER.iter().find(|(longer, ..)| *longer == name).map_or(usual, |(_, limit, _)| *limit)
 }
 
-/// Name and number of lines of each function of formatted Rust or CUDA: from the line with its name to the brace that closes it at
-/// the same indentation.
+/// Name and number of lines of each function of formatted Rust or CUDA: from the line with its name to the brace that
+/// closes it at the same indentation.
 fn functions(text: &str) -> Vec<(&str, usize)> {
     let lines: Vec<&str> = text.lines().collect();
     let mut found = Vec::new();

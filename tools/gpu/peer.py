@@ -1,15 +1,17 @@
-"""PyTorch's training step of CLIP with patch dropout, as OpenCLIP builds it: bf16 autocast, SDPA, torch.compile, fused AdamW.
+"""PyTorch's training step of CLIP with patch dropout, as OpenCLIP builds it: bf16 autocast, SDPA, torch.compile, fused
+AdamW.
 
     peer.py b16|l16 RATIO BATCH
 
-Runs some steps, which compiles them, prints `ready`, frees the GPU's memory, waits for a line, and then prints samples per second
-as a line of JSON. So several processes can compile at the same time, and are timed one after the other.
+Runs some steps, which compiles them, prints `ready`, frees the GPU's memory, waits for a line, and then prints
+samples per second as a line of JSON. So several processes can compile at the same time, and are timed one after the
+other.
 
-It is timed as flipk is (`flipk profile --profile-seconds 10`): steps follow each other for at least ten seconds, and the host reads
-the loss of each step after it has submitted the next one, so that the GPU never waits for it. A batch that does not fit is run with
-gradient checkpointing, and the line says so; if that does not fit either, there is no number. OpenCLIP is used if it is installed;
-otherwise the same modules are built here from torch.nn (pre-norm blocks, packed qkv, GELU MLP), with the same sizes and the
-patches dropped after the embedding.
+It is timed as flipk is (`flipk profile --profile-seconds 10`): steps follow each other for at least ten seconds, and
+the host reads the loss of each step after it has submitted the next one, so that the GPU never waits for it. A batch
+that does not fit is run with gradient checkpointing, and the line says so; if that does not fit either, there is no
+number. OpenCLIP is used if it is installed; otherwise the same modules are built here from torch.nn (pre-norm
+blocks, packed qkv, GELU MLP), with the same sizes and the patches dropped after the embedding.
 """
 
 import argparse
@@ -70,7 +72,8 @@ class Clip(nn.Module):
         patches = (SIDE // PATCH) ** 2
         self.keep = int(patches * (1 - ratio))
         self.conv = nn.Conv2d(3, width, PATCH, PATCH)
-        self.cls, self.positions = nn.Parameter(torch.zeros(width)), nn.Parameter(0.02 * torch.randn(patches + 1, width))
+        self.cls = nn.Parameter(torch.zeros(width))
+        self.positions = nn.Parameter(0.02 * torch.randn(patches + 1, width))
         self.vision = Blocks(*(Block(width, heads) for _ in range(layers)), nn.LayerNorm(width))
         self.embedding = nn.Embedding(VOCAB, text_width)
         self.text_positions = nn.Parameter(0.02 * torch.randn(CONTEXT, text_width))

@@ -25,8 +25,8 @@ impl Cache {
         self.images.lock().unwrap_or_else(PoisonError::into_inner).get(&sample).cloned()
     }
 
-    /// Keeps the image if all images of the data set would fit at this size. For a larger data set, the cache would hold a
-    /// part that is hardly ever used.
+    /// Keeps the image if all images of the data set would fit at this size. For a larger data set, the cache would
+    /// hold a part that is hardly ever used.
     pub(super) fn put(&self, sample: (u32, u32), image: &Arc<RgbImage>, samples: usize) {
         let size = image.as_raw().len();
         let mut images = self.images.lock().unwrap_or_else(PoisonError::into_inner);

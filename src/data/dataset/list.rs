@@ -1,4 +1,5 @@
-//! A list of shards, each of which is opened when its turn comes: for data sets too large to be indexed before training.
+//! A list of shards, each of which is opened when its turn comes: for data sets too large to be indexed before
+//! training.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -199,8 +200,8 @@ impl ShardList {
         Shard::open(file, self.location(shard), &self.common)
     }
 
-    /// Opens shards on up to `threads` threads. Those that are no archives or have no samples count as damage: all their
-    /// samples are lost. `None` if `stop` was set meanwhile.
+    /// Opens shards on up to `threads` threads. Those that are no archives or have no samples count as damage: all
+    /// their samples are lost. `None` if `stop` was set meanwhile.
     ///
     /// # Errors
     /// A shard that is missing or cannot be read.

@@ -21,13 +21,14 @@ const MANY_SAMPLES: u64 = 10_000_000;
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum Order {
-    /// `shards` with more than 1,000 shards, or where files beside the shards say that there are more than 10 million samples;
-    /// else `global`
+    /// `shards` with more than 1,000 shards, or where files beside the shards say that there are more than 10 million
+    /// samples; else `global`
     #[default]
     Auto,
     /// One shuffle of all samples: every shard is indexed before training, and samples are read from all of them
     Global,
-    /// Shuffled shards, a few at a time, whose samples are mixed: each shard is opened when its turn comes, and read once
+    /// Shuffled shards, a few at a time, whose samples are mixed: each shard is opened when its turn comes, and read
+    /// once
     Shards,
 }
 
@@ -53,8 +54,8 @@ impl From<Arc<ShardList>> for TrainingData {
 }
 
 impl TrainingData {
-    /// Opens the shards of `specs` as [`Dataset::open`] does, or only looks at some of them. `cache`: a file with the numbers
-    /// of samples in shards that were opened before ([`Self::write_counts`]).
+    /// Opens the shards of `specs` as [`Dataset::open`] does, or only looks at some of them. `cache`: a file with the
+    /// numbers of samples in shards that were opened before ([`Self::write_counts`]).
     ///
     /// # Errors
     /// As [`Dataset::open`].
@@ -117,8 +118,8 @@ impl TrainingData {
         }
     }
 
-    /// A position of a run means the same samples only in data with the same fingerprint: [`Dataset::fingerprint`], or a
-    /// checksum of the names of all shards and of the samples of a few.
+    /// A position of a run means the same samples only in data with the same fingerprint: [`Dataset::fingerprint`], or
+    /// a checksum of the names of all shards and of the samples of a few.
     pub fn fingerprint(&self) -> u32 {
         match self {
             Self::Indexed(dataset) => dataset.fingerprint(),

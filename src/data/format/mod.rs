@@ -10,8 +10,8 @@
 //! | `shard` | one shard: its bytes and its samples |
 //! | `damage`, `notes` | what is wrong with a shard, and the messages about it |
 //!
-//! What an image or a caption is belongs in `sample`. Every format makes the same index: an [`Entry`] for each sample, with
-//! the byte ranges of its parts.
+//! What an image or a caption is belongs in `sample`. Every format makes the same index: an [`Entry`] for each sample,
+//! with the byte ranges of its parts.
 
 mod damage;
 mod folder;

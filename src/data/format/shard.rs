@@ -139,8 +139,8 @@ fn file(number: u32, path: &Path, common: &Common, report: &mut Report) -> Resul
     Ok((Store::File { number, path, len, files: common.files.clone() }, indexed))
 }
 
-/// Indexes the bytes of a shard, unpacked. `it_is` begins a sentence about what they are; `inflation` says where unpacking
-/// ended.
+/// Indexes the bytes of a shard, unpacked. `it_is` begins a sentence about what they are; `inflation` says where
+/// unpacking ended.
 fn index<R: ReadAt + ?Sized>(bytes: &R, name: &str, it_is: &str, inflation: Option<&Inflation>) -> Result<Indexed> {
     let read = |source| DataError::Read { path: name.into(), source };
     let not_tar = |problem: String| DataError::NotTar { shard: name.to_owned(), problem };

@@ -1,7 +1,8 @@
 //! Tables of images and captions in text form (CSV, TSV), as OpenCLIP reads them: the first line names the columns, one
 //! column has the paths of images, and another the captions.
 //!
-//! Each row is a sample. Its `.txt` is the caption; its `.json` is the whole row, so that `--caption-key` can name any column.
+//! Each row is a sample. Its `.txt` is the caption; its `.json` is the whole row, so that `--caption-key` can name any
+//! column.
 
 use std::path::{Path, PathBuf};
 

@@ -141,7 +141,8 @@ impl Assembler {
             if self.stop.load(Ordering::Relaxed) {
                 return Err(DataError::Ended);
             }
-            // In the order in which the rows are filled. A stream that has failed ends the loader once its queue is empty.
+            // In the order in which the rows are filled. A stream that has failed ends the loader once its queue is
+            // empty.
             while self.in_flight < self.window && self.streams.iter().any(|stream| stream.failed.is_none()) {
                 self.start(self.stream_of(self.next_row))?;
                 self.next_row += 1;

@@ -36,8 +36,8 @@ pub struct EvalBatches {
 }
 
 impl EvalBatches {
-    /// Batches of `batch` images of `image_size` x `image_size` pixels, in patches of `patch_size` x `patch_size`. Broken samples
-    /// are skipped, and are an error if they are more than `max_bad` of the data set.
+    /// Batches of `batch` images of `image_size` x `image_size` pixels, in patches of `patch_size` x `patch_size`.
+    /// Broken samples are skipped, and are an error if they are more than `max_bad` of the data set.
     ///
     /// # Errors
     /// If `batch`, `image_size` or `patch_size` is 0, or `max_bad` is not in `[0, 1]`.

@@ -34,13 +34,14 @@ pub(super) enum Visited {
 /// Counts visits in the order of the batches, so that the outcome does not depend on threads.
 ///
 /// There are too many broken samples as soon as, in one epoch,
-/// - the bad samples are more than `max_bad` of **all** samples of the data set, visited or not, if their number is known; or
-/// - after at least 100 visits in random order, more are bad than chance explains at `max_bad`: the expected number, plus
-///   five standard deviations, plus ten. So training on a large broken data set stops early. In the order of shards the
-///   samples of a shard are taken to be all good or all bad, which makes the standard deviation larger.
+/// - the bad samples are more than `max_bad` of **all** samples of the data set, visited or not, if their number is
+///   known; or
+/// - after at least 100 visits in random order, more are bad than chance explains at `max_bad`: the expected number,
+///   plus five standard deviations, plus ten. So training on a large broken data set stops early. In the order of
+///   shards the samples of a shard are taken to be all good or all bad, which makes the standard deviation larger.
 ///
-/// A shard whose share of bad samples is above `max_bad` gives a warning. Samples lost to damage count as bad; in the order of
-/// shards, each time that their shard is opened.
+/// A shard whose share of bad samples is above `max_bad` gives a warning. Samples lost to damage count as bad; in the
+/// order of shards, each time that their shard is opened.
 #[derive(Debug)]
 pub(super) struct Health {
     data: TrainingData,
@@ -164,8 +165,8 @@ impl Health {
     /// Counts one visit of `sample`.
     ///
     /// # Errors
-    /// [`DataError::TooManyBroken`] by the rule above; [`DataError::NoGoodSample`] after as many bad visits in a row as the
-    /// data set has samples; [`DataError::Unreadable`] if the shard could not be read.
+    /// [`DataError::TooManyBroken`] by the rule above; [`DataError::NoGoodSample`] after as many bad visits in a row as
+    /// the data set has samples; [`DataError::Unreadable`] if the shard could not be read.
     pub(super) fn visit(&mut self, epoch: u64, sample: u64, view: View, broken: Option<&Broken>) -> Result<()> {
         self.begin(epoch);
         self.visited += 1;

@@ -8,9 +8,9 @@
 //! ```
 //!
 //! The content of a batch depends on the seed, the number of streams and the start position alone: the assembler takes
-//! finished items of each stream strictly in the order of its visits, and each item's random numbers are keyed by (seed,
-//! purpose, epoch, sample). Broken samples are skipped in that order too. In the order of shards, another thread for each
-//! stream opens the shards that come next.
+//! finished items of each stream strictly in the order of its visits, and each item's random numbers are keyed by
+//! (seed, purpose, epoch, sample). Broken samples are skipped in that order too. In the order of shards, another thread
+//! for each stream opens the shards that come next.
 //!
 //! | file | what it does |
 //! |---|---|
@@ -162,8 +162,8 @@ impl LoaderConfig {
 /// One training batch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Batch {
-    /// RGB of the visible patches, in the order of `ids_keep`: `[batch, kept, patch, patch, 3]`. The rows of a stream follow
-    /// one another.
+    /// RGB of the visible patches, in the order of `ids_keep`: `[batch, kept, patch, patch, 3]`. The rows of a stream
+    /// follow one another.
     pub images: Vec<u8>,
     /// `[batch, context]`.
     pub tokens: Vec<i32>,
@@ -194,8 +194,8 @@ impl Loader {
     /// Starts the threads. The first batch begins at `start`, and so does the count of broken samples.
     ///
     /// # Errors
-    /// A configuration out of range, a `start` beyond the data set or for another number of streams, or threads that cannot
-    /// be started.
+    /// A configuration out of range, a `start` beyond the data set or for another number of streams, or threads that
+    /// cannot be started.
     pub fn new(
         data: impl Into<TrainingData>,
         tokenizer: Tokenizer,
@@ -206,8 +206,8 @@ impl Loader {
         Self::of_streams(data, tokenizer, config, start, all)
     }
 
-    /// As [`Self::new`], with the rows of the streams `own` alone: `batch / streams` of each. The shards of other streams
-    /// are not opened, and their positions stay as in `start`.
+    /// As [`Self::new`], with the rows of the streams `own` alone: `batch / streams` of each. The shards of other
+    /// streams are not opened, and their positions stay as in `start`.
     ///
     /// # Errors
     /// As [`Self::new`]; also if `own` is empty or has others than there are.
@@ -244,8 +244,8 @@ impl Loader {
             stop: stop.clone(),
             threads: Vec::new(),
         };
-        // Declared after the loader, and so dropped before it: if a thread cannot be started, the loader's `drop` joins the
-        // others, which end when the channel of jobs is closed.
+        // Declared after the loader, and so dropped before it: if a thread cannot be started, the loader's `drop` joins
+        // the others, which end when the channel of jobs is closed.
         let (jobs, jobs_out) = bounded(window);
         // As large as the window, so that a worker never waits to send its item.
         let (done_in, done) = bounded(window);
@@ -316,8 +316,8 @@ impl Loader {
     /// The next batch. Waits until it is ready.
     ///
     /// # Errors
-    /// [`DataError::TooManyBroken`], [`DataError::NoGoodSample`] or [`DataError::Unreadable`], after the batches before it;
-    /// then [`DataError::Ended`].
+    /// [`DataError::TooManyBroken`], [`DataError::NoGoodSample`] or [`DataError::Unreadable`], after the batches before
+    /// it; then [`DataError::Ended`].
     pub fn next_batch(&mut self) -> Result<Batch> {
         let start = Instant::now();
         let batches = self.batches.as_ref().ok_or(DataError::Ended)?;

@@ -78,8 +78,8 @@ impl Caption {
         self.texts.first().map_or("", String::as_str)
     }
 
-    /// One of the captions, with equal probability, alone or as `caption, tag, tag`: a uniform number of distinct tags in
-    /// random order. A single caption is taken without drawing a random number.
+    /// One of the captions, with equal probability, alone or as `caption, tag, tag`: a uniform number of distinct tags
+    /// in random order. A single caption is taken without drawing a random number.
     pub fn vary(&self, variation: &CaptionVariation, random: &mut Random) -> String {
         let text = match self.texts.len() {
             0 | 1 => self.first(),

@@ -1,8 +1,8 @@
 //! The fields of a sample's JSON record, read leniently: damage in other fields does not cost the caption.
 //!
 //! Python writes `NaN` and `Infinity`, `1e999`, and half of a surrogate pair where a text was cut inside an emoji; some
-//! editors write a byte order mark. All of these are accepted. Values of other fields are skipped by matching brackets and
-//! quotes. In a damaged record, the fields before the damage are used.
+//! editors write a byte order mark. All of these are accepted. Values of other fields are skipped by matching brackets
+//! and quotes. In a damaged record, the fields before the damage are used.
 
 use crate::data::text;
 
@@ -198,7 +198,8 @@ impl Reader<'_> {
         }
     }
 
-    /// The bytes of a string with its escapes resolved; `at` is at the opening quote. An unpaired surrogate becomes U+FFFD.
+    /// The bytes of a string with its escapes resolved; `at` is at the opening quote. An unpaired surrogate becomes
+    /// U+FFFD.
     fn string(&mut self) -> Result<Vec<u8>, String> {
         self.at += 1;
         let mut found = Vec::new();

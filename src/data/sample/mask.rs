@@ -11,8 +11,8 @@ pub fn kept_patches(patches: usize, ratio: f64) -> usize {
 
 /// Fills `ids_keep` (`[kept]`) with the visible patches of `patches`, in ascending order.
 ///
-/// Every patch gets a uniform random number that depends only on `(seed, epoch, sample)`; those with the smallest are kept.
-/// Their order does not matter to the encoder, and ascending addresses are read fastest.
+/// Every patch gets a uniform random number that depends only on `(seed, epoch, sample)`; those with the smallest are
+/// kept. Their order does not matter to the encoder, and ascending addresses are read fastest.
 ///
 /// # Panics
 /// If `ids_keep` is longer than `patches`.
@@ -30,8 +30,8 @@ pub fn visible_patches(seed: u64, epoch: u64, sample: u64, patches: usize, ids_k
     ids_keep.sort_unstable();
 }
 
-/// The pixels of the patches `ids` of an RGB image (`[side, side, 3]`), `[ids, patch, patch, 3]`. The loader never has such an
-/// image; this is for images from elsewhere.
+/// The pixels of the patches `ids` of an RGB image (`[side, side, 3]`), `[ids, patch, patch, 3]`. The loader never has
+/// such an image; this is for images from elsewhere.
 ///
 /// # Panics
 /// If there is no such patch, or `image` is shorter.

@@ -11,8 +11,8 @@ const MAX_NESTED: usize = 64;
 /// or one whose names, with the parts that they are put together from, take more memory.
 const MAX_BYTES: usize = 512 << 20;
 
-/// Brace expansion as in bash: `{a,b}` and `{08..11}` (padded to equal width if a bound starts with 0), nested and repeated.
-/// Other braces stay as they are.
+/// Brace expansion as in bash: `{a,b}` and `{08..11}` (padded to equal width if a bound starts with 0), nested and
+/// repeated. Other braces stay as they are.
 pub(crate) fn expand_braces(spec: &str) -> Result<Vec<String>, String> {
     expand(spec, 0, &mut { MAX_BYTES })
 }

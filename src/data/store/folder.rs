@@ -4,16 +4,16 @@ use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Extensions of images; the first one is preferred if a sample has several (the first four as in OpenCLIP). The format of an
-/// image is detected from its content.
+/// Extensions of images; the first one is preferred if a sample has several (the first four as in OpenCLIP). The format
+/// of an image is detected from its content.
 pub(crate) const IMAGES: [&str; 11] =
     ["jpg", "png", "jpeg", "webp", "jpe", "jfif", "gif", "bmp", "tif", "tiff", "avif"];
 
 /// Folders inside each other that are followed; a link to a folder above would never end.
 const MAX_DEPTH: usize = 64;
 
-/// All files in a folder and its subfolders, by path within the folder, in the order of the paths. Links are followed; a
-/// folder that is reached twice is taken once.
+/// All files in a folder and its subfolders, by path within the folder, in the order of the paths. Links are followed;
+/// a folder that is reached twice is taken once.
 ///
 /// # Errors
 /// A folder that cannot be read.

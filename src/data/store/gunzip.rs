@@ -4,8 +4,8 @@ use std::io::{self, BufRead, Read};
 
 use flate2::bufread::GzDecoder;
 
-/// Unpacks the members of a gzip file one after the other. Zeros between and after them are skipped, as `gzip` and Python
-/// do.
+/// Unpacks the members of a gzip file one after the other. Zeros between and after them are skipped, as `gzip` and
+/// Python do.
 pub(crate) struct Gunzip<R> {
     /// `None` only while a member is replaced by the next.
     member: Option<GzDecoder<R>>,

@@ -9,11 +9,11 @@
 //! | `folder`, `joined` | the files in a folder; many small files as one store |
 //! | `spool`, `gunzip`, `unzstd` | unpacked archives |
 //!
-//! What the bytes mean belongs in `format`. Another place to read from (an object store, a pipe) is another [`Location`]
-//! and another [`Store`].
+//! What the bytes mean belongs in `format`. Another place to read from (an object store, a pipe) is another
+//! [`Location`] and another [`Store`].
 //!
-//! Nothing is mapped into memory: Linux allows about 65,000 maps per process, and reading a mapped file that was truncated
-//! raises SIGBUS.
+//! Nothing is mapped into memory: Linux allows about 65,000 maps per process, and reading a mapped file that was
+//! truncated raises SIGBUS.
 
 mod braces;
 pub(crate) mod embedded;

@@ -9,8 +9,8 @@ use super::folder::has_images;
 use crate::data::error::{DataError, Result};
 use crate::data::text::list_some;
 
-/// How the names of shards end, in upper or lower case, in the order in which a folder's shards are taken; and how those of
-/// archives end that are not read: they are errors, and not silently ignored.
+/// How the names of shards end, in upper or lower case, in the order in which a folder's shards are taken; and how
+/// those of archives end that are not read: they are errors, and not silently ignored.
 const SHARDS: [&str; 7] = [".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst", ".tfrecord", ".tfrecords"];
 const UNREAD_SHARDS: [&str; 6] = [".tar.bz2", ".tbz", ".tbz2", ".tar.xz", ".txz", ".tar.lz4"];
 

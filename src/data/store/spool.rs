@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::ReadAt;
 use super::local::{read_exact_at, write_all_at};
 
-/// An unnamed temporary file, shared by all unpacked archives of a data set. The system removes it when the program ends,
-/// however it ends.
+/// An unnamed temporary file, shared by all unpacked archives of a data set. The system removes it when the program
+/// ends, however it ends.
 pub(crate) struct Spool {
     folder: PathBuf,
     pieces: Mutex<Option<Arc<Pieces>>>,

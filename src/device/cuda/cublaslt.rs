@@ -1,12 +1,13 @@
 //! Matrix products by cuBLASLt: a thin wrapper that chooses an algorithm once per kind of product and keeps the plan.
 //!
-//! The library proposes several algorithms; the first is often not the fastest (on an H200, up to 1.2 times slower). So they are
-//! timed when a large product is first computed, and the fastest is kept of those that give the first one's bits: results do not
-//! depend on what was measured. The results are compared whole, by [`fingerprint`]s. Algorithms that sum in another order may
-//! agree on zeros, constants or equal rows; such data decides nothing, and the product is timed when it is next computed.
+//! The library proposes several algorithms; the first is often not the fastest (on an H200, up to 1.2 times slower). So
+//! they are timed when a large product is first computed, and the fastest is kept of those that give the first one's
+//! bits: results do not depend on what was measured. The results are compared whole, by [`fingerprint`]s. Algorithms
+//! that sum in another order may agree on zeros, constants or equal rows; such data decides nothing, and the product is
+//! timed when it is next computed.
 //!
-//! cuBLASLt is column-major: a row-major `d = a b` is its `dᵀ = bᵀ aᵀ`, so operands and sizes are swapped, and its bias of rows
-//! is ours of columns.
+//! cuBLASLt is column-major: a row-major `d = a b` is its `dᵀ = bᵀ aᵀ`, so operands and sizes are swapped, and its bias
+//! of rows is ours of columns.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -189,8 +190,9 @@ impl CublasLt {
         .map_err(error("the product"))
     }
 
-    /// Chooses the fastest of the proposed algorithms that give the first one's bits. Each is run on the call's operands, so a
-    /// product that accumulates takes the first, as does a small one. Nothing is decided during a capture.
+    /// Chooses the fastest of the proposed algorithms that give the first one's bits. Each is run on the call's
+    /// operands, so a product that accumulates takes the first, as does a small one. Nothing is decided during a
+    /// capture.
     fn choose(
         &self,
         plan: &mut Planned,

@@ -274,7 +274,8 @@ pub enum Event {
     Emulated(Done),
 }
 
-/// A GPU, real or emulated. Calls are queued in order on one stream; [`Driver::download`] and [`Driver::synchronize`] wait.
+/// A GPU, real or emulated. Calls are queued in order on one stream; [`Driver::download`] and [`Driver::synchronize`]
+/// wait.
 ///
 /// Addresses come from [`Driver::allocate`], or point into such a block.
 pub trait Driver: Send + Sync {

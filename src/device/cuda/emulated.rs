@@ -1,4 +1,5 @@
-//! A GPU on the CPU: kernels run in the PTX emulator with every check on; products round operands as a GPU does and sum in f32.
+//! A GPU on the CPU: kernels run in the PTX emulator with every check on; products round operands as a GPU does and sum
+//! in f32.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,8 +22,8 @@ pub struct EmulatorOptions {
     pub count: bool,
     /// A seed that shuffles blocks and warps.
     pub order: Option<u64>,
-    /// Bytes of shared memory that a block may use; `None` is Hopper's 227 KiB. Other cards have less: an A100 163 KiB, an RTX
-    /// 4090, A10 or L40S 99 KiB.
+    /// Bytes of shared memory that a block may use; `None` is Hopper's 227 KiB. Other cards have less: an A100 163 KiB,
+    /// an RTX 4090, A10 or L40S 99 KiB.
     pub shared: Option<usize>,
 }
 

@@ -9,22 +9,23 @@ pub const SCRATCH_BYTES: usize = 16;
 /// What two buffers of one length are compared by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fingerprint {
-    /// A sum of mixed pairs of position and 32-bit word. Buffers that differ have the same one with a chance of about 2^-64.
+    /// A sum of mixed pairs of position and 32-bit word. Buffers that differ have the same one with a chance of about
+    /// 2^-64.
     pub hash: u64,
     /// Words that are not zero and differ from the word before, in each 16 bytes: three quarters of random data.
     pub varied: u64,
 }
 
 impl Fingerprint {
-    /// Whether the buffer, of this length, holds enough different numbers for a comparison to mean something. Zeros, constants
-    /// and data that is mostly zero do not: every order of summation gives the same bits there.
+    /// Whether the buffer, of this length, holds enough different numbers for a comparison to mean something. Zeros,
+    /// constants and data that is mostly zero do not: every order of summation gives the same bits there.
     pub fn is_telling(&self, bytes: usize) -> bool {
         self.varied * 16 >= bytes as u64
     }
 }
 
-/// The fingerprint of `bytes` bytes at `address` (16-byte aligned), after all calls so far; waits for it. `scratch`: the
-/// address of [`SCRATCH_BYTES`] bytes.
+/// The fingerprint of `bytes` bytes at `address` (16-byte aligned), after all calls so far; waits for it. `scratch`:
+/// the address of [`SCRATCH_BYTES`] bytes.
 ///
 /// # Errors
 /// As the driver.

@@ -1,4 +1,5 @@
-//! The kernels that build.rs compiled: name and PTX of each file under `kernels/`, and constants that launchers share with them.
+//! The kernels that build.rs compiled: name and PTX of each file under `kernels/`, and constants that launchers share
+//! with them.
 
 include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 

@@ -1,8 +1,9 @@
 //! NVIDIA GPUs, real and emulated: one device over a small [`Driver`].
 //!
-//! build.rs compiles the kernels in `kernels/`; the `cuda.rs` of each op launches them. Matrix products go to cuBLASLt (emulated:
-//! to the CPU, with the same operands). Activations are bf16 ([`Cuda<bf16>`](Cuda)), with f32 statistics, sums, master weights
-//! and moments; `Cuda<f32>` runs the f32 instances of the same kernels, so that they can be tested with tighter tolerances.
+//! build.rs compiles the kernels in `kernels/`; the `cuda.rs` of each op launches them. Matrix products go to cuBLASLt
+//! (emulated: to the CPU, with the same operands). Activations are bf16 ([`Cuda<bf16>`](Cuda)), with f32 statistics,
+//! sums, master weights and moments; `Cuda<f32>` runs the f32 instances of the same kernels, so that they can be tested
+//! with tighter tolerances.
 
 mod cublaslt;
 mod driver;

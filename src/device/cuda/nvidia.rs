@@ -59,8 +59,8 @@ pub struct Gpu {
 /// A captured stream.
 struct Captured(CudaGraph);
 
-// SAFETY: the driver wants one call to a graph at a time, which holds since this type is not `Sync`. Graphs belong to a context,
-// not to a thread.
+// SAFETY: the driver wants one call to a graph at a time, which holds since this type is not `Sync`. Graphs belong to a
+// context, not to a thread.
 unsafe impl Send for Captured {}
 
 impl Graph for Captured {
@@ -281,8 +281,8 @@ impl Driver for Gpu {
         let mut params: Vec<*mut c_void> = call.args.iter().map(|arg| arg.bytes().as_ptr().cast_mut().cast()).collect();
         let [blocks, threads] = [call.config.blocks, call.config.threads].map(|[x, y, z]| (x, y, z));
         let shared = call.config.shared as u32;
-        // SAFETY: the arguments agree with the kernel's declaration, and accesses stay in bounds: the tests run every kernel in
-        // emulation, which checks both. The driver copies the arguments before it returns.
+        // SAFETY: the arguments agree with the kernel's declaration, and accesses stay in bounds: the tests run every
+        // kernel in emulation, which checks both. The driver copies the arguments before it returns.
         unsafe { result::launch_kernel(function, blocks, threads, shared, self.stream.cu_stream(), &mut params) }
             .map_err(|error| DeviceError::Kernel {
                 kernel: call.kernel.to_owned(),

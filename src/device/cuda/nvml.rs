@@ -1,5 +1,5 @@
-//! NVIDIA's management library (NVML): clocks, power and temperature of a GPU. It is part of the driver and loaded at run time;
-//! without it, nothing is reported.
+//! NVIDIA's management library (NVML): clocks, power and temperature of a GPU. It is part of the driver and loaded at
+//! run time; without it, nothing is reported.
 //!
 //! Functions and constants are those of `nvml.h`.
 

@@ -55,7 +55,8 @@ impl Staging {
                 Some(buffer) => buffer.copied.synchronize()?,
             }
             let buffer = &buffers[place];
-            // SAFETY: the buffer has room, is not being read (its event has happened), and does not overlap the caller's memory.
+            // SAFETY: the buffer has room, is not being read (its event has happened), and does not overlap the
+            // caller's memory.
             unsafe {
                 std::ptr::copy_nonoverlapping(piece.as_ptr(), buffer.start.cast(), piece.len());
                 let staged = std::slice::from_raw_parts(buffer.start.cast::<u8>(), piece.len());
@@ -79,7 +80,8 @@ impl Staging {
         let fitting = free.iter().position(|buffer| buffer.bytes >= bytes);
         let buffer = fitting.map_or_else(|| Buffer::new(context, bytes), |place| Ok(free.swap_remove(place)))?;
         drop(free);
-        // SAFETY: the caller's range was allocated; the buffer has room and it is not read before `copied` has happened.
+        // SAFETY: the caller's range was allocated; the buffer has room and it is not read before `copied` has
+        // happened.
         unsafe {
             let to = std::slice::from_raw_parts_mut(buffer.start.cast::<u8>(), bytes);
             result::memcpy_dtoh_async(to, from, stream.cu_stream())?;

@@ -1,7 +1,8 @@
 //! AMX: products of tiles of bf16, sixteen rows of `a` by sixteen columns of `b`, 32 numbers of each along `k`.
 //!
-//! `tdpbf16ps` sums the products at even places along `k` and those at odd places in two chains of fused multiply-adds from zero, and
-//! adds both sums to the tile. It treats denormal numbers as zero. (Intel's Software Developer's Manual, volume 2.)
+//! `tdpbf16ps` sums the products at even places along `k` and those at odd places in two chains of fused multiply-adds
+//! from zero, and adds both sums to the tile. It treats denormal numbers as zero. (Intel's Software Developer's Manual,
+//! volume 2.)
 
 use std::arch::asm;
 use std::arch::x86_64::*;
@@ -35,8 +36,8 @@ pub(super) fn is_there() -> bool {
     *IS_THERE
 }
 
-/// Asks Linux for permission to use the tile registers, which it has to save at context switches. Without it, their first use kills the
-/// process.
+/// Asks Linux for permission to use the tile registers, which it has to save at context switches. Without it, their
+/// first use kills the process.
 #[cfg(target_os = "linux")]
 fn permitted() -> bool {
     const ARCH_REQ_XCOMP_PERM: usize = 0x1023;
@@ -147,7 +148,8 @@ impl Amx {
                     transposed(by_unit)
                 };
                 for (row, units_) in rows.into_iter().enumerate() {
-                    // SAFETY: by the caller there is room for whole panels; `to` is aligned to a register, as are panels and rows.
+                    // SAFETY: by the caller there is room for whole panels; `to` is aligned to a register, as are
+                    // panels and rows.
                     unsafe { _mm512_store_si512(to.add(first * units + (unit + row) * LANES).cast(), units_) };
                 }
             }
@@ -163,8 +165,8 @@ impl Amx {
 unsafe fn multiply<const R: usize, const V: usize>(to: Tile) {
     const ROW: usize = 64;
     let steps = to.units / UNITS;
-    // SAFETY: by the caller. `tileloadd` reads whole panels and strips, which are padded; whole tiles are stored to `c`, others
-    // to `sums`, of which only rows and columns of the result are copied.
+    // SAFETY: by the caller. `tileloadd` reads whole panels and strips, which are padded; whole tiles are stored to
+    // `c`, others to `sums`, of which only rows and columns of the result are copied.
     unsafe {
         asm!(
             "tilezero tmm0",

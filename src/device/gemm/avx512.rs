@@ -1,5 +1,6 @@
-//! AVX-512: products of f32, and of pairs of bf16 with `vdpbf16ps`. That instruction multiplies sixteen pairs by sixteen others and
-//! adds both products of each to sixteen f32 sums, the later product first. It treats denormal operands as zero.
+//! AVX-512: products of f32, and of pairs of bf16 with `vdpbf16ps`. That instruction multiplies sixteen pairs by
+//! sixteen others and adds both products of each to sixteen f32 sums, the later product first. It treats denormal
+//! operands as zero.
 
 use std::arch::asm;
 use std::arch::x86_64::*;
@@ -16,8 +17,8 @@ const ROWS_AHEAD: usize = 16;
 /// Rows of a row-major operand that are packed together, strip by strip: that many streams are read and one is written.
 const TOGETHER: usize = 16;
 
-/// Products of f32 or of pairs of bf16. A value shows that this process uses AVX-512, and that the processor has AVX-512 BF16 if
-/// `BF16`.
+/// Products of f32 or of pairs of bf16. A value shows that this process uses AVX-512, and that the processor has
+/// AVX-512 BF16 if `BF16`.
 #[derive(Clone, Copy)]
 pub(super) struct Avx512<const BF16: bool>(());
 
@@ -145,7 +146,8 @@ unsafe fn narrow_interleaved(earlier: __m512, later: __m512) -> __m512i {
 }
 
 impl<const BF16: bool> Avx512<BF16> {
-    /// Sixteen units, from number `at` on, of up to sixteen rows that are contiguous along `k`: one register per row, padded with zeros.
+    /// Sixteen units, from number `at` on, of up to sixteen rows that are contiguous along `k`: one register per row,
+    /// padded with zeros.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
     pub(super) fn along(self, a: Operand, first: usize, count: usize, at: usize) -> [__m512i; LANES] {
@@ -192,8 +194,9 @@ impl<const BF16: bool> Avx512<BF16> {
         let units = Self::units(a.k);
         let first = |tile| Self::first_row(a.count, tile);
         let store = |row: usize, unit: usize, height: usize, values: __m512i| {
-            // SAFETY: by the caller there is room for all panels. A store of sixteen lanes spills into the panel's next units, which
-            // are written afterwards; in the last units, where there is no next one, the other lanes are masked off.
+            // SAFETY: by the caller there is room for all panels. A store of sixteen lanes spills into the panel's next
+            // units, which are written afterwards; in the last units, where there is no next one, the other lanes are
+            // masked off.
             unsafe {
                 let at = to.add(row * units + unit * height).cast::<i32>();
                 if unit + LANES < units {

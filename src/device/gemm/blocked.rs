@@ -1,8 +1,8 @@
 //! Cuts a product into blocks that fit the caches and divides them among threads; a [`Kernel`] multiplies them.
 //!
-//! Both operands are packed. The smaller one is packed whole, for as much of `k` at a time as fits: by each thread for itself if
-//! it is small enough, otherwise by all threads together. Of the larger one, each thread packs a block just before multiplying it.
-//! Nothing here affects the order of additions: only [`Kernel::depth`] and the kernel do.
+//! Both operands are packed. The smaller one is packed whole, for as much of `k` at a time as fits: by each thread for
+//! itself if it is small enough, otherwise by all threads together. Of the larger one, each thread packs a block just
+//! before multiplying it. Nothing here affects the order of additions: only [`Kernel::depth`] and the kernel do.
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -13,7 +13,8 @@ use super::{Epilogue, Gemm, GemmOptions};
 /// Columns whose results stay in the L2 cache, together with a block of rows, until the epilogue.
 const NEAR: usize = 12 * LANES;
 
-/// The largest part of an operand that threads pack together. A larger part would be read from memory again for each block.
+/// The largest part of an operand that threads pack together. A larger part would be read from memory again for each
+/// block.
 const SHARED_BYTES: usize = 8 << 20;
 
 /// The largest part of an operand that each thread packs for itself: half of an L2 cache.
@@ -52,8 +53,9 @@ pub(super) fn run<K: Kernel>(kernel: K, operands: Gemm<'_>) {
             with(&WHOLE, |whole| {
                 for some in chunks(0..units, chunk) {
                     let whole = Buffer::new(whole, job.padded() * some.len());
-                    // SAFETY: the buffer has room for all units `some` and is lent to this thread alone; the parts are disjoint
-                    // ranges of the result's rows (columns), which fits the sizes and whose rows do not overlap.
+                    // SAFETY: the buffer has room for all units `some` and is lent to this thread alone; the parts are
+                    // disjoint ranges of the result's rows (columns), which fits the sizes and whose rows do not
+                    // overlap.
                     unsafe {
                         job.pack_whole(whole, &some, 0..job.pieces());
                         (0..blocks)
@@ -69,12 +71,13 @@ pub(super) fn run<K: Kernel>(kernel: K, operands: Gemm<'_>) {
     with(&WHOLE, |whole| {
         for some in chunks(0..units, max_units) {
             let whole = Buffer::new(whole, job.padded() * some.len());
-            // SAFETY: the buffer has room for all units `some`. The groups are disjoint, each tile or strip has its own part of the
-            // buffer, and no thread reads it before `for_each` has returned.
+            // SAFETY: the buffer has room for all units `some`. The groups are disjoint, each tile or strip has its own
+            // part of the buffer, and no thread reads it before `for_each` has returned.
             for_each(options.parallel, job.pieces().div_ceil(GRAIN), &|group| unsafe {
                 job.pack_whole(whole, &some, GRAIN * group..job.pieces().min(GRAIN * (group + 1)));
             });
-            // SAFETY: the buffer is packed and no thread writes it; the blocks are disjoint ranges of the result's rows (columns).
+            // SAFETY: the buffer is packed and no thread writes it; the blocks are disjoint ranges of the result's rows
+            // (columns).
             for_each(options.parallel, blocks, &|index| unsafe {
                 job.block(whole, &some, evenly(0..many, index, blocks, grain));
             });
@@ -119,8 +122,8 @@ fn evenly(range: Range<usize>, index: usize, parts: usize, grain: usize) -> Rang
 /// A packed operand that threads share.
 #[derive(Clone, Copy)]
 struct Buffer(*mut u32);
-// SAFETY: `run` gives each thread parts that no other thread reads or writes at the same time, and keeps the buffer until all
-// threads are done.
+// SAFETY: `run` gives each thread parts that no other thread reads or writes at the same time, and keeps the buffer
+// until all threads are done.
 unsafe impl Send for Buffer {}
 // SAFETY: as above.
 unsafe impl Sync for Buffer {}
@@ -138,7 +141,8 @@ struct Out {
     stride: usize,
     aux: Option<*mut f32>,
 }
-// SAFETY: `run` gives each thread elements that no other thread uses, and borrows the result until all threads are done.
+// SAFETY: `run` gives each thread elements that no other thread uses, and borrows the result until all threads are
+// done.
 unsafe impl Send for Out {}
 // SAFETY: as above.
 unsafe impl Sync for Out {}
@@ -151,8 +155,8 @@ struct Packed {
     units: usize,
 }
 
-/// A product. Its unsafe functions require that buffers are as long as what is packed into them, that the result fits the sizes and
-/// its rows do not overlap, and that no other thread uses what they write.
+/// A product. Its unsafe functions require that buffers are as long as what is packed into them, that the result fits
+/// the sizes and its rows do not overlap, and that no other thread uses what they write.
 struct Job<'a, K> {
     kernel: K,
     a: Operand<'a>,
@@ -188,8 +192,8 @@ impl<'a, K: Kernel> Job<'a, K> {
         }
     }
 
-    /// Rows or columns of the operand that is packed whole, and of the other one; how many of the latter are a block, and the
-    /// multiple at which a block may start.
+    /// Rows or columns of the operand that is packed whole, and of the other one; how many of the latter are a block,
+    /// and the multiple at which a block may start.
     fn sides(&self) -> (usize, usize, usize, usize) {
         let (m, n) = (self.a.count, self.b.count);
         if self.rows_whole { (m, n, NEAR, K::STRIPS * LANES) } else { (n, m, K::BLOCK, 1) }
@@ -230,8 +234,8 @@ impl<'a, K: Kernel> Job<'a, K> {
         with(&BLOCK, |block| {
             for part in chunks(some.clone(), self.chunk) {
                 let (start, k) = (K::PER * part.start, K::PER * part.len());
-                // SAFETY: `block` is this thread's own and was made long enough; `whole` is packed and `range` is for this call alone, by
-                // the caller.
+                // SAFETY: `block` is this thread's own and was made long enough; `whole` is packed and `range` is for
+                // this call alone, by the caller.
                 unsafe {
                     if self.rows_whole {
                         let to = at_least(block, range.len().next_multiple_of(LANES) * part.len());
@@ -252,8 +256,8 @@ impl<'a, K: Kernel> Job<'a, K> {
         });
     }
 
-    /// Multiplies units `some` of `rows` by those of `columns`, with which both packed operands start. After the last units, it
-    /// calls the epilogue.
+    /// Multiplies units `some` of `rows` by those of `columns`, with which both packed operands start. After the last
+    /// units, it calls the epilogue.
     unsafe fn multiply(&self, a: Packed, b: Packed, some: &Range<usize>, rows: Range<usize>, columns: Range<usize>) {
         let Out { c, stride, aux } = self.out;
         self.kernel.begin();
@@ -263,8 +267,9 @@ impl<'a, K: Kernel> Job<'a, K> {
                 for tile in 0..rows.len().div_ceil(K::ROWS) {
                     let (first, next) = (K::first_row(rows.len(), tile), K::first_row(rows.len(), tile + 1));
                     let panel = K::panel(next - first);
-                    // SAFETY: by the caller both operands hold these units of `rows` and `columns`, padded to whole panels and strips, and
-                    // no other thread uses these elements of the result. `begin` was called above.
+                    // SAFETY: by the caller both operands hold these units of `rows` and `columns`, padded to whole
+                    // panels and strips, and no other thread uses these elements of the result. `begin` was called
+                    // above.
                     unsafe {
                         self.kernel.tile(Tile {
                             c: c.add((rows.start + first) * stride + strips.start),
@@ -287,7 +292,8 @@ impl<'a, K: Kernel> Job<'a, K> {
         let Some(epilogue) = self.epilogue.filter(|_| some.end == self.units) else { return };
         for row in rows {
             let at = row * stride + columns.start;
-            // SAFETY: the result and `aux` have this row and these columns, and by the caller no other thread uses them.
+            // SAFETY: the result and `aux` have this row and these columns, and by the caller no other thread uses
+            // them.
             let piece = |all: *mut f32| unsafe { std::slice::from_raw_parts_mut(all.add(at), columns.len()) };
             epilogue(row, columns.start, piece(c), aux.map_or(&mut [], piece));
         }

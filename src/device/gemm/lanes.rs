@@ -1,5 +1,5 @@
-//! Products as plain loops over sixteen lanes, compiled for AVX2 and for the target's baseline (SSE2, NEON). They add in the order of
-//! the kernels for AVX-512 and AMX, so results have the same bits.
+//! Products as plain loops over sixteen lanes, compiled for AVX2 and for the target's baseline (SSE2, NEON). They add
+//! in the order of the kernels for AVX-512 and AMX, so results have the same bits.
 
 use std::ops::Range;
 
@@ -11,8 +11,8 @@ use super::pack::{Kernel, LANES, Operand, PAIRS_DEPTH, Tile, depth};
 pub(super) type Plain = Lanes<1>;
 /// Products of bf16 in the order of `vdpbf16ps`: of two neighbours along `k`, the later one first.
 pub(super) type Pairs = Lanes<2>;
-/// Products of bf16 in the order of `tdpbf16ps`: of 32 neighbours along `k`, the even ones and the odd ones are each summed from zero,
-/// then both sums are added.
+/// Products of bf16 in the order of `tdpbf16ps`: of 32 neighbours along `k`, the even ones and the odd ones are each
+/// summed from zero, then both sums are added.
 pub(super) type Tiles = Lanes<32>;
 
 /// Sums in which each group of `GROUP` neighbours along `k` is reordered.

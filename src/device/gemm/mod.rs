@@ -1,8 +1,8 @@
 //! Matrix products on the CPU: packed, blocked and multiplied by the widest instructions that the processor has.
 //!
-//! The bits of a result depend on sizes and operands alone, not on the instruction set or the number of threads. Each element is a
-//! sum of pieces along `k`, added in order. In f32 a piece is a chain of fused multiply-adds from zero; `lanes.rs` defines the two
-//! orders for bf16.
+//! The bits of a result depend on sizes and operands alone, not on the instruction set or the number of threads. Each
+//! element is a sum of pieces along `k`, added in order. In f32 a piece is a chain of fused multiply-adds from zero;
+//! `lanes.rs` defines the two orders for bf16.
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
@@ -102,8 +102,8 @@ pub struct GemmOptions {
     pub parallel: bool,
 }
 
-/// `f(row, column, c, aux)`, applied to the product a piece of a row at a time, while the piece is in the caches; `row` and
-/// `column` are those of its first element.
+/// `f(row, column, c, aux)`, applied to the product a piece of a row at a time, while the piece is in the caches; `row`
+/// and `column` are those of its first element.
 pub type Epilogue<'a> = dyn Fn(usize, usize, &mut [f32], &mut [f32]) + Sync + 'a;
 
 /// `c = scale · a b`, or `c += scale · a b`, with `c: [m, n]` and `a: [m, k]`.
@@ -111,8 +111,8 @@ pub type Epilogue<'a> = dyn Fn(usize, usize, &mut [f32], &mut [f32]) + Sync + 'a
 /// The sum over `k` is never split between threads, so the bits of the result do not depend on their number.
 ///
 /// # Panics
-/// If an operand does not fit the sizes, `c` is not row-major or its rows overlap, or `a` or `b` is neither row-major nor
-/// column-major.
+/// If an operand does not fit the sizes, `c` is not row-major or its rows overlap, or `a` or `b` is neither row-major
+/// nor column-major.
 pub fn gemm(
     sizes: (usize, usize, usize),
     (c, c_strides): (&mut [f32], Strides),

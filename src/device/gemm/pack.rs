@@ -8,8 +8,8 @@ pub(super) const LANES: usize = 16;
 /// The most units in a piece: a tile's two strips of that length fit an L1 cache of 32 KiB.
 const DEPTH: usize = 256;
 
-/// Units in a piece along `k`. Each piece is summed on its own and then added to the result, so this determines the bits of a
-/// product and must depend on the length alone.
+/// Units in a piece along `k`. Each piece is summed on its own and then added to the result, so this determines the
+/// bits of a product and must depend on the length alone.
 pub(super) fn depth(units: usize) -> usize {
     units.div_ceil(units.div_ceil(DEPTH)).next_multiple_of(LANES)
 }
@@ -17,8 +17,8 @@ pub(super) fn depth(units: usize) -> usize {
 /// As [`depth`], for pairs of bf16: a constant, so that bf16 runs keep the bits of earlier versions.
 pub(super) const PAIRS_DEPTH: usize = 160;
 
-/// `count` rows of `a`, or columns of `b`, of `k` numbers each. `apart` is the distance between rows (columns), `along` the distance
-/// along `k`; one of the two is 1.
+/// `count` rows of `a`, or columns of `b`, of `k` numbers each. `apart` is the distance between rows (columns), `along`
+/// the distance along `k`; one of the two is 1.
 #[derive(Clone, Copy)]
 pub(super) struct Operand<'a> {
     pub from: &'a [f32],
@@ -55,10 +55,11 @@ pub(super) struct Tile {
     pub units: usize,
 }
 
-/// Packs operands, and multiplies tiles of them. A value of a kernel's type exists only if this process uses its instructions.
+/// Packs operands, and multiplies tiles of them. A value of a kernel's type exists only if this process uses its
+/// instructions.
 ///
-/// A *unit* is 32 bits of packed numbers that are neighbours along `k`. Strips of `b` are `[units, LANES]`, panels of `a`
-/// `[units, rows]` unless the kernel has a layout of its own. Padding is zero.
+/// A *unit* is 32 bits of packed numbers that are neighbours along `k`. Strips of `b` are `[units, LANES]`, panels of
+/// `a` `[units, rows]` unless the kernel has a layout of its own. Padding is zero.
 pub(super) trait Kernel: Copy + Send + Sync {
     /// Numbers in a unit.
     const PER: usize;
@@ -91,7 +92,8 @@ pub(super) trait Kernel: Copy + Send + Sync {
         rows
     }
 
-    /// The first row of tile `index`. Tiles have about the same height, since a short one takes nearly as long as a tall one.
+    /// The first row of tile `index`. Tiles have about the same height, since a short one takes nearly as long as a
+    /// tall one.
     fn first_row(rows: usize, index: usize) -> usize {
         index * rows / rows.div_ceil(Self::ROWS)
     }

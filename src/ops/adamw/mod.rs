@@ -33,8 +33,8 @@ pub struct Hyper {
 pub const NUMBERS: usize = 8;
 
 impl Hyper {
-    /// What a device reads at each update, so that a captured update can be replayed with other numbers: learning rate, both
-    /// betas, epsilon, weight decay, both bias corrections, largest norm.
+    /// What a device reads at each update, so that a captured update can be replayed with other numbers: learning rate,
+    /// both betas, epsilon, weight decay, both bias corrections, largest norm.
     pub fn numbers(&self) -> [f32; NUMBERS] {
         let (correct1, correct2) = self.corrections();
         let &Self { lr, beta1, beta2, eps, weight_decay, clip_norm, .. } = self;
@@ -74,6 +74,7 @@ pub trait AdamW: Device {
     /// f32 elements of [`Update::norm`] for an arena of this length.
     fn norm_len(arena_len: usize) -> usize;
 
-    /// One update; `hyper` and [`Update::numbers`] are equal. If the gradients' norm is not finite, only the norm is written.
+    /// One update; `hyper` and [`Update::numbers`] are equal. If the gradients' norm is not finite, only the norm is
+    /// written.
     fn adamw(&self, hyper: &Hyper, update: Update<'_, Self>) -> Result<(), DeviceError>;
 }

@@ -1,7 +1,7 @@
 //! The vision tower's sequence: a CLS token in front of the visible patches, and positions by patch index.
 //!
-//! `out[b, 0] = cls + pos[0]`, `out[b, 1 + k] = patches[b, k] + pos[1 + ids[b, k]]`. FLIP's table is fixed with a zero row
-//! for CLS (docs/method.md); CLIP's is learned.
+//! `out[b, 0] = cls + pos[0]`, `out[b, 1 + k] = patches[b, k] + pos[1 + ids[b, k]]`. FLIP's table is fixed with a zero
+//! row for CLS (docs/method.md); CLIP's is learned.
 
 mod cpu;
 #[cfg(feature = "cuda")]

@@ -1,5 +1,5 @@
-//! Attention on the CPU: in parallel over samples; one head's whole score matrix stays in a thread's cache. It computes in f32 with
-//! every `--precision`: bf16 changes the time of a step by less than 2 % (docs/performance.md).
+//! Attention on the CPU: in parallel over samples; one head's whole score matrix stays in a thread's cache. It computes
+//! in f32 with every `--precision`: bf16 changes the time of a step by less than 2 % (docs/performance.md).
 
 use std::cell::RefCell;
 
@@ -127,8 +127,8 @@ impl Attention for Cpu {
     }
 }
 
-/// Turns rows of scores into probabilities, with zeros for hidden keys. It computes all maxima first: within a row each step depends on
-/// the one before, so several rows are needed to keep the processor busy.
+/// Turns rows of scores into probabilities, with zeros for hidden keys. It computes all maxima first: within a row each
+/// step depends on the one before, so several rows are needed to keep the processor busy.
 #[inline(always)]
 fn softmax(shape: Shape, scores: &mut [f32], lse: &mut [f32]) {
     let len = row_len(shape);

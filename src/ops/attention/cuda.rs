@@ -11,8 +11,8 @@ use crate::device::cuda::{ActType, Cuda, DType, LaunchConfig, Limits, View, View
 /// Head dims for which there are matrix-instruction kernels; others take the simple ones.
 const FAST: [usize; 5] = [32, 64, 80, 96, 128];
 
-/// The forward kernels that hold a whole row of scores in registers: head dim, the next shorter kernel's row length, padded
-/// row length, warps, and blocks per SM.
+/// The forward kernels that hold a whole row of scores in registers: head dim, the next shorter kernel's row length,
+/// padded row length, warps, and blocks per SM.
 fn whole_rows(head_dim: usize) -> &'static [[usize; 5]] {
     match head_dim {
         32 => &attention_d32::WHOLE,
@@ -53,9 +53,9 @@ fn forward_kernel(shape: &Shape, limits: Limits) -> (String, LaunchConfig) {
     }
 }
 
-/// The backward kernel's name without its prefix, and its launch config: the one for which a head fills an SM, if it applies; else
-/// one block per head, if two of them fit an SM of Hopper and one fits this GPU; else the one that loops over the row, which fits
-/// every GPU.
+/// The backward kernel's name without its prefix, and its launch config: the one for which a head fills an SM, if it
+/// applies; else one block per head, if two of them fit an SM of Hopper and one fits this GPU; else the one that loops
+/// over the row, which fits every GPU.
 fn backward_kernel(shape: &Shape, limits: Limits) -> (String, LaunchConfig) {
     let &Shape { tokens, head_dim: d, .. } = shape;
     let heads = shape.batch * shape.heads;

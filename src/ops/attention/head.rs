@@ -1,4 +1,5 @@
-//! Small f32 products, as for one attention head, on one thread. A general product would spend more time on packing than on sums.
+//! Small f32 products, as for one attention head, on one thread. A general product would spend more time on packing
+//! than on sums.
 //!
 //! Each element is one chain of fused multiply-adds along `k`, so its bits do not depend on the instruction set.
 
@@ -6,7 +7,8 @@ use crate::device::gemm::Strides;
 use crate::device::isa::{Isa, level};
 use crate::simd::{LANES, wide};
 
-/// The most rows of a tile: with strips of two registers, 12 registers of sums. More were not faster, since loads are the limit.
+/// The most rows of a tile: with strips of two registers, 12 registers of sums. More were not faster, since loads are
+/// the limit.
 const ROWS: usize = 6;
 
 /// f32 elements of scratch for a product of `n` columns and sums over `k`.
@@ -93,7 +95,8 @@ fn pack(panel: &mut [f32], width: usize, k: usize, b: &[f32], of_b: Strides, col
     }
 }
 
-/// Tiles of a fixed number of rows. The rows are written out, because the compiler keeps the sums of a loop over rows in memory.
+/// Tiles of a fixed number of rows. The rows are written out, because the compiler keeps the sums of a loop over rows
+/// in memory.
 macro_rules! rows {
     ($name:ident: $($row:ident)*) => {
         #[inline(always)]
@@ -113,7 +116,8 @@ macro_rules! rows {
                 let b = *b;
                 let mut at = unit * of_a.columns;
                 $(
-                    // SAFETY: the assertion above compared the largest index, that of the last row and unit, with the length.
+                    // SAFETY: the assertion above compared the largest index, that of the last row and unit, with the
+                    // length.
                     add(&mut $row, unsafe { *a.get_unchecked(at) }, &b);
                     at += of_a.rows;
                 )*

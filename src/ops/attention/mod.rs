@@ -1,7 +1,7 @@
 //! Multi-head self-attention on packed `qkv`, for short rows (Vaswani et al. 2017, section 3.2).
 //!
-//! Per sample and head: `S = Q Kᵀ / √d`, `P = softmax(S)` over keys (if `causal`, only those up to the query), `O = P V`; the
-//! log-sum-exp of each row of `S` is saved instead of `P`.
+//! Per sample and head: `S = Q Kᵀ / √d`, `P = softmax(S)` over keys (if `causal`, only those up to the query), `O = P
+//! V`; the log-sum-exp of each row of `S` is saved instead of `P`.
 //!
 //! Backwards (Dao et al. 2022, appendix B): `P = exp(S - lse)`, `dV = Pᵀ dO`, `dP = dO Vᵀ`,
 //! `dS = P ∘ (dP - rowsum(dO ∘ O))`, `dQ = dS K / √d`, `dK = dSᵀ Q / √d`.
@@ -57,7 +57,8 @@ pub struct BackwardOperands<'a, D: Device> {
 
 /// Devices that have attention.
 pub trait Attention: Device {
-    /// `qkv: [batch, tokens, 3, heads, head_dim] -> out: [batch, tokens, heads, head_dim]`, `lse: [batch, heads, tokens]`.
+    /// `qkv: [batch, tokens, 3, heads, head_dim] -> out: [batch, tokens, heads, head_dim]`, `lse: [batch, heads,
+    /// tokens]`.
     fn attention_forward(
         &self,
         shape: &Shape,

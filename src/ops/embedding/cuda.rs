@@ -19,7 +19,8 @@ pub(in crate::ops) struct Table {
     pub accumulate: bool,
 }
 
-/// Lengths of the lists that the launches of `embedding_sum` take: the places, then the partial rows of the launch before.
+/// Lengths of the lists that the launches of `embedding_sum` take: the places, then the partial rows of the launch
+/// before.
 fn list_lens(places: usize) -> impl Iterator<Item = usize> {
     std::iter::successors(Some(places), |len| (*len > PIECE).then(|| 2 * len.div_ceil(PIECE)))
 }
@@ -31,8 +32,8 @@ pub(in crate::ops) fn scatter_scratch_len(places: usize, width: usize) -> usize 
     sort + list_lens(places).skip(1).map(|len| len * (2 + width)).sum::<usize>()
 }
 
-/// `table[v] (+)= Σ rows[i]` over the places `i` with `indices[i] = v`, in a fixed order; `indices: [places]`, 32 bits each;
-/// `rows: [places, width]`; `scratch`: [`scatter_scratch_len`] elements.
+/// `table[v] (+)= Σ rows[i]` over the places `i` with `indices[i] = v`, in a fixed order; `indices: [places]`, 32 bits
+/// each; `rows: [places, width]`; `scratch`: [`scatter_scratch_len`] elements.
 ///
 /// # Errors
 /// If a launch fails.

@@ -1,6 +1,7 @@
 //! Token embedding with learned positions: `out[b, t] = table[token[b, t]] + pos[t]`.
 //!
-//! Backwards: `dtable[v]` is the sum of `dout` over the places of token `v`, `dpos[t] = Σ_b dout[b, t]`, both in a fixed order.
+//! Backwards: `dtable[v]` is the sum of `dout` over the places of token `v`, `dpos[t] = Σ_b dout[b, t]`, both in a
+//! fixed order.
 
 mod cpu;
 #[cfg(feature = "cuda")]

@@ -1,7 +1,7 @@
 //! The pixels of the visible patches, normalised, as rows of a matrix: `(u8 / 255 - mean) / std`.
 //!
-//! The loader has gathered them: hidden patches are neither resized nor uploaded. Gathering before the patch embedding equals
-//! gathering after it, since positions are added per patch.
+//! The loader has gathered them: hidden patches are neither resized nor uploaded. Gathering before the patch embedding
+//! equals gathering after it, since positions are added per patch.
 
 mod cpu;
 #[cfg(feature = "cuda")]

@@ -1,6 +1,7 @@
 //! L2 normalisation of each row, as in FLIP: `y = x / (|x| + 1e-8)`, in f32.
 //!
-//! Backwards, with `n = |x|`, `s = n + 1e-8`: `dx = dy / s - x · (x · dy) / (n s²)` (the second term is zero where `n` is).
+//! Backwards, with `n = |x|`, `s = n + 1e-8`: `dx = dy / s - x · (x · dy) / (n s²)` (the second term is zero where `n`
+//! is).
 
 mod cpu;
 #[cfg(feature = "cuda")]

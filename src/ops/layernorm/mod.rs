@@ -116,8 +116,8 @@ impl<D: LayerNorm> Tape<D> {
         self.record_layernorm(x, None, None, norm)
     }
 
-    /// `(s, LN(s))` with `s = x + delta`, or `s = x` without a `delta`: the residual stream, and the input of a branch. All are
-    /// `[..., width]`.
+    /// `(s, LN(s))` with `s = x + delta`, or `s = x` without a `delta`: the residual stream, and the input of a branch.
+    /// All are `[..., width]`.
     pub fn residual_layernorm(
         &mut self,
         x: Var<D::Act>,

@@ -1,8 +1,8 @@
 //! Matrix product with a weight, an optional bias and an optional GELU: `y = gelu(x Wᵀ + b)`.
 //!
 //! Backwards, with `h = x Wᵀ + b` saved if there is a GELU: `dh = dy ∘ gelu'(h)`, `dx = dh W`, `dW = dhᵀ x`,
-//! `db = Σ_rows dh`. If `x` is itself a GELU that nothing else reads, the product for `dx` multiplies by its derivative in its
-//! epilogue, which saves a pass over memory.
+//! `db = Σ_rows dh`. If `x` is itself a GELU that nothing else reads, the product for `dx` multiplies by its derivative
+//! in its epilogue, which saves a pass over memory.
 
 mod cpu;
 #[cfg(feature = "cuda")]

@@ -1,6 +1,7 @@
 //! Symmetric InfoNCE (Radford et al. 2021, figure 3).
 //!
-//! `loss = (Σ_i (lse_row_i - L_ii) + Σ_j (lse_col_j - L_jj)) / 2B`, `G = (exp(L - lse_row) + exp(L - lse_col) - 2·1) / 2B`.
+//! `loss = (Σ_i (lse_row_i - L_ii) + Σ_j (lse_col_j - L_jj)) / 2B`, `G = (exp(L - lse_row) + exp(L - lse_col) - 2·1) /
+//! 2B`.
 
 use super::PairLoss;
 use super::cpu::{GradTile, RowTile, TILE};

@@ -1,5 +1,5 @@
-//! Losses over all pairs on a GPU: `kernels/contrastive.cu` and `kernels/sigmoid.cu`, whose headers document the launches and
-//! their scratch.
+//! Losses over all pairs on a GPU: `kernels/contrastive.cu` and `kernels/sigmoid.cu`, whose headers document the
+//! launches and their scratch.
 
 use super::{Gradients, Inputs, Lse, PairLoss, Pairwise, Shape};
 use crate::autograd::GradMut;
@@ -92,8 +92,8 @@ impl Cut {
         LaunchConfig::blocks_2d([columns, rows], [256, 1]).with_shared(SHARED)
     }
 
-    /// Runs `launch(config, to)` so that what it writes to `to` adds up to `d`: shares in `parts` if there are several, else
-    /// `d` itself.
+    /// Runs `launch(config, to)` so that what it writes to `to` adds up to `d`: shares in `parts` if there are several,
+    /// else `d` itself.
     fn gradient<T: ActType>(
         &self,
         device: &Cuda<T>,
@@ -119,8 +119,8 @@ struct Split<'a> {
     rest: ViewMut<'a, f32>,
 }
 
-/// The kernels take rows and columns of the logits and the column of the first row's pair, so that they could work on a part.
-/// Here they work on all logits.
+/// The kernels take rows and columns of the logits and the column of the first row's pair, so that they could work on a
+/// part. Here they work on all logits.
 const OFFSET: usize = 0;
 
 impl<T: ActType> Pairwise for Cuda<T> {

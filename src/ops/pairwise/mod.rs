@@ -1,8 +1,8 @@
 //! Losses over all pairs of the images and the texts of a batch, with the logits never stored.
 //!
-//! With unit rows `I, T: [B, E]` and `τ = exp(clip(logit_scale, 0, ln 100))`, the logits are `L = τ I Tᵀ`. A [`PairLoss`]
-//! defines the loss and `G`, its gradient with respect to the logits. Backwards, tile by tile: `dI = τ G T`,
-//! `dT = τ Gᵀ I`, `dlogit_scale = Σ G ∘ L` (zero where the clip holds it), `dlogit_bias = Σ G`.
+//! With unit rows `I, T: [B, E]` and `τ = exp(clip(logit_scale, 0, ln 100))`, the logits are `L = τ I Tᵀ`. A
+//! [`PairLoss`] defines the loss and `G`, its gradient with respect to the logits. Backwards, tile by tile: `dI = τ G
+//! T`, `dT = τ Gᵀ I`, `dlogit_scale = Σ G ∘ L` (zero where the clip holds it), `dlogit_bias = Σ G`.
 
 mod contrastive;
 pub mod cpu;
@@ -61,8 +61,8 @@ pub trait PairLoss: Send + Sync + 'static {
     /// Adds the logits of one row in one tile to the sums of its block; to be inlined into vector code.
     fn add(sums: &mut Self::Sums, tile: cpu::RowTile, logits: &[f32]);
 
-    /// The loss of a block of rows, from the largest logit of each and the logit of its own pair; writes the log-sum-exps to
-    /// `lse` if the loss needs them.
+    /// The loss of a block of rows, from the largest logit of each and the logit of its own pair; writes the
+    /// log-sum-exps to `lse` if the loss needs them.
     fn finish(sums: &Self::Sums, row_max: &[f32], own: &[f32], lse: &mut [f32]) -> f64;
 
     /// Turns the logits of one row in one tile into `G`; returns their shares of `Σ G ∘ L` and `Σ G`.
@@ -150,8 +150,8 @@ struct Planned {
 }
 
 impl<D: Pairwise> Tape<D> {
-    /// Symmetric InfoNCE: `images, texts: [batch, width]`, unit rows, `-> [loss, image_correct, text_correct]`, retained for
-    /// the host.
+    /// Symmetric InfoNCE: `images, texts: [batch, width]`, unit rows, `-> [loss, image_correct, text_correct]`,
+    /// retained for the host.
     pub fn contrastive(&mut self, images: Var<f32>, texts: Var<f32>, logit_scale: ParamId) -> Slot<f32> {
         self.pairwise::<Contrastive>(images, texts, logit_scale, None)
     }

@@ -1,8 +1,8 @@
 //! Checkpoints: safetensors files with the weights under their names, AdamW's moments as `adamw.m/NAME` and
 //! `adamw.v/NAME`, and everything else that resuming needs in the header.
 //!
-//! A checkpoint is written under a temporary name, synced, and renamed, so that a file with a checkpoint's name is always
-//! complete; older ones are removed only after that. Checksums detect later damage.
+//! A checkpoint is written under a temporary name, synced, and renamed, so that a file with a checkpoint's name is
+//! always complete; older ones are removed only after that. Checksums detect later damage.
 
 mod check;
 
@@ -143,11 +143,12 @@ pub fn prune(folder: &Path, keep: usize) {
 }
 
 impl Checkpoint {
-    /// Opens a checkpoint file, or the newest checkpoint of a run folder. Checksums of tensors are verified as they are read.
+    /// Opens a checkpoint file, or the newest checkpoint of a run folder. Checksums of tensors are verified as they are
+    /// read.
     ///
     /// # Errors
-    /// If there is none, if it is not a flipk checkpoint, or if it is damaged; the error names the newest intact checkpoint in
-    /// the same folder.
+    /// If there is none, if it is not a flipk checkpoint, or if it is damaged; the error names the newest intact
+    /// checkpoint in the same folder.
     pub fn open(path: &Path) -> Result<Self, TrainError> {
         let path = match path.is_dir() {
             false => path.to_owned(),
@@ -232,8 +233,8 @@ impl Checkpoint {
         &self.path
     }
 
-    /// The path of the file `name` next to the checkpoint, or in the folder above, which is the run folder; `None` if it is in
-    /// neither.
+    /// The path of the file `name` next to the checkpoint, or in the folder above, which is the run folder; `None` if
+    /// it is in neither.
     pub fn sibling(&self, name: &str) -> Option<PathBuf> {
         self.path.ancestors().skip(1).take(2).map(|folder| folder.join(name)).find(|path| path.is_file())
     }

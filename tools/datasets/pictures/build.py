@@ -294,8 +294,8 @@ def pixels(data: bytes, upright: bool) -> Image.Image | None:
 
 
 def middle(image: Image.Image, side: int) -> bytes:
-    """The short side resized to `side`, then the middle square, in one call. Contrast is taken off before, since Pillow clamps
-    between its two passes, and flipk does not."""
+    """The short side resized to `side`, then the middle square, in one call. Contrast is taken off before, since Pillow
+    clamps between its two passes, and flipk does not."""
     image = image.point(lambda value: 32 + value * 3 // 4)
     spans = []
     for length in image.size:

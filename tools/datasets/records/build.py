@@ -1,7 +1,7 @@
-"""Writes a TFRecord file as FLIP's authors used them, with another implementation than flipk's. Usage: build.py IMAGES OUT
+"""Writes a TFRecord file as FLIP's authors used them, by another program than flipk. Usage: build.py IMAGES OUT
 
-Takes the images that `NAMES` lists from the folder IMAGES (tests/fixtures/images). Each record is a tf.train.Example with the
-features `jpg`, `txt` and `key` (bytes), and `height` and `width` (integers).
+Takes the images that `NAMES` lists from the folder IMAGES (tests/fixtures/images). Each record is a tf.train.Example
+with the features `jpg`, `txt` and `key` (bytes), and `height` and `width` (integers).
 """
 
 import sys

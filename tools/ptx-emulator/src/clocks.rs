@@ -1,7 +1,8 @@
 //! Vector clocks, which order the accesses of different warps by barriers.
 //!
-//! A warp's epoch ends when it arrives at a barrier. Warps that wait there learn the clocks of all that arrived. A barrier of
-//! the whole block starts a common epoch, the `floor`: every access of an earlier epoch is ordered before all later ones.
+//! A warp's epoch ends when it arrives at a barrier. Warps that wait there learn the clocks of all that arrived. A
+//! barrier of the whole block starts a common epoch, the `floor`: every access of an earlier epoch is ordered before
+//! all later ones.
 
 /// For each warp the first epoch that may still overlap.
 pub(crate) type Clock = [u32; 32];

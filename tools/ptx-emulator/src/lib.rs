@@ -1,8 +1,8 @@
 //! A functional emulator of PTX: runs the kernels that nvcc makes on the CPU, checks their memory accesses and their
 //! synchronisation, and counts what they do.
 //!
-//! [`Module::parse`] reads a PTX file, [`Memory`] is the device's global memory, [`launch`] runs a kernel. What is and is
-//! not modelled is listed below.
+//! [`Module::parse`] reads a PTX file, [`Memory`] is the device's global memory, [`launch`] runs a kernel. What is and
+//! is not modelled is listed below.
 #![doc = include_str!("../README.md")]
 // Errors in a kernel are faults with a line, never panics.
 #![cfg_attr(not(test), deny(clippy::unwrap_used))]

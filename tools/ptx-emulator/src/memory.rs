@@ -1,6 +1,7 @@
 //! Global memory: allocations, with a bit per byte that records whether it was written.
 //!
-//! Words are relaxed atomics: a data race between blocks gives wrong results, as on a GPU, but no undefined behaviour here.
+//! Words are relaxed atomics: a data race between blocks gives wrong results, as on a GPU, but no undefined behaviour
+//! here.
 
 use crate::module::Module;
 use std::collections::HashMap;

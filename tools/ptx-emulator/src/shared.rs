@@ -1,8 +1,8 @@
 //! The shared memory of a block, with detection of data races.
 //!
-//! Two accesses race if at least one writes, they are not both atomic, and nothing orders them. Warps are ordered by barriers
-//! at which both took part, directly or through other warps ([`Clocks`]); lanes of one warp also by `bar.warp.sync`. Memory is
-//! checked in granules: the size of the kernel's narrowest shared access.
+//! Two accesses race if at least one writes, they are not both atomic, and nothing orders them. Warps are ordered by
+//! barriers at which both took part, directly or through other warps ([`Clocks`]); lanes of one warp also by
+//! `bar.warp.sync`. Memory is checked in granules: the size of the kernel's narrowest shared access.
 
 use crate::clocks::Clocks;
 

@@ -26,7 +26,8 @@ impl Random {
     }
 }
 
-/// One small file for each kernel of a PTX file: what comes before the first kernel, the kernel, and the names of sources.
+/// One small file for each kernel of a PTX file: what comes before the first kernel, the kernel, and the names of
+/// sources.
 fn kernels(ptx: &str) -> Vec<String> {
     let sources: String =
         ptx.lines().filter(|line| line.starts_with("\t.file")).map(|line| format!("{line}\n")).collect();

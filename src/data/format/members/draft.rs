@@ -77,9 +77,9 @@ fn note(counts: &mut BTreeMap<Slot, (u64, String)>, parts: &[Part], part: Option
     counts.entry(part.slot).or_insert_with(|| (0, name())).0 += 1;
 }
 
-/// Splits repeated keys into samples. If all names with a key occur equally often, the first ones are a sample, the second
-/// ones are the next, and so on. Otherwise members belong together if they are adjacent, up to a repeated name. What is left
-/// is counted as incomplete samples: no image gets the caption of another.
+/// Splits repeated keys into samples. If all names with a key occur equally often, the first ones are a sample, the
+/// second ones are the next, and so on. Otherwise members belong together if they are adjacent, up to a repeated name.
+/// What is left is counted as incomplete samples: no image gets the caption of another.
 fn split_repeated(
     parts: &[Part],
     has_plain: [bool; SLOTS],

@@ -1,8 +1,9 @@
 //! Which members of an archive make which sample.
 //!
-//! WebDataset's rule: a member's key is its path up to the first dot of the base name, its extension is the rest; members
-//! with the same key are a sample. OpenCLIP's rules where that leaves a choice: a member with the plain extension `jpg`,
-//! `txt` and so on is preferred to `left.jpg`, wherever it is in the archive, and a repeated name starts another sample.
+//! WebDataset's rule: a member's key is its path up to the first dot of the base name, its extension is the rest;
+//! members with the same key are a sample. OpenCLIP's rules where that leaves a choice: a member with the plain
+//! extension `jpg`, `txt` and so on is preferred to `left.jpg`, wherever it is in the archive, and a repeated name
+//! starts another sample.
 
 mod draft;
 mod name;

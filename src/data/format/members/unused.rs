@@ -13,8 +13,8 @@ use crate::data::text::list_some;
 pub(crate) struct Unused {
     /// How many keys are repeated, and one of them.
     pub(super) repeated: Option<(u64, String)>,
-    /// Members with a compound extension (`left.jpg`) that are not used although their sample has no plain one: how many
-    /// for each slot, and one of them.
+    /// Members with a compound extension (`left.jpg`) that are not used although their sample has no plain one: how
+    /// many for each slot, and one of them.
     pub(super) compound: BTreeMap<Slot, (u64, String)>,
     /// Members whose sample has a preferred one (`1.png` if there is `1.jpg`): how many for each slot, and one of them.
     pub(super) second: BTreeMap<Slot, (u64, String)>,

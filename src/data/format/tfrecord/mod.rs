@@ -1,8 +1,8 @@
 //! TFRecord files of `tf.train.Example`, which FLIP's authors trained from.
 //!
-//! A record is its length (u64, little-endian), the masked CRC-32C of the length, the data, and the masked CRC-32C of the
-//! data ([TensorFlow's `record_writer.h`][1]). Both checksums are checked. After a damaged length, reading continues at the
-//! next record whose checksums hold.
+//! A record is its length (u64, little-endian), the masked CRC-32C of the length, the data, and the masked CRC-32C of
+//! the data ([TensorFlow's `record_writer.h`][1]). Both checksums are checked. After a damaged length, reading
+//! continues at the next record whose checksums hold.
 //!
 //! [1]: https://github.com/tensorflow/tensorflow/blob/v2.16.1/tensorflow/core/lib/io/record_writer.h
 
@@ -99,7 +99,8 @@ struct Reader<'a, R: ReadAt + ?Sized> {
 }
 
 impl<R: ReadAt + ?Sized> Reader<'_, R> {
-    /// Reads the record at `at`, whose data has `length` bytes and which is within the file. Returns where the next one is.
+    /// Reads the record at `at`, whose data has `length` bytes and which is within the file. Returns where the next one
+    /// is.
     fn record(&mut self, at: u64, length: u64) -> io::Result<u64> {
         let is_whole = self.load(at, length)?;
         let data = &self.data[..length as usize];
@@ -184,8 +185,8 @@ impl Example<'_> {
     }
 }
 
-/// The part of a sample that a feature holds, and its rank among those that hold the same: first by FLIP's names, which are
-/// extensions of files, then by TensorFlow's.
+/// The part of a sample that a feature holds, and its rank among those that hold the same: first by FLIP's names, which
+/// are extensions of files, then by TensorFlow's.
 fn slot_of(feature: &str) -> Option<(Slot, u8)> {
     let name = feature.to_ascii_lowercase();
     if let Some(found) = Slot::of(name.as_bytes()) {

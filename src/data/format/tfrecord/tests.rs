@@ -1,4 +1,5 @@
-//! Records are written here as TensorFlow's documentation describes them; `tests/fixtures/tfrecord` has files by another writer.
+//! Records are written here as TensorFlow's documentation describes them; `tests/fixtures/tfrecord` has files by
+//! another writer.
 
 use super::*;
 

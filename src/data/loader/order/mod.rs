@@ -1,8 +1,8 @@
 //! The order in which samples are visited: each once per epoch, in an order that is shuffled for each epoch.
 //!
-//! The order is cut into streams. Each has a position of its own and skips its own broken samples, so what it visits does
-//! not depend on the other streams. A batch takes equal parts from all of them: rows `v * batch / streams` and up are those
-//! of stream `v`.
+//! The order is cut into streams. Each has a position of its own and skips its own broken samples, so what it visits
+//! does not depend on the other streams. A batch takes equal parts from all of them: rows `v * batch / streams` and up
+//! are those of stream `v`.
 //!
 //! | file | what it does |
 //! |---|---|
@@ -132,8 +132,9 @@ impl Visits {
     }
 }
 
-/// The part that one stream takes of an endless sequence that consists of epochs: every `streams`-th item, counted through
-/// all epochs, so that no stream falls behind the others where the items of an epoch cannot be shared out evenly.
+/// The part that one stream takes of an endless sequence that consists of epochs: every `streams`-th item, counted
+/// through all epochs, so that no stream falls behind the others where the items of an epoch cannot be shared out
+/// evenly.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Share {
     pub(super) stream: u64,

@@ -1,13 +1,14 @@
 //! Shuffled shards, in groups whose samples are mixed.
 //!
-//! The shards of an epoch are permuted, and a stream takes every `streams`-th of them, a *group* of up to 16 at a time. The
-//! samples of a group are merged at random, each shard's in its own order; the result is cut into windows of up to 8,192
-//! samples, each of which is shuffled. So shards are read from front to back, and a stream's state is the number of its
-//! group and a place in it.
+//! The shards of an epoch are permuted, and a stream takes every `streams`-th of them, a *group* of up to 16 at a time.
+//! The samples of a group are merged at random, each shard's in its own order; the result is cut into windows of up to
+//! 8,192 samples, each of which is shuffled. So shards are read from front to back, and a stream's state is the number
+//! of its group and a place in it.
 //!
 //! With fewer shards than streams, every stream takes all shards, and every `streams`-th sample of each.
 //!
-//! A group depends on the lengths of its own shards alone. A thread opens the next group while the current one is in use.
+//! A group depends on the lengths of its own shards alone. A thread opens the next group while the current one is in
+//! use.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -63,8 +64,8 @@ impl ShardOrder {
         self.places(epoch, group).map(|place| order.at(item(place)) as u32).collect()
     }
 
-    /// The order in which a group's samples are visited, if its shards have `lengths`: which shard of the group, and which
-    /// sample of that shard.
+    /// The order in which a group's samples are visited, if its shards have `lengths`: which shard of the group, and
+    /// which sample of that shard.
     pub(crate) fn visits(&self, epoch: u64, group: u64, lengths: &[u64]) -> Vec<(u32, u32)> {
         let part = |&len: &u64| if self.splits_shards() { self.share.count(epoch, len) } else { len };
         let mut left: Vec<u64> = lengths.iter().map(part).collect();
@@ -124,7 +125,8 @@ pub(crate) struct Opener {
 }
 
 impl Opener {
-    /// Opens groups until there is an error, or the receiver is dropped. `groups` holds none, so that no more than two are open.
+    /// Opens groups until there is an error, or the receiver is dropped. `groups` holds none, so that no more than two
+    /// are open.
     pub(crate) fn run(self, groups: &Sender<Result<Group>>) {
         let (mut epoch, mut group) = (self.start.epoch, self.start.group);
         while !self.stop.load(Ordering::Relaxed) {

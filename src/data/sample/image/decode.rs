@@ -22,13 +22,13 @@ pub enum ExifOrientation {
     Apply,
 }
 
-/// Decodes JPEG, PNG, WebP, GIF (the first frame), BMP or TIFF (the first page), detected by content, to RGB8: grey fills
-/// all three channels, 16 bits are rounded to 8, transparency is blended with white. The orientation of a TIFF is always
-/// applied, as in Pillow.
+/// Decodes JPEG, PNG, WebP, GIF (the first frame), BMP or TIFF (the first page), detected by content, to RGB8: grey
+/// fills all three channels, 16 bits are rounded to 8, transparency is blended with white. The orientation of a TIFF is
+/// always applied, as in Pillow.
 ///
 /// # Errors
-/// What is wrong with the image, or what the bytes are if they are not an image in one of these formats. A truncated JPEG
-/// is an error, although most of it could be shown.
+/// What is wrong with the image, or what the bytes are if they are not an image in one of these formats. A truncated
+/// JPEG is an error, although most of it could be shown.
 pub fn decode(bytes: &[u8], orientation: ExifOrientation) -> Result<RgbImage, ImageError> {
     if bytes.is_empty() {
         return Err(ImageError::Empty);

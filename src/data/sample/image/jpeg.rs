@@ -50,7 +50,8 @@ fn cut(scans: usize) -> ImageError {
     ImageError::Truncated(ImageFormat::Jpeg, if scans == 0 { "any pixels" } else { "its end-of-image marker" })
 }
 
-/// Markers that are not followed by a length: TEM, restarts and another start marker. 0 is a stuffed byte, not a marker.
+/// Markers that are not followed by a length: TEM, restarts and another start marker. 0 is a stuffed byte, not a
+/// marker.
 fn stands_alone(code: u8) -> bool {
     matches!(code, 0x00 | 0x01 | 0xD0..=SOI)
 }

@@ -8,8 +8,8 @@ const SIGNATURE: usize = 8;
 /// Bytes of a chunk's length, type and checksum.
 const AROUND: usize = 12;
 
-/// `bytes` unchanged if they have an end chunk, or else with one after the last usable chunk. Truncated image data is kept;
-/// the decoder finds out whether all rows are there.
+/// `bytes` unchanged if they have an end chunk, or else with one after the last usable chunk. Truncated image data is
+/// kept; the decoder finds out whether all rows are there.
 pub(super) fn with_end(bytes: &[u8]) -> Cow<'_, [u8]> {
     let mut at = SIGNATURE;
     let mut last = None;

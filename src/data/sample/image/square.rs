@@ -1,5 +1,5 @@
-//! From an image to patches of a square of RGB8 pixels, `[patches, patch, patch, 3]`. A square that is one patch is an image,
-//! `[side, side, 3]`.
+//! From an image to patches of a square of RGB8 pixels, `[patches, patch, patch, 3]`. A square that is one patch is an
+//! image, `[side, side, 3]`.
 
 use ::image::RgbImage;
 
@@ -20,7 +20,8 @@ pub struct Square {
 }
 
 impl Square {
-    /// For squares of `side` x `side` pixels, cut into patches of `patch` x `patch`, row by row; `patch` divides `side`.
+    /// For squares of `side` x `side` pixels, cut into patches of `patch` x `patch`, row by row; `patch` divides
+    /// `side`.
     pub fn new(side: usize, patch: usize) -> Self {
         let all = (0..(side / patch).pow(2) as u32).collect();
         Self { side, resizer: Resizer::new(side, patch), all, whole: Vec::new() }
@@ -31,8 +32,8 @@ impl Square {
         self.side * self.side * 3
     }
 
-    /// For training: random resized crop, flip and colour as `augmentation` says; of the result, the patches `ids` into `out`
-    /// (`[ids, patch, patch, 3]`). They do not depend on which others are asked for.
+    /// For training: random resized crop, flip and colour as `augmentation` says; of the result, the patches `ids` into
+    /// `out` (`[ids, patch, patch, 3]`). They do not depend on which others are asked for.
     ///
     /// # Errors
     /// [`ImageError::Output`] if `out` has another length.
@@ -78,8 +79,8 @@ impl Square {
         let side = self.side as u64;
         let (width, height) = image.dimensions();
         let short = u64::from(width.min(height));
-        // The part of one axis that ends up in the square, and where the crop for it begins and ends: pixels outside that part
-        // contribute to its ends, and a thin image is not resized as a whole.
+        // The part of one axis that ends up in the square, and where the crop for it begins and ends: pixels outside
+        // that part contribute to its ends, and a thin image is not resized as a whole.
         let span = |length: u32| {
             // A thin image may be resized to more than 2^32 pixels.
             let resized = side * u64::from(length) / short;

@@ -65,8 +65,8 @@ impl Evidence {
         }
     }
 
-    /// More than 1 % of the words have capitals. In a vocabulary of cased text it is a third; one of lower-cased text may have
-    /// a few that were added by hand.
+    /// More than 1 % of the words have capitals. In a vocabulary of cased text it is a third; one of lower-cased text
+    /// may have a few that were added by hand.
     fn is_cased(&self) -> bool {
         self.capitals * 100 > self.words
     }
@@ -87,8 +87,8 @@ impl Evidence {
     }
 }
 
-/// A letter that lower-casing changes. Symbols such as `ℝ` are upper case in Unicode, but lower-casing keeps them; Roman
-/// numerals and circled letters are numbers and symbols.
+/// A letter that lower-casing changes. Symbols such as `ℝ` are upper case in Unicode, but lower-casing keeps them;
+/// Roman numerals and circled letters are numbers and symbols.
 fn is_capital(letter: char) -> bool {
     use GeneralCategory::{TitlecaseLetter, UppercaseLetter};
     matches!(letter.general_category(), UppercaseLetter | TitlecaseLetter) && !letter.to_lowercase().eq([letter])

@@ -41,8 +41,8 @@ pub struct Tokenizer {
     reasons: [Option<String>; 2],
 }
 
-/// Bytes of a text that are tokenised. A text this long fills any context, and a text of megabytes would take seconds at each
-/// visit.
+/// Bytes of a text that are tokenised. A text this long fills any context, and a text of megabytes would take seconds
+/// at each visit.
 const MAX_TEXT: usize = 1 << 16;
 /// Token numbers must be below this: 16 times the largest vocabularies in use.
 const MAX_TOKENS: u32 = 1 << 22;
@@ -223,8 +223,8 @@ impl Tokenizer {
         Ok((encoding.len(), unknown.map(|(_, &(start, end))| text.get(start..end).unwrap_or_default()).collect()))
     }
 
-    /// Tokenises `text` into `out` (`[context]`), truncated or padded to its length. No special tokens are added: FLIP uses
-    /// no `[CLS]`.
+    /// Tokenises `text` into `out` (`[context]`), truncated or padded to its length. No special tokens are added: FLIP
+    /// uses no `[CLS]`.
     ///
     /// # Errors
     /// [`DataError::Encode`] if the tokenizer's model refuses the text (one without an unknown token may).

@@ -1,8 +1,8 @@
 //! Register allocation: maps the thousands of virtual registers that nvcc emits to few slots, which stay in the cache.
 //!
-//! Registers whose live intervals do not overlap share a slot (linear scan, Poletto and Sarkar 1999). A register that is live
-//! at the start of the kernel may be read before it is written: it gets its own slot and is tracked at run time. All others
-//! are written before any read and need no check.
+//! Registers whose live intervals do not overlap share a slot (linear scan, Poletto and Sarkar 1999). A register that
+//! is live at the start of the kernel may be read before it is written: it gets its own slot and is tracked at run
+//! time. All others are written before any read and need no check.
 
 use crate::isa::{File, Inst, Op, Reg};
 use crate::kernel::Kernel;

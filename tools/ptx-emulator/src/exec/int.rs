@@ -263,7 +263,8 @@ fn bit_insert<T: Int>(regs: &mut Regs, d: Reg, s: &[Reg], mask: u32) {
 }
 
 /// Additions and subtractions with carry. As on hardware (sm_90), a difference is a + !b + 1, so that CC.CF is set when
-/// nothing is borrowed. The ISA speaks of a borrow; the difference shows when `addc` follows `sub.cc`, or `subc` `add.cc`.
+/// nothing is borrowed. The ISA speaks of a borrow; the difference shows when `addc` follows `sub.cc`, or `subc`
+/// `add.cc`.
 #[inline(always)]
 fn carry<T: Int>(options: [bool; 3], regs: &mut Regs, d: Reg, s: &[Reg], mask: u32) {
     let [sub, carry_in, carry_out] = options;

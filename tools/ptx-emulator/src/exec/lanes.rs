@@ -242,7 +242,8 @@ fn detected() -> Level {
     Level::Base
 }
 
-/// Defines a function that is compiled for AVX-512, AVX2 with FMA, and the baseline; a call uses the best one available.
+/// Defines a function that is compiled for AVX-512, AVX2 with FMA, and the baseline; a call uses the best one
+/// available.
 macro_rules! vectorised {
     ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
         $(#[$meta])*

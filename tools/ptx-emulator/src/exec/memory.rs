@@ -56,8 +56,8 @@ fn extend(ty: Ty, value: u64) -> u64 {
     }
 }
 
-/// Sectors per warp in the modelled L1 cache: 4 KiB of the 256 KiB that the warps of an SM share. So a sector that is loaded
-/// in two halves counts once.
+/// Sectors per warp in the modelled L1 cache: 4 KiB of the 256 KiB that the warps of an SM share. So a sector that is
+/// loaded in two halves counts once.
 pub(super) const CACHED: usize = 128;
 
 impl BlockRun<'_> {

@@ -1,7 +1,8 @@
 //! Executes a thread block: its warps take turns, each until it waits or exits.
 //!
-//! The lanes of a diverged warp form groups, each with a program counter. The group with the lowest one runs, and groups that
-//! reach the same instruction are merged. For code as compilers lay it out this reconverges where hardware does.
+//! The lanes of a diverged warp form groups, each with a program counter. The group with the lowest one runs, and
+//! groups that reach the same instruction are merged. For code as compilers lay it out this reconverges where hardware
+//! does.
 
 mod atomic;
 mod barrier;
@@ -368,7 +369,8 @@ impl Warp {
         self.active |= joined;
     }
 
-    /// Reports reads of uninitialised registers. A copy of such a register is no read, but its destination is uninitialised too.
+    /// Reports reads of uninitialised registers. A copy of such a register is no read, but its destination is
+    /// uninitialised too.
     fn track(&mut self, kernel: &Kernel, inst: &Inst, mask: u32) -> Done {
         let written = |regs: &Regs, reg: Reg| regs.written[reg.file() as usize][reg.index()];
         let (d, s) = (kernel.destinations(inst), kernel.sources(inst));

@@ -1,7 +1,7 @@
 //! Rounding that the processor does not do itself: directed modes, narrow formats, flushing of subnormals.
 //!
-//! Results are computed in f64 *rounded to odd* (an inexact result gets an odd last bit). Such a number rounds to any format
-//! of at most 51 bits, in any mode, as the exact value would (Boldo and Melquiond 2008).
+//! Results are computed in f64 *rounded to odd* (an inexact result gets an odd last bit). Such a number rounds to any
+//! format of at most 51 bits, in any mode, as the exact value would (Boldo and Melquiond 2008).
 
 use crate::isa::Round;
 use half::{bf16, f16};

@@ -5,8 +5,8 @@ use super::{Done, Warp};
 use crate::fault::FaultKind;
 use crate::isa::{AtomOp, Op, Reg, ShflMode, VoteMode};
 
-/// The lanes of `active` whose mask equals that of its first lane; they execute together. The mask must name exactly these
-/// lanes; it may also name lanes that have exited.
+/// The lanes of `active` whose mask equals that of its first lane; they execute together. The mask must name exactly
+/// these lanes; it may also name lanes that have exited.
 fn together(warp: &Warp, mask_reg: Reg, active: u32) -> Done<u32> {
     let given = |lane: usize| warp.regs.lane(mask_reg, lane) as u32;
     let first = active.trailing_zeros() as usize;

@@ -1,8 +1,8 @@
 //! The table, in the order of the PTX ISA (9.0, chapter 9.7).
 //!
-//! In the ISA's notation: `.a|b` is one of several, `{.a|b}` is optional. Modifiers in brackets have no effect here, since
-//! neither caches nor weak memory are modelled: `[.a|b]` is optional, `(.a|b)` is required, and `<.a>` is optional and adds an
-//! operand. Words in capitals are abbreviations.
+//! In the ISA's notation: `.a|b` is one of several, `{.a|b}` is optional. Modifiers in brackets have no effect here,
+//! since neither caches nor weak memory are modelled: `[.a|b]` is optional, `(.a|b)` is required, and `<.a>` is
+//! optional and adds an operand. Words in capitals are abbreviations.
 
 pub(super) const ABBREVIATIONS: &[(&str, &str)] = &[
     ("BITS", "b16|b32|b64"),

@@ -100,7 +100,8 @@ extern "C" __global__ void diverge(const int* steps, int* out) {
 }
 
 // Conversions and special functions, one thread per element.
-extern "C" __global__ void convert(const float* x, __nv_bfloat16* rounded, float* back, int* whole, float* functions, int n) {
+extern "C" __global__ void convert(const float* x, __nv_bfloat16* rounded, float* back, int* whole, float* functions,
+                                   int n) {
     int i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= n) return;
     rounded[i] = __float2bfloat16_rn(x[i]);

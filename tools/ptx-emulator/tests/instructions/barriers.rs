@@ -5,8 +5,8 @@ use ptx_emulator::{Fault, FaultKind};
 
 const ORDERS: [Option<u64>; 8] = [None, Some(0), Some(1), Some(2), Some(3), Some(4), Some(5), Some(6)];
 
-/// Four warps. Each thread has a cell, at `%u1`, that holds 0, as all know; `%t0` is its number, `%t1` that of its warp,
-/// `%p0` to `%p3` tell which warp that is. The body begins in line `HEADER + 2`.
+/// Four warps. Each thread has a cell, at `%u1`, that holds 0, as all know; `%t0` is its number, `%t1` that of its
+/// warp, `%p0` to `%p3` tell which warp that is. The body begins in line `HEADER + 2`.
 fn run(body: &str, order: Option<u64>) -> Result<Vec<u32>, Fault> {
     let start = ".shared .align 4 .b32 cell[128]; mov.u32 %t0, %tid.x; shr.u32 %t1, %t0, 5; mov.u64 %u0, cell;
         mad.wide.u32 %u1, %t0, 4, %u0; setp.eq.u32 %p0, %t1, 0; setp.eq.u32 %p1, %t1, 1; setp.eq.u32 %p2, %t1, 2;

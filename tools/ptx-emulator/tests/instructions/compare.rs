@@ -75,7 +75,8 @@ fn setp_of_floats_with_nan() {
     }
 }
 
-/// Every pair of numbers of a format in the low halves of two words, and another pair in the high ones; with both pairs.
+/// Every pair of numbers of a format in the low halves of two words, and another pair in the high ones; with both
+/// pairs.
 fn pairs(format: Format) -> (Vec<Vec<u64>>, Vec<[Vec<u64>; 2]>) {
     let numbers = numbers(format);
     let pairs = product(&[&numbers, &numbers]);

@@ -159,7 +159,8 @@ fn doubles() -> Vec<u64> {
 fn arithmetic_of_f64() {
     let of = doubles();
     let double = f64::from_bits;
-    // The processor's own arithmetic is the reference; which NaN results is not specified, so cases with one are left out.
+    // The processor's own arithmetic is the reference; which NaN results is not specified, so cases with one are left
+    // out.
     let check = |inst: &str, operands: usize, f: &dyn Fn(&[f64]) -> f64| {
         let value = |x: &[u64]| f(&x.iter().map(|x| double(*x)).collect::<Vec<_>>());
         let all = product(&vec![of.as_slice(); operands]);

@@ -25,8 +25,8 @@ pub const DATA: [(&str, char); 11] = [
 /// Lines that stand before the body, so that tests can tell which line a fault must name.
 pub const HEADER: u32 = 6;
 
-/// A kernel with the addresses of `buffers` buffers in `%at0`, `%at1`, ... and scratch registers `%t` (32 bits), `%u` (64),
-/// `%s` (16) and `%p` (predicates).
+/// A kernel with the addresses of `buffers` buffers in `%at0`, `%at1`, ... and scratch registers `%t` (32 bits), `%u`
+/// (64), `%s` (16) and `%p` (predicates).
 fn text(module: &str, body: &str, buffers: usize) -> String {
     assert!(!module.contains('\n'), "the header's length is fixed");
     let params: Vec<String> = (0..buffers).map(|i| format!(".param .u64 g{i}")).collect();
@@ -96,8 +96,8 @@ fn width(kind: char) -> (&'static str, &'static str) {
     }
 }
 
-/// Runs `body` for each case in a thread of its own. `widths` are those of the results `%d`, `%e`, `%f`, `%g`, and, behind
-/// `=`, of the operands `%a`, `%b`, `%c`, `%i`. Results are zero-extended.
+/// Runs `body` for each case in a thread of its own. `widths` are those of the results `%d`, `%e`, `%f`, `%g`, and,
+/// behind `=`, of the operands `%a`, `%b`, `%c`, `%i`. Results are zero-extended.
 pub fn run(widths: &str, body: &str, cases: &[Vec<u64>]) -> Vec<Vec<u64>> {
     let (results, operands) = widths.split_once('=').unwrap();
     let (results, operands): (Vec<char>, Vec<char>) = (results.chars().collect(), operands.chars().collect());

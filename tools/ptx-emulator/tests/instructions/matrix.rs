@@ -9,8 +9,8 @@ fn row_at(matrix: usize, row: usize) -> usize {
     ((matrix * 8 + row) * 13 % 40) * 16
 }
 
-/// A load of `count` matrices from shared memory that holds `0, 1, 2, ...` as 16-bit numbers; register `i` of lane `l` is
-/// at `4 * l + i` of what is returned. Lane `l` gives the address of row `l % 8` of matrix `l / 8`.
+/// A load of `count` matrices from shared memory that holds `0, 1, 2, ...` as 16-bit numbers; register `i` of lane `l`
+/// is at `4 * l + i` of what is returned. Lane `l` gives the address of row `l % 8` of matrix `l / 8`.
 fn load(count: usize, trans: bool, generic: bool) -> Vec<u32> {
     let registers: Vec<String> = (0..count).map(|i| format!("%t{}", 10 + i)).collect();
     let (registers, suffix) = (registers.join(", "), if trans { ".trans" } else { "" });
@@ -96,8 +96,8 @@ struct Product {
     sum: &'static str,
 }
 
-/// Small integers, and at times fractions, that every format holds: products and sums of them are exact in f32, and those
-/// of integers in f16 too, so that neither the order of the sums nor their rounding matters.
+/// Small integers, and at times fractions, that every format holds: products and sums of them are exact in f32, and
+/// those of integers in f16 too, so that neither the order of the sums nor their rounding matters.
 fn number(i: usize, fraction: bool) -> f32 {
     let whole = (i * 29 % 17) as f32 - 8.0;
     if fraction { whole / 16.0 } else { whole }

@@ -8,7 +8,8 @@ fn values() -> Vec<u32> {
     (0..32u32).map(|i| (i * 7 + 3).wrapping_mul(2_654_435_761)).collect()
 }
 
-/// Each lane loads its word of the first buffer to `%t1` and has the address of its word of the last but `skip` in `%u1`.
+/// Each lane loads its word of the first buffer to `%t1` and has the address of its word of the last but `skip` in
+/// `%u1`.
 fn prologue(buffer: usize) -> String {
     format!(
         "mov.u32 %t0, %laneid; mad.wide.u32 %u0, %t0, 4, %at0; ld.global.u32 %t1, [%u0]; mad.wide.u32 %u1, %t0, 4, %at{buffer};"

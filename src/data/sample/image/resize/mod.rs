@@ -1,9 +1,9 @@
 //! Bicubic resize of some patches of an image, antialiased when it shrinks, as in Pillow.
 //!
-//! Vertically first, for eight rows of a patch at a time and the columns that its visible patches need; then horizontally,
-//! with one row in each lane of a register. All arithmetic is in integers: the bits of a patch depend neither on the other
-//! patches that are computed nor on the instruction set. Pillow goes horizontally first and rounds to whole numbers in
-//! between; results differ by at most 2.
+//! Vertically first, for eight rows of a patch at a time and the columns that its visible patches need; then
+//! horizontally, with one row in each lane of a register. All arithmetic is in integers: the bits of a patch depend
+//! neither on the other patches that are computed nor on the instruction set. Pillow goes horizontally first and rounds
+//! to whole numbers in between; results differ by at most 2.
 //!
 //! | file | what it does |
 //! |---|---|

@@ -5,7 +5,8 @@ use super::{CHANNELS, FRACTION, Lanes, Line, ROWS, Taps};
 /// Columns that are summed together.
 const RUN: usize = 16;
 
-/// The vertical pass for one line: `out[i]` is the weighted sum of the rows' bytes `i`, with [`FRACTION`] bits of fraction.
+/// The vertical pass for one line: `out[i]` is the weighted sum of the rows' bytes `i`, with [`FRACTION`] bits of
+/// fraction.
 #[inline(always)]
 pub(super) fn mix_rows(line: &Line, out: &mut [i16]) {
     let shift = line.bits - FRACTION;

@@ -1,4 +1,5 @@
-//! The weights of one axis: Pillow's bicubic filter (Catmull-Rom, a = -1/2), stretched by the scale when the image shrinks.
+//! The weights of one axis: Pillow's bicubic filter (Catmull-Rom, a = -1/2), stretched by the scale when the image
+//! shrinks.
 
 #[cfg(test)]
 use super::FRACTION;
@@ -40,8 +41,8 @@ struct Taps {
     pairs: usize,
 }
 
-/// For each output, the source pixels that it is a weighted sum of. The weights of an output sum to exactly `1 << bits`, so
-/// that flat areas stay as they are.
+/// For each output, the source pixels that it is a weighted sum of. The weights of an output sum to exactly `1 <<
+/// bits`, so that flat areas stay as they are.
 #[derive(Debug, Default)]
 pub(super) struct Axis {
     /// `[outputs]`
@@ -49,8 +50,9 @@ pub(super) struct Axis {
     /// `[outputs, stride]`
     weights: Vec<Pair>,
     stride: usize,
-    /// Fraction bits of all weights. No weight exceeds 1.2 / max(scale, 1), so that it fits 16 bits with more fraction bits
-    /// where the scale is larger. With 16 of them, sums of 255 x 64 times the weights' magnitudes still fit 32 bits.
+    /// Fraction bits of all weights. No weight exceeds 1.2 / max(scale, 1), so that it fits 16 bits with more fraction
+    /// bits where the scale is larger. With 16 of them, sums of 255 x 64 times the weights' magnitudes still fit 32
+    /// bits.
     pub(super) bits: u32,
     /// Weights of one output before they are rounded.
     raw: Vec<[f64; RUN]>,
@@ -102,8 +104,8 @@ impl Axis {
     }
 }
 
-/// The weights of `count` pixels, the first of which has the distance `first` from the output's centre, and zeros up to the
-/// end of the last run.
+/// The weights of `count` pixels, the first of which has the distance `first` from the output's centre, and zeros up to
+/// the end of the last run.
 #[inline(always)]
 fn fill(first: f64, stretch: f64, one: i32, count: usize, raw: &mut [[f64; RUN]], weights: &mut [i16]) {
     /// Adding it rounds to an integer, which stands in the low bits.
