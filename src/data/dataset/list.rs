@@ -291,3 +291,71 @@ fn probe(sources: &[Source]) -> (Vec<Source>, Vec<bool>) {
     }
     (parts, is_spread)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::dataset::{Order, TrainingData};
+    use crate::data::testing::{Archive, png};
+
+    /// Shards of the same names with one sample each, of this key.
+    fn shards(key: &str, count: usize) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for number in 0..count {
+            let mut archive = Archive::default();
+            archive.add(&format!("{key}.png"), &png(2, 2, 1)).add(&format!("{key}.txt"), b"a name");
+            std::fs::copy(archive.file(), folder.path().join(format!("{number:03}.tar"))).unwrap();
+        }
+        folder
+    }
+
+    fn open(specs: &[String]) -> TrainingData {
+        let (keys, orientation) = (CaptionKeys::default(), ExifOrientation::default());
+        TrainingData::open(specs, keys, orientation, Order::Shards, None).unwrap()
+    }
+
+    fn whole(folder: &tempfile::TempDir) -> Vec<String> {
+        vec![folder.path().display().to_string()]
+    }
+
+    #[test]
+    fn the_fingerprint_is_that_of_the_data_wherever_it_is() {
+        let (here, there, other, more) = (shards("1", 40), shards("1", 40), shards("2", 40), shards("1", 41));
+        let of = |specs: &[String]| open(specs).fingerprint();
+        let expected = of(&whole(&here));
+        assert_eq!(of(&whole(&there)), expected);
+        let parts: Vec<String> = ["{000..017}", "{018..038}", "039"]
+            .iter()
+            .map(|part| here.path().join(format!("{part}.tar")).display().to_string())
+            .collect();
+        assert_eq!(of(&parts), expected, "the same list in three sources");
+        assert!(of(&whole(&other)) != expected && of(&whole(&more)) != expected && of(&parts[..2]) != expected);
+    }
+
+    /// A source of three shards among 2,000 may lie between eight that are spread evenly.
+    #[test]
+    fn every_source_is_looked_at() {
+        let source = |spec: &str, count: usize| {
+            let path = |number| Location::File(PathBuf::from(format!("{spec}{number}")));
+            Source { spec: spec.to_owned(), shards: (0..count).map(path).collect() }
+        };
+        let (parts, is_spread) = probe(&[source("a", 900), source("b", 3), source("c", 1097)]);
+        assert_eq!(parts.iter().map(|part| part.shards.len()).collect::<Vec<_>>(), [4, 1, 5]);
+        assert_eq!(is_spread.iter().filter(|is_one| **is_one).count(), 8);
+        let many: Vec<Source> = (0..3000).map(|_| source("a", 1)).collect();
+        assert_eq!(probe(&many).0.len(), 8);
+    }
+
+    #[test]
+    fn samples_are_named_by_their_shard_and_key() {
+        let folder = shards("7", 12);
+        let data = open(&whole(&folder));
+        let TrainingData::Listed(list) = &data else { unreachable!("it was opened by shard") };
+        assert_eq!((list.shards(), list.samples(), list.looked_at().len()), (12, None, 8));
+        std::fs::remove_file(folder.path().join("004.tar")).unwrap();
+        let names = data.names(&[ShardList::id(9, 0), ShardList::id(4, 0), ShardList::id(9, 0)]);
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        let nine = format!("{}:7", path("009.tar"));
+        assert_eq!(names, [nine.clone(), format!("{}: sample 0", path("004.tar")), nine]);
+    }
+}
