@@ -264,7 +264,7 @@ fn shard() {
             b"11 size=9\n",
             &[0; 512],
         ],
-        repair: seeds::repair_tar,
+        repair: seeds::repair_shard,
         ..PLAIN
     }
     .fuzz();

@@ -74,11 +74,36 @@ pub(super) fn shards() -> Vec<Vec<u8>> {
     let mut gzip = GzEncoder::new(Vec::new(), Compression::default());
     gzip.write_all(&plain).unwrap();
     let joined = [&pax[..], &plain].concat();
-    vec![plain, linked, pax, gzip.finish().unwrap(), joined]
+    let zstd = zstd::encode_all(&plain[..], 1).unwrap();
+    let records = fixtures("tfrecord", 16 << 10).into_iter().filter(|file| !file.starts_with(b"#"));
+    let table = b"filepath\ttitle\ta\na.png\t\"a \"\"red\"\" cat\"\t1\nb.png\ta dog\n";
+    [plain, linked, pax, gzip.finish().unwrap(), zstd, joined, table.to_vec()].into_iter().chain(records).collect()
+}
+
+/// Corrects the checksums of a shard, tar or TFRecord.
+pub(super) fn repair_shard(bytes: &mut [u8]) {
+    repair_tar(bytes);
+    repair_records(bytes);
+}
+
+/// Corrects the checksums of TFRecord's records, as far as their lengths lead.
+fn repair_records(mut bytes: &mut [u8]) {
+    let masked = |bytes: &[u8]| crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xA282_EAD8).to_le_bytes();
+    while let Some((length, rest)) = bytes.split_first_chunk_mut::<8>() {
+        let Ok(data) = usize::try_from(u64::from_le_bytes(*length)) else { return };
+        if data.checked_add(8).is_none_or(|end| end > rest.len()) {
+            return;
+        }
+        rest[..4].copy_from_slice(&masked(&*length));
+        let (record, next) = rest[4..].split_at_mut(data + 4);
+        let (data, checksum) = record.split_at_mut(data);
+        checksum.copy_from_slice(&masked(data));
+        bytes = next;
+    }
 }
 
 /// Corrects the checksums of headers.
-pub(super) fn repair_tar(bytes: &mut [u8]) {
+fn repair_tar(bytes: &mut [u8]) {
     for block in bytes.chunks_exact_mut(512).filter(|block| block[257..262] == *b"ustar") {
         block[148..156].fill(b' ');
         let sum: u32 = block.iter().map(|&byte| u32::from(byte)).sum();
