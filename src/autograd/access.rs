@@ -80,7 +80,10 @@ impl<'a, D: Device> Access<'a, D> {
         let new = Taken { block, start: bytes.start, end: bytes.end, exclusive };
         for old in list[..*count].iter().flatten() {
             let overlap = old.block == new.block && old.start < new.end && new.start < old.end;
-            assert!(!(overlap && (old.exclusive || new.exclusive)), "an op took conflicting views of one buffer");
+            assert!(
+                !(overlap && (old.exclusive || new.exclusive)),
+                "an op took conflicting views of one buffer, or did not name one of two buffers (Tape::record, Backward::read)"
+            );
         }
         list[*count] = Some(new);
         *count += 1;

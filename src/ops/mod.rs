@@ -1,7 +1,8 @@
 //! The operations: one folder each, with the name of its kernel, its bench and its row in a profile.
 //!
 //! An op's `mod.rs` has its shapes, its formulas forwards and backwards, the small trait that a device implements, and
-//! the [`crate::autograd::Tape`] method that records it. `cpu.rs` and `cuda.rs` implement the trait.
+//! the [`crate::autograd::Tape`] method that records it. `cpu.rs` and `cuda.rs` implement the trait. `bias` and `gelu`
+//! are parts of other ops, without a trait or a method.
 //!
 //! Tensors are row-major: elements of the last axis are next to each other. Their type is that of the signature;
 //! [`Device::Act`] is f32 on a CPU, and bf16 or f32 on a GPU.
