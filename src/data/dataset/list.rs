@@ -21,7 +21,7 @@ use crate::data::store::{Location, Source};
 const PROBE_SHARDS: usize = 8;
 
 /// Shards that are not indexed yet. A sample is identified by the number of its shard in the list and its number in the
-/// shard ([`ShardList::id`]).
+/// shard (`ShardList::id`).
 pub struct ShardList {
     locations: Vec<Location>,
     /// Samples in each shard, where that is known beforehand.
