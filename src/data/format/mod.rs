@@ -41,16 +41,3 @@ struct Indexed {
     /// What was found instead of samples, if the extensions do not say it.
     found: Option<String>,
 }
-
-#[cfg(test)]
-mod tests {
-    use super::members::group;
-    use super::tar::{Content, Member};
-
-    /// In time that is proportional to their number.
-    #[test]
-    fn a_name_may_be_repeated_any_number_of_times() {
-        let member = Member { name: b"1.txt".to_vec(), content: Content::DanglingLink(Box::default()) };
-        assert_eq!(group(&vec![member; 200_000]).entries.len(), 200_000);
-    }
-}
