@@ -34,7 +34,7 @@ use crate::optim::{AdamWConfig, Moments, Optimizer};
 /// let mut trainer = Trainer::new(device, flip, &values, adamw, 2, 2, Recompute::None)?;
 ///
 /// let batch = Batch {
-///     images: [0, 255].map(|pixel| [pixel; 16 * 16 * 3]).concat(),
+///     images: [0, 255].map(|pixel| [pixel; 2 * 8 * 8 * 3]).concat(),
 ///     tokens: vec![1, 2, 0, 0, 1, 3, 0, 0],
 ///     ids_keep: vec![0, 3, 1, 2],
 ///     ..Batch::default()
