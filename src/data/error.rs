@@ -10,7 +10,7 @@ use std::path::PathBuf;
 pub enum DataError {
     /// The list of sources is empty.
     #[error(
-        "no shards were given; name .tar or .tar.gz files, patterns such as `data/{{000..127}}.tar`, or {embedded}"
+        "no data was given; name archives, patterns such as `data/{{000..127}}.tar`, tables, folders, or {embedded}"
     )]
     NoSources { embedded: String },
     /// A source that stands for nothing.

@@ -7,8 +7,8 @@
 //! | `loader` | in which order samples are visited, and batches on threads |
 //! | `dataset` | all samples by number, or a list of shards; checks before training |
 //! | `sample` | what one sample is: image, caption, tokens, mask, label |
-//! | `format` | how bytes are laid out: tar archives, their members, damage |
-//! | `store` | where bytes are: sources, files, gzip, the embedded data set |
+//! | `format` | how bytes are laid out: tar archives, TFRecord, tables, folders; damage |
+//! | `store` | where bytes are: sources, files, unpacked files, the embedded data set |
 //! | `text` | text files from any program |
 //! | `broken` | why a sample is broken |
 //! | `error` | errors that end loading |
@@ -31,6 +31,7 @@ pub mod text;
 pub use self::broken::{Broken, Kind};
 pub use self::dataset::{CACHE_BYTES, Dataset, Order, ShardList, Survey, TrainingData, Variety};
 pub use self::error::{DataError, Result, TextError};
+pub(crate) use self::format::masked_crc;
 pub use self::loader::{Batch, EvalBatch, EvalBatches, Loader, LoaderConfig, Position, Skipped, StreamPosition};
 pub use self::sample::{
     Augmentation, Caption, CaptionKeys, CaptionLines, CaptionVariation, ClassNumbers, Content, CropRect, Label,

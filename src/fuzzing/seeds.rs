@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::with_file;
 use crate::{
-    data::{Position, StreamPosition, Tokenizer},
+    data::{Position, StreamPosition, Tokenizer, masked_crc},
     golden,
     model::{Flip, Loss, ModelConfig, TowerConfig},
     optim::Moments,
@@ -88,16 +88,15 @@ pub(super) fn repair_shard(bytes: &mut [u8]) {
 
 /// Corrects the checksums of TFRecord's records, as far as their lengths lead.
 fn repair_records(mut bytes: &mut [u8]) {
-    let masked = |bytes: &[u8]| crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xA282_EAD8).to_le_bytes();
     while let Some((length, rest)) = bytes.split_first_chunk_mut::<8>() {
         let Ok(data) = usize::try_from(u64::from_le_bytes(*length)) else { return };
         if data.checked_add(8).is_none_or(|end| end > rest.len()) {
             return;
         }
-        rest[..4].copy_from_slice(&masked(&*length));
+        rest[..4].copy_from_slice(&masked_crc(&*length).to_le_bytes());
         let (record, next) = rest[4..].split_at_mut(data + 4);
         let (data, checksum) = record.split_at_mut(data);
-        checksum.copy_from_slice(&masked(data));
+        checksum.copy_from_slice(&masked_crc(data).to_le_bytes());
         bytes = next;
     }
 }

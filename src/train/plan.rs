@@ -216,7 +216,7 @@ fn open(settings: &mut Settings, run: Option<&Path>) -> Result<TrainingData, Tra
     match (settings.length, data.samples()) {
         (Length::Epochs(_), None) if settings.time.is_none() => {
             let problem = "the length of an epoch is unknown, since the shards are opened one after the other: give the \
-                           length of the run with --samples or --steps; or put a sizes.json beside the shards \
+                           length of the run with --samples or --steps; or put a sizes.json next to the shards \
                            ({\"00000.tar\": 10000, ...}); or index all of them first with --order global";
             Err(TrainError::Settings { problem: problem.to_owned() })
         }

@@ -138,7 +138,7 @@ fn peak_memory(child: &Child) -> Option<u64> {
 /// As many shards as a large public data set has. `cargo test --release --test cli -- --ignored --nocapture 231` prints
 /// both.
 #[test]
-#[ignore = "creating the files takes a while"]
+#[ignore = "writes 231,000 files: run it by `cargo test --release --test cli -- --ignored --nocapture 231`"]
 fn a_run_on_231_000_shards_starts_in_ten_seconds_and_300_mb() {
     let folder = tempfile::tempdir().unwrap();
     let shards = folder.path().join("shards");

@@ -30,7 +30,7 @@ pub(super) struct Counts {
 }
 
 impl Counts {
-    /// Looks for files beside the shards, and then in the index cache.
+    /// Looks for files next to the shards, and then in the index cache.
     pub(super) fn find(locations: &[Location], cache: Option<&Path>) -> Self {
         let mut this = Self { each: vec![None; locations.len()], total: Some(0), ..Self::default() };
         let mut folders: HashMap<&Path, Vec<(usize, &str)>> = HashMap::new();

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `cache` | decoded images of a small data set |
 //! | `check` | whether a source has images and captions |
-//! | `counts` | how many samples are in each shard, as files beside them say |
+//! | `counts` | how many samples are in each shard, as files next to them say |
 //! | `list` | shards that are opened when their turn comes |
 //! | `survey` | how well the tokenizer fits the captions |
 //! | `training` | which of the two a run trains on |

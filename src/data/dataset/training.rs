@@ -21,7 +21,7 @@ const MANY_SAMPLES: u64 = 10_000_000;
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum Order {
-    /// `shards` with more than 1,000 shards, or where files beside the shards say that there are more than 10 million
+    /// `shards` with more than 1,000 shards, or where files next to the shards say that there are more than 10 million
     /// samples; else `global`
     #[default]
     Auto,

@@ -28,6 +28,7 @@ pub(crate) use self::members::{Entry, image_members, printable};
 pub(crate) use self::notes::lines as note_lines;
 pub(crate) use self::shard::{Common, Report, Shard};
 pub(crate) use self::sniff::sniff;
+pub(crate) use self::tfrecord::masked_crc;
 
 /// The samples of a shard and what is wrong with it, in any format.
 #[derive(Debug, Default)]

@@ -91,6 +91,9 @@ pub(super) fn open(path: &Path, bytes: &[u8], image_key: Option<&str>) -> Result
     for row in reader(columns.separator).from_reader(bytes).into_byte_records().skip(1) {
         rows.push(row.map_err(|error| problem(error.to_string()))?);
     }
+    if rows.is_empty() {
+        return Err(problem("it has no rows, only the line with the names of the columns".to_owned()));
+    }
     let folder = path.parent().unwrap_or(Path::new(""));
     let found: Vec<Result<(PathBuf, u64), Broken>> =
         rows.par_iter().map(|row| find(folder, row.get(columns.image).unwrap_or_default())).collect();
@@ -106,9 +109,8 @@ pub(super) fn open(path: &Path, bytes: &[u8], image_key: Option<&str>) -> Result
         entry.json = joined.add_text(record(&columns.names, row).as_bytes());
         entries.push(entry);
     }
-    let notes = broken_quotes(&rows).into_iter().collect();
-    let found = entries.is_empty().then(|| "only the line with the names of the columns".to_owned());
-    Ok((Store::Joined(joined), Indexed { entries, extensions: columns.names, notes, found, ..Indexed::default() }))
+    let notes = merged_rows(&rows).into_iter().collect();
+    Ok((Store::Joined(joined), Indexed { entries, extensions: columns.names, notes, ..Indexed::default() }))
 }
 
 fn no_images(bytes: &[u8], image_key: Option<&str>) -> String {
@@ -153,23 +155,23 @@ fn record(names: &[String], row: &ByteRecord) -> String {
     serde_json::Value::Object(fields.collect()).to_string()
 }
 
-/// A note if a quotation mark that is not closed has swallowed rows.
-fn broken_quotes(rows: &[ByteRecord]) -> Option<(NoteKind, String)> {
-    let swallows =
-        |row: &ByteRecord| row.iter().any(|field| field.iter().filter(|&&byte| byte == b'\n').count() >= MANY_LINES);
-    let first = rows.iter().position(swallows)?;
-    let count = rows.iter().filter(|row| swallows(row)).count();
-    let key = printable(rows[first].get(0).unwrap_or_default());
+/// Captions of more lines than this are unusual.
+const MANY_LINES: usize = 10;
+
+/// A note about rows that a quotation mark without an end may have merged.
+fn merged_rows(rows: &[ByteRecord]) -> Option<(NoteKind, String)> {
+    let lines = |field: &[u8]| memchr::memchr_iter(b'\n', field).count();
+    let merged: Vec<&ByteRecord> =
+        rows.iter().filter(|row| row.iter().any(|field| lines(field) >= MANY_LINES)).collect();
+    let key = printable(merged.first()?.get(0).unwrap_or_default());
     let text = format!(
-        "{count} rows have a field of many lines, such as the row of `{}`: a quotation mark at the beginning of a field and \
+        "{} rows have a field of many lines, such as the row of `{}`: a quotation mark at the beginning of a field and \
          without an end takes all rows up to the next one; double the marks that are part of the text",
+        merged.len(),
         text::shorten(&key)
     );
     Some((NoteKind::Quotes, text))
 }
-
-/// Captions of more lines than this are unusual.
-const MANY_LINES: usize = 10;
 
 #[cfg(test)]
 mod tests {
@@ -229,7 +231,7 @@ mod tests {
         let none = error(b"url,caption\nhttp://x.org/1.jpg,a cat\n", None);
         assert!(none.contains("looked for filepath") && none.contains("has `url`, `caption`"), "{none}");
         assert!(error(b"filepath,title\na.png,x\n", Some("picture")).contains("looked for `picture`"));
-        assert!(error(b"filepath,title\n", None).contains("only the line with the names"));
+        assert!(error(b"filepath,title\n", None).contains("it has no rows"));
         let wide: Vec<u8> = "\u{FEFF}filepath,title\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
         assert!(error(&wide, None).contains("UTF-16"));
     }

@@ -121,7 +121,7 @@ fn every_epoch_visits_every_sample_once() {
     }
 }
 
-/// Row by row, each stream gives what it would give if nothing of the others were broken.
+/// The rows of a stream do not depend on broken samples of the others.
 #[test]
 fn a_broken_sample_moves_only_its_own_stream() {
     let lengths = [12, 12, 12, 12];

@@ -244,7 +244,7 @@ fn a_thousand_damaged_files_neither_panic_nor_hang() {
 
 /// `PTX_CORPUS=DIR` adds the PTX files of a folder.
 #[test]
-#[ignore = "takes minutes"]
+#[ignore = "takes minutes, and the test above tries fewer files: run it by `cargo test --release -p ptx-emulator --test mutations -- --ignored`"]
 fn a_hundred_thousand_damaged_files_neither_panic_nor_hang() {
     let mut corpus = fixtures();
     if let Some(folder) = std::env::var_os("PTX_CORPUS") {

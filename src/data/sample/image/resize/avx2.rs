@@ -54,7 +54,7 @@ unsafe fn mix_runs<const RUNS: usize>(line: &Line, start: usize, out: &mut [i16]
     let mut sums = [[round; 4]; RUNS];
     let mut row = line.first;
     for &weights in line.weights {
-        // SAFETY: `row` is not the last row's successor, and the caller vouches for the runs.
+        // SAFETY: `row` is at most the last row, and by the caller the runs are in all rows.
         let (a, b) = unsafe {
             let a = line.source.as_ptr().add(row * line.stride + start);
             (a, a.add(if row < line.last { line.stride } else { 0 }))
@@ -81,7 +81,7 @@ unsafe fn mix_runs<const RUNS: usize>(line: &Line, start: usize, out: &mut [i16]
         let (low, high) = (_mm256_packs_epi32(sums[0], sums[1]), _mm256_packs_epi32(sums[2], sums[3]));
         // The lanes hold numbers 0 to 7 and 16 to 23, 8 to 15 and 24 to 31.
         let halves = [_mm256_permute2x128_si256(low, high, 0x20), _mm256_permute2x128_si256(low, high, 0x31)];
-        // SAFETY: the caller vouches for the run.
+        // SAFETY: by the caller the run is in `out`.
         unsafe {
             let out = out.as_mut_ptr().add(run * RUN);
             _mm256_storeu_si256(out.cast(), halves[0]);
