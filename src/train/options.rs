@@ -110,12 +110,12 @@ pub struct Options {
     /// Order in which samples are visited; a run keeps it when it is resumed [default: auto]
     #[cfg_attr(feature = "cli", arg(long, help_heading = "Data"))]
     pub order: Option<Order>,
-    /// Streams that the order is cut into. A batch takes equal parts from all of them, and each has a position of its
-    /// own [default: 1]
+    /// Number of independent streams that the order is cut into. Each has its own position, and a batch takes equal
+    /// parts from all [default: 1]
     #[cfg_attr(feature = "cli", arg(long, value_name = "N", help_heading = "Data"))]
     pub streams: Option<usize>,
-    /// Folder with the number of samples in each shard, as far as earlier runs have found them; written as shards are
-    /// opened one after the other [default: the run's folder]
+    /// Folder that keeps the sample count of each shard for later runs, written as shards are opened [default: the
+    /// run's folder]
     #[cfg_attr(feature = "cli", arg(long, value_name = "DIR", help_heading = "Data"))]
     pub index_cache: Option<PathBuf>,
     /// Share of broken samples above which training stops; with 1, it continues while there is any good sample
