@@ -173,19 +173,21 @@ impl Golden {
         }
     }
 
-    /// Indices of visible patches: all axes but the last together, and the last.
-    pub(super) fn ids(&self, name: &str) -> Result<(Vec<u32>, usize, usize), GoldenError> {
+    /// Indices of visible patches for `steps` batches, or any number of them: the indices, the batches, and the visible
+    /// patches per image.
+    pub(super) fn ids(&self, name: &str, steps: Option<usize>) -> Result<(Vec<u32>, usize, usize), GoldenError> {
         let (shape, ids) = self.read(name, Dtype::I32, i32::from_le_bytes)?;
         let patches = self.config.model().patches() as i32;
         if let Some(id) = ids.iter().find(|id| !(0..patches).contains(*id)) {
             return Err(self.error(name, format!("holds {id}, but there are {patches} patches")));
         }
-        let kept = shape.last().copied().unwrap_or(0);
-        let rows = ids.len().checked_div(kept).unwrap_or(0);
-        if rows == 0 || !rows.is_multiple_of(self.config.batch) {
-            return Err(self.error(name, format!("has shape {shape:?}, expected [.., {}, kept]", self.config.batch)));
+        let (batch, kept) = (self.config.batch, shape.last().copied().unwrap_or(0));
+        let found = ids.len().checked_div(batch * kept).unwrap_or(0);
+        let is_whole = found > 0 && ids.len() == found * batch * kept && kept <= patches as usize;
+        if !is_whole || steps.is_some_and(|steps| steps != found) {
+            return Err(self.error(name, format!("has shape {shape:?}, expected [.., {batch}, kept]")));
         }
-        Ok((ids.into_iter().map(|id| id as u32).collect(), rows, kept))
+        Ok((ids.into_iter().map(|id| id as u32).collect(), found, kept))
     }
 }
 
@@ -212,5 +214,16 @@ mod tests {
         assert!(huge.contains("parameters, which are not in the file"), "{huge}");
         let none = error("\"batch\":2", "\"batch\":0");
         assert!(none.contains("has a batch of 0"), "{none}");
+    }
+
+    /// Each mask belongs to one batch.
+    #[test]
+    fn masks_of_another_batch_are_refused() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let changed = edit_header(&micro(), |header| header["mask50/ids_keep"]["shape"] = serde_json::json!([4, 1]));
+        std::fs::write(file.path(), changed).unwrap();
+        let device = std::sync::Arc::new(crate::device::Cpu::default());
+        let error = crate::golden::verify(file.path(), device, crate::golden::Tolerances::F32).unwrap_err().to_string();
+        assert!(error.contains("has shape [4, 1], expected [.., 2, kept]"), "{error}");
     }
 }

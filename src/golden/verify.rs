@@ -165,7 +165,7 @@ impl<D: AllOps> Run<'_, D> {
     }
 
     fn mask(&self, mask: &str, grads: bool, tolerances: &Tolerances) -> Result<Vec<Check>, GoldenError> {
-        let (ids, _, kept) = self.golden.ids(&format!("{mask}/ids_keep"))?;
+        let (ids, _, kept) = self.golden.ids(&format!("{mask}/ids_keep"), Some(1))?;
         let mut params = self.parameters()?;
         let (mut program, embedded) = self.program(kept)?;
         let loss = self.forward(&mut program, &embedded, &ids, &params)?;
@@ -208,8 +208,7 @@ impl<D: AllOps> Run<'_, D> {
     }
 
     fn train(&self, tolerances: &Tolerances) -> Result<Vec<Check>, GoldenError> {
-        let (ids, rows, kept) = self.golden.ids("train/ids_keep")?;
-        let steps = rows / self.golden.config.batch;
+        let (ids, steps, kept) = self.golden.ids("train/ids_keep", None)?;
         let rates = self.golden.f32_len("train/learning_rates", steps)?;
         let losses = self.golden.f32_len("train/losses", steps)?;
         let config = &self.golden.config;
