@@ -59,7 +59,7 @@ impl Counts {
                 this.from.extend(total.map(|_| "__len__"));
                 total
             });
-            this.total = this.total.zip(known).map(|(sum, known)| sum + known);
+            this.total = this.total.zip(known).and_then(|(sum, known)| sum.checked_add(known));
         }
         let in_folders: usize = folders.values().map(Vec::len).sum();
         if in_folders < locations.len() {
