@@ -76,9 +76,9 @@ fn bench(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("loader");
     group.throughput(Throughput::Elements(1)).sample_size(10);
     let first = dataset.image(0).expect("the first image");
-    let orientation = image::ExifOrientation::default();
-    group.bench_function("decode", |bencher| bencher.iter(|| image::decode(black_box(&first), orientation)));
-    let decoded = image::decode(&first, orientation).expect("a JPEG that was encoded here");
+    let decoding = image::Decoding::default();
+    group.bench_function("decode", |bencher| bencher.iter(|| image::decode(black_box(&first), decoding)));
+    let decoded = image::decode(&first, decoding).expect("a JPEG that was encoded here");
     let LoaderConfig { image_size, context, augmentation, .. } = LoaderConfig::default();
     let mut square = image::Square::new(image_size, image_size);
     let (mut pixels, mut random) = (vec![0; square.bytes()], Random::new(0, Purpose::Test, 0, 0));

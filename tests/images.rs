@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::Path;
 
 use flate2::read::GzDecoder;
-use flipk::data::image::{ExifOrientation, Square, decode};
+use flipk::data::image::{Decoding, ExifOrientation, JpegDecoder, Square, decode};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -38,9 +38,9 @@ struct Image {
 
 impl Image {
     /// What is wrong with flipk's reading of it; `pixels` are Pillow's.
-    fn fault(&self, bytes: &[u8], pixels: &[u8]) -> Option<String> {
+    fn fault(&self, bytes: &[u8], pixels: &[u8], jpeg: JpegDecoder) -> Option<String> {
         let orientation = if self.upright { ExifOrientation::Apply } else { ExifOrientation::Ignore };
-        let decoded = decode(bytes, orientation).map_err(|error| error.to_string());
+        let decoded = decode(bytes, Decoding { orientation, jpeg }).map_err(|error| error.to_string());
         if let Some(said) = &self.said {
             return match decoded {
                 Err(message) if message.contains(said) => None,
@@ -120,7 +120,10 @@ fn every_kind_of_file_is_read_as_pillow_reads_it() {
         let own;
         (own, rest) = rest.split_at((image.width * image.height * 3) as usize);
         let bytes = std::fs::read(folder.join(&image.file)).unwrap();
-        faults.extend(image.fault(&bytes, own).map(|fault| format!("{}: {fault}", image.file)));
+        for jpeg in [JpegDecoder::Turbo, JpegDecoder::Rust].into_iter().filter(|jpeg| jpeg.is_built_in()) {
+            let fault = image.fault(&bytes, own, jpeg);
+            faults.extend(fault.map(|fault| format!("{} with {jpeg:?}: {fault}", image.file)));
+        }
     }
     assert!(rest.is_empty() && expected.images.len() > 100);
     assert!(faults.is_empty(), "{} of {}:\n{}", faults.len(), expected.images.len(), faults.join("\n"));

@@ -13,7 +13,7 @@ use super::device::{DeviceArgs, Job};
 use super::put;
 use super::table::{percent, table};
 use crate::autograd::Parameters;
-use crate::data::image::ExifOrientation;
+use crate::data::image::{Decoding, ExifOrientation};
 use crate::data::{CaptionKeys, CaptionLines, ClassNumbers, Dataset, Skipped, Survey, Tokenizer, TokenizerOptions};
 use crate::eval::{self, ClassNames, Classes, Encoder, Inputs, Labels, Retrieval, Templates, ZeroShot};
 use crate::model::Flip;
@@ -141,7 +141,8 @@ impl Eval {
             }
         };
         let orientation = common.exif_orientation.or(run.exif_orientation).unwrap_or_default();
-        let dataset = Arc::new(dataset.with_orientation(orientation));
+        let decoding = Decoding { orientation, jpeg: run.jpeg.unwrap_or_default() };
+        let dataset = Arc::new(dataset.with_decoding(decoding));
         dataset.warnings().iter().for_each(|warning| eprint_line!("{warning}"));
         // With class names, captions may be class numbers, which are not embedded.
         if !named {

@@ -3,7 +3,7 @@
 
 use super::format::tar::{self, Content};
 use super::format::{Common, Shard};
-use super::sample::image::{self, ExifOrientation, MAX_PIXELS, Square};
+use super::sample::image::{self, Decoding, ExifOrientation, JpegDecoder, MAX_PIXELS, Square};
 use super::sample::json::{Record, Value};
 use super::sample::{Augmentation, CaptionKeys, CaptionLines, CaptionVariation, Tokenizer, TokenizerOptions, label};
 use super::store::source::{hint, unread};
@@ -38,8 +38,11 @@ pub fn shard(bytes: &[u8]) {
 
 /// An image of any format: decoding, and both ways to a square.
 pub fn image(bytes: &[u8]) {
-    for orientation in [ExifOrientation::Ignore, ExifOrientation::Apply] {
-        let Ok(image) = image::decode(bytes, orientation) else { return };
+    let decoders = [JpegDecoder::Rust, JpegDecoder::default()];
+    for decoding in decoders.into_iter().flat_map(|jpeg| {
+        [ExifOrientation::Ignore, ExifOrientation::Apply].map(|orientation| Decoding { orientation, jpeg })
+    }) {
+        let Ok(image) = image::decode(bytes, decoding) else { continue };
         let pixels = u64::from(image.width()) * u64::from(image.height());
         assert!((1..=MAX_PIXELS).contains(&pixels));
         let mut square = Square::new(16, 8);

@@ -32,11 +32,6 @@ impl HeldOut {
         let (dataset, note) = eval::open(&settings.eval_data, &keys)?;
         let classes = Classes::of(&dataset, names.as_ref(), settings.labels)?;
         let notes = note.into_iter().chain(classes.notes().iter().cloned()).collect();
-        Ok(Some(Self {
-            dataset: Arc::new(dataset.with_orientation(settings.exif_orientation)),
-            classes,
-            templates,
-            notes,
-        }))
+        Ok(Some(Self { dataset: Arc::new(dataset.with_decoding(settings.decoding)), classes, templates, notes }))
     }
 }

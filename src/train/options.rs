@@ -12,7 +12,7 @@ use toml::{Table, Value};
 
 use super::TrainError;
 use crate::autograd::Recompute;
-use crate::data::image::ExifOrientation;
+use crate::data::image::{ExifOrientation, JpegDecoder};
 use crate::data::{CaptionLines, Order, TokenizerOptions, text};
 use crate::eval::Labels;
 use crate::model::{Loss, Preset};
@@ -107,6 +107,9 @@ pub struct Options {
     /// does, so that such photos stay on their side]
     #[cfg_attr(feature = "cli", arg(long, value_name = "WHAT", help_heading = "Data"))]
     pub exif_orientation: Option<ExifOrientation>,
+    /// What decodes JPEG. Pixels differ slightly, so a run keeps its decoder when it is resumed [default: turbo]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "DECODER", help_heading = "Data"))]
+    pub jpeg: Option<JpegDecoder>,
     /// Order in which samples are visited; a run keeps it when it is resumed [default: auto]
     #[cfg_attr(feature = "cli", arg(long, help_heading = "Data"))]
     pub order: Option<Order>,

@@ -9,6 +9,7 @@ use super::resume::{self, Point};
 use super::settings::{Length, is_embedded};
 use super::{Options, RunFolder, Settings, TrainError};
 use crate::autograd::{Layout, Recompute};
+use crate::data::image::JpegDecoder;
 use crate::data::{Order, Tokenizer, TrainingData};
 use crate::eval::Labels;
 
@@ -83,8 +84,9 @@ impl Plan {
         folder.prepare()?;
         let mut before = Options::default().over_file(&folder.config())?;
         before.check_whole(&folder.config())?;
-        // Runs of earlier versions knew no other order.
+        // Runs of earlier versions knew no other order and no other decoder.
         let order = *before.order.get_or_insert(Order::Global);
+        let jpeg = *before.jpeg.get_or_insert(JpegDecoder::Rust);
         let another_tokenizer = flags.tokenizer.is_some();
         let mut options = flags.over_file(&folder.config())?;
         let tokenizer = Tokenizer::open(&folder.tokenizer(), &options.tokenizer_options())?;
@@ -97,6 +99,9 @@ impl Plan {
         match options.order.replace(order) {
             Some(asked) if asked != order && asked != Order::Auto => return Err(not_the_runs("--order", &folder)),
             _ => {}
+        }
+        if options.jpeg.replace(jpeg).is_some_and(|asked| asked != jpeg) {
+            return Err(not_the_runs("--jpeg", &folder));
         }
         if options.streams.unwrap_or(1) != before.streams.unwrap_or(1) {
             return Err(not_the_runs("--streams", &folder));

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{Options, TrainError, pace};
 use crate::autograd::Recompute;
-use crate::data::image::ExifOrientation;
+use crate::data::image::{Decoding, ExifOrientation, JpegDecoder};
 use crate::data::{Augmentation, CaptionKeys, CaptionLines, CaptionVariation, LoaderConfig, Order, TrainingData};
 use crate::eval::Labels;
 use crate::model::{Loss, ModelConfig, Preset, TowerConfig};
@@ -31,7 +31,7 @@ pub struct Settings {
     /// Where captions are in a sample.
     pub captions: CaptionKeys,
     /// What to do with photos that EXIF data says to rotate.
-    pub exif_orientation: ExifOrientation,
+    pub decoding: Decoding,
     /// `None`: the embedded tokenizer.
     pub tokenizer: Option<PathBuf>,
     /// Sizes of the model.
@@ -178,7 +178,10 @@ impl Settings {
             classes: o.classes.clone(),
             templates: o.templates.clone(),
             labels: or(&mut o.labels, Labels::default()),
-            exif_orientation: or(&mut o.exif_orientation, ExifOrientation::default()),
+            decoding: Decoding {
+                orientation: or(&mut o.exif_orientation, ExifOrientation::default()),
+                jpeg: or(&mut o.jpeg, JpegDecoder::default()),
+            },
             tokenizer: o.tokenizer.clone(),
             loss: or(&mut o.loss, Loss::default()),
             adamw: adamw(o, recipe.adamw)?,
@@ -208,6 +211,10 @@ impl Settings {
                 return Err(wrong(option, value, "it must be at least 1"));
             }
         }
+        if !settings.decoding.jpeg.is_built_in() {
+            let problem = "this build has no libjpeg-turbo; build flipk with the feature `turbo`, or use --jpeg rust";
+            return Err(wrong("jpeg", "turbo", problem));
+        }
         Ok(settings)
     }
 
@@ -217,8 +224,7 @@ impl Settings {
     /// See [`TrainingData::open`].
     pub fn open_data(&mut self, run: Option<&Path>) -> Result<TrainingData, TrainError> {
         let cache = self.options.index_cache.as_deref().or(run).map(|run| self.index_cache(run));
-        let (captions, orientation) = (self.captions.clone(), self.exif_orientation);
-        let data = TrainingData::open(&self.data, captions, orientation, self.order, cache.as_deref())?;
+        let data = TrainingData::open(&self.data, self.captions.clone(), self.decoding, self.order, cache.as_deref())?;
         self.order = data.order();
         self.options.order = Some(self.order);
         Ok(data)

@@ -74,12 +74,15 @@ fn a_run_from_before_there_were_orders_goes_on() {
     let config = run.join("config.toml");
     let text = std::fs::read_to_string(&config).unwrap();
     assert!(text.contains("order = \"global\"\n"), "{text}");
-    let is_new = |line: &&str| line.starts_with("order") || line.starts_with("streams");
+    let is_new = |line: &&str| ["order", "streams", "jpeg"].iter().any(|key| line.starts_with(key));
     let before: Vec<&str> = text.lines().filter(|line| !is_new(line)).collect();
     std::fs::write(&config, before.join("\n")).unwrap();
     let ran = flipk(&["train", &format!("--resume={}", run.display()), "--steps=3"]).expect(0);
     assert!(ran.stderr.contains("changed: steps;"), "{}", ran.stderr);
-    assert!(std::fs::read_to_string(&config).unwrap().contains("order = \"global\"\n"));
+    let text = std::fs::read_to_string(&config).unwrap();
+    assert!(text.contains("order = \"global\"\n") && text.contains("jpeg = \"rust\"\n"), "{text}");
+    let ran = flipk(&["train", &format!("--resume={}", run.display()), "--steps=4", "--jpeg=turbo"]).expect(1);
+    assert!(ran.stderr.contains("--jpeg is not what the run"), "{}", ran.stderr);
 }
 
 /// `count` shards of four samples each: links to a few files, since a file cannot have any number of names.

@@ -25,17 +25,20 @@ impl Cache {
         self.images.lock().unwrap_or_else(PoisonError::into_inner).get(&sample).cloned()
     }
 
-    /// Keeps the image if all images of the data set would fit at this size. For a larger data set, the cache would
-    /// hold a part that is hardly ever used.
-    pub(super) fn put(&self, sample: (u32, u32), image: &Arc<RgbImage>, samples: usize) {
+    /// Whether images of `bytes` bytes are kept: if all `samples` of the data set would fit at this size. Of a larger
+    /// data set, the cache would hold a part that is hardly ever used.
+    pub(super) fn fits(&self, bytes: usize, samples: usize) -> bool {
+        bytes.saturating_mul(samples) <= self.budget
+    }
+
+    /// Keeps the image if there is room.
+    pub(super) fn put(&self, sample: (u32, u32), image: &Arc<RgbImage>) {
         let size = image.as_raw().len();
         let mut images = self.images.lock().unwrap_or_else(PoisonError::into_inner);
         let used = self.used.load(Ordering::Relaxed);
-        if size.saturating_mul(samples) <= self.budget && used + size <= self.budget {
-            // Two threads may have decoded the same image.
-            if images.insert(sample, image.clone()).is_none() {
-                self.used.store(used + size, Ordering::Relaxed);
-            }
+        // Two threads may have decoded the same image.
+        if used + size <= self.budget && images.insert(sample, image.clone()).is_none() {
+            self.used.store(used + size, Ordering::Relaxed);
         }
     }
 }

@@ -14,7 +14,7 @@ use super::{Dataset, left_out};
 use crate::data::error::{DataError, Result};
 use crate::data::format::{Common, Report, Shard, note_lines};
 use crate::data::sample::CaptionKeys;
-use crate::data::sample::image::ExifOrientation;
+use crate::data::sample::image::Decoding;
 use crate::data::store::{Location, Source};
 
 /// Shards that are looked at before training.
@@ -91,7 +91,7 @@ impl ShardList {
             warnings.push(format!("captions and shards were checked in {few} of the {shards} shards"));
         }
         let common = Common { image_key: keys.image_key.clone(), ..Common::default() };
-        let reader = Arc::new(reader(keys, ExifOrientation::default()));
+        let reader = Arc::new(reader(keys, Decoding::default()));
         Ok(Self {
             written: counts.each.iter().map(|count| AtomicBool::new(count.is_some())).collect(),
             locations,
@@ -106,10 +106,10 @@ impl ShardList {
         })
     }
 
-    /// Sets whether EXIF orientations are applied.
-    pub(super) fn with_orientation(self, orientation: ExifOrientation) -> Self {
-        let reader = Arc::new(reader(self.reader.keys.clone(), orientation));
-        Self { looked_at: self.looked_at.with_orientation(orientation), reader, ..self }
+    /// Sets how images are decoded.
+    pub(super) fn with_decoding(self, decoding: Decoding) -> Self {
+        let reader = Arc::new(reader(self.reader.keys.clone(), decoding));
+        Self { looked_at: self.looked_at.with_decoding(decoding), reader, ..self }
     }
 
     /// The number of shards.
@@ -260,8 +260,8 @@ impl ShardList {
 }
 
 /// Without a cache: such data sets do not fit.
-fn reader(keys: CaptionKeys, orientation: ExifOrientation) -> Reader {
-    Reader { keys, orientation, cache: Arc::new(Cache::new(0)), samples: usize::MAX }
+fn reader(keys: CaptionKeys, decoding: Decoding) -> Reader {
+    Reader { keys, decoding, cache: Arc::new(Cache::new(0)), samples: usize::MAX }
 }
 
 /// Some numbers below `shards`, evenly spread.
@@ -310,8 +310,8 @@ mod tests {
     }
 
     fn open(specs: &[String]) -> TrainingData {
-        let (keys, orientation) = (CaptionKeys::default(), ExifOrientation::default());
-        TrainingData::open(specs, keys, orientation, Order::Shards, None).unwrap()
+        let (keys, decoding) = (CaptionKeys::default(), Decoding::default());
+        TrainingData::open(specs, keys, decoding, Order::Shards, None).unwrap()
     }
 
     fn whole(folder: &tempfile::TempDir) -> Vec<String> {

@@ -40,7 +40,7 @@ pub(crate) use self::view::{Held, View};
 use super::broken::Broken;
 use super::error::{DataError, Result};
 use super::format::{Common, Report, Shard, note_lines};
-use super::sample::image::ExifOrientation;
+use super::sample::image::Decoding;
 use super::sample::{Caption, CaptionKeys, Label};
 use super::store::{Location, Source, Span, embedded_names, left_out};
 use super::text::list_some;
@@ -135,9 +135,9 @@ impl Dataset {
         let numbers =
             |(shard, of): (usize, &Shard)| (0..of.samples.len()).map(move |sample| (shard as u32, sample as u32));
         let samples: Vec<_> = shards.iter().enumerate().flat_map(numbers).collect();
-        let (orientation, cache) = (ExifOrientation::default(), Arc::new(Cache::new(CACHE_BYTES)));
+        let (decoding, cache) = (Decoding::default(), Arc::new(Cache::new(CACHE_BYTES)));
         Ok(Self {
-            reader: Arc::new(Reader { keys, orientation, cache, samples: samples.len() }),
+            reader: Arc::new(Reader { keys, decoding, cache, samples: samples.len() }),
             shards: Arc::new(shards.into_iter().map(Arc::new).collect()),
             samples,
             warnings: warnings.into(),
@@ -151,18 +151,18 @@ impl Dataset {
 
     /// Sets the size of the cache of decoded images, in bytes; 0 turns it off. Results do not depend on it.
     pub fn with_cache(self, bytes: usize) -> Self {
-        let orientation = self.reader.orientation;
-        self.with_reader(orientation, Arc::new(Cache::new(bytes)))
+        let decoding = self.reader.decoding;
+        self.with_reader(decoding, Arc::new(Cache::new(bytes)))
     }
 
-    /// Sets whether EXIF orientations are applied. The cache starts empty.
-    pub fn with_orientation(self, orientation: ExifOrientation) -> Self {
+    /// Sets how images are decoded. The cache starts empty.
+    pub fn with_decoding(self, decoding: Decoding) -> Self {
         let cache = Arc::new(Cache::new(self.reader.cache.budget));
-        self.with_reader(orientation, cache)
+        self.with_reader(decoding, cache)
     }
 
-    fn with_reader(self, orientation: ExifOrientation, cache: Arc<Cache>) -> Self {
-        let reader = Reader { keys: self.reader.keys.clone(), orientation, cache, samples: self.len() };
+    fn with_reader(self, decoding: Decoding, cache: Arc<Cache>) -> Self {
+        let reader = Reader { keys: self.reader.keys.clone(), decoding, cache, samples: self.len() };
         Self { reader: Arc::new(reader), ..self }
     }
 
@@ -178,7 +178,7 @@ impl Dataset {
         }
         let Self { shards, reader, warnings, .. } = self;
         let kept = Self { shards: shards.clone(), samples, reader: reader.clone(), warnings: warnings.clone() };
-        Ok(kept.with_reader(reader.orientation, reader.cache.clone()))
+        Ok(kept.with_reader(reader.decoding, reader.cache.clone()))
     }
 
     /// The number of samples.
@@ -339,6 +339,7 @@ mod tests {
     use super::*;
     use crate::data::broken::Kind;
     use crate::data::sample::ClassNumbers;
+    use crate::data::sample::image::ExifOrientation;
     use crate::data::testing::{Archive, png};
 
     #[test]
@@ -371,7 +372,7 @@ mod tests {
         archive.add("1.jpg", photo).add("1.txt", b"a photo");
         let stored = Dataset::open(&[archive.file()], CaptionKeys::default()).unwrap();
         assert_eq!(stored.decoded(0).unwrap().dimensions(), (32, 24));
-        let upright = stored.with_orientation(ExifOrientation::Apply);
+        let upright = stored.with_decoding(Decoding { orientation: ExifOrientation::Apply, ..Decoding::default() });
         assert_eq!(upright.decoded(0).unwrap().dimensions(), (24, 32));
         assert_eq!(upright.filtered(|_| true).unwrap().decoded(0).unwrap().dimensions(), (24, 32));
     }

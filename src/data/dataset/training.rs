@@ -9,7 +9,7 @@ use super::counts::Counts;
 use super::{Dataset, ShardList, sources};
 use crate::data::error::Result;
 use crate::data::sample::CaptionKeys;
-use crate::data::sample::image::ExifOrientation;
+use crate::data::sample::image::Decoding;
 use crate::data::store::Location;
 
 /// More shards or samples than this are visited shard by shard, unless the user asks for the other order.
@@ -62,7 +62,7 @@ impl TrainingData {
     pub fn open<S: AsRef<str>>(
         specs: &[S],
         keys: CaptionKeys,
-        orientation: ExifOrientation,
+        decoding: Decoding,
         order: Order,
         cache: Option<&Path>,
     ) -> Result<Self> {
@@ -73,10 +73,10 @@ impl TrainingData {
             let are_many = locations.len() > MANY_SHARDS || counts.total.is_some_and(|samples| samples > MANY_SAMPLES);
             if order == Order::Shards || are_many {
                 let list = ShardList::of(&sources, locations, counts, specs, keys)?;
-                return Ok(Arc::new(list.with_orientation(orientation)).into());
+                return Ok(Arc::new(list.with_decoding(decoding)).into());
             }
         }
-        Ok(Arc::new(Dataset::of(&sources, specs, keys)?.with_orientation(orientation)).into())
+        Ok(Arc::new(Dataset::of(&sources, specs, keys)?.with_decoding(decoding)).into())
     }
 
     /// Where to write the number of samples in each shard, as they are found.

@@ -9,13 +9,14 @@ use super::cache::Cache;
 use crate::data::broken::{Broken, Kind};
 use crate::data::error::Result;
 use crate::data::format::{Entry, Shard, image_members, printable};
-use crate::data::sample::image::{self, ExifOrientation};
+use crate::data::sample::CropRect;
+use crate::data::sample::image::{self, Decoding, Part};
 use crate::data::sample::{Caption, CaptionKeys, ClassNumbers, Label, label};
 
 /// How samples are read: the same for all of a data set.
 pub(crate) struct Reader {
     pub(super) keys: CaptionKeys,
-    pub(super) orientation: ExifOrientation,
+    pub(super) decoding: Decoding,
     pub(super) cache: Arc<Cache>,
     /// In the data set.
     pub(super) samples: usize,
@@ -88,16 +89,37 @@ impl<'a> View<'a> {
         }
     }
 
+    /// The whole image.
     pub(crate) fn decoded(self) -> Result<Arc<RgbImage>, Broken> {
-        let Reader { orientation, cache, samples, .. } = self.reader;
+        self.decoded_part(CropRect::whole).map(|(image, _)| image)
+    }
+
+    /// The image, or the part of it that `choose` picks, given its width and height; and where that part is in what is
+    /// returned.
+    pub(crate) fn decoded_part(
+        self,
+        mut choose: impl FnMut(u32, u32) -> CropRect,
+    ) -> Result<(Arc<RgbImage>, CropRect), Broken> {
+        let Reader { decoding, cache, samples, .. } = self.reader;
         if let Some(image) = cache.get(self.place) {
-            return Ok(image);
+            let crop = choose(image.width(), image.height());
+            return Ok((image, crop));
         }
-        let decoded = self.whole()?.with_part(self.entry.image, |bytes| image::decode(bytes, *orientation))?;
-        let decoded = decoded.ok_or_else(no_image)?;
-        let image = Arc::new(decoded.map_err(|why| Broken { kind: Kind::BadImage, detail: why.to_string() })?);
-        cache.put(self.place, &image, *samples);
-        Ok(image)
+        let mut whole = None;
+        let chosen = |width, height| {
+            let crop = choose(width, height);
+            // An image is cached as a whole.
+            whole = cache.fits(width as usize * height as usize * 3, *samples).then_some(crop);
+            if whole.is_some() { CropRect::whole(width, height) } else { crop }
+        };
+        let decode = |bytes: &[u8]| image::decode_part(bytes, *decoding, chosen);
+        let decoded = self.whole()?.with_part(self.entry.image, decode)?.ok_or_else(no_image)?;
+        let Part { image, crop } = decoded.map_err(|why| Broken { kind: Kind::BadImage, detail: why.to_string() })?;
+        let image = Arc::new(image);
+        if whole.is_some() {
+            cache.put(self.place, &image);
+        }
+        Ok((image, whole.unwrap_or(crop)))
     }
 
     /// Its shard, if the index shows no flaw of the sample.

@@ -8,7 +8,7 @@ use super::*;
 use crate::data::broken::Kind;
 use crate::data::dataset::{Order, ShardList};
 use crate::data::sample::CaptionKeys;
-use crate::data::sample::image::ExifOrientation;
+use crate::data::sample::image::Decoding;
 use crate::data::testing::Archive;
 
 /// Shards with so many samples in a folder; `broken` ones are added to the first.
@@ -40,7 +40,7 @@ impl Shards {
 
     fn open(&self) -> TrainingData {
         let specs = [self.folder.path().to_string_lossy()];
-        TrainingData::open(&specs, CaptionKeys::default(), ExifOrientation::default(), Order::Shards, None).unwrap()
+        TrainingData::open(&specs, CaptionKeys::default(), Decoding::default(), Order::Shards, None).unwrap()
     }
 
     /// Every sample, in order.

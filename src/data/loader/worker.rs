@@ -76,9 +76,10 @@ impl Worker {
         item.ids_keep.resize(config.kept(), 0);
         visible_patches(config.seed, epoch, sample, config.patches(), &mut item.ids_keep);
         item.image.resize(config.kept() * config.patch_size.pow(2) * 3, 0);
-        let image = view.decoded()?;
+        let (augmentation, mut random) = (&config.augmentation, random(Purpose::Crop));
+        let (image, crop) = view.decoded_part(|width, height| augmentation.crop(width, height, &mut random))?;
         square
-            .augmented(&image, &config.augmentation, &mut random(Purpose::Crop), &item.ids_keep, &mut item.image)
+            .cropped(&image, crop, augmentation, &mut random, &item.ids_keep, &mut item.image)
             .map_err(|why| Broken { kind: Kind::BadImage, detail: why.to_string() })?;
         Ok(())
     }

@@ -39,6 +39,13 @@ pub struct CropRect {
     pub height: u32,
 }
 
+impl CropRect {
+    /// All of an image.
+    pub fn whole(width: u32, height: u32) -> Self {
+        Self { left: 0, top: 0, width, height }
+    }
+}
+
 impl Augmentation {
     /// # Errors
     /// Names the first field that is out of its range.

@@ -8,7 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use super::error::ImageError;
 use super::format::{Format, format};
+#[cfg(feature = "turbo")]
+use super::turbo;
 use super::{MAX_PIXELS, jpeg, png};
+use crate::data::sample::augment::CropRect;
 
 /// What is done with a photo that has an EXIF orientation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +25,47 @@ pub enum ExifOrientation {
     Apply,
 }
 
+/// What decodes JPEG. Pixels differ by up to 5 of 255, so a run keeps its decoder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[serde(rename_all = "lowercase")]
+pub enum JpegDecoder {
+    /// libjpeg-turbo: only the part of a picture that a crop needs
+    Turbo,
+    /// zune-jpeg, which is written in Rust: the whole picture
+    Rust,
+}
+
+impl JpegDecoder {
+    /// Whether this build has it: [`Self::Turbo`] is behind the Cargo feature `turbo`.
+    pub const fn is_built_in(self) -> bool {
+        matches!(self, Self::Rust) || cfg!(feature = "turbo")
+    }
+}
+
+impl Default for JpegDecoder {
+    fn default() -> Self {
+        if Self::Turbo.is_built_in() { Self::Turbo } else { Self::Rust }
+    }
+}
+
+/// How images are decoded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Decoding {
+    /// What is done with EXIF orientations.
+    pub orientation: ExifOrientation,
+    /// What decodes JPEG.
+    pub jpeg: JpegDecoder,
+}
+
+/// An image, or a part of it.
+pub struct Part {
+    /// The pixels that were decoded.
+    pub image: RgbImage,
+    /// What was asked for, in `image`.
+    pub crop: CropRect,
+}
+
 /// Decodes JPEG, PNG, WebP, GIF (the first frame), BMP or TIFF (the first page), detected by content, to RGB8: grey
 /// fills all three channels, 16 bits are rounded to 8, transparency is blended with white. The orientation of a TIFF is
 /// always applied, as in Pillow.
@@ -29,26 +73,74 @@ pub enum ExifOrientation {
 /// # Errors
 /// What is wrong with the image, or what the bytes are if they are not an image in one of these formats. A truncated
 /// JPEG is an error, although most of it could be shown.
-pub fn decode(bytes: &[u8], orientation: ExifOrientation) -> Result<RgbImage, ImageError> {
+pub fn decode(bytes: &[u8], decoding: Decoding) -> Result<RgbImage, ImageError> {
+    decode_part(bytes, decoding, CropRect::whole).map(|part| part.image)
+}
+
+/// As [`decode`], but of a JPEG only the part that `choose` picks, given the image's width and height. The pixels are
+/// the same. Damage elsewhere goes unnoticed, except that a truncated JPEG is an error all the same.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_part(
+    bytes: &[u8],
+    decoding: Decoding,
+    mut choose: impl FnMut(u32, u32) -> CropRect,
+) -> Result<Part, ImageError> {
     if bytes.is_empty() {
         return Err(ImageError::Empty);
     }
-    match format(bytes) {
-        Format::Read(ImageFormat::Jpeg) => read(jpeg::picture(bytes)?, ImageFormat::Jpeg, orientation),
+    let image = match format(bytes) {
+        Format::Read(ImageFormat::Jpeg) => return read_jpeg(bytes, decoding, choose),
         Format::Read(ImageFormat::Png) => {
             let whole: Cow<[u8]> = png::with_end(bytes);
-            read(&whole, ImageFormat::Png, orientation)
+            read(&whole, ImageFormat::Png, decoding.orientation)?
         }
-        Format::Read(format) => read(bytes, format, orientation),
-        Format::Named(name) => Err(ImageError::OtherKind(name)),
+        Format::Read(format) => read(bytes, format, decoding.orientation)?,
+        Format::Named(name) => return Err(ImageError::OtherKind(name)),
         Format::Unknown => match jpeg::start(bytes) {
-            Some(start) => read(jpeg::picture(&bytes[start..])?, ImageFormat::Jpeg, orientation),
+            Some(start) => return read_jpeg(&bytes[start..], decoding, choose),
             None => {
                 let first: Vec<String> = bytes.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-                Err(ImageError::Unknown(first.join(" ")))
+                return Err(ImageError::Unknown(first.join(" ")));
             }
         },
+    };
+    Ok(Part { crop: choose(image.width(), image.height()), image })
+}
+
+fn read_jpeg(
+    bytes: &[u8],
+    decoding: Decoding,
+    mut choose: impl FnMut(u32, u32) -> CropRect,
+) -> Result<Part, ImageError> {
+    let bytes = jpeg::picture(bytes)?;
+    #[cfg(feature = "turbo")]
+    if decoding.jpeg == JpegDecoder::Turbo {
+        use ::image::metadata::Orientation;
+
+        let turned = match decoding.orientation {
+            // EXIF data that cannot be read is ignored.
+            ExifOrientation::Apply => {
+                let decoder = ImageReader::with_format(Cursor::new(bytes), ImageFormat::Jpeg).into_decoder();
+                decoder.and_then(|mut decoder| decoder.orientation()).unwrap_or(Orientation::NoTransforms)
+            }
+            ExifOrientation::Ignore => Orientation::NoTransforms,
+        };
+        let part = match turned {
+            Orientation::NoTransforms => turbo::decode(bytes, &mut choose)?,
+            turned => turbo::decode(bytes, CropRect::whole)?.map(|part| {
+                let mut image = DynamicImage::from(part.image);
+                image.apply_orientation(turned);
+                Part { crop: choose(image.width(), image.height()), image: image.into_rgb8() }
+            }),
+        };
+        if let Some(part) = part {
+            return Ok(part);
+        }
     }
+    let image = read(bytes, ImageFormat::Jpeg, decoding.orientation)?;
+    Ok(Part { crop: choose(image.width(), image.height()), image })
 }
 
 fn read(bytes: &[u8], format: ImageFormat, orientation: ExifOrientation) -> Result<RgbImage, ImageError> {
@@ -95,7 +187,7 @@ mod tests {
 
     /// With the default orientation.
     fn decode(bytes: &[u8]) -> Result<RgbImage, ImageError> {
-        super::decode(bytes, ExifOrientation::Ignore)
+        super::decode(bytes, Decoding::default())
     }
 
     fn encode(image: impl Into<DynamicImage>, format: ImageFormat) -> Vec<u8> {

@@ -29,6 +29,12 @@ pub enum ImageError {
     /// A file that ends too early: its format, and what is missing.
     #[error("the {} data ends before {}", name(*.0), .1)]
     Truncated(ImageFormat, &'static str),
+    /// A JPEG in more parts than any program writes, each of which takes as long as a whole image.
+    #[error("the JPEG data has {0} scans, and more than {1} are refused")]
+    Scans(usize, usize),
+    /// Damage that libjpeg-turbo found.
+    #[error("JPEG: {0}")]
+    Jpeg(String),
     /// Damage that the decoder found.
     #[error(transparent)]
     Decoder(::image::ImageError),

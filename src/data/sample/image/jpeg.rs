@@ -9,6 +9,9 @@ use super::error::ImageError;
 /// How many bytes may come before an image, such as the header of an HTTP response.
 const MAX_BEFORE: usize = 1024;
 
+/// Progressive images have about ten scans.
+const MAX_SCANS: usize = 500;
+
 const SOI: u8 = 0xD8;
 const EOI: u8 = 0xD9;
 const SOS: u8 = 0xDA;
@@ -16,7 +19,7 @@ const SOS: u8 = 0xDA;
 /// The image at the start of `bytes`, from its start-of-image marker to its own end-of-image marker.
 ///
 /// # Errors
-/// If the bytes end before that marker.
+/// If the bytes end before that marker, or the image has too many scans.
 pub(super) fn picture(bytes: &[u8]) -> Result<&[u8], ImageError> {
     let mut at = 2;
     let mut scans = 0;
@@ -25,6 +28,7 @@ pub(super) fn picture(bytes: &[u8]) -> Result<&[u8], ImageError> {
         at = marker + 2;
         match bytes[marker + 1] {
             EOI if scans == 0 => return Err(ImageError::EmptyJpeg),
+            EOI if scans > MAX_SCANS => return Err(ImageError::Scans(scans, MAX_SCANS)),
             EOI => return Ok(&bytes[..at]),
             code if stands_alone(code) => {}
             code => {

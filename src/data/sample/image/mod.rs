@@ -8,6 +8,7 @@
 //! | `jpeg`, `png` | where an image ends, by its own markers |
 //! | `square` | crop, flip and colour |
 //! | `resize` | the bicubic resize of some patches |
+//! | `turbo` | JPEG by libjpeg-turbo |
 
 mod decode;
 mod error;
@@ -16,8 +17,10 @@ mod jpeg;
 mod png;
 mod resize;
 mod square;
+#[cfg(feature = "turbo")]
+mod turbo;
 
-pub use self::decode::{ExifOrientation, decode};
+pub use self::decode::{Decoding, ExifOrientation, JpegDecoder, Part, decode, decode_part};
 pub use self::error::ImageError;
 pub use self::square::Square;
 

@@ -48,8 +48,27 @@ impl Square {
         ids: &[u32],
         out: &mut [u8],
     ) -> Result<(), ImageError> {
-        check(ids.len() * self.patch_bytes(), out)?;
         let crop = augmentation.crop(image.width(), image.height(), random);
+        self.cropped(image, crop, augmentation, random, ids, out)
+    }
+
+    /// As [`Self::augmented`], with a crop that was drawn before (`Augmentation::crop`) and lies inside the image.
+    ///
+    /// # Errors
+    /// As [`Self::augmented`].
+    ///
+    /// # Panics
+    /// If there is no such patch, or the crop is not inside the image.
+    pub fn cropped(
+        &mut self,
+        image: &RgbImage,
+        crop: CropRect,
+        augmentation: &Augmentation,
+        random: &mut Random,
+        ids: &[u32],
+        out: &mut [u8],
+    ) -> Result<(), ImageError> {
+        check(ids.len() * self.patch_bytes(), out)?;
         let mirrored = random.uniform() < augmentation.flip;
         let (rows, columns) = (Span::whole(crop.height), Span::whole(crop.width));
         let source = Source { image, crop, rows, columns, mirrored };
@@ -110,7 +129,7 @@ fn check(expected: usize, out: &[u8]) -> Result<(), ImageError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::sample::image::{ExifOrientation, decode};
+    use crate::data::sample::image::{Decoding, ExifOrientation, JpegDecoder, decode};
     use crate::data::testing::{jpeg, noise};
     use crate::random::Purpose;
 
@@ -210,7 +229,8 @@ mod tests {
             // The only way to disable all intrinsics.
             let options = DecoderOptions::new_safe();
             let plain = zune_jpeg::JpegDecoder::new_with_options(ZCursor::new(&bytes), options).decode().unwrap();
-            assert!(decode(&bytes, ExifOrientation::Ignore).unwrap().as_raw() == &plain, "{width} x {height}");
+            let decoding = Decoding { orientation: ExifOrientation::Ignore, jpeg: JpegDecoder::Rust };
+            assert!(decode(&bytes, decoding).unwrap().as_raw() == &plain, "{width} x {height}");
         }
     }
 
