@@ -108,3 +108,13 @@ fn new_op_has_the_right_gradients() {
     let counts: Vec<String> = text.lines().map(|line| line.split_inclusive(" gradients").take(1).collect()).collect();
     assert_eq!(counts, ["x: 35 gradients", "weight: 42 gradients", "gamma: 6 gradients"], "{text}");
 }
+
+#[test]
+fn load_times_the_loader() {
+    let text = stdout(example("load").args(["embedded:noto", "0.75", "1", "0.1"]).output().unwrap());
+    let rates: Value = serde_json::from_str(&text).unwrap();
+    for rate in ["samples_per_second", "samples_per_cpu_second"] {
+        assert!(rates[rate].as_f64().is_some_and(|rate| rate > 0.0), "{rates}");
+    }
+    assert_eq!(rates["skipped"], 0);
+}
