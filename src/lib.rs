@@ -62,6 +62,7 @@
 pub mod autograd;
 #[cfg(feature = "cli")]
 pub mod cli;
+mod cpu_time;
 pub mod data;
 pub mod device;
 pub mod eval;

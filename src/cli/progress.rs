@@ -35,7 +35,7 @@ impl Screen {
                     bar.set_position(done);
                 }
             }
-            Progress::Metrics { metrics, total, left } => self.show_metrics(metrics, total, left),
+            Progress::Metrics { metrics, total, left, skipped } => self.show_metrics(metrics, total, left, skipped),
         }
     }
 
@@ -47,9 +47,11 @@ impl Screen {
         }
     }
 
-    fn show_metrics(&mut self, metrics: &Metrics, total: u64, left: Duration) {
+    fn show_metrics(&mut self, metrics: &Metrics, total: u64, left: Duration, skipped: u64) {
+        let skipped = if skipped > 0 { format!("  {skipped} skipped") } else { String::new() };
         let message = format!(
-            "loss {:.3}  acc {:.1} %  {:.0} samples/s  {:.0} GFLOP/s  data wait {:.0} %  {:#} left",
+            "epoch {:.2}  loss {:.3}  acc {:.1} %  {:.0} samples/s  {:.0} GFLOP/s  data wait {:.0} %{skipped}  {:#} left",
+            metrics.epoch,
             metrics.loss,
             100.0 * metrics.accuracy,
             metrics.samples_per_second,

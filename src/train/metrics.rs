@@ -36,6 +36,12 @@ pub struct Metrics {
     pub gflops: f64,
     /// Share of the time that was spent waiting for data.
     pub data_wait: f64,
+    /// Images decoded per second, also those of batches that are still waiting.
+    #[serde(default)]
+    pub images_per_second: f64,
+    /// Mean number of cores on which the process computed.
+    #[serde(default)]
+    pub cores_busy: f64,
     /// On the held-out data, at steps where it was evaluated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zero_shot_top1: Option<f64>,
@@ -56,6 +62,8 @@ impl Metrics {
             ("speed/samples_per_second", self.samples_per_second),
             ("speed/gflops", self.gflops),
             ("speed/data_wait", self.data_wait),
+            ("speed/images_per_second", self.images_per_second),
+            ("speed/cores_busy", self.cores_busy),
         ];
         let at_times = [("eval/zero_shot_top1", self.zero_shot_top1), ("eval/zero_shot_top5", self.zero_shot_top5)];
         always.into_iter().chain(at_times.into_iter().filter_map(|(name, value)| Some((name, value?))))

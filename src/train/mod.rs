@@ -9,13 +9,15 @@
 //! | `run`, `summary` | the loop: data, steps, metrics, checkpoints, evaluation; its result |
 //! | `memory` | how much memory a step needs, and which batch fits |
 //! | `held_out` | the data for evaluation |
+//! | `bound` | what a run waits for, if it waits for data |
 //! | `advice` | warnings about settings that cannot work, and about training that learns nothing |
 //! | `introduction` | what is printed about the captions before the first step |
 //! | `folder` | the files of a run folder |
 //! | `checkpoint` | saving and loading |
-//! | `metrics`, `tensorboard`, `curve`, `progress` | what is reported during training |
+//! | `metrics`, `window`, `tensorboard`, `curve`, `progress` | what is reported during training |
 
 mod advice;
+mod bound;
 pub mod checkpoint;
 mod curve;
 mod error;
@@ -38,6 +40,7 @@ mod settings;
 mod summary;
 mod tensorboard;
 mod trainer;
+mod window;
 
 pub use self::{
     error::{Cause, TrainError},

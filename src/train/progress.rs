@@ -25,6 +25,8 @@ pub enum Progress<'a> {
         total: u64,
         /// Time left, at the mean speed so far.
         left: Duration,
+        /// Broken samples that this process skipped so far.
+        skipped: u64,
     },
 }
 

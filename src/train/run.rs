@@ -9,11 +9,13 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::advice;
+use super::bound::Watch;
 use super::checkpoint::{self, State};
 use super::curve;
 use super::held_out::HeldOut;
 use super::introduction;
 use super::metrics::{Metrics, MetricsLog};
+use super::window::{Start, Window};
 use super::{Ended, Plan, Progress, Report, Settings, StepOutcome, Summary, TrainError, Trainer};
 use crate::data::{Batch, Loader, Position, Skipped, Variety};
 use crate::device::Device;
@@ -46,17 +48,6 @@ pub fn train<D: AllOps>(
     run.finish()
 }
 
-/// Sums since the last line of metrics.
-#[derive(Default)]
-struct Window {
-    steps: u64,
-    loss: f64,
-    accuracy: f64,
-    grad_norm: f64,
-    waited: Duration,
-    time: Duration,
-}
-
 struct Run<'a, D: Device> {
     plan: Plan,
     trainer: Trainer<D>,
@@ -70,6 +61,7 @@ struct Run<'a, D: Device> {
     begun: Instant,
     seconds_before: f64,
     window: Window,
+    watch: Watch,
     /// Steps of this process, and the time they took.
     steps: u64,
     stepping: Duration,
@@ -147,6 +139,7 @@ impl<'a, D: AllOps> Run<'a, D> {
             total,
             begun: Instant::now(),
             window: Window::default(),
+            watch: Watch::default(),
             steps: 0,
             stepping: Duration::ZERO,
             latest: Metrics::default(),
@@ -197,7 +190,7 @@ impl<'a, D: AllOps> Run<'a, D> {
     }
 
     fn step(&mut self) -> Result<(), TrainError> {
-        let start = Instant::now();
+        let start = Start::now();
         let batch = self.loader.next_batch();
         self.loader.take_warnings().iter().for_each(|line| self.print(line));
         let batch = match batch {
@@ -215,9 +208,8 @@ impl<'a, D: AllOps> Run<'a, D> {
         self.state.position.clone_from(&batch.next);
         self.window.waited += batch.waited;
         self.in_flight = Some(batch);
-        self.window.time += start.elapsed();
         self.steps += 1;
-        self.stepping += start.elapsed();
+        self.stepping += self.window.add(start);
         (self.report)(Progress::Step { done: self.state.step, total: self.total });
         let Settings { log_every, save_every, eval_every, .. } = self.plan.settings;
         let (step, last) = (self.state.step, self.state.step == self.total);
@@ -262,11 +254,10 @@ impl<'a, D: AllOps> Run<'a, D> {
 
     /// Waits until all submitted steps are computed, and records the last one's outcome.
     fn drain(&mut self) -> Result<(), TrainError> {
-        let start = Instant::now();
+        let start = Start::now();
         let outcome = self.trainer.drain()?;
         self.record_outcome(outcome, self.state.step)?;
-        self.window.time += start.elapsed();
-        self.stepping += start.elapsed();
+        self.stepping += self.window.add(start);
         Ok(())
     }
 
@@ -316,6 +307,8 @@ impl<'a, D: AllOps> Run<'a, D> {
         self.drain()?;
         let window = std::mem::take(&mut self.window);
         let (steps, seconds) = (window.steps.max(1) as f64, window.time.as_secs_f64().max(1e-9));
+        let from = self.plan.settings.data.first().map_or("", String::as_str);
+        let (images, warning) = self.watch.end(&window, &self.loader, from);
         let metrics = Metrics {
             step: self.state.step,
             samples: self.state.samples,
@@ -328,6 +321,8 @@ impl<'a, D: AllOps> Run<'a, D> {
             samples_per_second: steps * self.plan.settings.loader.batch as f64 / seconds,
             gflops: steps * self.trainer.step_flops() as f64 / seconds / 1e9,
             data_wait: window.waited.as_secs_f64() / seconds,
+            images_per_second: images as f64 / seconds,
+            cores_busy: window.computed.as_secs_f64() / seconds,
             zero_shot_top1: evaluated.map(|found| found.top1),
             zero_shot_top5: evaluated.map(|found| found.top5),
         };
@@ -335,9 +330,11 @@ impl<'a, D: AllOps> Run<'a, D> {
         self.latest = metrics;
         let left = self.total.saturating_sub(metrics.step) as f64 * self.stepping.as_secs_f64();
         let left = Duration::try_from_secs_f64(left / self.steps.max(1) as f64).unwrap_or_default();
-        (self.report)(Progress::Metrics { metrics: &metrics, total: self.total, left });
+        let skipped = self.loader.skipped().values().sum();
+        (self.report)(Progress::Metrics { metrics: &metrics, total: self.total, left, skipped });
         let written = self.log.write(&metrics);
         self.warn_once(written);
+        warning.iter().for_each(|line| self.print(line));
         Ok(())
     }
 

@@ -73,6 +73,14 @@ impl Shard {
         Ok((Self { location: location.clone(), store, samples, lost }, report))
     }
 
+    /// Bytes of an archive, unpacked; 0 for what consists of many files.
+    pub(crate) fn bytes(&self) -> u64 {
+        match &self.store {
+            Store::Joined(_) => 0,
+            store => store.len(),
+        }
+    }
+
     /// A part of the archive, if the sample has it.
     ///
     /// # Errors

@@ -17,11 +17,13 @@
 //! | `order` | epochs, shuffles, streams, the position that a run resumes from |
 //! | `worker`, `assemble` | the threads |
 //! | `health` | counts broken samples |
+//! | `effort` | counts what the threads do |
 //! | `eval` | batches for evaluation |
 
 mod assemble;
 #[cfg(test)]
 mod by_shard;
+mod effort;
 mod eval;
 mod health;
 mod order;
@@ -40,6 +42,8 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Receiver, Sender, bounded};
 
 use self::assemble::{Assembler, Made, Stream};
+use self::effort::Counters;
+pub use self::effort::Effort;
 pub use self::eval::{EvalBatch, EvalBatches};
 pub use self::health::Skipped;
 use self::health::{Health, Visited};
@@ -186,6 +190,8 @@ pub struct Loader {
     skipped: Skipped,
     warnings: Vec<String>,
     passes: f64,
+    counters: Arc<Counters>,
+    workers: usize,
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -241,6 +247,8 @@ impl Loader {
             skipped: health.skipped(),
             warnings: Vec::new(),
             passes: 0.0,
+            counters: Arc::default(),
+            workers,
             stop: stop.clone(),
             threads: Vec::new(),
         };
@@ -250,7 +258,7 @@ impl Loader {
         // As large as the window, so that a worker never waits to send its item.
         let (done_in, done) = bounded(window);
         for number in 0..workers {
-            let worker = Worker::new(tokenizer.clone(), config.clone());
+            let worker = Worker::new(tokenizer.clone(), config.clone(), loader.counters.clone());
             let (jobs, done) = (jobs_out.clone(), done_in.clone());
             loader.spawn(format!("decode-{number}"), move || worker.run(&jobs, &done))?;
         }
@@ -298,9 +306,10 @@ impl Loader {
                         return beyond(start.group, format!("{groups} groups of shards"));
                     }
                     let (groups_in, groups) = bounded(0);
-                    let opener = Opener { list: list.clone(), order, start, threads, stop: self.stop.clone() };
+                    let (stop, counters) = (self.stop.clone(), self.counters.clone());
+                    let opener = Opener { list: list.clone(), order, start, threads, stop, counters };
                     self.spawn(format!("open-{number}"), move || opener.run(&groups_in))?;
-                    Visits::Shards(ShardVisits::new(list.clone(), order, start, groups))
+                    Visits::Shards(ShardVisits::new(list.clone(), order, start, groups, self.counters.clone()))
                 }
             };
             streams.push(Stream::new(visits));
@@ -338,6 +347,16 @@ impl Loader {
     /// Passes over the data up to the last batch returned, since the beginning of the run.
     pub fn passes(&self) -> f64 {
         self.passes
+    }
+
+    /// What its threads have done so far, also for batches that are still waiting.
+    pub fn effort(&self) -> Effort {
+        self.counters.effort()
+    }
+
+    /// The number of decoding threads.
+    pub fn threads(&self) -> usize {
+        self.workers
     }
 
     /// Broken samples that were skipped up to the last batch returned, and samples lost to damage, by kind.

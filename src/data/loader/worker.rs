@@ -1,8 +1,11 @@
 //! One decoding thread: visits in, finished items out.
 
+use std::sync::Arc;
+
 use crossbeam::channel::{Receiver, Sender};
 
 use super::LoaderConfig;
+use super::effort::Counters;
 use super::order::Visit;
 use crate::data::broken::{Broken, Kind, confined};
 use crate::data::error::DataError;
@@ -41,18 +44,20 @@ pub(super) struct Worker {
     tokenizer: Tokenizer,
     config: LoaderConfig,
     square: Square,
+    counters: Arc<Counters>,
 }
 
 impl Worker {
-    pub(super) fn new(tokenizer: Tokenizer, config: LoaderConfig) -> Self {
+    pub(super) fn new(tokenizer: Tokenizer, config: LoaderConfig, counters: Arc<Counters>) -> Self {
         let square = Square::new(config.image_size, config.patch_size);
-        Self { tokenizer, config, square }
+        Self { tokenizer, config, square, counters }
     }
 
     /// Works until either channel is closed.
     pub(super) fn run(mut self, jobs: &Receiver<Job>, done: &Sender<Done>) {
         for Job { stream, ticket, visit, mut item } in jobs {
-            let result = confined(|| self.make(&visit, &mut item));
+            let counters = self.counters.clone();
+            let result = counters.decoding(|| confined(|| self.make(&visit, &mut item)));
             if matches!(result, Err(Broken { kind: Kind::Panic, .. })) {
                 // The panic may have left it in a bad state.
                 self.square = Square::new(self.config.image_size, self.config.patch_size);
@@ -64,7 +69,7 @@ impl Worker {
     }
 
     fn make(&mut self, visit: &Visit, item: &mut Item) -> Result<(), Broken> {
-        let Self { tokenizer, config, square } = self;
+        let Self { tokenizer, config, square, .. } = self;
         let (epoch, sample, view) = (visit.epoch, visit.sample, visit.held.view());
         let random = |purpose| Random::new(config.seed, purpose, epoch, sample);
 
@@ -89,8 +94,6 @@ impl Worker {
 mod tests {
     use crossbeam::channel::unbounded;
 
-    use std::sync::Arc;
-
     use super::*;
     use crate::data::dataset::Dataset;
     use crate::data::loader::StreamPosition;
@@ -114,7 +117,7 @@ mod tests {
         drop(jobs);
         let augmentation = Augmentation { area: (f32::NAN, f32::NAN), aspect: (2.0, 1.0), ..Augmentation::default() };
         let config = LoaderConfig { patch_size: 2, image_size: 4, augmentation, ..LoaderConfig::default() };
-        Worker::new(tokenizer, config).run(&jobs_out, &done_in);
+        Worker::new(tokenizer, config, Arc::default()).run(&jobs_out, &done_in);
         let results: Vec<_> = done.try_iter().map(|done| done.result.unwrap_err()).collect();
         assert!(results.len() == 2 && results.iter().all(|broken| broken.kind == Kind::Panic), "{results:?}");
         assert!(results[0].detail.contains("min > max"), "{}", results[0]);

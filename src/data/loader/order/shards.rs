@@ -18,6 +18,7 @@ use crossbeam::channel::{Receiver, Sender};
 use super::{News, Share, StreamPosition, Visit};
 use crate::data::dataset::{Opened, ShardList};
 use crate::data::error::{DataError, Result};
+use crate::data::loader::effort::Counters;
 use crate::data::text::list_some;
 use crate::random::{Permutation, Purpose, Random};
 
@@ -122,6 +123,7 @@ pub(crate) struct Opener {
     pub(crate) start: StreamPosition,
     pub(crate) threads: usize,
     pub(crate) stop: Arc<AtomicBool>,
+    pub(crate) counters: Arc<Counters>,
 }
 
 impl Opener {
@@ -142,6 +144,7 @@ impl Opener {
     fn open(&self, epoch: u64, group: u64) -> Result<Option<Group>> {
         let numbers = self.order.group(epoch, group);
         let Some(opened) = self.list.open_all(&numbers, self.threads, &self.stop)? else { return Ok(None) };
+        self.counters.opened(opened.shards.iter().filter_map(|(_, shard)| Some(shard.as_ref()?.bytes())).sum());
         let visits = self.order.visits(epoch, group, &opened.lengths().collect::<Vec<_>>());
         let (places, all) = (self.order.places(epoch, group), self.order.shards_in(epoch) as f64);
         let progress = [places.start, places.end].map(|place| place as f64 / all);
@@ -161,6 +164,7 @@ pub(crate) struct ShardVisits {
     news: News,
     /// Groups without a sample, one after the other.
     empty: u64,
+    counters: Arc<Counters>,
 }
 
 impl ShardVisits {
@@ -170,8 +174,10 @@ impl ShardVisits {
         order: ShardOrder,
         start: StreamPosition,
         groups: Receiver<Result<Group>>,
+        counters: Arc<Counters>,
     ) -> Self {
-        Self { list, order, groups, group: None, index: start.index as usize, news: News::default(), empty: 0 }
+        let index = start.index as usize;
+        Self { list, order, groups, group: None, index, news: News::default(), empty: 0, counters }
     }
 
     pub(super) fn next(&mut self) -> Result<Visit> {
@@ -202,7 +208,7 @@ impl ShardVisits {
         let index = std::mem::take(&mut self.index);
         // Closes its shards, except those that are still being read.
         let is_first = self.group.take().is_none();
-        let group = self.groups.recv().map_err(|_| DataError::Ended)??;
+        let group = self.counters.opening(|| self.groups.recv()).map_err(|_| DataError::Ended)??;
         let of = group.visits.len();
         if is_first && index > 0 {
             if index >= of {
