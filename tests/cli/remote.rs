@@ -55,11 +55,13 @@ impl Store {
         Some(store)
     }
 
-    /// Puts an object, or a bucket if there is no key. moto asks for no signature.
+    /// Puts an object, or a bucket if there is no key. moto does not check the signature.
     fn put(&self, path: &str, bytes: &[u8]) {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).expect("moto");
         let head = format!(
-            "PUT /{path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+            "PUT /{path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/octet-stream\r\nAuthorization: \
+             AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=x\r\n\
+             Content-Length: {}\r\nConnection: close\r\n\r\n",
             bytes.len()
         );
         stream.write_all(head.as_bytes()).expect("moto listens");
