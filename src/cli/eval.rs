@@ -83,6 +83,15 @@ struct Common {
     /// What to do with photos that EXIF data says to rotate [default: as at training, else ignore]
     #[arg(long, value_name = "WHAT")]
     exif_orientation: Option<ExifOrientation>,
+    /// Seconds without a byte from a server or a command after which an attempt is given up [default: as at training]
+    #[arg(long, value_name = "SECONDS")]
+    io_timeout: Option<f64>,
+    /// Folder that keeps fetched shards [default: as at training]
+    #[arg(long, value_name = "DIR")]
+    cache: Option<PathBuf>,
+    /// Largest size of --cache (500MB, 2TiB) [default: as at training, else 100GiB]
+    #[arg(long, value_name = "SIZE")]
+    cache_size: Option<String>,
     /// Images per batch
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
     batch: u32,
@@ -193,11 +202,19 @@ impl Common {
         let data = self.data.clone().or(own).unwrap_or_else(|| vec!["embedded:fluent".to_owned()]);
         let caption_lines = self.caption_lines.or(run.caption_lines).unwrap_or_default();
         let image_key = self.image_key.as_ref().or(run.image_key.as_ref());
+        let access = Options {
+            io_timeout: self.io_timeout.or(run.io_timeout),
+            cache: self.cache.clone().or_else(|| run.cache.clone()),
+            cache_size: self.cache_size.clone().or_else(|| run.cache_size.clone()),
+            ..Options::default()
+        };
+        let access = access.access()?;
         let keys = |caption_key: Option<&String>, class_numbers| CaptionKeys {
             caption_key: caption_key.cloned(),
             class_numbers,
             caption_lines,
             image_key: image_key.cloned(),
+            access: access.clone(),
             ..CaptionKeys::default()
         };
         let (dataset, note) = match &self.caption_key {

@@ -39,4 +39,4 @@ pub use self::sample::{
     Augmentation, Caption, CaptionKeys, CaptionLines, CaptionVariation, ClassNumbers, Content, CropRect, Label,
     Tokenizer, TokenizerOptions, cut_patches, image, kept_patches, visible_patches,
 };
-pub use self::store::{Location, Source};
+pub use self::store::{Access, CacheFolder, Location, Source};

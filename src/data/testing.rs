@@ -1,6 +1,9 @@
 //! Archives and images for the tests of this module. Archives are written by the `tar` crate, not by a writer of our
 //! own: it could share a mistake with the reader.
 
+#[cfg(feature = "remote")]
+pub(crate) mod server;
+
 use std::io::Cursor;
 
 use ::image::{ImageFormat, RgbImage};

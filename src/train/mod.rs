@@ -3,6 +3,7 @@
 //! | file | what it does |
 //! |---|---|
 //! | `options`, `settings` | what the user asks for, and the complete configuration that results |
+//! | `access` | how shards are fetched |
 //! | `trainer` | one optimizer step: batch in, loss out, weights updated |
 //! | `plan`, `resume` | what a run is made of; which run and checkpoint to resume from |
 //! | `pace` | what is known only on the device: how many samples fit a time, and the precision |
@@ -16,6 +17,7 @@
 //! | `checkpoint` | saving and loading |
 //! | `metrics`, `window`, `tensorboard`, `curve`, `progress` | what is reported during training |
 
+mod access;
 mod advice;
 mod bound;
 pub mod checkpoint;

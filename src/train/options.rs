@@ -38,7 +38,8 @@ pub enum Precision {
 #[serde(default, deny_unknown_fields)]
 pub struct Options {
     /// Training data: tar archives, TFRecord files and tables (CSV, TSV), as paths with {000..127}, {a,b} and *;
-    /// folders of these, or of images with captions in .txt; embedded:NAME [default: embedded:noto embedded:twemoji]
+    /// folders of these, or of images with captions in .txt; archives at s3://, gs://, az://, http:// and https://
+    /// addresses; pipe:COMMAND for the output of a command; embedded:NAME [default: embedded:noto embedded:twemoji]
     #[cfg_attr(feature = "cli", arg(long, num_args = 1.., value_name = "SHARDS", help_heading = "Data"))]
     pub data: Option<Vec<String>>,
     /// Shards for zero-shot evaluation at the end [default: embedded:fluent with the embedded data, else none]
@@ -121,6 +122,15 @@ pub struct Options {
     /// run's folder]
     #[cfg_attr(feature = "cli", arg(long, value_name = "DIR", help_heading = "Data"))]
     pub index_cache: Option<PathBuf>,
+    /// Seconds without a byte from a server or a command after which an attempt is given up [default: 60]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "SECONDS", help_heading = "Data"))]
+    pub io_timeout: Option<f64>,
+    /// Folder that keeps fetched shards for later epochs and runs; several runs may share it [default: none]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "DIR", help_heading = "Data"))]
+    pub cache: Option<PathBuf>,
+    /// Largest size of --cache (500MB, 2TiB); the shards longest unused are removed [default: 100GiB]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "SIZE", help_heading = "Data"))]
+    pub cache_size: Option<String>,
     /// Share of broken samples above which training stops; with 1, it continues while there is any good sample
     #[cfg_attr(feature = "cli", arg(long, value_name = "SHARE", help_heading = "Data"))]
     pub max_bad: Option<f32>,

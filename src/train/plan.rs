@@ -30,11 +30,14 @@ pub struct Plan {
 /// Options that do not affect the weights of a resumed run. `data` and `tokenizer` are paths, which may change: the
 /// data's fingerprint and the tokenizer's content are compared separately.
 const HARMLESS: &[&str] = &[
+    "cache",
+    "cache_size",
     "classes",
     "data",
     "eval_data",
     "eval_every",
     "index_cache",
+    "io_timeout",
     "keep",
     "labels",
     "loader_threads",

@@ -39,7 +39,11 @@ pub fn train<D: AllOps>(
     let mut run = Run::new(device, plan, report)?;
     notes.iter().for_each(|line| run.print(line));
     while run.state.step < run.total {
-        run.step()?;
+        // The data may be far away.
+        let is_ready = run.loader.wait(stop);
+        if is_ready {
+            run.step()?;
+        }
         if stop.load(Ordering::Relaxed) {
             let checkpoint = run.save()?;
             return Ok(Ended::Interrupted { step: run.state.step, checkpoint });

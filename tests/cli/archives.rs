@@ -214,9 +214,9 @@ fn files_that_are_not_archives_are_named() {
     let ran = place.train_shards("run", &[&good, &page, &empty], &[]).expect(1);
     says(&ran, &["2 of the 3 shards cannot be used", "leave them out", "403 Forbidden", "empty.tar", "0 bytes"]);
     for (spec, word) in [
-        ("s3://bucket/{000..127}.tar", "only local files are read"),
+        ("hdfs://host/{000..127}.tar", "hdfs:// addresses are not read"),
         ("a.tar::b.tar", "give each by itself"),
-        ("pipe:cat a.tar", "not the output of a command"),
+        ("pipe:cat none.tar", "the command failed (exit status: 1): cat: none.tar"),
     ] {
         says(&place.train_shards("run", &[spec], &[]).expect(1), &[spec, word]);
     }

@@ -15,6 +15,8 @@ mod place;
 mod precision;
 mod profile;
 mod protocol;
+#[cfg(all(unix, feature = "remote"))]
+mod remote;
 mod resume;
 mod robust;
 mod shards;

@@ -75,7 +75,7 @@ fn mistakes() {
         vec!["train", &here, &tokenizer],
         vec!["train", "--data=embedded:notto"],
         vec!["train", "--data=embedded:noto", "--caption-key=titel"],
-        vec!["train", "--data=s3://bucket/a.tar", &tokenizer],
+        vec!["train", "--data=hdfs://host/a.tar", &tokenizer],
         vec!["train", "--data={0..9}{0..9999999}.tar", &tokenizer],
         vec!["train", "--steps=1", "--epochs=1"],
         vec!["train", "--time=5m", "--samples=1"],

@@ -16,7 +16,58 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rayon::prelude::*;
 use serde::Deserialize;
 
-use crate::data::store::Location;
+use crate::data::store::{Access, Location, beside, names_in};
+
+/// Where shards and the files next to them are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Folder<'a> {
+    Disk(&'a Path),
+    /// An address up to its last slash.
+    Remote(&'a str),
+}
+
+impl<'a> Folder<'a> {
+    /// The folder of a shard, and its name there.
+    fn of(location: &'a Location) -> Option<(Self, &'a str)> {
+        match location {
+            Location::File(path) => Some((Self::Disk(path.parent()?), path.file_name()?.to_str()?)),
+            // What follows a question mark is valid for this file alone.
+            Location::Remote(address) if !address.contains('?') => {
+                let (folder, name) = address.split_at(address.rfind('/')? + 1);
+                Some((Self::Remote(folder), name))
+            }
+            _ => None,
+        }
+    }
+
+    /// The path of a file in it.
+    fn join(self, name: &str) -> PathBuf {
+        match self {
+            Self::Disk(folder) => folder.join(name),
+            Self::Remote(folder) => format!("{folder}{name}").into(),
+        }
+    }
+
+    fn read(self, name: &str, access: &Access) -> io::Result<Vec<u8>> {
+        match self {
+            Self::Disk(folder) => std::fs::read(folder.join(name)),
+            Self::Remote(folder) => beside(folder, name, access)?.ok_or_else(|| io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    /// The number of `.tar` files in it, if it can be listed.
+    fn shards(self, access: &Access) -> Option<usize> {
+        let is_shard = |name: &str| Path::new(name).extension().is_some_and(|extension| extension == "tar");
+        let names = match self {
+            Self::Disk(folder) => {
+                let entries = std::fs::read_dir(folder).ok()?.flatten();
+                entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+            }
+            Self::Remote(folder) => names_in(folder, access)?,
+        };
+        Some(names.iter().filter(|name| is_shard(name)).count())
+    }
+}
 
 /// What is known about the sizes of shards.
 #[derive(Debug, Default, PartialEq)]
@@ -31,21 +82,22 @@ pub(super) struct Counts {
 
 impl Counts {
     /// Looks for files next to the shards, and then in the index cache.
-    pub(super) fn find(locations: &[Location], cache: Option<&Path>) -> Self {
+    pub(super) fn find(locations: &[Location], cache: Option<&Path>, access: &Access) -> Self {
         let mut this = Self { each: vec![None; locations.len()], total: Some(0), ..Self::default() };
-        let mut folders: HashMap<&Path, Vec<(usize, &str)>> = HashMap::new();
+        let mut folders: HashMap<Folder<'_>, Vec<(usize, &str)>> = HashMap::new();
         for (number, location) in locations.iter().enumerate() {
-            if let Location::File(path) = location
-                && let (Some(folder), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str()))
-            {
+            if let Some((folder, name)) = Folder::of(location) {
                 folders.entry(folder).or_default().push((number, name));
             }
         }
-        let mut totals: HashMap<&Path, u64> = HashMap::new();
+        let mut totals: HashMap<Folder<'_>, u64> = HashMap::new();
         for (&folder, shards) in &folders {
-            this.read_sizes(folder, shards);
-            this.read_stats(folder, shards);
-            if let Some(total) = this.whole_folder(folder, shards.len()) {
+            this.read_sizes(folder, shards, access);
+            // One file per shard, which would be one request per shard elsewhere.
+            if let Folder::Disk(folder) = folder {
+                this.read_stats(folder, shards);
+            }
+            if let Some(total) = this.whole_folder(folder, shards.len(), access) {
                 totals.insert(folder, total);
             }
         }
@@ -55,7 +107,7 @@ impl Counts {
         for (&folder, shards) in &folders {
             let known = shards.iter().map(|(number, _)| this.each[*number].map(u64::from)).sum::<Option<u64>>();
             let known = known.or_else(|| {
-                let total = totals.get(folder).copied();
+                let total = totals.get(&folder).copied();
                 this.from.extend(total.map(|_| "__len__"));
                 total
             });
@@ -68,9 +120,8 @@ impl Counts {
         this
     }
 
-    fn read_sizes(&mut self, folder: &Path, shards: &[(usize, &str)]) {
-        let path = folder.join("sizes.json");
-        let Some(sizes) = self.read::<HashMap<String, u64>>(&path) else { return };
+    fn read_sizes(&mut self, folder: Folder<'_>, shards: &[(usize, &str)], access: &Access) {
+        let Some(sizes) = self.read::<HashMap<String, u64>>(folder, "sizes.json", access) else { return };
         for &(number, name) in shards {
             if let Some(&count) = sizes.get(name) {
                 self.each[number] = u32::try_from(count).ok();
@@ -101,21 +152,19 @@ impl Counts {
     }
 
     /// The number in `__len__`, if all shards of the folder are in the list.
-    fn whole_folder(&mut self, folder: &Path, listed: usize) -> Option<u64> {
-        let total = self.read(&folder.join("__len__"))?;
-        let names = std::fs::read_dir(folder).ok()?.flatten().map(|entry| entry.file_name());
-        let is_shard =
-            |name: &std::ffi::OsString| Path::new(name).extension().is_some_and(|extension| extension == "tar");
-        (names.filter(is_shard).count() <= listed).then_some(total)
+    fn whole_folder(&mut self, folder: Folder<'_>, listed: usize, access: &Access) -> Option<u64> {
+        let total = self.read(folder, "__len__", access)?;
+        (folder.shards(access)? <= listed).then_some(total)
     }
 
     /// The content of a file, if there is one.
-    fn read<T: for<'de> Deserialize<'de>>(&mut self, path: &Path) -> Option<T> {
-        let read = match std::fs::read(path) {
+    fn read<T: for<'de> Deserialize<'de>>(&mut self, folder: Folder<'_>, name: &str, access: &Access) -> Option<T> {
+        let read = match folder.read(name, access) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
             read => read.and_then(|bytes| Ok(serde_json::from_slice(&bytes)?)),
         };
-        read.inspect_err(|error| self.warnings.push(format!("warning: {} is not used: {error}", path.display()))).ok()
+        let unused = |error: &io::Error| format!("warning: {} is not used: {error}", folder.join(name).display());
+        read.inspect_err(|error| self.warnings.push(unused(error))).ok()
     }
 
     fn read_cache(&mut self, path: &Path, locations: &[Location]) {
@@ -194,6 +243,10 @@ fn ends_in_line(file: &mut File) -> io::Result<bool> {
 mod tests {
     use super::*;
 
+    fn find(shards: &[Location], cache: Option<&Path>) -> Counts {
+        Counts::find(shards, cache, &Access::default())
+    }
+
     fn locations(folder: &Path, count: u32) -> Vec<Location> {
         (0..count).map(|number| Location::File(folder.join(format!("{number:05}.tar")))).collect()
     }
@@ -203,7 +256,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path();
         let shards = locations(path, 3);
-        let find = || Counts::find(&shards, None);
+        let find = || self::find(&shards, None);
         assert_eq!(find(), Counts { each: vec![None; 3], ..Counts::default() });
         // img2dataset's file, shortened.
         let stats =
@@ -229,7 +282,7 @@ mod tests {
         std::fs::write(path.join("sizes.json"), "{").unwrap();
         let found = find();
         assert!(found.warnings[0].contains("sizes.json is not used") && found.warnings.len() == 1, "{found:?}");
-        assert_eq!(Counts::find(&[Location::Embedded("noto")], None).total, None);
+        assert_eq!(self::find(&[Location::Embedded("noto")], None).total, None);
     }
 
     #[test]
@@ -242,15 +295,15 @@ mod tests {
             assert_eq!(writer.add(&lines), None);
         };
         found(&writer, &[0, 2]);
-        assert_eq!(Counts::find(&shards, Some(&path)).each, [Some(10), None, Some(12), None]);
+        assert_eq!(find(&shards, Some(&path)).each, [Some(10), None, Some(12), None]);
         // Cut in the middle of a line.
         let text = std::fs::read_to_string(&path).unwrap();
         std::fs::write(&path, &text[..text.len() - 3]).unwrap();
-        assert_eq!(Counts::find(&shards, Some(&path)).each, [Some(10), None, None, None]);
+        assert_eq!(find(&shards, Some(&path)).each, [Some(10), None, None, None]);
         found(&CacheWriter::new(path.clone()), &[1, 2, 3]);
-        let counts = Counts::find(&shards, Some(&path));
+        let counts = find(&shards, Some(&path));
         assert_eq!((counts.each, counts.total), (vec![Some(10), Some(11), Some(12), Some(13)], Some(46)));
-        assert_eq!(Counts::find(&locations(Path::new("elsewhere"), 4), Some(&path)).total, None);
+        assert_eq!(self::find(&locations(Path::new("elsewhere"), 4), Some(&path)).total, None);
         let blocked = CacheWriter::new(shards[0].to_string().into());
         std::fs::create_dir(folder.path().join("00000.tar")).unwrap();
         let [first, second] = [0, 1].map(|_| blocked.add(&[(1, &shards[1])]));

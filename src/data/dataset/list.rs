@@ -10,12 +10,12 @@ use std::thread;
 use super::cache::Cache;
 use super::counts::{CacheWriter, Counts};
 use super::view::{Held, Reader};
-use super::{Dataset, left_out};
+use super::{Dataset, common, left_out};
 use crate::data::error::{DataError, Result};
 use crate::data::format::{Common, Report, Shard, note_lines};
 use crate::data::sample::CaptionKeys;
 use crate::data::sample::image::Decoding;
-use crate::data::store::{Location, Source};
+use crate::data::store::{Location, NEVER, Source};
 
 /// Shards that are looked at before training.
 const PROBE_SHARDS: usize = 8;
@@ -90,7 +90,7 @@ impl ShardList {
             let (few, shards) = (looked_at.shards.len(), locations.len());
             warnings.push(format!("captions and shards were checked in {few} of the {shards} shards"));
         }
-        let common = Common { image_key: keys.image_key.clone(), ..Common::default() };
+        let common = common(&keys);
         let reader = Arc::new(reader(keys, Decoding::default()));
         Ok(Self {
             written: counts.each.iter().map(|count| AtomicBool::new(count.is_some())).collect(),
@@ -184,7 +184,7 @@ impl ShardList {
         for at in sorted {
             let place = Self::place(ids[at]);
             if open.as_ref().is_none_or(|(number, _)| *number != place.0) {
-                open = Some((place.0, self.open(place.0).ok().map(|(shard, _)| Arc::new(shard))));
+                open = Some((place.0, self.open(place.0, &NEVER).ok().map(|(shard, _)| Arc::new(shard))));
             }
             let shard = open.as_ref().and_then(|(_, shard)| shard.as_ref());
             names[at] = match shard.filter(|shard| (place.1 as usize) < shard.samples.len()) {
@@ -195,9 +195,9 @@ impl ShardList {
         names
     }
 
-    fn open(&self, shard: u32) -> Result<(Shard, Report)> {
+    fn open(&self, shard: u32, stop: &AtomicBool) -> Result<(Shard, Report)> {
         let file = self.opened.fetch_add(1, Ordering::Relaxed);
-        Shard::open(file, self.location(shard), &self.common)
+        Shard::open_unless(file, self.location(shard), &self.common, stop)
     }
 
     /// Opens shards on up to `threads` threads. Those that are no archives or have no samples count as damage: all
@@ -213,7 +213,7 @@ impl ShardList {
                 let at = next.fetch_add(1, Ordering::Relaxed);
                 numbers.get(at).zip(results.get(at)).filter(|_| !stop.load(Ordering::Relaxed))
             } {
-                *result.lock().unwrap_or_else(PoisonError::into_inner) = Some(self.open(number));
+                *result.lock().unwrap_or_else(PoisonError::into_inner) = Some(self.open(number, stop));
             }
         };
         thread::scope(|scope| {
@@ -237,6 +237,7 @@ impl ShardList {
                     unusable.push(number);
                     opened.shards.push((number, None));
                 }
+                Some(Err(_)) if stop.load(Ordering::Relaxed) => return Ok(None),
                 Some(Err(error)) => return Err(error),
             }
         }

@@ -42,7 +42,7 @@ use super::error::{DataError, Result};
 use super::format::{Common, Report, Shard, note_lines};
 use super::sample::image::Decoding;
 use super::sample::{Caption, CaptionKeys, Label};
-use super::store::{Location, Source, Span, embedded_names, left_out};
+use super::store::{Access, Location, Source, Span, embedded_names, left_out};
 use super::text::list_some;
 
 /// Temporary files with more bytes than this are worth a note.
@@ -103,13 +103,13 @@ impl Dataset {
     /// A source without shards; shards that are missing, unreadable, empty or not archives (all of them are named); a
     /// source in which no sample has both an image and a caption.
     pub fn open<S: AsRef<str>>(specs: &[S], keys: CaptionKeys) -> Result<Self> {
-        Self::of(&sources(specs)?, specs, keys)
+        Self::of(&sources(specs, &keys.access)?, specs, keys)
     }
 
     /// As [`Self::open`]; `specs` are what the user wrote, for warnings.
     fn of<S: AsRef<str>>(sources: &[Source], specs: &[S], keys: CaptionKeys) -> Result<Self> {
         let locations: Vec<&Location> = sources.iter().flat_map(|source| &source.shards).collect();
-        let common = Common { image_key: keys.image_key.clone(), ..Common::default() };
+        let common = common(&keys);
         let open = |(number, location): (usize, &&Location)| Shard::open(number as u32, location, &common);
         // All are opened before an error is returned, so that every run reports the same errors.
         let opened: Vec<Result<(Shard, Report)>> = locations.par_iter().enumerate().map(open).collect();
@@ -122,6 +122,8 @@ impl Dataset {
         }
         let unpacked = reports.iter().map(|report| report.unpacked);
         let (count, bytes) = unpacked.filter(|&bytes| bytes > 0).fold((0, 0), |(n, sum), bytes| (n + 1, sum + bytes));
+        let fetched = reports.iter().map(|report| report.fetched).filter(|&bytes| bytes > 0);
+        let (fetched, fetched_bytes) = fetched.fold((0, 0), |(n, sum), bytes| (n + 1, sum + bytes));
         let mut warnings = left_out(specs);
         warnings.extend(twice(&locations, &reports));
         warnings.extend(note_lines(reports.into_iter().flat_map(|report| report.notes)));
@@ -130,6 +132,13 @@ impl Dataset {
                 "{count} compressed shards were unpacked to {:.1} GB of temporary files in {} (set TMPDIR for another folder)",
                 bytes as f64 / 1e9,
                 common.spool.folder().display()
+            ));
+        }
+        if fetched_bytes > NOTED_BYTES {
+            warnings.push(format!(
+                "{fetched} shards of {:.1} GB were fetched before the first step; with --order shards, each is fetched \
+                 when its turn comes, and --cache keeps them for the next time",
+                fetched_bytes as f64 / 1e9
             ));
         }
         let numbers =
@@ -304,11 +313,16 @@ impl Dataset {
     }
 }
 
+/// What shards share that are read by `keys`.
+fn common(keys: &CaptionKeys) -> Common {
+    Common { image_key: keys.image_key.clone(), access: keys.access.clone(), ..Common::default() }
+}
+
 /// The sources that `specs` name.
-fn sources<S: AsRef<str>>(specs: &[S]) -> Result<Vec<Source>> {
+fn sources<S: AsRef<str>>(specs: &[S], access: &Access) -> Result<Vec<Source>> {
     match specs {
         [] => Err(DataError::NoSources { embedded: embedded_names() }),
-        specs => specs.iter().map(|spec| Source::parse(spec.as_ref())).collect(),
+        specs => specs.iter().map(|spec| Source::parse_with(spec.as_ref(), access)).collect(),
     }
 }
 

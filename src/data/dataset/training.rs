@@ -15,14 +15,16 @@ use crate::data::store::Location;
 /// More shards or samples than this are visited shard by shard, unless the user asks for the other order.
 const MANY_SHARDS: usize = 1000;
 const MANY_SAMPLES: u64 = 10_000_000;
+/// And so are as many shards that are not on disk: all would be fetched before the first step.
+const MANY_FETCHED: usize = 64;
 
 /// In which order a run visits its samples.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum Order {
-    /// `shards` with more than 1,000 shards, or where files next to the shards say that there are more than 10 million
-    /// samples; else `global`
+    /// `shards` with more than 1,000 shards, or 64 that are not on disk, or where files next to the shards say that there
+    /// are more than 10 million samples; else `global`
     #[default]
     Auto,
     /// One shuffle of all samples: every shard is indexed before training, and samples are read from all of them
@@ -66,11 +68,14 @@ impl TrainingData {
         order: Order,
         cache: Option<&Path>,
     ) -> Result<Self> {
-        let sources = sources(specs)?;
+        let sources = sources(specs, &keys.access)?;
         if order != Order::Global {
             let locations: Vec<Location> = sources.iter().flat_map(|source| source.shards.iter().cloned()).collect();
-            let counts = Counts::find(&locations, cache);
-            let are_many = locations.len() > MANY_SHARDS || counts.total.is_some_and(|samples| samples > MANY_SAMPLES);
+            let counts = Counts::find(&locations, cache, &keys.access);
+            let fetched = locations.iter().filter(|location| location.is_elsewhere()).count();
+            let are_many = locations.len() > MANY_SHARDS
+                || fetched > MANY_FETCHED
+                || counts.total.is_some_and(|samples| samples > MANY_SAMPLES);
             if order == Order::Shards || are_many {
                 let list = ShardList::of(&sources, locations, counts, specs, keys)?;
                 return Ok(Arc::new(list.with_decoding(decoding)).into());

@@ -1,11 +1,11 @@
 //! Compressed files: unpacked to disk, up to the damage if there is any.
 
-use std::io::{BufReader, Seek};
+use std::io::BufReader;
 use std::path::Path;
 
 use super::damage::Inflation;
 use crate::data::error::{DataError, Result};
-use crate::data::store::{Gunzip, OpenFile, Spool, Spooled, Unzstd};
+use crate::data::store::{Gunzip, ReadAt, Reading, Spool, Spooled, Unzstd};
 
 /// How a file is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,23 +47,24 @@ impl Packing {
 /// Those of the temporary file.
 pub(super) fn unpack(
     packing: Packing,
-    file: OpenFile,
+    file: &(impl ReadAt + ?Sized),
     path: &Path,
     spool: &Spool,
 ) -> Result<(Spooled, Option<Inflation>)> {
-    let len = file.len;
-    let packed = BufReader::with_capacity(1 << 16, file.file);
+    let len = file.len();
+    let packed = BufReader::with_capacity(1 << 16, Reading::new(file));
+    let used = |packed: &mut BufReader<Reading<'_, _>>| packed.get_ref().at - packed.buffer().len() as u64;
     let failed = |source| DataError::Spool { shard: path.to_owned(), folder: spool.folder().to_owned(), source };
     let (spooled, problem, is_trailing, used) = match packing {
         Packing::Gzip => {
             let mut packed = Gunzip::new(packed);
             let (spooled, problem) = spool.unpack(&mut packed).map_err(failed)?;
-            (spooled, problem, packed.is_trailing(), packed.get_mut().and_then(|file| file.stream_position().ok()))
+            (spooled, problem, packed.is_trailing(), packed.get_mut().map(used))
         }
         Packing::Zstd => {
             let mut packed = Unzstd::new(packed).map_err(failed)?;
             let (spooled, problem) = spool.unpack(&mut packed).map_err(failed)?;
-            (spooled, problem, packed.is_trailing(), packed.get_mut().and_then(|file| file.stream_position().ok()))
+            (spooled, problem, packed.is_trailing(), packed.get_mut().map(used))
         }
     };
     let inflation = problem.map(|problem| {

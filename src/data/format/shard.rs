@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use super::damage::{self, Inflation};
 use super::members::{self, Entry, image_members, printable};
@@ -14,7 +15,9 @@ use super::tar::{self, TarError};
 use super::{Indexed, folder, table, tfrecord};
 use crate::data::broken::{Broken, Kind};
 use crate::data::error::{DataError, Result};
-use crate::data::store::{Files, Gunzip, Location, OpenFile, ReadAt, Span, Spool, Store, embedded, fill_from};
+use crate::data::store::{
+    self, Access, Fetching, Files, Gunzip, Location, NEVER, OpenFile, ReadAt, Span, Spool, Store, embedded, fill_from,
+};
 use crate::data::text::list_some;
 
 /// Bytes from which the kind of a file is guessed, if it is not an archive.
@@ -25,6 +28,7 @@ const PROBE_BYTES: usize = 4096;
 pub(crate) struct Common {
     /// The column of tables that has the paths of images.
     pub(crate) image_key: Option<String>,
+    pub(crate) access: Access,
     pub(crate) files: Arc<Files>,
     pub(crate) spool: Spool,
 }
@@ -46,6 +50,8 @@ pub(crate) struct Report {
     pub(crate) extensions: Vec<String>,
     /// Bytes that were unpacked to disk.
     pub(crate) unpacked: u64,
+    /// Bytes that were fetched.
+    pub(crate) fetched: u64,
     /// Identifies its file.
     pub(crate) file: Option<(u64, u64)>,
 }
@@ -56,11 +62,25 @@ impl Shard {
     /// # Errors
     /// A file that cannot be read, is in no format that flipk reads, or has no samples.
     pub(crate) fn open(number: u32, location: &Location, common: &Common) -> Result<(Self, Report)> {
+        Self::open_unless(number, location, common, &NEVER)
+    }
+
+    /// As [`Self::open`]; a fetch ends with an error when `stop` is set.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub(crate) fn open_unless(
+        number: u32,
+        location: &Location,
+        common: &Common,
+        stop: &AtomicBool,
+    ) -> Result<(Self, Report)> {
         let mut report = Report::default();
         let (store, indexed) = match location {
             Location::Embedded(name) => embedded_archive(name)?,
             Location::Folder(path) => folder::open(path)?,
             Location::File(path) => file(number, path, common, &mut report)?,
+            Location::Remote(_) | Location::Pipe(_) => fetched(location, common, stop, &mut report)?,
         };
         let name = location.to_string();
         let Indexed { entries: samples, extensions, lost, notes, found } = indexed;
@@ -132,10 +152,7 @@ fn file(number: u32, path: &Path, common: &Common, report: &mut Report) -> Resul
         return Err(empty(name, "an empty file of 0 bytes".to_owned()));
     }
     if let Some(packing) = Packing::of(head) {
-        let (spooled, inflation) = packed::unpack(packing, file, path, &common.spool)?;
-        report.unpacked = spooled.len();
-        let indexed = index(&spooled, &name, packing.inside(), inflation.as_ref())?;
-        return Ok((Store::Spooled(spooled), indexed));
+        return unpacked(packing, &file, path, common, report);
     }
     if table::is_table(path, head, image_key) {
         let mut bytes = vec![0; usize::try_from(file.len).unwrap_or(usize::MAX)];
@@ -145,6 +162,45 @@ fn file(number: u32, path: &Path, common: &Common, report: &mut Report) -> Resul
     let indexed = index(&file, &name, "it is", None)?;
     let (path, len) = (path.to_owned(), file.len);
     Ok((Store::File { number, path, len, files: common.files.clone() }, indexed))
+}
+
+fn unpacked(
+    packing: Packing,
+    file: &impl ReadAt,
+    path: &Path,
+    common: &Common,
+    report: &mut Report,
+) -> Result<(Store, Indexed)> {
+    let (spooled, inflation) = packed::unpack(packing, file, path, &common.spool)?;
+    report.unpacked = spooled.len();
+    let indexed = index(&spooled, &path.display().to_string(), packing.inside(), inflation.as_ref())?;
+    Ok((Store::Spooled(spooled), indexed))
+}
+
+/// A shard that is not on disk: fetched, and then as one that is.
+fn fetched(location: &Location, common: &Common, stop: &AtomicBool, report: &mut Report) -> Result<(Store, Indexed)> {
+    let name = location.to_string();
+    let path = Path::new(&name);
+    let read = |source| DataError::Read { path: path.to_owned(), source };
+    let store = store::fetch(location, &common.spool, Fetching { access: &common.access, stop })?;
+    report.fetched = store.len();
+    let mut head = vec![0; PROBE_BYTES];
+    let head = fill_from(&store, &mut head, 0).map_err(read)?;
+    if head.is_empty() {
+        return Err(empty(name, "0 bytes".to_owned()));
+    }
+    if let Some(packing) = Packing::of(head) {
+        return unpacked(packing, &store, path, common, report);
+    }
+    if table::is_table(path, head, common.image_key.as_deref()) {
+        let problem =
+            "the images of a table are read only from disk; download the table and its images, or put them into \
+                       tar archives"
+                .to_owned();
+        return Err(DataError::Table { path: path.to_owned(), problem });
+    }
+    let indexed = index(&store, &name, "it is", None)?;
+    Ok((store, indexed))
 }
 
 /// Indexes the bytes of a shard, unpacked. `it_is` begins a sentence about what they are; `inflation` says where

@@ -39,7 +39,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Receiver, Sender, bounded};
+use crossbeam::channel::{Receiver, Select, Sender, bounded};
 
 use self::assemble::{Assembler, Made, Stream};
 use self::effort::Counters;
@@ -320,6 +320,19 @@ impl Loader {
     fn spawn(&mut self, name: String, body: impl FnOnce() + Send + 'static) -> Result<()> {
         self.threads.push(thread::Builder::new().name(name).spawn(body).map_err(DataError::Threads)?);
         Ok(())
+    }
+
+    /// Waits until the next batch is ready, which is true, or `stop` is set.
+    pub fn wait(&self, stop: &AtomicBool) -> bool {
+        let Some(batches) = &self.batches else { return true };
+        let mut select = Select::new();
+        select.recv(batches);
+        while select.ready_timeout(Duration::from_millis(100)).is_err() {
+            if stop.load(Ordering::Relaxed) {
+                return false;
+            }
+        }
+        true
     }
 
     /// The next batch. Waits until it is ready.

@@ -6,6 +6,7 @@ use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
 use super::json::{Record, Value};
 use super::label::ClassNumbers;
 use crate::data::broken::{Broken, Kind};
+use crate::data::store::Access;
 use crate::data::text;
 use crate::random::Random;
 
@@ -24,12 +25,16 @@ pub struct CaptionKeys {
     pub tags_key: String,
     /// Column of a table (CSV, TSV) with the paths of images; `None`: `filepath`, as OpenCLIP, or another usual name.
     pub image_key: Option<String>,
+    /// How shards that are not on disk are fetched.
+    #[serde(skip)]
+    pub access: Access,
 }
 
 impl Default for CaptionKeys {
     fn default() -> Self {
         let (class_numbers, caption_lines) = (ClassNumbers::default(), CaptionLines::default());
-        Self { caption_key: None, class_numbers, caption_lines, tags_key: "tags".to_owned(), image_key: None }
+        let (tags_key, access) = ("tags".to_owned(), Access::default());
+        Self { caption_key: None, class_numbers, caption_lines, tags_key, image_key: None, access }
     }
 }
 

@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::io;
 use std::path::Path;
+#[cfg(feature = "remote")]
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::ReadAt;
@@ -96,6 +98,45 @@ pub(super) fn write_all_at(file: &File, mut from: &[u8], mut at: u64) -> io::Res
         (from, at) = (&from[written..], at + written as u64);
     }
     Ok(())
+}
+
+/// A file that stays open, since it may be removed while it is used.
+#[cfg(feature = "remote")]
+pub(crate) struct Held {
+    file: File,
+    pub(super) len: u64,
+}
+
+/// How many files there are of [`Held`].
+#[cfg(feature = "remote")]
+static HELD: AtomicUsize = AtomicUsize::new(0);
+/// With [`MAX_OPEN`] others, three quarters of what a process may open.
+#[cfg(feature = "remote")]
+const MAX_HELD: usize = 256;
+
+#[cfg(feature = "remote")]
+impl Held {
+    /// The first `len` bytes of a file; returns the file if too many are open.
+    pub(super) fn new(file: File, len: u64) -> Result<Self, File> {
+        match HELD.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| (held < MAX_HELD).then_some(held + 1)) {
+            Ok(_) => Ok(Self { file, len }),
+            Err(_) => Err(file),
+        }
+    }
+
+    pub(super) fn read_at(&self, into: &mut [u8], at: u64) -> io::Result<()> {
+        if at.checked_add(into.len() as u64).is_none_or(|end| end > self.len) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        read_exact_at(&self.file, into, at)
+    }
+}
+
+#[cfg(feature = "remote")]
+impl Drop for Held {
+    fn drop(&mut self) {
+        HELD.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Open files, by shard number modulo [`MAX_OPEN`].

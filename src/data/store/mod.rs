@@ -7,20 +7,27 @@
 //! | `braces` | `{000..127}` and `{a,b}` |
 //! | `local` | files on disk |
 //! | `folder`, `joined` | the files in a folder; many small files as one store |
-//! | `spool`, `gunzip`, `unzstd` | unpacked archives |
+//! | `access`, `elsewhere` | how shards that are not on disk are fetched; which there are, and their bytes |
+//! | `remote`, `pipe` | object stores and web servers; the output of commands |
+//! | `spool`, `gunzip`, `unzstd` | fetched and unpacked archives |
 //!
-//! What the bytes mean belongs in `format`. Another place to read from (an object store, a pipe) is another
-//! [`Location`] and another [`Store`].
+//! What the bytes mean belongs in `format`. Another place to read from is another [`Location`], and another [`Store`]
+//! unless it is fetched into a temporary file.
 //!
 //! Nothing is mapped into memory: Linux allows about 65,000 maps per process, and reading a mapped file that was
 //! truncated raises SIGBUS.
 
+mod access;
 mod braces;
+mod elsewhere;
 pub(crate) mod embedded;
 mod folder;
 mod gunzip;
 mod joined;
 mod local;
+mod pipe;
+#[cfg(feature = "remote")]
+mod remote;
 pub(crate) mod source;
 mod spool;
 mod unzstd;
@@ -32,8 +39,11 @@ use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+pub use self::access::{Access, CacheFolder};
+pub(crate) use self::access::{Fetching, NEVER};
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::braces::{MAX_SHARDS, expand_braces};
+pub(crate) use self::elsewhere::{beside, fetch, names_in};
 pub(crate) use self::folder::{IMAGES, files_in};
 pub(crate) use self::gunzip::Gunzip;
 pub(crate) use self::joined::Joined;
@@ -86,6 +96,9 @@ pub(crate) enum Store {
     },
     Memory(Vec<u8>),
     Spooled(Spooled),
+    /// A file in the cache of fetched shards.
+    #[cfg(feature = "remote")]
+    Held(local::Held),
     Joined(Joined),
 }
 
@@ -95,6 +108,8 @@ impl ReadAt for Store {
             Self::File { len, .. } => *len,
             Self::Memory(bytes) => bytes.len() as u64,
             Self::Spooled(spooled) => spooled.len,
+            #[cfg(feature = "remote")]
+            Self::Held(held) => held.len,
             Self::Joined(joined) => joined.len(),
         }
     }
@@ -107,6 +122,8 @@ impl ReadAt for Store {
             }
             Self::Memory(bytes) => bytes[..].read_at(into, at),
             Self::Spooled(spooled) => spooled.read_at(into, at),
+            #[cfg(feature = "remote")]
+            Self::Held(held) => held.read_at(into, at),
             Self::Joined(joined) => joined.read_at(into, at),
         }
     }
@@ -149,6 +166,27 @@ impl Store {
             BUFFER.set(buffer);
         }
         Ok(used)
+    }
+}
+
+/// Bytes that are read from front to back.
+pub(crate) struct Reading<'a, R: ReadAt + ?Sized> {
+    of: &'a R,
+    /// How much was read.
+    pub(crate) at: u64,
+}
+
+impl<'a, R: ReadAt + ?Sized> Reading<'a, R> {
+    pub(crate) fn new(of: &'a R) -> Self {
+        Self { of, at: 0 }
+    }
+}
+
+impl<R: ReadAt + ?Sized> io::Read for Reading<'_, R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let read = fill_from(self.of, into, self.at)?.len();
+        self.at += read as u64;
+        Ok(read)
     }
 }
 

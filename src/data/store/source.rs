@@ -1,9 +1,12 @@
-//! From what a user writes to a list of shards: files, folders, patterns, and the embedded data set.
+//! From what a user writes to a list of shards: files, folders, patterns, and the embedded data set. Addresses and
+//! commands are in `elsewhere`.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use super::access::Access;
 use super::braces::expand_braces;
+use super::elsewhere;
 use super::embedded;
 use super::folder::has_images;
 use crate::data::error::{DataError, Result};
@@ -21,6 +24,10 @@ pub enum Location {
     File(PathBuf),
     /// A folder of images, on disk.
     Folder(PathBuf),
+    /// At an address such as `s3://bucket/a.tar`, from which it is fetched when it is opened.
+    Remote(String),
+    /// The output of a command.
+    Pipe(String),
     /// In the program, by the name after `embedded:`.
     Embedded(&'static str),
 }
@@ -29,8 +36,17 @@ impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(path) | Self::Folder(path) => path.display().fmt(f),
+            Self::Remote(address) => f.write_str(address),
+            Self::Pipe(command) => write!(f, "pipe:{command}"),
             Self::Embedded(name) => write!(f, "embedded:{name}"),
         }
+    }
+}
+
+impl Location {
+    /// Whether it is fetched when it is opened.
+    pub(crate) fn is_elsewhere(&self) -> bool {
+        matches!(self, Self::Remote(_) | Self::Pipe(_))
     }
 }
 
@@ -45,11 +61,22 @@ pub struct Source {
 
 impl Source {
     /// Reads one entry: `embedded:NAME`, or a path with `{000..127}`, `{a,b}`, `*`, `?` and `[..]`,
-    /// or a folder, which stands for all archives in it, or else for the images in it and in its subfolders.
+    /// or a folder, which stands for all archives in it, or else for the images in it and in its subfolders; an address
+    /// (`s3://`, `gs://`, `az://`, `http://`, `https://`) of the same form, or `pipe:` and a command. Web servers give
+    /// no lists, so they have no folders and no `*`.
     ///
     /// # Errors
-    /// An unknown name, a pattern that matches nothing, or a shard that does not exist.
+    /// An unknown name, a pattern that matches nothing, a shard on disk that does not exist, or a bucket that cannot be
+    /// listed.
     pub fn parse(spec: &str) -> Result<Self> {
+        Self::parse_with(spec, &Access::default())
+    }
+
+    /// As [`Self::parse`]; `access` is for lists.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub fn parse_with(spec: &str, access: &Access) -> Result<Self> {
         let shards = match spec.strip_prefix("embedded:") {
             Some(name) => match embedded::SHARDS.iter().find(|(known, _)| *known == name) {
                 Some((known, _)) => vec![Location::Embedded(known)],
@@ -57,7 +84,10 @@ impl Source {
             },
             None => match unread(spec).filter(|_| !Path::new(spec).exists()) {
                 Some(why) => return Err(problem(spec, why)),
-                None => locations(spec)?,
+                None => match elsewhere::locations(spec, access).filter(|_| !Path::new(spec).exists()) {
+                    Some(found) => found?,
+                    None => locations(spec)?,
+                },
             },
         };
         Ok(Self { spec: spec.to_owned(), shards })
@@ -75,11 +105,8 @@ pub(crate) fn unread(spec: &str) -> Option<String> {
         let path = path.strip_prefix("//").unwrap_or(path);
         return Some(format!("give the path alone: `{path}`"));
     }
-    if let Some(command) = spec.strip_prefix("pipe:") {
-        return Some(format!(
-            "only local files are read, not the output of a command; save it first: `{} > shard.tar`",
-            command.trim()
-        ));
+    if spec.starts_with("pipe:") {
+        return None;
     }
     if spec.contains("::") {
         let parts: Vec<&str> = spec.split("::").collect();
@@ -88,11 +115,21 @@ pub(crate) fn unread(spec: &str) -> Option<String> {
     let (scheme, _) = spec.split_once("://")?;
     let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
         && scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
-    is_scheme
-        .then(|| format!("only local files are read, no {scheme}:// addresses; download or mount the shards first"))
+    match scheme {
+        "s3" | "gs" | "az" | "http" | "https" if cfg!(feature = "remote") => None,
+        "s3" | "gs" | "az" | "http" | "https" => {
+            Some(format!("this build reads no {scheme}:// addresses; build flipk with the feature `remote`"))
+        }
+        _ => is_scheme.then(|| {
+            format!(
+                "{scheme}:// addresses are not read, but s3://, gs://, az://, http://, https:// and pipe:COMMAND are; or \
+                 download or mount the shards first"
+            )
+        }),
+    }
 }
 
-fn problem(spec: &str, problem: impl Into<String>) -> DataError {
+pub(super) fn problem(spec: &str, problem: impl Into<String>) -> DataError {
     DataError::Spec { spec: spec.to_owned(), problem: problem.into() }
 }
 
@@ -204,6 +241,18 @@ fn shards_in(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
     Ok(kinds.chain([of(&UNREAD_SHARDS)]).flatten().collect())
 }
 
+/// The shards among the keys of a folder in an object store, by kind and name as those on disk.
+#[cfg(feature = "remote")]
+pub(super) fn by_kind(keys: &[String]) -> Vec<&str> {
+    let mut keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+    keys.sort_unstable();
+    let of = |ends: &[&str]| -> Vec<&str> {
+        keys.iter().copied().filter(|key| is_shard(key.rsplit('/').next().unwrap_or(key), ends)).collect()
+    };
+    let kinds = SHARDS.iter().map(|end| of(&[*end]));
+    kinds.chain([of(&UNREAD_SHARDS)]).flatten().collect()
+}
+
 /// How many of the first subfolders of a folder have shards.
 fn folders_with_shards(folder: &Path) -> usize {
     const PROBE_FOLDERS: usize = 100;
@@ -295,9 +344,10 @@ mod tests {
     #[test]
     fn sources_that_only_other_programs_read_are_named() {
         for (spec, why) in [
-            ("https://example.org/{000..127}.tar", "only local files are read, no https:// addresses"),
-            ("s3://bucket/a.tar", "no s3:// addresses"),
-            ("pipe:aws s3 cp s3://bucket/a.tar -", "not the output of a command"),
+            ("hdfs://host/a.tar", "hdfs:// addresses are not read, but s3://"),
+            ("https://example.org/shards/", "web servers give no list of a folder"),
+            ("s3:///a.tar", "the name after :// is missing"),
+            ("pipe: ", "the command is missing"),
             ("a.tar::b.tar", "give each by itself: a.tar b.tar"),
             ("file:///data/a.tar", "give the path alone: `/data/a.tar`"),
         ] {
@@ -309,6 +359,20 @@ mod tests {
         let odd = folder.path().join("a::b.tar");
         std::fs::write(&odd, b"x").unwrap();
         assert_eq!(Source::parse(&odd.display().to_string()).unwrap().shards, [Location::File(odd)]);
+    }
+
+    #[test]
+    fn addresses_and_commands_expand_their_braces() {
+        let names = |spec: &str| -> Vec<String> {
+            Source::parse(spec).unwrap().shards.iter().map(Location::to_string).collect()
+        };
+        assert_eq!(names("pipe:cat {1..2}.tar"), ["pipe:cat 1.tar", "pipe:cat 2.tar"]);
+        if cfg!(feature = "remote") {
+            assert_eq!(names("s3://b/f/{a,b}.tar"), ["s3://b/f/a.tar", "s3://b/f/b.tar"]);
+            // The signature of an address has a question mark.
+            let signed = "https://host/a.tar?X-Signature=1*2";
+            assert_eq!(names(signed), [signed]);
+        }
     }
 
     #[test]

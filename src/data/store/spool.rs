@@ -77,12 +77,20 @@ impl Spool {
         Ok(made)
     }
 
+    /// An archive that is still empty.
+    ///
+    /// # Errors
+    /// Those of the temporary file.
+    pub(super) fn start(&self) -> io::Result<Spooled> {
+        Ok(Spooled { of: self.pieces()?, pieces: Vec::new(), len: 0 })
+    }
+
     /// Unpacks `from` to its end, or to its first error, which is returned together with what was read before it.
     ///
     /// # Errors
     /// Those of the temporary file.
     pub(crate) fn unpack(&self, mut from: impl Read) -> io::Result<(Spooled, Option<io::Error>)> {
-        let mut spooled = Spooled { of: self.pieces()?, pieces: Vec::new(), len: 0 };
+        let mut spooled = self.start()?;
         let mut piece = vec![0; PIECE];
         loop {
             let (filled, problem) = fill(&mut from, &mut piece);
@@ -97,6 +105,31 @@ impl Spool {
                 return Ok((spooled, problem));
             }
         }
+    }
+}
+
+impl Spooled {
+    /// Writes bytes at any offset, in any order. Parts that are never written have any content.
+    pub(super) fn write_at(&mut self, mut bytes: &[u8], mut at: u64) -> io::Result<()> {
+        self.len = self.len.max(at + bytes.len() as u64);
+        while self.pieces.len() < self.len.div_ceil(PIECE as u64) as usize {
+            self.pieces.push(self.of.take());
+        }
+        while !bytes.is_empty() {
+            let (piece, within) = ((at / PIECE as u64) as usize, (at % PIECE as u64) as usize);
+            let (now, later) = bytes.split_at((PIECE - within).min(bytes.len()));
+            write_all_at(&self.of.file, now, u64::from(self.pieces[piece]) * PIECE as u64 + within as u64)?;
+            at += now.len() as u64;
+            bytes = later;
+        }
+        Ok(())
+    }
+
+    /// Gives its pieces back.
+    #[cfg(feature = "remote")]
+    pub(super) fn clear(&mut self) {
+        self.of.free.lock().unwrap_or_else(PoisonError::into_inner).append(&mut self.pieces);
+        self.len = 0;
     }
 }
 
@@ -159,6 +192,19 @@ mod tests {
                 assert!(read.is_err() || part == bytes[start..end]);
             }
         }
+    }
+
+    #[test]
+    fn parts_are_written_in_any_order() {
+        let spool = Spool::default();
+        let bytes: Vec<u8> = (0..3 * PIECE + 17).map(|i| (i * 7 + i / 251) as u8).collect();
+        let mut spooled = spool.start().unwrap();
+        for (start, end) in [(2 * PIECE - 5, bytes.len()), (0, 9), (9, 2 * PIECE - 5), (5, 12)] {
+            spooled.write_at(&bytes[start..end], start as u64).unwrap();
+        }
+        let mut read = vec![0; bytes.len()];
+        spooled.read_at(&mut read, 0).unwrap();
+        assert!(read == bytes && spooled.len == bytes.len() as u64);
     }
 
     #[test]
