@@ -43,6 +43,9 @@ pub(super) struct Train {
     out: Option<PathBuf>,
     #[command(flatten)]
     device: DeviceArgs,
+    /// OpenCLIP's way to write --weight: 2::1
+    #[arg(long, value_name = "W::W", conflicts_with = "weight", hide = true)]
+    train_data_upsampling_factors: Option<String>,
     #[command(flatten)]
     options: Options,
 }
@@ -62,7 +65,12 @@ impl Job for Training {
 
 impl Train {
     pub(super) fn run(self) -> Result<ExitCode> {
-        let options = Options { precision: self.device.precision(), ..self.options };
+        let mut options = Options { precision: self.device.precision(), ..self.options };
+        if let Some(factors) = &self.train_data_upsampling_factors {
+            let weights = factors.split("::").map(str::parse).collect::<Result<_, _>>();
+            let wrong = || format!("--train-data-upsampling-factors {factors}: write numbers, as in 2::1");
+            options.weight = Some(weights.with_context(wrong)?);
+        }
         let print = &mut |line: &str| eprint_line!("{line}");
         let plan = match (&self.resume, &self.config) {
             (Some(folder), _) => Plan::resume(folder, options, print)?,

@@ -32,7 +32,7 @@ pub use self::broken::{Broken, Kind};
 pub use self::dataset::{CACHE_BYTES, Dataset, Order, ShardList, Survey, TrainingData, Variety};
 pub use self::error::{DataError, Result, TextError};
 pub(crate) use self::format::masked_crc;
-pub use self::loader::{Batch, EvalBatch, EvalBatches, Loader, LoaderConfig, Position, Skipped, StreamPosition};
+pub use self::loader::{Batch, Epoch, EvalBatch, EvalBatches, Loader, LoaderConfig, Position, Skipped, StreamPosition};
 pub use self::sample::{
     Augmentation, Caption, CaptionKeys, CaptionLines, CaptionVariation, ClassNumbers, Content, CropRect, Label,
     Tokenizer, TokenizerOptions, cut_patches, image, kept_patches, visible_patches,

@@ -38,9 +38,13 @@ pub enum Precision {
 #[serde(default, deny_unknown_fields)]
 pub struct Options {
     /// Training data: tar archives, TFRecord files and tables (CSV, TSV), as paths with {000..127}, {a,b} and *;
-    /// folders of these, or of images with captions in .txt; embedded:NAME [default: embedded:noto embedded:twemoji]
+    /// folders of these, or of images with captions in .txt; embedded:NAME. A::B is the same as A B [default: embedded:noto embedded:twemoji]
     #[cfg_attr(feature = "cli", arg(long, num_args = 1.., value_name = "SHARDS", help_heading = "Data"))]
     pub data: Option<Vec<String>>,
+    /// How often each epoch visits the samples of each source of --data, one number per source. In the order of shards,
+    /// what is beyond a whole number goes to some shards, others in each epoch [default: 1 each]
+    #[cfg_attr(feature = "cli", arg(long, num_args = 1.., value_name = "W", help_heading = "Data"))]
+    pub weight: Option<Vec<f64>>,
     /// Shards for zero-shot evaluation at the end [default: embedded:fluent with the embedded data, else none]
     #[cfg_attr(feature = "cli", arg(long, num_args = 1.., value_name = "SHARDS", help_heading = "Data"))]
     pub eval_data: Option<Vec<String>>,

@@ -193,7 +193,7 @@ impl<'a, D: AllOps> Run<'a, D> {
         captions.iter().chain(held_out).chain(&warnings).for_each(|line| print(line));
         print(&format!("run folder: {}", self.plan.folder.path().display()));
         let held_out = self.plan.held_out.iter().flat_map(|held_out| held_out.dataset.warnings());
-        self.plan.data.warnings().iter().chain(held_out).for_each(|line| print(line));
+        self.plan.data.warnings().iter().chain(&self.plan.epoch.notes).chain(held_out).for_each(|line| print(line));
     }
 
     fn step(&mut self) -> Result<(), TrainError> {

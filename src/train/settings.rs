@@ -251,7 +251,7 @@ impl Settings {
 
 /// Whether a source is built into the program; the embedded tokenizer fits such data.
 pub(super) fn is_embedded(spec: &str) -> bool {
-    spec.starts_with("embedded:")
+    spec.split("::").all(|source| source.starts_with("embedded:"))
 }
 
 fn data(o: &mut Options) -> (Vec<String>, Vec<String>) {
@@ -303,6 +303,8 @@ fn loader(o: &mut Options, recipe: &Recipe, model: &ModelConfig, seed: u64) -> R
     let loader = LoaderConfig {
         batch: or(&mut o.batch, recipe.batch),
         streams: or(&mut o.streams, base.streams),
+        weights: o.weight.clone().unwrap_or_default(),
+        resample: base.resample,
         image_size: model.image_size,
         patch_size: model.patch_size,
         mask_ratio: or(&mut o.mask_ratio, base.mask_ratio),

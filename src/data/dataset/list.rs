@@ -1,6 +1,7 @@
 //! A list of shards, each of which is opened when its turn comes: for data sets too large to be indexed before
 //! training.
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
@@ -10,7 +11,7 @@ use std::thread;
 use super::cache::Cache;
 use super::counts::{CacheWriter, Counts};
 use super::view::{Held, Reader};
-use super::{Dataset, left_out};
+use super::{Dataset, left_out, source_ends};
 use crate::data::error::{DataError, Result};
 use crate::data::format::{Common, Report, Shard, note_lines};
 use crate::data::sample::CaptionKeys;
@@ -24,6 +25,8 @@ const PROBE_SHARDS: usize = 8;
 /// shard (`ShardList::id`).
 pub struct ShardList {
     locations: Vec<Location>,
+    /// Where each source ends in them.
+    sources: Vec<usize>,
     /// Samples in each shard, where that is known beforehand.
     counts: Counts,
     /// Where the counts of others are written, and which are.
@@ -95,6 +98,7 @@ impl ShardList {
         Ok(Self {
             written: counts.each.iter().map(|count| AtomicBool::new(count.is_some())).collect(),
             locations,
+            sources: source_ends(sources),
             counts,
             cache: OnceLock::new(),
             fingerprint: looked_at.fingerprint_of(|shard| is_spread[shard as usize]),
@@ -120,6 +124,23 @@ impl ShardList {
     /// The number of samples, if it is known before all shards were read.
     pub fn samples(&self) -> Option<u64> {
         self.counts.total
+    }
+
+    /// The number of shards in each source.
+    pub(super) fn source_shards(&self) -> Vec<u64> {
+        self.of_sources().map(|shards| shards.len() as u64).collect()
+    }
+
+    /// The number of samples in each source, if it is known.
+    pub(super) fn source_samples(&self) -> Vec<Option<u64>> {
+        self.of_sources()
+            .map(|shards| self.counts.each[shards].iter().map(|count| count.map(u64::from)).sum())
+            .collect()
+    }
+
+    /// The shards of each source.
+    fn of_sources(&self) -> impl Iterator<Item = Range<usize>> {
+        self.sources.iter().scan(0, |first, &end| Some(std::mem::replace(first, end)..end))
     }
 
     /// What is known about it before training.

@@ -66,6 +66,8 @@ pub struct Dataset {
     shards: Arc<Vec<Arc<Shard>>>,
     /// Shard, and number in the shard, of each sample.
     samples: Vec<(u32, u32)>,
+    /// Where each source ends in `shards`.
+    sources: Arc<[usize]>,
     reader: Arc<Reader>,
     warnings: Arc<[String]>,
 }
@@ -114,11 +116,10 @@ impl Dataset {
         // All are opened before an error is returned, so that every run reports the same errors.
         let opened: Vec<Result<(Shard, Report)>> = locations.par_iter().enumerate().map(open).collect();
         let (shards, reports) = all(opened)?;
-        let mut first = 0;
-        for source in sources {
-            let of_source = first..first + source.shards.len();
-            check::source(&source.spec, &shards[of_source.clone()], &reports[of_source.clone()], &keys)?;
-            first = of_source.end;
+        let ends = source_ends(sources);
+        for (source, &end) in sources.iter().zip(&ends) {
+            let of_source = end - source.shards.len()..end;
+            check::source(&source.spec, &shards[of_source.clone()], &reports[of_source], &keys)?;
         }
         let unpacked = reports.iter().map(|report| report.unpacked);
         let (count, bytes) = unpacked.filter(|&bytes| bytes > 0).fold((0, 0), |(n, sum), bytes| (n + 1, sum + bytes));
@@ -140,6 +141,7 @@ impl Dataset {
             reader: Arc::new(Reader { keys, decoding, cache, samples: samples.len() }),
             shards: Arc::new(shards.into_iter().map(Arc::new).collect()),
             samples,
+            sources: ends.into(),
             warnings: warnings.into(),
         })
     }
@@ -176,8 +178,9 @@ impl Dataset {
         if samples.is_empty() {
             return Err(DataError::NoSamples { of: self.len() });
         }
-        let Self { shards, reader, warnings, .. } = self;
-        let kept = Self { shards: shards.clone(), samples, reader: reader.clone(), warnings: warnings.clone() };
+        let Self { shards, sources, reader, warnings, .. } = self;
+        let (shards, sources, warnings) = (shards.clone(), sources.clone(), warnings.clone());
+        let kept = Self { shards, samples, sources, reader: reader.clone(), warnings };
         Ok(kept.with_reader(reader.decoding, reader.cache.clone()))
     }
 
@@ -283,6 +286,12 @@ impl Dataset {
         lengths.into_iter()
     }
 
+    /// How many samples of the data set are in each source.
+    pub(crate) fn source_lengths(&self) -> Vec<u64> {
+        let end = |&shards: &usize| self.samples.partition_point(|(shard, _)| (*shard as usize) < shards) as u64;
+        self.sources.iter().scan(0, |first, shards| Some(end(shards) - std::mem::replace(first, end(shards)))).collect()
+    }
+
     pub(crate) fn shard_location(&self, number: usize) -> &Location {
         &self.shards[number].location
     }
@@ -308,8 +317,19 @@ impl Dataset {
 fn sources<S: AsRef<str>>(specs: &[S]) -> Result<Vec<Source>> {
     match specs {
         [] => Err(DataError::NoSources { embedded: embedded_names() }),
-        specs => specs.iter().map(|spec| Source::parse(spec.as_ref())).collect(),
+        specs => Ok(specs.iter().map(|spec| Source::parse_all(spec.as_ref())).collect::<Result<Vec<_>>>()?.concat()),
     }
+}
+
+/// Where each source ends in the list of all shards.
+fn source_ends(sources: &[Source]) -> Vec<usize> {
+    let shards = sources.iter().map(|source| source.shards.len());
+    shards
+        .scan(0, |end, shards| {
+            *end += shards;
+            Some(*end)
+        })
+        .collect()
 }
 
 /// All shards, or an error that names those that cannot be used.

@@ -143,6 +143,22 @@ impl TrainingData {
         }
     }
 
+    /// What is weighed: the number of shards in each source, or of samples if all are indexed.
+    pub(crate) fn source_items(&self) -> Vec<u64> {
+        match self {
+            Self::Indexed(dataset) => dataset.source_lengths(),
+            Self::Listed(list) => list.source_shards(),
+        }
+    }
+
+    /// The number of samples in each source, if it is known.
+    pub(crate) fn source_samples(&self) -> Vec<Option<u64>> {
+        match self {
+            Self::Indexed(dataset) => dataset.source_lengths().into_iter().map(Some).collect(),
+            Self::Listed(list) => list.source_samples(),
+        }
+    }
+
     pub(crate) fn shards(&self) -> usize {
         match self {
             Self::Indexed(dataset) => dataset.shards.len(),

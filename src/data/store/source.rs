@@ -44,6 +44,18 @@ pub struct Source {
 }
 
 impl Source {
+    /// Reads one entry, or several that are joined with `::`, as OpenCLIP writes them.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub fn parse_all(spec: &str) -> Result<Vec<Self>> {
+        if Path::new(spec).exists() {
+            Ok(vec![Self::parse(spec)?])
+        } else {
+            spec.split("::").map(Self::parse).collect()
+        }
+    }
+
     /// Reads one entry: `embedded:NAME`, or a path with `{000..127}`, `{a,b}`, `*`, `?` and `[..]`,
     /// or a folder, which stands for all archives in it, or else for the images in it and in its subfolders.
     ///
@@ -80,10 +92,6 @@ pub(crate) fn unread(spec: &str) -> Option<String> {
             "only local files are read, not the output of a command; save it first: `{} > shard.tar`",
             command.trim()
         ));
-    }
-    if spec.contains("::") {
-        let parts: Vec<&str> = spec.split("::").collect();
-        return Some(format!("sources are not joined with `::`; give each by itself: {}", parts.join(" ")));
     }
     let (scheme, _) = spec.split_once("://")?;
     let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
@@ -298,7 +306,6 @@ mod tests {
             ("https://example.org/{000..127}.tar", "only local files are read, no https:// addresses"),
             ("s3://bucket/a.tar", "no s3:// addresses"),
             ("pipe:aws s3 cp s3://bucket/a.tar -", "not the output of a command"),
-            ("a.tar::b.tar", "give each by itself: a.tar b.tar"),
             ("file:///data/a.tar", "give the path alone: `/data/a.tar`"),
         ] {
             let error = Source::parse(spec).unwrap_err().to_string();
@@ -308,7 +315,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let odd = folder.path().join("a::b.tar");
         std::fs::write(&odd, b"x").unwrap();
-        assert_eq!(Source::parse(&odd.display().to_string()).unwrap().shards, [Location::File(odd)]);
+        let two = format!("{}::embedded:noto", odd.display());
+        assert!(Source::parse_all(&two).unwrap_err().to_string().contains("do not exist"), "it is split everywhere");
+        let found = Source::parse_all(&odd.display().to_string()).unwrap();
+        assert!(found.len() == 1 && found[0].shards == [Location::File(odd)]);
     }
 
     #[test]
