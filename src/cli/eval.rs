@@ -14,7 +14,9 @@ use super::put;
 use super::table::{percent, table};
 use crate::autograd::Parameters;
 use crate::data::image::{Decoding, ExifOrientation};
-use crate::data::{CaptionKeys, CaptionLines, ClassNumbers, Dataset, Skipped, Survey, Tokenizer, TokenizerOptions};
+use crate::data::{
+    CaptionKeys, CaptionLines, ClassNumbers, Dataset, Filter, Skipped, Survey, Tokenizer, TokenizerOptions,
+};
 use crate::eval::{self, ClassNames, Classes, Encoder, Inputs, Labels, Retrieval, Templates, ZeroShot};
 use crate::model::Flip;
 use crate::ops::AllOps;
@@ -60,6 +62,9 @@ struct Common {
     /// --templates, or else embedded:fluent]
     #[arg(long, num_args = 1.., value_name = "SHARDS")]
     data: Option<Vec<String>>,
+    /// Use only samples for which this holds, as `flipk train --where`; the run's own does not apply here
+    #[arg(long = "where", value_name = "EXPRESSION")]
+    filter: Option<Filter>,
     /// Tokenizer [default: the run folder's]
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
@@ -198,6 +203,7 @@ impl Common {
             class_numbers,
             caption_lines,
             image_key: image_key.cloned(),
+            filter: self.filter.clone(),
             ..CaptionKeys::default()
         };
         let (dataset, note) = match &self.caption_key {

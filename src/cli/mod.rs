@@ -46,7 +46,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Train(Box<train::Train>),
-    Eval(eval::Eval),
+    Eval(Box<eval::Eval>),
     Verify(verify::Verify),
     Profile(Box<profile::Profile>),
     Info(info::Info),

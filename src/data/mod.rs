@@ -34,7 +34,7 @@ pub use self::error::{DataError, Result, TextError};
 pub(crate) use self::format::masked_crc;
 pub use self::loader::{Batch, Epoch, EvalBatch, EvalBatches, Loader, LoaderConfig, Position, Skipped, StreamPosition};
 pub use self::sample::{
-    Augmentation, Caption, CaptionKeys, CaptionLines, CaptionVariation, ClassNumbers, Content, CropRect, Label,
-    Tokenizer, TokenizerOptions, cut_patches, image, kept_patches, visible_patches,
+    Augmentation, Caption, CaptionKeys, CaptionLines, CaptionVariation, ClassNumbers, Content, CropRect, Filter,
+    FilterError, Label, Tokenizer, TokenizerOptions, cut_patches, image, kept_patches, visible_patches,
 };
 pub use self::store::{Location, Source};

@@ -13,7 +13,7 @@ use toml::{Table, Value};
 use super::TrainError;
 use crate::autograd::Recompute;
 use crate::data::image::{ExifOrientation, JpegDecoder};
-use crate::data::{CaptionLines, Order, TokenizerOptions, text};
+use crate::data::{CaptionLines, Filter, Order, TokenizerOptions, text};
 use crate::eval::Labels;
 use crate::model::{Loss, Preset};
 
@@ -61,6 +61,13 @@ pub struct Options {
         arg(long, value_name = "auto|names|numbers", hide_possible_values = true, help_heading = "Data")
     )]
     pub labels: Option<Labels>,
+    /// Use only samples for which this holds, such as "width >= 200 and similarity > 0.3". It compares fields of the
+    /// .json member, or columns of a table (a.b is a field within a field): = != < <= > >=, and, or, not, parentheses,
+    /// in ('a', 'b'), is null, is not null. As in SQL, nothing can be said of a missing field, so that a comparison with
+    /// it does not hold, and neither does its negation
+    #[cfg_attr(feature = "cli", arg(long = "where", value_name = "EXPRESSION", help_heading = "Data"))]
+    #[serde(rename = "where")]
+    pub filter: Option<Filter>,
     /// Where captions are: `txt` for the .txt member, else a field of the .json member. If the field is a list, one of
     /// its texts is drawn each time the sample is seen [default: .txt, or else the field `caption`]
     #[cfg_attr(feature = "cli", arg(long, value_name = "KEY", help_heading = "Data"))]
@@ -465,7 +472,7 @@ mod tests {
         let error = |text: &str| read(text, Options::default()).unwrap_err();
         assert!(error("mask_ration = 0.5").contains("unknown key `mask_ration`; did you mean `mask_ratio`?"));
         assert!(error("device = 'cpu'").contains("on the command line as --device"));
-        assert!(error("zzz = 1").contains("known are data, eval_data"));
+        assert!(error("zzz = 1").contains("known are data, weight, eval_data"));
         assert!(error("lower_case = \"maybe\"").contains("\"yes\" or \"no\""));
         assert!(error("batch = \"many\"").contains("batch = \"many\""));
         assert!(error("[train]\nlr = 1.0").contains("no sections such as [train]"));

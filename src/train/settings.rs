@@ -168,6 +168,7 @@ impl Settings {
             caption_lines: or(&mut o.caption_lines, CaptionLines::default()),
             tags_key: or(&mut o.tags_key, CaptionKeys::default().tags_key),
             image_key: o.image_key.clone(),
+            filter: o.filter.clone(),
             ..CaptionKeys::default()
         };
         let settings = Self {

@@ -1,6 +1,10 @@
-//! Mixtures of sources: weights, as a user writes them.
+//! Which samples are used, and how often: weights and filters, as a user writes them.
+
+use std::path::Path;
 
 use crate::harness::{checkpoint, flipk, json, start_until, tensors, train, train_args};
+use crate::pack;
+use crate::robust::png;
 use crate::shards::{shard, vocab};
 
 /// Two folders of shards, killed in the middle of the third epoch of five. OpenCLIP's spelling is the same run.
@@ -56,4 +60,80 @@ fn an_epoch_of_weighted_samples_has_its_length() {
         assert!(ran.stderr.contains(words), "{}", ran.stderr);
         assert!(!folder.path().join("no").exists());
     }
+}
+
+/// A shard of 12 samples with a width of 100, 200 or 300, one of which has a damaged record.
+fn with_records(path: &Path, number: usize) {
+    let mut archive = Vec::new();
+    for sample in 0..12 {
+        let caption = format!("a word {}", (number + sample) % 10);
+        let record = match sample {
+            5 => "{".to_owned(),
+            _ => format!(r#"{{"caption": "{caption}", "size": {{"width": {}}}}}"#, 100 * (1 + sample % 3)),
+        };
+        pack::append(&mut archive, format!("{sample}.png"), &png((number * 12 + sample) as u8));
+        pack::append(&mut archive, format!("{sample}.json"), record.as_bytes());
+    }
+    pack::finish(&mut archive);
+    std::fs::write(path, archive).unwrap();
+}
+
+#[test]
+fn a_killed_run_on_a_part_of_the_samples_goes_on_to_the_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    let shards = folder.path().join("shards");
+    std::fs::create_dir(&shards).unwrap();
+    (0..40).for_each(|number| with_records(&shards.join(format!("{number:03}.tar")), number));
+    let [whole, killed, other] = ["whole", "killed", "other"].map(|name| folder.path().join(name));
+    let data = format!("--data={}", shards.display());
+    let vocab = vocab(folder.path());
+    let common = [&*data, &vocab, "--order=shards", "--batch=8", "--steps=60", "--max-bad=0.5"];
+    let filter = "--where=size.width >= 200";
+    let said = train(&whole, &[&common[..], &[filter, "--save-every=0"]].concat()).expect(0).stderr;
+    // Seven of the eleven that can be read.
+    assert!(said.contains("56 of 88 samples looked at pass --where size.width >= 200"), "{said}");
+    let mut child = start_until(
+        &train_args(&killed, &[&common[..], &[filter, "--save-every=5"]].concat()),
+        &checkpoint(&killed, 40),
+    );
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(!checkpoint(&killed, 60).exists(), "it was to be killed on the way");
+    let resume = format!("--resume={}", killed.display());
+    let ran = flipk(&["train", &resume, "--where=size.width > 100"]).expect(1);
+    assert!(ran.stderr.contains("the training data differs"), "{}", ran.stderr);
+    flipk(&["train", &resume, "--loader-threads=3"]).expect(0);
+    assert!(tensors(&checkpoint(&whole, 60)) == tensors(&checkpoint(&killed, 60)));
+    // 60 batches of 8 are more than one pass over 40 shards of 7 samples that pass and one that is broken.
+    let skipped = &json(&whole.join("summary.json"))["skipped"]["bad_record"];
+    assert!((40..=80).contains(&skipped.as_u64().unwrap()), "{skipped}");
+    let counts = std::fs::read_to_string(whole.join("shards.tsv")).unwrap();
+    assert!(counts.lines().count() == 40 && counts.lines().all(|line| line.starts_with("8\t")), "{counts}");
+    let [epochs, cache] = ["--epochs=1".to_owned(), format!("--index-cache={}", whole.display())];
+    let said = train(&other, &[&common[..4], &[filter, "--max-bad=0.5", &epochs, &cache]].concat()).expect(0).stderr;
+    assert!(said.contains("320 pairs (by the index cache) in 40 shards"), "{said}");
+    let eval = ["eval", "retrieval", &*whole.display().to_string(), "--max-bad=0.5"].map(str::to_owned);
+    let more = ["--json".to_owned(), data, "--where=size.width = 300".to_owned()];
+    let ran = flipk(&[&eval[..], &more].concat()).expect(0);
+    assert!(ran.stderr.contains("120 of 440 samples looked at pass"), "{}", ran.stderr);
+}
+
+#[test]
+fn filters_that_cannot_be_are_explained() {
+    let folder = tempfile::tempdir().unwrap();
+    let shard = folder.path().join("a.tar");
+    with_records(&shard, 0);
+    let (run, data, vocab) = (folder.path().join("run"), format!("--data={}", shard.display()), vocab(folder.path()));
+    for (flag, code, words) in [
+        ("--where=size.width >", 2, "column 13: expected a field or a value, and found the end"),
+        ("--where=width > 100", 1, "none of 11 samples has `width`; the fields there are: caption, size"),
+        ("--where=size.width > 300", 1, "none of the 11 samples of"),
+    ] {
+        let ran = train(&run, &[&data, &vocab, flag, "--steps=1"]).expect(code);
+        assert!(ran.stderr.contains(words) && !run.exists(), "{}", ran.stderr);
+    }
+    let config = folder.path().join("own.toml");
+    std::fs::write(&config, "where = \"size.width ~ 3\"").unwrap();
+    let ran = train(&run, &[&data, &vocab, &format!("--config={}", config.display())]).expect(1);
+    assert!(ran.stderr.contains("column 12: `~` cannot stand here"), "{}", ran.stderr);
 }

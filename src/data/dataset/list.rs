@@ -11,7 +11,7 @@ use std::thread;
 use super::cache::Cache;
 use super::counts::{CacheWriter, Counts};
 use super::view::{Held, Reader};
-use super::{Dataset, left_out, source_ends};
+use super::{Dataset, filter, left_out, source_ends, with_filter};
 use crate::data::error::{DataError, Result};
 use crate::data::format::{Common, Report, Shard, note_lines};
 use crate::data::sample::CaptionKeys;
@@ -156,7 +156,7 @@ impl ShardList {
 
     /// Where to write the numbers of samples that are not known yet; only the first call counts.
     pub(super) fn write_counts(&self, path: PathBuf) {
-        self.cache.get_or_init(|| CacheWriter::new(path));
+        self.cache.get_or_init(|| CacheWriter::new(path, self.reader.keys.filter.clone()));
     }
 
     /// The few shards that were looked at beforehand.
@@ -170,7 +170,8 @@ impl ShardList {
 
     /// Over the names of all shards without their folders, and the samples of a few of them.
     pub(super) fn fingerprint(&self) -> u32 {
-        self.locations.iter().fold(self.fingerprint, |sum, location| {
+        let sum = with_filter(self.fingerprint, &self.reader.keys);
+        self.locations.iter().fold(sum, |sum, location| {
             let path = location.to_string();
             let name = path.rsplit(['/', '\\']).next().unwrap_or_default();
             crc32c::crc32c_append(crc32c::crc32c_append(sum, name.as_bytes()), b"\n")
@@ -218,7 +219,8 @@ impl ShardList {
 
     fn open(&self, shard: u32) -> Result<(Shard, Report)> {
         let file = self.opened.fetch_add(1, Ordering::Relaxed);
-        Shard::open(file, self.location(shard), &self.common)
+        let opened = filter::open(file, self.location(shard), &self.common, self.reader.keys.filter.as_ref())?;
+        Ok((opened.0, opened.1))
     }
 
     /// Opens shards on up to `threads` threads. Those that are no archives or have no samples count as damage: all

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `cache` | decoded images of a small data set |
 //! | `check` | whether a source has images and captions |
+//! | `filter` | which samples of a shard are used |
 //! | `counts` | how many samples are in each shard, as files next to them say |
 //! | `list` | shards that are opened when their turn comes |
 //! | `survey` | how well the tokenizer fits the captions |
@@ -16,11 +17,14 @@
 mod cache;
 mod check;
 mod counts;
+mod filter;
 mod list;
 mod survey;
 mod training;
 mod variety;
 mod view;
+#[cfg(test)]
+mod where_tests;
 
 use std::borrow::Cow;
 use std::collections::{HashMap, hash_map};
@@ -30,6 +34,7 @@ use ::image::RgbImage;
 use rayon::prelude::*;
 
 use self::cache::Cache;
+use self::filter::Passed;
 pub(crate) use self::list::Opened;
 pub use self::list::ShardList;
 pub use self::survey::Survey;
@@ -112,11 +117,20 @@ impl Dataset {
     fn of<S: AsRef<str>>(sources: &[Source], specs: &[S], keys: CaptionKeys) -> Result<Self> {
         let locations: Vec<&Location> = sources.iter().flat_map(|source| &source.shards).collect();
         let common = Common { image_key: keys.image_key.clone(), ..Common::default() };
-        let open = |(number, location): (usize, &&Location)| Shard::open(number as u32, location, &common);
+        let open = |(number, location): (usize, &&Location)| {
+            filter::open(number as u32, location, &common, keys.filter.as_ref())
+        };
         // All are opened before an error is returned, so that every run reports the same errors.
-        let opened: Vec<Result<(Shard, Report)>> = locations.par_iter().enumerate().map(open).collect();
-        let (shards, reports) = all(opened)?;
+        let opened: Vec<Result<(Shard, Report, Passed)>> = locations.par_iter().enumerate().map(open).collect();
+        let (mut shards, mut reports, mut passed) = (Vec::new(), Vec::new(), Vec::new());
+        for (shard, report, of_shard) in all(opened)? {
+            shards.push(shard);
+            reports.push(report);
+            passed.push(of_shard);
+        }
         let ends = source_ends(sources);
+        let names = sources.iter().zip(&ends).map(|(source, &end)| (&*source.spec, end));
+        let passed = keys.filter.as_ref().map(|filter| filter::check(filter, names, &passed)).transpose()?;
         for (source, &end) in sources.iter().zip(&ends) {
             let of_source = end - source.shards.len()..end;
             check::source(&source.spec, &shards[of_source.clone()], &reports[of_source], &keys)?;
@@ -124,6 +138,7 @@ impl Dataset {
         let unpacked = reports.iter().map(|report| report.unpacked);
         let (count, bytes) = unpacked.filter(|&bytes| bytes > 0).fold((0, 0), |(n, sum), bytes| (n + 1, sum + bytes));
         let mut warnings = left_out(specs);
+        warnings.extend(passed);
         warnings.extend(twice(&locations, &reports));
         warnings.extend(note_lines(reports.into_iter().flat_map(|report| report.notes)));
         if bytes > NOTED_BYTES {
@@ -257,9 +272,9 @@ impl Dataset {
     }
 
     /// A checksum over all keys and sizes: a position of a run means the same samples only in a data set with the same
-    /// fingerprint.
+    /// fingerprint, and with the same filter.
     pub fn fingerprint(&self) -> u32 {
-        self.fingerprint_of(|_| true)
+        with_filter(self.fingerprint_of(|_| true), &self.reader.keys)
     }
 
     /// The same for the samples of some shards.
@@ -313,6 +328,11 @@ impl Dataset {
     }
 }
 
+/// A fingerprint with that of the filter, if there is one.
+fn with_filter(sum: u32, keys: &CaptionKeys) -> u32 {
+    keys.filter.as_ref().map_or(sum, |filter| crc32c::crc32c_append(sum, filter.to_string().as_bytes()))
+}
+
 /// The sources that `specs` name.
 fn sources<S: AsRef<str>>(specs: &[S]) -> Result<Vec<Source>> {
     match specs {
@@ -333,7 +353,7 @@ fn source_ends(sources: &[Source]) -> Vec<usize> {
 }
 
 /// All shards, or an error that names those that cannot be used.
-fn all(opened: Vec<Result<(Shard, Report)>>) -> Result<(Vec<Shard>, Vec<Report>)> {
+fn all<T>(opened: Vec<Result<T>>) -> Result<Vec<T>> {
     let total = opened.len();
     let (mut shards, mut errors) = (Vec::with_capacity(total), Vec::new());
     for shard in opened {
@@ -343,7 +363,7 @@ fn all(opened: Vec<Result<(Shard, Report)>>) -> Result<(Vec<Shard>, Vec<Report>)
         }
     }
     match (errors.pop(), total) {
-        (None, _) => Ok(shards.into_iter().unzip()),
+        (None, _) => Ok(shards),
         (Some(error), 1) => Err(error),
         (Some(last), _) => {
             errors.push(last);

@@ -69,9 +69,12 @@ impl TrainingData {
         let sources = sources(specs)?;
         if order != Order::Global {
             let locations: Vec<Location> = sources.iter().flat_map(|source| source.shards.iter().cloned()).collect();
-            let counts = Counts::find(&locations, cache);
+            let mut counts = Counts::find(&locations, cache, None);
             let are_many = locations.len() > MANY_SHARDS || counts.total.is_some_and(|samples| samples > MANY_SAMPLES);
             if order == Order::Shards || are_many {
+                if let filter @ Some(_) = &keys.filter {
+                    counts = Counts::find(&locations, cache, filter.as_ref());
+                }
                 let list = ShardList::of(&sources, locations, counts, specs, keys)?;
                 return Ok(Arc::new(list.with_decoding(decoding)).into());
             }

@@ -3,13 +3,14 @@
 use serde::{Deserialize, Serialize};
 use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
 
+use super::filter::Filter;
 use super::json::{Record, Value};
 use super::label::ClassNumbers;
 use crate::data::broken::{Broken, Kind};
 use crate::data::text;
 use crate::random::Random;
 
-/// Where a sample's captions, tags and image are read from.
+/// Where a sample's captions, tags and image are read from, and which samples are.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CaptionKeys {
@@ -24,12 +25,21 @@ pub struct CaptionKeys {
     pub tags_key: String,
     /// Column of a table (CSV, TSV) with the paths of images; `None`: `filepath`, as OpenCLIP, or another usual name.
     pub image_key: Option<String>,
+    /// Only samples that pass are used.
+    pub filter: Option<Filter>,
 }
 
 impl Default for CaptionKeys {
     fn default() -> Self {
         let (class_numbers, caption_lines) = (ClassNumbers::default(), CaptionLines::default());
-        Self { caption_key: None, class_numbers, caption_lines, tags_key: "tags".to_owned(), image_key: None }
+        Self {
+            caption_key: None,
+            class_numbers,
+            caption_lines,
+            tags_key: "tags".to_owned(),
+            image_key: None,
+            filter: None,
+        }
     }
 }
 
