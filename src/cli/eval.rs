@@ -69,7 +69,7 @@ struct Common {
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
     /// Where captions are: `txt` for the .txt member, `cls` for the class number in the .cls member, else a field of
-    /// the .json member [default: where they were at training]
+    /// the .json member; with several, as in caption,alt_text, all are read [default: where they were at training]
     #[arg(long, value_name = "KEY")]
     caption_key: Option<String>,
     /// Column of a table (CSV, TSV) with the paths of images [default: as at training]

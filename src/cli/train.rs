@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 
 use super::device::{DeviceArgs, Job};
+use super::openclip::OpenClip;
 use super::progress::Screen;
 use super::put;
 use super::table::{percent, table};
@@ -43,11 +44,10 @@ pub(super) struct Train {
     out: Option<PathBuf>,
     #[command(flatten)]
     device: DeviceArgs,
-    /// OpenCLIP's way to write --weight: 2::1
-    #[arg(long, value_name = "W::W", conflicts_with = "weight", hide = true)]
-    train_data_upsampling_factors: Option<String>,
     #[command(flatten)]
     options: Options,
+    #[command(flatten)]
+    openclip: OpenClip,
 }
 
 struct Training {
@@ -66,11 +66,7 @@ impl Job for Training {
 impl Train {
     pub(super) fn run(self) -> Result<ExitCode> {
         let mut options = Options { precision: self.device.precision(), ..self.options };
-        if let Some(factors) = &self.train_data_upsampling_factors {
-            let weights = factors.split("::").map(str::parse).collect::<Result<_, _>>();
-            let wrong = || format!("--train-data-upsampling-factors {factors}: write numbers, as in 2::1");
-            options.weight = Some(weights.with_context(wrong)?);
-        }
+        self.openclip.apply(&mut options)?;
         let print = &mut |line: &str| eprint_line!("{line}");
         let plan = match (&self.resume, &self.config) {
             (Some(folder), _) => Plan::resume(folder, options, print)?,

@@ -59,7 +59,7 @@ pub fn image(bytes: &[u8]) {
 
 /// A sample's record: every field that captions and tags may come from. What serde_json can read must be read alike.
 pub fn record(bytes: &[u8]) {
-    for caption_key in [None, Some("alt"), Some("txt")] {
+    for caption_key in [None, Some("alt"), Some("txt"), Some("caption:0.7,alt:0.2,txt:0.1")] {
         let keys = CaptionKeys { caption_key: caption_key.map(str::to_owned), ..CaptionKeys::default() };
         for (txt, json) in [(None, Some(bytes)), (Some(&b"a caption"[..]), Some(bytes))] {
             if let Ok(caption) = keys.read(txt, json) {

@@ -69,7 +69,8 @@ pub struct Options {
     #[serde(rename = "where")]
     pub filter: Option<Filter>,
     /// Where captions are: `txt` for the .txt member, else a field of the .json member. If the field is a list, one of
-    /// its texts is drawn each time the sample is seen [default: .txt, or else the field `caption`]
+    /// its texts is drawn each time the sample is seen. With several, as in caption:0.7,alt_text:0.3,txt:0.1, one of
+    /// those that the sample has is drawn by these probabilities [default: .txt, or else the field `caption`]
     #[cfg_attr(feature = "cli", arg(long, value_name = "KEY", help_heading = "Data"))]
     pub caption_key: Option<String>,
     /// Column of a table (CSV, TSV) with the paths of images [default: filepath, or else another usual name]

@@ -137,3 +137,41 @@ fn filters_that_cannot_be_are_explained() {
     let ran = train(&run, &[&data, &vocab, &format!("--config={}", config.display())]).expect(1);
     assert!(ran.stderr.contains("column 12: `~` cannot stand here"), "{}", ran.stderr);
 }
+
+#[test]
+fn captions_come_from_several_fields() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.tar");
+    let mut archive = Vec::new();
+    for sample in 0..40 {
+        let record = format!(r#"{{"caption": "a word {}", "alt_text": "a word"}}"#, sample % 10);
+        pack::append(&mut archive, format!("{sample}.png"), &png(sample as u8));
+        pack::append(&mut archive, format!("{sample}.json"), record.as_bytes());
+    }
+    pack::finish(&mut archive);
+    std::fs::write(&path, archive).unwrap();
+    let (data, vocab) = (format!("--data={}", path.display()), vocab(folder.path()));
+    let run = |name: &str, flags: &[&str]| {
+        let run = folder.path().join(name);
+        let ran = train(&run, &[&[&*data, &vocab, "--batch=8", "--steps=4"], flags].concat());
+        (ran, run)
+    };
+    let (ran, both) = run("both", &["--caption-key=caption:0.7,alt_text:0.3"]);
+    let said = ran.expect(0).stderr;
+    assert!(said.contains("captions: 80 in 40 of 40 samples (one at each visit)"), "{said}");
+    let (ran, one) = run("one", &["--caption-key=caption"]);
+    ran.expect(0);
+    assert!(tensors(&checkpoint(&both, 4)) != tensors(&checkpoint(&one, 4)));
+    let written = std::fs::read_to_string(both.join("config.toml")).unwrap();
+    assert!(written.contains("caption_key = \"caption:0.7,alt_text:0.3\""), "{written}");
+    for (flags, words) in [
+        (&["--caption-key=caption:0.7,alt_text"][..], "either all fields have a probability, or none"),
+        (&["--json-text-key=caption;alt", "--json-text-key-probs=0.7;0.3"], "--caption-key caption:0.7,alt:0.3"),
+        (&["--json-text-key", "caption"], "--caption-key caption"),
+        (&["--caption-key=titel,text"], "looked for the field `titel` of a .json member or the field `text`"),
+    ] {
+        let (ran, path) = run("no", flags);
+        let said = ran.expect(1).stderr;
+        assert!(said.contains(words) && !path.exists(), "{said}");
+    }
+}

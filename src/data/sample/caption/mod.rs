@@ -1,5 +1,8 @@
 //! A sample's captions and tags: where they are read from, and how they vary from visit to visit.
 
+#[cfg(test)]
+mod tests;
+
 use serde::{Deserialize, Serialize};
 use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
 
@@ -7,6 +10,7 @@ use super::filter::Filter;
 use super::json::{Record, Value};
 use super::label::ClassNumbers;
 use crate::data::broken::{Broken, Kind};
+use crate::data::error::DataError;
 use crate::data::text;
 use crate::random::Random;
 
@@ -15,7 +19,8 @@ use crate::random::Random;
 #[serde(default, deny_unknown_fields)]
 pub struct CaptionKeys {
     /// `None`: the `.txt` member, or else the field `caption` of the `.json` member. `Some("txt")`: only the
-    /// `.txt` member. Any other: only that field of the `.json` member, which is a text or a list of texts.
+    /// `.txt` member. Any other: only that field of the `.json` member, which is a text or a list of texts. With commas,
+    /// several of these, each with a probability (`caption:0.7,alt:0.3`) or all with the same (`caption,alt`).
     pub caption_key: Option<String>,
     /// Whether evaluation reads class numbers instead (see [`Dataset::label`](crate::data::Dataset::label)).
     pub class_numbers: ClassNumbers,
@@ -72,10 +77,12 @@ impl Default for CaptionVariation {
 }
 
 /// The captions and tags of one sample.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Caption {
     /// All captions of the sample, in the order of the file; at least one.
     pub texts: Vec<String>,
+    /// If they come from several fields: how many come from each, and its share of the visits. Empty: all come from one.
+    pub fields: Vec<(usize, f32)>,
     /// In the order of the file.
     pub tags: Vec<String>,
     /// Why the tags could not be read, if so. The captions can still be used.
@@ -83,17 +90,35 @@ pub struct Caption {
 }
 
 impl Caption {
+    /// The captions of one field, drawn by the shares if there are several.
+    fn draw_field(&self, random: &mut Random) -> &[String] {
+        let Some(&(last, _)) = self.fields.last() else { return &self.texts };
+        let mut left = random.uniform() * self.fields.iter().map(|(_, share)| share).sum::<f32>();
+        let mut first = 0;
+        for &(count, share) in &self.fields {
+            if left < share {
+                return &self.texts[first..first + count];
+            }
+            left -= share;
+            first += count;
+        }
+        // Where the sum was rounded up.
+        &self.texts[self.texts.len() - last..]
+    }
+
     /// The first caption.
     pub fn first(&self) -> &str {
         self.texts.first().map_or("", String::as_str)
     }
 
-    /// One of the captions, with equal probability, alone or as `caption, tag, tag`: a uniform number of distinct tags
-    /// in random order. A single caption is taken without drawing a random number.
+    /// One of the captions, with equal probability (of several fields, first one of the fields by their shares), alone
+    /// or as `caption, tag, tag`: a uniform number of distinct tags in random order. A single caption is taken without
+    /// drawing a random number.
     pub fn vary(&self, variation: &CaptionVariation, random: &mut Random) -> String {
-        let text = match self.texts.len() {
-            0 | 1 => self.first(),
-            several => &self.texts[random.below(several as u32) as usize],
+        let texts = self.draw_field(random);
+        let text = match texts.len() {
+            0 | 1 => texts.first().map_or("", String::as_str),
+            several => &texts[random.below(several as u32) as usize],
         };
         let max = self.tags.len().min(variation.max_tags);
         if random.uniform() >= variation.tag_chance || max == 0 {
@@ -105,7 +130,46 @@ impl Caption {
     }
 }
 
+/// A field that captions are drawn from, and its share. `txt` is the `.txt` member.
+type Choice<'a> = (&'a str, f32);
+
+fn is_txt(key: &str) -> bool {
+    matches!(key, "txt" | ".txt")
+}
+
 impl CaptionKeys {
+    /// The fields that captions are drawn from, if they are several. A share that is not a number is NaN.
+    fn choices(&self) -> Option<Vec<Choice<'_>>> {
+        let list = self.caption_key.as_deref().filter(|key| key.contains(','))?;
+        let choice = |part: &'_ str| -> (usize, f32) {
+            part.rsplit_once(':')
+                .map_or((part.len(), 1.0), |(key, share)| (key.len(), share.trim().parse().unwrap_or(f32::NAN)))
+        };
+        Some(list.split(',').map(|part| (part[..choice(part).0].trim(), choice(part).1)).collect())
+    }
+
+    /// Checks the list of fields, if there are several.
+    ///
+    /// # Errors
+    /// A field without a name, or twice; a probability that is no number above 0; one that only some fields have.
+    pub(crate) fn check(&self) -> Result<(), DataError> {
+        let (Some(value), Some(choices)) = (&self.caption_key, self.choices()) else { return Ok(()) };
+        let with_share = value.split(',').filter(|part| part.contains(':')).count();
+        let repeated = |(at, (key, _)): (usize, &Choice)| choices[..at].iter().any(|(other, _)| other == key);
+        let problem = if choices.iter().any(|(key, _)| key.is_empty()) {
+            "a field has no name"
+        } else if choices.iter().any(|(_, share)| !(*share > 0.0 && share.is_finite())) {
+            "a probability must be a number above 0, as in caption:0.7,alt:0.3"
+        } else if with_share != 0 && with_share != choices.len() {
+            "either all fields have a probability, or none"
+        } else if choices.iter().enumerate().any(repeated) {
+            "a field is there twice"
+        } else {
+            return Ok(());
+        };
+        Err(DataError::Config { field: "caption_key", value: value.clone(), problem: problem.to_owned() })
+    }
+
     fn takes_txt(&self) -> bool {
         matches!(self.caption_key.as_deref(), None | Some("txt" | ".txt"))
     }
@@ -128,6 +192,13 @@ impl CaptionKeys {
     }
 
     fn places(&self) -> String {
+        if let Some(choices) = self.choices() {
+            let place = |(key, _): &Choice| match is_txt(key) {
+                true => "a .txt member".to_owned(),
+                false => format!("the field `{key}` of a .json member"),
+            };
+            return choices.iter().map(place).collect::<Vec<_>>().join(" or ");
+        }
         match (self.takes_txt(), self.json_field()) {
             (true, None) => "a .txt member".to_owned(),
             (false, Some(field)) => format!("the field `{field}` of a .json member"),
@@ -137,6 +208,9 @@ impl CaptionKeys {
 
     /// Reads a sample's captions and tags from its `.txt` and `.json` members.
     pub(crate) fn read(&self, txt: Option<&[u8]>, json: Option<&[u8]>) -> Result<Caption, Broken> {
+        if let Some(choices) = self.choices() {
+            return self.read_several(&choices, txt, json);
+        }
         let txt = txt.filter(|_| self.takes_txt());
         let mut texts = match txt.map(text::decode) {
             Some(Ok(txt)) => self.captions(txt),
@@ -160,7 +234,43 @@ impl CaptionKeys {
             };
         }
         let (tags, tags_lost) = record.as_ref().map(|record| self.tags(record)).unwrap_or_default();
-        Ok(Caption { texts, tags, tags_lost })
+        Ok(Caption { texts, fields: Vec::new(), tags, tags_lost })
+    }
+
+    /// As [`Self::read`], for captions from several fields. Those that are missing or cannot be used leave their share to
+    /// the others.
+    fn read_several(&self, choices: &[Choice], txt: Option<&[u8]>, json: Option<&[u8]>) -> Result<Caption, Broken> {
+        let wanted: Vec<&str> = choices.iter().map(|(key, _)| *key).chain([&*self.tags_key]).collect();
+        let record = json.map(|json| Record::read(json, &wanted));
+        let mut caption = Caption::default();
+        let mut refused: Option<Broken> = None;
+        for &(key, share) in choices {
+            let found = match (is_txt(key), txt, &record) {
+                (true, Some(txt), _) => match text::decode(txt) {
+                    Ok(txt) => Ok(self.captions(txt)),
+                    Err(problem) => Err(broken(Kind::NonUtf8Caption, format!(".txt: {problem}"))),
+                },
+                (false, _, Some(record)) => caption_in(record, key),
+                _ => continue,
+            };
+            match found {
+                Ok(texts) if texts.is_empty() => {
+                    refused.get_or_insert_with(|| broken(Kind::EmptyCaption, "the .txt member is blank".to_owned()));
+                }
+                Ok(texts) => {
+                    caption.fields.push((texts.len(), share));
+                    caption.texts.extend(texts);
+                }
+                Err(why) if why.kind != Kind::MissingCaption => drop(refused.get_or_insert(why)),
+                Err(_) => {}
+            }
+        }
+        if caption.texts.is_empty() {
+            let missing = || broken(Kind::MissingCaption, format!("looked for {}", self.looked_for()));
+            return Err(refused.unwrap_or_else(missing));
+        }
+        (caption.tags, caption.tags_lost) = record.as_ref().map(|record| self.tags(record)).unwrap_or_default();
+        Ok(caption)
     }
 
     /// The captions in the text of a `.txt` member.
@@ -239,134 +349,4 @@ fn words(text: &str) -> Option<String> {
 /// Whether a character can be seen: not space, control, direction or joiner.
 fn is_visible(c: char) -> bool {
     !c.is_whitespace() && !c.is_control() && c.general_category() != GeneralCategory::Format
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use super::*;
-    use crate::random::Purpose;
-
-    fn keys(caption_key: Option<&str>) -> CaptionKeys {
-        CaptionKeys { caption_key: caption_key.map(str::to_owned), ..CaptionKeys::default() }
-    }
-
-    const JSON: Option<&[u8]> = Some(br#"{"caption": "from json", "alt": " an alt ", "tags": ["one", 2, "three"]}"#);
-
-    fn read(key: Option<&str>, txt: Option<&[u8]>, json: Option<&[u8]>) -> Result<Vec<String>, Kind> {
-        keys(key).read(txt, json).map(|caption| caption.texts).map_err(|broken| broken.kind)
-    }
-
-    #[test]
-    fn the_key_decides_where_the_caption_comes_from() {
-        let one = |key, txt, json| read(key, txt, json).map(|texts| texts.join("|"));
-        assert_eq!(one(None, Some(b"from txt\n"), JSON).unwrap(), "from txt");
-        assert_eq!(one(None, Some(b" \n"), JSON).unwrap(), "from json");
-        assert_eq!(one(None, None, JSON).unwrap(), "from json");
-        assert_eq!(one(Some("alt"), Some(b"from txt"), JSON).unwrap(), "an alt");
-        assert_eq!(one(Some("txt"), None, JSON), Err(Kind::MissingCaption));
-        assert_eq!(one(Some(".txt"), Some(b"from txt"), JSON).unwrap(), "from txt");
-        assert_eq!(one(Some("other"), None, JSON), Err(Kind::MissingCaption));
-        assert_eq!(one(None, Some(b"fine"), Some(b"{broken")).unwrap(), "fine");
-        assert_eq!(one(None, Some(b"caf\xE9"), None), Err(Kind::NonUtf8Caption));
-        assert_eq!(one(None, None, Some(b"{\"caption\": \"caf\xE9\"}")), Err(Kind::NonUtf8Caption));
-        assert_eq!(keys(None).read(None, JSON).unwrap().tags, ["one", "three"]);
-    }
-
-    #[test]
-    fn each_line_and_each_text_of_a_list_is_a_caption() {
-        let lines = Some(&b"\xEF\xBB\xBFa red square\r\n\r\n a square that is red \r\n"[..]);
-        assert_eq!(read(None, lines, None).unwrap(), ["a red square", "a square that is red"]);
-        let list = Some(&br#"{"caption": ["a red square", " ", 3, "a square that is red"], "tags": null}"#[..]);
-        assert_eq!(read(None, None, list).unwrap(), ["a red square", "a square that is red"]);
-        let joined = CaptionKeys { caption_lines: CaptionLines::Join, ..keys(None) };
-        assert_eq!(joined.read(Some(b"one\ntwo\n"), None).unwrap().texts, ["one\ntwo"]);
-        assert_eq!(read(None, Some("re\u{200B}d".as_bytes()), None).unwrap(), ["re\u{200B}d"]);
-        // The same letters in another Unicode form.
-        assert_eq!(read(None, Some("cafe\u{301}".as_bytes()), None).unwrap(), ["caf\u{e9}"]);
-    }
-
-    #[test]
-    fn empty_missing_and_unusable_captions_differ() {
-        let error = |key, txt: Option<&str>, json: Option<&str>| {
-            keys(key).read(txt.map(str::as_bytes), json.map(str::as_bytes)).unwrap_err()
-        };
-        for (key, txt, json, kind, words) in [
-            (None, Some(""), None, Kind::EmptyCaption, ".txt member is blank"),
-            (None, Some("\u{200B}\u{2060}\u{202B}\n"), None, Kind::EmptyCaption, ".txt member is blank"),
-            (None, None, Some(r#"{"caption": [{"text": "x"}]}"#), Kind::EmptyCaption, "first element is an object"),
-            (None, Some(" \n\n"), Some("{}"), Kind::EmptyCaption, ".txt member is blank"),
-            (Some("txt"), Some("\u{FEFF}"), None, Kind::EmptyCaption, ".txt member is blank"),
-            (None, Some(""), Some("{broken"), Kind::BadRecord, "does not parse"),
-            (None, None, None, Kind::MissingCaption, "a .txt member or the field `caption`"),
-            (None, None, Some("{}"), Kind::MissingCaption, "no field `caption`"),
-            (None, None, Some(r#"{"caption": null}"#), Kind::EmptyCaption, "is null"),
-            (None, None, Some(r#"{"caption": " "}"#), Kind::EmptyCaption, "is blank"),
-            (None, None, Some(r#"{"caption": []}"#), Kind::EmptyCaption, "an empty list"),
-            (None, None, Some(r#"{"caption": [null, 3]}"#), Kind::EmptyCaption, "a list without text"),
-            (None, None, Some(r#"{"caption": 7}"#), Kind::BadRecord, "is a number, not text"),
-            (None, None, Some(r#"{"caption": true}"#), Kind::BadRecord, "is true or false, not text"),
-            (None, None, Some(r#"{"caption": {"en": "x"}}"#), Kind::BadRecord, "is an object, not text"),
-            (None, None, Some("[1]"), Kind::BadRecord, "this is a list"),
-            (None, None, Some("{broken"), Kind::BadRecord, "does not parse: line 1, byte 2"),
-            (Some("alt"), Some("fine"), Some(r#"{"alt": null}"#), Kind::EmptyCaption, "`alt`"),
-        ] {
-            let found = error(key, txt, json);
-            assert!(found.kind == kind && found.detail.contains(words), "{txt:?} {json:?}: {found}");
-        }
-    }
-
-    #[test]
-    fn tags_that_cannot_be_read_are_reported() {
-        let tags = |json: &str| {
-            let caption = keys(None).read(Some(b"fine"), Some(json.as_bytes())).unwrap();
-            (caption.tags, caption.tags_lost)
-        };
-        assert_eq!(tags(r#"{"tags": ["red", "big"], "score": NaN}"#), (vec!["red".to_owned(), "big".to_owned()], None));
-        for none in ["{}", r#"{"tags": null}"#, r#"{"tags": []}"#] {
-            assert_eq!(tags(none), (Vec::new(), None), "{none}");
-        }
-        let lost = |json| tags(json).1.unwrap();
-        assert!(lost("{broken").contains(".json does not parse"));
-        assert!(lost(r#"{"tags": "red, big"}"#).contains("`tags` is text, not a list"));
-    }
-
-    #[test]
-    fn captions_vary_with_the_visit_alone() {
-        let tags = ["a", "b", "c"].map(str::to_owned).to_vec();
-        let caption = Caption { texts: vec!["cat".to_owned()], tags, tags_lost: None };
-        let variation = CaptionVariation { tag_chance: 0.5, max_tags: 2 };
-        let visit = |epoch| caption.vary(&variation, &mut Random::new(5, Purpose::Caption, epoch, 9));
-        let mut seen = BTreeMap::new();
-        for epoch in 0..4000 {
-            *seen.entry(visit(epoch)).or_insert(0) += 1;
-        }
-        // The name alone half of the time; each of 3 single tags and 6 ordered pairs shares its quarter.
-        // Tolerance: five standard deviations of a binomial count.
-        assert_eq!(seen.len(), 10);
-        for (words, count) in seen {
-            let p: f64 = [0.5, 0.25 / 3.0, 0.25 / 6.0][words.matches(", ").count()];
-            let (mean, deviation) = (4000.0 * p, (4000.0 * p * (1.0 - p)).sqrt());
-            assert!((f64::from(count) - mean).abs() < 5.0 * deviation, "{words}: {count}");
-        }
-        assert_eq!(visit(3), visit(3));
-        let never = CaptionVariation { tag_chance: 0.0, max_tags: 2 };
-        assert_eq!(caption.vary(&never, &mut Random::new(5, Purpose::Caption, 0, 0)), "cat");
-    }
-
-    #[test]
-    fn one_of_several_captions_is_chosen_at_random() {
-        let texts = ["one", "two", "three"].map(str::to_owned).to_vec();
-        let caption = Caption { texts, ..Caption::default() };
-        let visit = |epoch| caption.vary(&CaptionVariation::default(), &mut Random::new(5, Purpose::Caption, epoch, 9));
-        let mut seen = BTreeMap::new();
-        for epoch in 0..3000 {
-            *seen.entry(visit(epoch)).or_insert(0.0) += 1.0;
-        }
-        // Five standard deviations of a binomial count.
-        let deviation = (3000.0_f64 * (1.0 / 3.0) * (2.0 / 3.0)).sqrt();
-        assert!(seen.len() == 3 && seen.values().all(|count| (count - 1000.0_f64).abs() < 5.0 * deviation), "{seen:?}");
-        assert_eq!(visit(3), visit(3));
-    }
 }
