@@ -45,6 +45,9 @@ pub struct Options {
     /// what is beyond a whole number goes to some shards, others in each epoch [default: 1 each]
     #[cfg_attr(feature = "cli", arg(long, num_args = 1.., value_name = "W", help_heading = "Data"))]
     pub weight: Option<Vec<f64>>,
+    /// Draw samples (with --order shards, whole shards) with replacement, by weight and size of their sources
+    #[cfg_attr(feature = "cli", arg(long, alias = "dataset-resampled", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = "Data"))]
+    pub resample: Option<bool>,
     /// Shards for zero-shot evaluation at the end [default: embedded:fluent with the embedded data, else none]
     #[cfg_attr(feature = "cli", arg(long, num_args = 1.., value_name = "SHARDS", help_heading = "Data"))]
     pub eval_data: Option<Vec<String>>,
@@ -201,6 +204,9 @@ pub struct Options {
     /// Length of the run in passes over the data
     #[cfg_attr(feature = "cli", arg(long, value_name = "N", group = "length", help_heading = "Training"))]
     pub epochs: Option<f64>,
+    /// What counts as an epoch for --epochs and in metrics, in samples; the order stays as it is [default: one pass]
+    #[cfg_attr(feature = "cli", arg(long, alias = "train-num-samples", value_name = "N", help_heading = "Training"))]
+    pub epoch_samples: Option<u64>,
     /// Length of the run as a time (90s, 5m, 1h30m). A few steps are timed and discarded; the number of samples that
     /// fit the time left becomes the length of the run, which the learning rate follows. config.toml stores that
     /// number, so that the run repeats and resumes exactly, on slower machines too. The last evaluation takes extra
@@ -473,7 +479,7 @@ mod tests {
         let error = |text: &str| read(text, Options::default()).unwrap_err();
         assert!(error("mask_ration = 0.5").contains("unknown key `mask_ration`; did you mean `mask_ratio`?"));
         assert!(error("device = 'cpu'").contains("on the command line as --device"));
-        assert!(error("zzz = 1").contains("known are data, weight, eval_data"));
+        assert!(error("zzz = 1").contains("known are data, weight, resample, eval_data"));
         assert!(error("lower_case = \"maybe\"").contains("\"yes\" or \"no\""));
         assert!(error("batch = \"many\"").contains("batch = \"many\""));
         assert!(error("[train]\nlr = 1.0").contains("no sections such as [train]"));

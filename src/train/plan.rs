@@ -104,11 +104,13 @@ impl Plan {
         if options.jpeg.replace(jpeg).is_some_and(|asked| asked != jpeg) {
             return Err(not_the_runs("--jpeg", &folder));
         }
-        if options.streams.unwrap_or(1) != before.streams.unwrap_or(1) {
-            return Err(not_the_runs("--streams", &folder));
-        }
-        if weights(&options) != weights(&before) {
-            return Err(not_the_runs("--weight", &folder));
+        let fixed = [
+            ("--streams", options.streams.unwrap_or(1) == before.streams.unwrap_or(1)),
+            ("--weight", weights(&options) == weights(&before)),
+            ("--resample", options.resample.unwrap_or(false) == before.resample.unwrap_or(false)),
+        ];
+        if let Some((flag, _)) = fixed.iter().find(|(_, is_same)| !is_same) {
+            return Err(not_the_runs(flag, &folder));
         }
         let mut settings = Settings::resolve(options, tokenizer.vocab_size())?;
         let ((data, epoch), held_out) = (open(&mut settings, Some(folder.path()))?, HeldOut::open(&settings)?);
@@ -166,7 +168,8 @@ impl Plan {
 
     /// Optimizer steps of the whole run.
     pub(super) fn steps(&self) -> u64 {
-        self.settings.length.steps(self.settings.loader.batch, self.epoch.samples.unwrap_or_default())
+        let epoch = self.settings.epoch_samples.or(self.epoch.samples);
+        self.settings.length.steps(self.settings.loader.batch, epoch.unwrap_or_default())
     }
 
     /// The weights of step 0, `[layout.arena_len()]`: random, or those of `--init-from`.
@@ -228,10 +231,10 @@ fn weights(options: &Options) -> Option<&Vec<f64>> {
 fn open(settings: &mut Settings, run: Option<&Path>) -> Result<(TrainingData, Epoch), TrainError> {
     let data = settings.open_data(run)?;
     let epoch = settings.loader.epoch(&data)?;
-    match (settings.length, epoch.samples) {
+    match (settings.length, settings.epoch_samples.or(epoch.samples)) {
         (Length::Epochs(_), None) if settings.time.is_none() => {
             let problem = "the length of an epoch is unknown, since the shards are opened one after the other: give the \
-                           length of the run with --samples or --steps; or put a sizes.json next to the shards \
+                           length of the run with --samples or --steps, or that of an epoch with --epoch-samples; or put a sizes.json next to the shards \
                            ({\"00000.tar\": 10000, ...}); or index all of them first with --order global";
             Err(TrainError::Settings { problem: problem.to_owned() })
         }

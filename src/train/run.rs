@@ -319,7 +319,10 @@ impl<'a, D: AllOps> Run<'a, D> {
         let metrics = Metrics {
             step: self.state.step,
             samples: self.state.samples,
-            epoch: self.loader.passes(),
+            epoch: match self.plan.settings.epoch_samples {
+                Some(epoch) => self.state.samples as f64 / epoch as f64,
+                None => self.loader.passes(),
+            },
             loss: window.loss / steps,
             accuracy: window.accuracy / steps,
             learning_rate: self.schedule.at(self.state.step.saturating_sub(1)),

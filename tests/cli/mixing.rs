@@ -175,3 +175,39 @@ fn captions_come_from_several_fields() {
         assert!(said.contains(words) && !path.exists(), "{said}");
     }
 }
+
+/// The size of the data is unknown, so `--epochs` needs `--epoch-samples`.
+#[test]
+fn drawn_shards_resume_to_the_bit_and_an_epoch_is_what_the_user_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let shards = folder.path().join("shards");
+    std::fs::create_dir(&shards).unwrap();
+    (0..40).for_each(|n| shard(&shards.join(format!("{n:03}.tar")), n, 2 + n % 3, false));
+    let data = format!("--data={}", shards.display());
+    let vocab = vocab(folder.path());
+    let common = [&*data, &vocab, "--order=shards", "--batch=8", "--epochs=1.5"];
+    let run = |name: &str, flags: &[&str]| {
+        let run = folder.path().join(name);
+        (train(&run, &[&common[..], flags].concat()), run)
+    };
+    let said = run("no", &[]).0.expect(1).stderr;
+    assert!(said.contains("--epoch-samples"), "{said}");
+    let (ran, plain) = run("plain", &["--epoch-samples=160"]);
+    ran.expect(0);
+    let (ran, drawn) = run("drawn", &["--train-num-samples=160", "--dataset-resampled"]);
+    let said = ran.expect(0).stderr;
+    assert!(said.contains("an epoch has 40 visits of shards, drawn with replacement"), "{said}");
+    assert!(tensors(&checkpoint(&plain, 30)) != tensors(&checkpoint(&drawn, 30)));
+    let metrics = std::fs::read_to_string(drawn.join("metrics.jsonl")).unwrap();
+    let last: serde_json::Value = serde_json::from_str(metrics.lines().last().unwrap()).unwrap();
+    assert_eq!((last["step"].as_u64(), last["epoch"].as_f64()), (Some(30), Some(1.5)));
+    let (ran, again) = run("again", &["--epoch-samples=160", "--resample", "--save-every=13", "--keep=5"]);
+    ran.expect(0);
+    std::fs::remove_file(checkpoint(&again, 30)).unwrap();
+    let resume = format!("--resume={}", again.display());
+    let ran = flipk(&["train", &resume, "--resample=false"]).expect(1);
+    assert!(ran.stderr.contains("--resample is not what the run"), "{}", ran.stderr);
+    let ran = flipk(&["train", &resume, "--loader-threads=3"]).expect(0);
+    assert!(ran.stderr.contains("4 of 30 steps") || ran.stderr.contains("30 steps from 26"), "{}", ran.stderr);
+    assert!(tensors(&checkpoint(&drawn, 30)) == tensors(&checkpoint(&again, 30)));
+}
