@@ -30,7 +30,8 @@ pub fn shard(bytes: &[u8]) {
         for entry in &shard.samples {
             let part = |span| shard.part(span).expect("the index names bytes that are there");
             part(entry.image);
-            let _ = CaptionKeys::default().read(part(entry.txt).as_deref(), part(entry.json).as_deref());
+            let txts = shard.txts(entry).expect("the index names bytes that are there");
+            let _ = CaptionKeys::default().read_all(&txts, part(entry.json).as_deref());
             if let Ok(Some(class)) = shard.part(entry.cls) {
                 let _ = label::class(&class);
             }

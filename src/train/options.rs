@@ -37,8 +37,8 @@ pub enum Precision {
 #[cfg_attr(feature = "cli", derive(clap::Args))]
 #[serde(default, deny_unknown_fields)]
 pub struct Options {
-    /// Training data: tar archives, TFRecord files and tables (CSV, TSV), as paths with {000..127}, {a,b} and *;
-    /// folders of these, or of images with captions in .txt; embedded:NAME. A::B is the same as A B [default: embedded:noto embedded:twemoji]
+    /// Training data: tar archives, TFRecord files and tables (CSV, TSV), as paths with {000..127}, {a,b} and *; folders
+    /// of these, or of images with captions in .txt; embedded:NAME. A::B is A B [default: embedded:noto embedded:twemoji]
     #[cfg_attr(feature = "cli", arg(long, num_args = 1.., value_name = "SHARDS", help_heading = "Data"))]
     pub data: Option<Vec<String>>,
     /// How often each epoch visits the samples of each source of --data, one number per source. In the order of shards,
@@ -66,8 +66,8 @@ pub struct Options {
     pub labels: Option<Labels>,
     /// Use only samples for which this holds, such as "width >= 200 and similarity > 0.3". It compares fields of the
     /// .json member, or columns of a table (a.b is a field within a field): = != < <= > >=, and, or, not, parentheses,
-    /// in ('a', 'b'), is null, is not null. As in SQL, nothing can be said of a missing field, so that a comparison with
-    /// it does not hold, and neither does its negation
+    /// in ('a', 'b'), is null, is not null. As in SQL, a comparison with a missing field does not hold, and neither does
+    /// its negation
     #[cfg_attr(feature = "cli", arg(long = "where", value_name = "EXPRESSION", help_heading = "Data"))]
     #[serde(rename = "where")]
     pub filter: Option<Filter>,

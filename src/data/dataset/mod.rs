@@ -4,8 +4,8 @@
 //! |---|---|
 //! | `cache` | decoded images of a small data set |
 //! | `check` | whether a source has images and captions |
-//! | `filter` | which samples of a shard are used |
 //! | `counts` | how many samples are in each shard, as files next to them say |
+//! | `filter` | which samples of a shard are used |
 //! | `list` | shards that are opened when their turn comes |
 //! | `survey` | how well the tokenizer fits the captions |
 //! | `training` | which of the two a run trains on |

@@ -9,8 +9,8 @@
 //! With `resample` an epoch has as many slots, and each is drawn on its own, with a probability proportional to the
 //! weight of its item's source.
 //!
-//! What is random about a visit is keyed by its slot, so that the visits of a sample in an epoch differ. With weights of
-//! 1, slot and item are the same number.
+//! What is random about a visit is keyed by its slot, so that the visits of a sample in an epoch differ. With weights
+//! of 1, slot and item are the same number.
 
 use std::sync::Arc;
 

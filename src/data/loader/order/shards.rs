@@ -1,9 +1,9 @@
 //! Shuffled shards, in groups whose samples are mixed.
 //!
-//! The slots of an epoch (`mix`), each of which visits a shard, are permuted, and a stream takes every `streams`-th of them, a *group* of up to 16 at a time.
-//! The samples of a group are merged at random, each shard's in its own order; the result is cut into windows of up to
-//! 8,192 samples, each of which is shuffled. So shards are read from front to back, and a stream's state is the number
-//! of its group and a place in it.
+//! The slots of an epoch (`mix`), each of which visits a shard, are permuted, and a stream takes every `streams`-th of
+//! them, a *group* of up to 16 at a time. The samples of a group are merged at random, each shard's in its own order;
+//! the result is cut into windows of up to 8,192 samples, each of which is shuffled. So shards are read from front to
+//! back, and a stream's state is the number of its group and a place in it.
 //!
 //! With fewer shards than streams, every stream takes all shards, and every `streams`-th sample of each.
 //!

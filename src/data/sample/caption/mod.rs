@@ -19,8 +19,8 @@ use crate::random::Random;
 #[serde(default, deny_unknown_fields)]
 pub struct CaptionKeys {
     /// `None`: the `.txt` member, or else the field `caption` of the `.json` member. `Some("txt")`: only the
-    /// `.txt` member. Any other: only that field of the `.json` member, which is a text or a list of texts. With commas,
-    /// several of these, each with a probability (`caption:0.7,alt:0.3`) or all with the same (`caption,alt`).
+    /// `.txt` member. Any other: only that field of the `.json` member, which is a text or a list of texts. With
+    /// commas, several of these, each with a probability (`caption:0.7,alt:0.3`) or all with the same (`caption,alt`).
     pub caption_key: Option<String>,
     /// Whether evaluation reads class numbers instead (see [`Dataset::label`](crate::data::Dataset::label)).
     pub class_numbers: ClassNumbers,
@@ -81,7 +81,8 @@ impl Default for CaptionVariation {
 pub struct Caption {
     /// All captions of the sample, in the order of the file; at least one.
     pub texts: Vec<String>,
-    /// If they come from several fields: how many come from each, and its share of the visits. Empty: all come from one.
+    /// If they come from several fields: how many come from each, and its share of the visits. Empty: all come from
+    /// one.
     pub fields: Vec<(usize, f32)>,
     /// In the order of the file.
     pub tags: Vec<String>,
@@ -207,50 +208,54 @@ impl CaptionKeys {
     }
 
     /// Reads a sample's captions and tags from its `.txt` and `.json` members.
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn read(&self, txt: Option<&[u8]>, json: Option<&[u8]>) -> Result<Caption, Broken> {
+        self.read_all(txt.as_slice(), json)
+    }
+
+    /// Reads a sample's captions and tags from its `.txt` member, or several such texts, and its `.json` member.
+    pub(crate) fn read_all(&self, txts: &[impl AsRef<[u8]>], json: Option<&[u8]>) -> Result<Caption, Broken> {
         if let Some(choices) = self.choices() {
-            return self.read_several(&choices, txt, json);
+            return self.read_several(&choices, txts, json);
         }
-        let txt = txt.filter(|_| self.takes_txt());
-        let mut texts = match txt.map(text::decode) {
-            Some(Ok(txt)) => self.captions(txt),
-            Some(Err(problem)) => return Err(broken(Kind::NonUtf8Caption, format!(".txt: {problem}"))),
-            None => Vec::new(),
-        };
+        let txts = if self.takes_txt() { txts } else { &[] };
+        let mut texts = self.captions_in(txts)?;
         let field = self.json_field().filter(|_| texts.is_empty());
         let wanted = [Some(&*self.tags_key), field];
         let record = json.map(|json| Record::read(json, &wanted.into_iter().flatten().collect::<Vec<_>>()));
         if texts.is_empty() {
             let found = field.zip(record.as_ref()).map(|(field, record)| caption_in(record, field));
-            texts = match (found, txt) {
+            texts = match (found, txts) {
                 (Some(Ok(texts)), _) => texts,
                 // What is wrong with a caption is more useful than that others are missing.
-                (Some(Err(why)), None) => return Err(why),
-                (Some(Err(why)), Some(_)) if why.kind != Kind::MissingCaption => return Err(why),
-                (_, Some(_)) => return Err(broken(Kind::EmptyCaption, "the .txt member is blank".to_owned())),
-                (None, None) => {
+                (Some(Err(why)), []) => return Err(why),
+                (Some(Err(why)), _) if why.kind != Kind::MissingCaption => return Err(why),
+                (None, []) => {
                     return Err(broken(Kind::MissingCaption, format!("looked for {}", self.looked_for())));
                 }
+                _ => return Err(broken(Kind::EmptyCaption, "the .txt member is blank".to_owned())),
             };
         }
         let (tags, tags_lost) = record.as_ref().map(|record| self.tags(record)).unwrap_or_default();
         Ok(Caption { texts, fields: Vec::new(), tags, tags_lost })
     }
 
-    /// As [`Self::read`], for captions from several fields. Those that are missing or cannot be used leave their share to
-    /// the others.
-    fn read_several(&self, choices: &[Choice], txt: Option<&[u8]>, json: Option<&[u8]>) -> Result<Caption, Broken> {
+    /// As [`Self::read_all`], for captions from several fields. Those that are missing or cannot be used leave their
+    /// share to the others.
+    fn read_several(
+        &self,
+        choices: &[Choice],
+        txts: &[impl AsRef<[u8]>],
+        json: Option<&[u8]>,
+    ) -> Result<Caption, Broken> {
         let wanted: Vec<&str> = choices.iter().map(|(key, _)| *key).chain([&*self.tags_key]).collect();
         let record = json.map(|json| Record::read(json, &wanted));
         let mut caption = Caption::default();
         let mut refused: Option<Broken> = None;
         for &(key, share) in choices {
-            let found = match (is_txt(key), txt, &record) {
-                (true, Some(txt), _) => match text::decode(txt) {
-                    Ok(txt) => Ok(self.captions(txt)),
-                    Err(problem) => Err(broken(Kind::NonUtf8Caption, format!(".txt: {problem}"))),
-                },
-                (false, _, Some(record)) => caption_in(record, key),
+            let found = match (is_txt(key), &record) {
+                (true, _) if !txts.is_empty() => self.captions_in(txts),
+                (false, Some(record)) => caption_in(record, key),
                 _ => continue,
             };
             match found {
@@ -271,6 +276,16 @@ impl CaptionKeys {
         }
         (caption.tags, caption.tags_lost) = record.as_ref().map(|record| self.tags(record)).unwrap_or_default();
         Ok(caption)
+    }
+
+    /// The captions in one or several texts.
+    fn captions_in(&self, txts: &[impl AsRef<[u8]>]) -> Result<Vec<String>, Broken> {
+        let mut texts = Vec::new();
+        for txt in txts {
+            let wrong = |problem| broken(Kind::NonUtf8Caption, format!(".txt: {problem}"));
+            texts.extend(self.captions(text::decode(txt.as_ref()).map_err(wrong)?));
+        }
+        Ok(texts)
     }
 
     /// The captions in the text of a `.txt` member.

@@ -39,6 +39,11 @@ fn each_line_and_each_text_of_a_list_is_a_caption() {
     assert_eq!(read(None, None, list).unwrap(), ["a red square", "a square that is red"]);
     let joined = CaptionKeys { caption_lines: CaptionLines::Join, ..keys(None) };
     assert_eq!(joined.read(Some(b"one\ntwo\n"), None).unwrap().texts, ["one\ntwo"]);
+    // As many texts as a record of a TFRecord file has.
+    let several = [&b"one\ntwo\n"[..], b" ", b"three"];
+    assert_eq!(joined.read_all(&several, None).unwrap().texts, ["one\ntwo", "three"]);
+    assert_eq!(keys(None).read_all(&several, None).unwrap().texts, ["one", "two", "three"]);
+    assert_eq!(keys(None).read_all(&[&b"one"[..], b"\xE9"], None).unwrap_err().kind, Kind::NonUtf8Caption);
     assert_eq!(read(None, Some("re\u{200B}d".as_bytes()), None).unwrap(), ["re\u{200B}d"]);
     // The same letters in another Unicode form.
     assert_eq!(read(None, Some("cafe\u{301}".as_bytes()), None).unwrap(), ["caf\u{e9}"]);
