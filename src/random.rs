@@ -23,6 +23,10 @@ pub enum Purpose {
     Shards = 7,
     /// The order of samples within a group of shards.
     Group = 8,
+    /// Which items of a source are visited once more in an epoch.
+    Extra = 9,
+    /// Samples or shards drawn with replacement.
+    Draw = 10,
 }
 
 /// One Philox4x32-10 block: four words from a 128-bit counter and a 64-bit key.

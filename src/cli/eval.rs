@@ -14,7 +14,9 @@ use super::put;
 use super::table::{percent, table};
 use crate::autograd::Parameters;
 use crate::data::image::{Decoding, ExifOrientation};
-use crate::data::{CaptionKeys, CaptionLines, ClassNumbers, Dataset, Skipped, Survey, Tokenizer, TokenizerOptions};
+use crate::data::{
+    CaptionKeys, CaptionLines, ClassNumbers, Dataset, Filter, Skipped, Survey, Tokenizer, TokenizerOptions,
+};
 use crate::eval::{self, ClassNames, Classes, Encoder, Inputs, Labels, Retrieval, Templates, ZeroShot};
 use crate::model::Flip;
 use crate::ops::AllOps;
@@ -60,11 +62,14 @@ struct Common {
     /// --templates, or else embedded:fluent]
     #[arg(long, num_args = 1.., value_name = "SHARDS")]
     data: Option<Vec<String>>,
+    /// Use only samples for which this holds, as `flipk train --where`; the run's own does not apply here
+    #[arg(long = "where", value_name = "EXPRESSION")]
+    filter: Option<Filter>,
     /// Tokenizer [default: the run folder's]
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
     /// Where captions are: `txt` for the .txt member, `cls` for the class number in the .cls member, else a field of
-    /// the .json member [default: where they were at training]
+    /// the .json member; with several, as in caption,alt_text, all are read [default: where they were at training]
     #[arg(long, value_name = "KEY")]
     caption_key: Option<String>,
     /// Column of a table (CSV, TSV) with the paths of images [default: as at training]
@@ -215,6 +220,7 @@ impl Common {
             caption_lines,
             image_key: image_key.cloned(),
             access: access.clone(),
+            filter: self.filter.clone(),
             ..CaptionKeys::default()
         };
         let (dataset, note) = match &self.caption_key {

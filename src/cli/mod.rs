@@ -17,6 +17,7 @@ mod fit;
 #[cfg(feature = "cuda")]
 mod gpu;
 mod info;
+mod openclip;
 mod profile;
 mod progress;
 mod table;

@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 
 use super::device::{DeviceArgs, Job};
+use super::openclip::OpenClip;
 use super::progress::Screen;
 use super::put;
 use super::table::{percent, table};
@@ -45,6 +46,8 @@ pub(super) struct Train {
     device: DeviceArgs,
     #[command(flatten)]
     options: Options,
+    #[command(flatten)]
+    openclip: OpenClip,
 }
 
 struct Training {
@@ -62,7 +65,8 @@ impl Job for Training {
 
 impl Train {
     pub(super) fn run(self) -> Result<ExitCode> {
-        let options = Options { precision: self.device.precision(), ..self.options };
+        let mut options = Options { precision: self.device.precision(), ..self.options };
+        self.openclip.apply(&mut options)?;
         let print = &mut |line: &str| eprint_line!("{line}");
         let plan = match (&self.resume, &self.config) {
             (Some(folder), _) => Plan::resume(folder, options, print)?,

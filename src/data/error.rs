@@ -58,6 +58,9 @@ pub enum DataError {
          sample have the same path in the archive up to the first dot of the name"
     )]
     NoPairs { source_of: String, samples: u64, reasons: String },
+    /// A filter of samples that no sample can pass.
+    #[error("--where {filter}: {problem}")]
+    Where { filter: String, problem: String },
     /// A filter that keeps nothing.
     #[error("no samples are left of the {of} in the data set")]
     NoSamples { of: usize },

@@ -5,7 +5,9 @@ use super::format::tar::{self, Content};
 use super::format::{Common, Shard};
 use super::sample::image::{self, Decoding, ExifOrientation, JpegDecoder, MAX_PIXELS, Square};
 use super::sample::json::{Record, Value};
-use super::sample::{Augmentation, CaptionKeys, CaptionLines, CaptionVariation, Tokenizer, TokenizerOptions, label};
+use super::sample::{
+    Augmentation, CaptionKeys, CaptionLines, CaptionVariation, Filter, Tokenizer, TokenizerOptions, label,
+};
 use super::store::source::{hint, unread};
 use super::store::{Location, MAX_SHARDS, expand_braces};
 use super::text::{self, Blank};
@@ -28,7 +30,8 @@ pub fn shard(bytes: &[u8]) {
         for entry in &shard.samples {
             let part = |span| shard.part(span).expect("the index names bytes that are there");
             part(entry.image);
-            let _ = CaptionKeys::default().read(part(entry.txt).as_deref(), part(entry.json).as_deref());
+            let txts = shard.txts(entry).expect("the index names bytes that are there");
+            let _ = CaptionKeys::default().read_all(&txts, part(entry.json).as_deref());
             if let Ok(Some(class)) = shard.part(entry.cls) {
                 let _ = label::class(&class);
             }
@@ -57,7 +60,7 @@ pub fn image(bytes: &[u8]) {
 
 /// A sample's record: every field that captions and tags may come from. What serde_json can read must be read alike.
 pub fn record(bytes: &[u8]) {
-    for caption_key in [None, Some("alt"), Some("txt")] {
+    for caption_key in [None, Some("alt"), Some("txt"), Some("caption:0.7,alt:0.2,txt:0.1")] {
         let keys = CaptionKeys { caption_key: caption_key.map(str::to_owned), ..CaptionKeys::default() };
         for (txt, json) in [(None, Some(bytes)), (Some(&b"a caption"[..]), Some(bytes))] {
             if let Ok(caption) = keys.read(txt, json) {
@@ -73,6 +76,26 @@ pub fn record(bytes: &[u8]) {
         (Some(serde_json::Value::String(theirs)), Some(Value::Text(ours))) => assert_eq!(ours, theirs),
         (Some(theirs), ours) => assert!(!theirs.is_string() && ours.is_some(), "{theirs} is {ours:?}"),
         (None, ours) => assert_eq!(ours, None),
+    }
+}
+
+/// A filter, and behind the first line end a record: a filter survives being written, and it and its negation do not
+/// both hold.
+pub fn filter(bytes: &[u8]) {
+    let end = memchr::memchr(b'\n', bytes).unwrap_or(bytes.len());
+    let Ok(text) = std::str::from_utf8(&bytes[..end]) else { return };
+    let filter: Filter = match text.parse() {
+        Ok(filter) => filter,
+        Err(error) => return assert!(error.column <= text.chars().count() + 1, "{error}"),
+    };
+    let again: Filter = filter.to_string().parse().expect("what was written can be read");
+    assert_eq!(again, filter);
+    let record = bytes.get(end + 1..);
+    let Ok(verdict) = filter.judge(record) else { return };
+    let negated = format!("not ({filter})").parse::<Filter>().map(|negated| negated.judge(record));
+    // One that is too deeply nested for another pair of parentheses has no negation.
+    if let Ok(Ok(negated)) = negated {
+        assert!(!(verdict.passes && negated.passes));
     }
 }
 

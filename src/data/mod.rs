@@ -33,10 +33,10 @@ pub use self::dataset::{CACHE_BYTES, Dataset, Order, ShardList, Survey, Training
 pub use self::error::{DataError, Result, TextError};
 pub(crate) use self::format::masked_crc;
 pub use self::loader::{
-    Batch, Effort, EvalBatch, EvalBatches, Loader, LoaderConfig, Position, Skipped, StreamPosition,
+    Batch, Effort, Epoch, EvalBatch, EvalBatches, Loader, LoaderConfig, Position, Skipped, StreamPosition,
 };
 pub use self::sample::{
-    Augmentation, Caption, CaptionKeys, CaptionLines, CaptionVariation, ClassNumbers, Content, CropRect, Label,
-    Tokenizer, TokenizerOptions, cut_patches, image, kept_patches, visible_patches,
+    Augmentation, Caption, CaptionKeys, CaptionLines, CaptionVariation, ClassNumbers, Content, CropRect, Filter,
+    FilterError, Label, Tokenizer, TokenizerOptions, cut_patches, image, kept_patches, visible_patches,
 };
 pub use self::store::{Access, CacheFolder, Location, Source};

@@ -310,6 +310,18 @@ fn record() {
 }
 
 #[test]
+fn filter() {
+    Target {
+        name: "filter",
+        run: super::filter,
+        seeds: seeds::filters,
+        words: &[b" and ", b" or ", b"not ", b" in ('a', ", b" is not null", b">=", b"(", b")", b"''", b"`a`.", b"1e5"],
+        ..PLAIN
+    }
+    .fuzz();
+}
+
+#[test]
 fn text() {
     Target {
         name: "text",

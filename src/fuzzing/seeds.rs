@@ -300,6 +300,15 @@ pub(super) fn patterns() -> Vec<Vec<u8>> {
     patterns.map(|pattern| pattern.as_bytes().to_vec()).to_vec()
 }
 
+pub(super) fn filters() -> Vec<Vec<u8>> {
+    let filters = [
+        "width >= 200 and similarity > 0.3\n{\"width\": 300, \"similarity\": 0.4}",
+        "not (lang in ('en', \"fr\") or a.`b c` is null)\n{\"lang\": \"de\", \"a\": {\"b c\": [1]}}",
+        "nsfw = false and width <> height or x is not null\n{\"nsfw\": false, \"width\": \"20\", \"height\": \"100\"}",
+    ];
+    filters.map(|filter| filter.as_bytes().to_vec()).to_vec()
+}
+
 /// Every seed is what it is meant to be, so that mutations begin inside of each parser.
 #[test]
 fn seeds_are_whole() {

@@ -28,7 +28,7 @@ impl HeldOut {
         let names = settings.classes.as_deref().map(ClassNames::from_file).transpose()?;
         let templates = settings.templates.as_deref().map(Templates::from_file).transpose()?.unwrap_or_default();
         let class_numbers = if names.is_some() { ClassNumbers::Prefer } else { ClassNumbers::Accept };
-        let keys = CaptionKeys { class_numbers, ..settings.captions.clone() };
+        let keys = CaptionKeys { class_numbers, filter: None, ..settings.captions.clone() };
         let (dataset, note) = eval::open(&settings.eval_data, &keys)?;
         let classes = Classes::of(&dataset, names.as_ref(), settings.labels)?;
         let notes = note.into_iter().chain(classes.notes().iter().cloned()).collect();

@@ -13,7 +13,7 @@ use toml::{Table, Value};
 use super::TrainError;
 use crate::autograd::Recompute;
 use crate::data::image::{ExifOrientation, JpegDecoder};
-use crate::data::{CaptionLines, Order, TokenizerOptions, text};
+use crate::data::{CaptionLines, Filter, Order, TokenizerOptions, text};
 use crate::eval::Labels;
 use crate::model::{Loss, Preset};
 
@@ -39,9 +39,17 @@ pub enum Precision {
 pub struct Options {
     /// Training data: tar archives, TFRecord files and tables (CSV, TSV), as paths with {000..127}, {a,b} and *;
     /// folders of these, or of images with captions in .txt; archives at s3://, gs://, az://, http:// and https://
-    /// addresses; pipe:COMMAND for the output of a command; embedded:NAME [default: embedded:noto embedded:twemoji]
+    /// addresses; pipe:COMMAND for the output of a command; embedded:NAME. A::B is A B [default: embedded:noto
+    /// embedded:twemoji]
     #[cfg_attr(feature = "cli", arg(long, num_args = 1.., value_name = "SHARDS", help_heading = "Data"))]
     pub data: Option<Vec<String>>,
+    /// How often each epoch visits the samples of each source of --data, one number per source. In the order of shards,
+    /// what is beyond a whole number goes to some shards, others in each epoch [default: 1 each]
+    #[cfg_attr(feature = "cli", arg(long, num_args = 1.., value_name = "W", help_heading = "Data"))]
+    pub weight: Option<Vec<f64>>,
+    /// Draw samples (with --order shards, whole shards) with replacement, by weight and size of their sources
+    #[cfg_attr(feature = "cli", arg(long, alias = "dataset-resampled", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = "Data"))]
+    pub resample: Option<bool>,
     /// Shards for zero-shot evaluation at the end [default: embedded:fluent with the embedded data, else none]
     #[cfg_attr(feature = "cli", arg(long, num_args = 1.., value_name = "SHARDS", help_heading = "Data"))]
     pub eval_data: Option<Vec<String>>,
@@ -58,8 +66,16 @@ pub struct Options {
         arg(long, value_name = "auto|names|numbers", hide_possible_values = true, help_heading = "Data")
     )]
     pub labels: Option<Labels>,
+    /// Use only samples for which this holds, such as "width >= 200 and similarity > 0.3". It compares fields of the
+    /// .json member, or columns of a table (a.b is a field within a field): = != < <= > >=, and, or, not, parentheses,
+    /// in ('a', 'b'), is null, is not null. As in SQL, a comparison with a missing field does not hold, and neither does
+    /// its negation
+    #[cfg_attr(feature = "cli", arg(long = "where", value_name = "EXPRESSION", help_heading = "Data"))]
+    #[serde(rename = "where")]
+    pub filter: Option<Filter>,
     /// Where captions are: `txt` for the .txt member, else a field of the .json member. If the field is a list, one of
-    /// its texts is drawn each time the sample is seen [default: .txt, or else the field `caption`]
+    /// its texts is drawn each time the sample is seen. With several, as in caption:0.7,alt_text:0.3,txt:0.1, one of
+    /// those that the sample has is drawn by these probabilities [default: .txt, or else the field `caption`]
     #[cfg_attr(feature = "cli", arg(long, value_name = "KEY", help_heading = "Data"))]
     pub caption_key: Option<String>,
     /// Column of a table (CSV, TSV) with the paths of images [default: filepath, or else another usual name]
@@ -199,6 +215,9 @@ pub struct Options {
     /// Length of the run in passes over the data
     #[cfg_attr(feature = "cli", arg(long, value_name = "N", group = "length", help_heading = "Training"))]
     pub epochs: Option<f64>,
+    /// What counts as an epoch for --epochs and in metrics, in samples; the order stays as it is [default: one pass]
+    #[cfg_attr(feature = "cli", arg(long, alias = "train-num-samples", value_name = "N", help_heading = "Training"))]
+    pub epoch_samples: Option<u64>,
     /// Length of the run as a time (90s, 5m, 1h30m). A few steps are timed and discarded; the number of samples that
     /// fit the time left becomes the length of the run, which the learning rate follows. config.toml stores that
     /// number, so that the run repeats and resumes exactly, on slower machines too. The last evaluation takes extra
@@ -471,7 +490,7 @@ mod tests {
         let error = |text: &str| read(text, Options::default()).unwrap_err();
         assert!(error("mask_ration = 0.5").contains("unknown key `mask_ration`; did you mean `mask_ratio`?"));
         assert!(error("device = 'cpu'").contains("on the command line as --device"));
-        assert!(error("zzz = 1").contains("known are data, eval_data"));
+        assert!(error("zzz = 1").contains("known are data, weight, resample, eval_data"));
         assert!(error("lower_case = \"maybe\"").contains("\"yes\" or \"no\""));
         assert!(error("batch = \"many\"").contains("batch = \"many\""));
         assert!(error("[train]\nlr = 1.0").contains("no sections such as [train]"));

@@ -10,7 +10,7 @@ use super::settings::{Length, is_embedded};
 use super::{Options, RunFolder, Settings, TrainError};
 use crate::autograd::{Layout, Recompute};
 use crate::data::image::JpegDecoder;
-use crate::data::{Order, Tokenizer, TrainingData};
+use crate::data::{Epoch, Order, Tokenizer, TrainingData};
 use crate::eval::Labels;
 
 /// Everything a run needs except the device.
@@ -20,6 +20,7 @@ pub struct Plan {
     /// Where the run is written.
     pub folder: RunFolder,
     pub(super) data: TrainingData,
+    pub(super) epoch: Epoch,
     pub(super) held_out: Option<HeldOut>,
     pub(super) tokenizer: Tokenizer,
     /// `None` for a new run.
@@ -68,11 +69,11 @@ impl Plan {
         if settings.eval_data.is_empty() && (settings.eval_every > 0 || asks_for_labels) {
             print("warning: --eval-every and --labels do nothing without --eval-data");
         }
-        let (data, held_out) = (open(&mut settings, None)?, HeldOut::open(&settings)?);
+        let ((data, epoch), held_out) = (open(&mut settings, None)?, HeldOut::open(&settings)?);
         let (folder, lock) = RunFolder::create(out, &settings.preset_name())?;
         folder.describe(&settings.options, &tokenizer)?;
         data.write_counts(settings.index_cache(folder.path()));
-        Ok(Self { settings, folder, data, held_out, tokenizer, resume: None, _lock: lock })
+        Ok(Self { settings, folder, data, epoch, held_out, tokenizer, resume: None, _lock: lock })
     }
 
     /// Resumes the run that `target` refers to (see `resume::find`), from the checkpoint it names or else from the
@@ -106,11 +107,16 @@ impl Plan {
         if options.jpeg.replace(jpeg).is_some_and(|asked| asked != jpeg) {
             return Err(not_the_runs("--jpeg", &folder));
         }
-        if options.streams.unwrap_or(1) != before.streams.unwrap_or(1) {
-            return Err(not_the_runs("--streams", &folder));
+        let fixed = [
+            ("--streams", options.streams.unwrap_or(1) == before.streams.unwrap_or(1)),
+            ("--weight", weights(&options) == weights(&before)),
+            ("--resample", options.resample.unwrap_or(false) == before.resample.unwrap_or(false)),
+        ];
+        if let Some((flag, _)) = fixed.iter().find(|(_, is_same)| !is_same) {
+            return Err(not_the_runs(flag, &folder));
         }
         let mut settings = Settings::resolve(options, tokenizer.vocab_size())?;
-        let (data, held_out) = (open(&mut settings, Some(folder.path()))?, HeldOut::open(&settings)?);
+        let ((data, epoch), held_out) = (open(&mut settings, Some(folder.path()))?, HeldOut::open(&settings)?);
         data.write_counts(settings.index_cache(folder.path()));
         let point = Point::choose(&folder, named.as_deref(), print)?;
         if let Some(checkpoint) = &point.checkpoint {
@@ -132,7 +138,7 @@ impl Plan {
                 return Err(TrainError::Settings { problem });
             }
         }
-        let this = Self { settings, folder, data, held_out, tokenizer, resume: None, _lock: lock };
+        let this = Self { settings, folder, data, epoch, held_out, tokenizer, resume: None, _lock: lock };
         if let Some(checkpoint) = &point.checkpoint {
             let (done, steps, path) = (point.step(), this.steps(), checkpoint.path().display());
             if steps < done {
@@ -165,7 +171,8 @@ impl Plan {
 
     /// Optimizer steps of the whole run.
     pub(super) fn steps(&self) -> u64 {
-        self.settings.length.steps(self.settings.loader.batch, self.data.samples().unwrap_or_default())
+        let epoch = self.settings.epoch_samples.or(self.epoch.samples);
+        self.settings.length.steps(self.settings.loader.batch, epoch.unwrap_or_default())
     }
 
     /// The weights of step 0, `[layout.arena_len()]`: random, or those of `--init-from`.
@@ -218,16 +225,22 @@ pub fn tokenizer(options: &Options) -> Result<Tokenizer, TrainError> {
     }
 }
 
+/// The weights of the sources, if they are not all 1.
+fn weights(options: &Options) -> Option<&Vec<f64>> {
+    options.weight.as_ref().filter(|weights| weights.iter().any(|&weight| weight != 1.0))
+}
+
 /// Opens the training data of a run, in the folder `run` if that exists already.
-fn open(settings: &mut Settings, run: Option<&Path>) -> Result<TrainingData, TrainError> {
+fn open(settings: &mut Settings, run: Option<&Path>) -> Result<(TrainingData, Epoch), TrainError> {
     let data = settings.open_data(run)?;
-    match (settings.length, data.samples()) {
+    let epoch = settings.loader.epoch(&data)?;
+    match (settings.length, settings.epoch_samples.or(epoch.samples)) {
         (Length::Epochs(_), None) if settings.time.is_none() => {
             let problem = "the length of an epoch is unknown, since the shards are opened one after the other: give the \
-                           length of the run with --samples or --steps; or put a sizes.json next to the shards \
+                           length of the run with --samples or --steps, or that of an epoch with --epoch-samples; or put a sizes.json next to the shards \
                            ({\"00000.tar\": 10000, ...}); or index all of them first with --order global";
             Err(TrainError::Settings { problem: problem.to_owned() })
         }
-        _ => Ok(data),
+        _ => Ok((data, epoch)),
     }
 }

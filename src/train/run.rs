@@ -190,7 +190,7 @@ impl<'a, D: AllOps> Run<'a, D> {
         captions.iter().chain(held_out).chain(&warnings).for_each(|line| print(line));
         print(&format!("run folder: {}", self.plan.folder.path().display()));
         let held_out = self.plan.held_out.iter().flat_map(|held_out| held_out.dataset.warnings());
-        self.plan.data.warnings().iter().chain(held_out).for_each(|line| print(line));
+        self.plan.data.warnings().iter().chain(&self.plan.epoch.notes).chain(held_out).for_each(|line| print(line));
     }
 
     fn step(&mut self) -> Result<(), TrainError> {
@@ -316,7 +316,10 @@ impl<'a, D: AllOps> Run<'a, D> {
         let metrics = Metrics {
             step: self.state.step,
             samples: self.state.samples,
-            epoch: self.loader.passes(),
+            epoch: match self.plan.settings.epoch_samples {
+                Some(epoch) => self.state.samples as f64 / epoch as f64,
+                None => self.loader.passes(),
+            },
             loss: window.loss / steps,
             accuracy: window.accuracy / steps,
             learning_rate: self.schedule.at(self.state.step.saturating_sub(1)),

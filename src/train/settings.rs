@@ -52,6 +52,8 @@ pub struct Settings {
     pub warmup_samples: Option<u64>,
     /// How long to train.
     pub length: Length,
+    /// What counts as an epoch; `None`: one pass over the data.
+    pub epoch_samples: Option<u64>,
     /// If given, the number of samples that fit this time replaces `length` before the run starts.
     pub time: Option<Duration>,
     /// Of all random numbers.
@@ -169,6 +171,7 @@ impl Settings {
             tags_key: or(&mut o.tags_key, CaptionKeys::default().tags_key),
             image_key: o.image_key.clone(),
             access: o.access()?,
+            filter: o.filter.clone(),
             ..CaptionKeys::default()
         };
         let settings = Self {
@@ -192,6 +195,7 @@ impl Settings {
             warmup_samples: o.warmup_samples,
             time: time(o)?,
             length: length(o, recipe.length)?,
+            epoch_samples: o.epoch_samples,
             seed,
             init_from: o.init_from.clone(),
             log_every: or(&mut o.log_every, 10),
@@ -252,7 +256,7 @@ impl Settings {
 
 /// Whether a source is built into the program; the embedded tokenizer fits such data.
 pub(super) fn is_embedded(spec: &str) -> bool {
-    spec.starts_with("embedded:")
+    spec.split("::").all(|source| source.starts_with("embedded:"))
 }
 
 fn data(o: &mut Options) -> (Vec<String>, Vec<String>) {
@@ -304,6 +308,8 @@ fn loader(o: &mut Options, recipe: &Recipe, model: &ModelConfig, seed: u64) -> R
     let loader = LoaderConfig {
         batch: or(&mut o.batch, recipe.batch),
         streams: or(&mut o.streams, base.streams),
+        weights: o.weight.clone().unwrap_or_default(),
+        resample: or(&mut o.resample, base.resample),
         image_size: model.image_size,
         patch_size: model.patch_size,
         mask_ratio: or(&mut o.mask_ratio, base.mask_ratio),
@@ -371,6 +377,7 @@ fn length(o: &mut Options, recipe: Length) -> Result<Length, TrainError> {
     match length {
         Length::Steps(0) => Err(wrong("steps", 0, "it must be at least 1")),
         Length::Samples(0) => Err(wrong("samples", 0, "it must be at least 1")),
+        _ if o.epoch_samples == Some(0) => Err(wrong("epoch_samples", 0, "it must be at least 1")),
         Length::Epochs(epochs) if !(epochs > 0.0 && epochs.is_finite()) => {
             Err(wrong("epochs", epochs, "it must be above 0"))
         }
@@ -435,6 +442,8 @@ mod tests {
         assert!(error(Options { context: Some(1 << 30), ..none() }).contains("context = 1073741824"));
         assert!(error(Options { patch_size: Some(0), ..none() }).contains("must be at least 1"));
         assert!(error(Options { steps: Some(0), ..none() }).contains("steps = 0"));
+        assert!(error(Options { epoch_samples: Some(0), ..none() }).contains("epoch_samples = 0"));
+        assert!(error(Options { weight: Some(vec![1.0, 0.0]), ..none() }).contains("weight = 0"));
         assert!(error(Options { beta2: Some(1.0), ..none() }).contains("beta2 = 1"));
     }
 }

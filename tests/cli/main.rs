@@ -9,6 +9,7 @@ mod eval;
 mod formats;
 mod harness;
 mod mistakes;
+mod mixing;
 mod pack;
 mod pictures;
 mod place;

@@ -9,7 +9,7 @@ use crate::pack;
 use crate::robust::png;
 
 /// A shard with samples of its own; the image of the last is broken if `broken`.
-fn shard(path: &Path, number: usize, samples: usize, broken: bool) {
+pub fn shard(path: &Path, number: usize, samples: usize, broken: bool) {
     let mut archive = Vec::new();
     for sample in 0..samples {
         let is_broken = broken && sample + 1 == samples;
@@ -21,7 +21,7 @@ fn shard(path: &Path, number: usize, samples: usize, broken: bool) {
     std::fs::write(path, archive).unwrap();
 }
 
-fn vocab(folder: &Path) -> String {
+pub fn vocab(folder: &Path) -> String {
     let path = folder.join("vocab.txt");
     std::fs::write(&path, "[PAD]\n[UNK]\na\nword\n0\n1\n2\n3\n4\n5\n6\n7\n8\n9\n").unwrap();
     format!("--tokenizer={}", path.display())

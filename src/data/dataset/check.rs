@@ -20,8 +20,7 @@ const PROBE_RECORDS: usize = 32;
 pub(super) fn source(spec: &str, shards: &[Shard], reports: &[Report], keys: &CaptionKeys) -> Result<()> {
     let total: usize = shards.iter().map(|shard| shard.samples.len()).sum();
     let samples = shards.iter().flat_map(|shard| shard.samples.iter().map(move |entry| (shard, entry)));
-    let read =
-        |shard: &Shard, entry: &Entry| keys.read(shard.part(entry.txt)?.as_deref(), shard.part(entry.json)?.as_deref());
+    let read = |shard: &Shard, entry: &Entry| keys.read_all(&shard.txts(entry)?, shard.part(entry.json)?.as_deref());
     let mut looked = Looked::default();
     for (shard, entry) in samples.step_by(total.div_ceil(PROBE_SAMPLES).max(1)) {
         let caption = match (keys.class_numbers, entry.cls) {

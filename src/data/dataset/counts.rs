@@ -6,6 +6,8 @@
 //! | `NAME_stats.json` | img2dataset | the samples of shard `NAME.tar` (`successes`) |
 //! | `__len__` | WebDataset, OpenCLIP | the samples of all shards in its folder |
 //! | the index cache | flipk | a line for each shard that was opened before: samples, tab, path |
+//!
+//! With a filter, only the index cache is read: a line of it then has the filter too, after another tab.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::{File, OpenOptions};
@@ -16,6 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rayon::prelude::*;
 use serde::Deserialize;
 
+use crate::data::sample::Filter;
 use crate::data::store::{Access, Location, beside, names_in};
 
 /// Where shards and the files next to them are.
@@ -81,12 +84,14 @@ pub(super) struct Counts {
 }
 
 impl Counts {
-    /// Looks for files next to the shards, and then in the index cache.
-    pub(super) fn find(locations: &[Location], cache: Option<&Path>, access: &Access) -> Self {
+    /// Looks for files next to the shards, and then in the index cache; for the samples that pass `filter`.
+    pub(super) fn find(locations: &[Location], cache: Option<&Path>, access: &Access, filter: Option<&Filter>) -> Self {
         let mut this = Self { each: vec![None; locations.len()], total: Some(0), ..Self::default() };
         let mut folders: HashMap<Folder<'_>, Vec<(usize, &str)>> = HashMap::new();
         for (number, location) in locations.iter().enumerate() {
-            if let Some((folder, name)) = Folder::of(location) {
+            if filter.is_none()
+                && let Some((folder, name)) = Folder::of(location)
+            {
                 folders.entry(folder).or_default().push((number, name));
             }
         }
@@ -102,7 +107,7 @@ impl Counts {
             }
         }
         if let Some(cache) = cache.filter(|_| this.each.contains(&None)) {
-            this.read_cache(cache, locations);
+            this.read_cache(cache, locations, filter);
         }
         for (&folder, shards) in &folders {
             let known = shards.iter().map(|(number, _)| this.each[*number].map(u64::from)).sum::<Option<u64>>();
@@ -116,6 +121,9 @@ impl Counts {
         let in_folders: usize = folders.values().map(Vec::len).sum();
         if in_folders < locations.len() {
             this.total = None;
+        }
+        if filter.is_some() {
+            this.total = this.each.iter().map(|count| count.map(u64::from)).sum();
         }
         this
     }
@@ -167,7 +175,7 @@ impl Counts {
         read.inspect_err(|error| self.warnings.push(unused(error))).ok()
     }
 
-    fn read_cache(&mut self, path: &Path, locations: &[Location]) {
+    fn read_cache(&mut self, path: &Path, locations: &[Location], filter: Option<&Filter>) {
         let text = match std::fs::read(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return,
             Err(error) => return self.warnings.push(format!("warning: {} is not used: {error}", path.display())),
@@ -178,7 +186,7 @@ impl Counts {
         let known: HashMap<&str, u32> = lines.filter_map(|(count, path)| Some((path, count.parse().ok()?))).collect();
         for (number, location) in locations.iter().enumerate().filter(|_| !known.is_empty()) {
             if self.each[number].is_none()
-                && let Some(&count) = known.get(&*location.to_string())
+                && let Some(&count) = known.get(&*cached_as(location, filter))
             {
                 self.each[number] = Some(count);
                 self.from.insert("the index cache");
@@ -187,17 +195,24 @@ impl Counts {
     }
 }
 
+/// What stands behind the count of a shard in the index cache.
+fn cached_as(location: &Location, filter: Option<&Filter>) -> String {
+    let filter = filter.map(|filter| format!("\t{:?}", filter.to_string()));
+    format!("{location}{}", filter.unwrap_or_default())
+}
+
 /// Writes the index cache.
 #[derive(Debug)]
 pub(super) struct CacheWriter {
     path: PathBuf,
+    filter: Option<Filter>,
     /// Whether a write failed; it is reported once.
     failed: AtomicBool,
 }
 
 impl CacheWriter {
-    pub(super) fn new(path: PathBuf) -> Self {
-        Self { path, failed: AtomicBool::new(false) }
+    pub(super) fn new(path: PathBuf, filter: Option<Filter>) -> Self {
+        Self { path, filter, failed: AtomicBool::new(false) }
     }
 
     /// Adds lines. Returns a warning if that fails for the first time.
@@ -216,7 +231,7 @@ impl CacheWriter {
         let mut file = OpenOptions::new().create(true).append(true).read(true).open(&self.path)?;
         let mut lines = if ends_in_line(&mut file)? { String::new() } else { "\n".to_owned() };
         for (count, location) in found {
-            let path = location.to_string();
+            let path = cached_as(location, self.filter.as_ref());
             // Such a name would read as two lines.
             if !path.contains(['\n', '\r']) {
                 lines += &format!("{count}\t{path}\n");
@@ -243,10 +258,6 @@ fn ends_in_line(file: &mut File) -> io::Result<bool> {
 mod tests {
     use super::*;
 
-    fn find(shards: &[Location], cache: Option<&Path>) -> Counts {
-        Counts::find(shards, cache, &Access::default())
-    }
-
     fn locations(folder: &Path, count: u32) -> Vec<Location> {
         (0..count).map(|number| Location::File(folder.join(format!("{number:05}.tar")))).collect()
     }
@@ -256,7 +267,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path();
         let shards = locations(path, 3);
-        let find = || self::find(&shards, None);
+        let find = || Counts::find(&shards, None, &Access::default(), None);
         assert_eq!(find(), Counts { each: vec![None; 3], ..Counts::default() });
         // img2dataset's file, shortened.
         let stats =
@@ -282,29 +293,39 @@ mod tests {
         std::fs::write(path.join("sizes.json"), "{").unwrap();
         let found = find();
         assert!(found.warnings[0].contains("sizes.json is not used") && found.warnings.len() == 1, "{found:?}");
-        assert_eq!(self::find(&[Location::Embedded("noto")], None).total, None);
+        assert_eq!(Counts::find(&[Location::Embedded("noto")], None, &Access::default(), None).total, None);
     }
 
     #[test]
     fn the_cache_survives_a_kill_and_other_data() {
         let folder = tempfile::tempdir().unwrap();
         let (shards, path) = (locations(folder.path(), 4), folder.path().join("cache/shards.tsv"));
-        let writer = CacheWriter::new(path.clone());
+        let writer = CacheWriter::new(path.clone(), None);
+        let find = |shards: &[Location]| Counts::find(shards, Some(&path), &Access::default(), None);
         let found = |writer: &CacheWriter, numbers: &[usize]| {
             let lines: Vec<_> = numbers.iter().map(|&number| (10 + number as u32, &shards[number])).collect();
             assert_eq!(writer.add(&lines), None);
         };
         found(&writer, &[0, 2]);
-        assert_eq!(find(&shards, Some(&path)).each, [Some(10), None, Some(12), None]);
+        assert_eq!(find(&shards).each, [Some(10), None, Some(12), None]);
         // Cut in the middle of a line.
         let text = std::fs::read_to_string(&path).unwrap();
         std::fs::write(&path, &text[..text.len() - 3]).unwrap();
-        assert_eq!(find(&shards, Some(&path)).each, [Some(10), None, None, None]);
-        found(&CacheWriter::new(path.clone()), &[1, 2, 3]);
-        let counts = find(&shards, Some(&path));
+        assert_eq!(find(&shards).each, [Some(10), None, None, None]);
+        found(&CacheWriter::new(path.clone(), None), &[1, 2, 3]);
+        let counts = find(&shards);
         assert_eq!((counts.each, counts.total), (vec![Some(10), Some(11), Some(12), Some(13)], Some(46)));
-        assert_eq!(self::find(&locations(Path::new("elsewhere"), 4), Some(&path)).total, None);
-        let blocked = CacheWriter::new(shards[0].to_string().into());
+        assert_eq!(find(&locations(Path::new("elsewhere"), 4)).total, None);
+        // Counts of other samples, and those of whole shards, are not those of a filter.
+        let [filter, other] = ["a > 1", "a > 2"].map(|text| text.parse::<Filter>().ok());
+        std::fs::write(folder.path().join("sizes.json"), r#"{"00000.tar": 100}"#).unwrap();
+        let filtered =
+            |filter: &Option<Filter>| Counts::find(&shards, Some(&path), &Access::default(), filter.as_ref());
+        assert_eq!((filtered(&filter).each, filtered(&filter).total), (vec![None; 4], None));
+        found(&CacheWriter::new(path.clone(), filter.clone()), &[0, 1, 2, 3]);
+        assert_eq!((filtered(&filter).total, filtered(&other).total), (Some(46), None));
+        assert_eq!(find(&shards).each[0], Some(100));
+        let blocked = CacheWriter::new(shards[0].to_string().into(), None);
         std::fs::create_dir(folder.path().join("00000.tar")).unwrap();
         let [first, second] = [0, 1].map(|_| blocked.add(&[(1, &shards[1])]));
         assert!(first.unwrap().contains("cannot write") && second.is_none());

@@ -1,6 +1,7 @@
 //! A list of shards, each of which is opened when its turn comes: for data sets too large to be indexed before
 //! training.
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
@@ -10,7 +11,7 @@ use std::thread;
 use super::cache::Cache;
 use super::counts::{CacheWriter, Counts};
 use super::view::{Held, Reader};
-use super::{Dataset, common, left_out};
+use super::{Dataset, common, filter, left_out, source_ends, with_filter};
 use crate::data::error::{DataError, Result};
 use crate::data::format::{Common, Report, Shard, note_lines};
 use crate::data::sample::CaptionKeys;
@@ -24,6 +25,8 @@ const PROBE_SHARDS: usize = 8;
 /// shard (`ShardList::id`).
 pub struct ShardList {
     locations: Vec<Location>,
+    /// Where each source ends in them.
+    sources: Vec<usize>,
     /// Samples in each shard, where that is known beforehand.
     counts: Counts,
     /// Where the counts of others are written, and which are.
@@ -95,6 +98,7 @@ impl ShardList {
         Ok(Self {
             written: counts.each.iter().map(|count| AtomicBool::new(count.is_some())).collect(),
             locations,
+            sources: source_ends(sources),
             counts,
             cache: OnceLock::new(),
             fingerprint: looked_at.fingerprint_of(|shard| is_spread[shard as usize]),
@@ -122,6 +126,23 @@ impl ShardList {
         self.counts.total
     }
 
+    /// The number of shards in each source.
+    pub(super) fn source_shards(&self) -> Vec<u64> {
+        self.of_sources().map(|shards| shards.len() as u64).collect()
+    }
+
+    /// The number of samples in each source, if it is known.
+    pub(super) fn source_samples(&self) -> Vec<Option<u64>> {
+        self.of_sources()
+            .map(|shards| self.counts.each[shards].iter().map(|count| count.map(u64::from)).sum())
+            .collect()
+    }
+
+    /// The shards of each source.
+    fn of_sources(&self) -> impl Iterator<Item = Range<usize>> {
+        self.sources.iter().scan(0, |first, &end| Some(std::mem::replace(first, end)..end))
+    }
+
     /// What is known about it before training.
     pub(super) fn describe(&self) -> String {
         let shards = self.locations.len();
@@ -135,7 +156,7 @@ impl ShardList {
 
     /// Where to write the numbers of samples that are not known yet; only the first call counts.
     pub(super) fn write_counts(&self, path: PathBuf) {
-        self.cache.get_or_init(|| CacheWriter::new(path));
+        self.cache.get_or_init(|| CacheWriter::new(path, self.reader.keys.filter.clone()));
     }
 
     /// The few shards that were looked at beforehand.
@@ -149,7 +170,8 @@ impl ShardList {
 
     /// Over the names of all shards without their folders, and the samples of a few of them.
     pub(super) fn fingerprint(&self) -> u32 {
-        self.locations.iter().fold(self.fingerprint, |sum, location| {
+        let sum = with_filter(self.fingerprint, &self.reader.keys);
+        self.locations.iter().fold(sum, |sum, location| {
             let path = location.to_string();
             let name = path.rsplit(['/', '\\']).next().unwrap_or_default();
             crc32c::crc32c_append(crc32c::crc32c_append(sum, name.as_bytes()), b"\n")
@@ -197,7 +219,9 @@ impl ShardList {
 
     fn open(&self, shard: u32, stop: &AtomicBool) -> Result<(Shard, Report)> {
         let file = self.opened.fetch_add(1, Ordering::Relaxed);
-        Shard::open_unless(file, self.location(shard), &self.common, stop)
+        let filter = self.reader.keys.filter.as_ref();
+        let (shard, report, _) = filter::open(file, self.location(shard), &self.common, filter, stop)?;
+        Ok((shard, report))
     }
 
     /// Opens shards on up to `threads` threads. Those that are no archives or have no samples count as damage: all

@@ -5,6 +5,7 @@
 //! | `cache` | decoded images of a small data set |
 //! | `check` | whether a source has images and captions |
 //! | `counts` | how many samples are in each shard, as files next to them say |
+//! | `filter` | which samples of a shard are used |
 //! | `list` | shards that are opened when their turn comes |
 //! | `survey` | how well the tokenizer fits the captions |
 //! | `training` | which of the two a run trains on |
@@ -16,20 +17,27 @@
 mod cache;
 mod check;
 mod counts;
+mod filter;
 mod list;
 mod survey;
+#[cfg(test)]
+mod tests;
 mod training;
 mod variety;
 mod view;
+#[cfg(test)]
+mod where_tests;
 
 use std::borrow::Cow;
 use std::collections::{HashMap, hash_map};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use ::image::RgbImage;
 use rayon::prelude::*;
 
 use self::cache::Cache;
+use self::filter::Passed;
 pub(crate) use self::list::Opened;
 pub use self::list::ShardList;
 pub use self::survey::Survey;
@@ -66,6 +74,8 @@ pub struct Dataset {
     shards: Arc<Vec<Arc<Shard>>>,
     /// Shard, and number in the shard, of each sample.
     samples: Vec<(u32, u32)>,
+    /// Where each source ends in `shards`.
+    sources: Arc<[usize]>,
     reader: Arc<Reader>,
     warnings: Arc<[String]>,
 }
@@ -108,23 +118,33 @@ impl Dataset {
 
     /// As [`Self::open`]; `specs` are what the user wrote, for warnings.
     fn of<S: AsRef<str>>(sources: &[Source], specs: &[S], keys: CaptionKeys) -> Result<Self> {
+        keys.check()?;
         let locations: Vec<&Location> = sources.iter().flat_map(|source| &source.shards).collect();
-        let common = common(&keys);
-        let open = |(number, location): (usize, &&Location)| Shard::open(number as u32, location, &common);
+        let (common, never) = (common(&keys), AtomicBool::new(false));
+        let open = |(number, location): (usize, &&Location)| {
+            filter::open(number as u32, location, &common, keys.filter.as_ref(), &never)
+        };
         // All are opened before an error is returned, so that every run reports the same errors.
-        let opened: Vec<Result<(Shard, Report)>> = locations.par_iter().enumerate().map(open).collect();
-        let (shards, reports) = all(opened)?;
-        let mut first = 0;
-        for source in sources {
-            let of_source = first..first + source.shards.len();
-            check::source(&source.spec, &shards[of_source.clone()], &reports[of_source.clone()], &keys)?;
-            first = of_source.end;
+        let opened: Vec<Result<(Shard, Report, Passed)>> = locations.par_iter().enumerate().map(open).collect();
+        let (mut shards, mut reports, mut passed) = (Vec::new(), Vec::new(), Vec::new());
+        for (shard, report, of_shard) in all(opened)? {
+            shards.push(shard);
+            reports.push(report);
+            passed.push(of_shard);
+        }
+        let ends = source_ends(sources);
+        let names = sources.iter().zip(&ends).map(|(source, &end)| (&*source.spec, end));
+        let passed = keys.filter.as_ref().map(|filter| filter::check(filter, names, &passed)).transpose()?;
+        for (source, &end) in sources.iter().zip(&ends) {
+            let of_source = end - source.shards.len()..end;
+            check::source(&source.spec, &shards[of_source.clone()], &reports[of_source], &keys)?;
         }
         let unpacked = reports.iter().map(|report| report.unpacked);
         let (count, bytes) = unpacked.filter(|&bytes| bytes > 0).fold((0, 0), |(n, sum), bytes| (n + 1, sum + bytes));
         let fetched = reports.iter().map(|report| report.fetched).filter(|&bytes| bytes > 0);
         let (fetched, fetched_bytes) = fetched.fold((0, 0), |(n, sum), bytes| (n + 1, sum + bytes));
         let mut warnings = left_out(specs);
+        warnings.extend(passed);
         warnings.extend(twice(&locations, &reports));
         warnings.extend(note_lines(reports.into_iter().flat_map(|report| report.notes)));
         if bytes > NOTED_BYTES {
@@ -149,6 +169,7 @@ impl Dataset {
             reader: Arc::new(Reader { keys, decoding, cache, samples: samples.len() }),
             shards: Arc::new(shards.into_iter().map(Arc::new).collect()),
             samples,
+            sources: ends.into(),
             warnings: warnings.into(),
         })
     }
@@ -185,8 +206,9 @@ impl Dataset {
         if samples.is_empty() {
             return Err(DataError::NoSamples { of: self.len() });
         }
-        let Self { shards, reader, warnings, .. } = self;
-        let kept = Self { shards: shards.clone(), samples, reader: reader.clone(), warnings: warnings.clone() };
+        let Self { shards, sources, reader, warnings, .. } = self;
+        let (shards, sources, warnings) = (shards.clone(), sources.clone(), warnings.clone());
+        let kept = Self { shards, samples, sources, reader: reader.clone(), warnings };
         Ok(kept.with_reader(reader.decoding, reader.cache.clone()))
     }
 
@@ -263,9 +285,9 @@ impl Dataset {
     }
 
     /// A checksum over all keys and sizes: a position of a run means the same samples only in a data set with the same
-    /// fingerprint.
+    /// fingerprint, and with the same filter.
     pub fn fingerprint(&self) -> u32 {
-        self.fingerprint_of(|_| true)
+        with_filter(self.fingerprint_of(|_| true), &self.reader.keys)
     }
 
     /// The same for the samples of some shards.
@@ -290,6 +312,12 @@ impl Dataset {
             lengths[shard as usize] += 1;
         }
         lengths.into_iter()
+    }
+
+    /// How many samples of the data set are in each source.
+    pub(crate) fn source_lengths(&self) -> Vec<u64> {
+        let end = |&shards: &usize| self.samples.partition_point(|(shard, _)| (*shard as usize) < shards) as u64;
+        self.sources.iter().scan(0, |first, shards| Some(end(shards) - std::mem::replace(first, end(shards)))).collect()
     }
 
     pub(crate) fn shard_location(&self, number: usize) -> &Location {
@@ -318,16 +346,35 @@ fn common(keys: &CaptionKeys) -> Common {
     Common { image_key: keys.image_key.clone(), access: keys.access.clone(), ..Common::default() }
 }
 
+/// A fingerprint with that of the filter, if there is one.
+fn with_filter(sum: u32, keys: &CaptionKeys) -> u32 {
+    keys.filter.as_ref().map_or(sum, |filter| crc32c::crc32c_append(sum, filter.to_string().as_bytes()))
+}
+
 /// The sources that `specs` name.
 fn sources<S: AsRef<str>>(specs: &[S], access: &Access) -> Result<Vec<Source>> {
     match specs {
         [] => Err(DataError::NoSources { embedded: embedded_names() }),
-        specs => specs.iter().map(|spec| Source::parse_with(spec.as_ref(), access)).collect(),
+        specs => {
+            let parsed = specs.iter().map(|spec| Source::parse_all(spec.as_ref(), access));
+            Ok(parsed.collect::<Result<Vec<_>>>()?.concat())
+        }
     }
 }
 
+/// Where each source ends in the list of all shards.
+fn source_ends(sources: &[Source]) -> Vec<usize> {
+    let shards = sources.iter().map(|source| source.shards.len());
+    shards
+        .scan(0, |end, shards| {
+            *end += shards;
+            Some(*end)
+        })
+        .collect()
+}
+
 /// All shards, or an error that names those that cannot be used.
-fn all(opened: Vec<Result<(Shard, Report)>>) -> Result<(Vec<Shard>, Vec<Report>)> {
+fn all<T>(opened: Vec<Result<T>>) -> Result<Vec<T>> {
     let total = opened.len();
     let (mut shards, mut errors) = (Vec::with_capacity(total), Vec::new());
     for shard in opened {
@@ -337,147 +384,13 @@ fn all(opened: Vec<Result<(Shard, Report)>>) -> Result<(Vec<Shard>, Vec<Report>)
         }
     }
     match (errors.pop(), total) {
-        (None, _) => Ok(shards.into_iter().unzip()),
+        (None, _) => Ok(shards),
         (Some(error), 1) => Err(error),
         (Some(last), _) => {
             errors.push(last);
             let failed = errors.len();
             let list = list_some(errors.iter().map(DataError::to_string));
             Err(DataError::Shards { failed, total, list })
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::data::broken::Kind;
-    use crate::data::sample::ClassNumbers;
-    use crate::data::sample::image::ExifOrientation;
-    use crate::data::testing::{Archive, png};
-
-    #[test]
-    fn samples_of_all_sources_are_numbered_in_order() {
-        let (mut a, mut b) = (Archive::default(), Archive::default());
-        a.add("1.png", &png(4, 4, 1)).add("1.txt", b"cat");
-        a.add("2.png", &png(4, 4, 2)).add("2.json", br#"{"caption": "dog", "tags": ["pet"]}"#);
-        b.add("x/1.png", &png(4, 4, 3)).add("x/1.txt", b"cat");
-        b.add("x/2.png", &png(4, 4, 4)).add("x/2.txt", b"\xFF");
-        let dataset = Dataset::open(&[a.file(), b.file()], CaptionKeys::default()).unwrap();
-        assert_eq!(dataset.len(), 4);
-        assert_eq!((0..4).map(|sample| dataset.key(sample)).collect::<Vec<_>>(), ["1", "2", "x/1", "x/2"]);
-        let dog = Caption { texts: vec!["dog".into()], tags: vec!["pet".into()], tags_lost: None };
-        assert_eq!(dataset.caption(1).unwrap(), dog);
-        assert_eq!(dataset.image(2).unwrap(), png(4, 4, 3));
-        assert_eq!(dataset.name(3), format!("{}:x/2", b.file()));
-
-        let cats = dataset.filtered(|sample| dataset.caption(sample).is_ok_and(|c| c.first() == "cat")).unwrap();
-        assert_eq!((0..2).map(|sample| cats.key(sample)).collect::<Vec<_>>(), ["1", "x/1"]);
-        assert_ne!(cats.fingerprint(), dataset.fingerprint());
-        let again = Dataset::open(&[a.file(), b.file()], CaptionKeys::default()).unwrap();
-        assert_eq!(again.fingerprint(), dataset.fingerprint());
-        assert!(matches!(dataset.filtered(|_| false), Err(DataError::NoSamples { of: 4 })));
-    }
-
-    #[test]
-    fn photos_are_rotated_when_asked() {
-        let photo = include_bytes!("../../../tests/fixtures/images/jpeg-turned-6.jpg");
-        let mut archive = Archive::default();
-        archive.add("1.jpg", photo).add("1.txt", b"a photo");
-        let stored = Dataset::open(&[archive.file()], CaptionKeys::default()).unwrap();
-        assert_eq!(stored.decoded(0).unwrap().dimensions(), (32, 24));
-        let upright = stored.with_decoding(Decoding { orientation: ExifOrientation::Apply, ..Decoding::default() });
-        assert_eq!(upright.decoded(0).unwrap().dimensions(), (24, 32));
-        assert_eq!(upright.filtered(|_| true).unwrap().decoded(0).unwrap().dimensions(), (24, 32));
-    }
-
-    #[test]
-    fn mistakes_of_a_whole_source_are_found_at_once() {
-        let error = |archive: &Archive, key: Option<&str>| {
-            let keys = CaptionKeys { caption_key: key.map(str::to_owned), ..CaptionKeys::default() };
-            Dataset::open(&[archive.file()], keys).unwrap_err().to_string()
-        };
-        let mut archive = Archive::default();
-        archive.add("1.png", &png(4, 4, 0)).add("1.json", br#"{"alt": "a cat", "url": "x"}"#).add("1.cls", b"3");
-        let message = error(&archive, None);
-        assert!(message.contains("`caption`") && message.contains("JSON fields alt, url"), "{message}");
-        assert!(error(&archive, Some("txt")).contains("found .cls, .json, .png"));
-        for (record, why) in [
-            ("{\"caption\": 7}", "1: bad record: the field `caption` of the .json member is a number, not text"),
-            ("{\"caption\": null}", "1: empty caption: the field `caption` of the .json member is null"),
-            ("caption: a cat", "1: bad record: .json does not parse: line 1, byte 1:"),
-        ] {
-            let mut archive = Archive::default();
-            archive.add("1.png", &png(4, 4, 0)).add("1.json", record.as_bytes());
-            let message = error(&archive, None);
-            assert!(message.contains(why), "{message}");
-        }
-        let mut archive = Archive::default();
-        archive.add("1.svg", b"<svg").add("1.txt", b"a cat");
-        let message = error(&archive, None);
-        assert!(message.contains("no images") && message.contains(".svg, .txt"), "{message}");
-        let none: [&str; 0] = [];
-        assert!(matches!(Dataset::open(&none, CaptionKeys::default()), Err(DataError::NoSources { .. })));
-    }
-
-    #[test]
-    fn the_class_number_is_read_if_it_is_asked_for() {
-        let mut archive = Archive::default();
-        for (name, txt, cls) in [
-            ("0", Some("a cat"), Some(&b"3\n"[..])),
-            ("1", None, Some(b"\xEF\xBB\xBF12\r\n")),
-            ("2", Some("a dog"), None),
-            ("3", None, Some(b"tench\n")),
-            ("4", None, Some(b" \n")),
-        ] {
-            archive.add(&format!("{name}.png"), &png(4, 4, 1));
-            txt.map(|txt| archive.add(&format!("{name}.txt"), txt.as_bytes()));
-            cls.map(|cls| archive.add(&format!("{name}.cls"), cls));
-        }
-        let labels = |class_numbers| {
-            let keys = CaptionKeys { class_numbers, ..CaptionKeys::default() };
-            let dataset = Dataset::open(&[archive.file()], keys).unwrap();
-            [0, 1, 2, 3, 4].map(|sample| dataset.label(sample).map_err(|broken| broken.kind))
-        };
-        let says = |text: &str| Ok(Label::Captions(vec![text.to_owned()]));
-        let (cat, dog, tench) = (says("a cat"), says("a dog"), says("tench"));
-        let number = |number| Ok(Label::Number(number));
-        let (missing, empty) = (Err(Kind::MissingCaption), Err(Kind::EmptyCaption));
-        let expected = [&cat, &missing, &dog, &missing, &missing];
-        assert!(labels(ClassNumbers::Ignore).iter().eq(expected));
-        let expected = [&number(3), &number(12), &dog, &tench, &empty];
-        assert!(labels(ClassNumbers::Prefer).iter().eq(expected));
-        let expected = [&cat, &number(12), &dog, &tench, &empty];
-        assert!(labels(ClassNumbers::Accept).iter().eq(expected));
-        let expected = [&number(3), &number(12), &missing, &tench, &empty];
-        assert!(labels(ClassNumbers::Require).iter().eq(expected));
-    }
-
-    #[test]
-    fn an_archive_of_images_and_class_numbers_can_be_opened_for_them() {
-        let mut archive = Archive::default();
-        archive.add("0.png", &png(4, 4, 1)).add("0.cls", b"3");
-        let open =
-            |class_numbers| Dataset::open(&[archive.file()], CaptionKeys { class_numbers, ..CaptionKeys::default() });
-        assert!(open(ClassNumbers::Ignore).is_err());
-        assert_eq!(open(ClassNumbers::Prefer).unwrap().label(0).unwrap(), Label::Number(3));
-    }
-
-    #[test]
-    fn the_cache_holds_what_fits_whole() {
-        let mut archive = Archive::default();
-        for number in 0..10 {
-            archive.add(&format!("{number}.png"), &png(8, 8, number)).add(&format!("{number}.txt"), b"x");
-        }
-        let size = 8 * 8 * 3;
-        for (budget, kept) in [(0, 0), (9 * size, 0), (10 * size, 10)] {
-            let dataset = Dataset::open(&[archive.file()], CaptionKeys::default()).unwrap().with_cache(budget);
-            for sample in 0..10 {
-                let [first, second] = [dataset.decoded(sample).unwrap(), dataset.decoded(sample).unwrap()];
-                assert_eq!(first, second);
-                assert_eq!(Arc::ptr_eq(&first, &second), kept > 0);
-            }
-            assert_eq!(dataset.reader.cache.images.lock().unwrap().len(), kept);
         }
     }
 }

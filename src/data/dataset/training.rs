@@ -71,12 +71,15 @@ impl TrainingData {
         let sources = sources(specs, &keys.access)?;
         if order != Order::Global {
             let locations: Vec<Location> = sources.iter().flat_map(|source| source.shards.iter().cloned()).collect();
-            let counts = Counts::find(&locations, cache, &keys.access);
+            let mut counts = Counts::find(&locations, cache, &keys.access, None);
             let fetched = locations.iter().filter(|location| location.is_elsewhere()).count();
             let are_many = locations.len() > MANY_SHARDS
                 || fetched > MANY_FETCHED
                 || counts.total.is_some_and(|samples| samples > MANY_SAMPLES);
             if order == Order::Shards || are_many {
+                if let filter @ Some(_) = &keys.filter {
+                    counts = Counts::find(&locations, cache, &keys.access, filter.as_ref());
+                }
                 let list = ShardList::of(&sources, locations, counts, specs, keys)?;
                 return Ok(Arc::new(list.with_decoding(decoding)).into());
             }
@@ -145,6 +148,22 @@ impl TrainingData {
         match self {
             Self::Indexed(dataset) => samples.iter().map(|&sample| dataset.name(sample)).collect(),
             Self::Listed(list) => list.names(samples),
+        }
+    }
+
+    /// What is weighed: the number of shards in each source, or of samples if all are indexed.
+    pub(crate) fn source_items(&self) -> Vec<u64> {
+        match self {
+            Self::Indexed(dataset) => dataset.source_lengths(),
+            Self::Listed(list) => list.source_shards(),
+        }
+    }
+
+    /// The number of samples in each source, if it is known.
+    pub(crate) fn source_samples(&self) -> Vec<Option<u64>> {
+        match self {
+            Self::Indexed(dataset) => dataset.source_lengths().into_iter().map(Some).collect(),
+            Self::Listed(list) => list.source_samples(),
         }
     }
 

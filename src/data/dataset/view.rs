@@ -73,8 +73,7 @@ impl<'a> View<'a> {
 
     pub(crate) fn caption(self) -> Result<Caption, Broken> {
         let shard = self.whole()?;
-        let part = |span| shard.part(span);
-        self.reader.keys.read(part(self.entry.txt)?.as_deref(), part(self.entry.json)?.as_deref())
+        self.reader.keys.read_all(&shard.txts(self.entry)?, shard.part(self.entry.json)?.as_deref())
     }
 
     pub(crate) fn label(self) -> Result<Label, Broken> {

@@ -109,6 +109,15 @@ impl Shard {
         span.map(|span| self.store.part(span)).transpose().map_err(unreadable)
     }
 
+    /// The texts that captions are read from: the `.txt` part, or all captions of a record.
+    ///
+    /// # Errors
+    /// As [`Self::part`].
+    pub(crate) fn txts(&self, entry: &Entry) -> Result<Vec<Cow<'_, [u8]>>, Broken> {
+        let spans = entry.txt.iter().chain(&entry.more_txt);
+        spans.filter_map(|span| self.part(Some(*span)).transpose()).collect()
+    }
+
     /// Calls `use_it` with a part of the archive, if the sample has it; faster than [`Self::part`] for large ones.
     ///
     /// # Errors

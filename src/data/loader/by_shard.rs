@@ -12,13 +12,13 @@ use crate::data::sample::image::Decoding;
 use crate::data::testing::Archive;
 
 /// Shards with so many samples in a folder; `broken` ones are added to the first.
-struct Shards {
+pub(super) struct Shards {
     folder: tempfile::TempDir,
     lengths: Vec<u64>,
 }
 
 impl Shards {
-    fn new(lengths: &[u64], broken: u64) -> Self {
+    pub(super) fn new(lengths: &[u64], broken: u64) -> Self {
         let shards = Self { folder: tempfile::tempdir().unwrap(), lengths: lengths.to_vec() };
         for (shard, &len) in lengths.iter().enumerate() {
             let mut archive = Archive::default();
@@ -34,7 +34,7 @@ impl Shards {
         shards
     }
 
-    fn path(&self, shard: usize) -> PathBuf {
+    pub(super) fn path(&self, shard: usize) -> PathBuf {
         self.folder.path().join(format!("{shard:03}.tar"))
     }
 
@@ -50,11 +50,11 @@ impl Shards {
     }
 }
 
-fn with_streams(streams: usize, batch: usize, threads: usize) -> LoaderConfig {
+pub(super) fn with_streams(streams: usize, batch: usize, threads: usize) -> LoaderConfig {
     LoaderConfig { streams, max_bad: 1.0, ..config(batch, threads) }
 }
 
-fn start(data: &TrainingData, config: &LoaderConfig) -> Loader {
+pub(super) fn start(data: &TrainingData, config: &LoaderConfig) -> Loader {
     Loader::new(data.clone(), tokenizer(), config.clone(), Position::start(config.streams)).unwrap()
 }
 

@@ -48,8 +48,10 @@ pub(super) struct Health {
     max_bad: f32,
     order: Visited,
     epoch: u64,
-    /// In the data set, including those lost to damage.
+    /// In the data set, including those lost to damage, or visits of an epoch of other weights.
     samples: Option<u64>,
+    /// Whether an epoch visits each sample once.
+    is_plain: bool,
     lost: u64,
     visited: u64,
     bad: Skipped,
@@ -104,6 +106,7 @@ impl Health {
             order,
             epoch: 0,
             samples: data.samples().map(|samples| samples + lost),
+            is_plain: true,
             data,
             lost,
             visited: 0,
@@ -115,6 +118,11 @@ impl Health {
             named: BTreeMap::new(),
             warnings: Vec::new(),
         }
+    }
+
+    /// For epochs of `visits`, if that is known, which do not visit each sample once.
+    pub(super) fn with_mix(self, visits: Option<u64>) -> Self {
+        Self { samples: visits.map(|visits| visits + self.lost), is_plain: false, ..self }
     }
 
     pub(super) fn skipped(&self) -> Skipped {
@@ -132,7 +140,7 @@ impl Health {
             self.shards.learn(shard, samples);
             self.shards.opened += 1;
         }
-        if self.samples.is_none() && self.shards.known == self.shards.lengths.len() {
+        if self.is_plain && self.samples.is_none() && self.shards.known == self.shards.lengths.len() {
             self.samples = Some(self.shards.sum);
         }
         if news.lost > 0 {
@@ -207,7 +215,7 @@ impl Health {
         *bad += 1;
         let (bad, samples) = (*bad, self.shards.samples(number));
         let is_dirty = bad > 2 && bad as f32 / samples as f32 > self.max_bad;
-        let may_be_named = self.shards.lengths.len() > 1 && self.shards.named.len() < MAX_SHARDS_NAMED;
+        let may_be_named = self.is_plain && self.shards.lengths.len() > 1 && self.shards.named.len() < MAX_SHARDS_NAMED;
         if is_dirty && may_be_named && self.shards.named.insert(number) {
             self.warnings.push(format!(
                 "warning: many samples of {} are broken, {bad} of {samples} so far",

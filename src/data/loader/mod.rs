@@ -9,8 +9,8 @@
 //!
 //! The content of a batch depends on the seed, the number of streams and the start position alone: the assembler takes
 //! finished items of each stream strictly in the order of its visits, and each item's random numbers are keyed by
-//! (seed, purpose, epoch, sample). Broken samples are skipped in that order too. In the order of shards, another thread
-//! for each stream opens the shards that come next.
+//! (seed, purpose, epoch, slot), where a slot is one visit of a sample. Broken samples are skipped in that order too.
+//! In the order of shards, another thread for each stream opens the shards that come next.
 //!
 //! | file | what it does |
 //! |---|---|
@@ -23,6 +23,8 @@
 mod assemble;
 #[cfg(test)]
 mod by_shard;
+#[cfg(test)]
+mod by_weight;
 mod effort;
 mod eval;
 mod health;
@@ -47,6 +49,7 @@ pub use self::effort::Effort;
 pub use self::eval::{EvalBatch, EvalBatches};
 pub use self::health::Skipped;
 use self::health::{Health, Visited};
+use self::order::mix::{self, Mix};
 use self::order::shards::{Opener, ShardOrder, ShardVisits};
 use self::order::{GlobalVisits, Share, Visits};
 pub use self::order::{Position, StreamPosition};
@@ -62,6 +65,11 @@ pub struct LoaderConfig {
     pub batch: usize,
     /// Streams that the order is cut into; divides `batch`.
     pub streams: usize,
+    /// How often an epoch visits the samples of each source; empty: once. In the order of shards, what is beyond a
+    /// whole number goes to some shards, which change from epoch to epoch.
+    pub weights: Vec<f64>,
+    /// Whether samples (or shards) are drawn with replacement.
+    pub resample: bool,
     /// Side of the square images, in pixels.
     pub image_size: usize,
     /// Side of a patch, in pixels; divides `image_size`.
@@ -89,6 +97,8 @@ impl Default for LoaderConfig {
         Self {
             batch: 256,
             streams: 1,
+            weights: Vec::new(),
+            resample: false,
             image_size: 224,
             patch_size: 16,
             mask_ratio: 0.5,
@@ -112,6 +122,37 @@ impl LoaderConfig {
     /// Visible patches of an image.
     pub fn kept(&self) -> usize {
         kept_patches(self.patches(), self.mask_ratio)
+    }
+
+    /// Which samples or shards an epoch visits.
+    fn mix(&self, data: &TrainingData) -> Result<Mix> {
+        Mix::new(&data.source_items(), &self.weights, self.resample)
+    }
+
+    /// What an epoch of `data` is. Also checks that the weights fit the data.
+    ///
+    /// # Errors
+    /// Weights that are out of range, or not as many as there are sources.
+    pub fn epoch(&self, data: &TrainingData) -> Result<Epoch> {
+        let mix = self.mix(data)?;
+        if mix.is_plain() {
+            return Ok(Epoch { samples: data.samples(), notes: Vec::new() });
+        }
+        let visits = |((slots, items), samples): ((u64, u64), Option<u64>)| {
+            Some(samples? as f64 * slots as f64 / items.max(1) as f64)
+        };
+        let samples = mix.slots_of().zip(data.source_samples()).map(visits).sum::<Option<f64>>();
+        let samples = samples.map(|samples| samples.round() as u64);
+        let items = if matches!(data, TrainingData::Listed(_)) { "shards" } else { "samples" };
+        let mut notes = mix.warnings(&self.weights, items);
+        let how = if self.resample { ", drawn with replacement" } else { "" };
+        notes.push(match samples {
+            Some(samples) if items == "shards" => {
+                format!("an epoch has {} visits of shards{how}, about {samples} pairs", mix.slots())
+            }
+            _ => format!("an epoch has {} visits of {items}{how}", mix.slots()),
+        });
+        Ok(Epoch { samples, notes })
     }
 
     /// Checks all fields.
@@ -150,6 +191,7 @@ impl LoaderConfig {
                 &format!("it must be a multiple of patch_size = {}", self.patch_size),
             );
         }
+        self.weights.iter().try_for_each(|&weight| mix::check(weight))?;
         if !(0.0..1.0).contains(&self.mask_ratio) {
             return wrong("mask_ratio", &self.mask_ratio, "it must be 0 <= ratio < 1");
         }
@@ -161,6 +203,15 @@ impl LoaderConfig {
         }
         self.augmentation.validate()
     }
+}
+
+/// How long an epoch is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Epoch {
+    /// Visits of samples, if that is known; with weights that are no whole numbers, and with draws, on average.
+    pub samples: Option<u64>,
+    /// What is worth knowing about weights, a line each.
+    pub notes: Vec<String>,
 }
 
 /// One training batch.
@@ -239,7 +290,9 @@ impl Loader {
         let (batches_in, batches) = bounded(config.prefetch);
         let (recycled, recycled_out) = bounded(config.prefetch + 2);
         let order = if matches!(data, TrainingData::Listed(_)) { Visited::ByShard } else { Visited::Shuffled };
+        let mix = config.mix(&data)?;
         let health = Health::new(data.clone(), config.max_bad, order);
+        let health = if mix.is_plain() { health } else { health.with_mix(config.epoch(&data)?.samples) };
         let stop = Arc::new(AtomicBool::new(false));
         let mut loader = Self {
             batches: Some(batches),
@@ -262,7 +315,7 @@ impl Loader {
             let (jobs, done) = (jobs_out.clone(), done_in.clone());
             loader.spawn(format!("decode-{number}"), move || worker.run(&jobs, &done))?;
         }
-        let streams = loader.streams(&data, &config, workers, &start, own.clone())?;
+        let streams = loader.streams(&data, &mix, &config, workers, &start, own.clone())?;
         let (position, first, each) = (start, own.start, config.batch / config.streams);
         let (in_flight, next_row, spare) = (0, 0, Vec::new());
         let assembler =
@@ -275,6 +328,7 @@ impl Loader {
     fn streams(
         &mut self,
         data: &TrainingData,
+        mix: &Mix,
         config: &LoaderConfig,
         threads: usize,
         start: &Position,
@@ -294,20 +348,20 @@ impl Loader {
             let share = Share { stream: number as u64, streams: config.streams as u64 };
             let visits = match data {
                 TrainingData::Indexed(dataset) => {
-                    if start.index >= dataset.len() as u64 {
-                        return beyond(start.index, format!("{} samples", dataset.len()));
+                    if start.index >= mix.slots() {
+                        return beyond(start.index, format!("{} samples", mix.slots()));
                     }
-                    Visits::Global(GlobalVisits::new(dataset.clone(), config.seed, share, start))
+                    Visits::Global(GlobalVisits::new(dataset.clone(), config.seed, share, mix.clone(), start))
                 }
                 TrainingData::Listed(list) => {
-                    let order = ShardOrder { seed: config.seed, share, shards: list.shards() as u64 };
+                    let order = ShardOrder { seed: config.seed, share, mix: mix.clone() };
                     let groups = order.groups_in(start.epoch);
                     if start.group >= groups.max(1) {
                         return beyond(start.group, format!("{groups} groups of shards"));
                     }
                     let (groups_in, groups) = bounded(0);
                     let (stop, counters) = (self.stop.clone(), self.counters.clone());
-                    let opener = Opener { list: list.clone(), order, start, threads, stop, counters };
+                    let opener = Opener { list: list.clone(), order: order.clone(), start, threads, stop, counters };
                     self.spawn(format!("open-{number}"), move || opener.run(&groups_in))?;
                     Visits::Shards(ShardVisits::new(list.clone(), order, start, groups, self.counters.clone()))
                 }

@@ -2,12 +2,13 @@
 
 use proptest::prelude::*;
 
+use super::order::mix::Mix;
 use super::order::shards::ShardOrder;
 use super::order::{Position, Share, StreamPosition};
 use crate::fuzzing::cases;
 
 /// The visits of a stream in some epochs: shard and sample.
-fn visits(order: ShardOrder, lengths: &[u64], epochs: std::ops::Range<u64>) -> Vec<(u32, u32)> {
+fn visits(order: &ShardOrder, lengths: &[u64], epochs: std::ops::Range<u64>) -> Vec<(u32, u32)> {
     let mut all = Vec::new();
     for epoch in epochs {
         for group in 0..order.groups_in(epoch) {
@@ -53,8 +54,8 @@ proptest! {
     ) {
         let mut found = Vec::new();
         for stream in 0..streams {
-            let order = ShardOrder { seed, share: Share { stream, streams }, shards: lengths.len() as u64 };
-            found.extend(visits(order, &lengths, epoch..epoch + 1));
+            let order = ShardOrder { seed, share: Share { stream, streams }, mix: Mix::plain(lengths.len() as u64) };
+            found.extend(visits(&order, &lengths, epoch..epoch + 1));
         }
         found.sort_unstable();
         let all = lengths.iter().enumerate().flat_map(|(shard, &len)| (0..len as u32).map(move |at| (shard as u32, at)));

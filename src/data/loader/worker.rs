@@ -70,8 +70,8 @@ impl Worker {
 
     fn make(&mut self, visit: &Visit, item: &mut Item) -> Result<(), Broken> {
         let Self { tokenizer, config, square, .. } = self;
-        let (epoch, sample, view) = (visit.epoch, visit.sample, visit.held.view());
-        let random = |purpose| Random::new(config.seed, purpose, epoch, sample);
+        let (epoch, key, view) = (visit.epoch, visit.key, visit.held.view());
+        let random = |purpose| Random::new(config.seed, purpose, epoch, key);
 
         let caption = view.caption()?.vary(&config.captions, &mut random(Purpose::Caption));
         item.tokens.resize(config.context, 0);
@@ -79,7 +79,7 @@ impl Worker {
         tokenizer.encode(&caption, &mut item.tokens).map_err(refused)?;
 
         item.ids_keep.resize(config.kept(), 0);
-        visible_patches(config.seed, epoch, sample, config.patches(), &mut item.ids_keep);
+        visible_patches(config.seed, epoch, key, config.patches(), &mut item.ids_keep);
         item.image.resize(config.kept() * config.patch_size.pow(2) * 3, 0);
         let (augmentation, mut random) = (&config.augmentation, random(Purpose::Crop));
         let (image, crop) = view.decoded_part(|width, height| augmentation.crop(width, height, &mut random))?;
@@ -111,7 +111,7 @@ mod tests {
         let (done_in, done) = unbounded();
         for ticket in 0..2 {
             let (next, held) = (StreamPosition::default(), dataset.held(0));
-            let visit = Visit { sample: 0, held, epoch: 0, next, passes: 0.0, news: None };
+            let visit = Visit { sample: 0, held, epoch: 0, key: 0, next, passes: 0.0, news: None };
             jobs.send(Job { stream: 0, ticket, visit, item: Item::default() }).unwrap();
         }
         drop(jobs);

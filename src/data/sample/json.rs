@@ -14,9 +14,11 @@ pub(crate) enum Value {
     NotUtf8,
     List(Vec<Value>),
     Null,
-    Number,
-    Bool,
-    Object,
+    /// As f64; NaN if it is none, as in `1x`.
+    Number(f64),
+    Bool(bool),
+    /// With its braces.
+    Object(Vec<u8>),
     /// Not JSON; an empty value, for example.
     Unknown,
 }
@@ -29,9 +31,9 @@ impl Value {
             Self::NotUtf8 => "text that is not UTF-8",
             Self::List(_) => "a list",
             Self::Null => "null",
-            Self::Number => "a number",
-            Self::Bool => "true or false",
-            Self::Object => "an object",
+            Self::Number(_) => "a number",
+            Self::Bool(_) => "true or false",
+            Self::Object(_) => "an object",
             Self::Unknown => "no JSON value",
         }
     }
@@ -148,16 +150,21 @@ impl Reader<'_> {
             }
             Some(b'"') => Ok(String::from_utf8(self.string()?).map_or(Value::NotUtf8, Value::Text)),
             Some(b'{') => {
+                let start = self.at;
                 self.skip()?;
-                Ok(Value::Object)
+                Ok(Value::Object(self.bytes[start..self.at].to_vec()))
             }
             _ => {
                 let start = self.at;
                 self.skip()?;
                 Ok(match self.bytes.get(start..self.at).unwrap_or_default() {
                     b"null" | b"None" => Value::Null,
-                    b"true" | b"false" => Value::Bool,
-                    [b'0'..=b'9' | b'-' | b'+', ..] | b"NaN" | b"nan" | b"Infinity" => Value::Number,
+                    b"true" => Value::Bool(true),
+                    b"false" => Value::Bool(false),
+                    number @ ([b'0'..=b'9' | b'-' | b'+', ..] | b"NaN" | b"nan" | b"Infinity") => {
+                        let number = std::str::from_utf8(number).ok().and_then(|number| number.parse().ok());
+                        Value::Number(number.unwrap_or(f64::NAN))
+                    }
                     _ => Value::Unknown,
                 })
             }

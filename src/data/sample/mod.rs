@@ -6,6 +6,7 @@
 //! | `augment` | random crops, flips and colour |
 //! | `mask` | visible patches |
 //! | `caption`, `json` | captions and tags, from text or from a record |
+//! | `filter` | which samples are used, by the fields of their records |
 //! | `tokenizer` | from words to token numbers |
 //! | `label` | what an image is compared with in evaluation |
 //!
@@ -13,6 +14,7 @@
 
 mod augment;
 mod caption;
+mod filter;
 pub mod image;
 pub(crate) mod json;
 pub(crate) mod label;
@@ -21,6 +23,7 @@ mod tokenizer;
 
 pub use self::augment::{Augmentation, CropRect};
 pub use self::caption::{Caption, CaptionKeys, CaptionLines, CaptionVariation};
+pub use self::filter::{Filter, FilterError};
 pub(crate) use self::json::Record;
 pub use self::label::{ClassNumbers, Content, Label};
 pub use self::mask::{cut_patches, kept_patches, visible_patches};

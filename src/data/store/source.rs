@@ -60,6 +60,19 @@ pub struct Source {
 }
 
 impl Source {
+    /// Reads one entry, or several that are joined with `::`, as OpenCLIP writes them.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub(crate) fn parse_all(spec: &str, access: &Access) -> Result<Vec<Self>> {
+        // A command may contain `::`.
+        if spec.starts_with("pipe:") || Path::new(spec).exists() {
+            Ok(vec![Self::parse_with(spec, access)?])
+        } else {
+            spec.split("::").map(|part| Self::parse_with(part, access)).collect()
+        }
+    }
+
     /// Reads one entry: `embedded:NAME`, or a path with `{000..127}`, `{a,b}`, `*`, `?` and `[..]`,
     /// or a folder, which stands for all archives in it, or else for the images in it and in its subfolders; an address
     /// (`s3://`, `gs://`, `az://`, `http://`, `https://`) of the same form, or `pipe:` and a command. Web servers give
@@ -107,10 +120,6 @@ pub(crate) fn unread(spec: &str) -> Option<String> {
     }
     if spec.starts_with("pipe:") {
         return None;
-    }
-    if spec.contains("::") {
-        let parts: Vec<&str> = spec.split("::").collect();
-        return Some(format!("sources are not joined with `::`; give each by itself: {}", parts.join(" ")));
     }
     let (scheme, _) = spec.split_once("://")?;
     let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
@@ -348,7 +357,6 @@ mod tests {
             ("https://example.org/shards/", "web servers give no list of a folder"),
             ("s3:///a.tar", "the name after :// is missing"),
             ("pipe: ", "the command is missing"),
-            ("a.tar::b.tar", "give each by itself: a.tar b.tar"),
             ("file:///data/a.tar", "give the path alone: `/data/a.tar`"),
         ] {
             let error = Source::parse(spec).unwrap_err().to_string();
@@ -358,7 +366,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let odd = folder.path().join("a::b.tar");
         std::fs::write(&odd, b"x").unwrap();
-        assert_eq!(Source::parse(&odd.display().to_string()).unwrap().shards, [Location::File(odd)]);
+        let two = format!("{}::embedded:noto", odd.display());
+        assert!(
+            Source::parse_all(&two, &Access::default()).unwrap_err().to_string().contains("do not exist"),
+            "it is split everywhere"
+        );
+        let found = Source::parse_all(&odd.display().to_string(), &Access::default()).unwrap();
+        assert!(found.len() == 1 && found[0].shards == [Location::File(odd)]);
     }
 
     #[test]

@@ -33,6 +33,8 @@ pub(crate) struct Entry {
     pub(crate) key: Box<[u8]>,
     pub(crate) image: Option<Span>,
     pub(crate) txt: Option<Span>,
+    /// Further captions, where a format has several.
+    pub(crate) more_txt: Box<[Span]>,
     pub(crate) json: Option<Span>,
     /// A class number, for evaluation.
     pub(crate) cls: Option<Span>,

@@ -13,6 +13,7 @@ mod tests;
 use std::collections::BTreeSet;
 use std::io;
 use std::num::NonZeroU64;
+use std::ops::Range;
 
 use self::example::{Example, example};
 use super::Indexed;
@@ -171,11 +172,16 @@ impl Example<'_> {
                 features.insert(name.clone().into_owned());
             }
             let Some(value) = values.first() else { continue };
-            let span = NonZeroU64::new(base + value.start as u64).map(|start| Span { start, len: value.len() as u64 });
+            let place = |value: &Range<usize>| {
+                NonZeroU64::new(base + value.start as u64).map(|start| Span { start, len: value.len() as u64 })
+            };
             if let Some((slot, rank)) = slot_of(&name) {
                 if rank < ranks[slot as usize] {
                     ranks[slot as usize] = rank;
-                    *entry.part_mut(slot) = span;
+                    *entry.part_mut(slot) = place(value);
+                    if slot == Slot::Txt {
+                        entry.more_txt = values[1..].iter().filter_map(place).collect();
+                    }
                 }
             } else if matches!(&*name, "key" | "__key__" | "image/filename") {
                 entry.key = self.data[value.clone()].into();

@@ -68,6 +68,33 @@ fn parts_are_ranges_of_the_file() {
     assert_eq!((entry.image.unwrap().len, entry.txt.unwrap().len, &*entry.key), (9, 5, &b"000000"[..]));
 }
 
+/// All values of the caption's feature, and of no other; those of the preferred name.
+#[test]
+fn every_caption_of_a_record_has_its_range() {
+    let list = |name: &str, values: &[&[u8]]| {
+        let values: Vec<u8> = values.iter().flat_map(|value| field(1, value)).collect();
+        field(1, &[field(1, name.as_bytes()), field(2, &field(1, &values))].concat())
+    };
+    let bytes = record(&field(
+        1,
+        &[
+            list("caption", &[b"a", b"b"]),
+            list("txt", &[b"one", b"", b"three"]),
+            list("image/caption", &[b"c", b"d"]),
+            list("jpg", &[b"first", b"second"]),
+        ]
+        .concat(),
+    ));
+    let entry = &read(&bytes).entries[0];
+    let text =
+        |span: &Span| String::from_utf8_lossy(&bytes[span.start.get() as usize..][..span.len as usize]).into_owned();
+    let texts: Vec<String> = entry.txt.iter().chain(&entry.more_txt).map(text).collect();
+    assert_eq!(
+        (texts, text(&entry.image.unwrap())),
+        (["one", "", "three"].map(str::to_owned).to_vec(), "first".to_owned())
+    );
+}
+
 #[test]
 fn damage_costs_the_records_that_it_hits() {
     let records = ten();

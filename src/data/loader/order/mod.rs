@@ -1,4 +1,5 @@
-//! The order in which samples are visited: each once per epoch, in an order that is shuffled for each epoch.
+//! The order in which samples are visited: each once per epoch, or as often as the weight of its source says, in an
+//! order that is shuffled for each epoch.
 //!
 //! The order is cut into streams. Each has a position of its own and skips its own broken samples, so what it visits
 //! does not depend on the other streams. A batch takes equal parts from all of them: rows `v * batch / streams` and up
@@ -8,10 +9,12 @@
 //! |---|---|
 //! | `global` | one shuffle of all samples |
 //! | `shards` | shuffled shards, in groups whose samples are mixed |
+//! | `mix` | how often an epoch visits each source |
 //!
-//! The order is a function of the seed, the data set and the number of streams alone.
+//! The order is a function of the seed, the data set, the weights and the number of streams alone.
 
 mod global;
+pub(super) mod mix;
 pub(super) mod shards;
 #[cfg(test)]
 mod tests;
@@ -97,6 +100,8 @@ pub(super) struct Visit {
     pub(super) sample: u64,
     pub(super) held: Held,
     pub(super) epoch: u64,
+    /// With the epoch, the key of the visit's random numbers: no two visits of an epoch have the same.
+    pub(super) key: u64,
     /// Where the stream is after it.
     pub(super) next: StreamPosition,
     /// Passes over the stream's part of the data after it.

@@ -1,9 +1,9 @@
 //! Shuffled shards, in groups whose samples are mixed.
 //!
-//! The shards of an epoch are permuted, and a stream takes every `streams`-th of them, a *group* of up to 16 at a time.
-//! The samples of a group are merged at random, each shard's in its own order; the result is cut into windows of up to
-//! 8,192 samples, each of which is shuffled. So shards are read from front to back, and a stream's state is the number
-//! of its group and a place in it.
+//! The slots of an epoch (`mix`), each of which visits a shard, are permuted, and a stream takes every `streams`-th of
+//! them, a *group* of up to 16 at a time. The samples of a group are merged at random, each shard's in its own order;
+//! the result is cut into windows of up to 8,192 samples, each of which is shuffled. So shards are read from front to
+//! back, and a stream's state is the number of its group and a place in it.
 //!
 //! With fewer shards than streams, every stream takes all shards, and every `streams`-th sample of each.
 //!
@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam::channel::{Receiver, Sender};
 
+use super::mix::Mix;
 use super::{News, Share, StreamPosition, Visit};
 use crate::data::dataset::{Opened, ShardList};
 use crate::data::error::{DataError, Result};
@@ -28,23 +29,24 @@ pub(super) const GROUP: u64 = 16;
 pub(super) const WINDOW: usize = 8192;
 
 /// Which shards a stream visits when.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct ShardOrder {
     pub(crate) seed: u64,
     pub(crate) share: Share,
-    /// In the list.
-    pub(crate) shards: u64,
+    /// Of the shards in the list.
+    pub(crate) mix: Mix,
 }
 
 impl ShardOrder {
     /// Whether all streams take all shards.
     fn splits_shards(&self) -> bool {
-        self.shards < self.share.streams
+        self.mix.slots() < self.share.streams
     }
 
     /// Shards that the stream takes in an epoch.
     fn shards_in(&self, epoch: u64) -> u64 {
-        if self.splits_shards() { self.shards } else { self.share.count(epoch, self.shards) }
+        let slots = self.mix.slots();
+        if self.splits_shards() { slots } else { self.share.count(epoch, slots) }
     }
 
     /// Groups of about the same size that they form.
@@ -58,11 +60,13 @@ impl ShardOrder {
         group * shards / groups..(group + 1) * shards / groups
     }
 
-    /// The numbers of a group's shards.
+    /// The slots of a group; with weights of 1, these are the numbers of its shards.
     pub(crate) fn group(&self, epoch: u64, group: u64) -> Vec<u32> {
-        let order = Permutation::new(self.seed, Purpose::Shards, epoch, self.shards);
-        let item = |place| if self.splits_shards() { place } else { self.share.item(epoch, self.shards, place) };
-        self.places(epoch, group).map(|place| order.at(item(place)) as u32).collect()
+        let slots = self.mix.slots();
+        let order = Permutation::new(self.seed, Purpose::Shards, epoch, slots);
+        let item = |place| if self.splits_shards() { place } else { self.share.item(epoch, slots, place) };
+        let slot = |item| if self.mix.resamples() { item } else { order.at(item) };
+        self.places(epoch, group).map(|place| slot(item(place)) as u32).collect()
     }
 
     /// The order in which a group's samples are visited, if its shards have `lengths`: which shard of the group, and
@@ -110,6 +114,8 @@ impl ShardOrder {
 pub(crate) struct Group {
     epoch: u64,
     group: u64,
+    /// Of its shards.
+    slots: Vec<u32>,
     opened: Opened,
     visits: Vec<(u32, u32)>,
     /// The share of the epoch's shards that come before it, and with it.
@@ -142,13 +148,15 @@ impl Opener {
     }
 
     fn open(&self, epoch: u64, group: u64) -> Result<Option<Group>> {
-        let numbers = self.order.group(epoch, group);
+        let slots = self.order.group(epoch, group);
+        let number = |&slot: &u32| self.order.mix.item(self.order.seed, epoch, u64::from(slot)) as u32;
+        let numbers: Vec<u32> = slots.iter().map(number).collect();
         let Some(opened) = self.list.open_all(&numbers, self.threads, &self.stop)? else { return Ok(None) };
         self.counters.opened(opened.shards.iter().filter_map(|(_, shard)| Some(shard.as_ref()?.bytes())).sum());
         let visits = self.order.visits(epoch, group, &opened.lengths().collect::<Vec<_>>());
         let (places, all) = (self.order.places(epoch, group), self.order.shards_in(epoch) as f64);
         let progress = [places.start, places.end].map(|place| place as f64 / all);
-        Ok(Some(Group { epoch, group, opened, visits, progress }))
+        Ok(Some(Group { epoch, group, slots, opened, visits, progress }))
     }
 }
 
@@ -196,8 +204,9 @@ impl ShardVisits {
                 let passes = group.epoch as f64 + before + (with - before) * index as f64 / of as f64;
                 let place = (*shard_number, number);
                 let (sample, held) = (ShardList::id(place.0, place.1), self.list.held(shard, place));
+                let key = ShardList::id(group.slots[slot as usize], number);
                 let news = Some(std::mem::take(&mut self.news)).filter(|news| *news != News::default()).map(Arc::new);
-                return Ok(Visit { sample, held, epoch: group.epoch, next, passes, news });
+                return Ok(Visit { sample, held, epoch: group.epoch, key, next, passes, news });
             }
             self.next_group()?;
         }

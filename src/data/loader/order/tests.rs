@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use super::mix::Mix;
 use super::shards::{GROUP, ShardOrder, WINDOW};
 use super::*;
 use crate::data::dataset::Dataset;
@@ -29,7 +30,7 @@ fn visits(visits: &mut GlobalVisits, count: usize) -> Vec<(u64, u64, StreamPosit
 fn the_global_order_is_one_shuffle_of_all_samples() {
     let (_archive, dataset) = dataset(50);
     let share = Share { stream: 0, streams: 1 };
-    let mut stream = GlobalVisits::new(dataset, 3, share, StreamPosition::default());
+    let mut stream = GlobalVisits::new(dataset, 3, share, Mix::plain(50), StreamPosition::default());
     for epoch in 0..3 {
         let expected = Random::new(3, Purpose::Shuffle, epoch, 0).permutation(50);
         let found = visits(&mut stream, 50);
@@ -46,7 +47,7 @@ fn streams_of_the_global_order_resume_anywhere_and_share_each_epoch() {
     for streams in [1, 2, 3, 5, 9] {
         let mut first_epochs = Vec::new();
         for stream in 0..streams {
-            let new = |start| GlobalVisits::new(dataset.clone(), 4, Share { stream, streams }, start);
+            let new = |start| GlobalVisits::new(dataset.clone(), 4, Share { stream, streams }, Mix::plain(7), start);
             let all = visits(&mut new(StreamPosition::default()), 30);
             for done in 0..20 {
                 assert_eq!(visits(&mut new(all[done].2), 29 - done), all[done + 1..]);
@@ -62,7 +63,7 @@ fn streams_of_the_global_order_resume_anywhere_and_share_each_epoch() {
 /// Computed by another implementation, in Python. A change would make resumed runs go on with other samples.
 #[test]
 fn the_order_of_a_group_is_the_same_for_ever() {
-    let order = ShardOrder { seed: 1, share: Share { stream: 0, streams: 1 }, shards: 40 };
+    let order = ShardOrder { seed: 1, share: Share { stream: 0, streams: 1 }, mix: Mix::plain(40) };
     assert_eq!((order.groups_in(0), order.group(0, 1)), (3, vec![23, 11, 3, 29, 33, 13, 27, 28, 26, 9, 10, 4, 35]));
     let expected = [(0, 2), (3, 0), (0, 0), (3, 2), (3, 3), (3, 1), (0, 1), (1, 0), (1, 1)];
     assert_eq!(order.visits(0, 1, &[3, 2, 0, 4]), expected);
@@ -71,7 +72,7 @@ fn the_order_of_a_group_is_the_same_for_ever() {
 #[test]
 fn groups_are_of_about_the_same_size() {
     for shards in 1..100 {
-        let order = ShardOrder { seed: 1, share: Share { stream: 0, streams: 1 }, shards };
+        let order = ShardOrder { seed: 1, share: Share { stream: 0, streams: 1 }, mix: Mix::plain(shards) };
         let sizes: Vec<u64> = (0..order.groups_in(0)).map(|group| order.group(0, group).len() as u64).collect();
         let (min, max) = (sizes.iter().min().unwrap(), sizes.iter().max().unwrap());
         assert!(max - min <= 1 && *max <= GROUP && sizes.iter().sum::<u64>() == shards, "{sizes:?}");
@@ -81,7 +82,7 @@ fn groups_are_of_about_the_same_size() {
 /// Within a group, what is visited at any time lies in a narrow range of each shard, and comes from all of them.
 #[test]
 fn shards_are_read_from_front_to_back_and_mixed() {
-    let order = ShardOrder { seed: 5, share: Share { stream: 0, streams: 1 }, shards: 8 };
+    let order = ShardOrder { seed: 5, share: Share { stream: 0, streams: 1 }, mix: Mix::plain(8) };
     let lengths = [9000; 8];
     let visits = order.visits(3, 0, &lengths);
     assert_eq!(visits.iter().collect::<HashSet<_>>().len(), 72_000);

@@ -1,0 +1,372 @@
+//! A sample's captions and tags: where they are read from, and how they vary from visit to visit.
+
+#[cfg(test)]
+mod tests;
+
+use serde::{Deserialize, Serialize};
+use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
+
+use super::filter::Filter;
+use super::json::{Record, Value};
+use super::label::ClassNumbers;
+use crate::data::broken::{Broken, Kind};
+use crate::data::error::DataError;
+use crate::data::store::Access;
+use crate::data::text;
+use crate::random::Random;
+
+/// Where a sample's captions, tags and image are read from, and which samples are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CaptionKeys {
+    /// `None`: the `.txt` member, or else the field `caption` of the `.json` member. `Some("txt")`: only the
+    /// `.txt` member. Any other: only that field of the `.json` member, which is a text or a list of texts. With
+    /// commas, several of these, each with a probability (`caption:0.7,alt:0.3`) or all with the same (`caption,alt`).
+    pub caption_key: Option<String>,
+    /// Whether evaluation reads class numbers instead (see [`Dataset::label`](crate::data::Dataset::label)).
+    pub class_numbers: ClassNumbers,
+    /// What the lines of a `.txt` member are.
+    pub caption_lines: CaptionLines,
+    /// Field of the `.json` member with a list of tags; a sample without the field has no tags.
+    pub tags_key: String,
+    /// Column of a table (CSV, TSV) with the paths of images; `None`: `filepath`, as OpenCLIP, or another usual name.
+    pub image_key: Option<String>,
+    /// Only samples that pass are used.
+    pub filter: Option<Filter>,
+    /// How shards that are not on disk are fetched.
+    #[serde(skip)]
+    pub access: Access,
+}
+
+impl Default for CaptionKeys {
+    fn default() -> Self {
+        let (class_numbers, caption_lines) = (ClassNumbers::default(), CaptionLines::default());
+        Self {
+            caption_key: None,
+            class_numbers,
+            caption_lines,
+            tags_key: "tags".to_owned(),
+            image_key: None,
+            filter: None,
+            access: Access::default(),
+        }
+    }
+}
+
+/// What the lines of a `.txt` member are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[serde(rename_all = "lowercase")]
+pub enum CaptionLines {
+    /// Each line that is not blank is a caption of its own.
+    #[default]
+    Each,
+    /// All lines together are one caption.
+    Join,
+}
+
+/// How a caption varies: with probability `tag_chance`, it is followed by `1..=max_tags` of the sample's tags.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CaptionVariation {
+    /// Probability of appending tags, in `[0, 1]`.
+    pub tag_chance: f32,
+    /// At most so many.
+    pub max_tags: usize,
+}
+
+impl Default for CaptionVariation {
+    fn default() -> Self {
+        Self { tag_chance: 0.5, max_tags: 3 }
+    }
+}
+
+/// The captions and tags of one sample.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Caption {
+    /// All captions of the sample, in the order of the file; at least one.
+    pub texts: Vec<String>,
+    /// If they come from several fields: how many come from each, and its share of the visits. Empty: all come from
+    /// one.
+    pub fields: Vec<(usize, f32)>,
+    /// In the order of the file.
+    pub tags: Vec<String>,
+    /// Why the tags could not be read, if so. The captions can still be used.
+    pub tags_lost: Option<String>,
+}
+
+impl Caption {
+    /// The captions of one field, drawn by the shares if there are several.
+    fn draw_field(&self, random: &mut Random) -> &[String] {
+        let Some(&(last, _)) = self.fields.last() else { return &self.texts };
+        let mut left = random.uniform() * self.fields.iter().map(|(_, share)| share).sum::<f32>();
+        let mut first = 0;
+        for &(count, share) in &self.fields {
+            if left < share {
+                return &self.texts[first..first + count];
+            }
+            left -= share;
+            first += count;
+        }
+        // Where the sum was rounded up.
+        &self.texts[self.texts.len() - last..]
+    }
+
+    /// The first caption.
+    pub fn first(&self) -> &str {
+        self.texts.first().map_or("", String::as_str)
+    }
+
+    /// One of the captions, with equal probability (of several fields, first one of the fields by their shares), alone
+    /// or as `caption, tag, tag`: a uniform number of distinct tags in random order. A single caption is taken without
+    /// drawing a random number.
+    pub fn vary(&self, variation: &CaptionVariation, random: &mut Random) -> String {
+        let texts = self.draw_field(random);
+        let text = match texts.len() {
+            0 | 1 => texts.first().map_or("", String::as_str),
+            several => &texts[random.below(several as u32) as usize],
+        };
+        let max = self.tags.len().min(variation.max_tags);
+        if random.uniform() >= variation.tag_chance || max == 0 {
+            return text.to_owned();
+        }
+        let count = 1 + random.below(max as u32) as usize;
+        let chosen = random.permutation(self.tags.len()).into_iter().take(count);
+        chosen.fold(text.to_owned(), |caption, tag| caption + ", " + &self.tags[tag as usize])
+    }
+}
+
+/// A field that captions are drawn from, and its share. `txt` is the `.txt` member.
+type Choice<'a> = (&'a str, f32);
+
+fn is_txt(key: &str) -> bool {
+    matches!(key, "txt" | ".txt")
+}
+
+impl CaptionKeys {
+    /// The fields that captions are drawn from, if they are several. A share that is not a number is NaN.
+    fn choices(&self) -> Option<Vec<Choice<'_>>> {
+        let list = self.caption_key.as_deref().filter(|key| key.contains(','))?;
+        let choice = |part: &'_ str| -> (usize, f32) {
+            part.rsplit_once(':')
+                .map_or((part.len(), 1.0), |(key, share)| (key.len(), share.trim().parse().unwrap_or(f32::NAN)))
+        };
+        Some(list.split(',').map(|part| (part[..choice(part).0].trim(), choice(part).1)).collect())
+    }
+
+    /// Checks the list of fields, if there are several.
+    ///
+    /// # Errors
+    /// A field without a name, or twice; a probability that is no number above 0; one that only some fields have.
+    pub(crate) fn check(&self) -> Result<(), DataError> {
+        let (Some(value), Some(choices)) = (&self.caption_key, self.choices()) else { return Ok(()) };
+        let with_share = value.split(',').filter(|part| part.contains(':')).count();
+        let repeated = |(at, (key, _)): (usize, &Choice)| choices[..at].iter().any(|(other, _)| other == key);
+        let problem = if choices.iter().any(|(key, _)| key.is_empty()) {
+            "a field has no name"
+        } else if choices.iter().any(|(_, share)| !(*share > 0.0 && share.is_finite())) {
+            "a probability must be a number above 0, as in caption:0.7,alt:0.3"
+        } else if with_share != 0 && with_share != choices.len() {
+            "either all fields have a probability, or none"
+        } else if choices.iter().enumerate().any(repeated) {
+            "a field is there twice"
+        } else {
+            return Ok(());
+        };
+        Err(DataError::Config { field: "caption_key", value: value.clone(), problem: problem.to_owned() })
+    }
+
+    fn takes_txt(&self) -> bool {
+        matches!(self.caption_key.as_deref(), None | Some("txt" | ".txt"))
+    }
+
+    fn json_field(&self) -> Option<&str> {
+        match self.caption_key.as_deref() {
+            None => Some("caption"),
+            Some("txt" | ".txt") => None,
+            field => field,
+        }
+    }
+
+    /// Where captions are looked for, for an error message.
+    pub(crate) fn looked_for(&self) -> String {
+        match self.class_numbers {
+            ClassNumbers::Require => "a .cls member".to_owned(),
+            ClassNumbers::Ignore => self.places(),
+            ClassNumbers::Prefer | ClassNumbers::Accept => format!("a .cls member, or {}", self.places()),
+        }
+    }
+
+    fn places(&self) -> String {
+        if let Some(choices) = self.choices() {
+            let place = |(key, _): &Choice| match is_txt(key) {
+                true => "a .txt member".to_owned(),
+                false => format!("the field `{key}` of a .json member"),
+            };
+            return choices.iter().map(place).collect::<Vec<_>>().join(" or ");
+        }
+        match (self.takes_txt(), self.json_field()) {
+            (true, None) => "a .txt member".to_owned(),
+            (false, Some(field)) => format!("the field `{field}` of a .json member"),
+            (_, field) => format!("a .txt member or the field `{}` of a .json member", field.unwrap_or_default()),
+        }
+    }
+
+    /// Reads a sample's captions and tags from its `.txt` and `.json` members.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn read(&self, txt: Option<&[u8]>, json: Option<&[u8]>) -> Result<Caption, Broken> {
+        self.read_all(txt.as_slice(), json)
+    }
+
+    /// Reads a sample's captions and tags from its `.txt` member, or several such texts, and its `.json` member.
+    pub(crate) fn read_all(&self, txts: &[impl AsRef<[u8]>], json: Option<&[u8]>) -> Result<Caption, Broken> {
+        if let Some(choices) = self.choices() {
+            return self.read_several(&choices, txts, json);
+        }
+        let txts = if self.takes_txt() { txts } else { &[] };
+        let mut texts = self.captions_in(txts)?;
+        let field = self.json_field().filter(|_| texts.is_empty());
+        let wanted = [Some(&*self.tags_key), field];
+        let record = json.map(|json| Record::read(json, &wanted.into_iter().flatten().collect::<Vec<_>>()));
+        if texts.is_empty() {
+            let found = field.zip(record.as_ref()).map(|(field, record)| caption_in(record, field));
+            texts = match (found, txts) {
+                (Some(Ok(texts)), _) => texts,
+                // What is wrong with a caption is more useful than that others are missing.
+                (Some(Err(why)), []) => return Err(why),
+                (Some(Err(why)), _) if why.kind != Kind::MissingCaption => return Err(why),
+                (None, []) => {
+                    return Err(broken(Kind::MissingCaption, format!("looked for {}", self.looked_for())));
+                }
+                _ => return Err(broken(Kind::EmptyCaption, "the .txt member is blank".to_owned())),
+            };
+        }
+        let (tags, tags_lost) = record.as_ref().map(|record| self.tags(record)).unwrap_or_default();
+        Ok(Caption { texts, fields: Vec::new(), tags, tags_lost })
+    }
+
+    /// As [`Self::read_all`], for captions from several fields. Those that are missing or cannot be used leave their
+    /// share to the others.
+    fn read_several(
+        &self,
+        choices: &[Choice],
+        txts: &[impl AsRef<[u8]>],
+        json: Option<&[u8]>,
+    ) -> Result<Caption, Broken> {
+        let wanted: Vec<&str> = choices.iter().map(|(key, _)| *key).chain([&*self.tags_key]).collect();
+        let record = json.map(|json| Record::read(json, &wanted));
+        let mut caption = Caption::default();
+        let mut refused: Option<Broken> = None;
+        for &(key, share) in choices {
+            let found = match (is_txt(key), &record) {
+                (true, _) if !txts.is_empty() => self.captions_in(txts),
+                (false, Some(record)) => caption_in(record, key),
+                _ => continue,
+            };
+            match found {
+                Ok(texts) if texts.is_empty() => {
+                    refused.get_or_insert_with(|| broken(Kind::EmptyCaption, "the .txt member is blank".to_owned()));
+                }
+                Ok(texts) => {
+                    caption.fields.push((texts.len(), share));
+                    caption.texts.extend(texts);
+                }
+                Err(why) if why.kind != Kind::MissingCaption => drop(refused.get_or_insert(why)),
+                Err(_) => {}
+            }
+        }
+        if caption.texts.is_empty() {
+            let missing = || broken(Kind::MissingCaption, format!("looked for {}", self.looked_for()));
+            return Err(refused.unwrap_or_else(missing));
+        }
+        (caption.tags, caption.tags_lost) = record.as_ref().map(|record| self.tags(record)).unwrap_or_default();
+        Ok(caption)
+    }
+
+    /// The captions in one or several texts.
+    fn captions_in(&self, txts: &[impl AsRef<[u8]>]) -> Result<Vec<String>, Broken> {
+        let mut texts = Vec::new();
+        for txt in txts {
+            let wrong = |problem| broken(Kind::NonUtf8Caption, format!(".txt: {problem}"));
+            texts.extend(self.captions(text::decode(txt.as_ref()).map_err(wrong)?));
+        }
+        Ok(texts)
+    }
+
+    /// The captions in the text of a `.txt` member.
+    fn captions(&self, txt: &str) -> Vec<String> {
+        match self.caption_lines {
+            CaptionLines::Each => text::lines(txt).filter_map(words).collect(),
+            CaptionLines::Join => words(txt).into_iter().collect(),
+        }
+    }
+
+    /// The tags in a record, and why they could not be read, if so.
+    fn tags(&self, record: &Record) -> (Vec<String>, Option<String>) {
+        match (record.get(&self.tags_key), &record.problem) {
+            (Some(Value::List(tags)), _) => (tags.iter().filter_map(text_of).collect(), None),
+            (None, Some(problem)) => (Vec::new(), Some(format!(".json does not parse: {problem}"))),
+            (None | Some(Value::Null), _) => (Vec::new(), None),
+            (Some(other), _) => {
+                (Vec::new(), Some(format!("the field `{}` is {}, not a list", self.tags_key, other.kind())))
+            }
+        }
+    }
+}
+
+/// The captions in a field of a record.
+fn caption_in(record: &Record, field: &str) -> Result<Vec<String>, Broken> {
+    let empty =
+        |what: &str| Err(broken(Kind::EmptyCaption, format!("the field `{field}` of the .json member is {what}")));
+    let texts = match record.get(field) {
+        Some(Value::Text(text)) => match words(text) {
+            Some(text) => vec![text],
+            None => return empty("blank"),
+        },
+        Some(Value::List(list)) if list.is_empty() => return empty("an empty list"),
+        Some(Value::List(list)) => match list.iter().filter_map(text_of).collect::<Vec<_>>() {
+            texts if texts.is_empty() => {
+                return empty(&format!("a list without text (its first element is {})", list[0].kind()));
+            }
+            texts => texts,
+        },
+        Some(Value::Null) => return empty("null"),
+        Some(Value::NotUtf8) => {
+            return Err(broken(Kind::NonUtf8Caption, format!("the field `{field}` of the .json member is not UTF-8")));
+        }
+        Some(other) => {
+            let problem = format!("the field `{field}` of the .json member is {}, not text", other.kind());
+            return Err(broken(Kind::BadRecord, problem));
+        }
+        None => {
+            let why = match &record.problem {
+                Some(problem) => broken(Kind::BadRecord, format!(".json does not parse: {problem}")),
+                None => broken(Kind::MissingCaption, format!("the .json member has no field `{field}`")),
+            };
+            return Err(why);
+        }
+    };
+    Ok(texts)
+}
+
+fn broken(kind: Kind, detail: String) -> Broken {
+    Broken { kind, detail }
+}
+
+fn text_of(value: &Value) -> Option<String> {
+    match value {
+        Value::Text(text) => words(text),
+        _ => None,
+    }
+}
+
+/// Trimmed and in composed form, or `None` if nothing is left.
+fn words(text: &str) -> Option<String> {
+    let text = text::strip_bom(text).trim();
+    text.chars().any(is_visible).then(|| text::compose(text).into_owned())
+}
+
+/// Whether a character can be seen: not space, control, direction or joiner.
+fn is_visible(c: char) -> bool {
+    !c.is_whitespace() && !c.is_control() && c.general_category() != GeneralCategory::Format
+}
