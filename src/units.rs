@@ -16,9 +16,43 @@ impl fmt::Display for Bytes {
     }
 }
 
+/// Reads a number of bytes: `1048576`, `500MB` (10^6) or `1.5GiB` (2^30).
+///
+/// # Errors
+/// A text that is not such a number, or less than one byte.
+pub fn parse(text: &str) -> Result<u64, String> {
+    const UNITS: [(&str, u64); 10] = [
+        ("KiB", 1 << 10),
+        ("MiB", 1 << 20),
+        ("GiB", 1 << 30),
+        ("TiB", 1 << 40),
+        ("KB", 1000),
+        ("kB", 1000),
+        ("MB", 1_000_000),
+        ("GB", 1_000_000_000),
+        ("TB", 1_000_000_000_000),
+        ("B", 1),
+    ];
+    let found = UNITS.iter().find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, *factor)));
+    let (number, factor) = found.unwrap_or((text, 1));
+    match number.trim().parse::<f64>().map(|number| number * factor as f64) {
+        Ok(bytes) if (1.0..1e18).contains(&bytes) => Ok(bytes as u64),
+        _ => Err("it must be a size such as 500MB or 1GiB".to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::Bytes;
+    use super::{Bytes, parse};
+
+    #[test]
+    fn sizes_are_read_with_and_without_units() {
+        let read = ["17", "500MB", "1.5 GiB", "2kB", "3B"].map(|text| parse(text).unwrap());
+        assert_eq!(read, [17, 500_000_000, 3 << 29, 2000, 3]);
+        for wrong in ["", "MB", "0", "-1MB", "1e30", "nan", "5 apples"] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn sizes_have_the_unit_that_they_fill() {

@@ -30,13 +30,12 @@ use ::image::RgbImage;
 use rayon::prelude::*;
 
 use self::cache::Cache;
-pub(crate) use self::list::Opened;
 pub use self::list::ShardList;
+pub(crate) use self::list::{Opened, uncached};
 pub use self::survey::Survey;
 pub use self::training::{Order, TrainingData};
 pub use self::variety::Variety;
-use self::view::Reader;
-pub(crate) use self::view::{Held, View};
+pub(crate) use self::view::{Held, Reader, View};
 use super::broken::Broken;
 use super::error::{DataError, Result};
 use super::format::{Common, Report, Shard, note_lines};
@@ -305,7 +304,7 @@ impl Dataset {
 }
 
 /// The sources that `specs` name.
-fn sources<S: AsRef<str>>(specs: &[S]) -> Result<Vec<Source>> {
+pub(crate) fn sources<S: AsRef<str>>(specs: &[S]) -> Result<Vec<Source>> {
     match specs {
         [] => Err(DataError::NoSources { embedded: embedded_names() }),
         specs => specs.iter().map(|spec| Source::parse(spec.as_ref())).collect(),

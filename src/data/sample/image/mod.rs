@@ -7,6 +7,7 @@
 //! | `format` | the format of a file, by its first bytes |
 //! | `jpeg`, `png` | where an image ends, by its own markers |
 //! | `square` | crop, flip and colour |
+//! | `raw` | pixels as they are, in packed data sets |
 //! | `resize` | the bicubic resize of some patches |
 //! | `turbo` | JPEG by libjpeg-turbo |
 
@@ -15,6 +16,7 @@ mod error;
 mod format;
 mod jpeg;
 mod png;
+pub(crate) mod raw;
 mod resize;
 mod square;
 #[cfg(feature = "turbo")]
