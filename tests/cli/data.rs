@@ -254,3 +254,26 @@ fn ctrl_c_leaves_whole_shards_and_the_rest_follows() {
     pack(&place, &data, "whole", &["--shard-samples=10"]).expect(0);
     assert!(files(&out) == files(&place.path("whole")));
 }
+
+#[test]
+fn statistics_count_sizes_formats_captions_and_duplicates() {
+    let place = Place::new();
+    let (data, tokenizer) = (shards(&place, 3, 7), format!("--tokenizer={}", vocab(&place)));
+    let small = ["--image-size=32", "--context=2"];
+    let ran = flipk(&[&["data", "stat", &data, &tokenizer], &small[..]].concat()).expect(0);
+    for words in ["21 samples in 3 shards; looked at 21", "PNG", "repeated images", "images/s on one thread"] {
+        assert!(ran.stdout.contains(words), "{words}: {}", ran.stdout);
+    }
+    // Two of three captions have three words.
+    assert!(ran.stdout.contains("71.4 % of the captions are cut to 2 tokens"), "{}", ran.stdout);
+    let ran = flipk(&["data", "stat", &data, "--sample=6", "--json"]).expect(0);
+    let found: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    let expected = [("samples", 21), ("looked_at", 6), ("opened_shards", 3), ("duplicate_images", 4)];
+    for (key, value) in expected {
+        assert_eq!(found[key], value, "{key}: {found}");
+    }
+    assert_eq!((&found["width"]["p50"], &found["tokens"]), (&20.into(), &serde_json::Value::Null));
+    flipk(&["data", "stat", &data, "--sample=6", "--all"]).expect(2);
+    let wrong = flipk(&["data", "stat", &data, "--image-size=50"]).expect(1);
+    assert!(wrong.stderr.contains("it must be a multiple of patch_size = 16"), "{}", wrong.stderr);
+}

@@ -2,6 +2,7 @@
 
 mod check;
 mod pack;
+mod stat;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -18,7 +19,7 @@ use crate::data::{CaptionKeys, CaptionLines, Skipped, Tokenizer, TokenizerOption
 /// After Ctrl-C, as of a shell's own commands.
 const INTERRUPTED: u8 = 130;
 
-/// Check a data set, or pack it for faster epochs
+/// Check a data set, show what is in it, or pack it for faster epochs
 #[derive(Args)]
 pub(super) struct Data {
     #[command(subcommand)]
@@ -28,6 +29,7 @@ pub(super) struct Data {
 #[derive(Subcommand)]
 enum Task {
     Check(check::Check),
+    Stat(stat::Stat),
     Pack(pack::Pack),
 }
 
@@ -35,6 +37,7 @@ impl Data {
     pub(super) fn run(self) -> Result<ExitCode> {
         match self.task {
             Task::Check(task) => task.run(),
+            Task::Stat(task) => task.run(),
             Task::Pack(task) => task.run(),
         }
     }

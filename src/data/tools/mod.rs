@@ -3,6 +3,7 @@
 //! | file | what it does |
 //! |---|---|
 //! | `check` | reads every sample |
+//! | `stat` | what is in a data set, and how fast it loads |
 //! | `pack` | writes shards with smaller images |
 //! | `journal` | what a pack has so far, so that it can go on |
 //! | `archive` | writes one shard |
@@ -15,7 +16,9 @@ mod input;
 mod journal;
 mod pack;
 mod shrink;
+mod stat;
 
 pub use self::check::{Checked, Finding, check};
 pub use self::input::Input;
 pub use self::pack::{Filter, Form, Pack, PackError, Packed, ShardLimit};
+pub use self::stat::{Distribution, Speed, Statistics, stat};
