@@ -85,7 +85,7 @@ pub struct Speed {
 /// What was found.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Statistics {
-    /// Shards in the list, and those that were opened.
+    /// Shards in the list.
     pub shards: u64,
     /// Shards that were opened.
     pub opened_shards: u64,
