@@ -16,7 +16,7 @@ use std::{cell::RefCell, path::Path, sync::Arc};
 use tempfile::NamedTempFile;
 
 pub use crate::{
-    data::fuzzing::{image, pattern, record, shard, text, tokenizer},
+    data::fuzzing::{image, pattern, raw, record, shard, text, tokenizer},
     train::fuzzing::metrics,
 };
 use crate::{
