@@ -31,7 +31,7 @@ fn seen(folder: &Path, args: &[&str]) -> String {
 
 #[test]
 fn help() {
-    let commands: [(&str, &[&str]); 12] = [
+    let commands: [(&str, &[&str]); 11] = [
         ("help", &[]),
         ("help-train", &["train"]),
         ("help-eval", &["eval"]),
@@ -42,7 +42,6 @@ fn help() {
         ("help-info", &["info"]),
         ("help-data", &["data"]),
         ("help-data-check", &["data", "check"]),
-        ("help-data-stat", &["data", "stat"]),
         ("help-data-pack", &["data", "pack"]),
     ];
     for (name, words) in commands {
