@@ -1,13 +1,17 @@
 //! Samples per second of the loader, and of its parts on one thread: `decode` (a JPEG), `crop` (random resized crop,
 //! flip), `tokenise` (a caption).
 //!
-//! The limit of the whole is the JPEG decoder. The embedded emoji are decoded once and then come from the cache.
+//! The limit of the whole is the JPEG decoder; `packed` is the same photographs after `flipk data pack`, and with raw
+//! pixels the resize is the limit. The embedded emoji are decoded once and then come from the cache.
 
 use std::hint::black_box;
+use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use flipk::data::tools::{Filter, Form, Input, Pack, ShardLimit};
 use flipk::data::{CaptionKeys, Dataset, Loader, LoaderConfig, Position, Tokenizer, TokenizerOptions, image};
 use flipk::random::{Purpose, Random};
 use tar::{Builder, Header};
@@ -52,6 +56,14 @@ fn batches(group: &mut Group, name: &str, dataset: &Arc<Dataset>, tokenizer: &To
     });
 }
 
+/// The photographs with a short side of 256 pixels.
+fn pack(shard: &str, form: Form, out: &Path) {
+    let input = Input::find(&[shard], CaptionKeys::default(), image::Decoding::default()).expect("the archive");
+    let limit = ShardLimit::Samples(SAMPLES);
+    let pack = Pack { size: 256, form, filter: Filter::Area, limit, shuffle: None, max_bad: 0.0 };
+    pack.run(&input, out, &AtomicBool::new(false), &mut |_, _| {}, &mut |_| {}).expect("packing");
+}
+
 fn bench(criterion: &mut Criterion) {
     let mut archive = Builder::new(Vec::new());
     for number in 0..SAMPLES {
@@ -90,10 +102,21 @@ fn bench(criterion: &mut Criterion) {
         bencher
             .iter(|| emoji_tokenizer.encode(black_box("a photo of a woman with red hair on a bicycle"), &mut tokens));
     });
+    let packs: Vec<(&str, Arc<Dataset>)> = [("jpeg", Form::Jpeg(90)), ("raw", Form::Raw)]
+        .map(|(name, form)| {
+            let out = folder.path().join(name);
+            pack(&path.to_string_lossy(), form, &out);
+            let open = Dataset::open(&[out.to_string_lossy()], CaptionKeys::default());
+            (name, Arc::new(open.expect("opening the pack").with_cache(0)))
+        })
+        .into();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     for threads in [1, cores] {
         let config = LoaderConfig { batch: 32, threads, prefetch: 1, ..LoaderConfig::default() };
         batches(&mut group, &format!("photographs/{threads} threads"), &dataset, &tokenizer, config.clone());
+        for (name, packed) in &packs {
+            batches(&mut group, &format!("packed {name}/{threads} threads"), packed, &tokenizer, config.clone());
+        }
         let config = LoaderConfig { image_size: 48, patch_size: 8, ..config };
         batches(&mut group, &format!("emoji/{threads} threads"), &emoji, &emoji_tokenizer, config);
     }

@@ -10,6 +10,7 @@ macro_rules! eprint_line {
 }
 
 pub mod benches;
+mod data;
 mod device;
 mod eval;
 #[cfg(feature = "cuda")]
@@ -20,6 +21,7 @@ mod info;
 mod openclip;
 mod profile;
 mod progress;
+mod signals;
 mod table;
 mod train;
 mod verify;
@@ -48,6 +50,7 @@ struct Cli {
 enum Command {
     Train(Box<train::Train>),
     Eval(Box<eval::Eval>),
+    Data(data::Data),
     Verify(verify::Verify),
     Profile(Box<profile::Profile>),
     Info(info::Info),
@@ -103,6 +106,7 @@ pub fn main() -> ExitCode {
     let done = match command {
         Command::Train(command) => command.run(),
         Command::Eval(command) => command.run(),
+        Command::Data(command) => command.run(),
         Command::Verify(command) => command.run(),
         Command::Profile(command) => command.run(),
         Command::Info(command) => command.run(),

@@ -58,6 +58,22 @@ pub fn image(bytes: &[u8]) {
     }
 }
 
+/// Raw pixels of a pack: as they are, and with the header's magic, version and checksum put right, so that the rest of
+/// the header is reached. What can be read is written again as it was.
+pub fn raw(bytes: &[u8]) {
+    let check = |bytes: &[u8]| {
+        let Ok(image) = image::decode(bytes, Decoding::default()) else { return };
+        if bytes.starts_with(b"\x8AflipkR\n") {
+            assert_eq!(image::raw::encode(&image), bytes);
+        }
+    };
+    check(bytes);
+    if let Some((header, pixels)) = bytes.split_at_checked(24) {
+        let checksum = crc32c::crc32c(pixels).to_le_bytes();
+        check(&[b"\x8AflipkR\n\x01\0\0\0", &header[12..20], &checksum, pixels].concat());
+    }
+}
+
 /// A sample's record: every field that captions and tags may come from. What serde_json can read must be read alike.
 pub fn record(bytes: &[u8]) {
     for caption_key in [None, Some("alt"), Some("txt"), Some("caption:0.7,alt:0.2,txt:0.1")] {

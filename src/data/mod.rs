@@ -4,6 +4,7 @@
 //!
 //! | room or file | what lives there |
 //! |---|---|
+//! | `tools` | data sets checked, measured and packed outside of training |
 //! | `loader` | in which order samples are visited, and batches on threads |
 //! | `dataset` | all samples by number, or a list of shards; checks before training |
 //! | `sample` | what one sample is: image, caption, tokens, mask, label |
@@ -27,6 +28,7 @@ mod store;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod text;
+pub mod tools;
 
 pub use self::broken::{Broken, Kind};
 pub use self::dataset::{CACHE_BYTES, Dataset, Order, ShardList, Survey, TrainingData, Variety};

@@ -104,3 +104,8 @@ pub(crate) fn png(width: u32, height: u32, seed: u64) -> Vec<u8> {
 pub(crate) fn jpeg(width: u32, height: u32, seed: u64) -> Vec<u8> {
     encode(&noise(width, height, seed), ImageFormat::Jpeg)
 }
+
+/// Raw pixels, as in a pack.
+pub(crate) fn raw(width: u32, height: u32) -> Vec<u8> {
+    super::sample::image::raw::encode(&noise(width, height, 1))
+}

@@ -270,6 +270,11 @@ fn shard() {
     .fuzz();
 }
 
+#[test]
+fn raw() {
+    Target { name: "raw", run: super::raw, seeds: seeds::raws, words: &[&[0; 4], b"\x01\0\0\0"], ..PLAIN }.fuzz();
+}
+
 /// A decoder may hold the pixels of the largest image twice: as they are stored, in up to 8 bytes each, and as RGB.
 #[test]
 fn image() {

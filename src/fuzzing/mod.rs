@@ -16,7 +16,7 @@ use std::{cell::RefCell, path::Path, sync::Arc};
 use tempfile::NamedTempFile;
 
 pub use crate::{
-    data::fuzzing::{filter, image, pattern, record, shard, text, tokenizer},
+    data::fuzzing::{filter, image, pattern, raw, record, shard, text, tokenizer},
     train::fuzzing::metrics,
 };
 use crate::{

@@ -31,6 +31,11 @@ pub(super) fn images() -> Vec<Vec<u8>> {
     fixtures("images", 16 << 10).into_iter().filter(is_image).collect()
 }
 
+/// Raw pixels of a pack, of two sizes.
+pub(super) fn raws() -> Vec<Vec<u8>> {
+    [(3, 2), (17, 9)].map(|(width, height)| crate::data::testing::raw(width, height)).to_vec()
+}
+
 /// An archive of these members: name, type, target of a link, data.
 fn archive(members: &[(&str, tar::EntryType, &str, &[u8])], pax: &[(&str, &[u8])]) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());

@@ -4,6 +4,7 @@
 mod advice;
 mod archives;
 mod bits;
+mod data;
 mod emulator;
 mod eval;
 mod formats;

@@ -31,7 +31,7 @@ fn seen(folder: &Path, args: &[&str]) -> String {
 
 #[test]
 fn help() {
-    let commands: [(&str, &[&str]); 8] = [
+    let commands: [(&str, &[&str]); 11] = [
         ("help", &[]),
         ("help-train", &["train"]),
         ("help-eval", &["eval"]),
@@ -40,6 +40,9 @@ fn help() {
         ("help-verify", &["verify"]),
         ("help-profile", &["profile"]),
         ("help-info", &["info"]),
+        ("help-data", &["data"]),
+        ("help-data-check", &["data", "check"]),
+        ("help-data-pack", &["data", "pack"]),
     ];
     for (name, words) in commands {
         assert_snapshot!(name, seen(Path::new("/nowhere"), &[words, &["--help"]].concat()));

@@ -94,7 +94,7 @@ impl ShardList {
             warnings.push(format!("captions and shards were checked in {few} of the {shards} shards"));
         }
         let common = common(&keys);
-        let reader = Arc::new(reader(keys, Decoding::default()));
+        let reader = Arc::new(uncached(keys, Decoding::default()));
         Ok(Self {
             written: counts.each.iter().map(|count| AtomicBool::new(count.is_some())).collect(),
             locations,
@@ -112,7 +112,7 @@ impl ShardList {
 
     /// Sets how images are decoded.
     pub(super) fn with_decoding(self, decoding: Decoding) -> Self {
-        let reader = Arc::new(reader(self.reader.keys.clone(), decoding));
+        let reader = Arc::new(uncached(self.reader.keys.clone(), decoding));
         Self { looked_at: self.looked_at.with_decoding(decoding), reader, ..self }
     }
 
@@ -285,7 +285,7 @@ impl ShardList {
 }
 
 /// Without a cache: such data sets do not fit.
-fn reader(keys: CaptionKeys, decoding: Decoding) -> Reader {
+pub(crate) fn uncached(keys: CaptionKeys, decoding: Decoding) -> Reader {
     Reader { keys, decoding, cache: Arc::new(Cache::new(0)), samples: usize::MAX }
 }
 

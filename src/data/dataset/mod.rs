@@ -31,26 +31,24 @@ mod where_tests;
 use std::borrow::Cow;
 use std::collections::{HashMap, hash_map};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use ::image::RgbImage;
 use rayon::prelude::*;
 
 use self::cache::Cache;
 use self::filter::Passed;
-pub(crate) use self::list::Opened;
 pub use self::list::ShardList;
+pub(crate) use self::list::{Opened, uncached};
 pub use self::survey::Survey;
 pub use self::training::{Order, TrainingData};
 pub use self::variety::Variety;
-use self::view::Reader;
-pub(crate) use self::view::{Held, View};
+pub(crate) use self::view::{Held, Reader, View};
 use super::broken::Broken;
 use super::error::{DataError, Result};
 use super::format::{Common, Report, Shard, note_lines};
 use super::sample::image::Decoding;
 use super::sample::{Caption, CaptionKeys, Label};
-use super::store::{Access, Location, Source, Span, embedded_names, left_out};
+use super::store::{Access, Location, NEVER, Source, Span, embedded_names, left_out};
 use super::text::list_some;
 
 /// Temporary files with more bytes than this are worth a note.
@@ -120,9 +118,9 @@ impl Dataset {
     fn of<S: AsRef<str>>(sources: &[Source], specs: &[S], keys: CaptionKeys) -> Result<Self> {
         keys.check()?;
         let locations: Vec<&Location> = sources.iter().flat_map(|source| &source.shards).collect();
-        let (common, never) = (common(&keys), AtomicBool::new(false));
+        let common = common(&keys);
         let open = |(number, location): (usize, &&Location)| {
-            filter::open(number as u32, location, &common, keys.filter.as_ref(), &never)
+            filter::open(number as u32, location, &common, keys.filter.as_ref(), &NEVER)
         };
         // All are opened before an error is returned, so that every run reports the same errors.
         let opened: Vec<Result<(Shard, Report, Passed)>> = locations.par_iter().enumerate().map(open).collect();
@@ -342,7 +340,7 @@ impl Dataset {
 }
 
 /// What shards share that are read by `keys`.
-fn common(keys: &CaptionKeys) -> Common {
+pub(crate) fn common(keys: &CaptionKeys) -> Common {
     Common { image_key: keys.image_key.clone(), access: keys.access.clone(), ..Common::default() }
 }
 
@@ -352,7 +350,7 @@ fn with_filter(sum: u32, keys: &CaptionKeys) -> u32 {
 }
 
 /// The sources that `specs` name.
-fn sources<S: AsRef<str>>(specs: &[S], access: &Access) -> Result<Vec<Source>> {
+pub(crate) fn sources<S: AsRef<str>>(specs: &[S], access: &Access) -> Result<Vec<Source>> {
     match specs {
         [] => Err(DataError::NoSources { embedded: embedded_names() }),
         specs => {

@@ -32,6 +32,11 @@ pub(crate) struct Held {
 }
 
 impl Held {
+    /// `place`: the shard, and the number in the shard.
+    pub(crate) fn new(shard: Arc<Shard>, place: (u32, u32), reader: Arc<Reader>) -> Self {
+        Self { shard, place, reader }
+    }
+
     pub(crate) fn view(&self) -> View<'_> {
         let Self { shard, place, reader } = self;
         View { shard, entry: &shard.samples[place.1 as usize], reader, place: *place }
@@ -74,6 +79,17 @@ impl<'a> View<'a> {
     pub(crate) fn caption(self) -> Result<Caption, Broken> {
         let shard = self.whole()?;
         self.reader.keys.read_all(&shard.txts(self.entry)?, shard.part(self.entry.json)?.as_deref())
+    }
+
+    /// The `.txt`, `.json` and `.cls` members, as they are.
+    pub(crate) fn texts(self) -> Result<[Option<Cow<'a, [u8]>>; 3], Broken> {
+        let shard = self.whole()?;
+        Ok([shard.part(self.entry.txt)?, shard.part(self.entry.json)?, shard.part(self.entry.cls)?])
+    }
+
+    /// The key as it is in the archive.
+    pub(crate) fn raw_key(self) -> &'a [u8] {
+        &self.entry.key
     }
 
     pub(crate) fn label(self) -> Result<Label, Broken> {

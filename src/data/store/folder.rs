@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 /// Extensions of images; the first one is preferred if a sample has several (the first four as in OpenCLIP). The format
 /// of an image is detected from its content.
-pub(crate) const IMAGES: [&str; 11] =
-    ["jpg", "png", "jpeg", "webp", "jpe", "jfif", "gif", "bmp", "tif", "tiff", "avif"];
+pub(crate) const IMAGES: [&str; 12] =
+    ["jpg", "png", "jpeg", "webp", "jpe", "jfif", "gif", "bmp", "tif", "tiff", "avif", "rgb"];
 
 /// Folders inside each other that are followed; a link to a folder above would never end.
 const MAX_DEPTH: usize = 64;

@@ -10,7 +10,7 @@ use super::error::ImageError;
 use super::format::{Format, format};
 #[cfg(feature = "turbo")]
 use super::turbo;
-use super::{MAX_PIXELS, jpeg, png};
+use super::{MAX_PIXELS, jpeg, png, raw};
 use crate::data::sample::augment::CropRect;
 
 /// What is done with a photo that has an EXIF orientation.
@@ -68,7 +68,7 @@ pub struct Part {
 
 /// Decodes JPEG, PNG, WebP, GIF (the first frame), BMP or TIFF (the first page), detected by content, to RGB8: grey
 /// fills all three channels, 16 bits are rounded to 8, transparency is blended with white. The orientation of a TIFF is
-/// always applied, as in Pillow.
+/// always applied, as in Pillow. Raw pixels of a packed data set are recognised too.
 ///
 /// # Errors
 /// What is wrong with the image, or what the bytes are if they are not an image in one of these formats. A truncated
@@ -96,6 +96,7 @@ pub fn decode_part(
             let whole: Cow<[u8]> = png::with_end(bytes);
             read(&whole, ImageFormat::Png, decoding.orientation)?
         }
+        Format::Raw => return raw::decode(bytes, choose),
         Format::Read(format) => read(bytes, format, decoding.orientation)?,
         Format::Named(name) => return Err(ImageError::OtherKind(name)),
         Format::Unknown => match jpeg::start(bytes) {

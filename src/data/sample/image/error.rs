@@ -38,6 +38,15 @@ pub enum ImageError {
     /// Damage that the decoder found.
     #[error(transparent)]
     Decoder(::image::ImageError),
+    /// Raw pixels of a version that this program does not know.
+    #[error("it has raw pixels of version {0}, and this flipk reads version {v}", v = super::raw::VERSION)]
+    RawVersion(u32),
+    /// Raw pixels of another length than the header says, and that length.
+    #[error("its raw pixels have {0} bytes, and {1} by its header")]
+    RawLength(u64, u64),
+    /// Raw pixels that have changed.
+    #[error("the checksum of its raw pixels is wrong")]
+    RawChecksum,
     /// An output of the wrong length, and the right one.
     #[error("{0} bytes for an image that takes {1}")]
     Output(usize, usize),

@@ -2,12 +2,15 @@
 
 use ::image::ImageFormat;
 
+use super::raw;
 use crate::data::text;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Format {
     /// One that flipk reads.
     Read(ImageFormat),
+    /// Pixels as they are (`raw`).
+    Raw,
     /// Known, but not read.
     Named(&'static str),
     Unknown,
@@ -17,6 +20,7 @@ pub(super) enum Format {
 const SIGNATURES: &[(&[u8], Format)] = &[
     (b"\xFF\xD8\xFF", Format::Read(ImageFormat::Jpeg)),
     (b"\x89PNG\r\n\x1A\n", Format::Read(ImageFormat::Png)),
+    (raw::MAGIC, Format::Raw),
     (b"GIF87a", Format::Read(ImageFormat::Gif)),
     (b"GIF89a", Format::Read(ImageFormat::Gif)),
     (b"II*\0", Format::Read(ImageFormat::Tiff)),

@@ -5,8 +5,10 @@
 //! | `decode` | bytes to pixels |
 //! | `error` | why that fails |
 //! | `format` | the format of a file, by its first bytes |
+//! | `kind` | what a file is, in words |
 //! | `jpeg`, `png` | where an image ends, by its own markers |
 //! | `square` | crop, flip and colour |
+//! | `raw` | pixels as they are, in packed data sets |
 //! | `resize` | the bicubic resize of some patches |
 //! | `turbo` | JPEG by libjpeg-turbo |
 
@@ -14,7 +16,9 @@ mod decode;
 mod error;
 mod format;
 mod jpeg;
+mod kind;
 mod png;
+pub(crate) mod raw;
 mod resize;
 mod square;
 #[cfg(feature = "turbo")]
@@ -22,6 +26,7 @@ mod turbo;
 
 pub use self::decode::{Decoding, ExifOrientation, JpegDecoder, Part, decode, decode_part};
 pub use self::error::ImageError;
+pub(crate) use self::kind::kind;
 pub use self::square::Square;
 
 /// Images with more pixels are refused before they are decoded.

@@ -1,0 +1,115 @@
+//! `flipk data`: one file per task.
+
+mod check;
+mod pack;
+mod stat;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::builder::BoolishValueParser;
+use clap::{Args, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::data::image::{Decoding, ExifOrientation, JpegDecoder};
+use crate::data::tools::Input;
+use crate::data::{CaptionKeys, CaptionLines, Skipped, Tokenizer, TokenizerOptions};
+
+/// After Ctrl-C, as of a shell's own commands.
+const INTERRUPTED: u8 = 130;
+
+/// Check a data set, show what is in it, or pack it for faster epochs
+#[derive(Args)]
+pub(super) struct Data {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    Check(check::Check),
+    Stat(stat::Stat),
+    Pack(pack::Pack),
+}
+
+impl Data {
+    pub(super) fn run(self) -> Result<ExitCode> {
+        match self.task {
+            Task::Check(task) => task.run(),
+            Task::Stat(task) => task.run(),
+            Task::Pack(task) => task.run(),
+        }
+    }
+}
+
+#[derive(Args)]
+struct Shards {
+    /// Shards, as for `flipk train --data`
+    #[arg(required = true, value_name = "SHARDS")]
+    shards: Vec<String>,
+    /// Where captions are: `txt` for the .txt member, else a field of the .json member [default: .txt, or else the
+    /// field `caption`]
+    #[arg(long, value_name = "KEY")]
+    caption_key: Option<String>,
+    /// How to read a .txt member of several lines: as one caption per line (each), or as a single caption (join)
+    #[arg(long, value_name = "each|join", hide_possible_values = true, default_value = "each")]
+    caption_lines: CaptionLines,
+    /// Column of a table (CSV, TSV) with the paths of images [default: `filepath` or another usual name]
+    #[arg(long, value_name = "COLUMN")]
+    image_key: Option<String>,
+    /// What to do with photos that EXIF data says to rotate
+    #[arg(long, value_name = "WHAT", default_value = "ignore")]
+    exif_orientation: ExifOrientation,
+}
+
+impl Shards {
+    fn keys(&self) -> CaptionKeys {
+        CaptionKeys {
+            caption_key: self.caption_key.clone(),
+            caption_lines: self.caption_lines,
+            image_key: self.image_key.clone(),
+            ..CaptionKeys::default()
+        }
+    }
+
+    fn decoding(&self) -> Decoding {
+        Decoding { orientation: self.exif_orientation, jpeg: JpegDecoder::default() }
+    }
+
+    fn find(&self) -> Result<Input> {
+        Ok(Input::find(&self.shards, self.keys(), self.decoding())?)
+    }
+}
+
+#[derive(Args)]
+struct TokenizerArgs {
+    /// Tokenizer (tokenizer.json or vocab.txt), to encode captions as well
+    #[arg(long, value_name = "FILE")]
+    tokenizer: Option<PathBuf>,
+    /// Whether texts are lower-cased [default: as `flipk train` decides]
+    #[arg(long, value_name = "yes|no", value_parser = BoolishValueParser::new(), hide_possible_values = true)]
+    lower_case: Option<bool>,
+    /// Token that pads short texts [default: as `flipk train` decides]
+    #[arg(long, value_name = "TOKEN")]
+    pad_token: Option<String>,
+}
+
+impl TokenizerArgs {
+    fn open(&self) -> Result<Option<Tokenizer>> {
+        let options = TokenizerOptions { lower_case: self.lower_case, pad_token: self.pad_token.clone() };
+        Ok(self.tokenizer.as_ref().map(|path| Tokenizer::open(path, &options)).transpose()?)
+    }
+}
+
+/// A bar on a terminal, nothing elsewhere. `unit` is what is counted.
+fn bar(total: u64, unit: &str) -> ProgressBar {
+    let template = format!("{{bar:24.cyan/blue}} {{human_pos}}/{{human_len}} {unit}  {{msg}}  {{eta}} left");
+    let style = ProgressStyle::with_template(&template);
+    ProgressBar::new(total).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+/// `3 x bad image`, a row for each kind.
+fn kinds(skipped: &Skipped) -> Vec<[String; 2]> {
+    skipped.iter().map(|(kind, count)| [kind.to_string(), count.to_string()]).collect()
+}

@@ -1,0 +1,108 @@
+//! `flipk data pack`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Args;
+
+use super::{INTERRUPTED, Shards, bar, kinds};
+use crate::cli::put;
+use crate::cli::signals::interrupt;
+use crate::cli::table::table;
+use crate::data::tools::{self, Filter, Form, Packed, ShardLimit};
+use crate::units::{self, Bytes};
+
+/// Write shards with smaller images, for data that is read many times
+///
+/// Images are resized to a short side of --size and stored as JPEG in WebDataset shards that other programs read too, or
+/// as raw pixels, which only flipk reads. Captions, JSON and class numbers stay as they are; broken samples are left
+/// out. After Ctrl-C or a crash, the same command goes on after the last whole shard.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  flipk data pack 'cc12m/{00000..01242}.tar' --out packed
+  flipk train --data packed --tokenizer vocab.txt
+  flipk data pack photos/ --out raw --raw --size 240 --shuffle --seed 1")]
+pub(super) struct Pack {
+    #[command(flatten)]
+    shards: Shards,
+    /// Folder for the new shards, which has nothing else
+    #[arg(long, value_name = "FOLDER")]
+    out: PathBuf,
+    /// Short side of images in pixels; smaller ones keep their size
+    #[arg(long, value_name = "PIXELS", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=65535))]
+    size: u32,
+    /// JPEG quality
+    #[arg(long, value_name = "1..100", default_value_t = 90, value_parser = clap::value_parser!(u8).range(1..=100))]
+    quality: u8,
+    /// Store raw pixels (.rgb) instead of JPEG: several times faster to load, and about ten times larger
+    #[arg(long, conflicts_with = "quality")]
+    raw: bool,
+    /// How images are made smaller
+    #[arg(long, value_enum, default_value_t)]
+    filter: Filter,
+    /// Size of a shard, such as 500MB or 1GiB
+    #[arg(long, value_name = "SIZE", default_value = "500MB", value_parser = units::parse_bytes)]
+    shard_size: u64,
+    /// Samples in a shard, instead of --shard-size
+    #[arg(long, value_name = "N", conflicts_with = "shard_size", value_parser = clap::value_parser!(u64).range(1..))]
+    shard_samples: Option<u64>,
+    /// Shuffle all samples; every shard is indexed first
+    #[arg(long)]
+    shuffle: bool,
+    /// Seed of the shuffle
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "shuffle")]
+    seed: u64,
+    /// Share of broken samples above which packing stops
+    #[arg(long, value_name = "SHARE", default_value_t = 0.1)]
+    max_bad: f32,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+impl Pack {
+    pub(super) fn run(self) -> Result<ExitCode> {
+        let input = self.shards.find()?;
+        let pack = tools::Pack {
+            size: self.size,
+            form: if self.raw { Form::Raw } else { Form::Jpeg(self.quality) },
+            filter: self.filter,
+            limit: self.shard_samples.map_or(ShardLimit::Bytes(self.shard_size), ShardLimit::Samples),
+            shuffle: self.shuffle.then_some(self.seed),
+            max_bad: self.max_bad,
+        };
+        let stop = interrupt("whole shards are kept")?;
+        let bar = bar(0, "samples");
+        let progress = &mut |done: u64, total: Option<u64>| {
+            total.map_or_else(|| bar.unset_length(), |total| bar.set_length(total));
+            bar.set_position(done);
+        };
+        let warn = &mut |warning: String| bar.suspend(|| eprint_line!("{warning}"));
+        let packed = pack.run(&input, &self.out, &stop, progress, warn);
+        bar.finish_and_clear();
+        let packed = packed?;
+        match self.json {
+            true => put(format_args!("{}\n", serde_json::to_string_pretty(&packed)?))?,
+            false => put(format_args!("{}", summary(&packed)))?,
+        }
+        if !packed.complete {
+            eprint_line!("stopped; run the same command again to go on");
+            return Ok(ExitCode::from(INTERRUPTED));
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn summary(packed: &Packed) -> String {
+    let mut rows = vec![
+        ["shards".to_owned(), packed.shards.to_string()],
+        ["samples".to_owned(), packed.samples.to_string()],
+        ["size".to_owned(), Bytes(packed.bytes as usize).to_string()],
+    ];
+    if packed.resumed_shards > 0 {
+        rows.push(["shards that were there".to_owned(), packed.resumed_shards.to_string()]);
+    }
+    rows.extend(kinds(&packed.skipped).into_iter().map(|[kind, count]| [format!("skipped: {kind}"), count]));
+    table(["", ""], &rows).trim_start().to_owned()
+}

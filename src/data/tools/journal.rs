@@ -1,0 +1,147 @@
+//! What a pack has so far: `pack.jsonl`, whose first line says what is packed and how, and each other line what a whole
+//! shard holds and where the next one begins.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::archive::PARTIAL;
+use super::pack::{Pack, PackError};
+use crate::data::loader::Skipped;
+
+const NAME: &str = "pack.jsonl";
+/// Written last, for programs that want the number of samples beforehand (OpenCLIP).
+const SIZES: &str = "sizes.json";
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Head {
+    version: u32,
+    options: Pack,
+    /// Over the names and lengths of the shards that are packed.
+    source: u32,
+}
+
+/// A shard that is whole, and what came before its end.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Line {
+    pub(super) shard: String,
+    pub(super) samples: u64,
+    pub(super) bytes: u64,
+    pub(super) crc32c: u32,
+    /// Where the next sample is: its shard (0 if shuffled) and its number.
+    pub(super) next: (u64, u64),
+    /// Samples that were read so far, and those that were skipped.
+    pub(super) visited: u64,
+    pub(super) skipped: Skipped,
+}
+
+pub(super) struct Journal {
+    folder: PathBuf,
+    file: File,
+    pub(super) lines: Vec<Line>,
+}
+
+impl Journal {
+    /// Begins a pack in `folder`, which is created, or goes on with the one that is there.
+    pub(super) fn open(folder: &Path, options: &Pack, source: u32) -> Result<Self, PackError> {
+        let io = |what: &Path| {
+            let path = what.to_owned();
+            move |source| PackError::Write { path, source }
+        };
+        std::fs::create_dir_all(folder).map_err(io(folder))?;
+        let path = folder.join(NAME);
+        let refuse = |problem: String| Err(PackError::Folder { folder: folder.to_owned(), problem });
+        let head = Head { version: 1, options: options.clone(), source };
+        let names: Vec<String> = std::fs::read_dir(folder)
+            .and_then(|entries| entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect())
+            .map_err(io(folder))?;
+        if !path.exists()
+            && let Some(other) = names.iter().find(|name| *name != &format!("{NAME}{PARTIAL}"))
+        {
+            return refuse(format!("it holds {other}, which is no part of a pack; give a new or an empty folder"));
+        }
+        for name in names.iter().filter(|name| name.ends_with(PARTIAL)) {
+            let partial = folder.join(name);
+            std::fs::remove_file(&partial).map_err(io(&partial))?;
+        }
+        if !path.exists() {
+            write_whole(&path, &[serde_json::to_string(&head).unwrap_or_default().as_bytes(), b"\n"].concat())
+                .map_err(io(&path))?;
+        }
+        let mut file = OpenOptions::new().read(true).write(true).open(&path).map_err(io(&path))?;
+        if file.try_lock().is_err() {
+            return refuse("another program is packing into it".to_owned());
+        }
+        let mut text = Vec::new();
+        file.read_to_end(&mut text).map_err(io(&path))?;
+        // The last line may be cut; its shard is written again.
+        let mut whole = text.split_inclusive(|&byte| byte == b'\n').filter(|line| line.ends_with(b"\n"));
+        let first = whole.next().unwrap_or_default();
+        match serde_json::from_slice::<Head>(first) {
+            Ok(found) if found == head => {}
+            Ok(found) if found.source != head.source => {
+                return refuse("it has a pack of other shards, or of shards that have changed since".to_owned());
+            }
+            Ok(found) if found.options != head.options => {
+                let own = serde_json::to_string(&found.options).unwrap_or_default();
+                return refuse(format!("it has a pack with other options: {own}"));
+            }
+            _ => return refuse(format!("its {NAME} is not that of a pack of this version")),
+        }
+        let mut end = first.len() as u64;
+        let mut lines: Vec<Line> = Vec::new();
+        for line in whole {
+            let Ok(known) = serde_json::from_slice::<Line>(line) else { break };
+            let shard = folder.join(&known.shard);
+            let len = std::fs::metadata(&shard).map_err(io(&shard))?.len();
+            if len != known.bytes {
+                let bytes = known.bytes;
+                return refuse(format!("{} has {len} bytes instead of {bytes}; pack into a new folder", known.shard));
+            }
+            end += line.len() as u64;
+            lines.push(known);
+        }
+        file.set_len(end).and_then(|()| file.seek(SeekFrom::End(0))).map_err(io(&path))?;
+        Ok(Self { folder: folder.to_owned(), file, lines })
+    }
+
+    /// Whether the pack is whole.
+    pub(super) fn is_complete(&self) -> bool {
+        self.folder.join(SIZES).exists()
+    }
+
+    /// Notes a shard that has its name already.
+    pub(super) fn add(&mut self, line: Line) -> Result<(), PackError> {
+        let text = serde_json::to_string(&line).unwrap_or_default() + "\n";
+        let written = sync_folder(&self.folder)
+            .and_then(|()| self.file.write_all(text.as_bytes()))
+            .and_then(|()| self.file.sync_data());
+        written.map_err(|source| PackError::Write { path: self.folder.join(NAME), source })?;
+        self.lines.push(line);
+        Ok(())
+    }
+
+    /// Writes the number of samples in each shard.
+    pub(super) fn complete(&self) -> Result<(), PackError> {
+        let sizes = self.lines.iter().map(|line| (line.shard.clone(), line.samples.into()));
+        let sizes = serde_json::Value::Object(sizes.collect());
+        let path = self.folder.join(SIZES);
+        write_whole(&path, format!("{sizes:#}\n").as_bytes()).map_err(|source| PackError::Write { path, source })
+    }
+}
+
+/// Writes a file under a temporary name, syncs it, and gives it its name.
+fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let partial = PathBuf::from(format!("{}{PARTIAL}", path.display()));
+    let mut file = File::create(&partial)?;
+    let written = file.write_all(bytes).and_then(|()| file.sync_all());
+    written.and_then(|()| std::fs::rename(&partial, path)).inspect_err(|_| drop(std::fs::remove_file(&partial)))?;
+    path.parent().map_or(Ok(()), sync_folder)
+}
+
+/// Makes renames survive a power failure.
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
+}

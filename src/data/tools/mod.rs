@@ -1,0 +1,24 @@
+//! Data sets checked, measured and rewritten outside of training: what `flipk data` does.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `check` | reads every sample |
+//! | `stat` | what is in a data set, and how fast it loads |
+//! | `pack` | writes shards with smaller images |
+//! | `journal` | what a pack has so far, so that it can go on |
+//! | `archive` | writes one shard |
+//! | `shrink` | makes an image smaller |
+//! | `input` | shards that are opened in order |
+
+mod archive;
+mod check;
+mod input;
+mod journal;
+mod pack;
+mod shrink;
+mod stat;
+
+pub use self::check::{Checked, Finding, check};
+pub use self::input::Input;
+pub use self::pack::{Filter, Form, Pack, PackError, Packed, ShardLimit};
+pub use self::stat::{Distribution, Speed, Statistics, stat};
