@@ -26,8 +26,8 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// Takes note of the steps since the last call. Returns the number of images decoded meanwhile, and, once, a warning
-    /// if the run waits for data `from` there.
+    /// Takes note of the steps since the last call. Returns the number of images decoded meanwhile, and, once, a
+    /// warning if the run waits for data `from` there.
     pub(super) fn end(&mut self, window: &Window, loader: &Loader, from: &str) -> (u64, Option<String>) {
         let effort = loader.effort();
         let images = effort.since(&std::mem::replace(&mut self.before, effort)).images;

@@ -2,7 +2,7 @@
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `options`, `settings` | what the user asks for, and the complete configuration that results |
+//! | `options`, `precision`, `settings` | what the user asks for, and the complete configuration that results |
 //! | `access` | how shards are fetched |
 //! | `trainer` | one optimizer step: batch in, loss out, weights updated |
 //! | `plan`, `resume` | what a run is made of; which run and checkpoint to resume from |
@@ -33,6 +33,7 @@ mod metrics;
 mod options;
 mod pace;
 mod plan;
+mod precision;
 mod progress;
 #[cfg(test)]
 mod proptests;
@@ -49,8 +50,9 @@ pub use self::{
     folder::RunFolder,
     memory::{largest_batch, step_bytes},
     metrics::Metrics,
-    options::{Options, Precision},
+    options::Options,
     plan::{Plan, tokenizer},
+    precision::Precision,
     progress::{Progress, Report},
     run::train,
     settings::{Length, Settings},

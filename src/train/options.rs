@@ -10,27 +10,12 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use toml::{Table, Value};
 
-use super::TrainError;
+use super::{Precision, TrainError};
 use crate::autograd::Recompute;
 use crate::data::image::{ExifOrientation, JpegDecoder};
 use crate::data::{CaptionLines, Filter, Order, TokenizerOptions, text};
 use crate::eval::Labels;
 use crate::model::{Loss, Preset};
-
-/// The number format of activations and matrix products.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
-#[serde(rename_all = "lowercase")]
-pub enum Precision {
-    /// What a resumed run used before; else bf16 on a GPU, and f32 on a CPU, where f32 gives the same bits on every
-    /// processor
-    #[default]
-    Auto,
-    /// bfloat16
-    Bf16,
-    /// Single precision
-    F32,
-}
 
 /// Every option of `flipk train`; `None` stands for the default.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -68,8 +53,8 @@ pub struct Options {
     pub labels: Option<Labels>,
     /// Use only samples for which this holds, such as "width >= 200 and similarity > 0.3". It compares fields of the
     /// .json member, or columns of a table (a.b is a field within a field): = != < <= > >=, and, or, not, parentheses,
-    /// in ('a', 'b'), is null, is not null. As in SQL, a comparison with a missing field does not hold, and neither does
-    /// its negation
+    /// in ('a', 'b'), is null, is not null. As in SQL, a comparison with a missing field does not hold, and neither
+    /// does its negation
     #[cfg_attr(feature = "cli", arg(long = "where", value_name = "EXPRESSION", help_heading = "Data"))]
     #[serde(rename = "where")]
     pub filter: Option<Filter>,

@@ -14,8 +14,8 @@ use crate::data::tools::{Checked, Finding, check};
 
 /// Read every sample of every shard as training does, and list those that are broken
 ///
-/// The exit code is 0 if every sample can be used, and 1 if not. As many shards are open at a time as there are threads,
-/// so memory does not grow with their number.
+/// The exit code is 0 if every sample can be used, and 1 if not. As many shards are open at a time as there are
+/// threads, so memory does not grow with their number.
 #[derive(Args)]
 #[command(after_help = "Examples:
   flipk data check 'cc12m/{00000..01242}.tar' --tokenizer vocab.txt

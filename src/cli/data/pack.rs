@@ -15,8 +15,8 @@ use crate::units::{self, Bytes};
 
 /// Write shards with smaller images, for data that is read many times
 ///
-/// Images are resized to a short side of --size and stored as JPEG in WebDataset shards that other programs read too, or
-/// as raw pixels, which only flipk reads. Captions, JSON and class numbers stay as they are; broken samples are left
+/// Images are resized to a short side of --size and stored as JPEG in WebDataset shards that other programs read too,
+/// or as raw pixels, which only flipk reads. Captions, JSON and class numbers stay as they are; broken samples are left
 /// out. After Ctrl-C or a crash, the same command goes on after the last whole shard.
 #[derive(Args)]
 #[command(after_help = "Examples:

@@ -22,7 +22,8 @@ pub(super) struct Passed {
     names: BTreeSet<String>,
 }
 
-/// Opens a shard, as [`Shard::open_unless`]; its samples are those that pass. A sample whose record cannot be read stays, and is broken.
+/// Opens a shard, as [`Shard::open_unless`]; its samples are those that pass. A sample whose record cannot be read
+/// stays, and is broken.
 ///
 /// # Errors
 /// As [`Shard::open_unless`]; also a shard that can no longer be read.

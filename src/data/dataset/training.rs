@@ -23,8 +23,8 @@ const MANY_FETCHED: usize = 64;
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum Order {
-    /// `shards` with more than 1,000 shards, or 64 that are not on disk, or where files next to the shards say that there
-    /// are more than 10 million samples; else `global`
+    /// `shards` with more than 1,000 shards, or 64 that are not on disk, or where files next to the shards say that
+    /// there are more than 10 million samples; else `global`
     #[default]
     Auto,
     /// One shuffle of all samples: every shard is indexed before training, and samples are read from all of them

@@ -1,8 +1,8 @@
 //! A folder that keeps fetched shards, which several processes may share.
 //!
 //! A file is the shard and, behind it, a JSON record of address, version, length and checksum, the record's length and
-//! [`MARK`]. It is written to a `.part` file, synced and renamed, so that a kill leaves no wrong one. Its time of change
-//! is that of its last use: when the folder is full, the files longest unused are removed. Those that are open
+//! [`MARK`]. It is written to a `.part` file, synced and renamed, so that a kill leaves no wrong one. Its time of
+//! change is that of its last use: when the folder is full, the files longest unused are removed. Those that are open
 //! stay readable.
 //!
 //! `lock` is held while room is made, and while `.part` files are made and removed. A `.part` file is locked by the

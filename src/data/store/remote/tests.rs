@@ -195,7 +195,9 @@ fn the_cache_is_never_larger_than_it_may_be() {
         // Those in use stay readable although others took their place.
         assert_eq!(batches_with(cache(limit), &spec, order).unwrap(), expected);
         let (shards, bytes) = kept(folder.path());
-        assert!(shards.len() == 2 && bytes <= limit, "{} {bytes}", shards.len());
+        // In the order of shards, room was also made for shards of the next epoch, whose fetch was then stopped.
+        let full = order == Order::Shards || shards.len() == 2;
+        assert!(full && shards.len() <= 2 && bytes <= limit, "{} {bytes}", shards.len());
     }
     // The one that was used last stays.
     let last = server.address("5.tar");
