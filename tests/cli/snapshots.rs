@@ -31,7 +31,7 @@ fn seen(folder: &Path, args: &[&str]) -> String {
 
 #[test]
 fn help() {
-    let commands: [(&str, &[&str]); 11] = [
+    let commands: [(&str, &[&str]); 12] = [
         ("help", &[]),
         ("help-train", &["train"]),
         ("help-eval", &["eval"]),
@@ -43,6 +43,7 @@ fn help() {
         ("help-data", &["data"]),
         ("help-data-check", &["data", "check"]),
         ("help-data-pack", &["data", "pack"]),
+        ("help-data-stat", &["data", "stat"]),
     ];
     for (name, words) in commands {
         assert_snapshot!(name, seen(Path::new("/nowhere"), &[words, &["--help"]].concat()));

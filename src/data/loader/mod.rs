@@ -27,6 +27,8 @@ mod by_shard;
 mod by_weight;
 mod effort;
 mod eval;
+#[cfg(all(test, feature = "remote"))]
+mod fetched;
 mod health;
 mod order;
 #[cfg(test)]

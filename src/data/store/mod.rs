@@ -49,6 +49,8 @@ pub(crate) use self::gunzip::Gunzip;
 pub(crate) use self::joined::Joined;
 use self::local::read_unchanged;
 pub(crate) use self::local::{Files, OpenFile};
+#[cfg(all(test, feature = "remote"))]
+pub(crate) use self::remote::{ATTEMPTS, RANGE};
 pub use self::source::{Location, Source};
 pub(crate) use self::source::{embedded_names, left_out};
 pub(crate) use self::spool::{Spool, Spooled};

@@ -17,11 +17,11 @@ use crate::data::store::Spooled;
 use crate::data::store::access::{Fetching, seconds};
 
 /// Bytes of a request; few in tests, whose files are small.
-pub(super) const RANGE: u64 = if cfg!(test) { 64 << 10 } else { 16 << 20 };
+pub(crate) const RANGE: u64 = if cfg!(test) { 64 << 10 } else { 16 << 20 };
 /// Requests for one object at a time.
 const AT_ONCE: usize = 4;
 /// Attempts of each request, and fetches of an object that changes.
-pub(super) const ATTEMPTS: u32 = 4;
+pub(crate) const ATTEMPTS: u32 = 4;
 const FETCHES: u32 = 3;
 /// The pause after the first attempt; each further one is twice as long.
 const PAUSE: Duration = Duration::from_millis(if cfg!(test) { 20 } else { 500 });

@@ -20,8 +20,6 @@ mod failure;
 mod fetch;
 mod place;
 mod profile;
-#[cfg(test)]
-mod tests;
 
 use std::io;
 use std::sync::OnceLock;
@@ -30,6 +28,8 @@ use tokio::runtime::{Builder, Handle};
 
 pub(super) use self::address::Address;
 pub(super) use self::cache::Cache;
+#[cfg(test)]
+pub(crate) use self::fetch::{ATTEMPTS, RANGE};
 pub(super) use self::fetch::{describe, fetch, list, small};
 pub(super) use self::place::Version;
 

@@ -1,14 +1,13 @@
-//! What a fetch makes of servers, good and bad.
+//! What the loader makes of servers, good and bad.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::fetch::{ATTEMPTS, RANGE};
+use super::{Batch, Loader, LoaderConfig, Position};
 use crate::data::dataset::{Order, TrainingData};
-use crate::data::loader::{Batch, Loader, LoaderConfig, Position};
 use crate::data::sample::image::Decoding;
 use crate::data::sample::{CaptionKeys, Tokenizer};
-use crate::data::store::{Access, CacheFolder};
+use crate::data::store::{ATTEMPTS, Access, CacheFolder, RANGE};
 use crate::data::testing::server::{Mood, Server};
 use crate::data::testing::{Archive, png};
 
