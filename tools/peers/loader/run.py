@@ -85,8 +85,8 @@ def main():
     load = ROOT / "target/release/examples/load"
     braces = f"{{000..{SHARDS - 1:03}}}.tar"
 
-    def flipk(folder, ratio):
-        return lambda: last_line([load, folder / braces, ratio, 1, arguments.seconds])
+    def flipk(shards, ratio):
+        return lambda: last_line([load, shards, ratio, 1, arguments.seconds])
 
     packs = {"pack": [], "pack raw": ["--raw"]}
     for name, options in packs.items():
@@ -97,7 +97,7 @@ def main():
     rows = []
     for name in ["photos", "s480q90", "s256q90"]:
         folder = sets / name
-        programs = {f"flipk {ratio}": flipk(folder, ratio) for ratio in RATIOS}
+        programs = {f"flipk {ratio}": flipk(folder / braces, ratio) for ratio in RATIOS}
         if name == "photos":
             programs |= {f"flipk {ratio}, {pack}": flipk(sets / pack, ratio) for pack in packs for ratio in RATIOS}
         programs["OpenCLIP"] = lambda: last_line([python, HERE / "openclip.py", folder / braces, arguments.seconds])
