@@ -36,7 +36,7 @@ fn only_samples_that_pass_have_numbers() {
     let sums = ["width >= 200", "width > 199", "not width < 200"].map(|filter| open(filter).unwrap().fingerprint());
     assert!(sums[0] != sums[1] && sums[1] != sums[2] && sums[0] == open("width >= 200").unwrap().fingerprint());
     for (filter, words) in [
-        ("widht >= 200", "none of 6 samples has `widht`; the fields there are: width"),
+        ("breadth >= 200", "none of 6 samples has `breadth`; the fields there are: width"),
         ("width > 250", "none of the 2 samples of"),
         ("width > 1000", "none of the 4 samples of"),
     ] {
