@@ -22,6 +22,8 @@ import subprocess
 import sys
 import tempfile
 
+from machine import processor
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 MODELS = json.loads((ROOT / "tools/gpu/models.json").read_text())
 CASES = {name: {"batch": batch} | MODELS[name] for name, batch in [("b16", 16), ("small", 64)]}
@@ -65,12 +67,6 @@ def joined(turns):
     if "gflops" in turns[0]:
         result["gflops"] = statistics.median(itertools.chain.from_iterable(turn["gflops"] for turn in turns))
     return result
-
-
-def processor():
-    lines = subprocess.run(["lscpu"], capture_output=True, text=True).stdout.splitlines()
-    pairs = (line.partition(":") for line in lines if not line.startswith(("Vulnerab", "NUMA")))
-    return {key.strip(): value.strip() for key, _, value in pairs}
 
 
 def main():

@@ -9,7 +9,8 @@ use crossbeam::channel::{Receiver, Sender};
 use super::Batch;
 use super::health::{Health, Skipped};
 use super::order::{Position, Visit, Visits};
-use super::worker::{Done, Item, Job};
+use super::prepare::Item;
+use super::worker::{Done, Job};
 use crate::data::broken::Broken;
 use crate::data::error::{DataError, Result};
 

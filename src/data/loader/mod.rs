@@ -16,6 +16,7 @@
 //! |---|---|
 //! | `order` | epochs, shuffles, streams, the position that a run resumes from |
 //! | `worker`, `assemble` | the threads |
+//! | `prepare` | what a worker does with a sample |
 //! | `health` | counts broken samples |
 //! | `effort` | counts what the threads do |
 //! | `eval` | batches for evaluation |
@@ -31,6 +32,7 @@ mod eval;
 mod fetched;
 mod health;
 mod order;
+mod prepare;
 #[cfg(test)]
 mod proptests;
 #[cfg(test)]
@@ -55,6 +57,7 @@ use self::order::mix::{self, Mix};
 use self::order::shards::{Opener, ShardOrder, ShardVisits};
 use self::order::{GlobalVisits, Share, Visits};
 pub use self::order::{Position, StreamPosition};
+pub(crate) use self::prepare::{Item, Preparer};
 use self::worker::Worker;
 use super::dataset::TrainingData;
 use super::error::{DataError, Result};

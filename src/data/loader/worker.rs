@@ -7,22 +7,9 @@ use crossbeam::channel::{Receiver, Sender};
 use super::LoaderConfig;
 use super::effort::Counters;
 use super::order::Visit;
+use super::prepare::{Item, Preparer};
 use crate::data::broken::{Broken, Kind, confined};
-use crate::data::error::DataError;
-use crate::data::sample::image::Square;
-use crate::data::sample::{Tokenizer, visible_patches};
-use crate::random::{Purpose, Random};
-
-/// One sample of a batch, in buffers that are reused.
-#[derive(Debug, Default)]
-pub(super) struct Item {
-    /// `[kept, patch, patch, 3]`.
-    pub(super) image: Vec<u8>,
-    /// `[context]`.
-    pub(super) tokens: Vec<i32>,
-    /// `[kept]`.
-    pub(super) ids_keep: Vec<u32>,
-}
+use crate::data::sample::Tokenizer;
 
 /// A visit; `ticket` numbers the jobs of a stream.
 pub(super) struct Job {
@@ -41,52 +28,28 @@ pub(super) struct Done {
 }
 
 pub(super) struct Worker {
-    tokenizer: Tokenizer,
-    config: LoaderConfig,
-    square: Square,
+    preparer: Preparer,
     counters: Arc<Counters>,
 }
 
 impl Worker {
     pub(super) fn new(tokenizer: Tokenizer, config: LoaderConfig, counters: Arc<Counters>) -> Self {
-        let square = Square::new(config.image_size, config.patch_size);
-        Self { tokenizer, config, square, counters }
+        Self { preparer: Preparer::new(Some(tokenizer), config), counters }
     }
 
     /// Works until either channel is closed.
     pub(super) fn run(mut self, jobs: &Receiver<Job>, done: &Sender<Done>) {
         for Job { stream, ticket, visit, mut item } in jobs {
-            let counters = self.counters.clone();
-            let result = counters.decoding(|| confined(|| self.make(&visit, &mut item)));
+            let Self { preparer, counters } = &mut self;
+            let prepare = || preparer.prepare(visit.held.view(), visit.epoch, visit.key, &mut item);
+            let result = counters.decoding(|| confined(prepare));
             if matches!(result, Err(Broken { kind: Kind::Panic, .. })) {
-                // The panic may have left it in a bad state.
-                self.square = Square::new(self.config.image_size, self.config.patch_size);
+                preparer.reset();
             }
             if done.send(Done { stream, ticket, item, result }).is_err() {
                 return;
             }
         }
-    }
-
-    fn make(&mut self, visit: &Visit, item: &mut Item) -> Result<(), Broken> {
-        let Self { tokenizer, config, square, .. } = self;
-        let (epoch, key, view) = (visit.epoch, visit.key, visit.held.view());
-        let random = |purpose| Random::new(config.seed, purpose, epoch, key);
-
-        let caption = view.caption()?.vary(&config.captions, &mut random(Purpose::Caption));
-        item.tokens.resize(config.context, 0);
-        let refused = |error: DataError| Broken { kind: Kind::MissingCaption, detail: error.to_string() };
-        tokenizer.encode(&caption, &mut item.tokens).map_err(refused)?;
-
-        item.ids_keep.resize(config.kept(), 0);
-        visible_patches(config.seed, epoch, key, config.patches(), &mut item.ids_keep);
-        item.image.resize(config.kept() * config.patch_size.pow(2) * 3, 0);
-        let (augmentation, mut random) = (&config.augmentation, random(Purpose::Crop));
-        let (image, crop) = view.decoded_part(|width, height| augmentation.crop(width, height, &mut random))?;
-        square
-            .cropped(&image, crop, augmentation, &mut random, &item.ids_keep, &mut item.image)
-            .map_err(|why| Broken { kind: Kind::BadImage, detail: why.to_string() })?;
-        Ok(())
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -95,11 +96,7 @@ impl Spool {
         loop {
             let (filled, problem) = fill(&mut from, &mut piece);
             if filled > 0 {
-                let number = spooled.of.take();
-                // Owned before it is written, so that a failed write does not lose it.
-                spooled.pieces.push(number);
-                write_all_at(&spooled.of.file, &piece[..filled], u64::from(number) * PIECE as u64)?;
-                spooled.len += filled as u64;
+                spooled.write_at(&piece[..filled], spooled.len)?;
             }
             if problem.is_some() || filled < PIECE {
                 return Ok((spooled, problem));
@@ -110,19 +107,24 @@ impl Spool {
 
 impl Spooled {
     /// Writes bytes at any offset, in any order. Parts that are never written have any content.
-    pub(super) fn write_at(&mut self, mut bytes: &[u8], mut at: u64) -> io::Result<()> {
+    pub(super) fn write_at(&mut self, bytes: &[u8], at: u64) -> io::Result<()> {
+        // Owned before they are written, so that a failed write does not lose them.
         self.len = self.len.max(at + bytes.len() as u64);
         while self.pieces.len() < self.len.div_ceil(PIECE as u64) as usize {
             self.pieces.push(self.of.take());
         }
-        while !bytes.is_empty() {
-            let (piece, within) = ((at / PIECE as u64) as usize, (at % PIECE as u64) as usize);
-            let (now, later) = bytes.split_at((PIECE - within).min(bytes.len()));
-            write_all_at(&self.of.file, now, u64::from(self.pieces[piece]) * PIECE as u64 + within as u64)?;
-            at += now.len() as u64;
-            bytes = later;
-        }
-        Ok(())
+        self.parts(at, bytes.len()).try_for_each(|(part, at)| write_all_at(&self.of.file, &bytes[part], at))
+    }
+
+    /// Cuts `len` bytes from `at` on where pieces end: each part, and where in the file it is.
+    fn parts(&self, at: u64, len: usize) -> impl Iterator<Item = (Range<usize>, u64)> {
+        let mut done = 0;
+        std::iter::from_fn(move || {
+            let (piece, within) = ((at + done as u64) / PIECE as u64, (at + done as u64) % PIECE as u64);
+            let part = done..len.min(done + PIECE - within as usize);
+            done = part.end;
+            (!part.is_empty()).then(|| (part, u64::from(self.pieces[piece as usize]) * PIECE as u64 + within))
+        })
     }
 
     /// Gives its pieces back.
@@ -138,18 +140,11 @@ impl ReadAt for Spooled {
         self.len
     }
 
-    fn read_at(&self, mut into: &mut [u8], mut at: u64) -> io::Result<()> {
+    fn read_at(&self, into: &mut [u8], at: u64) -> io::Result<()> {
         if at.checked_add(into.len() as u64).is_none_or(|end| end > self.len) {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        while !into.is_empty() {
-            let (piece, within) = ((at / PIECE as u64) as usize, (at % PIECE as u64) as usize);
-            let (now, later) = into.split_at_mut((PIECE - within).min(into.len()));
-            read_exact_at(&self.of.file, now, u64::from(self.pieces[piece]) * PIECE as u64 + within as u64)?;
-            at += now.len() as u64;
-            into = later;
-        }
-        Ok(())
+        self.parts(at, into.len()).try_for_each(|(part, at)| read_exact_at(&self.of.file, &mut into[part], at))
     }
 }
 

@@ -12,10 +12,9 @@ use super::Input;
 use crate::data::broken::{Broken, Kind, confined};
 use crate::data::dataset::{Held, View};
 use crate::data::error::Result;
-use crate::data::loader::{LoaderConfig, Skipped};
-use crate::data::sample::image::{Square, kind};
-use crate::data::sample::{Tokenizer, visible_patches};
-use crate::random::{Purpose, Random};
+use crate::data::loader::{Item, LoaderConfig, Preparer, Skipped};
+use crate::data::sample::Tokenizer;
+use crate::data::sample::image::kind;
 
 /// Shards that are opened, spread over the list, unless all samples are looked at.
 const SHARDS: usize = 64;
@@ -242,15 +241,14 @@ fn speed(samples: &[Held], tokenizer: Option<&Tokenizer>, config: &LoaderConfig)
         return None;
     }
     let run = |epochs: std::ops::RangeFrom<u64>| {
-        let (mut square, mut out) = (Square::new(config.image_size, config.patch_size), Vec::new());
+        let (mut preparer, mut item) = (Preparer::new(tokenizer.cloned(), config.clone()), Item::default());
         let (begun, mut done) = (Instant::now(), 0_u64);
         for (epoch, (number, held)) in epochs.flat_map(|epoch| samples.iter().enumerate().map(move |s| (epoch, s))) {
             if begun.elapsed() >= TIME {
                 break;
             }
             // All of them were decoded before; one that no longer can be counts as nothing.
-            let loaded =
-                confined(|| load(held.view(), (epoch, number as u64), tokenizer, config, &mut square, &mut out));
+            let loaded = confined(|| preparer.prepare(held.view(), epoch, number as u64, &mut item));
             done += u64::from(loaded.is_ok());
         }
         done as f64 / begun.elapsed().as_secs_f64()
@@ -259,30 +257,6 @@ fn speed(samples: &[Held], tokenizer: Option<&Tokenizer>, config: &LoaderConfig)
     let one_thread = run(0..);
     let all_threads = rayon::broadcast(|context| run(context.index() as u64..)).into_iter().sum();
     Some(Speed { one_thread, all_threads, threads })
-}
-
-fn load(
-    view: View<'_>,
-    (epoch, sample): (u64, u64),
-    tokenizer: Option<&Tokenizer>,
-    config: &LoaderConfig,
-    square: &mut Square,
-    out: &mut Vec<u8>,
-) -> std::result::Result<(), Broken> {
-    let random = |purpose| Random::new(config.seed, purpose, epoch, sample);
-    let text = view.caption()?.vary(&config.captions, &mut random(Purpose::Caption));
-    if let Some(tokenizer) = tokenizer {
-        let mut tokens = vec![0; config.context];
-        let refused = |why: crate::data::DataError| Broken { kind: Kind::MissingCaption, detail: why.to_string() };
-        tokenizer.encode(&text, &mut tokens).map_err(refused)?;
-    }
-    let mut ids = vec![0; config.kept()];
-    visible_patches(config.seed, epoch, sample, config.patches(), &mut ids);
-    out.resize(ids.len() * config.patch_size.pow(2) * 3, 0);
-    let mut random = random(Purpose::Crop);
-    let (image, crop) = view.decoded_part(|width, height| config.augmentation.crop(width, height, &mut random))?;
-    let cropped = square.cropped(&image, crop, &config.augmentation, &mut random, &ids, out);
-    cropped.map_err(|why| Broken { kind: Kind::BadImage, detail: why.to_string() })
 }
 
 #[cfg(test)]

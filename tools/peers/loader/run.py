@@ -23,6 +23,10 @@ import sys
 import tarfile
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
+sys.path.insert(0, str(ROOT / "tools/peers"))
+
+from machine import processor
+
 HERE = pathlib.Path(__file__).resolve().parent
 SHARDS = 10
 PACKAGES = ["open_clip_torch==3.2.0", "webdataset==0.2.86", "pandas==2.3.3", "nvidia-dali-cuda120==2.4.0"]
@@ -56,12 +60,6 @@ def make_sets(photos, folder):
 def last_line(command):
     ran = subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True, cwd=ROOT)
     return json.loads(ran.stdout.splitlines()[-1])
-
-
-def processor():
-    lines = subprocess.run(["lscpu"], capture_output=True, text=True).stdout.splitlines()
-    pairs = (line.partition(":") for line in lines if not line.startswith(("Vulnerab", "NUMA")))
-    return {key.strip(): value.strip() for key, _, value in pairs}
 
 
 def main():
