@@ -30,7 +30,7 @@ fn train_briefly(folder: &Path) -> PathBuf {
     let run = folder.join("run");
     let data = Some(vec!["embedded:noto".to_owned()]);
     let options = Options { data, steps: Some(1), batch: Some(8), vision_layers: Some(1), ..Options::default() };
-    let plan = Plan::start(options, Some(&run), &mut |_| ()).unwrap();
+    let plan = Plan::start(options, Some(&run)).unwrap();
     train(Arc::new(Cpu::default()), plan, &AtomicBool::new(false), &mut |_| ()).unwrap();
     run
 }

@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
 use crate::device::{Cpu, DeviceError};
+use crate::log;
 use crate::ops::AllOps;
 use crate::profile::product_ceiling;
 use crate::train::Precision;
@@ -79,7 +80,7 @@ impl DeviceArgs {
                 return job.run(Arc::new(Cpu::default()));
             }
             let cpu = Arc::new(Cpu::bf16()?);
-            eprint_line!("{}", speed_of_bf16(&cpu)?);
+            log::line(&speed_of_bf16(&cpu)?);
             job.run(cpu)
         })
     }

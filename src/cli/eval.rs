@@ -8,8 +8,10 @@ use anyhow::{Context, Result, bail};
 use clap::builder::BoolishValueParser;
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
+use tracing::{info, warn};
 
 use super::device::{DeviceArgs, Job};
+use super::logging::show;
 use super::put;
 use super::table::{percent, table};
 use crate::autograd::Parameters;
@@ -18,6 +20,7 @@ use crate::data::{
     CaptionKeys, CaptionLines, ClassNumbers, Dataset, Filter, Skipped, Survey, Tokenizer, TokenizerOptions,
 };
 use crate::eval::{self, ClassNames, Classes, Encoder, Inputs, Labels, Retrieval, Templates, ZeroShot};
+use crate::log;
 use crate::model::Flip;
 use crate::ops::AllOps;
 use crate::train::{Options, checkpoint::Checkpoint};
@@ -150,22 +153,22 @@ impl Eval {
                 let numbers = if names.is_some() { ClassNumbers::Prefer } else { ClassNumbers::Accept };
                 let dataset = common.open(&run, numbers)?;
                 let classes = Classes::of(&dataset, names.as_ref(), labels)?;
-                classes.notes().iter().for_each(|note| eprint_line!("{note}"));
+                log::lines(classes.notes());
                 (dataset, Kind::ZeroShot { classes, templates }, names.is_some())
             }
         };
         let orientation = common.exif_orientation.or(run.exif_orientation).unwrap_or_default();
         let decoding = Decoding { orientation, jpeg: run.jpeg.unwrap_or_default() };
         let dataset = Arc::new(dataset.with_decoding(decoding));
-        dataset.warnings().iter().for_each(|warning| eprint_line!("{warning}"));
+        log::lines(dataset.warnings());
         // With class names, captions may be class numbers, which are not embedded.
         if !named {
             let survey = Survey::of(&dataset, &tokenizer, checkpoint.state.model.context)?;
-            survey.warnings(false).iter().for_each(|warning| eprint_line!("{warning}"));
+            log::lines(survey.warnings(false));
         }
         let (found, skipped) = common.device.run(Evaluation { common, kind, checkpoint, dataset, tokenizer })?;
         for (kind, count) in skipped {
-            eprint_line!("skipped: {count} x {kind}");
+            info!("skipped: {count} x {kind}");
         }
         match (&found, common.json) {
             (Found::ZeroShot(found), true) => put(format_args!("{}\n", serde_json::to_string_pretty(found)?))?,
@@ -195,7 +198,7 @@ impl Eval {
 fn run_options(checkpoint: &Checkpoint) -> Options {
     let Some(config) = checkpoint.sibling("config.toml") else { return Options::default() };
     Options::default().over_file(&config).unwrap_or_else(|error| {
-        eprint_line!("warning: {error}; using default options instead of the run's");
+        warn!("{error}; using default options instead of the run's");
         Options::default()
     })
 }
@@ -231,7 +234,7 @@ impl Common {
             Some(key) => (Dataset::open(&data, keys(Some(key), ClassNumbers::Ignore))?, None),
             None => eval::open(&data, &keys(run.caption_key.as_ref(), numbers))?,
         };
-        note.iter().for_each(|note| eprint_line!("{note}"));
+        log::lines(note);
         Ok(dataset)
     }
 
@@ -247,9 +250,9 @@ impl Common {
         let tokenizer = Tokenizer::open(path, &options)?;
         tokenizer.check_rows(checkpoint.state.model.vocab).with_context(|| path.display().to_string())?;
         if let (Some(_), Some(own)) = (&self.tokenizer, &own) {
-            eprint_line!("{}", tokenizer.describe());
+            info!("{}", tokenizer.describe());
             if !Tokenizer::from_file(own)?.has_tokens_of(&tokenizer) {
-                eprint_line!("warning: its tokens are not those that the model was trained with ({})", own.display());
+                warn!("its tokens are not those that the model was trained with ({})", own.display());
             }
         }
         Ok(tokenizer)
@@ -263,7 +266,7 @@ impl Job for Evaluation<'_> {
         let flip = Flip::new(&self.checkpoint.state.model, true);
         let params = Parameters::new(&*device, flip.layout().clone(), &self.checkpoint.weights(flip.layout())?)?;
         let mut encoder = Encoder::new(&device, &flip, self.common.batch as usize)?;
-        let bar = ProgressBar::new(self.dataset.len() as u64);
+        let bar = show(ProgressBar::new(self.dataset.len() as u64));
         bar.set_style(ProgressStyle::with_template("{bar:24.cyan/blue} {pos}/{len} images  {per_sec}  {eta} left")?);
         let inputs = Inputs {
             dataset: &self.dataset,
@@ -278,13 +281,13 @@ impl Job for Evaluation<'_> {
             Kind::Retrieval => eval::retrieval(&mut encoder, &params, &inputs).map(Found::Retrieval),
         };
         bar.finish_and_clear();
-        encoder.take_warnings().iter().for_each(|warning| eprint_line!("{warning}"));
+        log::lines(encoder.take_warnings());
         let found = found?;
         let samples = bar.position().saturating_sub(encoder.skipped().values().sum());
         if let Found::Retrieval(found) = &found
             && samples > found.images as u64
         {
-            eprint_line!("{samples} samples are {} images: files with equal bytes are one", found.images);
+            info!("{samples} samples are {} images: files with equal bytes are one", found.images);
         }
         Ok((found, encoder.skipped().clone()))
     }

@@ -23,7 +23,7 @@ pub(super) fn driver(kind: Kind) -> Result<Option<Arc<dyn Driver>>> {
         Kind::Auto => match best_gpu() {
             Ok(gpu) => Some(Arc::new(gpu)),
             Err(error) => {
-                eprint_line!("computing on the CPU: {error}");
+                tracing::info!("computing on the CPU: {error}");
                 None
             }
         },

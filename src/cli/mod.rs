@@ -1,14 +1,5 @@
 //! The command line: one file per subcommand; each parses, calls and prints, and computes nothing.
 
-/// Prints a line to standard error. Unlike `eprintln!`, it does not panic if that fails: a full disk under the log, or
-/// a reader that has gone (`flipk train 2>&1 | head`), must not end a run.
-macro_rules! eprint_line {
-    ($($line:tt)*) => {{
-        use std::io::Write as _;
-        let _ = writeln!(std::io::stderr().lock(), $($line)*);
-    }};
-}
-
 pub mod benches;
 mod data;
 mod device;
@@ -18,6 +9,7 @@ mod fit;
 #[cfg(feature = "cuda")]
 mod gpu;
 mod info;
+mod logging;
 mod openclip;
 mod profile;
 mod progress;
@@ -42,6 +34,10 @@ use crate::device::isa;
 #[derive(Parser)]
 #[command(name = "flipk", version, max_term_width = 110, args_override_self = true)]
 struct Cli {
+    /// Form of the lines on standard error: text, or an object per line for programs (json). The variable FLIPK_LOG
+    /// says which: info, or debug to see shards that are opened, requests that are repeated and checkpoints
+    #[arg(long, global = true, value_name = "text|json", hide_possible_values = true, default_value = "text")]
+    log_format: logging::LogFormat,
     #[command(subcommand)]
     command: Command,
 }
@@ -98,9 +94,13 @@ fn parse() -> Cli {
 
 /// Runs the program. The exit code is 0 on success, 1 on failure, 2 for a wrong command line.
 pub fn main() -> ExitCode {
-    let command = parse().command;
+    let Cli { log_format, command } = parse();
+    if let Err(problem) = logging::start(log_format) {
+        let _ = writeln!(std::io::stderr().lock(), "error: {problem}");
+        return ExitCode::from(2);
+    }
     if let Err(problem) = isa::chosen() {
-        eprint_line!("error: {problem}");
+        tracing::error!("{problem}");
         return ExitCode::FAILURE;
     }
     let done = match command {
@@ -112,7 +112,7 @@ pub fn main() -> ExitCode {
         Command::Info(command) => command.run(),
     };
     done.unwrap_or_else(|error| {
-        eprint_line!("error: {}", error_chain(&error));
+        tracing::error!("{}", error_chain(&error));
         ExitCode::FAILURE
     })
 }

@@ -13,6 +13,7 @@ use serde::Deserialize;
 
 use super::benches;
 use super::device::{DeviceArgs, Job};
+use super::logging::show;
 use super::put;
 use super::table::table;
 use crate::device::KernelCounts;
@@ -91,7 +92,7 @@ impl Job for Measurement {
             bail!("{NOT_COUNTED}: --group kernel needs --device emulator");
         }
         let ceilings = measure_ceilings(&device, self.again)?;
-        let bar = ProgressBar::new(0);
+        let bar = show(ProgressBar::new(0));
         bar.set_style(ProgressStyle::with_template("{bar:24.cyan/blue} {pos}/{len} steps  {elapsed}  {eta} left")?);
         let profiled = profile::profile(device, &self.job, ceilings, &mut |progress| {
             bar.set_length(progress.total as u64);

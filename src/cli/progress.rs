@@ -1,25 +1,26 @@
 //! Shows the progress of a run: a bar on a terminal, else a line every few seconds.
 
-use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
+use tracing::info;
 
+use super::logging::{self, show};
 use crate::train::{Metrics, Progress};
 
 /// Time between plain lines.
 const PLAIN_EVERY: Duration = Duration::from_secs(10);
 
 pub(super) struct Screen {
-    /// `None` without a terminal.
+    /// `None` without a terminal, and if log lines are for programs.
     bar: Option<ProgressBar>,
     last_line: Option<Instant>,
 }
 
 impl Screen {
     pub(super) fn new() -> Self {
-        let bar = std::io::stderr().is_terminal().then(|| {
-            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+        let bar = logging::has_bars().then(|| {
+            let bar = show(ProgressBar::no_length());
             let style = ProgressStyle::with_template("{bar:24.cyan/blue} step {pos}/{len}  {msg}");
             bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
         });
@@ -28,7 +29,6 @@ impl Screen {
 
     pub(super) fn show(&mut self, progress: Progress) {
         match progress {
-            Progress::Line(line) => self.print(line),
             Progress::Step { done, total } => {
                 if let Some(bar) = &self.bar {
                     bar.set_length(total);
@@ -39,18 +39,10 @@ impl Screen {
         }
     }
 
-    /// Prints a line above the bar.
-    fn print(&self, line: &str) {
-        match &self.bar {
-            Some(bar) => bar.suspend(|| eprint_line!("{line}")),
-            None => eprint_line!("{line}"),
-        }
-    }
-
     fn show_metrics(&mut self, metrics: &Metrics, total: u64, left: Duration, skipped: u64) {
-        let skipped = if skipped > 0 { format!("  {skipped} skipped") } else { String::new() };
+        let lost = if skipped > 0 { format!("  {skipped} skipped") } else { String::new() };
         let message = format!(
-            "epoch {:.2}  loss {:.3}  acc {:.1} %  {:.0} samples/s  {:.0} GFLOP/s  data wait {:.0} %{skipped}  {:#} left",
+            "epoch {:.2}  loss {:.3}  acc {:.1} %  {:.0} samples/s  {:.0} GFLOP/s  data wait {:.0} %{lost}  {:#} left",
             metrics.epoch,
             metrics.loss,
             100.0 * metrics.accuracy,
@@ -66,7 +58,20 @@ impl Screen {
             }
             None if metrics.step >= total || self.last_line.is_none_or(|last| last.elapsed() >= PLAIN_EVERY) => {
                 self.last_line = Some(Instant::now());
-                eprint_line!("step {}/{total}  {message}", metrics.step);
+                info!(
+                    step = metrics.step,
+                    steps = total,
+                    epoch = metrics.epoch,
+                    loss = metrics.loss,
+                    accuracy = metrics.accuracy,
+                    samples_per_second = metrics.samples_per_second,
+                    gflops = metrics.gflops,
+                    data_wait = metrics.data_wait,
+                    skipped,
+                    seconds_left = left.as_secs(),
+                    "step {}/{total}  {message}",
+                    metrics.step
+                );
             }
             None => {}
         }

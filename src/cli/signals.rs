@@ -1,5 +1,6 @@
 //! Ctrl-C and its kin.
 
+use std::io::{IsTerminal, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -16,7 +17,11 @@ pub(super) fn interrupt(what: &'static str) -> Result<Arc<AtomicBool>> {
         if flag.swap(true, Ordering::Relaxed) {
             std::process::exit(130);
         }
-        eprint_line!("\nstopping: {what} (Ctrl-C again to stop at once)");
+        if std::io::stdin().is_terminal() {
+            // The terminal has printed `^C`.
+            let _ = writeln!(std::io::stderr().lock());
+        }
+        tracing::info!("stopping: {what} (Ctrl-C again to stop at once)");
     };
     ctrlc::set_handler(handler).context("cannot listen for Ctrl-C")?;
     for signal in ignored {

@@ -68,11 +68,10 @@ impl Train {
     pub(super) fn run(self) -> Result<ExitCode> {
         let mut options = Options { precision: self.device.precision(), ..self.options };
         self.openclip.apply(&mut options)?;
-        let print = &mut |line: &str| eprint_line!("{line}");
         let plan = match (&self.resume, &self.config) {
-            (Some(folder), _) => Plan::resume(folder, options, print)?,
-            (None, Some(file)) => Plan::start(options.over_file(file)?, self.out.as_deref(), print)?,
-            (None, None) => Plan::start(options, self.out.as_deref(), print)?,
+            (Some(folder), _) => Plan::resume(folder, options)?,
+            (None, Some(file)) => Plan::start(options.over_file(file)?, self.out.as_deref())?,
+            (None, None) => Plan::start(options, self.out.as_deref())?,
         };
         let folder = plan.folder.clone();
         let precision = plan.settings.options.precision;

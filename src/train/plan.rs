@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use tracing::{info, warn};
+
 use super::checkpoint::{Checkpoint, State};
 use super::folder::Lock;
 use super::held_out::HeldOut;
@@ -58,16 +60,16 @@ fn is_harmless(key: &str, before: &Options, after: &Options) -> bool {
 }
 
 impl Plan {
-    /// A new run in `out`, or in a new folder under `runs/`. `print` receives warnings, a line each.
+    /// A new run in `out`, or in a new folder under `runs/`.
     ///
     /// # Errors
     /// Invalid options, data or a tokenizer that cannot be used, or a folder that already contains a run.
-    pub fn start(options: Options, out: Option<&Path>, print: &mut dyn FnMut(&str)) -> Result<Self, TrainError> {
+    pub fn start(options: Options, out: Option<&Path>) -> Result<Self, TrainError> {
         let tokenizer = tokenizer(&options)?;
         let mut settings = Settings::resolve(options, tokenizer.vocab_size())?;
         let asks_for_labels = settings.options.labels.is_some_and(|labels| labels != Labels::default());
         if settings.eval_data.is_empty() && (settings.eval_every > 0 || asks_for_labels) {
-            print("warning: --eval-every and --labels do nothing without --eval-data");
+            warn!("--eval-every and --labels do nothing without --eval-data");
         }
         let ((data, epoch), held_out) = (open(&mut settings, None)?, HeldOut::open(&settings)?);
         let (folder, lock) = RunFolder::create(out, &settings.preset_name())?;
@@ -77,13 +79,13 @@ impl Plan {
     }
 
     /// Resumes the run that `target` refers to (see `resume::find`), from the checkpoint it names or else from the
-    /// newest intact one. `flags` override the run's `config.toml`. `print` receives notes and warnings, a line each.
+    /// newest intact one. `flags` override the run's `config.toml`.
     ///
     /// # Errors
     /// As [`Self::start`]; also a checkpoint of another model, seed or data set, a preset or tokenizer that is not the
     /// run's, a length shorter than what is already done, or a folder in which another process is training.
-    pub fn resume(target: &Path, flags: Options, print: &mut dyn FnMut(&str)) -> Result<Self, TrainError> {
-        let (folder, named) = resume::find(target, print)?;
+    pub fn resume(target: &Path, flags: Options) -> Result<Self, TrainError> {
+        let (folder, named) = resume::find(target)?;
         let lock = folder.lock()?;
         folder.prepare()?;
         let mut before = Options::default().over_file(&folder.config())?;
@@ -118,7 +120,7 @@ impl Plan {
         let mut settings = Settings::resolve(options, tokenizer.vocab_size())?;
         let ((data, epoch), held_out) = (open(&mut settings, Some(folder.path()))?, HeldOut::open(&settings)?);
         data.write_counts(settings.index_cache(folder.path()));
-        let point = Point::choose(&folder, named.as_deref(), print)?;
+        let point = Point::choose(&folder, named.as_deref())?;
         if let Some(checkpoint) = &point.checkpoint {
             if settings.time.is_some() {
                 let problem =
@@ -148,13 +150,13 @@ impl Plan {
                 );
                 return Err(TrainError::Settings { problem });
             }
-            this.report_changes(before, print);
+            this.log_changes(before);
         }
         Ok(Self { resume: Some(point), ..this })
     }
 
-    /// Prints which options changed, if that changes the resulting weights.
-    fn report_changes(&self, before: Options, print: &mut dyn FnMut(&str)) {
+    /// Logs which options changed, if that changes the resulting weights.
+    fn log_changes(&self, before: Options) {
         let after = &self.settings.options;
         // An older version may not have written every default; filling it in is not a change.
         let before = Settings::resolve(before.clone(), self.tokenizer.vocab_size()).map_or(before, |old| old.options);
@@ -162,10 +164,10 @@ impl Plan {
         let harmful: Vec<&str> =
             changed.iter().map(String::as_str).filter(|key| !is_harmless(key, &before, after)).collect();
         if !harmful.is_empty() {
-            print(&format!("changed: {}; the weights will differ from those of the original run", harmful.join(", ")));
+            info!("changed: {}; the weights will differ from those of the original run", harmful.join(", "));
         }
         if changed.iter().any(|key| key == "data") {
-            print("the training data has moved; its content is the same");
+            info!("the training data has moved; its content is the same");
         }
     }
 

@@ -8,8 +8,6 @@ use super::Metrics;
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum Progress<'a> {
-    /// A line of text for the user.
-    Line(&'a str),
     /// The number of steps done so far, including one that the device may still compute.
     Step {
         /// Steps done.

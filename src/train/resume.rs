@@ -7,6 +7,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use tracing::{info, warn};
+
 use super::checkpoint::{self, Checkpoint};
 use super::folder::create_numbered;
 use super::metrics::MetricsLog;
@@ -20,7 +22,7 @@ const LATEST: &str = "latest";
 ///
 /// # Errors
 /// If there is no such run.
-pub(super) fn find(target: &Path, print: &mut dyn FnMut(&str)) -> Result<(RunFolder, Option<PathBuf>), TrainError> {
+pub(super) fn find(target: &Path) -> Result<(RunFolder, Option<PathBuf>), TrainError> {
     if target == Path::new(LATEST) && RunFolder::open(target).is_err() {
         let newest = newest_run(Path::new(RunFolder::RUNS)).ok_or_else(|| TrainError::Settings {
             problem: format!(
@@ -28,7 +30,7 @@ pub(super) fn find(target: &Path, print: &mut dyn FnMut(&str)) -> Result<(RunFol
                 RunFolder::RUNS
             ),
         })?;
-        print(&format!("the newest run under {}/ is {}", RunFolder::RUNS, newest.display()));
+        info!("the newest run under {}/ is {}", RunFolder::RUNS, newest.display());
         return Ok((RunFolder::open(&newest)?, None));
     }
     if target.is_file() {
@@ -84,11 +86,7 @@ impl Point {
     ///
     /// # Errors
     /// If `named`, or every checkpoint in the folder, is damaged; if a file cannot be read.
-    pub(super) fn choose(
-        folder: &RunFolder,
-        named: Option<&Path>,
-        print: &mut dyn FnMut(&str),
-    ) -> Result<Self, TrainError> {
+    pub(super) fn choose(folder: &RunFolder, named: Option<&Path>) -> Result<Self, TrainError> {
         let all = checkpoint::list(&folder.checkpoints());
         if let Some(named) = named {
             return Ok(Self::at(Checkpoint::open_checked(named)?, &all));
@@ -98,10 +96,10 @@ impl Point {
             match Checkpoint::open_intact(path) {
                 Ok(checkpoint) => {
                     for error in &broken {
-                        print(&format!("warning: {error}"));
+                        warn!("{error}");
                     }
                     if !broken.is_empty() {
-                        print(&format!("resuming from the newest intact one, {}", path.display()));
+                        info!("resuming from the newest intact one, {}", path.display());
                     }
                     return Ok(Self::at(checkpoint, &all));
                 }
@@ -111,7 +109,7 @@ impl Point {
         }
         match broken.into_iter().next() {
             None => {
-                print(&format!("{} has no checkpoint yet; the run starts over", folder.path().display()));
+                info!("{} has no checkpoint yet; the run starts over", folder.path().display());
                 Ok(Self::default())
             }
             Some(TrainError::Checkpoint { path, problem, source }) => {
@@ -201,7 +199,7 @@ mod tests {
         for path in [&file, &run.join("config.toml"), &runs.path().join("copy.safetensors")] {
             fs::write(path, "").unwrap();
         }
-        let found = |path: &Path| find(path, &mut |_| ()).map(|(folder, named)| (folder.path().to_owned(), named));
+        let found = |path: &Path| find(path).map(|(folder, named)| (folder.path().to_owned(), named));
         assert_eq!(found(&run).unwrap(), (run.clone(), None));
         assert_eq!(found(&run.join("checkpoints")).unwrap(), (run.clone(), None));
         assert_eq!(found(&file).unwrap(), (run.clone(), Some(file)));

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use tracing::{debug, info, warn};
 
 use super::advice;
 use super::bound::Watch;
@@ -20,12 +21,13 @@ use super::{Ended, Plan, Progress, Report, Settings, StepOutcome, Summary, Train
 use crate::data::{Batch, Loader, Position, Skipped, Variety};
 use crate::device::Device;
 use crate::eval::{self, Encoder, ZeroShot};
+use crate::log;
 use crate::model::Flip;
 use crate::ops::AllOps;
 use crate::optim::Schedule;
 use crate::units::Bytes;
 
-/// Trains `plan` to its end, or until `stop` is set. `report` receives lines to print, and the progress.
+/// Trains `plan` to its end, or until `stop` is set. `report` receives the progress; everything else is logged.
 ///
 /// # Errors
 /// See [`TrainError`]. Checkpoints that were already written are kept.
@@ -37,7 +39,7 @@ pub fn train<D: AllOps>(
 ) -> Result<Ended, TrainError> {
     let notes = plan.fix(&device)?;
     let mut run = Run::new(device, plan, report)?;
-    notes.iter().for_each(|line| run.print(line));
+    log::lines(&notes);
     while run.state.step < run.total {
         // The data may be far away.
         let is_ready = run.loader.wait(stop);
@@ -114,22 +116,21 @@ impl<'a, D: AllOps> Run<'a, D> {
         }
         let total = plan.steps();
         let schedule = Schedule { peak: settings.peak_lr, warmup: settings.warmup_steps(total), total };
-        let mut print = |line: &str| report(Progress::Line(line));
         if let Some(before) = another {
-            print(&format!(
+            info!(
                 "changed: the checkpoint was computed in {before}, and the run continues in {}; the weights will differ from \
                  those of the original run",
                 state.arithmetic.as_deref().unwrap_or_default()
-            ));
+            );
         }
         // Nothing in the run folder changes until everything that can fail has succeeded.
         if let Some(point) = &point {
             let moved = point.set_aside(&plan.folder, state.step < total)?;
-            moved.iter().for_each(|line| print(line));
+            log::lines(&moved);
             plan.folder.describe(&settings.options, &plan.tokenizer)?;
         }
         let log = MetricsLog::open(plan.folder.path(), state.step)?;
-        let mut this = Self {
+        let this = Self {
             seconds_before: state.seconds,
             saved: resume.map(|checkpoint| checkpoint.path().to_owned()),
             plan,
@@ -152,19 +153,13 @@ impl<'a, D: AllOps> Run<'a, D> {
             collapse_reported: false,
             in_flight: None,
         };
-        this.print_header();
+        this.log_header();
         Ok(this)
     }
 
-    /// Reports a line of text.
-    fn print(&mut self, line: &str) {
-        (self.report)(Progress::Line(line));
-    }
-
-    fn print_header(&mut self) {
+    fn log_header(&self) {
         let Settings { model, loader, .. } = &self.plan.settings;
-        let mut print = |line: &str| (self.report)(Progress::Line(line));
-        print(&format!(
+        info!(
             "{}; {:.1} M parameters; {} px, {} of {} patches visible; batch {}; {} steps from {}; activations {}; {}",
             self.plan.data.describe(),
             self.trainer.params().layout().count() as f64 / 1e6,
@@ -176,7 +171,7 @@ impl<'a, D: AllOps> Run<'a, D> {
             self.state.step,
             Bytes(self.trainer.activation_bytes()),
             self.trainer.device().describe(),
-        ));
+        );
         let captions = introduction::captions(self.plan.data.looked_at(), &self.plan.tokenizer, loader);
         let held_out = self.plan.held_out.iter().flat_map(|held_out| &held_out.notes);
         let variety = Variety::of(self.plan.data.looked_at());
@@ -187,16 +182,16 @@ impl<'a, D: AllOps> Run<'a, D> {
             total: self.total,
             warmup: self.schedule.warmup,
         });
-        captions.iter().chain(held_out).chain(&warnings).for_each(|line| print(line));
-        print(&format!("run folder: {}", self.plan.folder.path().display()));
+        log::lines(captions.iter().chain(held_out).chain(&warnings));
+        info!("run folder: {}", self.plan.folder.path().display());
         let held_out = self.plan.held_out.iter().flat_map(|held_out| held_out.dataset.warnings());
-        self.plan.data.warnings().iter().chain(&self.plan.epoch.notes).chain(held_out).for_each(|line| print(line));
+        log::lines(self.plan.data.warnings().iter().chain(&self.plan.epoch.notes).chain(held_out));
     }
 
     fn step(&mut self) -> Result<(), TrainError> {
         let start = Start::now();
         let batch = self.loader.next_batch();
-        self.loader.take_warnings().iter().for_each(|line| self.print(line));
+        log::lines(self.loader.take_warnings());
         let batch = match batch {
             Ok(batch) => batch,
             Err(error) => {
@@ -223,7 +218,7 @@ impl<'a, D: AllOps> Run<'a, D> {
             && self.plan.held_out.is_some()
             && let Err(error) = self.save()
         {
-            self.print(&format!("warning: {error}"));
+            warn!("{error}");
         }
         let evaluated = match (due(eval_every) || last, &self.plan.held_out) {
             (true, Some(_)) => match self.evaluate() {
@@ -233,7 +228,7 @@ impl<'a, D: AllOps> Run<'a, D> {
                     return Err(error);
                 }
                 Err(error @ TrainError::Eval(_)) => {
-                    self.print(&format!("warning: not evaluated: {error}"));
+                    warn!("not evaluated: {error}");
                     None
                 }
                 evaluated => Some(evaluated?),
@@ -248,7 +243,7 @@ impl<'a, D: AllOps> Run<'a, D> {
             match self.save() {
                 Err(error @ TrainError::Io { .. }) => {
                     let next = step + save_every;
-                    self.print(&format!("warning: {error}; training continues, next attempt at step {next}"));
+                    warn!("{error}; training continues, next attempt at step {next}");
                 }
                 saved => drop(saved?),
             }
@@ -341,7 +336,7 @@ impl<'a, D: AllOps> Run<'a, D> {
         (self.report)(Progress::Metrics { metrics: &metrics, total: self.total, left, skipped });
         let written = self.log.write(&metrics);
         self.warn_once(written);
-        warning.iter().for_each(|line| self.print(line));
+        log::lines(warning);
         Ok(())
     }
 
@@ -356,7 +351,7 @@ impl<'a, D: AllOps> Run<'a, D> {
         let cosines = self.trainer.embeddings()?.map(|rows| advice::mean_cosine(&rows, model.embed_dim));
         if let Some(line) = advice::collapse(metrics.loss, loss, loader.batch, cosines) {
             self.collapse_reported = true;
-            self.print(&line);
+            log::line(&line);
         }
         Ok(())
     }
@@ -365,7 +360,7 @@ impl<'a, D: AllOps> Run<'a, D> {
     fn warn_once(&mut self, written: Result<(), TrainError>) {
         if let (Err(error), false) = (written, self.log_failed) {
             self.log_failed = true;
-            self.print(&format!("warning: {error}; training continues without it"));
+            warn!("{error}; training continues without it");
         }
     }
 
@@ -375,6 +370,7 @@ impl<'a, D: AllOps> Run<'a, D> {
 
     fn save(&mut self) -> Result<PathBuf, TrainError> {
         self.drain()?;
+        let start = Instant::now();
         self.state.seconds = self.seconds();
         let (weights, moments) = self.trainer.download()?;
         let folder = self.plan.folder.checkpoints();
@@ -382,6 +378,7 @@ impl<'a, D: AllOps> Run<'a, D> {
         checkpoint::save(&path, &self.state, self.trainer.params().layout(), &weights, &moments)?;
         checkpoint::prune(&folder, self.plan.settings.keep);
         self.saved = Some(path.clone());
+        debug!(path = %path.display(), seconds = start.elapsed().as_secs_f64(), "saved a checkpoint");
         let drawn = self.draw_curve();
         self.warn_once(drawn);
         Ok(path)
@@ -393,11 +390,10 @@ impl<'a, D: AllOps> Run<'a, D> {
             return;
         }
         let folder = self.plan.folder.path().display().to_string();
-        let line = match self.save() {
-            Ok(_) => format!("saved step {}; continue from there with flipk train --resume {folder}", self.state.step),
-            Err(error) => format!("warning: {error}"),
-        };
-        self.print(&line);
+        match self.save() {
+            Ok(_) => info!("saved step {}; continue from there with flipk train --resume {folder}", self.state.step),
+            Err(error) => warn!("{error}"),
+        }
     }
 
     /// Redraws `curve.svg`.
@@ -428,7 +424,7 @@ impl<'a, D: AllOps> Run<'a, D> {
         // Every evaluation skips the same samples: one report is enough.
         let warnings = encoder.take_warnings();
         if self.eval_skipped.is_none() {
-            warnings.iter().for_each(|line| (self.report)(Progress::Line(line)));
+            log::lines(warnings);
         }
         self.eval_skipped = Some(encoder.skipped().clone());
         Ok(found?)

@@ -12,6 +12,7 @@ use clap::builder::BoolishValueParser;
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::cli::logging::show;
 use crate::data::image::{Decoding, ExifOrientation, JpegDecoder};
 use crate::data::tools::Input;
 use crate::data::{CaptionKeys, CaptionLines, Skipped, Tokenizer, TokenizerOptions};
@@ -106,7 +107,7 @@ impl TokenizerArgs {
 fn bar(total: u64, unit: &str) -> ProgressBar {
     let template = format!("{{bar:24.cyan/blue}} {{human_pos}}/{{human_len}} {unit}  {{msg}}  {{eta}} left");
     let style = ProgressStyle::with_template(&template);
-    ProgressBar::new(total).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+    show(ProgressBar::new(total)).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
 /// `3 x bad image`, a row for each kind.

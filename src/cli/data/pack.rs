@@ -11,6 +11,7 @@ use crate::cli::put;
 use crate::cli::signals::interrupt;
 use crate::cli::table::table;
 use crate::data::tools::{self, Filter, Form, Packed, ShardLimit};
+use crate::log;
 use crate::units::{self, Bytes};
 
 /// Write shards with smaller images, for data that is read many times
@@ -78,7 +79,7 @@ impl Pack {
             total.map_or_else(|| bar.unset_length(), |total| bar.set_length(total));
             bar.set_position(done);
         };
-        let warn = &mut |warning: String| bar.suspend(|| eprint_line!("{warning}"));
+        let warn = &mut |warning: String| log::line(&warning);
         let packed = pack.run(&input, &self.out, &stop, progress, warn);
         bar.finish_and_clear();
         let packed = packed?;
@@ -87,7 +88,7 @@ impl Pack {
             false => put(format_args!("{}", summary(&packed)))?,
         }
         if !packed.complete {
-            eprint_line!("stopped; run the same command again to go on");
+            tracing::info!("stopped; run the same command again to go on");
             return Ok(ExitCode::from(INTERRUPTED));
         }
         Ok(ExitCode::SUCCESS)

@@ -5,6 +5,9 @@ use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use tracing::debug;
 
 use super::damage::{self, Inflation};
 use super::members::{self, Entry, image_members, printable};
@@ -75,6 +78,7 @@ impl Shard {
         common: &Common,
         stop: &AtomicBool,
     ) -> Result<(Self, Report)> {
+        let start = Instant::now();
         let mut report = Report::default();
         let (store, indexed) = match location {
             Location::Embedded(name) => embedded_archive(name)?,
@@ -90,6 +94,7 @@ impl Shard {
         }
         report.notes = notes.into_iter().map(|(kind, text)| (kind, format!("{name}: {text}"))).collect();
         report.extensions = extensions;
+        debug!(shard = name, samples = samples.len(), seconds = start.elapsed().as_secs_f64(), "opened a shard");
         Ok((Self { location: location.clone(), store, samples, lost }, report))
     }
 

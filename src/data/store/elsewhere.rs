@@ -143,7 +143,10 @@ fn cached(
     };
     let cache = Cache::open(folder).map_err(failed)?;
     let found = match cache.find(of.address(), &version).map_err(failed)? {
-        Some(found) => found,
+        Some(found) => {
+            tracing::debug!(address = of.address(), "found in the cache");
+            found
+        }
         None => {
             let Some(mut part) = cache.room(version.len.unwrap_or(0)).map_err(failed)? else {
                 return fresh(of, Some(version), spool, with);

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
+use tracing::debug;
 
 use super::address::Address;
 use super::cloud;
@@ -170,7 +171,8 @@ impl Attempts {
     async fn again(&mut self, failure: Failure) -> Result<(), Failure> {
         self.0 += 1;
         match failure {
-            Failure::Passing(_) if self.0 < ATTEMPTS => {
+            Failure::Passing(problem) if self.0 < ATTEMPTS => {
+                debug!(attempt = self.0, problem, "a request failed and is repeated");
                 tokio::time::sleep(PAUSE * 2u32.pow(self.0 - 1)).await;
                 Ok(())
             }
