@@ -75,7 +75,7 @@ struct Common {
     /// the .json member; with several, as in caption,alt_text, all are read [default: where they were at training]
     #[arg(long, value_name = "KEY")]
     caption_key: Option<String>,
-    /// Column of a table (CSV, TSV) with the paths of images [default: as at training]
+    /// Column of a table (CSV, TSV, Parquet) with images or their paths [default: as at training]
     #[arg(long, value_name = "COLUMN")]
     image_key: Option<String>,
     /// How to read a .txt member of several lines: as one caption per line (each), or as a single caption (join)

@@ -31,6 +31,9 @@ pub enum DataError {
     /// A shard that is not a tar archive.
     #[error("{shard} is not a tar archive: {problem}")]
     NotTar { shard: String, problem: String },
+    /// A Parquet file that is damaged, or none.
+    #[error("cannot read {shard} as Parquet: {problem}")]
+    NotParquet { shard: String, problem: String },
     /// A table that cannot be used.
     #[error("cannot use the table {}: {problem}", path.display())]
     Table { path: PathBuf, problem: String },

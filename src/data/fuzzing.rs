@@ -39,6 +39,18 @@ pub fn shard(bytes: &[u8]) {
     });
 }
 
+/// A Parquet file, as [`shard`]; its magic is put right, so that the rest is reached.
+#[cfg(feature = "parquet")]
+pub fn parquet(bytes: &[u8]) {
+    const MAGIC: &[u8] = b"PAR1";
+    let mut bytes = bytes.to_vec();
+    if let Some(middle) = bytes.len().checked_sub(2 * MAGIC.len()) {
+        bytes[..MAGIC.len()].copy_from_slice(MAGIC);
+        bytes[middle + MAGIC.len()..].copy_from_slice(MAGIC);
+    }
+    shard(&bytes);
+}
+
 /// An image of any format: decoding, and both ways to a square.
 pub fn image(bytes: &[u8]) {
     let decoders = [JpegDecoder::Rust, JpegDecoder::default()];

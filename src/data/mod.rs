@@ -8,7 +8,7 @@
 //! | `loader` | in which order samples are visited, and batches on threads |
 //! | `dataset` | all samples by number, or a list of shards; checks before training |
 //! | `sample` | what one sample is: image, caption, tokens, mask, label |
-//! | `format` | how bytes are laid out: tar archives, TFRecord, tables, folders; damage |
+//! | `format` | how bytes are laid out: tar archives, TFRecord, Parquet, tables, folders; damage |
 //! | `store` | where bytes are: sources, files, unpacked files, the embedded data set |
 //! | `text` | text files from any program |
 //! | `broken` | why a sample is broken |

@@ -1,6 +1,8 @@
 //! Archives and images for the tests of this module. Archives are written by the `tar` crate, not by a writer of our
 //! own: it could share a mistake with the reader.
 
+#[cfg(feature = "parquet")]
+pub(crate) mod parquet;
 #[cfg(feature = "remote")]
 pub(crate) mod server;
 

@@ -249,6 +249,23 @@ const PLAIN: Target = Target {
     memory: 32 << 20,
 };
 
+#[cfg(feature = "parquet")]
+#[test]
+fn parquet() {
+    Target {
+        name: "parquet",
+        run: super::parquet,
+        seeds: seeds::parquets,
+        words: &[b"PAR1", b"\x15\x00\x15", b"\x19\x1c", b"\xFF\xFF\xFF\xFF\x0F"],
+        // The crate makes room for the size that the header of a page states, which is less than 2 GiB, and may fill it
+        // with zeros.
+        memory: 3 << 30,
+        seconds: 4.0,
+        ..PLAIN
+    }
+    .fuzz();
+}
+
 #[test]
 fn shard() {
     Target {

@@ -15,6 +15,8 @@ use std::{cell::RefCell, path::Path, sync::Arc};
 
 use tempfile::NamedTempFile;
 
+#[cfg(feature = "parquet")]
+pub use crate::data::fuzzing::parquet;
 pub use crate::{
     data::fuzzing::{filter, image, pattern, raw, record, shard, text, tokenizer},
     train::fuzzing::metrics,

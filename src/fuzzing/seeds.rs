@@ -85,6 +85,22 @@ pub(super) fn shards() -> Vec<Vec<u8>> {
     [plain, linked, pax, gzip.finish().unwrap(), zstd, joined, table.to_vec()].into_iter().chain(records).collect()
 }
 
+/// Arrow's files, and one whose pages have no checksums.
+#[cfg(feature = "parquet")]
+pub(super) fn parquets() -> Vec<Vec<u8>> {
+    use crate::data::testing::parquet::{Values, file};
+    let columns = "optional binary jpg; optional binary caption (UTF8); optional int64 width;";
+    let group = |first: u8| {
+        let images = (first..first + 5).map(|number| Some(vec![number; 9]));
+        let widths = (0..5).map(|number| (number != 3).then_some(number));
+        vec![Values::Bytes(images.collect()), Values::texts(&["a cat"; 5]), Values::Ints(widths.collect())]
+    };
+    let compressions = [::parquet::basic::Compression::UNCOMPRESSED, ::parquet::basic::Compression::SNAPPY];
+    let plain = compressions.map(|compression| file(columns, compression, vec![group(0), group(5)]));
+    let others = fixtures("parquet", 64 << 10).into_iter().filter(|file| !file.starts_with(b"#"));
+    plain.into_iter().chain(others).collect()
+}
+
 /// Corrects the checksums of a shard, tar or TFRecord.
 pub(super) fn repair_shard(bytes: &mut [u8]) {
     repair_tar(bytes);

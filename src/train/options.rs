@@ -22,8 +22,8 @@ use crate::model::{Loss, Preset};
 #[cfg_attr(feature = "cli", derive(clap::Args))]
 #[serde(default, deny_unknown_fields)]
 pub struct Options {
-    /// Training data: tar archives, TFRecord files and tables (CSV, TSV), as paths with {000..127}, {a,b} and *;
-    /// folders of these, or of images with captions in .txt; archives at s3://, gs://, az://, http:// and https://
+    /// Training data: tar archives, TFRecord and Parquet files, tables (CSV, TSV), as paths with {000..127}, {a,b} and
+    /// *; folders of these, or of images with captions in .txt; archives at s3://, gs://, az://, http:// and https://
     /// addresses; pipe:COMMAND for the output of a command; embedded:NAME. A::B is A B [default: embedded:noto
     /// embedded:twemoji]
     #[cfg_attr(feature = "cli", arg(long, num_args = 1.., value_name = "SHARDS", help_heading = "Data"))]
@@ -63,7 +63,8 @@ pub struct Options {
     /// those that the sample has is drawn by these probabilities [default: .txt, or else the field `caption`]
     #[cfg_attr(feature = "cli", arg(long, value_name = "KEY", help_heading = "Data"))]
     pub caption_key: Option<String>,
-    /// Column of a table (CSV, TSV) with the paths of images [default: filepath, or else another usual name]
+    /// Column of a table (CSV, TSV, Parquet) with images or their paths [default: filepath (in Parquet: image), or else
+    /// another usual name]
     #[cfg_attr(feature = "cli", arg(long, value_name = "COLUMN", help_heading = "Data"))]
     pub image_key: Option<String>,
     /// How to read a .txt member of several lines: as one caption per line, one of which is drawn each time the sample

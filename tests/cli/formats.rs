@@ -43,15 +43,22 @@ fn the_same_samples_train_to_the_same_bits_in_every_format() {
     let table = place.file("images/six.csv", format!("filepath\ttitle\n{rows}"));
     let other = place.file("images/other.csv", rows.replace('\t', ",").replacen("", "picture,words\n", 1));
     let records = fixture("tfrecord/six.tfrecord").display().to_string();
-
-    let weights = |run: &str| tensors(&checkpoint(&place.path(run), 4));
-    train(&place, "tar", &tar, &[]).expect(0);
-    for (run, data, more) in [
+    let mut formats = vec![
         ("zst", &zst, &[][..]),
         ("table", &table, &[]),
         ("other", &other, &["--image-key=picture", "--caption-key=words"]),
         ("records", &records, &[]),
-    ] {
+    ];
+    let parquet =
+        ["hugging-face", "img2dataset"].map(|name| fixture(&format!("parquet/{name}.parquet")).display().to_string());
+    if cfg!(feature = "parquet") {
+        formats.push(("hugging-face", &parquet[0], &[]));
+        formats.push(("img2dataset", &parquet[1], &["--where=status = 'success'"]));
+    }
+
+    let weights = |run: &str| tensors(&checkpoint(&place.path(run), 4));
+    train(&place, "tar", &tar, &[]).expect(0);
+    for (run, data, more) in formats {
         train(&place, run, data, more).expect(0);
         assert!(weights(run) == weights("tar"), "{run} differs");
     }
@@ -78,6 +85,36 @@ fn the_same_samples_train_to_the_same_bits_in_every_format() {
     let run = place.path("other").display().to_string();
     let ran = flipk(&["eval", "retrieval", &run, "--data", &other, "--json"]).expect(0);
     assert!(ran.stdout.contains("\"images\""), "{}", ran.stdout);
+}
+
+/// The commands that read data sets, on Hugging Face's file: labels of classes, and samples as in any other shard.
+#[cfg(feature = "parquet")]
+#[test]
+fn parquet_is_evaluated_checked_measured_and_packed() {
+    let place = Place::new();
+    place.file("vocab.txt", "[PAD]\n[UNK]\na\ngood\none\n");
+    let classes = place.file("classes.txt", "grey\ncolour\n");
+    let [data, rows] =
+        ["hugging-face", "img2dataset"].map(|name| fixture(&format!("parquet/{name}.parquet")).display().to_string());
+    train(&place, "run", &data, &[]).expect(0);
+    let run = place.path("run").display().to_string();
+    let ran =
+        flipk(&["eval", "zero-shot", &run, "--data", &data, "--classes", &classes, "--caption-key=cls", "--json"])
+            .expect(0);
+    assert!(ran.stdout.contains("\"images\": 6") || ran.stdout.contains("\"images\":6"), "{}", ran.stdout);
+    flipk(&["data", "check", &data]).expect(0);
+    let ran = flipk(&["data", "check", &rows]).expect(1);
+    let said = ran.stdout + &ran.stderr;
+    assert!(said.contains("000000002") && said.contains("the column `jpg` is null"), "{said}");
+    flipk(&["data", "stat", &data]).expect(0);
+    let packed = place.path("packed").display().to_string();
+    flipk(&["data", "pack", &data, "--out", &packed]).expect(0);
+    train(&place, "again", &packed, &[]).expect(0);
+    // What cannot be used says why.
+    let cut = std::fs::read(&data).unwrap();
+    let cut = place.file("cut.parquet", &cut[..cut.len() / 2]);
+    let ran = train(&place, "none", &cut, &[]).expect(1);
+    assert!(ran.stderr.contains("cut.parquet as Parquet: it does not end with `PAR1`"), "{}", ran.stderr);
 }
 
 #[test]

@@ -56,7 +56,8 @@ struct Shards {
     /// How to read a .txt member of several lines: as one caption per line (each), or as a single caption (join)
     #[arg(long, value_name = "each|join", hide_possible_values = true, default_value = "each")]
     caption_lines: CaptionLines,
-    /// Column of a table (CSV, TSV) with the paths of images [default: `filepath` or another usual name]
+    /// Column of a table (CSV, TSV, Parquet) with images or their paths [default: a usual name, such as `filepath` or,
+    /// in Parquet, `image`]
     #[arg(long, value_name = "COLUMN")]
     image_key: Option<String>,
     /// What to do with photos that EXIF data says to rotate

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `sizes.json` | WebDataset, OpenCLIP | the samples of each shard in its folder |
 //! | `NAME_stats.json` | img2dataset | the samples of shard `NAME.tar` (`successes`) |
+//! | the footer of a Parquet file | its writer | the rows of that shard |
 //! | `__len__` | WebDataset, OpenCLIP | the samples of all shards in its folder |
 //! | the index cache | flipk | a line for each shard that was opened before: samples, tab, path |
 //!
@@ -18,6 +19,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rayon::prelude::*;
 use serde::Deserialize;
 
+#[cfg(feature = "parquet")]
+use crate::data::format::parquet_rows;
 use crate::data::sample::Filter;
 use crate::data::store::{Access, Location, beside, names_in};
 
@@ -100,6 +103,8 @@ impl Counts {
             this.read_sizes(folder, shards, access);
             // One file per shard, which would be one request per shard elsewhere.
             if let Folder::Disk(folder) = folder {
+                #[cfg(feature = "parquet")]
+                this.read_footers(folder, shards);
                 this.read_stats(folder, shards);
             }
             if let Some(total) = this.whole_folder(folder, shards.len(), access) {
@@ -138,13 +143,26 @@ impl Counts {
         }
     }
 
+    #[cfg(feature = "parquet")]
+    fn read_footers(&mut self, folder: &Path, shards: &[(usize, &str)]) {
+        let unknown = shards.par_iter().filter(|(number, name)| self.each[*number].is_none() && is_parquet(name));
+        let read =
+            |(number, name): &(usize, &str)| Some((*number, u32::try_from(parquet_rows(&folder.join(name))?).ok()?));
+        for (number, count) in unknown.filter_map(read).collect::<Vec<_>>() {
+            self.each[number] = Some(count);
+            self.from.insert("footers of Parquet files");
+        }
+    }
+
     fn read_stats(&mut self, folder: &Path, shards: &[(usize, &str)]) {
         #[derive(Deserialize)]
         struct Stats {
             successes: u32,
         }
         let path = |name: &str| folder.join(format!("{}_stats.json", name.split('.').next().unwrap_or(name)));
-        let unknown: Vec<_> = shards.iter().filter(|(number, _)| self.each[*number].is_none()).collect();
+        // A row of img2dataset's Parquet files need not be a success.
+        let is_unknown = |(number, name): &&(usize, &str)| self.each[*number].is_none() && !is_parquet(name);
+        let unknown: Vec<_> = shards.iter().filter(is_unknown).collect();
         // Where the first has none, none is looked for: there may be very many.
         if !unknown.first().is_some_and(|(_, name)| path(name).exists()) {
             return;
@@ -193,6 +211,10 @@ impl Counts {
             }
         }
     }
+}
+
+fn is_parquet(name: &str) -> bool {
+    Path::new(name).extension().is_some_and(|extension| extension.eq_ignore_ascii_case("parquet"))
 }
 
 /// What stands behind the count of a shard in the index cache.

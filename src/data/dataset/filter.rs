@@ -40,7 +40,8 @@ pub(super) fn open(
     let entries = std::mem::take(&mut shard.samples);
     let mut kept = Vec::with_capacity(entries.len());
     for mut entry in entries {
-        if entry.flaw.is_none() {
+        // A row without an image has its fields.
+        if entry.flaw.as_ref().is_none_or(|flaw| flaw.kind == Kind::MissingImage) {
             let verdict = shard.part(entry.json).and_then(|json| filter.judge(json.as_deref()));
             match verdict {
                 Ok(verdict) => {

@@ -256,7 +256,9 @@ impl ShardList {
                     notes.extend(report.notes);
                     opened.shards.push((number, Some(Arc::new(shard))));
                 }
-                Some(Err(error @ (DataError::NotTar { .. } | DataError::EmptyShard { .. }))) => {
+                Some(Err(
+                    error @ (DataError::NotTar { .. } | DataError::NotParquet { .. } | DataError::EmptyShard { .. }),
+                )) => {
                     opened.warnings.push(format!("warning: skipped a shard: {error}"));
                     unusable.push(number);
                     opened.shards.push((number, None));

@@ -147,7 +147,7 @@ impl Dataset {
         warnings.extend(note_lines(reports.into_iter().flat_map(|report| report.notes)));
         if bytes > NOTED_BYTES {
             warnings.push(format!(
-                "{count} compressed shards were unpacked to {:.1} GB of temporary files in {} (set TMPDIR for another folder)",
+                "{count} shards (compressed, or Parquet) were unpacked to {:.1} GB of temporary files in {} (set TMPDIR for another folder)",
                 bytes as f64 / 1e9,
                 common.spool.folder().display()
             ));

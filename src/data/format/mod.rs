@@ -7,6 +7,7 @@
 //! | `tar` | which bytes belong to which member of an archive |
 //! | `members` | which members make which sample |
 //! | `tfrecord`, `table`, `folder` | other formats: TFRecord; CSV and TSV; images in a folder |
+//! | `parquet` | Parquet, which is unpacked |
 //! | `shard` | one shard: its bytes and its samples |
 //! | `damage`, `notes` | what is wrong with a shard, and the messages about it |
 //!
@@ -18,6 +19,8 @@ mod folder;
 mod members;
 mod notes;
 mod packed;
+#[cfg(feature = "parquet")]
+mod parquet;
 mod shard;
 mod sniff;
 mod table;
@@ -26,6 +29,8 @@ mod tfrecord;
 
 pub(crate) use self::members::{Entry, image_members, printable};
 pub(crate) use self::notes::lines as note_lines;
+#[cfg(feature = "parquet")]
+pub(crate) use self::parquet::rows as parquet_rows;
 pub(crate) use self::shard::{Common, Report, Shard};
 pub(crate) use self::sniff::sniff;
 pub(crate) use self::tfrecord::masked_crc;

@@ -13,6 +13,8 @@ use super::damage::{self, Inflation};
 use super::members::{self, Entry, image_members, printable};
 use super::notes::NoteKind;
 use super::packed::{self, Packing};
+#[cfg(feature = "parquet")]
+use super::parquet;
 use super::sniff::sniff;
 use super::tar::{self, TarError};
 use super::{Indexed, folder, table, tfrecord};
@@ -173,6 +175,11 @@ fn file(number: u32, path: &Path, common: &Common, report: &mut Report) -> Resul
         file.read_at(&mut bytes, 0).map_err(read)?;
         return table::open(path, &bytes, image_key);
     }
+    #[cfg(feature = "parquet")]
+    if parquet::is_parquet(path, head) {
+        let folder = path.parent().unwrap_or(Path::new(""));
+        return unpacked_table(path, Some(folder), file, common, report);
+    }
     let indexed = index(&file, &name, "it is", None)?;
     let (path, len) = (path.to_owned(), file.len);
     Ok((Store::File { number, path, len, files: common.files.clone() }, indexed))
@@ -191,6 +198,23 @@ fn unpacked(
     Ok((Store::Spooled(spooled), indexed))
 }
 
+/// A Parquet file; `folder` is where it is, if it is on disk.
+#[cfg(feature = "parquet")]
+fn unpacked_table(
+    path: &Path,
+    folder: Option<&Path>,
+    file: impl ReadAt + Send + Sync + 'static,
+    common: &Common,
+    report: &mut Report,
+) -> Result<(Store, Indexed)> {
+    let (store, indexed) = parquet::open(path, folder, file, common.image_key.as_deref(), &common.spool)?;
+    report.unpacked = match &store {
+        Store::Spooled(spooled) => spooled.len(),
+        _ => 0,
+    };
+    Ok((store, indexed))
+}
+
 /// A shard that is not on disk: fetched, and then as one that is.
 fn fetched(location: &Location, common: &Common, stop: &AtomicBool, report: &mut Report) -> Result<(Store, Indexed)> {
     let name = location.to_string();
@@ -207,11 +231,11 @@ fn fetched(location: &Location, common: &Common, stop: &AtomicBool, report: &mut
         return unpacked(packing, &store, path, common, report);
     }
     if table::is_table(path, head, common.image_key.as_deref()) {
-        let problem =
-            "the images of a table are read only from disk; download the table and its images, or put them into \
-                       tar archives"
-                .to_owned();
-        return Err(DataError::Table { path: path.to_owned(), problem });
+        return Err(DataError::Table { path: path.to_owned(), problem: table::NOT_ON_DISK.to_owned() });
+    }
+    #[cfg(feature = "parquet")]
+    if parquet::is_parquet(path, head) {
+        return unpacked_table(path, None, store, common, report);
     }
     let indexed = index(&store, &name, "it is", None)?;
     Ok((store, indexed))

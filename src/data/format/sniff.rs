@@ -11,6 +11,12 @@ pub(crate) struct Found {
     pub(crate) sure: bool,
 }
 
+/// One that is compressed as a whole, or any.
+const PARQUET: &str = match cfg!(feature = "parquet") {
+    true => "a Parquet file; unpack it first",
+    false => "a Parquet file; build flipk with the feature `parquet` to read it",
+};
+
 /// Magic numbers and what they mean.
 const MARKS: &[(&[u8], &str)] = &[
     // These two only within another compressed file, which is unpacked.
@@ -24,7 +30,7 @@ const MARKS: &[(&[u8], &str)] = &[
     (b"\x1F\x9D", "compressed with compress; unpack it first (uncompress)"),
     (b"7z\xBC\xAF\x27\x1C", "a 7-Zip archive; unpack it and pack it as .tar"),
     (b"Rar!\x1A\x07", "a RAR archive; unpack it and pack it as .tar"),
-    (b"PAR1", "a Parquet file, which holds a table; img2dataset makes .tar shards from such tables"),
+    (b"PAR1", PARQUET),
     (b"ARROW1", "an Arrow file, which holds a table; pack its samples as .tar"),
     (b"\x89HDF\r\n\x1A\n", "an HDF5 file; pack its samples as .tar"),
     (b"\x93NUMPY", "a NumPy array; pack its samples as .tar"),

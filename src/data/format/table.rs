@@ -20,10 +20,13 @@ use crate::data::store::{Joined, Store};
 use crate::data::text::{self, list_some};
 
 /// Names of columns with paths of images, in order of preference; OpenCLIP's comes first. In upper or lower case.
-const IMAGES: [&str; 10] =
+pub(super) const IMAGES: [&str; 10] =
     ["filepath", "file_path", "image_path", "filename", "file_name", "path", "image", "file", "img", "image_file"];
 /// Names of columns with captions.
 const CAPTIONS: [&str; 5] = ["title", "caption", "text", "txt", "captions"];
+/// Why a table is of no use that was fetched.
+pub(super) const NOT_ON_DISK: &str = "the images of a table are read only from disk; download the table and its images, \
+                                      or put them into tar archives";
 const SEPARATORS: [u8; 4] = *b"\t,;|";
 
 /// Which columns are what.
@@ -124,7 +127,7 @@ fn no_images(bytes: &[u8], image_key: Option<&str>) -> String {
 }
 
 /// An image's file, and its length.
-fn find(folder: &Path, name: &[u8]) -> Result<(PathBuf, u64), Broken> {
+pub(super) fn find(folder: &Path, name: &[u8]) -> Result<(PathBuf, u64), Broken> {
     let missing = |detail: String| Broken { kind: Kind::MissingImage, detail };
     let text = std::str::from_utf8(name).map_err(|_| missing(format!("the path {} is not UTF-8", printable(name))))?;
     if text.trim().is_empty() {

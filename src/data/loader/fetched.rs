@@ -128,6 +128,18 @@ fn servers_that_stay_bad_are_named_errors() {
     assert!(batches(&table, Order::Global).unwrap_err().contains("images of a table are read only from disk"));
 }
 
+/// Fetched, and then unpacked.
+#[cfg(feature = "parquet")]
+#[test]
+fn parquet_at_an_address_is_that_on_disk() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parquet/hugging-face.parquet");
+    let server = Server::new(|_| Mood::Honest);
+    let address = server.put("a.parquet", std::fs::read(&path).unwrap());
+    for order in [Order::Global, Order::Shards] {
+        assert_eq!(batches(&address, order).unwrap(), batches(&path.display().to_string(), order).unwrap());
+    }
+}
+
 #[test]
 fn counts_beside_the_shards_are_read_once() {
     let server = Server::new(|_| Mood::Honest);

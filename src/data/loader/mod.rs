@@ -37,6 +37,8 @@ mod prepare;
 mod proptests;
 #[cfg(test)]
 mod tests;
+#[cfg(all(test, feature = "parquet"))]
+mod unpacked;
 mod worker;
 
 use std::ops::Range;

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use super::local::read_unchanged;
 use super::{ReadAt, Span};
+#[cfg(feature = "parquet")]
+use super::{Spooled, Store};
 
 /// Addresses below this are text, the others are files.
 const FILES: u64 = 1 << 48;
@@ -14,6 +16,9 @@ const FILES: u64 = 1 << 48;
 /// Texts and files that were joined, in the order in which they were added.
 pub(crate) struct Joined {
     text: Vec<u8>,
+    /// Takes the place of `text`.
+    #[cfg(feature = "parquet")]
+    unpacked: Option<Spooled>,
     files: Vec<Joint>,
     end: u64,
 }
@@ -27,7 +32,13 @@ struct Joint {
 impl Default for Joined {
     fn default() -> Self {
         // No span starts at 0.
-        Self { text: vec![0], files: Vec::new(), end: FILES }
+        Self {
+            text: vec![0],
+            #[cfg(feature = "parquet")]
+            unpacked: None,
+            files: Vec::new(),
+            end: FILES,
+        }
     }
 }
 
@@ -45,6 +56,15 @@ impl Joined {
         self.files.push(Joint { path: path.into(), start, len });
         Some(Span { start: NonZeroU64::new(start)?, len })
     }
+
+    /// The files with parts that were unpacked, whose spans stay valid; the latter alone if there are no files.
+    #[cfg(feature = "parquet")]
+    pub(crate) fn with_unpacked(self, unpacked: Spooled) -> Store {
+        match self.files.is_empty() {
+            true => Store::Spooled(unpacked),
+            false => Store::Joined(Self { unpacked: Some(unpacked), ..self }),
+        }
+    }
 }
 
 impl ReadAt for Joined {
@@ -56,6 +76,10 @@ impl ReadAt for Joined {
     fn read_at(&self, into: &mut [u8], at: u64) -> io::Result<()> {
         if into.is_empty() {
             return Ok(());
+        }
+        #[cfg(feature = "parquet")]
+        if let Some(unpacked) = self.unpacked.as_ref().filter(|_| at < FILES) {
+            return unpacked.read_at(into, at);
         }
         if at < FILES {
             return self.text[..].read_at(into, at);

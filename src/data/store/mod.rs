@@ -53,6 +53,8 @@ pub(crate) use self::local::{Files, OpenFile};
 pub(crate) use self::remote::{ATTEMPTS, RANGE};
 pub use self::source::{Location, Source};
 pub(crate) use self::source::{embedded_names, left_out};
+#[cfg(feature = "parquet")]
+pub(crate) use self::spool::Appended;
 pub(crate) use self::spool::{Spool, Spooled};
 pub(crate) use self::unzstd::Unzstd;
 

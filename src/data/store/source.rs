@@ -14,7 +14,8 @@ use crate::data::text::list_some;
 
 /// How the names of shards end, in upper or lower case, in the order in which a folder's shards are taken; and how
 /// those of archives end that are not read: they are errors, and not silently ignored.
-const SHARDS: [&str; 7] = [".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst", ".tfrecord", ".tfrecords"];
+const SHARDS: [&str; 8] = [".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst", ".tfrecord", ".tfrecords", PARQUET];
+const PARQUET: &str = ".parquet";
 const UNREAD_SHARDS: [&str; 6] = [".tar.bz2", ".tbz", ".tbz2", ".tar.xz", ".txz", ".tar.lz4"];
 
 /// Where one shard is.
@@ -237,13 +238,25 @@ fn is_shard(name: &str, ends: &[&str]) -> bool {
     !name.starts_with("._") && ends.iter().any(|end| name.ends_with(end) || is_numbered(end))
 }
 
+/// Whether a Parquet file is img2dataset's table about the shard or the folder `STEM` next to it. `has` says whether
+/// there is a shard of a name, `has_folder` whether there is a folder.
+fn is_about(name: &str, has: impl Fn(&str) -> bool, has_folder: impl Fn(&str) -> bool) -> bool {
+    let stem = name.len().checked_sub(PARQUET.len()).and_then(|end| name.split_at_checked(end));
+    let Some((stem, _)) = stem.filter(|(_, end)| end.eq_ignore_ascii_case(PARQUET)) else { return false };
+    let others = SHARDS.iter().filter(|end| **end != PARQUET);
+    has_folder(stem) || others.into_iter().any(|end| has(&format!("{stem}{end}")))
+}
+
 /// The shards in a folder, by kind and name.
 fn shards_in(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
     let entries: Vec<_> = std::fs::read_dir(folder)?.collect::<std::io::Result<_>>()?;
     let mut names: Vec<_> = entries.into_iter().map(|entry| entry.file_name()).collect();
     names.sort();
+    let has = |name: &str| names.binary_search_by(|other| other.as_os_str().cmp(name.as_ref())).is_ok();
+    let has_folder = |name: &str| has(name) && folder.join(name).is_dir();
     let of = |ends: &[&str]| -> Vec<PathBuf> {
-        let of_kind = names.iter().filter(|name| is_shard(&name.to_string_lossy(), ends));
+        let is_one = |name: &str| is_shard(name, ends) && !is_about(name, has, has_folder);
+        let of_kind = names.iter().filter(|name| is_one(&name.to_string_lossy()));
         of_kind.map(|name| folder.join(name)).filter(|path| !path.is_dir()).collect()
     };
     let kinds = SHARDS.iter().map(|end| of(&[*end]));
@@ -255,8 +268,11 @@ fn shards_in(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
 pub(super) fn by_kind(keys: &[String]) -> Vec<&str> {
     let mut keys: Vec<&str> = keys.iter().map(String::as_str).collect();
     keys.sort_unstable();
+    let has = |key: &str| keys.binary_search(&key).is_ok();
     let of = |ends: &[&str]| -> Vec<&str> {
-        keys.iter().copied().filter(|key| is_shard(key.rsplit('/').next().unwrap_or(key), ends)).collect()
+        let is_one =
+            |key: &str| is_shard(key.rsplit('/').next().unwrap_or(key), ends) && !is_about(key, has, |_| false);
+        keys.iter().copied().filter(|key| is_one(key)).collect()
     };
     let kinds = SHARDS.iter().map(|end| of(&[*end]));
     kinds.chain([of(&UNREAD_SHARDS)]).flatten().collect()
@@ -337,6 +353,14 @@ mod tests {
         }
         std::fs::create_dir(folder.path().join("folder.tar")).unwrap();
         assert_eq!(names(""), ["D.TAR", "a.tar", "b.tar", "c.tar.gz", "B.Tgz", "e.tar.zst"]);
+        // Parquet, but not img2dataset's table about the shard or the folder next to it.
+        for name in ["a.parquet", "c.parquet", "f.Parquet", "g.parquet"] {
+            std::fs::write(folder.path().join(name), b"x").unwrap();
+        }
+        std::fs::create_dir(folder.path().join("g")).unwrap();
+        assert_eq!(names("")[6..], ["f.Parquet"]);
+        assert_eq!(names("*.parquet"), ["a.parquet", "c.parquet", "g.parquet"]);
+        std::fs::remove_file(folder.path().join("f.Parquet")).unwrap();
         let spec = [folder.path().display().to_string()];
         assert!(left_out(&spec).is_empty());
         std::fs::write(folder.path().join("folder.tar/f.tar"), b"x").unwrap();

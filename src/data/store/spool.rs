@@ -2,12 +2,16 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+#[cfg(feature = "parquet")]
+use std::num::NonZeroU64;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::ReadAt;
+#[cfg(feature = "parquet")]
+use super::Span;
 use super::local::{read_exact_at, write_all_at};
 
 /// An unnamed temporary file, shared by all unpacked archives of a data set. The system removes it when the program
@@ -105,6 +109,50 @@ impl Spool {
     }
 }
 
+/// Parts that are written one after another.
+#[cfg(feature = "parquet")]
+pub(crate) struct Appended {
+    spooled: Spooled,
+    /// What is not written yet.
+    buffer: Vec<u8>,
+}
+
+#[cfg(feature = "parquet")]
+impl Appended {
+    /// # Errors
+    /// Those of the temporary file.
+    pub(crate) fn new(spool: &Spool) -> io::Result<Self> {
+        // No span starts at 0.
+        Ok(Self { spooled: spool.start()?, buffer: vec![0] })
+    }
+
+    /// Adds a part, and returns where it is.
+    ///
+    /// # Errors
+    /// Those of the temporary file.
+    pub(crate) fn add(&mut self, bytes: &[u8]) -> io::Result<Option<Span>> {
+        let start = NonZeroU64::new(self.spooled.len + self.buffer.len() as u64);
+        self.buffer.extend_from_slice(bytes);
+        if self.buffer.len() >= PIECE {
+            self.flush()?;
+        }
+        Ok(start.map(|start| Span { start, len: bytes.len() as u64 }))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.spooled.write_at(&self.buffer, self.spooled.len)?;
+        self.buffer.clear();
+        Ok(())
+    }
+
+    /// # Errors
+    /// Those of the temporary file.
+    pub(crate) fn finish(mut self) -> io::Result<Spooled> {
+        self.flush()?;
+        Ok(self.spooled)
+    }
+}
+
 impl Spooled {
     /// Writes bytes at any offset, in any order. Parts that are never written have any content.
     pub(super) fn write_at(&mut self, bytes: &[u8], at: u64) -> io::Result<()> {
@@ -186,6 +234,22 @@ mod tests {
                 assert_eq!(read.is_ok(), end <= bytes.len(), "{start}..{end} of {}", bytes.len());
                 assert!(read.is_err() || part == bytes[start..end]);
             }
+        }
+    }
+
+    #[cfg(feature = "parquet")]
+    #[test]
+    fn appended_parts_are_where_they_were_put() {
+        let spool = Spool::default();
+        let mut appended = Appended::new(&spool).unwrap();
+        let parts: Vec<Vec<u8>> =
+            [3, 0, PIECE - 4, 1, 2 * PIECE + 5, 7].iter().map(|&len| vec![len as u8 ^ 0x55; len]).collect();
+        let spans: Vec<Span> = parts.iter().map(|part| appended.add(part).unwrap().unwrap()).collect();
+        let spooled = appended.finish().unwrap();
+        for (part, span) in parts.iter().zip(spans) {
+            let mut read = vec![0; span.len as usize];
+            spooled.read_at(&mut read, span.start.get()).unwrap();
+            assert!(read == *part);
         }
     }
 

@@ -29,7 +29,8 @@ pub struct CaptionKeys {
     pub caption_lines: CaptionLines,
     /// Field of the `.json` member with a list of tags; a sample without the field has no tags.
     pub tags_key: String,
-    /// Column of a table (CSV, TSV) with the paths of images; `None`: `filepath`, as OpenCLIP, or another usual name.
+    /// Column of a table (CSV, TSV, Parquet) with images or their paths; `None`: `filepath`, as OpenCLIP, or another
+    /// usual name; in Parquet, first `image`.
     pub image_key: Option<String>,
     /// Only samples that pass are used.
     pub filter: Option<Filter>,
