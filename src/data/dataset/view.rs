@@ -81,10 +81,14 @@ impl<'a> View<'a> {
         self.reader.keys.read_all(&shard.txts(self.entry)?, shard.part(self.entry.json)?.as_deref())
     }
 
-    /// The `.txt`, `.json` and `.cls` members, as they are.
+    /// The `.txt`, `.json` and `.cls` members, as they are; several captions as lines.
     pub(crate) fn texts(self) -> Result<[Option<Cow<'a, [u8]>>; 3], Broken> {
         let shard = self.whole()?;
-        Ok([shard.part(self.entry.txt)?, shard.part(self.entry.json)?, shard.part(self.entry.cls)?])
+        let txt = match self.entry.more_txt.is_empty() {
+            true => shard.part(self.entry.txt)?,
+            false => Some(shard.txts(self.entry)?.join(&b'\n').into()),
+        };
+        Ok([txt, shard.part(self.entry.json)?, shard.part(self.entry.cls)?])
     }
 
     /// The key as it is in the archive.

@@ -109,7 +109,7 @@ fn rows_without_an_image_have_fields() {
     assert!(all.decoded(2).unwrap_err().detail.contains("the column `jpg` is null"));
 }
 
-/// A list has a caption per element.
+/// A list has a caption per element, which are lines where a sample is one of files, as in a pack.
 #[test]
 fn lists_are_several_captions() {
     let mut shard = tempfile::NamedTempFile::with_suffix(".parquet").unwrap();
@@ -123,4 +123,6 @@ fn lists_are_several_captions() {
     assert_eq!(dataset.caption(0).unwrap().texts, ["one", "two", "three"]);
     assert_eq!(dataset.caption(1).unwrap_err().kind, crate::data::Kind::EmptyCaption);
     assert_eq!(dataset.caption(2).unwrap().texts, ["four"]);
+    let texts = |sample| dataset.held(sample).view().texts().unwrap()[0].as_deref().map(<[u8]>::to_vec).unwrap();
+    assert_eq!((texts(0), texts(2)), (b"one\ntwo\nthree".to_vec(), b"four".to_vec()));
 }
