@@ -9,6 +9,7 @@ mod emulator;
 mod eval;
 mod formats;
 mod harness;
+mod kills;
 mod logging;
 mod mistakes;
 mod mixing;
