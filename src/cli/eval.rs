@@ -207,6 +207,11 @@ impl Common {
     /// Opens the data to evaluate on: by default the run's, with captions from where they were at training.
     fn open(&self, run: &Options, numbers: ClassNumbers) -> Result<Dataset> {
         let own = run.eval_data.clone().filter(|data| !data.is_empty());
+        // A checkpoint may come from others, and evaluating it must not run their commands.
+        let mut specs = own.iter().flatten();
+        if let (None, Some(command)) = (&self.data, specs.find(|spec| spec.contains("pipe:"))) {
+            bail!("the run's evaluation data is the output of a command, {command:?}; to run it, pass it by --data");
+        }
         let data = self.data.clone().or(own).unwrap_or_else(|| vec!["embedded:fluent".to_owned()]);
         let caption_lines = self.caption_lines.or(run.caption_lines).unwrap_or_default();
         let image_key = self.image_key.as_ref().or(run.image_key.as_ref());

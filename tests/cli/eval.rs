@@ -1,6 +1,6 @@
 //! `flipk eval` on a checkpoint.
 
-use crate::harness::{checkpoint, flipk, json, train};
+use crate::harness::{checkpoint, data_flags, flipk, json, train};
 use crate::pack;
 
 #[test]
@@ -71,4 +71,21 @@ fn a_caption_that_is_not_a_class_is_named() {
         ["eval", "zero-shot", &run.display().to_string(), "--classes", &names.display().to_string()].map(str::to_owned);
     let ran = flipk(&args).expect(1);
     assert!(ran.stderr.contains("none of the 2 class names"), "{}", ran.stderr);
+}
+
+/// A run may come from others.
+#[test]
+fn a_command_of_the_run_is_not_run_unless_it_is_given() {
+    let folder = tempfile::tempdir().unwrap();
+    let [data, tokenizer] = data_flags(folder.path(), &["a cat", "a dog", "a bird"], "a cat dog bird");
+    let (run, ran) = (folder.path().join("run"), folder.path().join("ran"));
+    let command = format!("pipe:touch {}; cat {}", ran.display(), folder.path().join("a.tar").display());
+    let held_out = format!("--eval-data={command}");
+    train(&run, &[&data, &tokenizer, &held_out, "--batch=2", "--steps=1"]).expect(0);
+    std::fs::remove_file(&ran).unwrap();
+    let run = run.display().to_string();
+    let refused = flipk(&["eval", "retrieval", &run, "--device=cpu"]).expect(1);
+    assert!(refused.stderr.contains("is the output of a command") && !ran.exists(), "{}", refused.stderr);
+    flipk(&["eval", "retrieval", &run, "--device=cpu", &format!("--data={command}")]).expect(0);
+    assert!(ran.exists());
 }
