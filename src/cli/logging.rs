@@ -24,7 +24,7 @@ pub(super) enum LogFormat {
     /// Plain text.
     #[default]
     Text,
-    /// A JSON object per line, and no bar.
+    /// A JSON object per line, and no progress bar.
     Json,
 }
 
@@ -60,17 +60,19 @@ pub(super) fn start(format: LogFormat) -> anyhow::Result<()> {
 }
 
 fn filter(wanted: Option<&str>) -> anyhow::Result<Targets> {
-    // Other crates have events too, and they are not for the user.
+    // Events of other crates are not for the user.
     let Some(wanted) = wanted.filter(|wanted| !wanted.is_empty()) else {
         return Ok(Targets::new().with_target("flipk", LevelFilter::INFO));
     };
     if let Ok(level) = wanted.parse::<LevelFilter>() {
         return Ok(Targets::new().with_target("flipk", level));
     }
-    wanted.parse().map_err(|_| {
+    // A word alone would be a module; a misspelt level would then hide everything, errors too.
+    let is_known = |part: &str| part.parse::<LevelFilter>().is_ok() || part.contains('=') || part.starts_with("flipk");
+    wanted.parse().ok().filter(|_| wanted.split(',').all(is_known)).ok_or_else(|| {
         anyhow::anyhow!(
-            "{VARIABLE}={wanted} is no filter: write a level (error, warn, info, debug), or levels by module, as in \
-             info,flipk::data=debug"
+            "{VARIABLE}={wanted} is not a filter: write a level (error, warn, info, debug), or levels by module, such \
+             as info,flipk::data=debug"
         )
     })
 }
@@ -100,8 +102,8 @@ impl<'a> MakeWriter<'a> for AboveBars {
     }
 }
 
-/// `warning: text`: no time and no module, since a person reads it as it appears. Fields are printed with debug lines
-/// alone; the text of others has what matters in them.
+/// `warning: text`, without time and module, for a person who reads it as it appears. Only debug lines print their
+/// fields; other lines have them in their text.
 struct Plain;
 
 impl<S, N> FormatEvent<S, N> for Plain
@@ -161,6 +163,8 @@ mod tests {
             assert_eq!(filter.would_enable("flipk::data", &Level::DEBUG), debug, "{wanted:?}");
             assert_eq!(filter.would_enable("hyper", &Level::WARN), of_others, "{wanted:?}");
         }
-        assert!(filter(Some("flipk=loud")).unwrap_err().to_string().contains("FLIPK_LOG=flipk=loud"));
+        for wrong in ["flipk=loud", "verbose", "info,data"] {
+            assert!(filter(Some(wrong)).unwrap_err().to_string().starts_with(&format!("FLIPK_LOG={wrong} is not")));
+        }
     }
 }

@@ -34,8 +34,8 @@ use crate::device::isa;
 #[derive(Parser)]
 #[command(name = "flipk", version, max_term_width = 110, args_override_self = true)]
 struct Cli {
-    /// Form of the lines on standard error: text, or an object per line for programs (json). The variable FLIPK_LOG
-    /// says which: info, or debug to see shards that are opened, requests that are repeated and checkpoints
+    /// Format of log lines on standard error: text, or one JSON object per line. Set the variable FLIPK_LOG to debug to
+    /// log opened shards, retried requests and saved checkpoints too
     #[arg(long, global = true, value_name = "text|json", hide_possible_values = true, default_value = "text")]
     log_format: logging::LogFormat,
     #[command(subcommand)]

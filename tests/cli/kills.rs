@@ -52,7 +52,7 @@ fn a_run_survives_ten_kills() {
 }
 
 #[test]
-#[ignore = "takes a minute: run it by `cargo test --release --test cli -- --ignored --nocapture 200`"]
+#[ignore = "takes two minutes, and the test above kills ten times: run it by `cargo test --release --test cli -- --ignored --nocapture 200`"]
 fn a_run_survives_200_kills() {
     survives(200, 20_000, 300);
 }

@@ -11,7 +11,7 @@ pub(crate) struct Found {
     pub(crate) sure: bool,
 }
 
-/// One that is compressed as a whole, or any.
+/// With the feature, only a Parquet file inside a compressed one is refused.
 const PARQUET: &str = match cfg!(feature = "parquet") {
     true => "a Parquet file; unpack it first",
     false => "a Parquet file; build flipk with the feature `parquet` to read it",

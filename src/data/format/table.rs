@@ -24,7 +24,7 @@ pub(super) const IMAGES: [&str; 10] =
     ["filepath", "file_path", "image_path", "filename", "file_name", "path", "image", "file", "img", "image_file"];
 /// Names of columns with captions.
 const CAPTIONS: [&str; 5] = ["title", "caption", "text", "txt", "captions"];
-/// Why a table is of no use that was fetched.
+/// Why a table at an address cannot be used.
 pub(super) const NOT_ON_DISK: &str = "the images of a table are read only from disk; download the table and its images, \
                                       or put them into tar archives";
 const SEPARATORS: [u8; 4] = *b"\t,;|";

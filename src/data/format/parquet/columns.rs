@@ -73,7 +73,7 @@ impl Columns {
         let caption = find(&all, &CAPTIONS, |column| matches!(column.kind, Kind::Text | Kind::Bytes));
         let key = find(&all, &KEYS, scalar(&[Kind::Text, Kind::Bytes, Kind::Int, Kind::Unsigned]));
         let label = find(&all, &LABELS, scalar(&[Kind::Int, Kind::Unsigned]));
-        // The image is the one that other names must not take.
+        // `image` and `path` may also be named like captions.
         let caption = caption.filter(|caption| Some(*caption) != image && Some(*caption) != path);
         let used = [image, path, caption, key, label];
         let mut places = vec![None; all.len()];

@@ -1,8 +1,8 @@
 //! Parquet files of images, or of paths of images, with captions: as Hugging Face's datasets, LAION, DataComp and
 //! img2dataset have them.
 //!
-//! When a shard is opened, row group by row group is decoded, a few rows at a time, and its images and texts go to the
-//! spool, where the index has spans as for any other format. A row is a sample; its `.json` has the columns that are
+//! Opening a shard decodes its row groups one after another, a few rows at a time, and writes images and texts to the
+//! spool; the index has spans into that, as for any other format. A row is a sample; its `.json` has the columns that are
 //! numbers, texts, or lists of texts, so that `--caption-key` and `--where` can name any of them.
 //!
 //! | file | what it does |
@@ -155,7 +155,7 @@ struct From {
 impl Read for From {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let read = self.source.fill(into, self.at)?.len();
-        // No header of a page reaches the end of the file, and the crate would skip any number of values behind it.
+        // A page header never reaches the end of the file. Past the end, the crate would skip values without end.
         if read == 0 && !into.is_empty() {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }

@@ -99,7 +99,7 @@ impl<'a> Unpacker<'a> {
                 entry.txt = spans.next();
                 entry.more_txt = spans.collect();
             }
-            // An empty caption, where a text that is not there would be a missing one.
+            // A null caption counts as empty; without a span it would count as missing.
             Some(_) => entry.txt = self.out.add(b"")?,
             None => {}
         }

@@ -172,7 +172,7 @@ impl Attempts {
         self.0 += 1;
         match failure {
             Failure::Passing(problem) if self.0 < ATTEMPTS => {
-                debug!(attempt = self.0, problem, "a request failed and is repeated");
+                debug!(attempt = self.0, problem, "a request failed and is retried");
                 tokio::time::sleep(PAUSE * 2u32.pow(self.0 - 1)).await;
                 Ok(())
             }
