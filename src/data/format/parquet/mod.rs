@@ -2,8 +2,8 @@
 //! img2dataset have them.
 //!
 //! Opening a shard decodes its row groups one after another, a few rows at a time, and writes images and texts to the
-//! spool; the index has spans into that, as for any other format. A row is a sample; its `.json` has the columns that are
-//! numbers, texts, or lists of texts, so that `--caption-key` and `--where` can name any of them.
+//! spool; the index has spans into that, as for any other format. A row is a sample; its `.json` has the columns that
+//! are numbers, texts, or lists of texts, so that `--caption-key` and `--where` can name any of them.
 //!
 //! | file | what it does |
 //! |---|---|
