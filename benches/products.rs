@@ -48,12 +48,12 @@ fn models() -> [(&'static str, ModelConfig, usize); 3] {
     let small = ModelConfig {
         image_size: 64,
         patch_size: 8,
-        vision: TowerConfig { layers: 6, width: 192, heads: 3 },
-        text: TowerConfig { layers: 6, width: 192, heads: 3 },
+        vision: TowerConfig::new(6, 192, 3),
+        text: TowerConfig::new(6, 192, 3),
         context: 32,
         vocab: 4096,
         embed_dim: 192,
-        ln_eps: 1e-6,
+        ..Preset::Tiny.config()
     };
     [("b16", Preset::B16.config(), 16), ("small", small, 64), ("tiny", Preset::Tiny.config(), 256)]
 }

@@ -98,6 +98,30 @@ template <int WARPS> __device__ __forceinline__ float block_sum(float x, float* 
     return total;
 }
 
+// partials[blockIdx.y, c] = the sum over a block's warps, in order, of `sums`: a thread's sums of N columns from
+// (32 blockIdx.x + threadIdx.x) N on. Block: (32, 8); width: a multiple of N.
+template <int N> __device__ __forceinline__ void store_column_sums(const float (&sums)[N], float* partials, int width) {
+    constexpr int WARPS = 8;
+    // Quads of a pack are 36 apart, not 32: two quads of a lane then lie in different halves of the banks.
+    __shared__ float4 shared[WARPS][N / 4][36];
+#pragma unroll
+    for (int i = 0; i < N; i += 4)
+        shared[threadIdx.y][i / 4][threadIdx.x] = make_float4(sums[i], sums[i + 1], sums[i + 2], sums[i + 3]);
+    __syncthreads();
+    // Each of the first threads sums one quad; neighbours have neighbouring columns.
+    int own = threadIdx.y * 32 + threadIdx.x;
+    int to = blockIdx.x * 32 * N + own * 4;
+    if (own < 32 * N / 4 && to < width) {
+        float4 total = make_float4(0, 0, 0, 0);
+#pragma unroll
+        for (int warp = 0; warp < WARPS; warp++) {
+            float4 v = shared[warp][own % (N / 4)][own / (N / 4)];
+            total = make_float4(total.x + v.x, total.y + v.y, total.z + v.z, total.w + v.w);
+        }
+        *reinterpret_cast<float4*>(partials + (size_t)blockIdx.y * width + to) = total;
+    }
+}
+
 // The index of this thread in the grid, and the number of threads.
 __device__ __forceinline__ size_t thread_index() { return (size_t)blockIdx.x * blockDim.x + threadIdx.x; }
 __device__ __forceinline__ size_t thread_count() { return (size_t)gridDim.x * blockDim.x; }

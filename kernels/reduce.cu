@@ -27,8 +27,6 @@ extern "C" __global__ void __launch_bounds__(256)
 // stride and width: multiples of SIZE. Bytes moved: x.
 template <typename T> __device__ void column_sums(const T* x, float* partials, int rows, int width, size_t stride) {
     constexpr int N = SIZE<T>, WARPS = 8;
-    // Quads of a pack are 36 apart, not 32: two quads of a lane then lie in different halves of the banks.
-    __shared__ float4 shared[WARPS][N / 4][36];
     int column = (blockIdx.x * 32 + threadIdx.x) * N;
     int each = (rows + gridDim.y - 1) / gridDim.y;
     int end = min(rows, (int)(blockIdx.y + 1) * each);
@@ -41,22 +39,7 @@ template <typename T> __device__ void column_sums(const T* x, float* partials, i
             for (int i = 0; i < N; i++) sums[i] += v[i];
         }
     }
-#pragma unroll
-    for (int i = 0; i < N; i += 4)
-        shared[threadIdx.y][i / 4][threadIdx.x] = make_float4(sums[i], sums[i + 1], sums[i + 2], sums[i + 3]);
-    __syncthreads();
-    // Each of the first threads sums one quad; neighbours have neighbouring columns.
-    int own = threadIdx.y * 32 + threadIdx.x;
-    int to = blockIdx.x * 32 * N + own * 4;
-    if (own < 32 * N / 4 && to < width) {
-        float4 total = make_float4(0, 0, 0, 0);
-#pragma unroll
-        for (int warp = 0; warp < WARPS; warp++) {
-            float4 v = shared[warp][own % (N / 4)][own / (N / 4)];
-            total = make_float4(total.x + v.x, total.y + v.y, total.z + v.z, total.w + v.w);
-        }
-        *reinterpret_cast<float4*>(partials + (size_t)blockIdx.y * width + to) = total;
-    }
+    store_column_sums(sums, partials, width);
 }
 
 extern "C" __global__ void __launch_bounds__(256)

@@ -7,11 +7,15 @@ use flipk::device::Cpu;
 use flipk::golden::{Check, Tolerances, verify};
 use flipk::ops::AllOps;
 
-/// All quantities, with their errors and tolerances.
-fn checks<D: AllOps>(device: Arc<D>) -> Vec<Check> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/golden/flip_tiny.safetensors");
+/// All quantities of a golden state, with their errors and tolerances.
+fn checks_of<D: AllOps>(name: &str, device: Arc<D>) -> Vec<Check> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/golden/{name}.safetensors"));
     let tolerances = Tolerances::of(&*device);
-    let checks = verify(&path, device, tolerances).unwrap();
+    verify(&path, device, tolerances).unwrap()
+}
+
+fn checks<D: AllOps>(device: Arc<D>) -> Vec<Check> {
+    let checks = checks_of("flip_tiny", device);
     // 3 masks of 4 quantities, 62 gradients at ratio 0.5, 20 losses, 58 norms and the table: none may be left out.
     assert!(checks.len() > 140, "only {} quantities were compared", checks.len());
     checks
@@ -39,6 +43,24 @@ fn hold_late_losses_to_their_size(checks: &mut [Check]) {
 #[test]
 fn cpu_agrees_with_the_authors_model() {
     assert_all_hold(&checks(Arc::new(Cpu::default())));
+}
+
+/// OpenCLIP's models: CLIP's own choices, then all others (`STATES` of `tools/golden/build.py`).
+const OPEN_CLIP: [&str; 4] = ["open_clip_tiny", "open_clip_quick", "open_clip_clipa", "open_clip_scaled"];
+
+fn open_clip_checks<D: AllOps>(device: &Arc<D>) -> Vec<Check> {
+    let state = |name: &'static str| {
+        let checks = checks_of(name, device.clone());
+        // Two features, scale, loss, and at least 40 gradients.
+        assert!(checks.len() > 44, "only {} quantities of {name} were compared", checks.len());
+        checks.into_iter().map(move |check| Check { quantity: format!("{name}: {}", check.quantity), ..check })
+    };
+    OPEN_CLIP.into_iter().flat_map(state).collect()
+}
+
+#[test]
+fn cpu_agrees_with_open_clip() {
+    assert_all_hold(&open_clip_checks(&Arc::new(Cpu::default())));
 }
 
 #[test]
@@ -70,6 +92,22 @@ mod emulated {
     #[test]
     fn kernels_in_f32_agree_with_the_authors_model() {
         assert_all_hold(&checks(emulated::<f32>()));
+    }
+
+    #[test]
+    fn kernels_in_f32_agree_with_open_clip() {
+        assert_all_hold(&open_clip_checks(&emulated::<f32>()));
+    }
+
+    #[test]
+    fn kernels_in_bf16_agree_with_open_clip() {
+        let mut checks = open_clip_checks(&emulated::<bf16>());
+        // Sums over 32 features average out less of the rounding than those of larger models: up to 1.6 times the
+        // tolerances.
+        for check in checks.iter_mut().filter(|check| !check.quantity.starts_with("open_clip_tiny")) {
+            check.tolerance *= 2.0;
+        }
+        assert_all_hold(&checks);
     }
 
     #[test]

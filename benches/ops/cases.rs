@@ -6,6 +6,7 @@ use flipk::model::{Flip, ModelConfig, Preset, TowerConfig};
 use flipk::ops::assemble::Positions;
 use flipk::ops::layernorm::Norm;
 use flipk::ops::linear::Weights;
+use flipk::ops::select_token::Place;
 use flipk::random::{Purpose, Random};
 
 use crate::measure::{Bench, Done, normals, random};
@@ -77,7 +78,7 @@ impl<D: Parts> Bench<D> {
             let bytes = shape.iter().product();
             let pixels = on.input(bytes, move || random(bytes, |random| random.below(256) as u8));
             on.name(format!("gather_patches {name}"), &shape);
-            Some(on.tape.gather_patches(pixels, shape, ModelConfig::NORMALISATION))
+            Some(on.tape.gather_patches(pixels, shape, config.normalisation))
         })?;
         self.tape(&[&[width]], |on, params| {
             let rows = on.var::<D::Act>(&[batch, kept, width], 1.0);
@@ -133,8 +134,8 @@ impl<D: Parts> Bench<D> {
         })?;
         self.tape(&[], |on, _| {
             let x = on.var::<D::Act>(&[batch, context, width], 1.0);
-            on.name(format!("first_tokens {name}"), &[batch, context, width]);
-            Some(on.tape.first_tokens(x))
+            on.name(format!("select_token {name}"), &[batch, context, width]);
+            Some(on.tape.select_token(x, Place::At(0)))
         })
     }
 
@@ -144,7 +145,7 @@ impl<D: Parts> Bench<D> {
         self.tape(&[&[width, joint]], |on, params| {
             let x = on.var::<D::Act>(&[batch, tokens, width], 1.0);
             on.name(format!("pool {name}"), &[batch, tokens, width]);
-            let pooled = on.tape.pool(x);
+            let pooled = on.tape.pool(x, 0);
             on.name(format!("projection {name}"), &[batch, width, joint]);
             let projected = on.tape.projection(pooled, params[0]);
             on.name(format!("l2norm {name}"), &[batch, joint]);

@@ -1,17 +1,24 @@
 //! What is recorded about buffers and variables, whatever the device: the tape owns it, and the backward pass is
 //! planned on it.
 
+use serde::{Deserialize, Serialize};
+
 use super::liveness::SlotInfo;
 use super::slot::{Slot, SlotId, Var};
 use crate::device::Elem;
 
 /// An element-wise function that a matrix product can apply in its epilogue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Activation {
     /// `x/2 (1 + tanh(√(2/π) (x + 0.044715 x³)))`: PyTorch's `GELU(approximate="tanh")`
+    #[default]
     GeluTanh,
     /// `x Φ(x)`: PyTorch's `GELU()`
+    #[serde(rename = "gelu")]
     GeluExact,
+    /// `x σ(1.702 x)`: OpenAI's `QuickGELU`
+    QuickGelu,
 }
 
 /// One step of a program; numbers are indices of its ops.

@@ -21,11 +21,10 @@ use crate::data::{
 };
 use crate::eval::{self, ClassNames, Classes, Encoder, Inputs, Labels, Retrieval, Templates, ZeroShot};
 use crate::log;
-use crate::model::Flip;
 use crate::ops::AllOps;
-use crate::train::{Options, checkpoint::Checkpoint};
+use crate::train::{Options, Weights};
 
-/// Evaluate a checkpoint: zero-shot classification or retrieval
+/// Evaluate a model: zero-shot classification or retrieval
 #[derive(Args)]
 pub(super) struct Eval {
     #[command(subcommand)]
@@ -59,8 +58,8 @@ enum Task {
 
 #[derive(Args)]
 struct Common {
-    /// Run folder (its newest checkpoint) or checkpoint file
-    checkpoint: PathBuf,
+    /// Run folder (its newest checkpoint), checkpoint file, or folder of an OpenCLIP or Hugging Face model
+    model: PathBuf,
     /// Shards to evaluate on, as for `flipk train --data` [default: the run's --eval-data, with its --classes and
     /// --templates, or else embedded:fluent]
     #[arg(long, num_args = 1.., value_name = "SHARDS")]
@@ -126,7 +125,7 @@ enum Found {
 struct Evaluation<'a> {
     common: &'a Common,
     kind: Kind,
-    checkpoint: Checkpoint,
+    model: Weights,
     dataset: Arc<Dataset>,
     tokenizer: Tokenizer,
 }
@@ -134,9 +133,9 @@ struct Evaluation<'a> {
 impl Eval {
     pub(super) fn run(self) -> Result<ExitCode> {
         let (Task::Retrieval { common } | Task::ZeroShot { common, .. }) = &self.task;
-        let checkpoint = Checkpoint::open(&common.checkpoint)?;
-        let tokenizer = common.tokenizer(&checkpoint)?;
-        let run = run_options(&checkpoint);
+        let model = Weights::open(&common.model)?;
+        let tokenizer = common.tokenizer(&model)?;
+        let run = run_options(&model);
         let (dataset, kind, named) = match &self.task {
             Task::Retrieval { common } => (common.open(&run, ClassNumbers::Ignore)?, Kind::Retrieval, false),
             Task::ZeroShot { common, classes, templates, labels } => {
@@ -163,10 +162,10 @@ impl Eval {
         log::lines(dataset.warnings());
         // With class names, captions may be class numbers, which are not embedded.
         if !named {
-            let survey = Survey::of(&dataset, &tokenizer, checkpoint.state.model.context)?;
+            let survey = Survey::of(&dataset, &tokenizer, model.model().context)?;
             log::lines(survey.warnings(false));
         }
-        let (found, skipped) = common.device.run(Evaluation { common, kind, checkpoint, dataset, tokenizer })?;
+        let (found, skipped) = common.device.run(Evaluation { common, kind, model, dataset, tokenizer })?;
         for (kind, count) in skipped {
             info!("skipped: {count} x {kind}");
         }
@@ -194,9 +193,9 @@ impl Eval {
     }
 }
 
-/// The options of the checkpoint's run; the defaults if its `config.toml` is missing or unreadable.
-fn run_options(checkpoint: &Checkpoint) -> Options {
-    let Some(config) = checkpoint.sibling("config.toml") else { return Options::default() };
+/// The options of the model's run; the defaults if its `config.toml` is missing or unreadable.
+fn run_options(model: &Weights) -> Options {
+    let Some(config) = model.run_config() else { return Options::default() };
     Options::default().over_file(&config).unwrap_or_else(|error| {
         warn!("{error}; using default options instead of the run's");
         Options::default()
@@ -243,17 +242,17 @@ impl Common {
         Ok(dataset)
     }
 
-    /// The tokenizer that was given, or the one in the checkpoint's run folder.
+    /// The tokenizer that was given, or the one beside the model.
     ///
     /// # Errors
     /// If there is none, or it has more tokens than the model has embeddings.
-    fn tokenizer(&self, checkpoint: &Checkpoint) -> Result<Tokenizer> {
+    fn tokenizer(&self, model: &Weights) -> Result<Tokenizer> {
         let options = TokenizerOptions { lower_case: self.lower_case, pad_token: self.pad_token.clone() };
-        let own = checkpoint.sibling("tokenizer.json");
+        let own = model.tokenizer();
         let path = self.tokenizer.as_ref().or(own.as_ref());
-        let path = path.context("there is no tokenizer.json next to the checkpoint; pass --tokenizer")?;
+        let path = path.context("there is no tokenizer.json next to the model; pass --tokenizer")?;
         let tokenizer = Tokenizer::open(path, &options)?;
-        tokenizer.check_rows(checkpoint.state.model.vocab).with_context(|| path.display().to_string())?;
+        tokenizer.check_rows(model.model().vocab).with_context(|| path.display().to_string())?;
         if let (Some(_), Some(own)) = (&self.tokenizer, &own) {
             info!("{}", tokenizer.describe());
             if !Tokenizer::from_file(own)?.has_tokens_of(&tokenizer) {
@@ -268,8 +267,8 @@ impl Job for Evaluation<'_> {
     type Output = (Found, Skipped);
 
     fn run<D: AllOps>(self, device: Arc<D>) -> Result<Self::Output> {
-        let flip = Flip::new(&self.checkpoint.state.model, true);
-        let params = Parameters::new(&*device, flip.layout().clone(), &self.checkpoint.weights(flip.layout())?)?;
+        let (flip, values) = self.model.values()?;
+        let params = Parameters::new(&*device, flip.layout().clone(), &values)?;
         let mut encoder = Encoder::new(&device, &flip, self.common.batch as usize)?;
         let bar = show(ProgressBar::new(self.dataset.len() as u64));
         bar.set_style(ProgressStyle::with_template("{bar:24.cyan/blue} {pos}/{len} images  {per_sec}  {eta} left")?);

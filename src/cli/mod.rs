@@ -4,10 +4,12 @@ pub mod benches;
 mod data;
 mod device;
 mod eval;
+mod export;
 #[cfg(feature = "cuda")]
 mod fit;
 #[cfg(feature = "cuda")]
 mod gpu;
+mod import;
 mod info;
 mod logging;
 mod openclip;
@@ -47,6 +49,8 @@ enum Command {
     Train(Box<train::Train>),
     Eval(Box<eval::Eval>),
     Data(data::Data),
+    Import(import::Import),
+    Export(export::Export),
     Verify(verify::Verify),
     Profile(Box<profile::Profile>),
     Info(info::Info),
@@ -107,6 +111,8 @@ pub fn main() -> ExitCode {
         Command::Train(command) => command.run(),
         Command::Eval(command) => command.run(),
         Command::Data(command) => command.run(),
+        Command::Import(command) => command.run(),
+        Command::Export(command) => command.run(),
         Command::Verify(command) => command.run(),
         Command::Profile(command) => command.run(),
         Command::Info(command) => command.run(),

@@ -19,7 +19,7 @@ use super::table::table;
 use crate::device::KernelCounts;
 use crate::ops::AllOps;
 use crate::profile::{self, Benches, Ceilings, Group, Line, chrome_trace, compare, group, measure_ceilings, svg};
-use crate::train::{Options, Precision, RunFolder, Settings, tokenizer};
+use crate::train::{Options, Precision, RunFolder, Settings, described, tokenizer};
 use crate::units::Bytes;
 
 /// Time a training step, layer by layer, and compare it with the device's limits
@@ -124,8 +124,12 @@ impl Profile {
             opened.with_context(|| format!("cannot write {}", file.display()))?;
         }
         let tokenizer = tokenizer(&options)?;
-        let mut settings = Settings::resolve(options, tokenizer.vocab_size())?;
-        let (data, model) = (settings.open_data(None)?, settings.preset_name());
+        let base = match &self.run {
+            Some(folder) => RunFolder::open(folder)?.model(&options)?,
+            None => described(&options)?.model,
+        };
+        let mut settings = Settings::resolve(options, base, tokenizer.vocab_size())?;
+        let (data, model) = (settings.open_data(None)?, settings.model_name());
         let (warm_up, steps, time) = (2, self.count as usize, Duration::from_secs(self.seconds.into()));
         let job = profile::Job { settings, data, tokenizer, model, warm_up, steps, time };
         let precision = job.settings.options.precision;

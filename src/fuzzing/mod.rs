@@ -25,7 +25,7 @@ use crate::{
     device::Cpu,
     eval::{ClassNames, Templates},
     golden::{self, Tolerances},
-    model::Flip,
+    model::{Flip, Preset},
     optim::Moments,
     train::{Options, Settings, checkpoint::Checkpoint},
 };
@@ -68,7 +68,6 @@ pub fn checkpoint(bytes: &[u8]) {
         let flip = Flip::with_loss(&checkpoint.state.model, checkpoint.state.loss, true);
         if let Ok(weights) = checkpoint.weights(flip.layout()) {
             assert_eq!(weights.len(), flip.layout().arena_len());
-            checkpoint.towers(flip.layout(), weights).expect("the weights are there");
         }
         if let Ok(Moments { m, v, .. }) = checkpoint.moments(flip.layout()) {
             assert_eq!(m.len(), v.len());
@@ -89,7 +88,7 @@ pub fn options(bytes: &[u8]) {
     let mut written = None;
     with_file(bytes, |path| {
         let Ok(options) = Options::default().over_file(path) else { return };
-        let Ok(settings) = Settings::resolve(options, VOCAB) else { return };
+        let Ok(settings) = Settings::resolve(options, Preset::Tiny.config(), VOCAB) else { return };
         let steps = settings.length.steps(settings.loader.batch, 1000);
         settings.warmup_steps(steps);
         written = settings.options.to_toml().ok().zip(Some(settings.options));

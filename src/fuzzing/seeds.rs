@@ -9,7 +9,7 @@ use super::with_file;
 use crate::{
     data::{Position, StreamPosition, Tokenizer, masked_crc},
     golden,
-    model::{Flip, Loss, ModelConfig, TowerConfig},
+    model::{Flip, Loss, ModelConfig, Preset, TowerConfig},
     optim::Moments,
     train::{
         Metrics, Options, Settings,
@@ -220,7 +220,7 @@ pub(super) fn tokenizers() -> Vec<Vec<u8>> {
 
 /// A model of a few hundred weights.
 pub(crate) fn micro_model() -> ModelConfig {
-    let tower = TowerConfig { layers: 1, width: 4, heads: 1 };
+    let tower = TowerConfig::new(1, 4, 1);
     ModelConfig {
         image_size: 4,
         patch_size: 2,
@@ -229,7 +229,7 @@ pub(crate) fn micro_model() -> ModelConfig {
         context: 2,
         vocab: 4,
         embed_dim: 4,
-        ln_eps: 1e-6,
+        ..Preset::Tiny.config()
     }
 }
 
@@ -287,7 +287,8 @@ pub(super) fn repair_header(bytes: &mut [u8]) {
 }
 
 pub(super) fn configs() -> Vec<Vec<u8>> {
-    let resolved = Settings::resolve(Options::default(), 4096).unwrap().options.to_toml().unwrap();
+    let resolved =
+        Settings::resolve(Options::default(), Preset::Tiny.config(), 4096).unwrap().options.to_toml().unwrap();
     let own = "model = \"b16\"\ndata = [\"a/{000..127}.tar\"]\nlower_case = \"yes\"\ntime = \"1h30m\"\nbase_lr = 4e-6\n\
                warmup_samples = 512\nimage_size = 224\npatch_size = 16\nprecision = \"bf16\"\n";
     vec![resolved.into_bytes(), own.as_bytes().to_vec()]

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 
+use crate::interop::{InteropError, open_clip};
 use crate::mapped::MappedFile;
-use crate::model::{Flip, ModelConfig, ModelError, TowerConfig};
+use crate::model::{Flip, Loss, ModelConfig, ModelError, Preset, TowerConfig};
 
 /// Why a golden state cannot be compared with.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +30,9 @@ pub enum GoldenError {
     /// A configuration with impossible sizes.
     #[error("{path}: the header's `config`: {source}")]
     Model { path: PathBuf, source: ModelError },
+    /// A configuration of OpenCLIP that flipk does not have.
+    #[error("{path}: the header's `config`: {source}")]
+    OpenClip { path: PathBuf, source: InteropError },
     /// A tensor that is missing, or is not what it must be.
     #[error("{path}: tensor `{name}`: {problem}")]
     Tensor { path: PathBuf, name: String, problem: String },
@@ -37,9 +41,9 @@ pub enum GoldenError {
     Device(#[from] crate::device::DeviceError),
 }
 
-/// The header's `config`.
+/// The header's `config` in a golden state of FLIP.
 #[derive(Clone, Debug, Deserialize)]
-pub(super) struct Config {
+struct FlipConfig {
     image_size: usize,
     patch_size: usize,
     vision_width: usize,
@@ -51,26 +55,64 @@ pub(super) struct Config {
     vocab_size: usize,
     context_length: usize,
     embed_dim: usize,
-    pub batch: usize,
+    layernorm_eps: f32,
+    #[serde(flatten)]
+    training: Training,
+}
+
+/// The optimizer's constants of a golden state.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub(super) struct Training {
     pub b1: f32,
     pub b2: f32,
     pub eps: f32,
     pub weight_decay: f32,
-    layernorm_eps: f32,
+}
+
+/// Whose golden state it is.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Source {
+    Flip(Training),
+    OpenClip,
+}
+
+/// What a golden state is of.
+pub(super) struct Config {
+    pub model: ModelConfig,
+    pub loss: Loss,
+    pub source: Source,
+    pub batch: usize,
+}
+
+#[derive(Deserialize)]
+struct Batch {
+    batch: usize,
 }
 
 impl Config {
-    pub(super) fn model(&self) -> ModelConfig {
-        ModelConfig {
-            image_size: self.image_size,
-            patch_size: self.patch_size,
-            vision: TowerConfig { layers: self.vision_layers, width: self.vision_width, heads: self.vision_heads },
-            text: TowerConfig { layers: self.text_layers, width: self.text_width, heads: self.text_heads },
-            context: self.context_length,
-            vocab: self.vocab_size,
-            embed_dim: self.embed_dim,
-            ln_eps: self.layernorm_eps,
+    fn parse(path: &Path, text: &str) -> Result<Self, GoldenError> {
+        let json = |source| GoldenError::Json { path: path.to_owned(), source };
+        let Batch { batch } = serde_json::from_str(text).map_err(json)?;
+        let keys: serde_json::Value = serde_json::from_str(text).map_err(json)?;
+        if keys.get("vision_cfg").is_some() {
+            let described = open_clip::describe_state(keys);
+            let described = described.map_err(|source| GoldenError::OpenClip { path: path.to_owned(), source })?;
+            return Ok(Self { model: described.model, loss: described.loss, source: Source::OpenClip, batch });
         }
+        let config: FlipConfig = serde_json::from_str(text).map_err(json)?;
+        let model = ModelConfig {
+            image_size: config.image_size,
+            patch_size: config.patch_size,
+            vision: TowerConfig::new(config.vision_layers, config.vision_width, config.vision_heads),
+            text: TowerConfig::new(config.text_layers, config.text_width, config.text_heads),
+            context: config.context_length,
+            vocab: config.vocab_size,
+            embed_dim: config.embed_dim,
+            ln_eps: config.layernorm_eps,
+            ..Preset::Tiny.config()
+        };
+        model.check().map_err(|source| GoldenError::Model { path: path.to_owned(), source })?;
+        Ok(Self { model, loss: Loss::Infonce, source: Source::Flip(config.training), batch })
     }
 }
 
@@ -91,14 +133,12 @@ impl Golden {
         let config_error = |problem| GoldenError::Config { path: path.to_owned(), problem };
         let config = metadata.metadata().as_ref().and_then(|fields| fields.get("config"));
         let config = config.ok_or_else(|| config_error("is missing".to_owned()))?;
-        let config: Config =
-            serde_json::from_str(config).map_err(|source| GoldenError::Json { path: path.to_owned(), source })?;
-        config.model().check().map_err(|source| GoldenError::Model { path: path.to_owned(), source })?;
+        let config = Config::parse(path, config)?;
         if config.batch == 0 {
             return Err(config_error("has a batch of 0".to_owned()));
         }
         // The header may claim any size; memory is allocated only if the file is large enough.
-        let parameters = Flip::new(&config.model(), false).layout().count();
+        let parameters = Flip::with_loss(&config.model, config.loss, false).layout().count();
         if parameters as u128 * size_of::<f32>() as u128 > map.len() as u128 {
             return Err(config_error(format!("is of a model with {parameters} parameters, which are not in the file")));
         }
@@ -158,15 +198,15 @@ impl Golden {
     }
 
     pub(super) fn images(&self) -> Result<Vec<u8>, GoldenError> {
-        let (name, side) = ("inputs/images_u8", self.config.image_size);
+        let (name, side) = ("inputs/images_u8", self.config.model.image_size);
         let found = self.read(name, Dtype::U8, u8::from_le_bytes)?;
         self.expect(name, found, &[self.config.batch, side, side, 3])
     }
 
     pub(super) fn tokens(&self) -> Result<Vec<i32>, GoldenError> {
-        let (name, vocab) = ("inputs/tokens", self.config.vocab_size as i32);
+        let (name, vocab) = ("inputs/tokens", self.config.model.vocab as i32);
         let found = self.read(name, Dtype::I32, i32::from_le_bytes)?;
-        let tokens = self.expect(name, found, &[self.config.batch, self.config.context_length])?;
+        let tokens = self.expect(name, found, &[self.config.batch, self.config.model.context])?;
         match tokens.iter().find(|token| !(0..vocab).contains(*token)) {
             Some(token) => Err(self.error(name, format!("holds {token}, outside a vocabulary of {vocab}"))),
             None => Ok(tokens),
@@ -177,7 +217,7 @@ impl Golden {
     /// patches per image.
     pub(super) fn ids(&self, name: &str, steps: Option<usize>) -> Result<(Vec<u32>, usize, usize), GoldenError> {
         let (shape, ids) = self.read(name, Dtype::I32, i32::from_le_bytes)?;
-        let patches = self.config.model().patches() as i32;
+        let patches = self.config.model.patches() as i32;
         if let Some(id) = ids.iter().find(|id| !(0..patches).contains(*id)) {
             return Err(self.error(name, format!("holds {id}, but there are {patches} patches")));
         }

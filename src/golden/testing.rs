@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use safetensors::{Dtype, tensor::TensorView};
 use serde_json::json;
 
-use super::names::pieces;
+use crate::interop::flip::pieces;
 use crate::{fuzzing::seeds::micro_model, model::Flip};
 
 /// The bytes of the file.
@@ -29,7 +29,7 @@ pub(crate) fn micro() -> Vec<u8> {
     add("params/img_encoder/posembed_encoder/pos_embedding", Dtype::F32, &[model.patches() + 1, model.vision.width]);
     for piece in Flip::new(&model, false).layout().specs().iter().flat_map(pieces) {
         for place in ["params", "mask50/grads"] {
-            add(&format!("{place}/{}", piece.name), Dtype::F32, &[piece.len]);
+            add(&format!("{place}/{}", piece.name), Dtype::F32, &[piece.count()]);
         }
         add(&format!("train/final_param_norms/{}", piece.name), Dtype::F32, &[1]);
     }

@@ -3,11 +3,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::file::{Golden, GoldenError};
-use super::names::{Piece, pieces};
+use super::file::{Golden, GoldenError, Source, Training};
 use crate::autograd::{Layout, Parameters, Program, Tape};
 use crate::data::cut_patches;
 use crate::device::Device;
+use crate::interop::{Piece, flip::pieces};
 use crate::model::{Embedded, Flip, ModelConfig, sincos_2d};
 use crate::ops::AllOps;
 use crate::ops::pairwise::LOSS;
@@ -62,10 +62,10 @@ impl Check {
 }
 
 /// A model at the golden state's weights on a device.
-struct Run<'a, D: AllOps> {
-    golden: &'a Golden,
-    device: Arc<D>,
-    flip: Flip,
+pub(super) struct Run<'a, D: AllOps> {
+    pub golden: &'a Golden,
+    pub device: Arc<D>,
+    pub flip: Flip,
     images: Vec<u8>,
     tokens: Vec<i32>,
 }
@@ -74,9 +74,13 @@ struct Run<'a, D: AllOps> {
 pub fn verify<D: AllOps>(path: &Path, device: Arc<D>, tolerances: Tolerances) -> Result<Vec<Check>, GoldenError> {
     let golden = Golden::open(path)?;
     // The golden states were made without decay of the CLS token.
-    let flip = Flip::new(&golden.config.model(), false);
+    let flip = Flip::with_loss(&golden.config.model, golden.config.loss, false);
     let (images, tokens) = (golden.images()?, golden.tokens()?);
     let run = Run { golden: &golden, device, flip, images, tokens };
+    let training = match golden.config.source {
+        Source::Flip(training) => training,
+        Source::OpenClip => return run.open_clip(&tolerances),
+    };
     let names = golden.names()?;
     let has = |prefix: &str| names.iter().any(|name| name.starts_with(prefix));
     let mut checks = vec![run.position_table()?];
@@ -87,24 +91,29 @@ pub fn verify<D: AllOps>(path: &Path, device: Arc<D>, tolerances: Tolerances) ->
         checks.extend(run.mask(mask, has(&format!("{mask}/grads/")), &tolerances)?);
     }
     if has("train/losses") {
-        checks.extend(run.train(&tolerances)?);
+        checks.extend(run.train(&training, &tolerances)?);
     }
     Ok(checks)
 }
 
-fn relative(ours: f64, theirs: f64) -> f64 {
+/// A key bias adds the same to all scores of a row, which a softmax ignores: its gradient is zero in exact arithmetic.
+fn is_key_bias(piece: &Piece) -> bool {
+    piece.name.ends_with("/key/bias")
+}
+
+pub(super) fn relative(ours: f64, theirs: f64) -> f64 {
     (ours - theirs).abs() / theirs.abs().max(f64::MIN_POSITIVE)
 }
 
-fn norm(values: impl IntoIterator<Item = f32>) -> f64 {
+pub(super) fn norm(values: impl IntoIterator<Item = f32>) -> f64 {
     values.into_iter().map(|value| f64::from(value).powi(2)).sum::<f64>().sqrt()
 }
 
-fn difference(ours: &[f32], theirs: &[f32]) -> f64 {
+pub(super) fn difference(ours: &[f32], theirs: &[f32]) -> f64 {
     norm(ours.iter().zip(theirs).map(|(ours, theirs)| ours - theirs))
 }
 
-fn largest_difference(ours: &[f32], theirs: &[f32]) -> f64 {
+pub(super) fn largest_difference(ours: &[f32], theirs: &[f32]) -> f64 {
     ours.iter().zip(theirs).map(|(ours, theirs)| f64::from((ours - theirs).abs())).fold(0.0, f64::max)
 }
 
@@ -116,17 +125,26 @@ impl<D: AllOps> Run<'_, D> {
     }
 
     fn parameters(&self) -> Result<Parameters<D>, GoldenError> {
+        self.parameters_of("params", self.pieces())
+    }
+
+    /// The weights, from tensors `{prefix}/{name}`.
+    pub(super) fn parameters_of(
+        &self,
+        prefix: &str,
+        pieces: impl Iterator<Item = (usize, Piece)>,
+    ) -> Result<Parameters<D>, GoldenError> {
         let layout: &Arc<Layout> = self.flip.layout();
         let mut values = vec![0.0; layout.arena_len()];
-        for (offset, piece) in self.pieces() {
-            let theirs = self.golden.f32_len(&format!("params/{}", piece.name), piece.len)?;
-            values[offset..offset + piece.len].copy_from_slice(&piece.to_ours(&theirs));
+        for (offset, piece) in pieces {
+            let theirs = self.golden.f32_len(&format!("{prefix}/{}", piece.name), piece.count())?;
+            values[offset..offset + piece.count()].copy_from_slice(&piece.to_ours(&theirs));
         }
         Ok(Parameters::new(&*self.device, layout.clone(), &values)?)
     }
 
     /// A training program for `kept` visible patches, with images and tokens in place.
-    fn program(&self, kept: usize) -> Result<(Program<D>, Embedded), GoldenError> {
+    pub(super) fn program(&self, kept: usize) -> Result<(Program<D>, Embedded), GoldenError> {
         let mut tape = Tape::new(self.flip.layout().clone());
         let embedded = self.flip.record(&mut tape, self.golden.config.batch, kept);
         Ok((tape.train(self.device.clone())?, embedded))
@@ -140,7 +158,7 @@ impl<D: AllOps> Run<'_, D> {
         images.flat_map(|(image, ids)| cut_patches(image, side, patch, ids)).collect()
     }
 
-    fn forward(
+    pub(super) fn forward(
         &self,
         program: &mut Program<D>,
         embedded: &Embedded,
@@ -193,37 +211,31 @@ impl<D: AllOps> Run<'_, D> {
     fn gradients(&self, mask: &str, ours: &[f32], tolerance: f64) -> Result<Vec<Check>, GoldenError> {
         let mut compared = Vec::new();
         for (offset, piece) in self.pieces() {
-            let theirs = self.golden.f32_len(&format!("{mask}/grads/{}", piece.name), piece.len)?;
+            let theirs = self.golden.f32_len(&format!("{mask}/grads/{}", piece.name), piece.count())?;
             let theirs = piece.to_ours(&theirs);
-            let difference = difference(&ours[offset..offset + piece.len], &theirs);
+            let difference = difference(&ours[offset..offset + piece.count()], &theirs);
             compared.push((piece, difference, norm(theirs)));
         }
         let largest = compared.iter().map(|(.., norm)| *norm).fold(0.0, f64::max);
         let check = |(piece, difference, norm): (Piece, f64, f64)| Check {
-            error: difference / if piece.is_key_bias() { largest } else { norm },
+            error: difference / if is_key_bias(&piece) { largest } else { norm },
             quantity: format!("{mask} gradient {}", piece.name),
             tolerance,
         };
         Ok(compared.into_iter().map(check).collect())
     }
 
-    fn train(&self, tolerances: &Tolerances) -> Result<Vec<Check>, GoldenError> {
+    fn train(&self, training: &Training, tolerances: &Tolerances) -> Result<Vec<Check>, GoldenError> {
         let (ids, steps, kept) = self.golden.ids("train/ids_keep", None)?;
         let rates = self.golden.f32_len("train/learning_rates", steps)?;
         let losses = self.golden.f32_len("train/losses", steps)?;
-        let config = &self.golden.config;
-        let adamw = AdamWConfig {
-            beta1: config.b1,
-            beta2: config.b2,
-            eps: config.eps,
-            weight_decay: config.weight_decay,
-            clip_norm: 0.0,
-        };
+        let &Training { b1: beta1, b2: beta2, eps, weight_decay } = training;
+        let adamw = AdamWConfig { beta1, beta2, eps, weight_decay, clip_norm: 0.0 };
         let mut params = self.parameters()?;
         let (mut program, embedded) = self.program(kept)?;
         let mut optimizer = Optimizer::new(&*self.device, &params, adamw)?;
         let mut checks = Vec::new();
-        for (step, ids) in ids.chunks_exact(config.batch * kept).enumerate() {
+        for (step, ids) in ids.chunks_exact(self.golden.config.batch * kept).enumerate() {
             let loss = self.forward(&mut program, &embedded, ids, &params)?;
             program.backward(&mut params)?;
             optimizer.step(&self.device, &mut params, f64::from(rates[step]))?;
@@ -231,9 +243,9 @@ impl<D: AllOps> Run<'_, D> {
             checks.push(Check { quantity: format!("train loss {step}"), error, tolerance: tolerances.training_losses });
         }
         let values = params.download_values(&self.device)?;
-        for (offset, piece) in self.pieces().filter(|(_, piece)| !piece.is_key_bias()) {
+        for (offset, piece) in self.pieces().filter(|(_, piece)| !is_key_bias(piece)) {
             let theirs = self.golden.scalar(&format!("train/final_param_norms/{}", piece.name))?;
-            let ours = norm(values[offset..offset + piece.len].iter().copied());
+            let ours = norm(values[offset..offset + piece.count()].iter().copied());
             let quantity = format!("train final norm {}", piece.name);
             checks.push(Check { quantity, error: relative(ours, theirs), tolerance: tolerances.final_norms });
         }

@@ -4,10 +4,11 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::autograd::Activation;
 use crate::ops::gather_patches::Normalisation;
 
-/// One transformer tower.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// One transformer tower. Choices have FLIP's values by default.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TowerConfig {
     /// Transformer blocks.
@@ -16,9 +17,74 @@ pub struct TowerConfig {
     pub width: usize,
     /// Attention heads; they divide the width.
     pub heads: usize,
+    /// Width of an MLP's hidden layer, unless it is four times that of a token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mlp_width: Option<usize>,
+    /// The MLPs' activation.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub activation: Activation,
+    /// Start of the factors that scale each residual branch, if there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layer_scale: Option<f32>,
+    /// LayerNorm's epsilon, unless it is the model's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ln_eps: Option<f32>,
 }
 
-/// All sizes of a FLIP model.
+impl TowerConfig {
+    /// FLIP's tower of these sizes.
+    pub fn new(layers: usize, width: usize, heads: usize) -> Self {
+        let activation = Activation::default();
+        Self { layers, width, heads, mlp_width: None, activation, layer_scale: None, ln_eps: None }
+    }
+
+    /// Width of an MLP's hidden layer.
+    pub fn mlp_width(&self) -> usize {
+        self.mlp_width.unwrap_or(4 * self.width)
+    }
+}
+
+/// What the embedding of an image is computed from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[serde(rename_all = "lowercase")]
+pub enum ImagePool {
+    /// The mean over all tokens, with CLS: FLIP's
+    #[default]
+    All,
+    /// The mean over the patches, without CLS: CLIPA's, OpenCLIP's `avg`
+    Patches,
+    /// The CLS token: CLIP's
+    Class,
+}
+
+/// Which token of a caption its embedding is computed from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TextPool {
+    /// The first: FLIP's.
+    #[default]
+    First,
+    /// The last.
+    Last,
+    /// The first of the largest ids: CLIP's, whose end token is the largest.
+    Argmax,
+    /// The first with this id, or the first of all if there is none.
+    Id(u32),
+}
+
+/// The position table of the vision tower.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Positions {
+    /// Fixed 2-D sines and cosines: FLIP's.
+    #[default]
+    Sincos,
+    /// A parameter: CLIP's.
+    Learned,
+}
+
+/// Sizes and choices of a model. Choices have FLIP's values by default; others make it an OpenCLIP model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelConfig {
@@ -36,9 +102,45 @@ pub struct ModelConfig {
     pub vocab: usize,
     /// Width of the space that both towers project to.
     pub embed_dim: usize,
-    /// Layer normalisation's epsilon.
+    /// LayerNorm's epsilon.
     #[serde(default = "default_ln_eps")]
     pub ln_eps: f32,
+    /// The shift and scale of pixels.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub normalisation: Normalisation,
+    /// Whether the patch embedding has a bias.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub patch_bias: bool,
+    /// The vision tower's positions.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub positions: Positions,
+    /// Whether the vision tower has a LayerNorm in front of its blocks.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub ln_pre: bool,
+    /// What the embedding of an image is computed from.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub image_pool: ImagePool,
+    /// Whether the vision tower's last LayerNorm comes after the pooling, not before it.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub ln_after_pool: bool,
+    /// Whether a token of a caption sees only those before it.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub causal: bool,
+    /// Which token of a caption its embedding is computed from.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub text_pool: TextPool,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn is_yes(value: &bool) -> bool {
+    *value
 }
 
 /// That of all of FLIP's LayerNorms (docs/method.md, "Vision tower").
@@ -89,9 +191,30 @@ impl fmt::Display for Preset {
 }
 
 impl Preset {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Tiny, Self::B16, Self::L16, Self::L14, Self::H14];
+
     /// Its sizes.
     pub fn config(self) -> ModelConfig {
-        let tower = |layers, width, heads| TowerConfig { layers, width, heads };
+        let tower = TowerConfig::new;
+        let tiny = ModelConfig {
+            image_size: 48,
+            patch_size: 8,
+            vision: tower(4, 128, 4),
+            text: tower(1, 128, 4),
+            context: 16,
+            vocab: 4096,
+            embed_dim: 128,
+            ln_eps: default_ln_eps(),
+            normalisation: Normalisation::IMAGENET,
+            patch_bias: true,
+            positions: Positions::Sincos,
+            ln_pre: false,
+            image_pool: ImagePool::All,
+            ln_after_pool: false,
+            causal: false,
+            text_pool: TextPool::First,
+        };
         let paper = |patch_size, vision, text, embed_dim| ModelConfig {
             image_size: 224,
             patch_size,
@@ -100,19 +223,10 @@ impl Preset {
             context: 32,
             vocab: 30_523,
             embed_dim,
-            ln_eps: default_ln_eps(),
+            ..tiny.clone()
         };
         match self {
-            Self::Tiny => ModelConfig {
-                image_size: 48,
-                patch_size: 8,
-                vision: tower(4, 128, 4),
-                text: tower(1, 128, 4),
-                context: 16,
-                vocab: 4096,
-                embed_dim: 128,
-                ln_eps: default_ln_eps(),
-            },
+            Self::Tiny => tiny,
             Self::B16 => paper(16, tower(12, 768, 12), tower(12, 512, 8), 512),
             Self::L16 => paper(16, tower(24, 1024, 16), tower(12, 768, 12), 768),
             Self::L14 => paper(14, tower(24, 1024, 16), tower(12, 768, 12), 768),
@@ -122,9 +236,6 @@ impl Preset {
 }
 
 impl ModelConfig {
-    /// The shift and scale of pixels.
-    pub const NORMALISATION: Normalisation = Normalisation::IMAGENET;
-
     /// Patches of an image.
     pub fn patches(&self) -> usize {
         (self.image_size / self.patch_size).pow(2)
@@ -149,6 +260,8 @@ impl ModelConfig {
             ("embed_dim", self.embed_dim, 1 << 16),
             ("vision.width", vision.width.max(vision.heads), 1 << 16),
             ("text.width", text.width.max(text.heads), 1 << 16),
+            ("vision.mlp_width", vision.mlp_width(), 1 << 18),
+            ("text.mlp_width", text.mlp_width(), 1 << 18),
             ("vision.layers", vision.layers, 1 << 12),
             ("text.layers", text.layers, 1 << 12),
         ] {
@@ -156,9 +269,10 @@ impl ModelConfig {
                 return Err(ModelError::TooLarge { name, value, max });
             }
         }
+        let empty = |tower: &TowerConfig| tower.layers * tower.width * tower.heads * tower.mlp_width() == 0;
         for (zero, names) in [
-            (vision.layers * vision.width * vision.heads == 0, "vision: layers, width and heads"),
-            (text.layers * text.width * text.heads == 0, "text: layers, width and heads"),
+            (empty(vision), "vision: layers, width and heads"),
+            (empty(text), "text: layers, width and heads"),
             (self.image_size == 0 || self.patch_size == 0, "image_size and patch_size"),
             (self.context == 0 || self.vocab == 0 || self.embed_dim == 0, "context, vocab and embed_dim"),
         ] {
@@ -175,7 +289,7 @@ impl ModelConfig {
                 return Err(ModelError::Indivisible { name, value, by: format!("{by} = {divisor}") });
             }
         }
-        match vision.width.is_multiple_of(4) {
+        match self.positions == Positions::Learned || vision.width.is_multiple_of(4) {
             true => Ok(()),
             false => Err(ModelError::Indivisible {
                 name: "vision.width",
@@ -224,7 +338,7 @@ mod tests {
 
     #[test]
     fn presets_are_sound() {
-        for preset in [Preset::Tiny, Preset::B16, Preset::L16, Preset::L14, Preset::H14] {
+        for preset in Preset::ALL {
             preset.config().check().unwrap();
             assert_eq!(serde_json::to_value(preset).unwrap(), preset.to_string());
         }

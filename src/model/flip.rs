@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
-use super::blocks::{Tokens, Transformer, linear, projection};
-use super::config::{Loss, ModelConfig};
+use super::blocks::{Transformer, linear, norm, projection};
+use super::config::{ImagePool, Loss, ModelConfig, Positions, TextPool};
 use super::positions::sincos_2d;
 use crate::autograd::{Init, Layout, ParamId, Slot, Tape, Var};
 use crate::ops::AllOps;
-use crate::ops::assemble::Positions;
+use crate::ops::assemble;
+use crate::ops::layernorm::Norm;
 use crate::ops::linear::Weights;
+use crate::ops::select_token::{Find, Place};
 
 /// The parameters of both towers, laid out in one arena under OpenCLIP's names.
 pub struct Flip {
@@ -17,6 +19,9 @@ pub struct Flip {
     layout: Arc<Layout>,
     patch: Weights,
     cls: ParamId,
+    /// Only if they are learned.
+    image_positions: Option<ParamId>,
+    ln_pre: Option<Norm>,
     vision: Transformer,
     vision_projection: ParamId,
     tokens: ParamId,
@@ -75,14 +80,24 @@ impl Flip {
         let (vision, text) = (&config.vision, &config.text);
         let conv = ["visual.conv1.weight".to_owned(), "visual.conv1.bias".to_owned()];
         let normal = Init::Normal { std: 0.02 };
+        let learned = config.positions == Positions::Learned;
+        let names = [["visual.transformer", "visual.ln_post"], ["transformer", "ln_final"]];
+        let eps = config.ln_eps;
         Self {
-            patch: linear(&mut layout, conv, vision.width, config.patch_len()),
+            patch: linear(&mut layout, conv, vision.width, config.patch_len(), config.patch_bias),
             cls: layout.add("visual.class_embedding", &[vision.width], normal, decay_cls),
-            vision: Transformer::new(&mut layout, "visual.transformer", "visual.ln_post", vision, config.ln_eps),
+            image_positions: learned.then(|| {
+                let rows = config.patches() + 1;
+                layout.add("visual.positional_embedding", &[rows, vision.width], normal, false)
+            }),
+            ln_pre: config
+                .ln_pre
+                .then(|| norm(&mut layout, "visual.ln_pre", vision.width, vision.ln_eps.unwrap_or(eps))),
+            vision: Transformer::new(&mut layout, names[0], vision, eps, false),
             vision_projection: projection(&mut layout, "visual.proj", vision.width, config.embed_dim),
             tokens: layout.add("token_embedding.weight", &[config.vocab, text.width], normal, true),
             text_positions: layout.add("positional_embedding", &[config.context, text.width], normal, false),
-            text: Transformer::new(&mut layout, "transformer", "ln_final", text, config.ln_eps),
+            text: Transformer::new(&mut layout, names[1], text, eps, config.causal),
             text_projection: projection(&mut layout, "text_projection", text.width, config.embed_dim),
             logit_scale: layout.add("logit_scale", &[1], Init::Constant(logit_scale), true),
             logit_bias: logit_bias.map(|bias| layout.add("logit_bias", &[1], Init::Constant(bias), false)),
@@ -103,19 +118,29 @@ impl Flip {
 
     /// Records the vision tower: `(images, ids_keep, embeddings [batch, embed_dim])`.
     pub fn vision<D: AllOps>(&self, tape: &mut Tape<D>, batch: usize, kept: usize) -> (Slot<u8>, Slot<u32>, Var<f32>) {
-        let ModelConfig { image_size: side, patch_size: patch, .. } = self.config;
+        let ModelConfig { image_size: side, patch_size: patch, normalisation, ln_after_pool, .. } = self.config;
         let length = self.config.patch_len();
         tape.scope("vision", |tape| {
             let (images, ids) = (tape.input(batch * kept * length), tape.input(batch * kept));
             let x = tape.scope("embed", |tape| {
-                let table = tape.constant(sincos_2d(side / patch, self.config.vision.width));
-                let rows = tape.gather_patches(images, [batch, kept, length], ModelConfig::NORMALISATION);
+                let positions = match self.image_positions {
+                    Some(table) => assemble::Positions::Learned(table),
+                    None => {
+                        assemble::Positions::Fixed(tape.constant(sincos_2d(side / patch, self.config.vision.width)))
+                    }
+                };
+                let rows = tape.gather_patches(images, [batch, kept, length], normalisation);
                 let patches = tape.linear(rows, self.patch, None);
-                tape.assemble(patches, ids, self.cls, Positions::Fixed(table))
+                let x = tape.assemble(patches, ids, self.cls, positions);
+                self.ln_pre.map_or(x, |norm| tape.layernorm(x, norm))
             });
-            let x = self.vision.record(tape, x, Tokens::All);
+            let pooled = match self.config.image_pool {
+                ImagePool::All => self.vision.mean(tape, x, 0, ln_after_pool),
+                ImagePool::Patches => self.vision.mean(tape, x, 1, ln_after_pool),
+                // A single token is the same, normalised before or after it is taken.
+                ImagePool::Class => self.vision.token(tape, x, Place::At(0)),
+            };
             let z = tape.scope("project", |tape| {
-                let pooled = tape.pool(x);
                 let projected = tape.projection(pooled, self.vision_projection);
                 tape.l2norm(projected)
             });
@@ -128,9 +153,15 @@ impl Flip {
         tape.scope("text", |tape| {
             let tokens = tape.input(batch * self.config.context);
             let x = tape.scope("embed", |tape| tape.embedding(tokens, batch, self.tokens, self.text_positions));
-            let x = self.text.record(tape, x, Tokens::First);
+            let context = self.config.context;
+            let place = match self.config.text_pool {
+                TextPool::First => Place::At(0),
+                TextPool::Last => Place::At(context - 1),
+                TextPool::Argmax => Place::Each(tape.find_token(tokens, [batch, context], Find::Largest)),
+                TextPool::Id(id) => Place::Each(tape.find_token(tokens, [batch, context], Find::Id(id))),
+            };
+            let pooled = self.text.token(tape, x, place);
             let z = tape.scope("project", |tape| {
-                let pooled = tape.pool(x);
                 let projected = tape.projection(pooled, self.text_projection);
                 tape.l2norm(projected)
             });

@@ -5,6 +5,6 @@ mod config;
 mod flip;
 mod positions;
 
-pub use config::{Loss, ModelConfig, ModelError, Preset, TowerConfig};
+pub use config::{ImagePool, Loss, ModelConfig, ModelError, Positions, Preset, TextPool, TowerConfig};
 pub use flip::{Embedded, Flip, Inputs};
 pub use positions::sincos_2d;

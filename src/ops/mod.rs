@@ -11,16 +11,18 @@ pub mod adamw;
 pub mod assemble;
 pub mod attention;
 pub mod bias;
+pub mod cast;
 pub mod embedding;
-pub mod first_tokens;
 pub mod gather_patches;
 pub mod gelu;
 pub mod l2norm;
+pub mod layer_scale;
 pub mod layernorm;
 pub mod linear;
 pub mod pairwise;
 pub mod pool;
 pub mod projection;
+pub mod select_token;
 
 use crate::device::Device;
 
@@ -38,15 +40,17 @@ all_ops!(
     adamw::AdamW,
     assemble::Assemble,
     attention::Attention,
+    cast::Cast,
     embedding::Embedding,
-    first_tokens::FirstTokens,
     gather_patches::GatherPatches,
     l2norm::L2Norm,
+    layer_scale::LayerScale,
     layernorm::LayerNorm,
     linear::Linear,
     pairwise::Pairwise,
     pool::Pool,
     projection::Projection,
+    select_token::SelectToken,
 );
 
 /// Bytes of `count` activations on `D`.

@@ -34,6 +34,9 @@ pub enum TrainError {
     /// Sizes that no model can have.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// A model of another program that cannot be used.
+    #[error(transparent)]
+    Interop(#[from] crate::interop::InteropError),
     /// Options that TOML cannot represent.
     #[error("the options cannot be written as TOML: {0}")]
     Toml(#[from] toml::ser::Error),

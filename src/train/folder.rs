@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::{Options, TrainError};
+use super::{Options, Settings, TrainError, described};
 use crate::data::Tokenizer;
+use crate::interop::Architecture;
+use crate::model::ModelConfig;
 
 /// Keeps other processes from training in a run folder until it is dropped.
 #[derive(Debug)]
@@ -15,8 +17,8 @@ pub struct Lock {
     _file: Option<File>,
 }
 
-/// A run folder: `config.toml`, `tokenizer.json`, `metrics.jsonl`, `tensorboard/`, `checkpoints/`, `curve.svg` and, at
-/// the end, `summary.json`; `set-aside/` holds what a resume left behind.
+/// A run folder: `config.toml`, `model.json`, `tokenizer.json`, `metrics.jsonl`, `tensorboard/`, `checkpoints/`,
+/// `curve.svg` and, at the end, `summary.json`; `set-aside/` holds what a resume left behind.
 #[derive(Clone, Debug)]
 pub struct RunFolder {
     path: PathBuf,
@@ -27,6 +29,8 @@ impl RunFolder {
     pub const RUNS: &str = "runs";
     /// The folder of a run's checkpoints.
     pub const CHECKPOINTS: &str = "checkpoints";
+    /// The file with the model of a run.
+    const MODEL: &str = "model.json";
 
     /// Creates the folder of a run: `path`, or the first free one of `runs/NAME-001`, `runs/NAME-002`, ...
     ///
@@ -118,15 +122,16 @@ impl RunFolder {
         }
     }
 
-    /// Writes `tokenizer.json` and `config.toml`.
+    /// Writes `tokenizer.json`, `model.json` and `config.toml`.
     ///
     /// # Errors
-    /// If it cannot be written.
-    pub fn describe(&self, options: &Options, tokenizer: &Tokenizer) -> Result<(), TrainError> {
+    /// If one cannot be written.
+    pub fn describe(&self, settings: &Settings, tokenizer: &Tokenizer) -> Result<(), TrainError> {
         // The configuration comes last: a folder that has it is complete.
         self.write("tokenizer.json", &tokenizer.to_json()?)?;
+        self.write_json(Self::MODEL, &settings.model)?;
         let head = "# Every option of this run. Repeat it with: flipk train --config FILE\n";
-        self.write("config.toml", &(head.to_owned() + &options.to_toml()?))
+        self.write("config.toml", &(head.to_owned() + &settings.options.to_toml()?))
     }
 
     /// Writes a JSON file and returns its path.
@@ -153,6 +158,18 @@ impl RunFolder {
     /// The folder.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The model of the run, or the one that `options` name: earlier versions wrote no `model.json`.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn model(&self, options: &Options) -> Result<ModelConfig, TrainError> {
+        let file = self.path.join(Self::MODEL);
+        match file.is_file() {
+            true => Ok(Architecture::File(file).describe()?.model),
+            false => Ok(described(options)?.model),
+        }
     }
 
     /// The path of `config.toml`.

@@ -14,7 +14,7 @@
 //! | `advice` | warnings about settings that cannot work, and about training that learns nothing |
 //! | `introduction` | what is printed about the captions before the first step |
 //! | `folder` | the files of a run folder |
-//! | `checkpoint` | saving and loading |
+//! | `checkpoint`, `weights` | saving and loading; a model to start from, of flipk or of another program |
 //! | `metrics`, `window`, `tensorboard`, `curve`, `progress` | what is reported during training |
 
 mod access;
@@ -43,6 +43,7 @@ mod settings;
 mod summary;
 mod tensorboard;
 mod trainer;
+mod weights;
 mod window;
 
 pub use self::{
@@ -51,11 +52,12 @@ pub use self::{
     memory::{largest_batch, step_bytes},
     metrics::Metrics,
     options::Options,
-    plan::{Plan, tokenizer},
+    plan::{Plan, described, tokenizer},
     precision::Precision,
     progress::{Progress, Report},
     run::train,
     settings::{Length, Settings},
     summary::{Ended, Summary},
     trainer::{StepOutcome, Trainer},
+    weights::Weights,
 };

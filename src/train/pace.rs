@@ -47,7 +47,7 @@ impl Plan {
             notes.push(format!("--time {asked}: {} samples, at {speed:.1} samples/s", steps * batch));
         }
         if self.settings.options != before {
-            self.folder.describe(&self.settings.options, &self.tokenizer)?;
+            self.folder.describe(&self.settings, &self.tokenizer)?;
         }
         Ok(notes)
     }

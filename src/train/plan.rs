@@ -4,16 +4,21 @@ use std::path::Path;
 
 use tracing::{info, warn};
 
-use super::checkpoint::{Checkpoint, State};
+use super::checkpoint::State;
 use super::folder::Lock;
 use super::held_out::HeldOut;
 use super::resume::{self, Point};
 use super::settings::{Length, is_embedded};
+use super::weights::Weights;
 use super::{Options, RunFolder, Settings, TrainError};
 use crate::autograd::{Layout, Recompute};
 use crate::data::image::JpegDecoder;
 use crate::data::{Epoch, Order, Tokenizer, TrainingData};
 use crate::eval::Labels;
+use crate::interop::Architecture;
+use crate::interop::open_clip::Described;
+use crate::log;
+use crate::model::Preset;
 
 /// Everything a run needs except the device.
 pub struct Plan {
@@ -66,14 +71,15 @@ impl Plan {
     /// Invalid options, data or a tokenizer that cannot be used, or a folder that already contains a run.
     pub fn start(options: Options, out: Option<&Path>) -> Result<Self, TrainError> {
         let tokenizer = tokenizer(&options)?;
-        let mut settings = Settings::resolve(options, tokenizer.vocab_size())?;
+        let base = described(&options)?.model;
+        let mut settings = Settings::resolve(options, base, tokenizer.vocab_size())?;
         let asks_for_labels = settings.options.labels.is_some_and(|labels| labels != Labels::default());
         if settings.eval_data.is_empty() && (settings.eval_every > 0 || asks_for_labels) {
             warn!("--eval-every and --labels do nothing without --eval-data");
         }
         let ((data, epoch), held_out) = (open(&mut settings, None)?, HeldOut::open(&settings)?);
-        let (folder, lock) = RunFolder::create(out, &settings.preset_name())?;
-        folder.describe(&settings.options, &tokenizer)?;
+        let (folder, lock) = RunFolder::create(out, &settings.model_name())?;
+        folder.describe(&settings, &tokenizer)?;
         data.write_counts(settings.index_cache(folder.path()));
         Ok(Self { settings, folder, data, epoch, held_out, tokenizer, resume: None, _lock: lock })
     }
@@ -117,7 +123,8 @@ impl Plan {
         if let Some((flag, _)) = fixed.iter().find(|(_, is_same)| !is_same) {
             return Err(not_the_runs(flag, &folder));
         }
-        let mut settings = Settings::resolve(options, tokenizer.vocab_size())?;
+        let base = folder.model(&options)?;
+        let mut settings = Settings::resolve(options, base, tokenizer.vocab_size())?;
         let ((data, epoch), held_out) = (open(&mut settings, Some(folder.path()))?, HeldOut::open(&settings)?);
         data.write_counts(settings.index_cache(folder.path()));
         let point = Point::choose(&folder, named.as_deref())?;
@@ -159,7 +166,9 @@ impl Plan {
     fn log_changes(&self, before: Options) {
         let after = &self.settings.options;
         // An older version may not have written every default; filling it in is not a change.
-        let before = Settings::resolve(before.clone(), self.tokenizer.vocab_size()).map_or(before, |old| old.options);
+        let base = self.settings.model.clone();
+        let old = Settings::resolve(before.clone(), base, self.tokenizer.vocab_size());
+        let before = old.map_or(before, |old| old.options);
         let changed = after.changed_from(&before);
         let harmful: Vec<&str> =
             changed.iter().map(String::as_str).filter(|key| !is_harmless(key, &before, after)).collect();
@@ -182,10 +191,10 @@ impl Plan {
     /// # Errors
     /// A checkpoint that cannot be read, or that has a vocabulary of another size.
     pub(super) fn initial_values(&self, layout: &Layout) -> Result<Vec<f32>, TrainError> {
-        let random = || layout.initial_values(self.settings.seed);
-        let Some(path) = &self.settings.init_from else { return Ok(random()) };
-        let from = Checkpoint::open(path)?;
-        let (rows, vocab) = (from.state.model.vocab, self.settings.model.vocab);
+        let random = layout.initial_values(self.settings.seed);
+        let Some(path) = &self.settings.init_from else { return Ok(random) };
+        let from = Weights::open(path)?;
+        let (rows, vocab) = (from.model().vocab, self.settings.model.vocab);
         if rows != vocab {
             let problem = format!(
                 "the model in {} has {rows} rows of tokens and this run has {vocab}; pass the --tokenizer that it was \
@@ -194,10 +203,9 @@ impl Plan {
             );
             return Err(TrainError::Settings { problem });
         }
-        match from.state.loss == self.settings.loss {
-            true => from.weights(layout),
-            false => from.towers(layout, random()),
-        }
+        let (values, notes) = from.fitted(&self.settings.model, layout, random)?;
+        log::lines(&notes);
+        Ok(values)
     }
 }
 
@@ -210,13 +218,29 @@ fn not_the_runs(flag: &str, folder: &RunFolder) -> TrainError {
     TrainError::Settings { problem }
 }
 
-/// The tokenizer that the options name, or the embedded one.
+/// The model that `--model` names, or else that of `--init-from`, without the options that change it.
+///
+/// # Errors
+/// A file that cannot be read, or a model that flipk does not have.
+pub fn described(options: &Options) -> Result<Described, TrainError> {
+    match (&options.model, &options.init_from) {
+        (Some(Architecture::File(path)), _) if path.extension().is_none_or(|ending| ending != "json") => {
+            Ok(Weights::open(path)?.described())
+        }
+        (Some(name), _) => Ok(name.describe()?),
+        (None, Some(path)) => Ok(Weights::open(path)?.described()),
+        (None, None) => Ok(Architecture::from(Preset::Tiny).describe()?),
+    }
+}
+
+/// The tokenizer that the options name, or the one beside `--init-from`, or the embedded one.
 ///
 /// # Errors
 /// If it cannot be read, or if none is named and the data is not embedded.
 pub fn tokenizer(options: &Options) -> Result<Tokenizer, TrainError> {
     let embedded = options.data.iter().flatten().all(|spec| is_embedded(spec));
-    match &options.tokenizer {
+    let beside = options.init_from.as_ref().and_then(|path| Weights::open(path).ok()?.tokenizer());
+    match options.tokenizer.as_ref().or(beside.as_ref()) {
         Some(path) => Ok(Tokenizer::open(path, &options.tokenizer_options())?),
         None if embedded => Ok(Tokenizer::embedded(&options.tokenizer_options())?),
         None => {

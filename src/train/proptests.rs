@@ -10,7 +10,7 @@ use crate::{
     data::CaptionLines,
     eval::Labels,
     fuzzing::{cases, with_file},
-    model::{Loss, Preset},
+    model::Loss,
 };
 
 /// At most one length of the run.
@@ -39,7 +39,9 @@ fn options() -> impl Strategy<Value = Options> {
         any::<String>().prop_map(Length::Time),
     ];
     let enums = (
-        option::of(prop::sample::select(vec![Preset::Tiny, Preset::B16, Preset::L16, Preset::L14, Preset::H14])),
+        option::of(prop::sample::select(
+            ["tiny", "h14", "ViT-B-32", "ViT-L-14-CLIPA", "a/model.json"].map(|name| name.parse().unwrap()).to_vec(),
+        )),
         option::of(prop::sample::select(vec![Loss::Infonce, Loss::Sigmoid])),
         option::of(prop::sample::select(vec![Recompute::None, Recompute::Cheap, Recompute::Blocks])),
         option::of(prop::sample::select(vec![CaptionLines::Each, CaptionLines::Join])),

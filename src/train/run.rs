@@ -127,7 +127,7 @@ impl<'a, D: AllOps> Run<'a, D> {
         if let Some(point) = &point {
             let moved = point.set_aside(&plan.folder, state.step < total)?;
             log::lines(&moved);
-            plan.folder.describe(&settings.options, &plan.tokenizer)?;
+            plan.folder.describe(settings, &plan.tokenizer)?;
         }
         let log = MetricsLog::open(plan.folder.path(), state.step)?;
         let this = Self {
@@ -399,7 +399,7 @@ impl<'a, D: AllOps> Run<'a, D> {
     /// Redraws `curve.svg`.
     fn draw_curve(&self) -> Result<(), TrainError> {
         let settings = &self.plan.settings;
-        let (preset, loader) = (settings.preset_name(), &settings.loader);
+        let (preset, loader) = (settings.model_name(), &settings.loader);
         let title = format!("flipk: {preset}, mask ratio {}, batch {}", loader.mask_ratio, loader.batch);
         let path = self.plan.folder.path().join("curve.svg");
         fs::write(&path, curve::svg(&title, self.log.history())).map_err(|why| TrainError::io("write", &path, why))

@@ -8,6 +8,7 @@ use crate::autograd::Recompute;
 use crate::data::image::{Decoding, ExifOrientation, JpegDecoder};
 use crate::data::{Augmentation, CaptionKeys, CaptionLines, CaptionVariation, LoaderConfig, Order, TrainingData};
 use crate::eval::Labels;
+use crate::interop::Architecture;
 use crate::model::{Loss, ModelConfig, Preset, TowerConfig};
 use crate::optim::AdamWConfig;
 
@@ -111,10 +112,11 @@ enum Rate {
 }
 
 impl Recipe {
-    fn of(preset: Preset) -> Self {
-        match preset {
+    fn of(model: &ModelConfig) -> Self {
+        let tiny = Preset::Tiny.config();
+        match (model.vision, model.text) == (tiny.vision, tiny.text) {
             // Tuned on the training styles only; docs/architecture.md describes how.
-            Preset::Tiny => Self {
+            true => Self {
                 batch: 256,
                 length: Length::Samples(640_000),
                 rate: Rate::Peak(2e-3),
@@ -124,7 +126,7 @@ impl Recipe {
             },
             // docs/method.md, "Recipe". The paper's batch of 65,536 needs many accelerators; its rate scales with the
             // batch.
-            _ => Self {
+            false => Self {
                 batch: 256,
                 length: Length::Epochs(32.0),
                 rate: Rate::Base(4e-6),
@@ -152,17 +154,19 @@ fn wrong(option: &str, value: impl ToString, rule: &str) -> TrainError {
 }
 
 impl Settings {
-    /// Fills in every default. `vocab` is the number of rows that a tokenizer's embedding table needs.
+    /// Fills in every default. `base` is the model that options change, as [`described`](super::described) finds it;
+    /// `vocab` the number of rows that a tokenizer's embedding table needs.
     ///
     /// # Errors
     /// Names the first option that is out of its range or does not fit another.
-    pub fn resolve(mut options: Options, vocab: usize) -> Result<Self, TrainError> {
+    pub fn resolve(mut options: Options, base: ModelConfig, vocab: usize) -> Result<Self, TrainError> {
         options.check_numbers()?;
         let o = &mut options;
-        let preset = or(&mut o.model, Preset::Tiny);
-        let recipe = Recipe::of(preset);
+        let recipe = Recipe::of(&base);
+        let start = o.init_from.clone().map(Architecture::File);
+        or(&mut o.model, start.unwrap_or(Preset::Tiny.into()));
         let (data, eval_data) = data(o);
-        let model = model(o, preset, vocab)?;
+        let model = model(o, base, vocab)?;
         let seed = or(&mut o.seed, 0);
         let loader = loader(o, &recipe, &model, seed)?;
         let captions = CaptionKeys {
@@ -240,9 +244,9 @@ impl Settings {
         self.options.index_cache.as_deref().unwrap_or(run).join("shards.tsv")
     }
 
-    /// The preset as the command line spells it.
-    pub fn preset_name(&self) -> String {
-        self.options.model.map_or_else(String::new, |preset| preset.to_string())
+    /// A short name of the model.
+    pub fn model_name(&self) -> String {
+        self.options.model.as_ref().map_or_else(|| "model".to_owned(), Architecture::short_name)
     }
 
     /// Steps of warm-up in a run of `total` steps.
@@ -266,8 +270,7 @@ fn data(o: &mut Options) -> (Vec<String>, Vec<String>) {
     (data, or(&mut o.eval_data, held_out))
 }
 
-fn model(o: &mut Options, preset: Preset, vocab: usize) -> Result<ModelConfig, TrainError> {
-    let base = preset.config();
+fn model(o: &mut Options, base: ModelConfig, vocab: usize) -> Result<ModelConfig, TrainError> {
     let model = ModelConfig {
         image_size: or(&mut o.image_size, base.image_size),
         patch_size: or(&mut o.patch_size, base.patch_size),
@@ -275,16 +278,19 @@ fn model(o: &mut Options, preset: Preset, vocab: usize) -> Result<ModelConfig, T
             layers: or(&mut o.vision_layers, base.vision.layers),
             width: or(&mut o.vision_width, base.vision.width),
             heads: or(&mut o.vision_heads, base.vision.heads),
+            ..base.vision
         },
         text: TowerConfig {
             layers: or(&mut o.text_layers, base.text.layers),
             width: or(&mut o.text_width, base.text.width),
             heads: or(&mut o.text_heads, base.text.heads),
+            ..base.text
         },
         context: or(&mut o.context, base.context),
         vocab: or(&mut o.vocab, base.vocab.max(vocab)),
         embed_dim: or(&mut o.embed_dim, base.embed_dim),
-        ln_eps: base.ln_eps,
+        image_pool: o.pool.unwrap_or(base.image_pool),
+        ..base
     };
     model.check()?;
     match model.vocab < vocab {
@@ -392,14 +398,16 @@ fn length(o: &mut Options, recipe: Length) -> Result<Length, TrainError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::train::described;
 
     fn resolve(options: Options) -> Result<Settings, String> {
-        Settings::resolve(options, 4096).map_err(|error| error.to_string())
+        let base = described(&options).map_err(|error| error.to_string())?.model;
+        Settings::resolve(options, base, 4096).map_err(|error| error.to_string())
     }
 
     #[test]
     fn the_paper_scales_its_rate_with_the_batch_and_warms_up_over_51_million_samples() {
-        let options = Options { model: Some(Preset::L16), batch: Some(65_536), ..Options::default() };
+        let options = Options { model: Some(Preset::L16.into()), batch: Some(65_536), ..Options::default() };
         let settings = resolve(options).unwrap();
         assert!((settings.peak_lr - 4e-6 * 256.0).abs() < 1e-12);
         assert_eq!((settings.warmup_steps(195_312), settings.warmup_steps(1000)), (781, 100));

@@ -25,7 +25,7 @@ use crate::optim::{AdamWConfig, Moments, Optimizer};
 /// use flipk::optim::AdamWConfig;
 /// use flipk::train::Trainer;
 ///
-/// let tower = TowerConfig { layers: 1, width: 16, heads: 2 };
+/// let tower = TowerConfig::new(1, 16, 2);
 /// let sizes = ModelConfig { image_size: 16, context: 4, vocab: 8, embed_dim: 8, ..Preset::Tiny.config() };
 /// let flip = Flip::new(&ModelConfig { vision: tower, text: tower, ..sizes }, true);
 /// let values = flip.layout().initial_values(1);

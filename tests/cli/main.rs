@@ -13,6 +13,7 @@ mod kills;
 mod logging;
 mod mistakes;
 mod mixing;
+mod models;
 mod pack;
 mod pictures;
 mod place;

@@ -38,7 +38,7 @@ impl Case for Linear {
 fn biases_and_gelus() {
     for (rows, inputs, outputs) in [(1, 8, 8), (7, 12, 24), (65, 588, 40), (130, 64, 256)] {
         for bias in [false, true] {
-            for gelu in [None, Some(Activation::GeluTanh), Some(Activation::GeluExact)] {
+            for gelu in [None, Some(Activation::GeluTanh), Some(Activation::GeluExact), Some(Activation::QuickGelu)] {
                 let name = format!("{rows} x {inputs} x {outputs}, bias {bias}, {gelu:?}");
                 check(&name, &Linear { rows, inputs, outputs, bias, gelu });
             }

@@ -8,7 +8,7 @@ use flipk::data::cut_patches;
 use flipk::device::Cpu;
 use flipk::device::cuda::{ActType, EmulatorOptions};
 use flipk::golden::Tolerances;
-use flipk::model::{Flip, ModelConfig, TowerConfig};
+use flipk::model::{Flip, ModelConfig, Preset, TowerConfig};
 use flipk::ops::AllOps;
 use flipk::random::{Purpose, Random};
 use half::bf16;
@@ -83,9 +83,9 @@ fn check(name: &str, config: &ModelConfig, batch: usize, kept: usize) {
 }
 
 fn config(image_size: usize, patch_size: usize, vision: [usize; 3], text: [usize; 3]) -> ModelConfig {
-    let tower = |[layers, width, heads]: [usize; 3]| TowerConfig { layers, width, heads };
+    let tower = |[layers, width, heads]: [usize; 3]| TowerConfig::new(layers, width, heads);
     let (vision, text) = (tower(vision), tower(text));
-    ModelConfig { image_size, patch_size, vision, text, context: 9, vocab: 50, embed_dim: 24, ln_eps: 1e-6 }
+    ModelConfig { image_size, patch_size, vision, text, context: 9, vocab: 50, embed_dim: 24, ..Preset::Tiny.config() }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use flipk::data::kept_patches;
 use flipk::device::Cuda;
 use flipk::device::cuda::{ActType, Emulated, EmulatorOptions};
 use flipk::golden::Tolerances;
-use flipk::model::{Flip, ModelConfig, TowerConfig};
+use flipk::model::{Flip, ModelConfig, Preset, TowerConfig};
 use flipk::optim::AdamWConfig;
 use flipk::profile::step_bytes;
 use flipk::train::{StepOutcome, Trainer};
@@ -22,7 +22,7 @@ const BATCH: usize = 6;
 const RATIO: f64 = 0.5;
 
 fn config() -> ModelConfig {
-    let tower = TowerConfig { layers: 3, width: 64, heads: 2 };
+    let tower = TowerConfig::new(3, 64, 2);
     ModelConfig {
         image_size: 32,
         patch_size: 8,
@@ -31,7 +31,7 @@ fn config() -> ModelConfig {
         context: 6,
         vocab: 40,
         embed_dim: 16,
-        ln_eps: 1e-6,
+        ..Preset::Tiny.config()
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use flipk::autograd::Recompute;
 use flipk::data::{Batch, Position};
 use flipk::device::cuda::EmulatorOptions;
-use flipk::model::{Flip, ModelConfig, TowerConfig};
+use flipk::model::{Flip, ModelConfig, Preset, TowerConfig};
 use flipk::optim::AdamWConfig;
 use flipk::random::{Purpose, Random};
 use flipk::train::Trainer;
@@ -28,7 +28,7 @@ pub fn batch(config: &ModelConfig, size: usize, kept: usize, step: u64) -> Batch
 
 #[test]
 fn recorded_steps_give_the_same_bits() {
-    let tower = TowerConfig { layers: 1, width: 64, heads: 2 };
+    let tower = TowerConfig::new(1, 64, 2);
     let config = ModelConfig {
         image_size: 32,
         patch_size: 8,
@@ -37,7 +37,7 @@ fn recorded_steps_give_the_same_bits() {
         context: 6,
         vocab: 40,
         embed_dim: 16,
-        ln_eps: 1e-6,
+        ..Preset::Tiny.config()
     };
     let run = |record: bool, wait: bool| {
         let (device, _) = gpu::<bf16>(EmulatorOptions::default());

@@ -19,6 +19,7 @@ fn gelu(kind: Option<Activation>, x: f64) -> f64 {
         Some(Activation::GeluTanh) => {
             0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh())
         }
+        Some(Activation::QuickGelu) => x / (1.0 + (-1.702 * x).exp()),
         // Beyond 5 the error function is 1 to f64's last place but one, and the series loses digits.
         Some(Activation::GeluExact) => 0.5 * x * (1.0 + if x.abs() > 6.0 { x.signum() } else { erf(x / 2f64.sqrt()) }),
     }
@@ -57,6 +58,7 @@ fn with_gelu() {
     check(65, 2, 31, true, Some(Activation::GeluTanh));
     check(7, 2, 9, false, Some(Activation::GeluTanh));
     check(7, 2, 9, true, Some(Activation::GeluExact));
+    check(65, 2, 31, true, Some(Activation::QuickGelu));
 }
 
 #[test]

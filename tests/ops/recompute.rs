@@ -76,7 +76,7 @@ fn no_more_is_computed_again_than_is_read() {
         let made: Vec<_> = program.steps().iter().filter_map(name).collect();
         let count = |what| made.iter().filter(|made| **made == what).count();
         let known =
-            [("layernorm", true), ("linear", true), ("linear", false), ("attention", false), ("first_tokens", false)];
+            [("layernorm", true), ("linear", true), ("linear", false), ("attention", false), ("select_token", false)];
         let counted = known.map(count);
         assert_eq!(counted.iter().sum::<usize>(), made.len(), "{made:?}");
         counted

@@ -2,6 +2,7 @@
 
 use flipk::ops::assemble::Positions;
 use flipk::ops::gather_patches::Normalisation;
+use flipk::ops::select_token::{Find, Place};
 use flipk::random::{Purpose, Random};
 
 use crate::harness::{Case, Recorded};
@@ -106,30 +107,91 @@ fn embedding_sums_gradients_of_repeated_tokens() {
     );
 }
 
+/// The mean of the tokens from number `skip` on.
+fn mean(x: &[f64], [batch, tokens, width]: [usize; 3], skip: usize) -> Vec<f64> {
+    let at = |sample: usize, i: usize| {
+        let tokens_of = (skip..tokens).map(|token| x[(sample * tokens + token) * width + i]);
+        tokens_of.sum::<f64>() / (tokens - skip) as f64
+    };
+    (0..batch).flat_map(|sample| (0..width).map(move |i| at(sample, i)).collect::<Vec<_>>()).collect()
+}
+
 #[test]
 fn pooling_takes_the_mean() {
-    let (batch, tokens, width) = (3, 4, 5);
-    let shape: &[&[usize]] = &[&[batch, tokens, width]];
-    let row = |x: &[f64], sample: usize, token: usize| x[(sample * tokens + token) * width..][..width].to_vec();
-    Case { inputs: shape, params: &[] }.check(
-        |tape, x, _| tape.pool(x[0]),
+    let shape = [3, 4, 5];
+    for skip in [0, 1, 3] {
+        Case { inputs: &[&shape], params: &[] }
+            .check(|tape, x, _| tape.pool(x[0], skip), |operands| mean(&operands[0], shape, skip));
+    }
+}
+
+#[test]
+fn pooling_takes_the_mean_of_a_residual_sum() {
+    let shape = [3, 4, 5];
+    Case { inputs: &[&shape, &shape], params: &[] }.check(
+        |tape, x, _| tape.residual_pool(x[0], Some(x[1]), 1),
         |operands| {
-            let mean = |sample: usize, i: usize| {
-                (0..tokens).map(|token| row(&operands[0], sample, token)[i]).sum::<f64>() / tokens as f64
-            };
-            (0..batch).flat_map(|sample| (0..width).map(move |i| mean(sample, i)).collect::<Vec<_>>()).collect()
+            let [x, delta] = [0, 1].map(|operand| mean(&operands[operand], shape, 1));
+            x.iter().zip(delta).map(|(x, delta)| x + delta).collect()
         },
     );
 }
 
 #[test]
-fn first_tokens_are_taken() {
-    for (batch, tokens, width) in [(3, 4, 5), (2, 1, 7)] {
+fn a_token_is_selected_at_the_same_place() {
+    for ([batch, tokens, width], place) in [([3, 4, 5], 0), ([3, 4, 5], 3), ([2, 1, 7], 0)] {
         Case { inputs: &[&[batch, tokens, width]], params: &[] }.check(
-            |tape, x, _| tape.first_tokens(x[0]),
-            |operands| operands[0].chunks_exact(tokens * width).flat_map(|x| x[..width].to_vec()).collect(),
+            |tape, x, _| tape.select_token(x[0], Place::At(place)),
+            |operands| {
+                let samples = operands[0].chunks_exact(tokens * width);
+                samples.flat_map(|x| x[place * width..][..width].to_vec()).collect()
+            },
         );
     }
+}
+
+/// Of equal tokens the first counts; a token that is not there is taken to be at the start.
+#[test]
+fn a_token_is_selected_where_it_is_found() {
+    let (batch, tokens, width) = (3, 4, 5);
+    let ids = vec![7, 9, 2, 9, 0, 0, 0, 0, 2, 3, 4, 5];
+    for (find, places) in
+        [(Find::Largest, [1, 0, 3]), (Find::Id(2), [2, 0, 0]), (Find::Id(0), [0, 0, 0]), (Find::Id(5), [0, 0, 3])]
+    {
+        Case { inputs: &[&[batch, tokens, width]], params: &[] }.check(
+            |tape, x, _| {
+                let slot = tape.input(ids.len());
+                let places = tape.find_token(slot, [batch, tokens], find);
+                let out = tape.select_token(x[0], Place::Each(places));
+                Recorded { tokens: vec![(slot, ids.clone())], ..Recorded::from(out) }
+            },
+            |operands| {
+                let samples = operands[0].chunks_exact(tokens * width).zip(places);
+                samples.flat_map(|(x, place)| x[place * width..][..width].to_vec()).collect()
+            },
+        );
+    }
+}
+
+#[test]
+fn layer_scale_multiplies_each_feature() {
+    for (rows, width) in [(1, 3), (7, 5), (300, 20)] {
+        Case { inputs: &[&[rows, width]], params: &[&[width]] }.check(
+            |tape, x, p| tape.layer_scale(x[0], p[0]),
+            |operands| operands[0].iter().enumerate().map(|(at, x)| x * operands[1][at % width]).collect(),
+        );
+    }
+}
+
+#[test]
+fn a_cast_changes_nothing_on_the_cpu() {
+    Case { inputs: &[&[3, 1, 5]], params: &[] }.check(
+        |tape, x, _| {
+            let mean = tape.pool(x[0], 0);
+            tape.cast(mean)
+        },
+        |operands| operands[0].clone(),
+    );
 }
 
 #[test]

@@ -178,10 +178,9 @@ fn compared_models_have_the_sizes_of_the_presets() {
     let models: HashMap<String, HashMap<String, usize>> = serde_json::from_str(&file).unwrap();
     for (name, preset) in [("b16", Preset::B16), ("l16", Preset::L16)] {
         let sizes = &models[name];
-        let tower = |tower: &str| TowerConfig {
-            layers: sizes[&format!("{tower}_layers")],
-            width: sizes[&format!("{tower}_width")],
-            heads: sizes[&format!("{tower}_heads")],
+        let tower = |tower: &str| {
+            let [layers, width, heads] = ["layers", "width", "heads"].map(|size| sizes[&format!("{tower}_{size}")]);
+            TowerConfig::new(layers, width, heads)
         };
         let config = ModelConfig {
             image_size: sizes["image_size"],

@@ -6,7 +6,7 @@ use crate::autograd::GradMut;
 use crate::simd::wide;
 
 /// Rows of one partial sum; constant, so that results do not depend on the number of threads.
-const ROWS: usize = 128;
+pub(in crate::ops) const ROWS: usize = 128;
 
 /// `y += bias`, for a piece of a row.
 pub fn add(y: &mut [f32], bias: &[f32]) {

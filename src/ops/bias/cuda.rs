@@ -4,8 +4,8 @@ use crate::autograd::GradMut;
 use crate::device::DeviceError;
 use crate::device::cuda::{ActType, Arg, Cuda, LaunchConfig, View, ViewMut, args};
 
-/// Row blocks of [`column_sums`]: a function of the rows alone, so that sums have one order.
-fn blocks(rows: usize) -> usize {
+/// Row blocks of sums over columns: a function of the rows alone, so that sums have one order.
+pub(in crate::ops) fn blocks(rows: usize) -> usize {
     rows.div_ceil(64).clamp(1, 256)
 }
 

@@ -7,12 +7,15 @@ mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
 
+use serde::{Deserialize, Serialize};
+
 use super::act_bytes;
 use crate::autograd::{Access, Backward, Cost, Op, Slot, Tape, Var, Work};
 use crate::device::{Device, DeviceError};
 
 /// Mean and standard deviation of each channel, for pixels divided by 255.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Normalisation {
     /// Subtracted.
     pub mean: [f32; 3],
@@ -23,6 +26,16 @@ pub struct Normalisation {
 impl Normalisation {
     /// ImageNet's, as in the FLIP authors' code.
     pub const IMAGENET: Self = Self { mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] };
+
+    /// OpenAI's, as in most of OpenCLIP's models.
+    pub const OPENAI: Self =
+        Self { mean: [0.481_454_67, 0.457_827_5, 0.408_210_72], std: [0.268_629_55, 0.261_302_6, 0.275_777_1] };
+}
+
+impl Default for Normalisation {
+    fn default() -> Self {
+        Self::IMAGENET
+    }
 }
 
 /// Devices that normalise patches.

@@ -13,6 +13,9 @@ const CUBIC: f32 = 0.044_715;
 /// `-2 √(2/π)`: the tanh form is `x σ(2 √(2/π) (x + CUBIC x³))`, with one division and no cancellation.
 const SLOPE: f32 = -1.595_769;
 
+/// Of the quick form, `x σ(QUICK x)`.
+const QUICK: f32 = 1.702;
+
 /// `σ(2 √(2/π) (x + CUBIC x³))`, and the square of `x`.
 #[inline(always)]
 fn gate(x: f32) -> (f32, f32) {
@@ -25,6 +28,7 @@ fn value(kind: Activation, x: f32) -> f32 {
     match kind {
         Activation::GeluTanh => x * gate(x).0,
         Activation::GeluExact => 0.5 * x * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2)),
+        Activation::QuickGelu => x / (1.0 + exp(-QUICK * x)),
     }
 }
 
@@ -39,6 +43,10 @@ fn slope(kind: Activation, x: f32) -> f32 {
         Activation::GeluExact => {
             const INV_SQRT_TAU: f32 = 0.398_942_3;
             0.5 * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2)) + x * INV_SQRT_TAU * exp(-0.5 * x * x)
+        }
+        Activation::QuickGelu => {
+            let gate = 1.0 / (1.0 + exp(-QUICK * x));
+            (QUICK * x * gate).mul_add(1.0 - gate, gate)
         }
     }
 }

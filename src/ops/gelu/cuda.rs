@@ -8,6 +8,7 @@ fn form(kind: Activation) -> &'static str {
     match kind {
         Activation::GeluTanh => "tanh",
         Activation::GeluExact => "exact",
+        Activation::QuickGelu => "quick",
     }
 }
 

@@ -87,6 +87,35 @@ pub fn save(path: &Path, state: &State, layout: &Layout, weights: &[f32], moment
     let mut tensors = views(layout, "", weights);
     tensors.extend(views(layout, MOMENTS[0], &moments.m));
     tensors.extend(views(layout, MOMENTS[1], &moments.v));
+    write(path, state, tensors)
+}
+
+/// As [`save`], for a model that no run has trained: without moments, at step 0.
+///
+/// # Errors
+/// As [`save`].
+pub fn save_weights(
+    path: &Path,
+    model: &ModelConfig,
+    loss: Loss,
+    layout: &Layout,
+    weights: &[f32],
+) -> Result<(), TrainError> {
+    let state = State {
+        model: model.clone(),
+        loss,
+        step: 0,
+        samples: 0,
+        position: Position { streams: Vec::new() },
+        seed: 0,
+        fingerprint: 0,
+        seconds: 0.0,
+        arithmetic: None,
+    };
+    write(path, &state, views(layout, "", weights))
+}
+
+fn write(path: &Path, state: &State, tensors: Vec<(String, TensorView<'_>)>) -> Result<(), TrainError> {
     let sums = check::checksums(tensors.iter().map(|(name, tensor)| (name.as_str(), tensor.data())));
     let state = serde_json::to_string(state).map_err(|why| TrainError::io("write", path, why.into()))?;
     let sums = check::to_text(sums, &state);
@@ -143,6 +172,11 @@ pub fn prune(folder: &Path, keep: usize) {
 }
 
 impl Checkpoint {
+    /// Whether `path` is a run folder, or has the name of one of its checkpoints.
+    pub fn is_at(path: &Path) -> bool {
+        path.join("config.toml").is_file() || step_of(path).is_some() || !list(path).is_empty()
+    }
+
     /// Opens a checkpoint file, or the newest checkpoint of a run folder. Checksums of tensors are verified as they are
     /// read.
     ///
@@ -245,14 +279,6 @@ impl Checkpoint {
     /// A parameter that is missing or has another shape.
     pub fn weights(&self, layout: &Layout) -> Result<Vec<f32>, TrainError> {
         self.arena(layout, "")
-    }
-
-    /// `values`, with the weights of both towers replaced by the checkpoint's; the parameters of the loss stay.
-    ///
-    /// # Errors
-    /// As [`Self::weights`].
-    pub fn towers(&self, layout: &Layout, values: Vec<f32>) -> Result<Vec<f32>, TrainError> {
-        self.read(layout, "", values, |name| !name.starts_with("logit_"))
     }
 
     /// AdamW's moments, `[layout.arena_len()]` each.

@@ -15,7 +15,8 @@ use crate::autograd::Recompute;
 use crate::data::image::{ExifOrientation, JpegDecoder};
 use crate::data::{CaptionLines, Filter, Order, TokenizerOptions, text};
 use crate::eval::Labels;
-use crate::model::{Loss, Preset};
+use crate::interop::Architecture;
+use crate::model::{ImagePool, Loss};
 
 /// Every option of `flipk train`; `None` stands for the default.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -143,9 +144,11 @@ pub struct Options {
     #[cfg_attr(feature = "cli", arg(long, value_name = "N", help_heading = "Data"))]
     pub prefetch: Option<usize>,
 
-    /// Preset that sizes and defaults come from
-    #[cfg_attr(feature = "cli", arg(long, help_heading = "Model"))]
-    pub model: Option<Preset>,
+    /// Model: tiny, b16, l16, l14 or h14, which are FLIP's; a name of OpenCLIP, such as ViT-B-16, ViT-B-16-quickgelu or
+    /// ViT-L-14-CLIPA; or a file: OpenCLIP's open_clip_config.json, one of its model_configs, or the model.json of a
+    /// run [default: tiny, or that of --init-from]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "MODEL", help_heading = "Model"))]
+    pub model: Option<Architecture>,
     /// Width and height of an image in pixels
     #[cfg_attr(feature = "cli", arg(long, value_name = "PX", help_heading = "Model"))]
     pub image_size: Option<usize>,
@@ -179,10 +182,14 @@ pub struct Options {
     /// Width of the joint embedding
     #[cfg_attr(feature = "cli", arg(long, value_name = "N", help_heading = "Model"))]
     pub embed_dim: Option<usize>,
+    /// What the embedding of an image is computed from [default: the model's, which in FLIP is all]
+    #[cfg_attr(feature = "cli", arg(long, help_heading = "Model"))]
+    pub pool: Option<ImagePool>,
     /// Share of the image patches that is masked, that is, left out, in [0, 1)
     #[cfg_attr(feature = "cli", arg(long, value_name = "RATIO", help_heading = "Model"))]
     pub mask_ratio: Option<f64>,
-    /// Start from the weights of this checkpoint or run folder, with a new optimizer (for unmasked tuning, for example)
+    /// Start from the weights of this checkpoint or run folder (for unmasked tuning, for example), or of a folder of
+    /// OpenCLIP or Hugging Face, with a new optimizer. Positions are made to fit other sizes
     #[cfg_attr(feature = "cli", arg(long, value_name = "PATH", help_heading = "Model"))]
     pub init_from: Option<PathBuf>,
 
@@ -387,7 +394,8 @@ impl Options {
 
 /// The message about a value of the wrong type, in TOML's words instead of Rust's.
 fn wrong_value(key: &str, value: &Value, message: &str) -> String {
-    const WORDS: [(&str, &str); 7] = [
+    const WORDS: [(&str, &str); 8] = [
+        ("invalid type: sequence, expected a string", "invalid type: list, expected one text in quotes"),
         ("unit variant, expected string only", "list, expected one text in quotes"),
         ("expected a sequence", "expected a list, such as [\"a\", \"b\"]"),
         ("expected u64", "expected a whole number, 0 or more"),
@@ -418,80 +426,4 @@ fn unknown_key(key: &str, known: &[String]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::train::Settings;
-
-    fn read(text: &str, flags: Options) -> Result<Options, String> {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), text).unwrap();
-        flags.over_file(file.path()).map_err(|error| error.to_string())
-    }
-
-    #[test]
-    fn flags_win_over_the_file_and_replace_what_they_exclude() {
-        let flags = Options { batch: Some(8), steps: Some(3), ..Options::default() };
-        let merged = read("batch = 4\nepochs = 2.5\nseed = 7\nmodel = \"b16\"\ndata = ['a.tar']", flags).unwrap();
-        let expected = Options {
-            batch: Some(8),
-            steps: Some(3),
-            seed: Some(7),
-            model: Some(Preset::B16),
-            data: Some(vec!["a.tar".to_owned()]),
-            ..Options::default()
-        };
-        assert_eq!(merged, expected);
-        assert_eq!(merged.changed_from(&Options { batch: Some(9), ..expected }), ["batch"]);
-    }
-
-    #[test]
-    fn options_survive_their_file() {
-        let options = Options { lr: Some(1e-3), flip: Some(0.1), decay_cls: Some(false), ..Options::default() };
-        assert_eq!(read(&options.to_toml().unwrap(), Options::default()).unwrap(), options);
-        for (text, lower) in [("\"yes\"", true), ("\"no\"", false), ("true", true), ("false", false)] {
-            let options = Options { lower_case: Some(lower), ..Options::default() };
-            assert_eq!(read(&format!("\u{FEFF}lower_case = {text}\r\n"), Options::default()).unwrap(), options);
-            assert_eq!(read(&options.to_toml().unwrap(), Options::default()).unwrap(), options);
-        }
-    }
-
-    #[test]
-    fn a_truncated_config_is_noticed() {
-        let options = Settings::resolve(Options::default(), 4096).unwrap().options;
-        let text = options.to_toml().unwrap();
-        let whole = |text: &str| {
-            read(text, Options::default())
-                .and_then(|options| options.check_whole(Path::new("config.toml")).map_err(|error| error.to_string()))
-        };
-        whole(&text).unwrap();
-        let lines: Vec<&str> = text.lines().collect();
-        for kept in 0..lines.len() {
-            let error = whole(&lines[..kept].join("\n")).unwrap_err();
-            assert!(error.contains("probably truncated"), "{kept} lines: {error}");
-        }
-    }
-
-    #[test]
-    fn mistakes_in_the_file_are_named() {
-        let error = |text: &str| read(text, Options::default()).unwrap_err();
-        assert!(error("mask_ration = 0.5").contains("unknown key `mask_ration`; did you mean `mask_ratio`?"));
-        assert!(error("device = 'cpu'").contains("on the command line as --device"));
-        assert!(error("zzz = 1").contains("known are data, weight, resample, eval_data"));
-        assert!(error("lower_case = \"maybe\"").contains("\"yes\" or \"no\""));
-        assert!(error("batch = \"many\"").contains("batch = \"many\""));
-        assert!(error("[train]\nlr = 1.0").contains("no sections such as [train]"));
-        assert!(error("[model]\nname = 'b16'").contains("write `model = ...`"));
-        for (text, words) in [
-            ("data = 'a.tar'", "expected a list, such as"),
-            ("model = ['b16']", "expected one text in quotes"),
-            ("log_every = 1.5", "expected a whole number, 0 or more"),
-            ("batch = -1", "expected a whole number, 0 or more"),
-            ("lr = '1e-3'", "expected a number"),
-            ("decay_cls = 'yes'", "expected true or false"),
-        ] {
-            assert!(error(text).contains(words), "{}", error(text));
-        }
-        assert!(error("steps = 1\nepochs = 2").contains("steps and epochs exclude each other"));
-        assert!(error("steps 1").contains("1 |"), "{}", error("steps 1"));
-    }
-}
+mod tests;

@@ -1,0 +1,68 @@
+//! `flipk export`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Args, ValueEnum};
+
+use super::put;
+use crate::interop::NewFolder;
+use crate::interop::export::{Export as Model, Numbers, flip, hugging_face, open_clip};
+use crate::train::Weights;
+
+/// Write a model in the form of another program
+#[derive(Args)]
+#[command(after_help = "Examples:
+  flipk export runs/b16-001 --format open_clip --out b16
+  python -c \"import open_clip; open_clip.create_model_and_transforms('local-dir:b16')\"")]
+pub(super) struct Export {
+    /// Run folder (its newest checkpoint), checkpoint file, or folder of an OpenCLIP or Hugging Face model
+    model: PathBuf,
+    /// The form
+    #[arg(long, value_enum)]
+    format: Format,
+    /// Folder to create
+    #[arg(long, value_name = "FOLDER")]
+    out: PathBuf,
+    /// Type of the numbers
+    #[arg(long, value_enum, default_value_t)]
+    dtype: Numbers,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+#[value(rename_all = "snake_case")]
+enum Format {
+    /// OpenCLIP: open_clip_config.json and open_clip_model.safetensors, for local-dir:FOLDER
+    OpenClip,
+    /// Hugging Face: a CLIPModel of transformers
+    Hf,
+    /// The FLIP authors' parameters under their names
+    Flip,
+}
+
+impl Export {
+    pub(super) fn run(self) -> Result<ExitCode> {
+        let weights = Weights::open(&self.model)?;
+        let (flip_model, values) = weights.values()?;
+        let tokenizer = weights.tokenizer();
+        let text = tokenizer.as_ref().map(std::fs::read_to_string).transpose();
+        let text = text.with_context(|| format!("cannot read {:?}", tokenizer.unwrap_or_default()))?;
+        let model = Model {
+            model: weights.model(),
+            loss: weights.loss(),
+            layout: flip_model.layout(),
+            values: &values,
+            tokenizer: text.as_deref(),
+            numbers: self.dtype,
+        };
+        let folder = NewFolder::create(&self.out)?;
+        match self.format {
+            Format::OpenClip => open_clip(&model, &folder)?,
+            Format::Hf => hugging_face(&model, &folder)?,
+            Format::Flip => flip(&model, &folder)?,
+        }
+        put(format_args!("{}\n", folder.finish()?.display()))?;
+        Ok(ExitCode::SUCCESS)
+    }
+}

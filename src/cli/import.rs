@@ -1,0 +1,50 @@
+//! `flipk import`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Args;
+
+use super::put;
+use crate::interop::NewFolder;
+use crate::train::{Weights, checkpoint};
+
+/// Make a checkpoint of flipk from a model of OpenCLIP or Hugging Face
+///
+/// It takes a folder with open_clip_config.json or config.json and its safetensors, or the safetensors file in one.
+/// Every flipk command takes such a folder as it is, too; an imported one is checked once and has checksums.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  flipk import ViT-B-16-laion/ --out vit-b-16
+  flipk train --init-from vit-b-16 --data 'cc12m/{00000..01242}.tar' --epochs 1")]
+pub(super) struct Import {
+    /// Folder or file of the model
+    path: PathBuf,
+    /// Folder to create
+    #[arg(long, value_name = "FOLDER")]
+    out: PathBuf,
+}
+
+impl Import {
+    pub(super) fn run(self) -> Result<ExitCode> {
+        let weights = Weights::open(&self.path)?;
+        let (flip, values) = weights.values()?;
+        let folder = NewFolder::create(&self.out)?;
+        let file = checkpoint::path_of(&folder.file(""), 0);
+        checkpoint::save_weights(&file, weights.model(), weights.loss(), flip.layout(), &values)?;
+        folder.write("model.json", &(serde_json::to_string_pretty(weights.model())? + "\n"))?;
+        let tokenizer = weights.tokenizer();
+        if let Some(tokenizer) = &tokenizer {
+            let copied = std::fs::copy(tokenizer, folder.file("tokenizer.json"));
+            copied.with_context(|| format!("cannot copy {}", tokenizer.display()))?;
+        }
+        let out = folder.finish()?;
+        let parameters = flip.layout().count();
+        put(format_args!("{}: {:.1} M parameters\n", out.display(), parameters as f64 / 1e6))?;
+        if tokenizer.is_none() {
+            put(format_args!("there is no tokenizer.json beside the model: pass --tokenizer when you use it\n"))?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}

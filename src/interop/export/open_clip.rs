@@ -1,0 +1,150 @@
+//! A folder for `open_clip.create_model_and_transforms("local-dir:FOLDER")`.
+
+use serde_json::{Map, Value, json};
+
+use super::super::open_clip::piece;
+use super::super::{InteropError, NewFolder};
+use super::{Export, Tensor, cannot, timm, tokenizer};
+use crate::autograd::Activation;
+use crate::model::{ImagePool, Loss, ModelConfig, Positions, TextPool, TowerConfig, sincos_2d};
+
+/// Writes `open_clip_config.json`, `open_clip_model.safetensors` and the tokenizer. A model that pools all tokens gets
+/// a vision tower of timm, since OpenCLIP's own leaves the CLS token out of the mean.
+///
+/// # Errors
+/// A choice that OpenCLIP does not have, or a file that cannot be written.
+pub fn open_clip(export: &Export<'_>, folder: &NewFolder) -> Result<(), InteropError> {
+    let model = export.model;
+    let quick = [&model.vision, &model.text].map(|tower| tower.activation == Activation::QuickGelu);
+    if quick[0] != quick[1] {
+        return Err(cannot("open_clip", "quick GELU in one tower alone", "onnx"));
+    }
+    let is_timm = model.image_pool == ImagePool::All;
+    let (vision, tensors) = match is_timm {
+        true => (timm::config(model, folder)?, [timm::tensors(export), others(export)].concat()),
+        false => (native(model), [vision_tensors(export), others(export)].concat()),
+    };
+    let mut text = tower(&model.text, model.ln_eps);
+    text.extend(object(json!({
+        "context_length": model.context,
+        "vocab_size": model.vocab,
+        "heads": model.text.heads,
+        "no_causal_mask": !model.causal,
+    })));
+    let pool = match model.text_pool {
+        TextPool::First => json!({"pool_type": "first"}),
+        TextPool::Last => json!({"pool_type": "last"}),
+        TextPool::Argmax => json!({"pool_type": "argmax"}),
+        TextPool::Id(id) => json!({"pool_type": "eos", "eos_id": id}),
+    };
+    text.extend(object(pool));
+    if export.tokenizer.is_some_and(|json| !tokenizer::is_clip(json)) {
+        // Any name: with `local-dir:`, OpenCLIP reads the tokenizer from the folder.
+        text.insert("hf_tokenizer_name".to_owned(), json!("tokenizer.json"));
+    }
+    let mut config = json!({"embed_dim": model.embed_dim, "vision_cfg": vision, "text_cfg": text});
+    if quick[0] {
+        config["quick_gelu"] = json!(true);
+    }
+    if export.loss == Loss::Sigmoid {
+        config["init_logit_bias"] = json!(export.value("logit_bias").map_or(0.0, |bias| bias[0]));
+    }
+    let preprocess = json!({
+        "mean": model.normalisation.mean.map(shortest),
+        "std": model.normalisation.std.map(shortest),
+        "interpolation": "bicubic",
+        "resize_mode": "shortest",
+    });
+    let file = json!({"model_cfg": config, "preprocess_cfg": preprocess});
+    folder.write("open_clip_config.json", &(serde_json::to_string_pretty(&file)? + "\n"))?;
+    export.save(folder, "open_clip_model.safetensors", tensors)?;
+    tokenizer::write(export, folder)
+}
+
+/// An f32 as the f64 with the same shortest decimals, so that JSON has these.
+pub(super) fn shortest(value: f32) -> f64 {
+    value.to_string().parse().unwrap_or_else(|_| value.into())
+}
+
+pub(super) fn object(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(map) => map,
+        _ => Map::new(),
+    }
+}
+
+/// The keys that both towers have.
+fn tower(tower: &TowerConfig, model_eps: f32) -> Map<String, Value> {
+    let mut keys = object(json!({"layers": tower.layers, "width": tower.width}));
+    let mut set = |key: &str, value: Value| keys.insert(key.to_owned(), value);
+    if tower.mlp_width.is_some() {
+        set("mlp_ratio", json!(mlp_ratio(tower)));
+    }
+    if tower.activation == Activation::GeluTanh {
+        set("act_kwargs", json!({"approximate": "tanh"}));
+    }
+    let eps = tower.ln_eps.unwrap_or(model_eps);
+    // PyTorch's.
+    if eps != 1e-5 {
+        set("norm_kwargs", json!({"eps": shortest(eps)}));
+    }
+    if let Some(start) = tower.layer_scale {
+        set("ls_init_value", json!(shortest(start)));
+    }
+    keys
+}
+
+/// A ratio of which Python's `int(width * ratio)` is the width of the MLP.
+pub(super) fn mlp_ratio(tower: &TowerConfig) -> f64 {
+    let (width, hidden) = (tower.width as f64, tower.mlp_width());
+    let ratio = hidden as f64 / width;
+    if (width * ratio) as usize == hidden { ratio } else { (hidden as f64 + 0.5) / width }
+}
+
+/// OpenCLIP's own vision tower.
+fn native(model: &ModelConfig) -> Value {
+    let mut keys = tower(&model.vision, model.ln_eps);
+    keys.extend(object(json!({
+        "image_size": model.image_size,
+        "patch_size": model.patch_size,
+        "head_width": model.vision.width / model.vision.heads,
+        "no_ln_pre": !model.ln_pre,
+        "pool_type": if model.image_pool == ImagePool::Patches { "avg" } else { "tok" },
+    })));
+    if model.ln_after_pool {
+        keys.insert("final_ln_after_pool".to_owned(), json!(true));
+    }
+    // A bias is added to the positions of patches, which are then no sines any more.
+    if model.positions == Positions::Sincos && !model.patch_bias {
+        keys.insert("pos_embed_type".to_owned(), json!("sin_cos_2d"));
+    }
+    Value::Object(keys)
+}
+
+fn vision_tensors(export: &Export<'_>) -> Vec<Tensor> {
+    let specs = export.layout.specs().iter().filter(|spec| spec.name.starts_with("visual."));
+    let own = specs.filter(|spec| !["visual.conv1.bias", "visual.positional_embedding"].contains(&spec.name.as_str()));
+    let mut tensors: Vec<Tensor> = own.map(|spec| export.tensor(spec.offset, piece(spec))).collect();
+    let width = export.model.vision.width;
+    let mut table = positions(export);
+    if let Some(bias) = export.value("visual.conv1.bias") {
+        for row in table.chunks_exact_mut(width).skip(1) {
+            row.iter_mut().zip(bias).for_each(|(position, bias)| *position += bias);
+        }
+    }
+    tensors.push(("visual.positional_embedding".to_owned(), vec![table.len() / width, width], table));
+    tensors
+}
+
+/// The position table of the vision tower, `[patches + 1, width]`.
+pub(super) fn positions(export: &Export<'_>) -> Vec<f32> {
+    let ModelConfig { image_size, patch_size, vision, .. } = export.model;
+    let learned = export.value("visual.positional_embedding").map(<[f32]>::to_vec);
+    learned.unwrap_or_else(|| sincos_2d(image_size / patch_size, vision.width))
+}
+
+/// What is not of the vision tower.
+fn others(export: &Export<'_>) -> Vec<Tensor> {
+    let specs = export.layout.specs().iter().filter(|spec| !spec.name.starts_with("visual."));
+    specs.map(|spec| export.tensor(spec.offset, piece(spec))).collect()
+}

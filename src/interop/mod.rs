@@ -1,0 +1,25 @@
+//! Models of other programs: their configurations and tensors, and ours.
+//!
+//! A model is the same [`crate::model::Flip`] whoever made it: what tells CLIP models apart are choices of
+//! [`crate::model::ModelConfig`].
+
+mod architecture;
+mod error;
+pub mod export;
+mod fit;
+pub mod flip;
+pub mod hugging_face;
+mod interpolate;
+mod keys;
+mod new_folder;
+pub mod open_clip;
+mod piece;
+mod source;
+mod tensors;
+
+pub use architecture::Architecture;
+pub use error::InteropError;
+pub use fit::{Model, fit};
+pub use new_folder::NewFolder;
+pub use piece::{Order, Piece};
+pub use source::Source;

@@ -1,0 +1,11 @@
+//! OpenCLIP's models (`open_clip_torch` 3.3): `model_configs/*.json`, `open_clip_config.json`, and the names of
+//! tensors.
+
+mod config;
+mod names;
+mod presets;
+
+pub(super) use config::normalisation;
+pub use config::{Described, Tokens, describe, describe_state};
+pub use names::piece;
+pub use presets::{NAMES, named};

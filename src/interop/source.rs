@@ -1,0 +1,175 @@
+//! Another program's model on disk: its description, tensors and tokenizer.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::open_clip::Described;
+use super::tensors::Tensors;
+use super::{InteropError, Piece, hugging_face, open_clip};
+use crate::autograd::ParamSpec;
+use crate::model::{Flip, Positions, sincos_2d};
+
+/// The convention that a model's tensors follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Convention {
+    OpenClip,
+    HuggingFace,
+}
+
+/// An open model of another program.
+pub struct Source {
+    folder: PathBuf,
+    described: Described,
+    convention: Convention,
+    tensors: Tensors,
+}
+
+/// Files with the weights, in the order in which they are looked for.
+const WEIGHTS: [&str; 3] = ["open_clip_model.safetensors", "model.safetensors", "model.safetensors.index.json"];
+/// Files of weights that flipk does not read.
+const PICKLES: [&str; 3] = ["open_clip_pytorch_model.bin", "pytorch_model.bin", "open_clip_pytorch_model.pt"];
+/// The position table of the vision tower.
+const POSITIONS: &str = "visual.positional_embedding";
+
+impl Source {
+    /// Whether `path` looks like a model of another program: a folder with its description, or a file of weights beside
+    /// one.
+    pub fn is_at(path: &Path) -> bool {
+        let folder = if path.is_dir() { Some(path) } else { path.parent() };
+        let described = folder.is_some_and(|folder| description(folder).is_some());
+        described || (path.is_dir() && PICKLES.iter().any(|name| path.join(name).is_file()))
+    }
+
+    /// Opens a folder of OpenCLIP (`open_clip_config.json`) or of Hugging Face (`config.json`) with its weights, or a
+    /// safetensors file in one.
+    ///
+    /// # Errors
+    /// A description or weights that are missing, that cannot be read, that do not fit each other, or that describe a
+    /// model which flipk does not have. Pickles are never read.
+    pub fn open(path: &Path) -> Result<Self, InteropError> {
+        let missing = |problem: &str| InteropError::File { path: path.to_owned(), problem: problem.to_owned() };
+        let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) }.to_owned();
+        let (file, convention) =
+            description(&folder).ok_or_else(|| missing("has no open_clip_config.json or config.json beside it"))?;
+        let text = read(&file)?;
+        let described = match convention {
+            Convention::OpenClip => open_clip::describe(&text),
+            Convention::HuggingFace => {
+                let preprocessor = folder.join("preprocessor_config.json");
+                let preprocessor = if preprocessor.is_file() { Some(read(&preprocessor)?) } else { None };
+                hugging_face::describe(&text, preprocessor.as_deref())
+            }
+        };
+        let described = described.map_err(|why| why.within(&file))?;
+        let files = if path.is_dir() { weights(path)? } else { vec![path.to_owned()] };
+        let mut tensors = Tensors::open(&files)?;
+        tensors.strip("module.");
+        if convention == Convention::OpenClip {
+            // Where the text tower is a module of its own.
+            tensors.strip("text.");
+        }
+        let mut this = Self { folder, described, convention, tensors };
+        this.settle_positions()?;
+        this.check()?;
+        Ok(this)
+    }
+
+    /// A fixed table is computed here, so it must be the one in the file; any other is trained on.
+    fn settle_positions(&mut self) -> Result<(), InteropError> {
+        let model = &self.described.model;
+        if model.positions == Positions::Sincos && self.tensors.has(POSITIONS) {
+            let ours = sincos_2d(model.image_size / model.patch_size, model.vision.width);
+            let theirs = self.tensors.read(POSITIONS)?;
+            let differs = ours.len() != theirs.len() || ours.iter().zip(&theirs).any(|(a, b)| (a - b).abs() > 1e-5);
+            if differs {
+                self.described.model.positions = Positions::Learned;
+            }
+        }
+        Ok(())
+    }
+
+    fn check(&self) -> Result<(), InteropError> {
+        let flip = Flip::with_loss(&self.described.model, self.described.loss, false);
+        let mut pieces = Vec::new();
+        for spec in flip.layout().specs() {
+            pieces.extend(self.pieces(spec));
+        }
+        self.tensors.check(&pieces, |name| {
+            // Tables of constants that some versions saved.
+            name.ends_with("attn_mask") || name.ends_with("position_ids") || name == POSITIONS
+        })
+    }
+
+    fn pieces(&self, spec: &ParamSpec) -> Vec<Piece> {
+        match self.convention {
+            Convention::OpenClip => vec![open_clip::piece(spec)],
+            Convention::HuggingFace => hugging_face::pieces(spec),
+        }
+    }
+
+    /// Sizes and choices, loss and tokenizer.
+    pub fn described(&self) -> &Described {
+        &self.described
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The tokenizer in the folder, if there is one.
+    pub fn tokenizer(&self) -> Option<PathBuf> {
+        Some(self.folder.join("tokenizer.json")).filter(|file| file.is_file())
+    }
+
+    /// All weights, in the arena of [`Described::model`] with its loss.
+    ///
+    /// # Errors
+    /// Tensors that cannot be read.
+    pub fn weights(&self) -> Result<Vec<f32>, InteropError> {
+        let flip = Flip::with_loss(&self.described.model, self.described.loss, false);
+        let mut values = vec![0.0; flip.layout().arena_len()];
+        for spec in flip.layout().specs() {
+            for piece in self.pieces(spec) {
+                let ours = piece.to_ours(&self.tensors.read(&piece.name)?);
+                values[spec.offset + piece.offset..][..ours.len()].copy_from_slice(&ours);
+            }
+        }
+        Ok(values)
+    }
+}
+
+fn description(folder: &Path) -> Option<(PathBuf, Convention)> {
+    let files = [("open_clip_config.json", Convention::OpenClip), ("config.json", Convention::HuggingFace)];
+    files.map(|(name, convention)| (folder.join(name), convention)).into_iter().find(|(file, _)| file.is_file())
+}
+
+fn read(file: &Path) -> Result<String, InteropError> {
+    fs::read_to_string(file).map_err(|source| InteropError::Open { path: file.to_owned(), source })
+}
+
+/// The files with the weights of the model in `folder`.
+fn weights(folder: &Path) -> Result<Vec<PathBuf>, InteropError> {
+    let file = |problem: String| InteropError::File { path: folder.to_owned(), problem };
+    if let Some(found) = WEIGHTS.iter().map(|name| folder.join(name)).find(|path| path.is_file()) {
+        if found.extension().is_some_and(|ending| ending == "safetensors") {
+            return Ok(vec![found]);
+        }
+        // Several files, and which tensor is in which.
+        let index: serde_json::Value = serde_json::from_str(&read(&found)?)?;
+        let names = index["weight_map"].as_object().into_iter().flatten().filter_map(|(_, file)| file.as_str());
+        let mut shards: Vec<&str> = names.collect();
+        shards.sort_unstable();
+        shards.dedup();
+        let inside = |name: &&str| Path::new(name).file_name().is_some_and(|file| file == *name);
+        return match shards.iter().all(inside) && !shards.is_empty() {
+            true => Ok(shards.into_iter().map(|name| folder.join(name)).collect()),
+            false => Err(file("has a model.safetensors.index.json that names no files in it".to_owned())),
+        };
+    }
+    match PICKLES.iter().map(|name| folder.join(name)).find(|path| path.is_file()) {
+        // Opening it says what to do.
+        Some(pickle) => Ok(vec![pickle]),
+        None => Err(file(format!("has no weights: {}", WEIGHTS.join(", ")))),
+    }
+}

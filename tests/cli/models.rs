@@ -1,0 +1,193 @@
+//! `flipk import` and `flipk export`: models of other programs, there and back.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+use serde_json::{Value, json};
+
+use crate::harness::flipk;
+
+/// Shape and bytes of each tensor.
+type Tensors = BTreeMap<String, (Vec<usize>, Vec<u8>)>;
+
+fn read(path: &Path) -> (Tensors, Value) {
+    let bytes = fs::read(path).unwrap();
+    let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
+    let config = header.metadata().as_ref().and_then(|fields| fields.get("config"));
+    let config = config.map_or(Value::Null, |config| serde_json::from_str(config).unwrap());
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let tensors = file.tensors().into_iter();
+    (tensors.map(|(name, tensor)| (name, (tensor.shape().to_vec(), tensor.data().to_vec()))).collect(), config)
+}
+
+fn write(path: &Path, tensors: &Tensors, dtype: Dtype) {
+    let view = |(name, (shape, bytes)): (&String, &(Vec<usize>, Vec<u8>))| {
+        (name.clone(), TensorView::new(dtype, shape.clone(), bytes).unwrap().data().to_vec(), shape.clone())
+    };
+    let owned: Vec<_> = tensors.iter().map(view).collect();
+    let views =
+        owned.iter().map(|(name, bytes, shape)| (name.as_str(), TensorView::new(dtype, shape.clone(), bytes).unwrap()));
+    safetensors::serialize_to_file(views, None, path).unwrap();
+}
+
+/// Models on disk.
+struct Models(tempfile::TempDir);
+
+impl Models {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// The folder of the OpenCLIP model in a golden state, as OpenCLIP writes it; and its tensors.
+    fn open_clip(&self, name: &str) -> Tensors {
+        let state = format!("tests/fixtures/golden/open_clip_{name}.safetensors");
+        let (all, mut config) = read(Path::new(&state));
+        let keys = config.as_object_mut().unwrap();
+        let pixels = json!({"mean": keys.remove("mean"), "std": keys.remove("std")});
+        let _ = ["batch", "open_clip"].map(|key| keys.remove(key));
+        let tensors: Tensors = all
+            .into_iter()
+            .filter_map(|(name, tensor)| Some((name.strip_prefix("state_dict/")?.to_owned(), tensor)))
+            .collect();
+        let folder = self.path(name);
+        fs::create_dir(&folder).unwrap();
+        let config = json!({"model_cfg": config, "preprocess_cfg": pixels});
+        fs::write(folder.join("open_clip_config.json"), config.to_string()).unwrap();
+        write(&folder.join("open_clip_model.safetensors"), &tensors, Dtype::F32);
+        tensors
+    }
+
+    /// Runs `flipk COMMAND FROM --out TO` with more flags.
+    fn convert(&self, command: &str, from: &str, to: &str, flags: &[&str]) -> crate::harness::Ran {
+        let [from, to] = [from, to].map(|name| self.path(name).display().to_string());
+        flipk(&[&[command, &from, "--out", &to], flags].concat())
+    }
+}
+
+/// Tensors with one row of zeros dropped, so that shapes `[]` and `[1]` are the same.
+fn same(found: &Tensors, expected: &Tensors) {
+    assert!(found.keys().eq(expected.keys()), "{:?}\n{:?}", found.keys(), expected.keys());
+    for (name, (_, bytes)) in expected {
+        assert!(found[name].1 == *bytes, "{name} differs");
+    }
+}
+
+#[test]
+fn open_clips_models_come_back_as_they_went() {
+    let models = Models::new();
+    for name in ["tiny", "quick", "clipa", "scaled"] {
+        let tensors = models.open_clip(name);
+        let imported = format!("{name}-imported");
+        models.convert("import", name, &imported, &[]).expect(0);
+        models.convert("export", &imported, &format!("{name}-out"), &["--format=open_clip"]).expect(0);
+        let (found, _) = read(&models.path(&format!("{name}-out/open_clip_model.safetensors")));
+        same(&found, &tensors);
+        // The description says the same, whichever keys it has.
+        let again = format!("{name}-again");
+        models.convert("import", &format!("{name}-out"), &again, &[]).expect(0);
+        let model = |folder: &str| fs::read_to_string(models.path(folder).join("model.json")).unwrap();
+        assert_eq!(model(&imported), model(&again));
+    }
+}
+
+#[test]
+fn hugging_faces_models_come_back_as_they_went() {
+    let models = Models::new();
+    for name in ["tiny", "quick"] {
+        let tensors = models.open_clip(name);
+        models.convert("export", name, &format!("{name}-hf"), &["--format=hf"]).expect(0);
+        models.convert("export", &format!("{name}-hf"), &format!("{name}-out"), &["--format=open_clip"]).expect(0);
+        let (found, _) = read(&models.path(&format!("{name}-out/open_clip_model.safetensors")));
+        same(&found, &tensors);
+    }
+    // Several files, and an index that says which tensor is in which.
+    let (tensors, _) = read(&models.path("tiny-hf/model.safetensors"));
+    fs::remove_file(models.path("tiny-hf/model.safetensors")).unwrap();
+    let mut map = BTreeMap::new();
+    for (number, half) in [0, 1].into_iter().zip(["a.safetensors", "b.safetensors"]) {
+        let part: Tensors = tensors
+            .iter()
+            .enumerate()
+            .filter(|(at, _)| at % 2 == number)
+            .map(|(_, (k, v))| (k.clone(), v.clone()))
+            .collect();
+        map.extend(part.keys().map(|name| (name.clone(), half)));
+        write(&models.path("tiny-hf").join(half), &part, Dtype::F32);
+    }
+    let index = json!({"weight_map": map}).to_string();
+    fs::write(models.path("tiny-hf/model.safetensors.index.json"), index).unwrap();
+    models.convert("import", "tiny-hf", "sharded", &[]).expect(0);
+    models.convert("export", "sharded", "sharded-hf", &["--format=hf"]).expect(0);
+    same(&read(&models.path("sharded-hf/model.safetensors")).0, &tensors);
+}
+
+/// Half precision goes out, and comes in as the nearest f32.
+#[test]
+fn half_precision_is_read_and_written() {
+    let models = Models::new();
+    let tensors = models.open_clip("quick");
+    for dtype in ["f16", "bf16"] {
+        let [half, back] = [dtype.to_owned(), format!("{dtype}-back")];
+        models.convert("export", "quick", &half, &["--format=open_clip", &format!("--dtype={dtype}")]).expect(0);
+        models.convert("export", &half, &back, &["--format=open_clip"]).expect(0);
+        let (found, _) = read(&models.path(&back).join("open_clip_model.safetensors"));
+        for (name, (_, bytes)) in &tensors {
+            let numbers = |bytes: &[u8]| -> Vec<f32> {
+                bytes.chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect()
+            };
+            for (found, exact) in numbers(&found[name].1).iter().zip(numbers(bytes)) {
+                assert!((found - exact).abs() <= 0.004 * exact.abs() + 1e-7, "{name}: {found} for {exact}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_read_or_written_says_why() {
+    let models = Models::new();
+    let tensors = models.open_clip("clipa");
+    let error = |ran: crate::harness::Ran| ran.expect(1).stderr;
+    let hf = error(models.convert("export", "clipa", "hf", &["--format=hf"]));
+    assert!(hf.contains("--format hf cannot express an image embedding") && hf.contains("export to open_clip"), "{hf}");
+    assert!(!models.path("hf").exists());
+    let taken = error(models.convert("import", "clipa", "clipa", &[]));
+    assert!(taken.contains("clipa is there already: choose another --out"), "{taken}");
+
+    let weights = models.path("clipa/open_clip_model.safetensors");
+    let with = |change: &dyn Fn(&mut Tensors)| {
+        let mut changed = tensors.clone();
+        change(&mut changed);
+        write(&weights, &changed, Dtype::F32);
+        error(models.convert("import", "clipa", "out", &[]))
+    };
+    let missing = with(&|tensors| drop(tensors.remove("ln_final.bias")));
+    assert!(missing.contains("does not fit its configuration: 1 missing: ln_final.bias [24]"), "{missing}");
+    let unused = with(&|tensors| drop(tensors.insert("visual.attn_pool.query".to_owned(), (vec![1], vec![0; 4]))));
+    assert!(unused.contains("1 not of this model: visual.attn_pool.query [1]"), "{unused}");
+    let shape = with(&|tensors| drop(tensors.insert("ln_final.bias".to_owned(), (vec![2], vec![0; 8]))));
+    assert!(shape.contains("1 of another shape: ln_final.bias is [2], expected [24]"), "{shape}");
+    let nan =
+        with(&|tensors| tensors.get_mut("ln_final.bias").unwrap().1[..4].copy_from_slice(&f32::NAN.to_le_bytes()));
+    assert!(nan.contains("has a tensor `ln_final.bias` that holds NaN at 0"), "{nan}");
+    fs::write(&weights, b"PK\x03\x04pickle").unwrap();
+    let pickle = error(models.convert("import", "clipa", "out", &[]));
+    assert!(pickle.contains("is a PyTorch pickle") && pickle.contains("python -c"), "{pickle}");
+    fs::write(&weights, &fs::read("tests/fixtures/golden/open_clip_clipa.safetensors").unwrap()[..5000]).unwrap();
+    let cut = error(models.convert("import", "clipa", "out", &[]));
+    assert!(cut.contains("is not a safetensors file, or is cut"), "{cut}");
+    fs::remove_file(&weights).unwrap();
+    let none = error(models.convert("import", "clipa", "out", &[]));
+    assert!(none.contains("has no weights: open_clip_model.safetensors"), "{none}");
+    let config = models.path("clipa/open_clip_config.json");
+    fs::write(&config, fs::read_to_string(&config).unwrap().replace("\"last\"", "\"none\"")).unwrap();
+    let choice = error(models.convert("import", "clipa", "out", &[]));
+    assert!(choice.contains("`text_cfg.pool_type` is `none`; flipk has argmax, first, last, eos"), "{choice}");
+    assert!(!models.path("out").exists());
+}
