@@ -4,10 +4,9 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use flipk::autograd::Recompute;
-use flipk::data::{Batch, Position};
+use flipk::data::Batch;
 use flipk::device::Cpu;
 use flipk::model::{Flip, Preset};
 use flipk::optim::AdamWConfig;
@@ -47,8 +46,7 @@ fn per_step(cpu: Cpu, size: usize) -> (usize, usize) {
         tokens: (0..size * config.context).map(|_| random.below(config.vocab as u32) as i32).collect(),
         ids_keep: (0..size as u32 * kept as u32).map(|index| index % kept as u32).collect(),
         samples: (0..size as u64).collect(),
-        next: Position::default(),
-        waited: Duration::ZERO,
+        ..Batch::default()
     };
     let flip = Flip::new(&config, true);
     let values = flip.layout().initial_values(1);

@@ -35,7 +35,7 @@ pub use self::dataset::{CACHE_BYTES, Dataset, Order, ShardList, Survey, Training
 pub use self::error::{DataError, Result, TextError};
 pub(crate) use self::format::masked_crc;
 pub use self::loader::{
-    Batch, Effort, Epoch, EvalBatch, EvalBatches, Loader, LoaderConfig, Position, Skipped, StreamPosition,
+    Batch, Effort, Epoch, EvalBatch, EvalBatches, Loader, LoaderConfig, Origin, Position, Skipped, StreamPosition,
 };
 pub use self::sample::{
     Augmentation, Caption, CaptionKeys, CaptionLines, CaptionVariation, ClassNumbers, Content, CropRect, Filter,

@@ -1,9 +1,7 @@
 //! A step that was recorded is the step: the same bits as call by call.
 
-use std::time::Duration;
-
 use flipk::autograd::Recompute;
-use flipk::data::{Batch, Position};
+use flipk::data::Batch;
 use flipk::device::cuda::EmulatorOptions;
 use flipk::model::{Flip, ModelConfig, Preset, TowerConfig};
 use flipk::optim::AdamWConfig;
@@ -21,8 +19,7 @@ pub fn batch(config: &ModelConfig, size: usize, kept: usize, step: u64) -> Batch
         tokens: (0..size * config.context).map(|_| random.below(config.vocab as u32) as i32).collect(),
         ids_keep: (0..size).flat_map(|_| visible(&mut random)).collect(),
         samples: (0..size as u64).collect(),
-        next: Position::default(),
-        waited: Duration::ZERO,
+        ..Batch::default()
     }
 }
 

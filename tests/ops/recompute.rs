@@ -1,10 +1,9 @@
 //! What is computed again instead of kept: the same bits, in less memory.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use flipk::autograd::{Activation, Init, Layout, Parameters, Recompute, Step, Tape};
-use flipk::data::{Batch, Position};
+use flipk::data::Batch;
 use flipk::device::Cpu;
 #[cfg(feature = "cuda")]
 use flipk::device::Cuda;
@@ -40,8 +39,7 @@ fn batch(config: &ModelConfig, step: usize) -> Batch {
         ids_keep: (0..BATCH * KEPT).map(|i| ((i + step) * 7 % 25) as u32).collect(),
         tokens: (0..BATCH * config.context).map(|i| ((i + step) * 13 % 97) as i32).collect(),
         samples: vec![0; BATCH],
-        next: Position::default(),
-        waited: Duration::ZERO,
+        ..Batch::default()
     }
 }
 

@@ -10,7 +10,7 @@ use std::thread;
 
 use super::cache::Cache;
 use super::counts::{CacheWriter, Counts};
-use super::view::{Held, Reader};
+use super::view::{Held, Reader, View};
 use super::{Dataset, common, filter, left_out, source_ends, with_filter};
 use crate::data::error::{DataError, Result};
 use crate::data::format::{Common, Report, Shard, note_lines};
@@ -197,11 +197,11 @@ impl ShardList {
         Held { shard: shard.clone(), place, reader: self.reader.clone() }
     }
 
-    /// `shard:key` of each sample, for messages. Opens the shards again.
-    pub(super) fn names(&self, ids: &[u64]) -> Vec<String> {
+    /// `look` at each sample; `None` where its shard can no longer be read. Opens the shards again, one at a time.
+    pub(super) fn each<T>(&self, ids: &[u64], mut look: impl FnMut(View<'_>) -> T) -> Vec<Option<T>> {
         let mut sorted: Vec<usize> = (0..ids.len()).collect();
         sorted.sort_unstable_by_key(|&at| ids[at]);
-        let mut names = vec![String::new(); ids.len()];
+        let mut seen: Vec<Option<T>> = ids.iter().map(|_| None).collect();
         let mut open: Option<(u32, Option<Arc<Shard>>)> = None;
         for at in sorted {
             let place = Self::place(ids[at]);
@@ -209,12 +209,10 @@ impl ShardList {
                 open = Some((place.0, self.open(place.0, &NEVER).ok().map(|(shard, _)| Arc::new(shard))));
             }
             let shard = open.as_ref().and_then(|(_, shard)| shard.as_ref());
-            names[at] = match shard.filter(|shard| (place.1 as usize) < shard.samples.len()) {
-                Some(shard) => self.held(shard, place).view().name(),
-                None => format!("{}: sample {}", self.location(place.0), place.1),
-            };
+            let shard = shard.filter(|shard| (place.1 as usize) < shard.samples.len());
+            seen[at] = shard.map(|shard| look(self.held(shard, place).view()));
         }
-        names
+        seen
     }
 
     fn open(&self, shard: u32, stop: &AtomicBool) -> Result<(Shard, Report)> {

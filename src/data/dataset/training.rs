@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::counts::Counts;
+use super::view::View;
 use super::{Dataset, ShardList, sources};
 use crate::data::error::Result;
 use crate::data::sample::CaptionKeys;
@@ -145,9 +146,19 @@ impl TrainingData {
 
     /// `shard:key` of each sample of a batch, for messages.
     pub fn names(&self, samples: &[u64]) -> Vec<String> {
+        let unknown = |&sample: &u64| {
+            let (shard, number) = ShardList::place(sample);
+            format!("{}: sample {number}", self.shard_location(shard))
+        };
+        let names = self.each(samples, |view| view.name()).into_iter().zip(samples);
+        names.map(|(name, sample)| name.unwrap_or_else(|| unknown(sample))).collect()
+    }
+
+    /// `look` at each sample again; `None` where its shard can no longer be read.
+    pub(crate) fn each<T>(&self, samples: &[u64], mut look: impl FnMut(View<'_>) -> T) -> Vec<Option<T>> {
         match self {
-            Self::Indexed(dataset) => samples.iter().map(|&sample| dataset.name(sample)).collect(),
-            Self::Listed(list) => list.names(samples),
+            Self::Indexed(dataset) => samples.iter().map(|&sample| Some(look(dataset.view(sample)))).collect(),
+            Self::Listed(list) => list.each(samples, look),
         }
     }
 

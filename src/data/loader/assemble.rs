@@ -84,9 +84,10 @@ impl Assembler {
         batch.tokens.clear();
         batch.ids_keep.clear();
         batch.samples.clear();
+        batch.origins.clear();
         while batch.samples.len() < self.each * self.streams.len() {
             let number = self.stream_of(batch.samples.len() as u64);
-            let (visit, (item, result)) = self.next_outcome(number)?;
+            let (visit, (mut item, result)) = self.next_outcome(number)?;
             if let Some(news) = &visit.news {
                 self.health.learn(visit.epoch, news);
             }
@@ -97,6 +98,7 @@ impl Assembler {
                     batch.tokens.extend_from_slice(&item.tokens);
                     batch.ids_keep.extend_from_slice(&item.ids_keep);
                     batch.samples.push(visit.sample);
+                    batch.origins.push(std::mem::take(&mut item.origin));
                     self.position.streams[self.first + number] = visit.next;
                     self.streams[number].passes = visit.passes;
                 }

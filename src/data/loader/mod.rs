@@ -59,6 +59,7 @@ use self::order::mix::{self, Mix};
 use self::order::shards::{Opener, ShardOrder, ShardVisits};
 use self::order::{GlobalVisits, Share, Visits};
 pub use self::order::{Position, StreamPosition};
+pub use self::prepare::Origin;
 pub(crate) use self::prepare::{Item, Preparer};
 use self::worker::Worker;
 use super::dataset::TrainingData;
@@ -233,6 +234,8 @@ pub struct Batch {
     pub ids_keep: Vec<u32>,
     /// Numbers that identify the samples in the data set, `[batch]`.
     pub samples: Vec<u64>,
+    /// What they were made from, `[batch]`.
+    pub origins: Vec<Origin>,
     /// The position after this batch.
     pub next: Position,
     /// How long [`Loader::next_batch`] waited for this batch.

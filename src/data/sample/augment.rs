@@ -27,7 +27,7 @@ impl Default for Augmentation {
 }
 
 /// A part of an image, in pixels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct CropRect {
     /// First column.
     pub left: u32,
