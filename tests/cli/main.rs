@@ -18,6 +18,7 @@ mod pack;
 mod pictures;
 mod place;
 mod precision;
+mod preview;
 mod profile;
 mod protocol;
 #[cfg(all(unix, feature = "remote"))]

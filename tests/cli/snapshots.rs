@@ -31,7 +31,7 @@ fn seen(folder: &Path, args: &[&str]) -> String {
 
 #[test]
 fn help() {
-    let commands: [(&str, &[&str]); 12] = [
+    let commands: [(&str, &[&str]); 13] = [
         ("help", &[]),
         ("help-train", &["train"]),
         ("help-eval", &["eval"]),
@@ -44,6 +44,7 @@ fn help() {
         ("help-data-check", &["data", "check"]),
         ("help-data-pack", &["data", "pack"]),
         ("help-data-stat", &["data", "stat"]),
+        ("help-data-preview", &["data", "preview"]),
     ];
     for (name, words) in commands {
         assert_snapshot!(name, seen(Path::new("/nowhere"), &[words, &["--help"]].concat()));

@@ -2,6 +2,7 @@
 
 mod check;
 mod pack;
+mod preview;
 mod stat;
 
 use std::path::PathBuf;
@@ -31,6 +32,7 @@ pub(super) struct Data {
 enum Task {
     Check(check::Check),
     Stat(stat::Stat),
+    Preview(Box<preview::Preview>),
     Pack(pack::Pack),
 }
 
@@ -39,6 +41,7 @@ impl Data {
         match self.task {
             Task::Check(task) => task.run(),
             Task::Stat(task) => task.run(),
+            Task::Preview(task) => task.run(),
             Task::Pack(task) => task.run(),
         }
     }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `check` | reads every sample |
 //! | `stat` | what is in a data set, and how fast it loads |
+//! | `preview` | draws samples as a model sees them |
 //! | `pack` | writes shards with smaller images |
 //! | `journal` | what a pack has so far, so that it can go on |
 //! | `archive` | writes one shard |
@@ -15,10 +16,14 @@ mod check;
 mod input;
 mod journal;
 mod pack;
+#[cfg(feature = "cli")]
+mod preview;
 mod shrink;
 mod stat;
 
 pub use self::check::{Checked, Finding, check};
 pub use self::input::Input;
 pub use self::pack::{Filter, Form, Pack, PackError, Packed, ShardLimit};
+#[cfg(feature = "cli")]
+pub use self::preview::{Previewed, Shown, preview};
 pub use self::stat::{Distribution, Speed, Statistics, stat};
