@@ -3,6 +3,7 @@
 pub mod benches;
 mod data;
 mod device;
+mod embed;
 mod eval;
 mod export;
 #[cfg(feature = "cuda")]
@@ -48,6 +49,7 @@ struct Cli {
 enum Command {
     Train(Box<train::Train>),
     Eval(Box<eval::Eval>),
+    Embed(Box<embed::Embed>),
     Data(data::Data),
     Import(import::Import),
     Export(export::Export),
@@ -110,6 +112,7 @@ pub fn main() -> ExitCode {
     let done = match command {
         Command::Train(command) => command.run(),
         Command::Eval(command) => command.run(),
+        Command::Embed(command) => command.run(),
         Command::Data(command) => command.run(),
         Command::Import(command) => command.run(),
         Command::Export(command) => command.run(),

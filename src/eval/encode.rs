@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::EvalError;
 use crate::autograd::{Parameters, Program, Slot, Tape};
-use crate::data::{Content, Dataset, EvalBatches, Label, Skipped, Tokenizer};
+use crate::data::{Content, Dataset, EvalBatch, EvalBatches, Label, Skipped, Tokenizer};
 use crate::device::{Device, DeviceError};
 use crate::model::Flip;
 use crate::ops::AllOps;
@@ -134,27 +134,46 @@ impl<D: AllOps> Encoder<D> {
     /// Too many broken samples, or a failure of the device.
     pub fn images(&mut self, params: &Parameters<D>, inputs: &Inputs) -> Result<Images, EvalError> {
         let mut all = Images::default();
+        self.each_image(params, inputs, |batch, rows| {
+            all.rows.extend_from_slice(rows);
+            all.labels.extend(batch.labels);
+            all.contents.extend(batch.contents);
+            all.samples.extend(batch.samples);
+            Ok::<_, EvalError>(())
+        })?;
+        Ok(all)
+    }
+
+    /// As [`Self::images`], but passes each batch and its rows, `[samples, embed_dim]`, to `each` and keeps none.
+    ///
+    /// # Errors
+    /// As [`Self::images`], and those of `each`.
+    pub fn each_image<E: From<EvalError>>(
+        &mut self,
+        params: &Parameters<D>,
+        inputs: &Inputs,
+        mut each: impl FnMut(EvalBatch, &[f32]) -> Result<(), E>,
+    ) -> Result<(), E> {
         let mut pixels = Vec::new();
-        let mut batches = EvalBatches::new(inputs.dataset.clone(), self.batch, self.sides, inputs.max_bad)?;
+        let mut batches = EvalBatches::new(inputs.dataset.clone(), self.batch, self.sides, inputs.max_bad)
+            .map_err(EvalError::from)?;
         while let Some(batch) = batches.next() {
             self.warnings.extend(batches.take_warnings());
-            let batch = batch?;
+            let batch = batch.map_err(EvalError::from)?;
             pixels.clone_from(&batch.images);
             // The last batch may be short: it is padded, and the padding's rows are dropped.
             pixels.resize(self.batch * self.sides[0].pow(2) * 3, 0);
-            self.vision.write(self.pixels, &pixels)?;
-            self.vision.forward(params)?;
-            let rows = self.vision.read(self.image_rows)?;
-            all.rows.extend_from_slice(&rows[..batch.samples.len() * self.width]);
-            all.labels.extend(batch.labels);
-            all.contents.extend(batch.contents);
-            (inputs.progress)(batch.samples.len());
-            all.samples.extend(batch.samples);
+            let rows = self.vision.write(self.pixels, &pixels);
+            let rows = rows.and_then(|()| self.vision.forward(params));
+            let rows = rows.and_then(|()| self.vision.read(self.image_rows)).map_err(EvalError::from)?;
+            let samples = batch.samples.len();
+            each(batch, &rows[..samples * self.width])?;
+            (inputs.progress)(samples);
         }
         // Broken samples after the last batch.
         self.warnings.extend(batches.take_warnings());
         self.skipped = batches.skipped();
-        Ok(all)
+        Ok(())
     }
 
     /// Embeds texts: rows of length 1, `[texts, embed_dim]`.

@@ -3,6 +3,7 @@
 mod classes;
 mod encode;
 mod lists;
+mod matrix;
 mod numbers;
 mod open;
 mod ranks;
@@ -17,6 +18,7 @@ use crate::device::DeviceError;
 pub use classes::{ClassNames, Classes, Labels};
 pub use encode::{Encoder, Images, Inputs};
 pub use lists::Templates;
+pub use matrix::MatrixFile;
 pub use open::open;
 pub use retrieval::{Recall, Retrieval, retrieval};
 pub use zero_shot::{ZeroShot, zero_shot};

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::open_clip::Described;
 use super::tensors::Tensors;
-use super::{InteropError, Piece, hugging_face, open_clip};
+use super::{Architecture, InteropError, Piece, flip, hugging_face, open_clip};
 use crate::autograd::ParamSpec;
 use crate::model::{Flip, Positions, sincos_2d};
 
@@ -14,6 +14,7 @@ use crate::model::{Flip, Positions, sincos_2d};
 enum Convention {
     OpenClip,
     HuggingFace,
+    Flip,
 }
 
 /// An open model of another program.
@@ -25,7 +26,8 @@ pub struct Source {
 }
 
 /// Files with the weights, in the order in which they are looked for.
-const WEIGHTS: [&str; 3] = ["open_clip_model.safetensors", "model.safetensors", "model.safetensors.index.json"];
+const WEIGHTS: [&str; 4] =
+    ["open_clip_model.safetensors", "model.safetensors", "model.safetensors.index.json", "flip.safetensors"];
 /// Files of weights that flipk does not read.
 const PICKLES: [&str; 3] = ["open_clip_pytorch_model.bin", "pytorch_model.bin", "open_clip_pytorch_model.pt"];
 /// The position table of the vision tower.
@@ -40,8 +42,8 @@ impl Source {
         described || (path.is_dir() && PICKLES.iter().any(|name| path.join(name).is_file()))
     }
 
-    /// Opens a folder of OpenCLIP (`open_clip_config.json`) or of Hugging Face (`config.json`) with its weights, or a
-    /// safetensors file in one.
+    /// Opens a folder of OpenCLIP (`open_clip_config.json`), of Hugging Face (`config.json`), or with the FLIP authors'
+    /// parameters (`model.json`) with its weights, or a safetensors file in one.
     ///
     /// # Errors
     /// A description or weights that are missing, that cannot be read, that do not fit each other, or that describe a
@@ -49,8 +51,8 @@ impl Source {
     pub fn open(path: &Path) -> Result<Self, InteropError> {
         let missing = |problem: &str| InteropError::File { path: path.to_owned(), problem: problem.to_owned() };
         let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) }.to_owned();
-        let (file, convention) =
-            description(&folder).ok_or_else(|| missing("has no open_clip_config.json or config.json beside it"))?;
+        let (file, convention) = description(&folder)
+            .ok_or_else(|| missing("has no open_clip_config.json, config.json or model.json beside it"))?;
         let text = read(&file)?;
         let described = match convention {
             Convention::OpenClip => open_clip::describe(&text),
@@ -59,6 +61,7 @@ impl Source {
                 let preprocessor = if preprocessor.is_file() { Some(read(&preprocessor)?) } else { None };
                 hugging_face::describe(&text, preprocessor.as_deref())
             }
+            Convention::Flip => Architecture::File(file.clone()).describe(),
         };
         let described = described.map_err(|why| why.within(&file))?;
         let files = if path.is_dir() { weights(path)? } else { vec![path.to_owned()] };
@@ -96,7 +99,9 @@ impl Source {
         }
         self.tensors.check(&pieces, |name| {
             // Tables of constants that some versions saved.
-            name.ends_with("attn_mask") || name.ends_with("position_ids") || name == POSITIONS
+            name.ends_with("attn_mask")
+                || name.ends_with("position_ids")
+                || [POSITIONS, flip::POSITIONS].contains(&name)
         })
     }
 
@@ -104,6 +109,7 @@ impl Source {
         match self.convention {
             Convention::OpenClip => vec![open_clip::piece(spec)],
             Convention::HuggingFace => hugging_face::pieces(spec),
+            Convention::Flip => flip::pieces(spec),
         }
     }
 
@@ -140,7 +146,11 @@ impl Source {
 }
 
 fn description(folder: &Path) -> Option<(PathBuf, Convention)> {
-    let files = [("open_clip_config.json", Convention::OpenClip), ("config.json", Convention::HuggingFace)];
+    let files = [
+        ("open_clip_config.json", Convention::OpenClip),
+        ("config.json", Convention::HuggingFace),
+        ("model.json", Convention::Flip),
+    ];
     files.map(|(name, convention)| (folder.join(name), convention)).into_iter().find(|(file, _)| file.is_file())
 }
 

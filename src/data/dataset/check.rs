@@ -24,6 +24,7 @@ pub(super) fn source(spec: &str, shards: &[Shard], reports: &[Report], keys: &Ca
     let mut looked = Looked::default();
     for (shard, entry) in samples.step_by(total.div_ceil(PROBE_SAMPLES).max(1)) {
         let caption = match (keys.class_numbers, entry.cls) {
+            (ClassNumbers::Unused, _) => Ok(()),
             (ClassNumbers::Ignore, _) | (_, None) => read(shard, entry).map(drop),
             (_, Some(_)) => Ok(()),
         };

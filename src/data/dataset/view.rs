@@ -101,6 +101,7 @@ impl<'a> View<'a> {
         let number = || self.cls()?.map(|bytes| label::class(&bytes)).transpose();
         match self.reader.keys.class_numbers {
             ClassNumbers::Ignore => captions(),
+            ClassNumbers::Unused => Ok(Label::Captions(Vec::new())),
             ClassNumbers::Prefer => number()?.map_or_else(captions, Ok),
             ClassNumbers::Accept => captions().or_else(|why| number()?.ok_or(why)),
             ClassNumbers::Require => number()?

@@ -16,6 +16,8 @@ pub enum ClassNumbers {
     Accept,
     /// Always.
     Require,
+    /// Neither is read: only images are used.
+    Unused,
 }
 
 /// The label of one sample.

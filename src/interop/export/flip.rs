@@ -1,12 +1,12 @@
 //! The FLIP authors' parameters, under their names.
 
-use super::super::flip::pieces;
+use super::super::flip::{POSITIONS, pieces};
 use super::super::{InteropError, NewFolder};
 use super::open_clip::positions;
 use super::{Export, cannot, tokenizer};
 use crate::model::{ModelConfig, Preset, TowerConfig};
 
-/// Writes `flip.safetensors` and the tokenizer. Names are the paths in the authors' tree of parameters, such as
+/// Writes `flip.safetensors`, `model.json` and the tokenizer. Names are the paths in the authors' tree of parameters, such as
 /// `img_encoder/Transformer/encoderblock_00/LayerNorm_0/scale`; dense kernels are `[inputs, outputs]`.
 ///
 /// # Errors
@@ -36,8 +36,8 @@ pub fn flip(export: &Export<'_>, folder: &NewFolder) -> Result<(), InteropError>
     }
     let table = positions(export);
     let width = model.vision.width;
-    let name = "img_encoder/posembed_encoder/pos_embedding".to_owned();
-    tensors.push((name, vec![1, table.len() / width, width], table));
+    tensors.push((POSITIONS.to_owned(), vec![1, table.len() / width, width], table));
+    folder.write("model.json", &(serde_json::to_string_pretty(model)? + "\n"))?;
     export.save(folder, "flip.safetensors", tensors)?;
     tokenizer::write(export, folder)
 }

@@ -193,7 +193,7 @@ impl CaptionKeys {
     pub(crate) fn looked_for(&self) -> String {
         match self.class_numbers {
             ClassNumbers::Require => "a .cls member".to_owned(),
-            ClassNumbers::Ignore => self.places(),
+            ClassNumbers::Ignore | ClassNumbers::Unused => self.places(),
             ClassNumbers::Prefer | ClassNumbers::Accept => format!("a .cls member, or {}", self.places()),
         }
     }
