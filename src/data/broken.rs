@@ -1,6 +1,8 @@
 //! Broken samples.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::cell::Cell;
+use std::panic::{self, AssertUnwindSafe, catch_unwind};
+use std::sync::Once;
 
 use serde::{Deserialize, Serialize};
 
@@ -66,9 +68,26 @@ pub struct Broken {
     pub detail: String,
 }
 
-/// Calls `read`, and returns a panic in it as [`Kind::Panic`].
+thread_local! {
+    /// Whether this thread is in [`confined`].
+    static CONFINED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Calls `read`, and returns a panic in it as [`Kind::Panic`]. The caller reports it, so nothing is printed, but where it
+/// was is logged for debugging.
 pub(crate) fn confined<T>(read: impl FnOnce() -> std::result::Result<T, Broken>) -> std::result::Result<T, Broken> {
-    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|panic| {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let print = panic::take_hook();
+        panic::set_hook(Box::new(move |panic| match CONFINED.get() {
+            true => tracing::debug!(place = panic.location().map(tracing::field::display), "a decoder panicked"),
+            false => print(panic),
+        }));
+    });
+    let outer = CONFINED.replace(true);
+    let result = catch_unwind(AssertUnwindSafe(read));
+    CONFINED.set(outer);
+    result.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<&str>().copied();
         let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
         Err(Broken { kind: Kind::Panic, detail: text.unwrap_or("no message").to_owned() })
@@ -87,5 +106,22 @@ mod tests {
         let broken = confined::<()>(|| panic!("row {zero}")).unwrap_err();
         assert_eq!(broken.to_string(), "decoder panic: row 0");
         assert_eq!(confined(|| Ok(7)), Ok(7));
+    }
+
+    /// In a process of its own, since the hook is that of the process.
+    #[test]
+    fn only_panics_that_are_not_caught_are_printed() {
+        const ROLE: &str = "FLIPK_TEST_PANICS";
+        if std::env::var_os(ROLE).is_some() {
+            confined::<()>(|| confined::<()>(|| panic!("inside")).map(|()| panic!("never"))).unwrap_err();
+            drop(catch_unwind(|| panic!("outside")));
+            confined::<()>(|| panic!("inside again")).unwrap_err();
+            return;
+        }
+        let name = "data::broken::tests::only_panics_that_are_not_caught_are_printed";
+        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+        let ran = command.args(["--exact", name, "--nocapture"]).env(ROLE, "1").output().unwrap();
+        let said = String::from_utf8_lossy(&ran.stderr);
+        assert!(ran.status.success() && said.contains("outside") && !said.contains("inside"), "{said}");
     }
 }
