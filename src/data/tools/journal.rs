@@ -62,10 +62,6 @@ impl Journal {
         {
             return refuse(format!("it holds {other}, which is no part of a pack; give a new or an empty folder"));
         }
-        for name in names.iter().filter(|name| name.ends_with(PARTIAL)) {
-            let partial = folder.join(name);
-            std::fs::remove_file(&partial).map_err(io(&partial))?;
-        }
         if !path.exists() {
             write_whole(&path, &[serde_json::to_string(&head).unwrap_or_default().as_bytes(), b"\n"].concat())
                 .map_err(io(&path))?;
@@ -74,12 +70,23 @@ impl Journal {
         if file.try_lock().is_err() {
             return refuse("another program is packing into it".to_owned());
         }
+        // Not before the lock: they may be those of the other program.
+        for name in names.iter().filter(|name| name.ends_with(PARTIAL)) {
+            let partial = folder.join(name);
+            std::fs::remove_file(&partial).map_err(io(&partial))?;
+        }
         let mut text = Vec::new();
         file.read_to_end(&mut text).map_err(io(&path))?;
         // The last line may be cut; its shard is written again.
         let mut whole = text.split_inclusive(|&byte| byte == b'\n').filter(|line| line.ends_with(b"\n"));
         let first = whole.next().unwrap_or_default();
-        match serde_json::from_slice::<Head>(first) {
+        // Shards are the same whatever the limit of broken samples is.
+        let found = serde_json::from_slice(first).map(|Head { version, options: found, source }| Head {
+            version,
+            options: Pack { max_bad: options.max_bad, ..found },
+            source,
+        });
+        match found {
             Ok(found) if found == head => {}
             Ok(found) if found.source != head.source => {
                 return refuse("it has a pack of other shards, or of shards that have changed since".to_owned());
@@ -94,11 +101,13 @@ impl Journal {
         let mut lines: Vec<Line> = Vec::new();
         for line in whole {
             let Ok(known) = serde_json::from_slice::<Line>(line) else { break };
-            let shard = folder.join(&known.shard);
-            let len = std::fs::metadata(&shard).map_err(io(&shard))?.len();
-            if len != known.bytes {
-                let bytes = known.bytes;
-                return refuse(format!("{} has {len} bytes instead of {bytes}; pack into a new folder", known.shard));
+            let problem = match std::fs::metadata(folder.join(&known.shard)) {
+                Ok(data) if data.len() == known.bytes => None,
+                Ok(data) => Some(format!("has {} bytes instead of {}", data.len(), known.bytes)),
+                Err(error) => Some(format!("cannot be found ({error})")),
+            };
+            if let Some(problem) = problem {
+                return refuse(format!("{} {problem}; pack into a new folder", known.shard));
             }
             end += line.len() as u64;
             lines.push(known);
@@ -144,4 +153,25 @@ fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// Makes renames survive a power failure.
 fn sync_folder(folder: &Path) -> io::Result<()> {
     if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::tools::{Filter, Form, ShardLimit};
+
+    #[test]
+    fn a_second_program_leaves_the_shard_of_the_first_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let (form, filter, limit) = (Form::Raw, Filter::Area, ShardLimit::Samples(1));
+        let options = Pack { size: 8, form, filter, limit, shuffle: None, max_bad: 0.1 };
+        let first = Journal::open(folder.path(), &options, 1).unwrap();
+        let partial = folder.path().join("000000.tar.part");
+        std::fs::write(&partial, "half").unwrap();
+        let refused = Journal::open(folder.path(), &options, 1).err().unwrap().to_string();
+        assert!(refused.contains("another program is packing") && partial.exists(), "{refused}");
+        drop(first);
+        Journal::open(folder.path(), &Pack { max_bad: 0.5, ..options }, 1).unwrap();
+        assert!(!partial.exists());
+    }
 }

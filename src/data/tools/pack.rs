@@ -107,7 +107,10 @@ pub enum PackError {
         source: io::Error,
     },
     /// More broken samples than allowed.
-    #[error("{bad} of the {visited} samples read so far are broken, more than --max-bad {max_bad} allows: {reasons}")]
+    #[error(
+        "{bad} of the {visited} samples read so far are broken, more than --max-bad {max_bad} allows: {reasons}; \
+         `flipk data check` names them, and the same command with a larger --max-bad goes on"
+    )]
     TooManyBroken {
         /// Broken ones.
         bad: u64,
@@ -313,8 +316,10 @@ impl Writer<'_> {
                 Err(why) => *self.skipped.entry(why.kind).or_default() += 1,
             }
             self.visited += 1;
+            // After each, so that the number of threads has no say.
+            self.check(MIN_VISITS)?;
         }
-        self.check(MIN_VISITS)
+        Ok(())
     }
 
     fn add(&mut self, key: &[u8], members: &[(&str, Vec<u8>)]) -> Result<(), PackError> {
