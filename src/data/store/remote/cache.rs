@@ -146,10 +146,16 @@ impl<'a> Cache<'a> {
         if total + needed > self.bytes {
             return Ok(None);
         }
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let path = self.folder.join(format!("{}-{number}.{PART}", std::process::id()));
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path)?;
-        let part = Part { file, path };
+        let part = loop {
+            let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+            let path = self.folder.join(format!("{}-{number}.{PART}", std::process::id()));
+            match OpenOptions::new().read(true).write(true).create_new(true).open(&path) {
+                Ok(file) => break Part { file, path },
+                // Processes of different containers may have the same number.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+        };
         part.file.lock()?;
         // Counts from now on.
         part.file.set_len(needed)?;
@@ -236,4 +242,21 @@ fn intact(file: &File) -> io::Result<Option<Record>> {
     let record = serde_json::from_slice::<Record>(&record).ok();
     let Some(record) = record.filter(|record| record.len == start) else { return Ok(None) };
     Ok((sum(file, record.len)? == record.crc32c).then_some(record))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_of_another_process_with_the_same_number_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let of = CacheFolder { folder: folder.path().to_owned(), bytes: 1 << 20 };
+        let cache = Cache::open(&of).unwrap();
+        let path = |number: u64| folder.path().join(format!("{}-{number}.{PART}", std::process::id()));
+        // Other tests take numbers too.
+        (0..1000).for_each(|number| fs::write(path(number), "theirs").unwrap());
+        let part = cache.room(10).unwrap().unwrap();
+        assert!((0..1000).all(|number| part.path != path(number) && fs::read(path(number)).unwrap() == b"theirs"));
+    }
 }
