@@ -10,7 +10,7 @@ use csv::ByteRecord;
 use rayon::prelude::*;
 
 use super::Indexed;
-use super::members::{Entry, printable};
+use super::members::{Entry, MAX_MEMBER, printable};
 use super::notes::NoteKind;
 use super::sniff::sniff;
 use super::tar;
@@ -141,6 +141,10 @@ pub(super) fn find(folder: &Path, name: &[u8]) -> Result<(PathBuf, u64), Broken>
     let mut error = None;
     for path in places {
         match std::fs::metadata(&path) {
+            Ok(metadata) if metadata.len() > MAX_MEMBER && metadata.is_file() => {
+                let detail = format!("{text} has {} bytes; more than {MAX_MEMBER} are not read", metadata.len());
+                return Err(Broken { kind: Kind::UnreadMember, detail });
+            }
             Ok(metadata) if metadata.is_file() => return Ok((path, metadata.len())),
             Ok(_) => drop(error.get_or_insert_with(|| "it is not a file".to_owned())),
             Err(why) => drop(error.get_or_insert_with(|| why.to_string())),
@@ -230,6 +234,12 @@ mod tests {
         }
         assert_eq!(found[3], ["a.png", "image a", "", ""]);
         assert_eq!(found[5][1], "image a");
+        // A file with a hole, which takes no room on the disk.
+        let large = tempfile::NamedTempFile::new().unwrap();
+        large.as_file().set_len(MAX_MEMBER + 1).unwrap();
+        let table = format!("filepath,title\n{},a cat\n", large.path().display());
+        let found = rows("t.csv", table.as_bytes(), None).unwrap();
+        assert!(found[0][3].contains("has 1073741825 bytes; more than"), "{found:?}");
         let error = |table: &[u8], key| rows("t.csv", table, key).unwrap_err().to_string();
         let none = error(b"url,caption\nhttp://x.org/1.jpg,a cat\n", None);
         assert!(none.contains("looked for filepath") && none.contains("has `url`, `caption`"), "{none}");

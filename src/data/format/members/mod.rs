@@ -24,7 +24,7 @@ use crate::data::broken::{Broken, Kind};
 use crate::data::store::Span;
 
 /// Members are read as a whole, by several threads at once, so huge ones would take all memory.
-const MAX_MEMBER: u64 = 1 << 30;
+pub(crate) const MAX_MEMBER: u64 = 1 << 30;
 
 /// One sample: where its parts are in the archive.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
