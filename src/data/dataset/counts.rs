@@ -22,7 +22,7 @@ use serde::Deserialize;
 #[cfg(feature = "parquet")]
 use crate::data::format::parquet_rows;
 use crate::data::sample::Filter;
-use crate::data::store::{Access, Location, beside, names_in};
+use crate::data::store::{Access, Location, beside, by_kind, names_in, parquet_stem, shards_in};
 
 /// Where shards and the files next to them are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -61,17 +61,12 @@ impl<'a> Folder<'a> {
         }
     }
 
-    /// The number of `.tar` files in it, if it can be listed.
+    /// The number of shards in it, if it can be listed.
     fn shards(self, access: &Access) -> Option<usize> {
-        let is_shard = |name: &str| Path::new(name).extension().is_some_and(|extension| extension == "tar");
-        let names = match self {
-            Self::Disk(folder) => {
-                let entries = std::fs::read_dir(folder).ok()?.flatten();
-                entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
-            }
-            Self::Remote(folder) => names_in(folder, access)?,
-        };
-        Some(names.iter().filter(|name| is_shard(name)).count())
+        match self {
+            Self::Disk(folder) => Some(shards_in(folder).ok()?.len()),
+            Self::Remote(folder) => Some(by_kind(&names_in(folder, access)?).len()),
+        }
     }
 }
 
@@ -145,7 +140,8 @@ impl Counts {
 
     #[cfg(feature = "parquet")]
     fn read_footers(&mut self, folder: &Path, shards: &[(usize, &str)]) {
-        let unknown = shards.par_iter().filter(|(number, name)| self.each[*number].is_none() && is_parquet(name));
+        let unknown =
+            shards.par_iter().filter(|(number, name)| self.each[*number].is_none() && parquet_stem(name).is_some());
         let read =
             |(number, name): &(usize, &str)| Some((*number, u32::try_from(parquet_rows(&folder.join(name))?).ok()?));
         for (number, count) in unknown.filter_map(read).collect::<Vec<_>>() {
@@ -161,7 +157,7 @@ impl Counts {
         }
         let path = |name: &str| folder.join(format!("{}_stats.json", name.split('.').next().unwrap_or(name)));
         // A row of img2dataset's Parquet files need not be a success.
-        let is_unknown = |(number, name): &&(usize, &str)| self.each[*number].is_none() && !is_parquet(name);
+        let is_unknown = |(number, name): &&(usize, &str)| self.each[*number].is_none() && parquet_stem(name).is_none();
         let unknown: Vec<_> = shards.iter().filter(is_unknown).collect();
         // Where the first has none, none is looked for: there may be very many.
         if !unknown.first().is_some_and(|(_, name)| path(name).exists()) {
@@ -211,10 +207,6 @@ impl Counts {
             }
         }
     }
-}
-
-fn is_parquet(name: &str) -> bool {
-    Path::new(name).extension().is_some_and(|extension| extension.eq_ignore_ascii_case("parquet"))
 }
 
 /// What stands behind the count of a shard in the index cache.
@@ -312,6 +304,8 @@ mod tests {
         assert_eq!((found.total, found.from), (Some(30), from(&["sizes.json", "__len__"])));
         (0..4).for_each(|number| std::fs::write(path.join(format!("{number:05}.tar")), "").unwrap());
         assert_eq!(find().total, None, "there is a fourth shard");
+        std::fs::rename(path.join("00003.tar"), path.join("00003.tar.gz")).unwrap();
+        assert_eq!(find().total, None, "and it is compressed");
         std::fs::write(path.join("sizes.json"), "{").unwrap();
         let found = find();
         assert!(found.warnings[0].contains("sizes.json is not used") && found.warnings.len() == 1, "{found:?}");

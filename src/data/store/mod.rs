@@ -52,7 +52,7 @@ pub(crate) use self::local::{Files, OpenFile};
 #[cfg(all(test, feature = "remote"))]
 pub(crate) use self::remote::{ATTEMPTS, RANGE};
 pub use self::source::{Location, Source};
-pub(crate) use self::source::{embedded_names, left_out};
+pub(crate) use self::source::{by_kind, embedded_names, left_out, parquet_stem, shards_in};
 #[cfg(feature = "parquet")]
 pub(crate) use self::spool::Appended;
 pub(crate) use self::spool::{Spool, Spooled};

@@ -238,17 +238,22 @@ fn is_shard(name: &str, ends: &[&str]) -> bool {
     !name.starts_with("._") && ends.iter().any(|end| name.ends_with(end) || is_numbered(end))
 }
 
+/// The name or path of a Parquet file without its ending; `None` if it has another one.
+pub(crate) fn parquet_stem(name: &str) -> Option<&str> {
+    let (stem, end) = name.split_at_checked(name.len().checked_sub(PARQUET.len())?)?;
+    end.eq_ignore_ascii_case(PARQUET).then_some(stem)
+}
+
 /// Whether a Parquet file is img2dataset's table about the shard or the folder `STEM` next to it. `has` says whether
 /// there is a shard of a name, `has_folder` whether there is a folder.
 fn is_about(name: &str, has: impl Fn(&str) -> bool, has_folder: impl Fn(&str) -> bool) -> bool {
-    let stem = name.len().checked_sub(PARQUET.len()).and_then(|end| name.split_at_checked(end));
-    let Some((stem, _)) = stem.filter(|(_, end)| end.eq_ignore_ascii_case(PARQUET)) else { return false };
+    let Some(stem) = parquet_stem(name) else { return false };
     let others = SHARDS.iter().filter(|end| **end != PARQUET);
     has_folder(stem) || others.into_iter().any(|end| has(&format!("{stem}{end}")))
 }
 
 /// The shards in a folder, by kind and name.
-fn shards_in(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
+pub(crate) fn shards_in(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
     let entries: Vec<_> = std::fs::read_dir(folder)?.collect::<std::io::Result<_>>()?;
     let mut names: Vec<_> = entries.into_iter().map(|entry| entry.file_name()).collect();
     names.sort();
@@ -264,8 +269,7 @@ fn shards_in(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
 }
 
 /// The shards among the keys of a folder in an object store, by kind and name as those on disk.
-#[cfg(feature = "remote")]
-pub(super) fn by_kind(keys: &[String]) -> Vec<&str> {
+pub(crate) fn by_kind(keys: &[String]) -> Vec<&str> {
     let mut keys: Vec<&str> = keys.iter().map(String::as_str).collect();
     keys.sort_unstable();
     let has = |key: &str| keys.binary_search(&key).is_ok();

@@ -42,7 +42,7 @@ use super::sniff::sniff;
 use super::{Indexed, table, tar};
 use crate::data::broken::confined;
 use crate::data::error::{DataError, Result};
-use crate::data::store::{OpenFile, ReadAt, Spool, Store, fill_from};
+use crate::data::store::{OpenFile, ReadAt, Spool, Store, fill_from, parquet_stem};
 
 /// What a file begins with; one whose footer is encrypted begins with the other.
 const MAGIC: &[u8] = b"PAR1";
@@ -50,7 +50,7 @@ const ENCRYPTED: &[u8] = b"PARE";
 
 /// Whether a file with this beginning is read as Parquet: by what it is, or else by its name.
 pub(super) fn is_parquet(path: &Path, head: &[u8]) -> bool {
-    let by_name = || path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("parquet"));
+    let by_name = || parquet_stem(&path.to_string_lossy()).is_some();
     let is_other = || tar::is_start(head) || sniff(head).is_some();
     head.starts_with(MAGIC) || head.starts_with(ENCRYPTED) || by_name() && !is_other()
 }
@@ -237,5 +237,5 @@ pub(super) fn open(
         });
     }
     let (store, entries) = unpacker.finish(folder).map_err(failed)?;
-    Ok((store, Indexed { entries, extensions: columns.names, lost, notes, found: None }))
+    Ok((store, Indexed { entries, extensions: columns.names, lost, notes, ..Indexed::default() }))
 }

@@ -105,9 +105,6 @@ fn packed(mut data: &[u8]) -> Option<(u64, &[u8])> {
             *of = of.get(usize::try_from(bytes).ok()?..)?;
             left = left.saturating_sub(per_mini.max(1));
         }
-        if minis == 0 {
-            return None;
-        }
     }
     Some((total, data))
 }
