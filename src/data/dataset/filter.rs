@@ -34,15 +34,18 @@ pub(super) fn open(
     filter: Option<&Filter>,
     stop: &AtomicBool,
 ) -> Result<(Shard, Report, Passed)> {
-    let (mut shard, report) = Shard::open_unless(number, location, common, stop)?;
+    let (mut shard, mut report) = Shard::open_unless(number, location, common, stop)?;
     let mut found = Passed::default();
     let Some(filter) = filter else { return Ok((shard, report, found)) };
     let entries = std::mem::take(&mut shard.samples);
+    let mut fields = std::mem::take(&mut report.fields).into_iter();
     let mut kept = Vec::with_capacity(entries.len());
     for mut entry in entries {
+        let fields = fields.next().flatten();
         // A row without an image has its fields.
         if entry.flaw.as_ref().is_none_or(|flaw| flaw.kind == Kind::MissingImage) {
-            let verdict = shard.part(entry.json).and_then(|json| filter.judge(json.as_deref()));
+            let json = shard.part(entry.json);
+            let verdict = json.and_then(|json| filter.judge(json.as_deref().or(fields.as_ref().map(String::as_bytes))));
             match verdict {
                 Ok(verdict) => {
                     found.looked += 1;
@@ -101,7 +104,7 @@ pub(super) fn check<'a>(
     if !missing.is_empty() && all.looked > 0 {
         let missing = list_some(missing.iter().map(|field| format!("`{field}`")));
         let there = match all.names.is_empty() {
-            true => "there are no records (.json members, or columns of a table)".to_owned(),
+            true => "there are no records (.json members, columns of a table or features)".to_owned(),
             false => format!("the fields there are: {}", list_some(all.names.iter().cloned())),
         };
         return Err(wrong(format!("none of {} samples has {missing}; {there}", all.looked)));

@@ -341,7 +341,8 @@ impl Dataset {
 
 /// What shards share that are read by `keys`.
 pub(crate) fn common(keys: &CaptionKeys) -> Common {
-    Common { image_key: keys.image_key.clone(), access: keys.access.clone(), ..Common::default() }
+    let (image_key, wants_fields, access) = (keys.image_key.clone(), keys.filter.is_some(), keys.access.clone());
+    Common { image_key, wants_fields, access, ..Common::default() }
 }
 
 /// A fingerprint with that of the filter, if there is one.

@@ -55,6 +55,22 @@ fn columns_of_tables_are_fields() {
     assert_eq!((dataset.len(), dataset.caption(0).unwrap().first()), (2, "two"), "the row without its file is broken");
 }
 
+/// Numbers and texts, in a file that another program wrote.
+#[test]
+fn features_are_fields() {
+    let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tfrecord/six.tfrecord");
+    let open = |filter: &str| Dataset::open(&[file.display().to_string()], keys(filter));
+    let whole = Dataset::open(&[file.display().to_string()], CaptionKeys::default()).unwrap();
+    let first = whole.decoded(0).unwrap();
+    let same = (0..6).filter(|&sample| whole.decoded(sample).unwrap().width() == first.width()).count();
+    let (width, height) = first.dimensions();
+    assert_eq!(open(&format!("width = {width}")).unwrap().len(), same);
+    let some = open(&format!("height = {height} and key in ('jpeg-420', 'none')")).unwrap();
+    assert_eq!((some.len(), &*some.key(0)), (1, "jpeg-420"));
+    let error = open("breadth > 3").unwrap_err().to_string();
+    assert!(error.contains("the fields there are: height, key, txt, width"), "{error}");
+}
+
 /// Shards of four samples each, of which as many pass as the number of the shard modulo 3 says.
 #[test]
 fn shards_that_are_opened_later_are_filtered_too() {

@@ -39,6 +39,9 @@ pub(crate) use self::tfrecord::masked_crc;
 #[derive(Debug, Default)]
 struct Indexed {
     entries: Vec<Entry>,
+    /// A JSON object with the features of each sample that are texts or numbers, where they are asked for and the format
+    /// has them outside of JSON.
+    fields: Vec<Option<String>>,
     /// Extensions of members, or names of columns or features, for error messages.
     extensions: Vec<String>,
     /// An estimate of the samples that were lost to damage, in addition to those in `entries`.
@@ -46,4 +49,9 @@ struct Indexed {
     notes: Vec<(notes::NoteKind, String)>,
     /// What was found instead of samples, if the extensions do not say it.
     found: Option<String>,
+}
+
+/// The shortest decimal that is this f32, so that 0.3 is the same as in a record or a filter.
+fn as_written(value: f32) -> f64 {
+    value.to_string().parse().unwrap_or(value.into())
 }

@@ -33,6 +33,8 @@ const PROBE_BYTES: usize = 4096;
 pub(crate) struct Common {
     /// The column of tables that has the paths of images.
     pub(crate) image_key: Option<String>,
+    /// Whether [`Report::fields`] is filled.
+    pub(crate) wants_fields: bool,
     pub(crate) access: Access,
     pub(crate) files: Arc<Files>,
     pub(crate) spool: Spool,
@@ -51,6 +53,8 @@ pub(crate) struct Shard {
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     pub(crate) notes: Vec<(NoteKind, String)>,
+    /// See [`Indexed::fields`].
+    pub(crate) fields: Vec<Option<String>>,
     /// Every extension in the archive, for error messages.
     pub(crate) extensions: Vec<String>,
     /// Bytes that were unpacked to disk.
@@ -89,13 +93,13 @@ impl Shard {
             Location::Remote(_) | Location::Pipe(_) => fetched(location, common, stop, &mut report)?,
         };
         let name = location.to_string();
-        let Indexed { entries: samples, extensions, lost, notes, found } = indexed;
+        let Indexed { entries: samples, fields, extensions, lost, notes, found } = indexed;
         if samples.is_empty() {
             let listed = || list_some(extensions.iter().map(|extension| format!(".{extension}")));
             return Err(empty(name, found.unwrap_or_else(listed)));
         }
         report.notes = notes.into_iter().map(|(kind, text)| (kind, format!("{name}: {text}"))).collect();
-        report.extensions = extensions;
+        (report.extensions, report.fields) = (extensions, fields);
         debug!(shard = name, samples = samples.len(), seconds = start.elapsed().as_secs_f64(), "opened a shard");
         Ok((Self { location: location.clone(), store, samples, lost }, report))
     }
@@ -152,7 +156,7 @@ fn embedded_archive(name: &str) -> Result<(Store, Indexed)> {
     let read = Gunzip::new(archive.map_or(&[][..], |(_, archive)| archive)).read_to_end(&mut bytes);
     let name = format!("embedded:{name}");
     read.map_err(|error| DataError::NotTar { shard: name.clone(), problem: error.to_string() })?;
-    let indexed = index(&bytes[..], &name, "it is", None)?;
+    let indexed = index(&bytes[..], &name, "it is", None, false)?;
     Ok((Store::Memory(bytes), indexed))
 }
 
@@ -180,7 +184,7 @@ fn file(number: u32, path: &Path, common: &Common, report: &mut Report) -> Resul
         let folder = path.parent().unwrap_or(Path::new(""));
         return unpacked_table(path, Some(folder), file, common, report);
     }
-    let indexed = index(&file, &name, "it is", None)?;
+    let indexed = index(&file, &name, "it is", None, common.wants_fields)?;
     let (path, len) = (path.to_owned(), file.len);
     Ok((Store::File { number, path, len, files: common.files.clone() }, indexed))
 }
@@ -194,7 +198,8 @@ fn unpacked(
 ) -> Result<(Store, Indexed)> {
     let (spooled, inflation) = packed::unpack(packing, file, path, &common.spool)?;
     report.unpacked = spooled.len();
-    let indexed = index(&spooled, &path.display().to_string(), packing.inside(), inflation.as_ref())?;
+    let name = path.display().to_string();
+    let indexed = index(&spooled, &name, packing.inside(), inflation.as_ref(), common.wants_fields)?;
     Ok((Store::Spooled(spooled), indexed))
 }
 
@@ -237,13 +242,19 @@ fn fetched(location: &Location, common: &Common, stop: &AtomicBool, report: &mut
     if parquet::is_parquet(path, head) {
         return unpacked_table(path, None, store, common, report);
     }
-    let indexed = index(&store, &name, "it is", None)?;
+    let indexed = index(&store, &name, "it is", None, common.wants_fields)?;
     Ok((store, indexed))
 }
 
 /// Indexes the bytes of a shard, unpacked. `it_is` begins a sentence about what they are; `inflation` says where
 /// unpacking ended.
-fn index<R: ReadAt + ?Sized>(bytes: &R, name: &str, it_is: &str, inflation: Option<&Inflation>) -> Result<Indexed> {
+fn index<R: ReadAt + ?Sized>(
+    bytes: &R,
+    name: &str,
+    it_is: &str,
+    inflation: Option<&Inflation>,
+    wants_fields: bool,
+) -> Result<Indexed> {
     let read = |source| DataError::Read { path: name.into(), source };
     let not_tar = |problem: String| DataError::NotTar { shard: name.to_owned(), problem };
     if let Some(broken) = inflation.filter(|_| bytes.len() == 0) {
@@ -252,7 +263,7 @@ fn index<R: ReadAt + ?Sized>(bytes: &R, name: &str, it_is: &str, inflation: Opti
     let mut head = vec![0; PROBE_BYTES];
     let head = fill_from(bytes, &mut head, 0).map_err(read)?;
     if tfrecord::is_start(head) {
-        return tfrecord::index(bytes, inflation).map_err(read);
+        return tfrecord::index(bytes, inflation, wants_fields).map_err(read);
     }
     let found = sniff(head);
     // A file in another format may contain something that looks like a tar header.
@@ -283,7 +294,7 @@ fn archive(index: tar::Index, bytes: u64, inflation: Option<&Inflation>) -> Inde
     }
     let (lost, damage) = damage::assess(&index, &mut samples, bytes, inflation);
     let notes = damage.into_iter().chain(samples.unused.notes()).collect();
-    Indexed { entries: samples.entries, extensions: samples.extensions, lost, notes, found }
+    Indexed { entries: samples.entries, extensions: samples.extensions, lost, notes, found, ..Indexed::default() }
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use ::parquet::file::serialized_reader::SerializedPageReader;
 use super::columns::{Column, Kind};
 use super::pages::Pages;
 use super::{Source, plain};
+use crate::data::format::as_written;
 
 /// The value of a column in one row.
 #[derive(Debug)]
@@ -83,11 +84,6 @@ fn integer(kind: Kind, value: i64) -> Cell {
         Kind::Decimal(unit) => Cell::Float(value as f64 / unit),
         _ => Cell::Int(value),
     }
-}
-
-/// The shortest decimal that is this f32, so that 0.3 is the same as in a record or a filter.
-fn as_written(value: f32) -> f64 {
-    value.to_string().parse().unwrap_or(value.into())
 }
 
 fn cells<T: DataType>(

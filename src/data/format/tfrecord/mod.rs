@@ -15,7 +15,7 @@ use std::io;
 use std::num::NonZeroU64;
 use std::ops::Range;
 
-use self::example::{Example, example};
+use self::example::{Example, example, fields};
 use super::Indexed;
 use super::damage::{Inflation, samples_lost};
 use super::members::{Entry, SLOTS, Slot};
@@ -47,22 +47,32 @@ fn length(header: &[u8]) -> Option<u64> {
     (masked_crc(length).to_le_bytes() == rest.get(..4)?).then(|| u64::from_le_bytes(*length))
 }
 
-/// Indexes a file of records.
+/// Indexes a file of records. `wants_fields`: whether [`Indexed::fields`] is filled.
 ///
 /// # Errors
 /// If it cannot be read.
-pub(super) fn index<R: ReadAt + ?Sized>(file: &R, inflation: Option<&Inflation>) -> io::Result<Indexed> {
-    let mut reader = Reader { file, data: Vec::new(), indexed: Indexed::default(), features: BTreeSet::new() };
+pub(super) fn index<R: ReadAt + ?Sized>(
+    file: &R,
+    inflation: Option<&Inflation>,
+    wants_fields: bool,
+) -> io::Result<Indexed> {
+    let (indexed, features) = (Indexed::default(), BTreeSet::new());
+    let mut reader = Reader { file, data: Vec::new(), indexed, features, wants_fields };
     let mut at = 0;
     let mut gone = 0;
     while at < file.len() {
         let mut header = [0; HEADER as usize];
         let found = fill_from(file, &mut header, at)?;
-        let next = match length(found).filter(|length| *length <= MAX_RECORD) {
-            Some(length) if at + HEADER + length + FOOTER <= file.len() => reader.record(at, length)?,
-            Some(_) => reader.push_cut(at),
+        let end = |length| (at + HEADER + FOOTER).checked_add(length).filter(|end| *end <= file.len());
+        let next = match length(found).map(|length| (length, end(length))) {
+            Some((length, Some(end))) if length > MAX_RECORD => {
+                reader.push(Err(broken(at, &format!("it has {length} bytes; more than {MAX_RECORD} are not read"))));
+                end
+            }
+            Some((length, Some(_))) => reader.record(at, length)?,
+            Some((_, None)) => reader.push_cut(at),
             None if found.len() < HEADER as usize => reader.push_cut(at),
-            _ => {
+            None => {
                 let next = reader.search(at + 1)?;
                 gone += next - at;
                 let text =
@@ -77,7 +87,10 @@ pub(super) fn index<R: ReadAt + ?Sized>(file: &R, inflation: Option<&Inflation>)
     indexed.extensions = features.into_iter().collect();
     let size = (file.len() - gone) as f64 / indexed.entries.len().max(1) as f64;
     let mut lost = (gone as f64 / size.max(1.0)).ceil() as u64;
-    if let Some(Inflation { problem, left, .. }) = inflation {
+    if let Some(Inflation { problem, is_trailing: true, .. }) = inflation {
+        let text = format!("bytes after the end of the compressed data are not read ({problem})");
+        indexed.notes.push((NoteKind::Trailing, text));
+    } else if let Some(Inflation { problem, left, .. }) = inflation {
         let about = (indexed.entries.len() as f64 * left / (1.0 - left).max(1e-3)).round() as u64;
         let text = format!("the rest of the file is lost ({problem}){}", samples_lost(about));
         indexed.notes.push((NoteKind::Lost, text));
@@ -97,6 +110,7 @@ struct Reader<'a, R: ReadAt + ?Sized> {
     data: Vec<u8>,
     indexed: Indexed,
     features: BTreeSet<String>,
+    wants_fields: bool,
 }
 
 impl<R: ReadAt + ?Sized> Reader<'_, R> {
@@ -109,7 +123,8 @@ impl<R: ReadAt + ?Sized> Reader<'_, R> {
             true => example(data).ok_or_else(|| broken(at, "it is not a tf.train.Example")),
             false => Err(broken(at, "its checksum is wrong")),
         };
-        let read = read.map(|read| read.into_entry(at + HEADER, &mut self.features));
+        let fields = || self.wants_fields.then(|| fields(data)).flatten();
+        let read = read.map(|read| (read.into_entry(at + HEADER, &mut self.features), fields()));
         self.push(read);
         Ok(at + HEADER + length + FOOTER)
     }
@@ -128,14 +143,16 @@ impl<R: ReadAt + ?Sized> Reader<'_, R> {
         Ok(masked_crc(data).to_le_bytes() == stated)
     }
 
-    /// Adds a sample; one without a key is called by its number.
-    fn push(&mut self, read: Result<Entry, Broken>) {
+    /// Adds a sample and its fields; one without a key is called by its number.
+    fn push(&mut self, read: Result<(Entry, Option<String>), Broken>) {
         let number = self.indexed.entries.len();
-        let mut entry = read.unwrap_or_else(|flaw| Entry { flaw: Some(Box::new(flaw)), ..Entry::default() });
+        let flawed = |flaw| (Entry { flaw: Some(Box::new(flaw)), ..Entry::default() }, None);
+        let (mut entry, fields) = read.unwrap_or_else(flawed);
         if entry.key.is_empty() {
             entry.key = format!("{number:06}").into_bytes().into();
         }
         self.indexed.entries.push(entry);
+        self.indexed.fields.push(fields);
     }
 
     /// The first whole record from `at` on, or the end of the file.

@@ -41,7 +41,7 @@ fn ten() -> Vec<Vec<u8>> {
 }
 
 fn read(bytes: &[u8]) -> Indexed {
-    index(bytes, None).unwrap()
+    index(bytes, None, false).unwrap()
 }
 
 fn flaws(indexed: &Indexed) -> usize {
@@ -124,4 +124,63 @@ fn damage_costs_the_records_that_it_hits() {
 fn a_record_that_is_no_example_is_broken() {
     let indexed = read(&[record(b"\x0A\xFF\xFF"), record(b""), record(&[0xFF; 40])].concat());
     assert_eq!((indexed.entries.len(), flaws(&indexed)), (3, 2));
+}
+
+/// A feature with a list of this kind: 1 of bytes, 2 of floats, 3 of integers; `list` is its encoding.
+fn feature(name: &str, kind: u8, list: &[u8]) -> Vec<u8> {
+    field(1, &[field(1, name.as_bytes()), field(2, &field(kind, list))].concat())
+}
+
+#[test]
+fn texts_and_numbers_are_fields() {
+    let features = [
+        feature("jpg", 1, &field(1, b"\xFF\xD8")),
+        feature("txt", 1, &field(1, b"a \"cat\"")),
+        feature("tags", 1, &[field(1, b"a"), field(1, b"b")].concat()),
+        // Packed, and not.
+        feature("width", 3, &field(1, &[0xAC, 2])),
+        feature("height", 3, &[1 << 3, 0xAC, 2]),
+        feature("below", 3, &field(1, &[&[0xFF; 9][..], &[1]].concat())),
+        feature("score", 2, &field(1, &0.3_f32.to_le_bytes())),
+        feature("other", 2, &[&[1 << 3 | 5][..], &(-2.5_f32).to_le_bytes()].concat()),
+        feature("sizes", 3, &field(1, &[1, 2, 3])),
+        feature("none", 2, &[]),
+        feature("nan", 2, &field(1, &f32::NAN.to_le_bytes())),
+    ];
+    let bytes = [record(&field(1, &features.concat())), record(b"\x0A\xFF\xFF")].concat();
+    let indexed = index(&bytes[..], None, true).unwrap();
+    let expected = r#"{"txt":"a \"cat\"","tags":[],"width":300,"height":300,"below":-1,"score":0.3,"other":-2.5,"#
+        .to_owned()
+        + r#""sizes":[],"none":null,"nan":null}"#;
+    assert_eq!(indexed.fields, [Some(expected), None]);
+    assert!(index(&bytes[..], None, false).unwrap().fields.iter().all(Option::is_none));
+    // A list that ends within a number.
+    let cut = record(&field(1, &feature("width", 3, &field(1, &[0xAC]))));
+    assert_eq!(index(&cut[..], None, true).unwrap().fields, [None]);
+}
+
+#[test]
+fn a_record_that_is_too_large_is_broken_and_the_next_one_is_read() {
+    // A file with a hole, which takes no room on the disk.
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let length = (MAX_RECORD + 1).to_le_bytes();
+    let last = sample(&[("txt", b"words"), ("jpg", b"image")]);
+    std::fs::write(file.path(), [&length[..], &masked_crc(&length).to_le_bytes()].concat()).unwrap();
+    let mut out = std::fs::OpenOptions::new().write(true).open(file.path()).unwrap();
+    let end = HEADER + MAX_RECORD + 1 + FOOTER;
+    std::io::Seek::seek(&mut out, std::io::SeekFrom::Start(end)).unwrap();
+    std::io::Write::write_all(&mut out, &last).unwrap();
+    let indexed = index(&crate::data::store::OpenFile::open(file.path()).unwrap(), None, false).unwrap();
+    assert_eq!((indexed.entries.len(), indexed.lost, indexed.notes.len()), (2, 0, 0));
+    let flaw = indexed.entries[0].flaw.as_ref().unwrap().to_string();
+    assert!(flaw.contains("it has 1073741825 bytes") && indexed.entries[1].flaw.is_none(), "{flaw}");
+}
+
+#[test]
+fn bytes_after_a_compressed_file_cost_no_sample() {
+    let inflation = |is_trailing| Inflation { problem: "gzip: no header".to_owned(), is_trailing, left: 0.5 };
+    let bytes = ten().concat();
+    let found = |is_trailing| index(&bytes[..], Some(&inflation(is_trailing)), false).unwrap();
+    assert_eq!((found(true).lost, found(false).lost), (0, 10));
+    assert!(found(true).notes[0].1.contains("are not read (gzip"), "{:?}", found(true).notes);
 }
