@@ -105,6 +105,13 @@ pub enum DataError {
     Ended,
 }
 
+impl DataError {
+    /// Whether it is a shard that is wrong, and would be at every attempt: it can be left out.
+    pub(crate) fn is_of_shard(&self) -> bool {
+        matches!(self, Self::NotTar { .. } | Self::NotParquet { .. } | Self::EmptyShard { .. })
+    }
+}
+
 /// A result whose error, unless it is named, ends loading.
 pub type Result<T, E = DataError> = std::result::Result<T, E>;
 

@@ -215,9 +215,82 @@ fn broken_samples_are_left_out_and_too_many_stop_it() {
     assert!(stopped.stderr.contains("a larger --max-bad goes on"), "{}", stopped.stderr);
     let ran = pack(&place, &data, "few", &["--max-bad=0.5"]).expect(0);
     assert!(ran.stdout.contains("skipped: truncated member"), "{}", ran.stdout);
-    place.file("in/01.tar", "");
-    let ran = pack(&place, &data, "none", &[]).expect(1);
-    assert!(ran.stderr.contains("01.tar holds no samples"), "{}", ran.stderr);
+}
+
+/// As a check does: each is named and counted, and the exit code is 1.
+#[test]
+fn packs_and_statistics_go_on_after_a_shard_that_is_none() {
+    let place = Place::new();
+    let data = shards(&place, 5, 3);
+    for (name, bytes) in [("00", &b"%PDF-1.4"[..]), ("02", b""), ("04", b"<html>404</html>")] {
+        place.file(&format!("in/{name}.tar"), bytes);
+    }
+    let names = |said: &str| {
+        for words in ["00.tar is not a tar archive: it is a PDF", "02.tar holds no samples", "04.tar is not"] {
+            assert!(said.contains(words), "{words}: {said}");
+        }
+    };
+    for (name, flags) in [("order", &["--shard-samples=2"][..]), ("shuffled", &["--shard-samples=2", "--shuffle"])] {
+        let ran = pack(&place, &data, name, flags).expect(1);
+        names(&ran.stderr);
+        let row = |ran: &Ran, row: [&str; 4]| {
+            let is_row = |line: &str| line.split_whitespace().eq(row.into_iter().filter(|word| !word.is_empty()));
+            assert!(ran.stdout.lines().any(is_row), "{row:?}: {}", ran.stdout);
+        };
+        row(&ran, ["samples", "6", "", ""]);
+        row(&ran, ["skipped:", "unusable", "shards", "3"]);
+        let whole = files(&place.path(name));
+        // Interrupted before the last shard, and before the pack was noted as complete.
+        let journal = String::from_utf8(whole["pack.jsonl"].clone()).unwrap();
+        for kept in [3, 4] {
+            fs::remove_file(place.path(name).join("sizes.json")).unwrap();
+            let lines: String = journal.split_inclusive('\n').take(kept).collect();
+            place.file(&format!("{name}/pack.jsonl"), lines);
+            let again = pack(&place, &data, name, flags).expect(1);
+            row(&again, ["skipped:", "unusable", "shards", "3"]);
+            assert!(files(&place.path(name)) == whole, "{kept}");
+        }
+    }
+    // A shard that cannot be read may be there again later.
+    fs::remove_file(place.path("in/00.tar")).unwrap();
+    std::os::unix::fs::symlink("/nowhere", place.path("in/00.tar")).unwrap();
+    let ran = pack(&place, &data, "gone", &[]).expect(1);
+    assert!(ran.stderr.contains("cannot read") && !place.path("gone/sizes.json").exists(), "{}", ran.stderr);
+    place.file("none.tar", "%PDF-1.4");
+    let ran = flipk(&["data", "stat", &place.path("in/{01..04}.tar").display().to_string(), "--json"]).expect(1);
+    let found: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    for (key, value) in [("shards", 4), ("opened_shards", 2), ("unusable_shards", 2), ("samples", 6)] {
+        assert_eq!(found[key], value, "{key}: {found}");
+    }
+    let ran = flipk(&["data", "stat", &place.path("none.tar").display().to_string()]).expect(1);
+    assert!(ran.stdout.contains("unusable shards") && ran.stderr.contains("PDF"), "{}{}", ran.stdout, ran.stderr);
+}
+
+/// Encoding it once more would lose detail, unless it is turned.
+#[test]
+fn a_small_jpeg_is_packed_as_it_is() {
+    let place = Place::new();
+    let image = |name: &str| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/images").join(name);
+        fs::read(path).unwrap()
+    };
+    let (small, png) = (image("jpeg-420.jpg"), image("png-gamma.png"));
+    let mut archive = Vec::new();
+    for (name, bytes) in [("1.jpg", &small), ("1.txt", &b"a".to_vec()), ("2.png", &png), ("2.txt", &b"b".to_vec())] {
+        crate::pack::append(&mut archive, name, bytes);
+    }
+    crate::pack::finish(&mut archive);
+    let data = place.file("a.tar", archive);
+    let packed = |out: &str, flags: &[&str]| {
+        let arg = format!("--out={}", place.path(out).display());
+        flipk(&[&["data", "pack", &data, &arg], flags].concat()).expect(0);
+        members(&files(&place.path(out))["000000.tar"])
+    };
+    let as_it_is = packed("same", &[]);
+    assert!(as_it_is[0] == ("1.jpg".to_owned(), small.clone()) && as_it_is[2].0 == "2.jpg");
+    for (out, flags) in [("smaller", ["--size=8"]), ("turned", ["--exif-orientation=apply"])] {
+        assert_ne!(packed(out, &flags)[0].1, small, "{out}");
+    }
 }
 
 /// More than half of the first thousand, and less than half when the samples that are packed at once are done.

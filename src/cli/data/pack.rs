@@ -17,8 +17,9 @@ use crate::units::{self, Bytes};
 /// Write shards with smaller images, for data that is read many times
 ///
 /// Images are resized to a short side of --size and stored as JPEG in WebDataset shards that other programs read too,
-/// or as raw pixels, which only flipk reads. Captions, JSON and class numbers stay as they are; broken samples are left
-/// out. After Ctrl-C or a crash, the same command goes on after the last whole shard.
+/// or as raw pixels, which only flipk reads. A JPEG that is not larger than --size is copied as it is. Captions, JSON and
+/// class numbers stay as they are; broken samples are left out, and so are shards that are no archives, after which the
+/// exit code is 1. After Ctrl-C or a crash, the same command goes on after the last whole shard.
 #[derive(Args)]
 #[command(after_help = "Examples:
   flipk data pack 'cc12m/{00000..01242}.tar' --out packed
@@ -33,7 +34,7 @@ pub(super) struct Pack {
     /// Short side of images in pixels; smaller ones keep their size
     #[arg(long, value_name = "PIXELS", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=65535))]
     size: u32,
-    /// JPEG quality
+    /// Quality of the JPEGs that are encoded
     #[arg(long, value_name = "1..100", default_value_t = 90, value_parser = clap::value_parser!(u8).range(1..=100))]
     quality: u8,
     /// Store raw pixels (.rgb) instead of JPEG: several times faster to load, and about ten times larger
@@ -91,7 +92,7 @@ impl Pack {
             tracing::info!("stopped; run the same command again to go on");
             return Ok(ExitCode::from(INTERRUPTED));
         }
-        Ok(ExitCode::SUCCESS)
+        Ok(if packed.unusable_shards == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }
 
@@ -103,6 +104,9 @@ fn summary(packed: &Packed) -> String {
     ];
     if packed.resumed_shards > 0 {
         rows.push(["shards that were there".to_owned(), packed.resumed_shards.to_string()]);
+    }
+    if packed.unusable_shards > 0 {
+        rows.push(["skipped: unusable shards".to_owned(), packed.unusable_shards.to_string()]);
     }
     rows.extend(kinds(&packed.skipped).into_iter().map(|[kind, count]| [format!("skipped: {kind}"), count]));
     table(["", ""], &rows).trim_start().to_owned()

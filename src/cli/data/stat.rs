@@ -11,8 +11,11 @@ use crate::cli::signals::interrupt;
 use crate::cli::table::{percent, table};
 use crate::data::LoaderConfig;
 use crate::data::tools::{Distribution, Statistics, stat};
+use crate::log;
 
 /// Show what is in a data set: sizes, formats, captions, duplicates, and how fast it loads
+///
+/// Shards that cannot be used are named and counted, and the exit code is then 1.
 #[derive(Args)]
 #[command(after_help = "Examples:
   flipk data stat 'cc12m/{00000..01242}.tar' --tokenizer vocab.txt --mask-ratio 0.75
@@ -58,18 +61,23 @@ impl Stat {
             bar.set_length(total);
             bar.set_position(done);
         };
-        let found = stat(&input, tokenizer.as_ref(), &config, (!self.all).then_some(self.sample), &stop, progress)?;
+        let (max, warn) = ((!self.all).then_some(self.sample), &mut |warning: String| log::line(&warning));
+        let found = stat(&input, tokenizer.as_ref(), &config, max, &stop, progress, warn)?;
         bar.finish_and_clear();
         match self.json {
             true => put(format_args!("{}\n", serde_json::to_string_pretty(&found)?))?,
             false => put(format_args!("{}", show(&found, &config)))?,
         }
-        Ok(if found.stopped { ExitCode::from(INTERRUPTED) } else { ExitCode::SUCCESS })
+        Ok(match (found.stopped, found.unusable_shards) {
+            (true, _) => ExitCode::from(INTERRUPTED),
+            (false, 0) => ExitCode::SUCCESS,
+            (false, _) => ExitCode::FAILURE,
+        })
     }
 }
 
 fn show(found: &Statistics, config: &LoaderConfig) -> String {
-    let about = if found.opened_shards < found.shards { "about " } else { "" };
+    let about = if found.opened_shards + found.unusable_shards < found.shards { "about " } else { "" };
     let mut text = format!(
         "{about}{} samples in {} shards; looked at {} samples in {} shards\n\n",
         found.samples, found.shards, found.looked_at, found.opened_shards
@@ -94,6 +102,11 @@ fn show(found: &Statistics, config: &LoaderConfig) -> String {
     let (images, captions) = (found.duplicate_images, found.duplicate_captions);
     rows.push(["repeated images".to_owned(), images.to_string(), share(images, good)]);
     rows.push(["repeated captions".to_owned(), captions.to_string(), share(captions, found.characters.total())]);
+    if found.unusable_shards > 0 {
+        let looked_at = found.opened_shards + found.unusable_shards;
+        let unusable = found.unusable_shards;
+        rows.push(["unusable shards".to_owned(), unusable.to_string(), share(unusable, looked_at)]);
+    }
     rows.extend(kinds(&found.broken).into_iter().map(|[kind, count]| {
         let part = share(count.parse().unwrap_or(0), found.looked_at);
         [format!("broken: {kind}"), count, part]

@@ -12,7 +12,7 @@ use super::cache::Cache;
 use super::counts::{CacheWriter, Counts};
 use super::view::{Held, Reader, View};
 use super::{Dataset, common, filter, left_out, source_ends, with_filter};
-use crate::data::error::{DataError, Result};
+use crate::data::error::Result;
 use crate::data::format::{Common, Report, Shard, note_lines};
 use crate::data::sample::CaptionKeys;
 use crate::data::sample::image::Decoding;
@@ -254,9 +254,7 @@ impl ShardList {
                     notes.extend(report.notes);
                     opened.shards.push((number, Some(Arc::new(shard))));
                 }
-                Some(Err(
-                    error @ (DataError::NotTar { .. } | DataError::NotParquet { .. } | DataError::EmptyShard { .. }),
-                )) => {
+                Some(Err(error)) if error.is_of_shard() => {
                     opened.warnings.push(format!("warning: skipped a shard: {error}"));
                     unusable.push(number);
                     opened.shards.push((number, None));

@@ -10,7 +10,7 @@ use crate::data::broken::{Broken, Kind};
 use crate::data::error::Result;
 use crate::data::format::{Entry, Shard, image_members, printable};
 use crate::data::sample::CropRect;
-use crate::data::sample::image::{self, Decoding, Part};
+use crate::data::sample::image::{self, Decoding, ExifOrientation, Part};
 use crate::data::sample::{Caption, CaptionKeys, ClassNumbers, Label, label};
 
 /// How samples are read: the same for all of a data set.
@@ -70,6 +70,16 @@ impl<'a> View<'a> {
 
     pub(crate) fn image(self) -> Result<Cow<'a, [u8]>, Broken> {
         self.whole()?.part(self.entry.image)?.ok_or_else(no_image)
+    }
+
+    /// The encoded image if it is a whole JPEG, whose pixels are those of [`Self::decoded`] for other programs too.
+    pub(crate) fn jpeg(self) -> Result<Option<Cow<'a, [u8]>>, Broken> {
+        let is_plain = |bytes: &[u8]| bytes.starts_with(b"\xFF\xD8\xFF") && bytes.ends_with(b"\xFF\xD9");
+        match self.reader.decoding.orientation {
+            ExifOrientation::Ignore => Ok(Some(self.image()?).filter(|bytes| is_plain(bytes))),
+            // Other readers may not turn it.
+            ExifOrientation::Apply => Ok(None),
+        }
     }
 
     pub(crate) fn cls(self) -> Result<Option<Cow<'a, [u8]>>, Broken> {

@@ -35,6 +35,14 @@ pub(super) struct Line {
     /// Samples that were read so far, and those that were skipped.
     pub(super) visited: u64,
     pub(super) skipped: Skipped,
+    /// Shards so far that could not be used.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(super) unusable_shards: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 pub(super) struct Journal {

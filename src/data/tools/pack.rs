@@ -19,7 +19,7 @@ use super::shrink::shrink;
 use crate::data::broken::{Broken, Kind, confined};
 use crate::data::dataset::{Held, View};
 use crate::data::error::DataError;
-use crate::data::format::Shard;
+use crate::data::format::{Report, Shard};
 use crate::data::loader::Skipped;
 use crate::data::sample::image::raw;
 use crate::random::{Permutation, Purpose};
@@ -77,6 +77,8 @@ pub struct Packed {
     pub bytes: u64,
     /// Broken samples that were left out, by kind.
     pub skipped: Skipped,
+    /// Shards that could not be used and were left out.
+    pub unusable_shards: u64,
     /// Shards of an earlier call that was stopped.
     pub resumed_shards: u64,
     /// Whether everything is packed.
@@ -132,13 +134,13 @@ pub enum PackError {
 impl Pack {
     /// Packs `input` into `folder`, or goes on after the last whole shard of an earlier call with the same options. The
     /// bits do not depend on the number of threads. Samples without a usable image, caption or class number are left
-    /// out. If `stop` is set, it ends after the samples that are being packed. `progress` is called with the samples
+    /// out, and so are shards that are no archives. If `stop` is set, it ends after the samples that are being packed. `progress` is called with the samples
     /// read so far, and with their number if it is known; `warn` with warnings.
     ///
     /// With `shuffle`, all shards are open at the same time.
     ///
     /// # Errors
-    /// Shards that cannot be read, a folder that has something else, a full disk, too many broken samples.
+    /// Shards that are missing or cannot be read, a folder that has something else, a full disk, too many broken samples.
     pub fn run(
         &self,
         input: &Input,
@@ -158,8 +160,9 @@ impl Pack {
         }
         let last = journal.lines.last();
         let (start, visited) = last.map_or(((0, 0), 0), |last| (last.next, last.visited));
-        let skipped = last.map_or_else(Skipped::new, |last| last.skipped.clone());
-        let writer = Writer { pack: self, folder, journal: &mut journal, open: None, visited, skipped };
+        let (skipped, unusable) =
+            last.map_or_else(Default::default, |last| (last.skipped.clone(), last.unusable_shards));
+        let writer = Writer { pack: self, folder, journal: &mut journal, open: None, visited, skipped, unusable };
         let complete = match self.shuffle {
             None => self.in_order(input, start, writer, stop, progress, warn)?,
             Some(seed) => self.shuffled(input, seed, start.1, writer, stop, progress, warn)?,
@@ -183,8 +186,10 @@ impl Pack {
         for first in (start.0 as usize..input.shards()).step_by(Input::group()) {
             let numbers = first..(first + Input::group()).min(input.shards());
             for (number, opened) in numbers.clone().zip(input.open_all(numbers)) {
-                let (shard, report) = opened?;
-                report.notes.into_iter().for_each(|(_, text)| warn(format!("warning: {text}")));
+                let Some(shard) = writer.usable(opened, warn)? else {
+                    next = (number as u64 + 1, 0);
+                    continue;
+                };
                 let begin = if number as u64 == start.0 { start.1 } else { 0 };
                 let samples: Vec<u64> = (begin..shard.samples.len() as u64).collect();
                 for chunk in samples.chunks(CHUNK * rayon::current_num_threads()) {
@@ -216,9 +221,10 @@ impl Pack {
         let mut shards: Vec<Arc<Shard>> = Vec::with_capacity(input.shards());
         // The number of the first sample of each shard.
         let mut firsts = vec![0];
+        // All are opened, also after an earlier call.
+        writer.unusable = 0;
         for opened in input.open_all(0..input.shards()) {
-            let (shard, report) = opened?;
-            report.notes.into_iter().for_each(|(_, text)| warn(format!("warning: {text}")));
+            let Some(shard) = writer.usable(opened, warn)? else { continue };
             firsts.push(firsts[shards.len()] + shard.samples.len() as u64);
             shards.push(shard);
         }
@@ -248,10 +254,13 @@ impl Pack {
             return Err(why);
         }
         let smaller = shrink(&image, self.size, self.filter);
+        let as_it_is = if smaller.is_none() { view.jpeg()? } else { None };
         let image: &RgbImage = smaller.as_ref().unwrap_or(&image);
-        let (extension, data) = match self.form {
-            Form::Raw => ("rgb", raw::encode(image)),
-            Form::Jpeg(quality) => ("jpg", jpeg(image, quality)?),
+        let (extension, data) = match (self.form, as_it_is) {
+            (Form::Raw, _) => ("rgb", raw::encode(image)),
+            // Encoding it once more would only lose detail.
+            (Form::Jpeg(_), Some(bytes)) => ("jpg", bytes.into_owned()),
+            (Form::Jpeg(quality), None) => ("jpg", jpeg(image, quality)?),
         };
         let texts = ["txt", "json", "cls"].into_iter().zip(texts);
         let texts = texts.filter_map(|(extension, text)| Some((extension, text?.into_owned())));
@@ -277,6 +286,7 @@ fn packed(journal: &Journal, resumed_shards: u64, complete: bool) -> Packed {
         samples: sum(|line| line.samples),
         bytes: sum(|line| line.bytes),
         skipped: journal.lines.last().map_or_else(BTreeMap::new, |line| line.skipped.clone()),
+        unusable_shards: journal.lines.last().map_or(0, |line| line.unusable_shards),
         resumed_shards,
         complete,
     }
@@ -289,9 +299,30 @@ struct Writer<'a> {
     open: Option<(String, Archive)>,
     visited: u64,
     skipped: Skipped,
+    unusable: u64,
 }
 
 impl Writer<'_> {
+    /// A shard that was opened; `None` for one that cannot be used, which is counted.
+    fn usable(
+        &mut self,
+        opened: Result<(Arc<Shard>, Report), DataError>,
+        warn: &mut dyn FnMut(String),
+    ) -> Result<Option<Arc<Shard>>, PackError> {
+        match opened {
+            Ok((shard, report)) => {
+                report.notes.into_iter().for_each(|(_, text)| warn(format!("warning: {text}")));
+                Ok(Some(shard))
+            }
+            Err(error) if error.is_of_shard() => {
+                warn(format!("warning: skipped a shard: {error}"));
+                self.unusable += 1;
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Packs samples in parallel and writes them in order. `places` says where each is, for the journal.
     fn take(&mut self, samples: &[Held], places: impl Iterator<Item = (u64, u64)>) -> Result<(), PackError> {
         let pack = self.pack;
@@ -340,8 +371,8 @@ impl Writer<'_> {
         let Some((shard, mut archive)) = self.open.take() else { return Ok(()) };
         archive.finish().map_err(|source| self.write_error(&shard, source))?;
         let Archive { samples, bytes, crc: crc32c, .. } = archive;
-        let (visited, skipped) = (self.visited, self.skipped.clone());
-        self.journal.add(Line { shard, samples, bytes, crc32c, next, visited, skipped })
+        let (visited, skipped, unusable_shards) = (self.visited, self.skipped.clone(), self.unusable);
+        self.journal.add(Line { shard, samples, bytes, crc32c, next, visited, skipped, unusable_shards })
     }
 
     /// After the last sample.

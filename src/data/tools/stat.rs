@@ -88,7 +88,9 @@ pub struct Statistics {
     pub shards: u64,
     /// Shards that were opened.
     pub opened_shards: u64,
-    /// Samples in all shards; an estimate unless all were opened.
+    /// Shards that cannot be used, of those that were looked at.
+    pub unusable_shards: u64,
+    /// Samples in all shards; an estimate unless all were looked at.
     pub samples: u64,
     /// Samples that were looked at.
     pub looked_at: u64,
@@ -156,12 +158,13 @@ impl Look {
 }
 
 /// Looks at about `max` samples that are spread over `input`, or at all of them without `max`. `config` says how they
-/// would be loaded. `progress` is called with the number of shards that are done, of how many.
+/// would be loaded. `progress` is called with the number of shards that are done, of how many; `warn` with a warning for
+/// each shard that cannot be used.
 ///
 /// With all samples, memory for duplicates grows by about 30 bytes for each.
 ///
 /// # Errors
-/// A shard that cannot be used, or a `config` out of range.
+/// A `config` out of range.
 pub fn stat(
     input: &Input,
     tokenizer: Option<&Tokenizer>,
@@ -169,6 +172,7 @@ pub fn stat(
     max: Option<u64>,
     stop: &AtomicBool,
     progress: &mut dyn FnMut(u64, u64),
+    warn: &mut dyn FnMut(String),
 ) -> Result<Statistics> {
     config.validate()?;
     let opened = max.map_or(input.shards(), |_| input.shards().min(SHARDS));
@@ -185,7 +189,15 @@ pub fn stat(
             break;
         }
         let number = at * input.shards() / opened;
-        let (shard, _) = input.open(number as u32)?;
+        progress(at as u64, opened as u64);
+        let (shard, _) = match input.open(number as u32) {
+            Ok(opened) => opened,
+            Err(error) => {
+                warn(format!("warning: skipped a shard: {error}"));
+                found.unusable_shards += 1;
+                continue;
+            }
+        };
         let of = shard.samples.len() as u64;
         found.samples += of;
         found.opened_shards += 1;
@@ -201,11 +213,9 @@ pub fn stat(
         for look in looked {
             found.add(look, &mut images, &mut captions);
         }
-        progress(found.opened_shards, opened as u64);
     }
-    if found.opened_shards > 0 {
-        found.samples = (u128::from(found.samples) * u128::from(found.shards) / u128::from(found.opened_shards)) as u64;
-    }
+    let looked_at = found.opened_shards + found.unusable_shards;
+    found.samples = (u128::from(found.samples) * u128::from(found.shards) / u128::from(looked_at.max(1))) as u64;
     found.cut = found.tokens.as_ref().map(|tokens| tokens.share_above(config.context as u64));
     found.speed = speed(&timed, tokenizer, config);
     Ok(found)
@@ -288,7 +298,7 @@ mod tests {
         let tokenizer = Tokenizer::from_bytes(b"[PAD]\n[UNK]\na\ncat\ndog\nand\n", "vocab.txt").unwrap();
         let config = LoaderConfig { image_size: 16, patch_size: 4, context: 2, ..LoaderConfig::default() };
         let go = AtomicBool::new(false);
-        let found = stat(&input, Some(&tokenizer), &config, None, &go, &mut |_, _| {}).unwrap();
+        let found = stat(&input, Some(&tokenizer), &config, None, &go, &mut |_, _| {}, &mut |_| {}).unwrap();
         assert_eq!((found.samples, found.looked_at, &found.broken), (4, 4, &Skipped::from([(Kind::BadImage, 1)])));
         assert_eq!((found.duplicate_images, found.duplicate_captions), (1, 1));
         assert_eq!(found.formats.values().sum::<u64>(), 3);
@@ -297,9 +307,9 @@ mod tests {
         assert_eq!(found.cut, Some(1.0 / 3.0));
         let speed = found.speed.unwrap();
         assert!(speed.one_thread > 0.0 && speed.all_threads > 0.0);
-        let few = stat(&input, None, &config, Some(2), &go, &mut |_, _| {}).unwrap();
+        let few = stat(&input, None, &config, Some(2), &go, &mut |_, _| {}, &mut |_| {}).unwrap();
         assert_eq!((few.looked_at, few.samples, few.cut), (2, 4, None));
         let wrong = LoaderConfig { mask_ratio: 1.0, ..config };
-        assert!(stat(&input, None, &wrong, None, &go, &mut |_, _| {}).is_err());
+        assert!(stat(&input, None, &wrong, None, &go, &mut |_, _| {}, &mut |_| {}).is_err());
     }
 }
