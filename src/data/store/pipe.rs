@@ -11,6 +11,8 @@ use super::access::{Fetching, seconds};
 
 /// How often a wait looks whether it is stopped.
 const TICK: Duration = Duration::from_millis(100);
+/// How long messages are read after the end of the command.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Bytes that are read at once.
 const BUFFER: usize = 256 << 10;
 /// How much of the command's messages an error quotes.
@@ -39,7 +41,10 @@ pub(super) fn run(command: &str, into: &mut Spooled, with: Fetching<'_>) -> io::
     let ended = written.and_then(|()| running.wait(with));
     drop(running);
     // What it said last, but nobody waits for a process that outlives it.
-    while let Ok(Ok(said)) = messages.recv_timeout(TICK) {
+    let ended_at = Instant::now();
+    while ended_at.elapsed() < LAST_WORDS
+        && let Ok(Ok(said)) = messages.recv_timeout(TICK)
+    {
         keep(&mut end, &said);
     }
     let problem = match ended {
@@ -69,7 +74,11 @@ fn write(
         match output.recv_timeout(TICK) {
             Ok(bytes) => {
                 let bytes = bytes?;
-                into.write_at(&bytes, at)?;
+                into.write_at(&bytes, at).map_err(|error| {
+                    let problem =
+                        format!("cannot write its output to a temporary file (set TMPDIR to another folder): {error}");
+                    io::Error::new(error.kind(), problem)
+                })?;
                 at += bytes.len() as u64;
                 last = Instant::now();
             }
@@ -185,6 +194,12 @@ mod tests {
         assert_eq!(of("head -c 3000000 /dev/zero").unwrap().len(), 3_000_000);
         // Longer than the time that is allowed, but never silent for so long; and messages alone are no failure.
         assert_eq!(of("for i in 1 2 3; do sleep 0.2; printf $i; echo note >&2; done").unwrap(), b"123");
+        // A process that leaves the group and talks on.
+        let begun = Instant::now();
+        let talks =
+            "setsid sh -c 'for i in $(seq 60); do echo x >&2; sleep 0.05; done' > /dev/null & sleep 0.2; printf ab";
+        assert_eq!(of(talks).unwrap(), b"ab");
+        assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
         let failed = of("printf abc; for i in 1 2 3 4 5 6 7; do echo line $i >&2; done; exit 3").unwrap_err();
         assert!(failed.contains("exit status: 3") && failed.ends_with("line 3 | line 4 | line 5 | line 6 | line 7"));
         assert!(of("no-such-program-anywhere").unwrap_err().contains("not found"));
