@@ -196,9 +196,23 @@ fn a_folder_with_something_else_is_refused() {
     refused("out", &[], "000000.tar has 5 bytes instead of");
     place.shard("in/01.tar", &[(1, &[("txt", "a square")])]);
     refused("out", &[], "a pack of other shards");
+    refused("out", &["--caption-key=alt"], "with other captions or columns");
     place.file("out/pack.jsonl", "{}\n");
     refused("out", &[], "its pack.jsonl is not that of a pack");
     refused("new", &["--max-bad=2"], "0 <= share <= 1");
+    // A folder of images with one more than before.
+    fs::create_dir(place.path("photos")).unwrap();
+    let photo = |name: &str| {
+        place.file(&format!("photos/{name}.png"), crate::robust::png(1));
+        place.file(&format!("photos/{name}.txt"), "a square");
+    };
+    photo("1");
+    photo("2");
+    let photos = place.path("photos").display().to_string();
+    pack(&place, &photos, "shoe-box", &[]).expect(0);
+    photo("0");
+    let ran = pack(&place, &photos, "shoe-box", &[]).expect(1);
+    assert!(ran.stderr.contains("a pack of other shards"), "{}", ran.stderr);
     for wrong in [&["--size=0"][..], &["--shard-size=5apples"], &["--raw", "--quality=3"], &["--seed=1"]] {
         pack(&place, &data, "new", wrong).expect(2);
     }

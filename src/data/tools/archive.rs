@@ -99,8 +99,8 @@ impl Drop for Archive {
     }
 }
 
-/// The key without what would change its meaning in an archive: dots in the last part of the path end a key, and a
-/// leading slash or `..` points out of the folder that an archive is unpacked into.
+/// The key without what would change its meaning in an archive: dots in the last part of the path end a key, a leading
+/// slash or `..` points out of the folder that an archive is unpacked into, and a zero byte ends a name.
 fn plain(key: &[u8], number: u64) -> Vec<u8> {
     let parts = key.split(|&byte| byte == b'/').filter(|part| !matches!(*part, b"" | b"." | b".."));
     let mut parts: Vec<Vec<u8>> = parts.map(<[u8]>::to_vec).collect();
@@ -108,7 +108,9 @@ fn plain(key: &[u8], number: u64) -> Vec<u8> {
         None => return format!("{number:09}").into_bytes(),
         Some(last) => last.iter_mut().filter(|byte| **byte == b'.').for_each(|byte| *byte = b'_'),
     }
-    parts.join(&b'/')
+    let mut key = parts.join(&b'/');
+    key.iter_mut().filter(|byte| **byte == 0).for_each(|byte| *byte = b'_');
+    key
 }
 
 #[cfg(test)]
@@ -122,7 +124,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut archive = Archive::create(folder.path(), "0.tar").unwrap();
         let long = "x".repeat(150);
-        for key in ["a", "d/a.b", "a", &long, "/../abs", ""] {
+        for key in ["a", "d/a.b", "a", &long, "/../abs", "", "\0hash"] {
             archive.add(key.as_bytes(), &[("jpg", vec![7; 700]), ("txt", key.as_bytes().to_vec())]).unwrap();
         }
         assert!(!folder.path().join("0.tar").exists());
@@ -139,7 +141,7 @@ mod tests {
             assert!(!name.ends_with("jpg") || data == [7; 700]);
             names.push(name);
         }
-        let keys = ["a", "d/a_b", "a-2", &long, "abs", "000000005"];
+        let keys = ["a", "d/a_b", "a-2", &long, "abs", "000000005", "_hash"];
         let expected: Vec<String> = keys.iter().flat_map(|key| [format!("{key}.jpg"), format!("{key}.txt")]).collect();
         assert_eq!(names, expected);
     }

@@ -1,5 +1,6 @@
 //! Shards that are opened in order, a few at a time, and what is in them.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rayon::prelude::*;
@@ -9,11 +10,13 @@ use crate::data::error::Result;
 use crate::data::format::{Common, Report, Shard};
 use crate::data::sample::CaptionKeys;
 use crate::data::sample::image::Decoding;
-use crate::data::store::Location;
+use crate::data::store::{Location, files_in};
 
 /// A list of shards, of which none is open yet.
 pub struct Input {
     pub(super) locations: Vec<Location>,
+    /// How samples are read, for the fingerprint.
+    options: String,
     reader: Arc<Reader>,
     common: Common,
 }
@@ -32,7 +35,8 @@ impl Input {
     pub fn find<S: AsRef<str>>(specs: &[S], keys: CaptionKeys, decoding: Decoding) -> Result<Self> {
         let locations = sources(specs, &keys.access)?.into_iter().flat_map(|source| source.shards).collect();
         let common = common(&keys);
-        Ok(Self { locations, reader: Arc::new(uncached(keys, decoding)), common })
+        let options = format!("{}\n{decoding:?}\n", serde_json::to_string(&keys).unwrap_or_default());
+        Ok(Self { locations, options, reader: Arc::new(uncached(keys, decoding)), common })
     }
 
     /// The number of shards.
@@ -40,14 +44,19 @@ impl Input {
         self.locations.len()
     }
 
-    /// Over the names and lengths of all shards: another list, or changed shards, give another one.
+    /// Over how samples are read, and the names and lengths of all shards: another list, or changed shards, give another
+    /// one. Of a folder of images, over the names of its files.
     pub(super) fn fingerprint(&self) -> u32 {
-        self.locations.iter().fold(0, |sum, location| {
-            let len = match location {
+        let names = |files: Vec<PathBuf>| {
+            files.iter().fold(0, |sum, name| crc32c::crc32c_append(sum, name.as_os_str().as_encoded_bytes()))
+        };
+        self.locations.iter().fold(crc32c::crc32c(self.options.as_bytes()), |sum, location| {
+            let content = match location {
                 Location::File(path) => std::fs::metadata(path).map_or(0, |data| data.len()),
+                Location::Folder(path) => files_in(path).map_or(0, |files| names(files).into()),
                 _ => 0,
             };
-            crc32c::crc32c_append(sum, format!("{location}\n{len}\n").as_bytes())
+            crc32c::crc32c_append(sum, format!("{location}\n{content}\n").as_bytes())
         })
     }
 

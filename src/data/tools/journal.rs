@@ -19,7 +19,7 @@ const SIZES: &str = "sizes.json";
 struct Head {
     version: u32,
     options: Pack,
-    /// Over the names and lengths of the shards that are packed.
+    /// Over the shards that are packed, and how they are read.
     source: u32,
 }
 
@@ -97,7 +97,7 @@ impl Journal {
         match found {
             Ok(found) if found == head => {}
             Ok(found) if found.source != head.source => {
-                return refuse("it has a pack of other shards, or of shards that have changed since".to_owned());
+                return refuse("it has a pack of other shards, of shards that have changed since, or with other captions or columns".to_owned());
             }
             Ok(found) if found.options != head.options => {
                 let own = serde_json::to_string(&found.options).unwrap_or_default();
