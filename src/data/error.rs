@@ -20,7 +20,7 @@ pub enum DataError {
     #[error("cannot use `{spec}`: {source}")]
     Pattern { spec: String, source: glob::PatternError },
     /// Shards that do not exist.
-    #[error("{missing} of the {total} shards of `{spec}` do not exist: {first}; {there}")]
+    #[error("{}: {first}; {there}", missing_shards(spec, *missing, *total))]
     MissingShards { spec: String, missing: usize, total: usize, first: String, there: String },
     /// A file that cannot be read.
     #[error("cannot read {}: {source}", path.display())]
@@ -56,10 +56,7 @@ pub enum DataError {
     #[error("no captions in {source_of} ({samples} samples looked at): looked for {looked_for}; found {found}")]
     NoCaptions { source_of: String, samples: u64, looked_for: String, found: String },
     /// A source in which no sample has both.
-    #[error(
-        "no sample of {source_of} has both an image and a caption ({samples} looked at): {reasons}; the files of a \
-         sample have the same path in the archive up to the first dot of the name"
-    )]
+    #[error("no sample of {source_of} has both an image and a caption ({samples} looked at): {reasons}")]
     NoPairs { source_of: String, samples: u64, reasons: String },
     /// A filter of samples that no sample can pass.
     #[error("--where {filter}: {problem}")]
@@ -103,6 +100,14 @@ pub enum DataError {
     /// The loader returned an error before.
     #[error("the loader has ended; its first error was given before")]
     Ended,
+}
+
+fn missing_shards(spec: &str, missing: usize, total: usize) -> String {
+    match (missing, total) {
+        (_, 1) => "there is no such file".to_owned(),
+        (1, _) => format!("one of the {total} shards of `{spec}` does not exist"),
+        _ => format!("{missing} of the {total} shards of `{spec}` do not exist"),
+    }
 }
 
 impl DataError {

@@ -2,7 +2,7 @@
 //! the result whatever the bytes are. See `crate::fuzzing`.
 
 use super::format::tar::{self, Content};
-use super::format::{Common, Shard};
+use super::format::{Common, Naming, Shard};
 use super::sample::image::{self, Decoding, ExifOrientation, JpegDecoder, MAX_PIXELS, Square};
 use super::sample::json::{Record, Value};
 use super::sample::{
@@ -31,7 +31,7 @@ pub fn shard(bytes: &[u8]) {
             let part = |span| shard.part(span).expect("the index names bytes that are there");
             part(entry.image);
             let txts = shard.txts(entry).expect("the index names bytes that are there");
-            let _ = CaptionKeys::default().read_all(&txts, part(entry.json).as_deref());
+            let _ = CaptionKeys::default().read_all(&txts, part(entry.json).as_deref(), Naming::Members);
             if let Ok(Some(class)) = shard.part(entry.cls) {
                 let _ = label::class(&class);
             }

@@ -7,7 +7,7 @@
 //! | bytes in memory (a member of a shard) | [`decode`] |
 //! | the first bytes of a file of any kind | `beginning` |
 //! | the lines of a text | [`lines`] |
-//! | text or a list in a message | [`shorten`], `list_some` |
+//! | text, a list or a number in a message | [`shorten`], `list_some`, `count` |
 //! | text to be compared with other text | [`compose`] |
 
 use std::borrow::Cow;
@@ -121,6 +121,14 @@ pub(crate) fn list_some(items: impl Iterator<Item = String>) -> String {
         0 => "nothing".to_owned(),
         n if n <= MAX_SHOWN => all.join(", "),
         n => format!("{} and {} more", all[..MAX_SHOWN].join(", "), n - MAX_SHOWN),
+    }
+}
+
+/// A number and what it counts, for a message: `1 shard`, `2 shards`.
+pub(crate) fn count(number: u64, what: &str) -> String {
+    match number {
+        1 => format!("1 {what}"),
+        number => format!("{number} {what}s"),
     }
 }
 

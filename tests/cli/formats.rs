@@ -129,13 +129,31 @@ fn tables_and_folders_that_cannot_be_used_say_why() {
     };
     says(&addresses, &["no column with the paths of images", "has `url`, `caption`", "--image-key"]);
     let gone = place.file("gone.tsv", "filepath\ttitle\n1.jpg\ta cat\n2.jpg\ta dog\n");
-    says(&gone, &["no images in", "missing image: 1.jpg: No such file"]);
+    let columns = "found the columns `filepath`, `title`";
+    says(&gone, &["no images in", "looked for an image in each row", columns, "missing image: 1.jpg: No such file"]);
     std::fs::create_dir(place.path("texts")).unwrap();
     place.file("texts/1.txt", "a cat");
     says(&place.path("texts").display().to_string(), &["no images there", "holds 1.txt"]);
     std::fs::create_dir(place.path("alone")).unwrap();
     place.file("alone/1.jpg", image("jpeg-420"));
-    says(&place.path("alone").display().to_string(), &["no captions in", "found .jpg"]);
+    says(
+        &place.path("alone").display().to_string(),
+        &["no captions in", "looked for a .txt file or the field `caption` of the .json file", "found .jpg"],
+    );
+    let silent = place.file("silent.csv", "filepath,words\nalone/1.jpg,a cat\n");
+    says(
+        &silent,
+        &["looked for a column title, caption, text, txt or captions; found the columns `filepath`, `words`"],
+    );
+    let key = ["--caption-key=titel"];
+    let ran = train(&place, "none", &silent, &key).expect(1);
+    assert!(ran.stderr.contains("looked for the column `titel`; found the columns"), "{}", ran.stderr);
+    let ran = train(&place, "none", &fixture("tfrecord/six.tfrecord").display().to_string(), &key).expect(1);
+    assert!(
+        ran.stderr.contains("looked for the field `titel` of the feature json; found the features `jpg`, `key`, `txt`"),
+        "{}",
+        ran.stderr
+    );
     let mut records = std::fs::read(fixture("tfrecord/six.tfrecord")).unwrap();
     let middle = records.len() / 2;
     records[middle] ^= 1;

@@ -168,7 +168,7 @@ fn captions_come_from_several_fields() {
         (&["--caption-key=caption:0.7,alt_text"][..], "either all fields have a probability, or none"),
         (&["--json-text-key=caption;alt", "--json-text-key-probs=0.7;0.3"], "--caption-key caption:0.7,alt:0.3"),
         (&["--json-text-key", "caption"], "--caption-key caption"),
-        (&["--caption-key=titel,text"], "looked for the field `titel` of a .json member or the field `text`"),
+        (&["--caption-key=titel,text"], "looked for the field `titel` of the .json member or the field `text`"),
     ] {
         let (ran, path) = run("no", flags);
         let said = ran.expect(1).stderr;

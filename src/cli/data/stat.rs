@@ -10,6 +10,7 @@ use crate::cli::put;
 use crate::cli::signals::interrupt;
 use crate::cli::table::{percent, table};
 use crate::data::LoaderConfig;
+use crate::data::text::count;
 use crate::data::tools::{Distribution, Statistics, stat};
 use crate::log;
 
@@ -79,8 +80,11 @@ impl Stat {
 fn show(found: &Statistics, config: &LoaderConfig) -> String {
     let about = if found.opened_shards + found.unusable_shards < found.shards { "about " } else { "" };
     let mut text = format!(
-        "{about}{} samples in {} shards; looked at {} samples in {} shards\n\n",
-        found.samples, found.shards, found.looked_at, found.opened_shards
+        "{about}{} in {}; looked at {} in {}\n\n",
+        count(found.samples, "sample"),
+        count(found.shards, "shard"),
+        count(found.looked_at, "sample"),
+        count(found.opened_shards, "shard")
     );
     let row = |name: &str, of: &Distribution| {
         let [min, p10, p50, p90, max] = [0.0, 0.1, 0.5, 0.9, 1.0].map(|share| of.quantile(share).to_string());

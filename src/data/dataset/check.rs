@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::data::broken::{Broken, Kind};
 use crate::data::error::{DataError, Result};
-use crate::data::format::{Entry, Report, Shard, image_members, printable};
+use crate::data::format::{Entry, Naming, Report, Shard, printable};
 use crate::data::sample::{CaptionKeys, ClassNumbers, Record};
 use crate::data::text::list_some;
 
@@ -20,7 +20,9 @@ const PROBE_RECORDS: usize = 32;
 pub(super) fn source(spec: &str, shards: &[Shard], reports: &[Report], keys: &CaptionKeys) -> Result<()> {
     let total: usize = shards.iter().map(|shard| shard.samples.len()).sum();
     let samples = shards.iter().flat_map(|shard| shard.samples.iter().map(move |entry| (shard, entry)));
-    let read = |shard: &Shard, entry: &Entry| keys.read_all(&shard.txts(entry)?, shard.part(entry.json)?.as_deref());
+    let read = |shard: &Shard, entry: &Entry| {
+        keys.read_all(&shard.txts(entry)?, shard.part(entry.json)?.as_deref(), shard.naming)
+    };
     let mut looked = Looked::default();
     for (shard, entry) in samples.step_by(total.div_ceil(PROBE_SAMPLES).max(1)) {
         let caption = match (keys.class_numbers, entry.cls) {
@@ -43,15 +45,17 @@ pub(super) fn source(spec: &str, shards: &[Shard], reports: &[Report], keys: &Ca
     };
     let samples = looked.samples;
     let extensions: BTreeSet<&String> = reports.iter().flat_map(|report| &report.extensions).collect();
-    let mut found = list_some(extensions.into_iter().map(|extension| format!(".{extension}")));
+    // Those of the first shard: sources of several kinds are rare.
+    let naming = shards.first().map(|shard| shard.naming).unwrap_or_default();
+    let mut found = naming.found(extensions.into_iter());
     // Why existing members cannot be used.
     let flaw = looked.flaw.map_or(String::new(), |flaw| format!("; {flaw}"));
     if looked.images == 0 {
         found += &flaw;
-        return Err(DataError::NoImages { source_of, samples, looked_for: image_members(), found });
+        return Err(DataError::NoImages { source_of, samples, looked_for: naming.images(), found });
     }
     if looked.captions == 0 {
-        if !looked.fields.is_empty() {
+        if !looked.fields.is_empty() && naming != Naming::Columns {
             found += &format!(
                 "; JSON fields {}",
                 list_some(looked.fields.iter().map(|field| if field.trim() == field {
@@ -66,7 +70,7 @@ pub(super) fn source(spec: &str, shards: &[Shard], reports: &[Report], keys: &Ca
             found += &format!("; {sample}: {why}");
         }
         found += &flaw;
-        return Err(DataError::NoCaptions { source_of, samples, looked_for: keys.looked_for(), found });
+        return Err(DataError::NoCaptions { source_of, samples, looked_for: keys.looked_for(naming), found });
     }
     let mut reasons = format!("{} have an image, {} have a caption", looked.images, looked.captions);
     if let (Some(image), Some(caption)) = (&looked.image_only, &looked.caption_only) {
@@ -74,6 +78,7 @@ pub(super) fn source(spec: &str, shards: &[Shard], reports: &[Report], keys: &Ca
         reasons += &format!(", such as {image:?} an image and {caption:?} a caption");
     }
     reasons += &flaw;
+    reasons += naming.rule();
     Err(DataError::NoPairs { source_of, samples, reasons })
 }
 

@@ -17,6 +17,7 @@ use crate::data::format::{Common, Report, Shard, note_lines};
 use crate::data::sample::CaptionKeys;
 use crate::data::sample::image::Decoding;
 use crate::data::store::{Location, NEVER, Source};
+use crate::data::text::count;
 
 /// Shards that are looked at before training.
 const PROBE_SHARDS: usize = 8;
@@ -145,12 +146,12 @@ impl ShardList {
 
     /// What is known about it before training.
     pub(super) fn describe(&self) -> String {
-        let shards = self.locations.len();
+        let shards = count(self.locations.len() as u64, "shard");
         let from: Vec<&str> = self.counts.from.iter().copied().collect();
         match self.counts.total {
-            Some(samples) if from.is_empty() => format!("{samples} pairs in {shards} shards, shard by shard"),
-            Some(samples) => format!("{samples} pairs (by {}) in {shards} shards, shard by shard", from.join(" and ")),
-            None => format!("{shards} shards with an unknown number of pairs, shard by shard"),
+            Some(samples) if from.is_empty() => format!("{samples} pairs in {shards}, shard by shard"),
+            Some(samples) => format!("{samples} pairs (by {}) in {shards}, shard by shard", from.join(" and ")),
+            None => format!("{shards} with an unknown number of pairs, shard by shard"),
         }
     }
 

@@ -49,7 +49,7 @@ use super::format::{Common, Report, Shard, note_lines};
 use super::sample::image::Decoding;
 use super::sample::{Caption, CaptionKeys, Label};
 use super::store::{Access, Location, NEVER, Source, Span, embedded_names, left_out};
-use super::text::list_some;
+use super::text::{count, list_some};
 
 /// Temporary files with more bytes than this are worth a note.
 const NOTED_BYTES: u64 = 64 << 20;
@@ -138,24 +138,27 @@ impl Dataset {
             check::source(&source.spec, &shards[of_source.clone()], &reports[of_source], &keys)?;
         }
         let unpacked = reports.iter().map(|report| report.unpacked);
-        let (count, bytes) = unpacked.filter(|&bytes| bytes > 0).fold((0, 0), |(n, sum), bytes| (n + 1, sum + bytes));
+        let unpacked = unpacked.filter(|&bytes| bytes > 0);
+        let (unpacked_shards, bytes) = unpacked.fold((0_u64, 0), |(n, sum), bytes| (n + 1, sum + bytes));
         let fetched = reports.iter().map(|report| report.fetched).filter(|&bytes| bytes > 0);
-        let (fetched, fetched_bytes) = fetched.fold((0, 0), |(n, sum), bytes| (n + 1, sum + bytes));
+        let (fetched, fetched_bytes) = fetched.fold((0_u64, 0), |(n, sum), bytes| (n + 1, sum + bytes));
         let mut warnings = left_out(specs);
         warnings.extend(passed);
         warnings.extend(twice(&locations, &reports));
         warnings.extend(note_lines(reports.into_iter().flat_map(|report| report.notes)));
         if bytes > NOTED_BYTES {
             warnings.push(format!(
-                "{count} shards (compressed, or Parquet) were unpacked to {:.1} GB of temporary files in {} (set TMPDIR for another folder)",
+                "unpacked {} (compressed, or Parquet) to {:.1} GB of temporary files in {} (set TMPDIR for another folder)",
+                count(unpacked_shards, "shard"),
                 bytes as f64 / 1e9,
                 common.spool.folder().display()
             ));
         }
         if fetched_bytes > NOTED_BYTES {
             warnings.push(format!(
-                "{fetched} shards of {:.1} GB were fetched before the first step; with --order shards, each is fetched \
-                 when its turn comes, and --cache keeps them for the next time",
+                "fetched {} of {:.1} GB before the first step; with --order shards, each is fetched when its turn comes, \
+                 and --cache keeps them for the next time",
+                count(fetched, "shard"),
                 fetched_bytes as f64 / 1e9
             ));
         }

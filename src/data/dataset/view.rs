@@ -8,7 +8,7 @@ use ::image::RgbImage;
 use super::cache::Cache;
 use crate::data::broken::{Broken, Kind};
 use crate::data::error::Result;
-use crate::data::format::{Entry, Shard, image_members, printable};
+use crate::data::format::{Entry, Shard, printable};
 use crate::data::sample::CropRect;
 use crate::data::sample::image::{self, Decoding, ExifOrientation, Part};
 use crate::data::sample::{Caption, CaptionKeys, ClassNumbers, Label, label};
@@ -69,7 +69,7 @@ impl<'a> View<'a> {
     }
 
     pub(crate) fn image(self) -> Result<Cow<'a, [u8]>, Broken> {
-        self.whole()?.part(self.entry.image)?.ok_or_else(no_image)
+        self.whole()?.part(self.entry.image)?.ok_or_else(|| self.no_image())
     }
 
     /// The encoded image if it is a whole JPEG, whose pixels are those of [`Self::decoded`] for other programs too.
@@ -88,7 +88,7 @@ impl<'a> View<'a> {
 
     pub(crate) fn caption(self) -> Result<Caption, Broken> {
         let shard = self.whole()?;
-        self.reader.keys.read_all(&shard.txts(self.entry)?, shard.part(self.entry.json)?.as_deref())
+        self.reader.keys.read_all(&shard.txts(self.entry)?, shard.part(self.entry.json)?.as_deref(), shard.naming)
     }
 
     /// The `.txt`, `.json` and `.cls` members, as they are; several captions as lines.
@@ -114,8 +114,10 @@ impl<'a> View<'a> {
             ClassNumbers::Unused => Ok(Label::Captions(Vec::new())),
             ClassNumbers::Prefer => number()?.map_or_else(captions, Ok),
             ClassNumbers::Accept => captions().or_else(|why| number()?.ok_or(why)),
-            ClassNumbers::Require => number()?
-                .ok_or_else(|| Broken { kind: Kind::MissingCaption, detail: "looked for a .cls member".to_owned() }),
+            ClassNumbers::Require => number()?.ok_or_else(|| Broken {
+                kind: Kind::MissingCaption,
+                detail: format!("looked for {}", self.shard.naming.cls()),
+            }),
         }
     }
 
@@ -143,7 +145,7 @@ impl<'a> View<'a> {
             if whole.is_some() { CropRect::whole(width, height) } else { crop }
         };
         let decode = |bytes: &[u8]| image::decode_part(bytes, *decoding, chosen);
-        let decoded = self.whole()?.with_part(self.entry.image, decode)?.ok_or_else(no_image)?;
+        let decoded = self.whole()?.with_part(self.entry.image, decode)?.ok_or_else(|| self.no_image())?;
         let Part { image, crop } = decoded.map_err(|why| Broken { kind: Kind::BadImage, detail: why.to_string() })?;
         let image = Arc::new(image);
         if whole.is_some() {
@@ -159,8 +161,8 @@ impl<'a> View<'a> {
             None => Ok(self.shard),
         }
     }
-}
 
-fn no_image() -> Broken {
-    Broken { kind: Kind::MissingImage, detail: format!("looked for {}", image_members()) }
+    fn no_image(self) -> Broken {
+        Broken { kind: Kind::MissingImage, detail: format!("looked for {}", self.shard.naming.images()) }
+    }
 }

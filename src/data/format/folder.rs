@@ -4,9 +4,9 @@ use std::path::Path;
 
 use rayon::prelude::*;
 
-use super::Indexed;
 use super::members;
 use super::tar::{Content, Member};
+use super::{Indexed, Naming};
 use crate::data::error::{DataError, Result};
 use crate::data::store::{Joined, Store, files_in};
 
@@ -34,6 +34,12 @@ pub(super) fn open(folder: &Path) -> Result<(Store, Indexed)> {
     }
     let samples = members::group(&list);
     let notes = samples.unused.notes();
-    let indexed = Indexed { entries: samples.entries, extensions: samples.extensions, notes, ..Indexed::default() };
+    let indexed = Indexed {
+        entries: samples.entries,
+        naming: Naming::Files,
+        extensions: samples.extensions,
+        notes,
+        ..Indexed::default()
+    };
     Ok((Store::Joined(joined), indexed))
 }

@@ -10,6 +10,7 @@
 //! | `parquet` | Parquet, which is unpacked |
 //! | `shard` | one shard: its bytes and its samples |
 //! | `damage`, `notes` | what is wrong with a shard, and the messages about it |
+//! | `naming` | what the parts of a sample are called in messages |
 //!
 //! What an image or a caption is belongs in `sample`. Every format makes the same index: an [`Entry`] for each sample,
 //! with the byte ranges of its parts.
@@ -17,6 +18,7 @@
 mod damage;
 mod folder;
 mod members;
+mod naming;
 mod notes;
 mod packed;
 #[cfg(feature = "parquet")]
@@ -27,7 +29,8 @@ mod table;
 pub(crate) mod tar;
 mod tfrecord;
 
-pub(crate) use self::members::{Entry, image_members, printable};
+pub(crate) use self::members::{Entry, printable};
+pub(crate) use self::naming::Naming;
 pub(crate) use self::notes::lines as note_lines;
 #[cfg(feature = "parquet")]
 pub(crate) use self::parquet::rows as parquet_rows;
@@ -39,8 +42,9 @@ pub(crate) use self::tfrecord::masked_crc;
 #[derive(Debug, Default)]
 struct Indexed {
     entries: Vec<Entry>,
-    /// A JSON object with the features of each sample that are texts or numbers, where they are asked for and the format
-    /// has them outside of JSON.
+    naming: Naming,
+    /// A JSON object with the texts and numbers of each sample, where they are asked for and the format has them outside
+    /// of JSON.
     fields: Vec<Option<String>>,
     /// Extensions of members, or names of columns or features, for error messages.
     extensions: Vec<String>,

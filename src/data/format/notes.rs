@@ -31,7 +31,7 @@ pub(crate) fn lines(notes: impl Iterator<Item = (NoteKind, String)>) -> Vec<Stri
     }
     let lines = by_kind.into_values().flat_map(|(mut shown, more)| {
         if let (Some(last), 1..) = (shown.last_mut(), more) {
-            *last += &format!(" ({more} more shards are like this)");
+            *last += &format!(" (and {more} more like this)");
         }
         shown
     });
@@ -46,8 +46,7 @@ mod tests {
     fn the_first_few_of_each_kind_are_shown() {
         let notes =
             (0..5).map(|shard| (NoteKind::NoEnd, format!("{shard}.tar"))).chain([(NoteKind::Lost, "x".to_owned())]);
-        let expected =
-            ["warning: x", "warning: 0.tar", "warning: 1.tar", "warning: 2.tar (2 more shards are like this)"];
+        let expected = ["warning: x", "warning: 0.tar", "warning: 1.tar", "warning: 2.tar (and 2 more like this)"];
         assert_eq!(lines(notes), expected);
     }
 }

@@ -10,20 +10,19 @@ use std::time::Instant;
 use tracing::debug;
 
 use super::damage::{self, Inflation};
-use super::members::{self, Entry, image_members, printable};
+use super::members::{self, Entry, printable};
 use super::notes::NoteKind;
 use super::packed::{self, Packing};
 #[cfg(feature = "parquet")]
 use super::parquet;
 use super::sniff::sniff;
 use super::tar::{self, TarError};
-use super::{Indexed, folder, table, tfrecord};
+use super::{Indexed, Naming, folder, table, tfrecord};
 use crate::data::broken::{Broken, Kind};
 use crate::data::error::{DataError, Result};
 use crate::data::store::{
     self, Access, Fetching, Files, Gunzip, Location, NEVER, OpenFile, ReadAt, Span, Spool, Store, embedded, fill_from,
 };
-use crate::data::text::list_some;
 
 /// Bytes from which the kind of a file is guessed, if it is not an archive.
 const PROBE_BYTES: usize = 4096;
@@ -44,6 +43,7 @@ pub(crate) struct Common {
 pub(crate) struct Shard {
     pub(crate) location: Location,
     store: Store,
+    pub(crate) naming: Naming,
     pub(crate) samples: Vec<Entry>,
     /// An estimate of the samples that were lost to damage, in addition to those in `samples`.
     pub(crate) lost: u64,
@@ -93,15 +93,14 @@ impl Shard {
             Location::Remote(_) | Location::Pipe(_) => fetched(location, common, stop, &mut report)?,
         };
         let name = location.to_string();
-        let Indexed { entries: samples, fields, extensions, lost, notes, found } = indexed;
+        let Indexed { entries: samples, naming, fields, extensions, lost, notes, found } = indexed;
         if samples.is_empty() {
-            let listed = || list_some(extensions.iter().map(|extension| format!(".{extension}")));
-            return Err(empty(name, found.unwrap_or_else(listed)));
+            return Err(empty(name, naming, found.unwrap_or_else(|| naming.found(extensions.iter()))));
         }
         report.notes = notes.into_iter().map(|(kind, text)| (kind, format!("{name}: {text}"))).collect();
         (report.extensions, report.fields) = (extensions, fields);
         debug!(shard = name, samples = samples.len(), seconds = start.elapsed().as_secs_f64(), "opened a shard");
-        Ok((Self { location: location.clone(), store, samples, lost }, report))
+        Ok((Self { location: location.clone(), store, naming, samples, lost }, report))
     }
 
     /// Bytes of an archive, unpacked; 0 for what consists of many files.
@@ -146,8 +145,8 @@ fn unreadable(error: std::io::Error) -> Broken {
     Broken { kind: Kind::Unreadable, detail: error.to_string() }
 }
 
-fn empty(shard: String, found: String) -> DataError {
-    DataError::EmptyShard { shard, looked_for: format!("{}, .txt, .json or .cls", image_members()), found }
+fn empty(shard: String, naming: Naming, found: String) -> DataError {
+    DataError::EmptyShard { shard, looked_for: naming.samples(), found }
 }
 
 fn embedded_archive(name: &str) -> Result<(Store, Indexed)> {
@@ -169,7 +168,7 @@ fn file(number: u32, path: &Path, common: &Common, report: &mut Report) -> Resul
     let mut head = vec![0; PROBE_BYTES];
     let head = fill_from(&file, &mut head, 0).map_err(read)?;
     if head.is_empty() {
-        return Err(empty(name, "an empty file of 0 bytes".to_owned()));
+        return Err(empty(name, Naming::Members, "an empty file of 0 bytes".to_owned()));
     }
     if let Some(packing) = Packing::of(head) {
         return unpacked(packing, &file, path, common, report);
@@ -230,7 +229,7 @@ fn fetched(location: &Location, common: &Common, stop: &AtomicBool, report: &mut
     let mut head = vec![0; PROBE_BYTES];
     let head = fill_from(&store, &mut head, 0).map_err(read)?;
     if head.is_empty() {
-        return Err(empty(name, "0 bytes".to_owned()));
+        return Err(empty(name, Naming::Members, "0 bytes".to_owned()));
     }
     if let Some(packing) = Packing::of(head) {
         return unpacked(packing, &store, path, common, report);

@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 use csv::ByteRecord;
 use rayon::prelude::*;
 
-use super::Indexed;
 use super::members::{Entry, MAX_MEMBER, printable};
 use super::notes::NoteKind;
 use super::sniff::sniff;
 use super::tar;
+use super::{Indexed, Naming};
 use crate::data::broken::{Broken, Kind};
 use crate::data::error::{DataError, Result};
 use crate::data::store::{Joined, Store};
@@ -113,7 +113,10 @@ pub(super) fn open(path: &Path, bytes: &[u8], image_key: Option<&str>) -> Result
         entries.push(entry);
     }
     let notes = merged_rows(&rows).into_iter().collect();
-    Ok((Store::Joined(joined), Indexed { entries, extensions: columns.names, notes, ..Indexed::default() }))
+    Ok((
+        Store::Joined(joined),
+        Indexed { entries, naming: Naming::Columns, extensions: columns.names, notes, ..Indexed::default() },
+    ))
 }
 
 fn no_images(bytes: &[u8], image_key: Option<&str>) -> String {

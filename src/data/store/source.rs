@@ -398,7 +398,7 @@ mod tests {
         std::fs::write(&odd, b"x").unwrap();
         let two = format!("{}::embedded:noto", odd.display());
         assert!(
-            Source::parse_all(&two, &Access::default()).unwrap_err().to_string().contains("do not exist"),
+            Source::parse_all(&two, &Access::default()).unwrap_err().to_string().contains("no such file"),
             "it is split everywhere"
         );
         let found = Source::parse_all(&odd.display().to_string(), &Access::default()).unwrap();
@@ -426,7 +426,9 @@ mod tests {
         let error =
             |pattern: &str| Source::parse(&folder.path().join(pattern).display().to_string()).unwrap_err().to_string();
         let missing = error("{a,b,c}.tar");
-        assert!(missing.contains("2 of the 3 shards"), "{missing}");
+        assert!(missing.contains("2 of the 3 shards") && missing.contains("do not exist"), "{missing}");
+        assert!(error("{a,b}.tar").contains("one of the 2 shards of"), "{}", error("{a,b}.tar"));
+        assert!(error("b.tar").starts_with("there is no such file: "), "{}", error("b.tar"));
         assert!(missing.contains("b.tar") && missing.contains("holds a.tar"), "{missing}");
         let unmatched = error("*.tgz");
         assert!(unmatched.contains("nothing matches") && unmatched.contains("holds a.tar"), "{unmatched}");

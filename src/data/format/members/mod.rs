@@ -17,7 +17,7 @@ use std::collections::HashSet;
 use self::draft::{COMPOUND, Part, draft};
 use self::name::key_and_extension;
 pub(crate) use self::name::printable;
-pub(crate) use self::slot::{SLOTS, Slot, image_members};
+pub(crate) use self::slot::{SLOTS, Slot};
 use self::unused::Unused;
 use super::tar::{Content, Member};
 use crate::data::broken::{Broken, Kind};

@@ -2,11 +2,6 @@
 
 use crate::data::store::IMAGES;
 
-/// Where images are looked for, for error messages.
-pub(crate) fn image_members() -> String {
-    format!("members ending in .{}", IMAGES.join(", ."))
-}
-
 /// The parts of a sample.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Slot {

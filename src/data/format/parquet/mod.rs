@@ -39,7 +39,7 @@ use self::unpack::{Stop, Unpacker};
 use super::damage::samples_lost;
 use super::notes::NoteKind;
 use super::sniff::sniff;
-use super::{Indexed, table, tar};
+use super::{Indexed, Naming, table, tar};
 use crate::data::broken::confined;
 use crate::data::error::{DataError, Result};
 use crate::data::store::{OpenFile, ReadAt, Spool, Store, fill_from, parquet_stem};
@@ -237,5 +237,8 @@ pub(super) fn open(
         });
     }
     let (store, entries) = unpacker.finish(folder).map_err(failed)?;
-    Ok((store, Indexed { entries, extensions: columns.names, lost, notes, ..Indexed::default() }))
+    Ok((
+        store,
+        Indexed { entries, naming: Naming::Columns, extensions: columns.names, lost, notes, ..Indexed::default() },
+    ))
 }

@@ -16,10 +16,10 @@ use std::num::NonZeroU64;
 use std::ops::Range;
 
 use self::example::{Example, example, fields};
-use super::Indexed;
 use super::damage::{Inflation, samples_lost};
 use super::members::{Entry, SLOTS, Slot};
 use super::notes::NoteKind;
+use super::{Indexed, Naming};
 use crate::data::broken::{Broken, Kind};
 use crate::data::store::{ReadAt, Span, fill_from};
 
@@ -56,7 +56,8 @@ pub(super) fn index<R: ReadAt + ?Sized>(
     inflation: Option<&Inflation>,
     wants_fields: bool,
 ) -> io::Result<Indexed> {
-    let (indexed, features) = (Indexed::default(), BTreeSet::new());
+    let indexed = Indexed { naming: Naming::Features, ..Indexed::default() };
+    let features = BTreeSet::new();
     let mut reader = Reader { file, data: Vec::new(), indexed, features, wants_fields };
     let mut at = 0;
     let mut gone = 0;

@@ -11,6 +11,7 @@ use super::json::{Record, Value};
 use super::label::ClassNumbers;
 use crate::data::broken::{Broken, Kind};
 use crate::data::error::DataError;
+use crate::data::format::Naming;
 use crate::data::store::Access;
 use crate::data::text;
 use crate::random::Random;
@@ -190,39 +191,41 @@ impl CaptionKeys {
     }
 
     /// Where captions are looked for, for an error message.
-    pub(crate) fn looked_for(&self) -> String {
+    pub(crate) fn looked_for(&self, naming: Naming) -> String {
         match self.class_numbers {
-            ClassNumbers::Require => "a .cls member".to_owned(),
-            ClassNumbers::Ignore | ClassNumbers::Unused => self.places(),
-            ClassNumbers::Prefer | ClassNumbers::Accept => format!("a .cls member, or {}", self.places()),
+            ClassNumbers::Require => naming.cls().to_owned(),
+            ClassNumbers::Ignore | ClassNumbers::Unused => self.places(naming),
+            ClassNumbers::Prefer | ClassNumbers::Accept => format!("{}, or {}", naming.cls(), self.places(naming)),
         }
     }
 
-    fn places(&self) -> String {
-        if let Some(choices) = self.choices() {
-            let place = |(key, _): &Choice| match is_txt(key) {
-                true => "a .txt member".to_owned(),
-                false => format!("the field `{key}` of a .json member"),
-            };
-            return choices.iter().map(place).collect::<Vec<_>>().join(" or ");
-        }
-        match (self.takes_txt(), self.json_field()) {
-            (true, None) => "a .txt member".to_owned(),
-            (false, Some(field)) => format!("the field `{field}` of a .json member"),
-            (_, field) => format!("a .txt member or the field `{}` of a .json member", field.unwrap_or_default()),
+    fn places(&self, naming: Naming) -> String {
+        let place = |key: &str| if is_txt(key) { naming.txt().to_owned() } else { naming.field(key) };
+        match (self.choices(), self.caption_key.as_deref()) {
+            (Some(choices), _) => choices.iter().map(|(key, _)| place(key)).collect::<Vec<_>>().join(" or "),
+            (None, Some(key)) => place(key),
+            // It is one of those columns.
+            (None, None) if naming == Naming::Columns => naming.txt().to_owned(),
+            (None, None) => format!("{} or {}", naming.txt(), naming.field("caption")),
         }
     }
 
     /// Reads a sample's captions and tags from its `.txt` and `.json` members.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn read(&self, txt: Option<&[u8]>, json: Option<&[u8]>) -> Result<Caption, Broken> {
-        self.read_all(txt.as_slice(), json)
+        self.read_all(txt.as_slice(), json, Naming::Members)
     }
 
-    /// Reads a sample's captions and tags from its `.txt` member, or several such texts, and its `.json` member.
-    pub(crate) fn read_all(&self, txts: &[impl AsRef<[u8]>], json: Option<&[u8]>) -> Result<Caption, Broken> {
+    /// Reads a sample's captions and tags from its `.txt` member, or several such texts, and its `.json` member;
+    /// `naming` is for messages.
+    pub(crate) fn read_all(
+        &self,
+        txts: &[impl AsRef<[u8]>],
+        json: Option<&[u8]>,
+        naming: Naming,
+    ) -> Result<Caption, Broken> {
         if let Some(choices) = self.choices() {
-            return self.read_several(&choices, txts, json);
+            return self.read_several(&choices, txts, json, naming);
         }
         let txts = if self.takes_txt() { txts } else { &[] };
         let mut texts = self.captions_in(txts)?;
@@ -230,16 +233,16 @@ impl CaptionKeys {
         let wanted = [Some(&*self.tags_key), field];
         let record = json.map(|json| Record::read(json, &wanted.into_iter().flatten().collect::<Vec<_>>()));
         if texts.is_empty() {
-            let found = field.zip(record.as_ref()).map(|(field, record)| caption_in(record, field));
+            let found = field.zip(record.as_ref()).map(|(field, record)| caption_in(record, field, naming));
             texts = match (found, txts) {
                 (Some(Ok(texts)), _) => texts,
                 // What is wrong with a caption is more useful than that others are missing.
                 (Some(Err(why)), []) => return Err(why),
                 (Some(Err(why)), _) if why.kind != Kind::MissingCaption => return Err(why),
                 (None, []) => {
-                    return Err(broken(Kind::MissingCaption, format!("looked for {}", self.looked_for())));
+                    return Err(broken(Kind::MissingCaption, format!("looked for {}", self.looked_for(naming))));
                 }
-                _ => return Err(broken(Kind::EmptyCaption, "the .txt member is blank".to_owned())),
+                _ => return Err(broken(Kind::EmptyCaption, format!("{} is blank", naming.caption()))),
             };
         }
         let (tags, tags_lost) = record.as_ref().map(|record| self.tags(record)).unwrap_or_default();
@@ -253,6 +256,7 @@ impl CaptionKeys {
         choices: &[Choice],
         txts: &[impl AsRef<[u8]>],
         json: Option<&[u8]>,
+        naming: Naming,
     ) -> Result<Caption, Broken> {
         let wanted: Vec<&str> = choices.iter().map(|(key, _)| *key).chain([&*self.tags_key]).collect();
         let record = json.map(|json| Record::read(json, &wanted));
@@ -261,12 +265,13 @@ impl CaptionKeys {
         for &(key, share) in choices {
             let found = match (is_txt(key), &record) {
                 (true, _) if !txts.is_empty() => self.captions_in(txts),
-                (false, Some(record)) => caption_in(record, key),
+                (false, Some(record)) => caption_in(record, key, naming),
                 _ => continue,
             };
             match found {
                 Ok(texts) if texts.is_empty() => {
-                    refused.get_or_insert_with(|| broken(Kind::EmptyCaption, "the .txt member is blank".to_owned()));
+                    let blank = || broken(Kind::EmptyCaption, format!("{} is blank", naming.caption()));
+                    refused.get_or_insert_with(blank);
                 }
                 Ok(texts) => {
                     caption.fields.push((texts.len(), share));
@@ -277,7 +282,7 @@ impl CaptionKeys {
             }
         }
         if caption.texts.is_empty() {
-            let missing = || broken(Kind::MissingCaption, format!("looked for {}", self.looked_for()));
+            let missing = || broken(Kind::MissingCaption, format!("looked for {}", self.looked_for(naming)));
             return Err(refused.unwrap_or_else(missing));
         }
         (caption.tags, caption.tags_lost) = record.as_ref().map(|record| self.tags(record)).unwrap_or_default();
@@ -316,9 +321,9 @@ impl CaptionKeys {
 }
 
 /// The captions in a field of a record.
-fn caption_in(record: &Record, field: &str) -> Result<Vec<String>, Broken> {
-    let empty =
-        |what: &str| Err(broken(Kind::EmptyCaption, format!("the field `{field}` of the .json member is {what}")));
+fn caption_in(record: &Record, field: &str, naming: Naming) -> Result<Vec<String>, Broken> {
+    let name = || naming.field(field);
+    let empty = |what: &str| Err(broken(Kind::EmptyCaption, format!("{} is {what}", name())));
     let texts = match record.get(field) {
         Some(Value::Text(text)) => match words(text) {
             Some(text) => vec![text],
@@ -333,16 +338,16 @@ fn caption_in(record: &Record, field: &str) -> Result<Vec<String>, Broken> {
         },
         Some(Value::Null) => return empty("null"),
         Some(Value::NotUtf8) => {
-            return Err(broken(Kind::NonUtf8Caption, format!("the field `{field}` of the .json member is not UTF-8")));
+            return Err(broken(Kind::NonUtf8Caption, format!("{} is not UTF-8", name())));
         }
         Some(other) => {
-            let problem = format!("the field `{field}` of the .json member is {}, not text", other.kind());
+            let problem = format!("{} is {}, not text", name(), other.kind());
             return Err(broken(Kind::BadRecord, problem));
         }
         None => {
             let why = match &record.problem {
                 Some(problem) => broken(Kind::BadRecord, format!(".json does not parse: {problem}")),
-                None => broken(Kind::MissingCaption, format!("the .json member has no field `{field}`")),
+                None => broken(Kind::MissingCaption, format!("there is no {}", name().trim_start_matches("the "))),
             };
             return Err(why);
         }

@@ -41,9 +41,12 @@ fn each_line_and_each_text_of_a_list_is_a_caption() {
     assert_eq!(joined.read(Some(b"one\ntwo\n"), None).unwrap().texts, ["one\ntwo"]);
     // As many texts as a record of a TFRecord file has.
     let several = [&b"one\ntwo\n"[..], b" ", b"three"];
-    assert_eq!(joined.read_all(&several, None).unwrap().texts, ["one\ntwo", "three"]);
-    assert_eq!(keys(None).read_all(&several, None).unwrap().texts, ["one", "two", "three"]);
-    assert_eq!(keys(None).read_all(&[&b"one"[..], b"\xE9"], None).unwrap_err().kind, Kind::NonUtf8Caption);
+    assert_eq!(joined.read_all(&several, None, Naming::Members).unwrap().texts, ["one\ntwo", "three"]);
+    assert_eq!(keys(None).read_all(&several, None, Naming::Columns).unwrap().texts, ["one", "two", "three"]);
+    assert_eq!(
+        keys(None).read_all(&[&b"one"[..], b"\xE9"], None, Naming::Members).unwrap_err().kind,
+        Kind::NonUtf8Caption
+    );
     assert_eq!(read(None, Some("re\u{200B}d".as_bytes()), None).unwrap(), ["re\u{200B}d"]);
     // The same letters in another Unicode form.
     assert_eq!(read(None, Some("cafe\u{301}".as_bytes()), None).unwrap(), ["caf\u{e9}"]);
@@ -147,7 +150,7 @@ fn fields_are_drawn_by_their_probabilities() {
     let error = |key: &str, json: &str| keys(Some(key)).read(None, Some(json.as_bytes())).unwrap_err();
     let missing = error("a:1,txt:1", r#"{"b": 1}"#);
     assert!(missing.kind == Kind::MissingCaption, "{missing}");
-    assert!(missing.detail.contains("the field `a` of a .json member or a .txt member"), "{missing}");
+    assert!(missing.detail.contains("the field `a` of the .json member or a .txt member"), "{missing}");
     assert_eq!(error("a:1,b:1", r#"{"a": "", "b": 1}"#).kind, Kind::EmptyCaption);
     for (key, words) in [
         ("a:0.5,b", "either all"),

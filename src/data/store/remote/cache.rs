@@ -82,7 +82,7 @@ impl<'a> Cache<'a> {
         let mut found = Vec::new();
         for entry in fs::read_dir(self.folder)? {
             let path = entry?.path();
-            // One that another process has removed meanwhile is none.
+            // Another process may have removed it meanwhile.
             if path.extension().is_some_and(|found| found == extension)
                 && let Ok(metadata) = fs::metadata(&path)
             {
