@@ -73,8 +73,8 @@ thread_local! {
     static CONFINED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Calls `read`, and returns a panic in it as [`Kind::Panic`]. The caller reports it, so nothing is printed, but where it
-/// was is logged for debugging.
+/// Calls `read`, and returns a panic in it as [`Kind::Panic`]. Since the caller reports it, nothing is printed; its
+/// place is logged for debugging.
 pub(crate) fn confined<T>(read: impl FnOnce() -> std::result::Result<T, Broken>) -> std::result::Result<T, Broken> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {

@@ -34,7 +34,7 @@ pub struct ShardList {
     cache: OnceLock<CacheWriter>,
     written: Vec<AtomicBool>,
     looked_at: Dataset,
-    /// Of the shards that are looked at whatever the sources are.
+    /// Over the samples of some shards, which are the same however the list is cut into sources.
     fingerprint: u32,
     reader: Arc<Reader>,
     common: Common,

@@ -16,7 +16,7 @@ use crate::data::store::Location;
 /// More shards or samples than this are visited shard by shard, unless the user asks for the other order.
 const MANY_SHARDS: usize = 1000;
 const MANY_SAMPLES: u64 = 10_000_000;
-/// And so are as many shards that are not on disk: all would be fetched before the first step.
+/// The same for shards that are not on disk, all of which would be fetched before the first step.
 const MANY_FETCHED: usize = 64;
 
 /// In which order a run visits its samples.

@@ -43,7 +43,7 @@ pub(crate) use self::tfrecord::masked_crc;
 struct Indexed {
     entries: Vec<Entry>,
     naming: Naming,
-    /// A JSON object with the texts and numbers of each sample, where they are asked for and the format has them outside
+    /// A JSON object with the texts and numbers of each sample, if they are asked for and the format has them outside
     /// of JSON.
     fields: Vec<Option<String>>,
     /// Extensions of members, or names of columns or features, for error messages.

@@ -5,10 +5,10 @@ use crate::data::error::Result;
 /// A pattern with more shards than this is assumed to be a typo.
 pub(crate) const MAX_SHARDS: usize = 1_000_000;
 
-/// And so is one with deeper nested braces,
+/// Braces that are nested deeper are assumed to be one too.
 const MAX_NESTED: usize = 64;
 
-/// or one whose names, with the parts that they are put together from, take more memory.
+/// All names of a pattern, with the parts that they are put together from, take no more memory than this.
 const MAX_BYTES: usize = 512 << 20;
 
 /// Brace expansion as in bash: `{a,b}` and `{08..11}` (padded to equal width if a bound starts with 0), nested and

@@ -115,7 +115,7 @@ fn remote_bytes(address: &str, spool: &Spool, with: Fetching<'_>) -> io::Result<
     let of = Address::of(address).ok_or(io::ErrorKind::InvalidInput)?;
     if let Some(folder) = &with.access.cache {
         let version = remote::describe(of, with)?;
-        // What cannot be told from its successor is not kept.
+        // Without tag and length, a later version could be taken for this one.
         if let Some(version) = version.filter(|version| version.tag.is_some() && version.len.is_some()) {
             return cached(of, version, folder, spool, with);
         }

@@ -116,7 +116,7 @@ fn pass_on(mut from: impl Read + Send + 'static) -> io::Result<Receiver<io::Resu
                 Ok(read) => send.send(Ok(buffer[..read].to_vec())),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
                 Err(error) => {
-                    // The end of the reader too, whether it was heard or not.
+                    // Nothing more can be read, whether or not anyone hears why.
                     let _ = send.send(Err(error));
                     return;
                 }

@@ -43,7 +43,7 @@ impl<R: BufRead> Unzstd<R> {
         packed.by_ref().take(4).read_to_end(&mut start)?;
         match *start {
             [] => Ok(false),
-            // Of data, or one that is skipped.
+            // A frame of data, or one to be skipped.
             [0x28, 0xB5, 0x2F, 0xFD] | [0x50..=0x5F, 0x2A, 0x4D, 0x18] => {
                 let start = [start[0], start[1], start[2], start[3]];
                 self.frame = Some(Decoder::with_buffer(Cursor::new(start).chain(packed))?.single_frame());

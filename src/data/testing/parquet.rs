@@ -57,7 +57,7 @@ fn column<T: DataType>(group: &mut SerializedRowGroupWriter<'_, Vec<u8>>, values
 
 fn repeated(group: &mut SerializedRowGroupWriter<'_, Vec<u8>>, lists: &[Vec<&str>]) {
     let mut column = group.next_column().unwrap().unwrap();
-    // Of an empty list, that there is nothing.
+    // The level of an empty list says that there is no value.
     let levels = lists.iter().flat_map(|list| (0..list.len().max(1)).map(|at| (i16::from(!list.is_empty()), at)));
     let (full, starts): (Vec<i16>, Vec<i16>) = levels.map(|(full, at)| (full, i16::from(at > 0))).unzip();
     let texts: Vec<ByteArray> = lists.iter().flatten().map(|text| ByteArray::from(*text)).collect();

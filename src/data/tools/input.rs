@@ -44,8 +44,8 @@ impl Input {
         self.locations.len()
     }
 
-    /// Over how samples are read, and the names and lengths of all shards: another list, or changed shards, give another
-    /// one. Of a folder of images, over the names of its files.
+    /// Over how samples are read, and the names and lengths of all shards: another list, or changed shards, give
+    /// another one. Of a folder of images, over the names of its files.
     pub(super) fn fingerprint(&self) -> u32 {
         let names = |files: Vec<PathBuf>| {
             files.iter().fold(0, |sum, name| crc32c::crc32c_append(sum, name.as_os_str().as_encoded_bytes()))

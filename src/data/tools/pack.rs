@@ -134,13 +134,14 @@ pub enum PackError {
 impl Pack {
     /// Packs `input` into `folder`, or goes on after the last whole shard of an earlier call with the same options. The
     /// bits do not depend on the number of threads. Samples without a usable image, caption or class number are left
-    /// out, and so are shards that are no archives. If `stop` is set, it ends after the samples that are being packed. `progress` is called with the samples
-    /// read so far, and with their number if it is known; `warn` with warnings.
+    /// out, and so are shards that are no archives. If `stop` is set, it ends after the samples that are being packed.
+    /// `progress` is called with the samples read so far, and with their number if it is known; `warn` with warnings.
     ///
     /// With `shuffle`, all shards are open at the same time.
     ///
     /// # Errors
-    /// Shards that are missing or cannot be read, a folder that has something else, a full disk, too many broken samples.
+    /// Shards that are missing or cannot be read, a folder that has something else, a full disk, too many broken
+    /// samples.
     pub fn run(
         &self,
         input: &Input,

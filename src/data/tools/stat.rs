@@ -158,8 +158,8 @@ impl Look {
 }
 
 /// Looks at about `max` samples that are spread over `input`, or at all of them without `max`. `config` says how they
-/// would be loaded. `progress` is called with the number of shards that are done, of how many; `warn` with a warning for
-/// each shard that cannot be used.
+/// would be loaded. `progress` is called with the number of shards that are done, of how many; `warn` with a warning
+/// for each shard that cannot be used.
 ///
 /// With all samples, memory for duplicates grows by about 30 bytes for each.
 ///

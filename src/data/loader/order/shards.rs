@@ -114,7 +114,7 @@ impl ShardOrder {
 pub(crate) struct Group {
     epoch: u64,
     group: u64,
-    /// Of its shards.
+    /// The slot of each of its shards.
     slots: Vec<u32>,
     opened: Opened,
     visits: Vec<(u32, u32)>,
@@ -168,7 +168,7 @@ pub(crate) struct ShardVisits {
     /// The group in use.
     group: Option<Group>,
     index: usize,
-    /// Of groups from which no sample was visited since.
+    /// What was found out about groups since the last visit.
     news: News,
     /// Groups without a sample, one after the other.
     empty: u64,

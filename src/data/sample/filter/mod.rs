@@ -139,7 +139,7 @@ impl Filter {
     /// Whether a sample with this record is used. One without a record has no fields.
     ///
     /// # Errors
-    /// A damaged record in which a field was not found: it may have been lost.
+    /// A damaged record in which a field was not found: damage may have removed it.
     pub(crate) fn judge(&self, json: Option<&[u8]>) -> Result<Verdict, Broken> {
         let whole: Vec<String> = self.fields().collect();
         let first = self.fields.iter().filter_map(|names| names.first());

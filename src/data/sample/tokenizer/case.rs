@@ -25,7 +25,7 @@ pub(super) fn set_case(normalizer: Option<NormalizerWrapper>, lower: bool) -> Op
                 bert.lowercase = true;
                 true
             }
-            // Only the first normalizer that can.
+            // Only in the first normalizer that can.
             NormalizerWrapper::Sequence(sequence) => sequence.as_mut().iter_mut().any(lowers),
             _ => false,
         }

@@ -112,7 +112,7 @@ impl<'a> Cache<'a> {
             Ok(Some(record))
                 if record.address == address && record.tag == version.tag && Some(record.len) == version.len =>
             {
-                // The order of removal is all that this is for.
+                // It only decides which files are removed first.
                 let _ = file.set_modified(SystemTime::now());
                 Ok(Some((file, record.len)))
             }
@@ -126,7 +126,7 @@ impl<'a> Cache<'a> {
     /// A folder that cannot be written.
     pub(in crate::data::store) fn room(&self, len: u64) -> io::Result<Option<Part>> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
-        // With its record.
+        // Its record takes room too.
         let needed = len.saturating_add(4096);
         if needed > self.bytes {
             return Ok(None);
@@ -196,6 +196,7 @@ impl Sink for Part {
     }
 
     fn clear(&mut self) -> io::Result<()> {
+        // All of it is written again, and `finish` sets the length.
         Ok(())
     }
 }
