@@ -192,6 +192,19 @@ fn what_cannot_be_read_or_written_says_why() {
     assert!(!models.path("out").exists());
 }
 
+/// A copy of a checkpoint beside the files of its run is still flipk's own.
+#[test]
+fn a_renamed_checkpoint_is_recognised() {
+    let place = crate::place::Place::new();
+    place.train("run", &["--steps=2"]).expect(0);
+    let copy = place.path("run/best.safetensors");
+    fs::copy(place.path("run/checkpoints/step-00000002.safetensors"), &copy).unwrap();
+    let out = place.path("out").display().to_string();
+    flipk(&["export", &copy.display().to_string(), "--format=flip", "--out", &out]).expect(0);
+    let (tensors, _) = read(&place.path("out/flip.safetensors"));
+    assert_eq!(tensors["img_encoder/cls"].0, [1, 1, 32]);
+}
+
 /// Images need no captions; texts and images of a model are the rows that evaluation uses.
 #[test]
 fn embeddings_are_written_in_order() {

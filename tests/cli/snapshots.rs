@@ -31,12 +31,15 @@ fn seen(folder: &Path, args: &[&str]) -> String {
 
 #[test]
 fn help() {
-    let commands: [(&str, &[&str]); 13] = [
+    let commands: [(&str, &[&str]); 16] = [
         ("help", &[]),
         ("help-train", &["train"]),
         ("help-eval", &["eval"]),
         ("help-eval-zero-shot", &["eval", "zero-shot"]),
         ("help-eval-retrieval", &["eval", "retrieval"]),
+        ("help-embed", &["embed"]),
+        ("help-import", &["import"]),
+        ("help-export", &["export"]),
         ("help-verify", &["verify"]),
         ("help-profile", &["profile"]),
         ("help-info", &["info"]),

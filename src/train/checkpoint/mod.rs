@@ -172,9 +172,14 @@ pub fn prune(folder: &Path, keep: usize) {
 }
 
 impl Checkpoint {
-    /// Whether `path` is a run folder, or has the name of one of its checkpoints.
+    /// Whether `path` is a run folder, a folder of checkpoints, or a checkpoint, whatever its name and state.
     pub fn is_at(path: &Path) -> bool {
-        path.join("config.toml").is_file() || step_of(path).is_some() || !list(path).is_empty()
+        let header = || {
+            let map = MappedFile::new(&File::open(path).ok()?).ok()?;
+            let (_, header) = SafeTensors::read_metadata(&map).ok()?;
+            header.metadata().as_ref()?.get(HEADER).map(drop)
+        };
+        path.join("config.toml").is_file() || !list(path).is_empty() || step_of(path).is_some() || header().is_some()
     }
 
     /// Opens a checkpoint file, or the newest checkpoint of a run folder. Checksums of tensors are verified as they are
