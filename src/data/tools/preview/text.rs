@@ -92,7 +92,7 @@ mod tests {
         assert_eq!(wrap("a red\n square ", 8, 3), ["a red", "square"]);
         assert_eq!(wrap("a red square", 12, 1), ["a red square"]);
         assert_eq!(wrap("a red square", 11, 1), ["a red..."]);
-        assert_eq!(wrap("one two three four", 7, 2), ["one two", "thre..."]);
+        assert_eq!(wrap("one two ontology four", 7, 2), ["one two", "onto..."]);
         assert_eq!(wrap("abcdefghij", 4, 3), ["abcd", "efgh", "ij"]);
         assert_eq!(wrap("abcdefghij k", 4, 2), ["abcd", "e..."]);
         // Composed: one letter, not two.
