@@ -1,6 +1,6 @@
 //! `flipk eval`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ use crate::data::{
 use crate::eval::{self, ClassNames, Classes, Encoder, Inputs, Labels, Retrieval, Templates, ZeroShot};
 use crate::log;
 use crate::ops::AllOps;
-use crate::train::{Options, Weights};
+use crate::train::{Options, Weights, open_tokenizer};
 
 /// Evaluate a model: zero-shot classification or retrieval
 #[derive(Args)]
@@ -67,7 +67,7 @@ struct Common {
     /// Use only samples for which this holds, as `flipk train --where`; the run's own does not apply here
     #[arg(long = "where", value_name = "EXPRESSION")]
     filter: Option<Filter>,
-    /// Tokenizer [default: the run folder's]
+    /// Tokenizer, or `clip` for CLIP's, which is built in [default: the run folder's, or that of an OpenCLIP model]
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
     /// Where captions are: `txt` for the .txt member, `cls` for the class number in the .cls member, else a field of
@@ -87,6 +87,9 @@ struct Common {
     /// Token that pads short texts [default: as at training; of another --tokenizer, as `flipk train` decides]
     #[arg(long, value_name = "TOKEN")]
     pad_token: Option<String>,
+    /// Whether texts stand between a start and an end token [default: as at training]
+    #[arg(long, value_name = "yes|no", value_parser = BoolishValueParser::new(), hide_possible_values = true)]
+    special_tokens: Option<bool>,
     /// What to do with photos that EXIF data says to rotate [default: as at training, else ignore]
     #[arg(long, value_name = "WHAT")]
     exif_orientation: Option<ExifOrientation>,
@@ -134,8 +137,8 @@ impl Eval {
     pub(super) fn run(self) -> Result<ExitCode> {
         let (Task::Retrieval { common } | Task::ZeroShot { common, .. }) = &self.task;
         let model = Weights::open(&common.model)?;
-        let tokenizer = common.tokenizer(&model)?;
         let run = run_options(&model);
+        let tokenizer = common.tokenizer(&model, &run)?;
         let (dataset, kind, named) = match &self.task {
             Task::Retrieval { common } => (common.open(&run, ClassNumbers::Ignore)?, Kind::Retrieval, false),
             Task::ZeroShot { common, classes, templates, labels } => {
@@ -242,16 +245,22 @@ impl Common {
         Ok(dataset)
     }
 
-    /// The tokenizer that was given, or the one beside the model.
+    /// The tokenizer that was given, or the one beside the model, or the model's own.
     ///
     /// # Errors
     /// If there is none, or it has more tokens than the model has embeddings.
-    fn tokenizer(&self, model: &Weights) -> Result<Tokenizer> {
-        let options = TokenizerOptions { lower_case: self.lower_case, pad_token: self.pad_token.clone() };
+    fn tokenizer(&self, model: &Weights, run: &Options) -> Result<Tokenizer> {
+        let options = TokenizerOptions {
+            lower_case: self.lower_case,
+            pad_token: self.pad_token.clone(),
+            special_tokens: self.special_tokens.or(run.special_tokens),
+            ..TokenizerOptions::default()
+        };
         let own = model.tokenizer();
-        let path = self.tokenizer.as_ref().or(own.as_ref());
-        let path = path.context("there is no tokenizer.json next to the model; pass --tokenizer")?;
-        let tokenizer = Tokenizer::open(path, &options)?;
+        let path = self.tokenizer.as_deref().or(own.as_deref());
+        let tokenizer = open_tokenizer(path, &model.described(), options)?;
+        let tokenizer = tokenizer.context("there is no tokenizer.json next to the model; pass --tokenizer")?;
+        let path = path.unwrap_or(Path::new(Tokenizer::CLIP));
         tokenizer.check_rows(model.model().vocab).with_context(|| path.display().to_string())?;
         if let (Some(_), Some(own)) = (&self.tokenizer, &own) {
             info!("{}", tokenizer.describe());

@@ -6,7 +6,7 @@ use super::format::{Common, Naming, Shard};
 use super::sample::image::{self, Decoding, ExifOrientation, JpegDecoder, MAX_PIXELS, Square};
 use super::sample::json::{Record, Value};
 use super::sample::{
-    Augmentation, CaptionKeys, CaptionLines, CaptionVariation, Filter, Tokenizer, TokenizerOptions, label,
+    Augmentation, CaptionKeys, CaptionLines, CaptionVariation, Filter, Texts, Tokenizer, TokenizerOptions, label,
 };
 use super::store::source::{hint, unread};
 use super::store::{Location, MAX_SHARDS, expand_braces};
@@ -136,6 +136,7 @@ pub fn text(bytes: &[u8]) {
     }
     let _ = label::class(bytes);
     if let Ok(text) = text::decode(bytes) {
+        clip(text);
         let length: usize = text::lines(text).map(str::len).sum();
         assert!(length <= text.len());
         assert!(text::shorten(text).len() <= text.len() + 3);
@@ -149,13 +150,27 @@ pub fn text(bytes: &[u8]) {
     });
 }
 
+/// A text: CLIP's tokenizer has a token for every part of any.
+fn clip(text: &str) {
+    let options = TokenizerOptions { texts: Texts::OpenClip { strip_sep: false }, ..TokenizerOptions::default() };
+    let tokenizer = Tokenizer::clip(&options).expect("the built-in tokenizer");
+    let mut tokens = [-1; 16];
+    tokenizer.encode(text, &mut tokens).expect("any text");
+    assert!(tokens[0] == 49_406 && tokens.contains(&49_407), "{tokens:?}");
+}
+
 /// A `tokenizer.json` or `vocab.txt`: its tokens are below the size of the vocabulary, and its own JSON gives the same.
 pub fn tokenizer(bytes: &[u8]) {
     const TEXTS: [&str; 5] =
         ["A photo of a caf\u{e9}, 2019", "", "\u{200d}\u{1f436}\u{fe0f}", "unaffable", "\u{4e1c}\u{ac00}\0"];
     let options = [
         TokenizerOptions::default(),
-        TokenizerOptions { lower_case: Some(bytes.len().is_multiple_of(2)), pad_token: Some("[UNK]".to_owned()) },
+        TokenizerOptions {
+            lower_case: Some(bytes.len().is_multiple_of(2)),
+            pad_token: Some("[UNK]".to_owned()),
+            texts: Texts::OpenClip { strip_sep: bytes.len().is_multiple_of(3) },
+            ..TokenizerOptions::default()
+        },
     ];
     for options in options {
         let Ok(tokenizer) = Tokenizer::read(bytes, "file", &options) else { continue };

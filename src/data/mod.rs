@@ -39,6 +39,6 @@ pub use self::loader::{
 };
 pub use self::sample::{
     Augmentation, Caption, CaptionKeys, CaptionLines, CaptionVariation, ClassNumbers, Content, CropRect, Filter,
-    FilterError, Label, Tokenizer, TokenizerOptions, cut_patches, image, kept_patches, visible_patches,
+    FilterError, Label, Texts, Tokenizer, TokenizerOptions, cut_patches, image, kept_patches, visible_patches,
 };
 pub use self::store::{Access, CacheFolder, Location, Source};

@@ -42,6 +42,7 @@ mod run;
 mod settings;
 mod summary;
 mod tensorboard;
+mod tokenizer;
 mod trainer;
 mod weights;
 mod window;
@@ -58,6 +59,7 @@ pub use self::{
     run::train,
     settings::{Length, Settings},
     summary::{Ended, Summary},
+    tokenizer::open_tokenizer,
     trainer::{StepOutcome, Trainer},
     weights::Weights,
 };

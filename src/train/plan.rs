@@ -9,6 +9,7 @@ use super::folder::Lock;
 use super::held_out::HeldOut;
 use super::resume::{self, Point};
 use super::settings::{Length, is_embedded};
+use super::tokenizer::open_tokenizer;
 use super::weights::Weights;
 use super::{Options, RunFolder, Settings, TrainError};
 use crate::autograd::{Layout, Recompute};
@@ -69,8 +70,9 @@ impl Plan {
     ///
     /// # Errors
     /// Invalid options, data or a tokenizer that cannot be used, or a folder that already contains a run.
-    pub fn start(options: Options, out: Option<&Path>) -> Result<Self, TrainError> {
+    pub fn start(mut options: Options, out: Option<&Path>) -> Result<Self, TrainError> {
         let tokenizer = tokenizer(&options)?;
+        options.special_tokens = Some(tokenizer.adds_special_tokens());
         let base = described(&options)?.model;
         let mut settings = Settings::resolve(options, base, tokenizer.vocab_size())?;
         let asks_for_labels = settings.options.labels.is_some_and(|labels| labels != Labels::default());
@@ -115,7 +117,9 @@ impl Plan {
         if options.jpeg.replace(jpeg).is_some_and(|asked| asked != jpeg) {
             return Err(not_the_runs("--jpeg", &folder));
         }
+        let adds = |options: &Options| options.special_tokens.unwrap_or(false);
         let fixed = [
+            ("--special-tokens", adds(&options) == adds(&before)),
             ("--streams", options.streams.unwrap_or(1) == before.streams.unwrap_or(1)),
             ("--weight", weights(&options) == weights(&before)),
             ("--resample", options.resample.unwrap_or(false) == before.resample.unwrap_or(false)),
@@ -233,15 +237,16 @@ pub fn described(options: &Options) -> Result<Described, TrainError> {
     }
 }
 
-/// The tokenizer that the options name, or the one beside `--init-from`, or the embedded one.
+/// The tokenizer that the options name, or the one beside `--init-from`, or the model's own, or the embedded one.
 ///
 /// # Errors
-/// If it cannot be read, or if none is named and the data is not embedded.
+/// If it cannot be read, or if none is named, the model has none and the data is not embedded.
 pub fn tokenizer(options: &Options) -> Result<Tokenizer, TrainError> {
     let embedded = options.data.iter().flatten().all(|spec| is_embedded(spec));
     let beside = options.init_from.as_ref().and_then(|path| Weights::open(path).ok()?.tokenizer());
-    match options.tokenizer.as_ref().or(beside.as_ref()) {
-        Some(path) => Ok(Tokenizer::open(path, &options.tokenizer_options())?),
+    let path = options.tokenizer.as_deref().or(beside.as_deref());
+    match open_tokenizer(path, &described(options)?, options.tokenizer_options())? {
+        Some(tokenizer) => Ok(tokenizer),
         None if embedded => Ok(Tokenizer::embedded(&options.tokenizer_options())?),
         None => {
             let problem = "--data needs a --tokenizer: a tokenizer.json, or the vocab.txt of a BERT model (the paper \

@@ -49,15 +49,15 @@ fn options() -> impl Strategy<Value = Options> {
     );
     let words = (option::of(vec(any::<String>(), 0..4)), text(), text(), path(), path());
     let numbers = (size(), size(), option::of(count()), single(), single(), option::of(real()));
-    let flags = (option::of(any::<bool>()), option::of(any::<bool>()));
+    let flags = (option::of(any::<bool>()), option::of(any::<bool>()), option::of(any::<bool>()));
     (enums, words, numbers, flags, length).prop_map(|(enums, words, numbers, flags, length)| {
         let (model, loss, recompute, caption_lines, labels) = enums;
         let (data, caption_key, pad_token, tokenizer, init_from) = words;
         let (batch, keep, seed, flip, clip_norm, lr) = numbers;
-        let (lower_case, decay_cls) = flags;
+        let (lower_case, decay_cls, special_tokens) = flags;
         let mut options = Options { model, loss, recompute, caption_lines, labels, ..Options::default() };
         options = Options { data, caption_key, pad_token, tokenizer, init_from, ..options };
-        options = Options { batch, keep, seed, flip, clip_norm, lr, lower_case, decay_cls, ..options };
+        options = Options { batch, keep, seed, flip, clip_norm, lr, lower_case, decay_cls, special_tokens, ..options };
         match length {
             Length::None => {}
             Length::Steps(steps) => options.steps = Some(steps),

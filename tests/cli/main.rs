@@ -4,6 +4,7 @@
 mod advice;
 mod archives;
 mod bits;
+mod clip;
 mod data;
 mod emulator;
 mod eval;

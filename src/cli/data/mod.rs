@@ -102,7 +102,11 @@ struct TokenizerArgs {
 
 impl TokenizerArgs {
     fn open(&self) -> Result<Option<Tokenizer>> {
-        let options = TokenizerOptions { lower_case: self.lower_case, pad_token: self.pad_token.clone() };
+        let options = TokenizerOptions {
+            lower_case: self.lower_case,
+            pad_token: self.pad_token.clone(),
+            ..TokenizerOptions::default()
+        };
         Ok(self.tokenizer.as_ref().map(|path| Tokenizer::open(path, &options)).transpose()?)
     }
 }

@@ -57,11 +57,7 @@ impl Survey {
             .spread(PROBE_SAMPLES)
             .filter_map(|sample| Some((sample, dataset.caption(sample).ok()?)))
             .map(|(sample, caption)| {
-                let tokens = |text: &String| {
-                    let (tokens, unknown) = tokenizer.unknown_words(text)?;
-                    Ok((tokens, unknown.into_iter().map(str::to_owned).collect()))
-                };
-                let tokens = caption.texts.iter().map(tokens).collect::<Result<_>>()?;
+                let tokens = caption.texts.iter().map(|text| tokenizer.unknown_words(text)).collect::<Result<_>>()?;
                 Ok((sample, caption, tokens))
             })
             .collect::<Result<_>>()?;

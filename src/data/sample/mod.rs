@@ -27,4 +27,4 @@ pub use self::filter::{Filter, FilterError};
 pub(crate) use self::json::Record;
 pub use self::label::{ClassNumbers, Content, Label};
 pub use self::mask::{cut_patches, kept_patches, visible_patches};
-pub use self::tokenizer::{Tokenizer, TokenizerOptions};
+pub use self::tokenizer::{Texts, Tokenizer, TokenizerOptions};

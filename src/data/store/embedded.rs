@@ -10,3 +10,9 @@ pub(crate) const SHARDS: &[(&str, &[u8])] = &[
 
 /// A WordPiece `tokenizer.json`, trained on the captions of [`SHARDS`].
 pub(crate) const TOKENIZER: &[u8] = include_bytes!("embedded/tokenizer.json");
+
+/// The merges of CLIP's tokenizer, gzipped: two tokens per line.
+pub(crate) const CLIP_MERGES: &[u8] = include_bytes!("embedded/clip-merges.txt.gz");
+
+/// Tables and patterns of ftfy, in JSON.
+pub(crate) const FTFY: &[u8] = include_bytes!("embedded/ftfy.json");

@@ -26,8 +26,10 @@ pub struct Described {
 pub enum Tokens {
     /// Whichever it is trained with.
     Unknown,
-    /// CLIP's.
+    /// CLIP's, behind OpenCLIP's cleaning.
     Clip,
+    /// CLIP's, as Hugging Face's `transformers` has it: without cleaning.
+    TransformersClip,
     /// One of Hugging Face.
     HuggingFace {
         /// Its name there.

@@ -84,7 +84,8 @@ pub struct Options {
     /// Largest number of tags that are appended
     #[cfg_attr(feature = "cli", arg(long, value_name = "N", help_heading = "Data"))]
     pub max_tags: Option<usize>,
-    /// A tokenizer.json or a BERT vocab.txt, or a folder with one [default: the embedded one, with the embedded data]
+    /// A tokenizer.json or a BERT vocab.txt, a folder with one, or `clip` for CLIP's, which is built in [default: clip for
+    /// OpenCLIP's models that have it, else the embedded one with the embedded data]
     #[cfg_attr(feature = "cli", arg(long, value_name = "FILE", help_heading = "Data"))]
     pub tokenizer: Option<PathBuf>,
     /// Whether captions are lower-cased [default: as tokenizer.json says; with a vocab.txt, yes unless more than 1 % of
@@ -95,6 +96,11 @@ pub struct Options {
     /// Token that pads short captions [default: the tokenizer's own, or else its end token]
     #[cfg_attr(feature = "cli", arg(long, value_name = "TOKEN", help_heading = "Data"))]
     pub pad_token: Option<String>,
+    /// Whether captions stand between a start and an end token [default: no for FLIP's models, else yes if the tokenizer
+    /// has them]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "yes|no", value_parser = clap::builder::BoolishValueParser::new(), hide_possible_values = true, help_heading = "Data"))]
+    #[serde(deserialize_with = "yes_or_no")]
+    pub special_tokens: Option<bool>,
     /// Smallest share of an image's area that a random crop covers
     #[cfg_attr(feature = "cli", arg(long, value_name = "SHARE", help_heading = "Data"))]
     pub crop_min: Option<f32>,
@@ -286,7 +292,12 @@ const EXCLUSIVE: &[&[&str]] = &[&["steps", "samples", "epochs", "time"], &["lr",
 impl Options {
     /// The options of the tokenizer.
     pub fn tokenizer_options(&self) -> TokenizerOptions {
-        TokenizerOptions { lower_case: self.lower_case, pad_token: self.pad_token.clone() }
+        TokenizerOptions {
+            lower_case: self.lower_case,
+            pad_token: self.pad_token.clone(),
+            special_tokens: self.special_tokens,
+            ..TokenizerOptions::default()
+        }
     }
 
     /// The keys that a TOML file may have.

@@ -2,19 +2,27 @@
 
 mod bert;
 mod case;
+mod clean;
+mod clip;
+#[cfg(test)]
+mod clip_tests;
+mod frame;
 mod misfit;
 mod special;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use serde::de::IgnoredAny;
+use serde_json::Value;
 use tokenizers::{NormalizedString, Normalizer};
 
 use self::case::set_case;
+pub use self::frame::Texts;
+use self::frame::{Frame, ends, fill};
 use self::special::{padding, shared_number, unknown};
 use crate::data::broken::confined;
 use crate::data::error::{DataError, Result};
@@ -28,6 +36,10 @@ pub struct TokenizerOptions {
     pub lower_case: Option<bool>,
     /// The padding token.
     pub pad_token: Option<String>,
+    /// Whether a start and an end token are added.
+    pub special_tokens: Option<bool>,
+    /// What the model expects; a file that flipk wrote says so itself.
+    pub texts: Texts,
 }
 
 /// A tokenizer; cheap to clone.
@@ -37,6 +49,9 @@ pub struct Tokenizer {
     pad: i32,
     unknown: Option<u32>,
     vocab_size: usize,
+    frame: Frame,
+    /// The start and end tokens, if they are added.
+    ends: Option<[i32; 2]>,
     /// Why case is kept or not, and why this is the padding token, unless the file says so.
     reasons: [Option<String>; 2],
 }
@@ -48,13 +63,22 @@ const MAX_TEXT: usize = 1 << 16;
 const MAX_TOKENS: u32 = 1 << 22;
 
 impl Tokenizer {
+    /// The name of the built-in tokenizer of CLIP.
+    pub const CLIP: &str = "clip";
+    /// Entries of CLIP's vocabulary.
+    pub const CLIP_VOCAB: usize = clip::VOCAB;
+
     /// Reads a `tokenizer.json`, or a BERT `vocab.txt`: one WordPiece per line, lower-cased unless more than 1 % of
-    /// its tokens have capitals. In a folder, the file of either name is read.
+    /// its tokens have capitals. In a folder, the file of either name is read. The path `clip` is the built-in tokenizer
+    /// of CLIP.
     ///
     /// # Errors
     /// A file that cannot be read or is neither; a padding token that is not in it; no padding token.
     pub fn open(path: &Path, options: &TokenizerOptions) -> Result<Self> {
         let name = path.display().to_string();
+        if path == Path::new(Self::CLIP) {
+            return Self::clip(options);
+        }
         if path.is_dir() {
             let file =
                 ["tokenizer.json", "vocab.txt"].map(|name| path.join(name)).into_iter().find(|file| file.is_file());
@@ -88,6 +112,29 @@ impl Tokenizer {
         Self::read(embedded::TOKENIZER, "embedded:tokenizer", options)
     }
 
+    /// CLIP's tokenizer, with OpenCLIP's cleaning. It pads with 0, as OpenCLIP does.
+    ///
+    /// # Errors
+    /// A padding token that is not in it.
+    pub fn clip(options: &TokenizerOptions) -> Result<Self> {
+        let lower = options.lower_case.unwrap_or(true);
+        let special_tokens = options.special_tokens.unwrap_or(options.texts != Texts::Flip);
+        let frame = Frame { clean: true, lower, special_tokens, strip_sep: false };
+        Self::of_clip(frame, options.pad_token.as_deref(), Self::CLIP)
+    }
+
+    fn of_clip(frame: Frame, pad_token: Option<&str>, name: &str) -> Result<Self> {
+        let inner = clip::built_in();
+        let error = |problem: String| DataError::Tokenizer { name: name.to_owned(), problem };
+        let (pad, why) = match pad_token {
+            Some(_) => padding(&inner, pad_token).map_err(error)?,
+            None => (0, None),
+        };
+        let ends = frame.special_tokens.then_some([clip::VOCAB as i32 - 2, clip::VOCAB as i32 - 1]);
+        let reasons = [None, why];
+        Ok(Self { inner, pad: pad as i32, unknown: None, vocab_size: clip::VOCAB, frame, ends, reasons })
+    }
+
     /// As [`Self::read`], with the default options.
     ///
     /// # Errors
@@ -108,14 +155,18 @@ impl Tokenizer {
         let text = text::decode(bytes).map_err(|why| error(why.to_string()))?;
         let misfit =
             |why: String| error(misfit::of_text(text).or_else(|| misfit::of_message(&why, text)).unwrap_or(why));
-        let (mut inner, case) = match text.trim_start().starts_with('{') {
+        let (mut inner, case, written) = match text.trim_start().starts_with('{') {
             true => {
-                // The library panics on some files, among them those that are cut within the decoder.
-                let checked = serde_json::from_str(text).map(|_: IgnoredAny| ());
-                let whole = checked.map_err(Into::into).and_then(|()| {
-                    confined(|| Ok(tokenizers::Tokenizer::from_str(text))).unwrap_or_else(|why| Err(why.detail.into()))
-                });
-                let mut inner = whole.map_err(|why| misfit(format!("as tokenizer.json: {why}")))?;
+                let (mut inner, written) = parse(text).map_err(|why| misfit(format!("as tokenizer.json: {why}")))?;
+                let frame = written.unwrap_or_else(|| Frame::of_model(options.texts, &inner));
+                if frame.clean && clip::is_clip(&inner) {
+                    let special_tokens = options.special_tokens.unwrap_or(frame.special_tokens);
+                    let lower = options.lower_case.unwrap_or(frame.lower);
+                    let own = inner.get_padding().filter(|_| written.is_some());
+                    let own = own.and_then(|padding| inner.id_to_token(padding.pad_id));
+                    let pad_token = options.pad_token.as_deref().or(own.as_deref());
+                    return Self::of_clip(Frame { special_tokens, lower, ..frame }, pad_token, name);
+                }
                 if let Some([one, other, number]) = shared_number(&inner) {
                     return Err(error(format!("its tokens {one} and {other} have the same number, {number}")));
                 }
@@ -123,12 +174,24 @@ impl Tokenizer {
                     let normalizer = set_case(inner.get_normalizer().cloned(), lower);
                     inner.with_normalizer(normalizer);
                 }
-                (inner, None)
+                (inner, None, written)
             }
             false => {
                 let read = bert::read(text, options.lower_case);
                 let (inner, case) = read.map_err(|why| misfit(format!("as BERT vocab.txt: {why}")))?;
-                (inner, Some(case))
+                (inner, Some(case), None)
+            }
+        };
+        let frame = written.unwrap_or_else(|| Frame::of_model(options.texts, &inner));
+        let special_tokens = options.special_tokens.unwrap_or(frame.special_tokens);
+        // Its own rules say whether it lower-cases.
+        let frame = Frame { special_tokens, lower: false, ..frame };
+        let ends = match (special_tokens, ends(&inner)) {
+            (false, _) => None,
+            (true, Some(ends)) => Some(ends.map(|number| number as i32)),
+            (true, None) => {
+                let problem = "it has no start and end tokens such as [CLS] and [SEP]; pass --special-tokens no";
+                return Err(error(problem.to_owned()));
             }
         };
         let (pad, pads) = padding(&inner, options.pad_token.as_deref()).map_err(error)?;
@@ -145,7 +208,7 @@ impl Tokenizer {
         }
         let vocab_size = highest.map_or(0, |(_, number)| number as usize + 1);
         let unknown = unknown(&inner);
-        Ok(Self { inner: Arc::new(inner), pad: pad as i32, unknown, vocab_size, reasons: [case, pads] })
+        Ok(Self { inner: Arc::new(inner), pad: pad as i32, unknown, vocab_size, frame, ends, reasons: [case, pads] })
     }
 
     /// Rows that a token embedding table needs: the highest token number plus one.
@@ -191,12 +254,22 @@ impl Tokenizer {
             Some(number) => format!("unknown words become {}", token(number)),
             None => "there is no token for unknown words".to_owned(),
         };
+        let clean = if self.frame.clean { "cleaned as by OpenCLIP, " } else { "" };
+        let ends = self.ends.map_or(String::new(), |[start, end]| {
+            let stripped = if self.frame.strip_sep { ", which becomes 0" } else { "" };
+            format!("between {} and {}{stripped}; ", token(start as u32), token(end as u32))
+        });
         format!(
-            "tokenizer: {} tokens; {}{case}, accents {accents}; {} pads{pads}; {unknown}",
+            "tokenizer: {} tokens; {clean}{}{case}, accents {accents}; {ends}{} pads{pads}; {unknown}",
             self.vocab_size,
             if self.lowers() { "lower-cased" } else { "case kept" },
             token(self.pad as u32),
         )
+    }
+
+    /// Whether a start and an end token are added.
+    pub fn adds_special_tokens(&self) -> bool {
+        self.ends.is_some()
     }
 
     /// Whether text is lower-cased.
@@ -206,32 +279,47 @@ impl Tokenizer {
 
     /// A text after the tokenizer's normalizer, in composed form.
     fn normalised(&self, text: &str) -> String {
+        let text = &*self.clean(text);
         let mut normalised = NormalizedString::from(text);
         let done = self.inner.get_normalizer().map_or(Ok(()), |normalizer| normalizer.normalize(&mut normalised));
         if done.is_ok() { text::compose(normalised.get()).into_owned() } else { text.to_owned() }
     }
 
-    /// How many tokens `text` has, without truncation, and its unknown words.
+    /// The beginning of a text, cleaned if that is asked for.
+    fn clean<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        let text = head(text, MAX_TEXT);
+        match self.frame.clean {
+            true => Cow::Owned(clean::clean(text, self.frame.lower && self.is_built_in())),
+            false => Cow::Borrowed(text),
+        }
+    }
+
+    /// How many tokens `text` has with those around it, without truncation, and its unknown words.
     ///
     /// # Errors
     /// As [`Self::encode`].
-    pub(crate) fn unknown_words<'a>(&self, text: &'a str) -> Result<(usize, Vec<&'a str>)> {
-        let text = head(text, MAX_TEXT);
+    pub(crate) fn unknown_words(&self, text: &str) -> Result<(usize, Vec<String>)> {
+        let text = &*self.clean(text);
         let encoding = self.inner.encode(text, false).map_err(|source| refused(text, source))?;
         let pairs = encoding.get_ids().iter().zip(encoding.get_offsets());
         let unknown = pairs.filter(|(id, _)| Some(**id) == self.unknown);
-        Ok((encoding.len(), unknown.map(|(_, &(start, end))| text.get(start..end).unwrap_or_default()).collect()))
+        let words = unknown.map(|(_, &(start, end))| text.get(start..end).unwrap_or_default().to_owned()).collect();
+        Ok((encoding.len() + self.ends.map_or(0, |ends| ends.len()), words))
     }
 
-    /// Tokenises `text` into `out` (`[context]`), truncated or padded to its length. No special tokens are added: FLIP
-    /// uses no `[CLS]`.
+    /// Tokenises `text` into `out` (`[context]`), truncated or padded to its length. Special tokens are added only if
+    /// the options or the model say so: FLIP uses no `[CLS]`.
     ///
     /// # Errors
     /// [`DataError::Encode`] if the tokenizer's model refuses the text (one without an unknown token may).
     pub fn encode(&self, text: &str, out: &mut [i32]) -> Result<()> {
-        let text = head(text, MAX_TEXT);
+        let text = &*self.clean(text);
         let encoding = self.inner.encode_fast(text, false).map_err(|source| refused(text, source))?;
         let ids = encoding.get_ids();
+        if let Some(ends) = self.ends {
+            fill(ends, ids, self.frame.strip_sep, self.pad, out);
+            return Ok(());
+        }
         let used = ids.len().min(out.len());
         for (to, &id) in out.iter_mut().zip(ids) {
             *to = id as i32;
@@ -250,8 +338,28 @@ impl Tokenizer {
         let token = inner.id_to_token(self.pad as u32).unwrap_or_default();
         let padding = tokenizers::PaddingParams { pad_id: self.pad as u32, pad_token: token, ..Default::default() };
         inner.with_padding(Some(padding));
-        inner.to_string(false).map_err(DataError::TokenizerJson)
+        let text = inner.to_string(false).map_err(DataError::TokenizerJson)?;
+        let json = |error: serde_json::Error| DataError::TokenizerJson(error.into());
+        let mut file: Value = serde_json::from_str(&text).map_err(json)?;
+        if self.is_built_in() {
+            clip::add_rules(&mut file, self.frame.lower);
+        }
+        self.frame.write(&mut file).map_err(json)?;
+        serde_json::to_string(&file).map_err(json)
     }
+
+    /// Whether this is CLIP's, for cleaned texts.
+    fn is_built_in(&self) -> bool {
+        self.frame.clean && self.vocab_size == clip::VOCAB && Arc::ptr_eq(&self.inner, &clip::built_in())
+    }
+}
+
+/// A `tokenizer.json`, and what it says about rows if flipk wrote it.
+fn parse(text: &str) -> tokenizers::Result<(tokenizers::Tokenizer, Option<Frame>)> {
+    // The library panics on some files, among them those that are cut within the decoder.
+    let file: Value = serde_json::from_str(text)?;
+    let inner = confined(|| Ok(tokenizers::Tokenizer::from_str(text))).unwrap_or_else(|why| Err(why.detail.into()))?;
+    Ok((inner, Frame::of_file(&file)))
 }
 
 /// At most the first `bytes` of a text, up to the end of a character.

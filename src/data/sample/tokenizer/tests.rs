@@ -156,7 +156,7 @@ fn a_huge_text_has_the_tokens_of_its_beginning() {
 #[test]
 fn unknown_words_are_named() {
     let tokenizer = Tokenizer::from_bytes(VOCAB.as_bytes(), "vocab.txt").unwrap();
-    assert_eq!(tokenizer.unknown_words("A Zebra, a CAFÉ").unwrap(), (5, vec!["Zebra"]));
+    assert_eq!(tokenizer.unknown_words("A Zebra, a CAFÉ").unwrap(), (5, vec!["Zebra".to_owned()]));
 }
 
 /// The library panics on a decoder that it cannot read, also on one that is cut.
