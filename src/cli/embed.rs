@@ -19,7 +19,7 @@ use crate::data::{CaptionKeys, ClassNumbers, Dataset, Filter, Skipped, Tokenizer
 use crate::eval::{Encoder, Inputs, MatrixFile};
 use crate::log;
 use crate::ops::AllOps;
-use crate::train::Weights;
+use crate::train::{Weights, open_tokenizer};
 
 /// Write the embeddings of images and texts
 ///
@@ -89,10 +89,13 @@ impl Embed {
         }
         let lines = |path: &PathBuf| Ok::<_, anyhow::Error>(text::read(path)?.lines().map(str::to_owned).collect());
         let texts: Vec<String> = self.texts.as_ref().map(lines).transpose()?.unwrap_or_default();
-        let tokenizer = match (self.tokenizer.clone().or_else(|| model.tokenizer()), &self.texts) {
-            (Some(path), Some(_)) => Some(Tokenizer::open(&path, &TokenizerOptions::default())?),
-            (None, Some(_)) => bail!("there is no tokenizer.json next to the model; pass --tokenizer"),
-            (_, None) => None,
+        let tokenizer = match &self.texts {
+            Some(_) => {
+                let path = self.tokenizer.clone().or_else(|| model.tokenizer());
+                let found = open_tokenizer(path.as_deref(), &model.described(), TokenizerOptions::default())?;
+                Some(found.context("there is no tokenizer.json next to the model; pass --tokenizer")?)
+            }
+            None => None,
         };
         if images.is_some() && self.texts.is_some() && self.out.extension().is_some_and(|ending| ending == "npy") {
             bail!("a .npy file has one matrix: give --images or --texts, or a name that ends in .safetensors");

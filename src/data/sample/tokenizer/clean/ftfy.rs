@@ -285,7 +285,7 @@ fn fix_parts(text: &str) -> String {
     let letters: Vec<(usize, char)> = text.char_indices().collect();
     let end_of = |at: usize| letters.get(at).map_or(text.len(), |(byte, _)| *byte);
     let unit = |at: usize| {
-        (2..5).zip(&TABLES.firsts).map(|(length, firsts)| (length, firsts)).find_map(|(length, firsts)| {
+        (2..5).zip(&TABLES.firsts).find_map(|(length, firsts)| {
             let [first, rest @ ..] = letters.get(at..at + length)? else { return None };
             let fits = has(firsts, first.1) && rest.iter().all(|(_, letter)| has(&TABLES.continuation, *letter));
             fits.then_some(length)
