@@ -1,4 +1,5 @@
-//! Reads a text per line and prints its token numbers, as in training and evaluation. With `--json`, texts are a list in
+//! Reads a text per line and prints its token numbers, as in training and evaluation. With `--json`, texts are a list
+//! in
 //! JSON, and rows have the length and the special tokens of CLIP's; `--save` writes the tokenizer to a file.
 //!
 //! ```sh

@@ -7,7 +7,8 @@ use crate::data::{Texts, Tokenizer, TokenizerOptions};
 use crate::interop::open_clip::{Described, Tokens};
 use crate::model::TextPool;
 
-/// Opens the tokenizer at `path`, or else CLIP's if that is the model's own; its rows are what the model expects. `None`
+/// Opens the tokenizer at `path`, or else CLIP's if that is the model's own; its rows are what the model expects.
+/// `None`
 /// if neither the path nor the model says which it is.
 ///
 /// # Errors

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Compares flipk's token ids with those of OpenCLIP's tokenizer, on captions that are hard to clean: emoji, combining
 marks, HTML, other scripts, mojibake, curly quotes, control characters, long texts, and texts without any word. Then
-compares those of the tokenizer.json that flipk writes, as the Python package `tokenizers` reads it, on cleaned captions.
+compares those of the tokenizer.json that flipk writes, as the Python package `tokenizers` reads it, on
+cleaned captions.
 
     tools/peers/clip_tokens.py [--captions 2000] [--fixture FILE] [--python PYTHON]
 
@@ -24,19 +25,25 @@ CONTEXT = 77
 PHRASES = [
     "A Photo of a Dog", "Café au lait", "NAÏVE Résumé", "the Eiffel Tower in Paris", "东京塔", "東京タワー", "한국어 간판",
     "Ångström's Straße", "Cafe\u0301 (decomposed)", "señor Núñez", "Россия: Красная площадь", "αθήνα ΟΔΥΣΣΕΥΣ ΣΑΣ",
-    "مدينة القاهرة", "हिन्दी किताब", "Zażółć gęślą jaźń", "İstanbul ISPARTA", "ﬁne oﬃce ﬀ", "ｆｕｌｌ　ｗｉｄｔｈ ﾊﾝｶｸ", "x² + y² ∈ ℝ",
+    "مدينة القاهرة", "हिन्दी किताब", "Zażółć gęślą jaźń", "İstanbul ISPARTA", "ﬁne oﬃce ﬀ",
+    "ｆｕｌｌ　ｗｉｄｔｈ ﾊﾝｶｸ", "x² + y² ∈ ℝ",
     "Ⅳ. Akt ⅷ", "don't we'll I'M they'VE it's ’tis", "U.S.A.", "New\u00a0York", "zero\u200bwidth", "soft\u00adhyphen",
     "tab\there", "$5.99 £3 €4,50", "https://example.com/a?b=c&d=e", "q" * 120, "漢字とかな交じり文", "𠮷野家", "ภาษาไทย",
     "Đà Nẵng", "ǆ Ǆ ŉ ĳ", "mixed中文English123abc", "A\u030A o\u0308\u0323", "𝓯𝓪𝓷𝓬𝔂 𝕿𝖊𝖝𝖙", "١٢٣ ४५६", "½ ¼ ³",
-    "🐶 👩‍👩‍👧 🇫🇷 ❤️", "🤖!", "1️⃣ #️⃣", "“quoted” ‘single’ „low‟", "–—…•", "™®©", "\u202eright to left\u202c", "Z̷̡̛͔a̶l̴g̶o̸",
+    "🐶 👩‍👩‍👧 🇫🇷 ❤️", "🤖!", "1️⃣ #️⃣", "“quoted” ‘single’ „low‟", "–—…•", "™®©", "\u202eright to left\u202c",
+    "Z̷̡̛͔a̶l̴g̶o̸",
     "line\nbreak\r\nmore\u2028and\u2029end", "(╯°□°)╯︵ ┻━┻", "¯\\_(ツ)_/¯", "C:\\path\\file", "a_b-c/d|e~f", "ſ'ſ K Å",
     "<|endoftext|>", "<start of text>", "{braces} [brackets]", "100% of 5'10\"", "''quotes'' 's't're", "!!!???...",
 ]
 HTML = [
-    "&amp;", "&lt;b&gt;", "&amp;lt;", "&amp;amp;quot;", "&quot;x&quot;", "&#39;", "&#x2019;", "&#8217;s", "&nbsp;", "&eacute",
-    "&EACUTE;", "&NTILDE;o", "&notit;", "&copy2024", "&#0;", "&#128;", "&#150;", "&#xD800;", "&#1114112;", "&#1;", "&#xFFFE;",
-    "&unknown;", "& co", "&;", "&#;", "&hellip;", "<b>bold</b>", "<br/>", "a < b &amp; c", "&Sigma;&sigma;", "&#x1F436;",
-    "&CounterClockwiseContourIntegral;", "&ThickSpace;|", "&szlig;", "&SZLIG;", "&frac12", "&amp;#233;", "&e&acute;", "&NBSP;",
+    "&amp;", "&lt;b&gt;", "&amp;lt;", "&amp;amp;quot;", "&quot;x&quot;", "&#39;", "&#x2019;", "&#8217;s",
+    "&nbsp;", "&eacute",
+    "&EACUTE;", "&NTILDE;o", "&notit;", "&copy2024", "&#0;", "&#128;", "&#150;", "&#xD800;", "&#1114112;",
+    "&#1;", "&#xFFFE;",
+    "&unknown;", "& co", "&;", "&#;", "&hellip;", "<b>bold</b>", "<br/>", "a < b &amp; c", "&Sigma;&sigma;",
+    "&#x1F436;",
+    "&CounterClockwiseContourIntegral;", "&ThickSpace;|", "&szlig;", "&SZLIG;", "&frac12", "&amp;#233;",
+    "&e&acute;", "&NBSP;",
 ]
 CONTROL = ["\x00", "\x07", "\x0b", "\x1b[31mred\x1b[0m", "\x1b", "\x1c", "\x7f", "\x80", "\x85", "\x91quoted\x92", "\ufeff",
            "\ufffd", "\ufffe", "\u206a", "\ufffc", "\ue000", "\U000e0041", "\x1a", "\x0c", "\u0378"]

@@ -84,7 +84,8 @@ pub struct Options {
     /// Largest number of tags that are appended
     #[cfg_attr(feature = "cli", arg(long, value_name = "N", help_heading = "Data"))]
     pub max_tags: Option<usize>,
-    /// A tokenizer.json or a BERT vocab.txt, a folder with one, or `clip` for CLIP's, which is built in [default: clip for
+    /// A tokenizer.json or a BERT vocab.txt, a folder with one, or `clip` for CLIP's, which is built in [default: clip
+    /// for
     /// OpenCLIP's models that have it, else the embedded one with the embedded data]
     #[cfg_attr(feature = "cli", arg(long, value_name = "FILE", help_heading = "Data"))]
     pub tokenizer: Option<PathBuf>,
@@ -96,7 +97,8 @@ pub struct Options {
     /// Token that pads short captions [default: the tokenizer's own, or else its end token]
     #[cfg_attr(feature = "cli", arg(long, value_name = "TOKEN", help_heading = "Data"))]
     pub pad_token: Option<String>,
-    /// Whether captions stand between a start and an end token [default: no for FLIP's models, else yes if the tokenizer
+    /// Whether captions stand between a start and an end token [default: no for FLIP's models, else yes if the
+    /// tokenizer
     /// has them]
     #[cfg_attr(feature = "cli", arg(long, value_name = "yes|no", value_parser = clap::builder::BoolishValueParser::new(), hide_possible_values = true, help_heading = "Data"))]
     #[serde(deserialize_with = "yes_or_no")]

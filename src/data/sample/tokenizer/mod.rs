@@ -69,7 +69,8 @@ impl Tokenizer {
     pub const CLIP_VOCAB: usize = clip::VOCAB;
 
     /// Reads a `tokenizer.json`, or a BERT `vocab.txt`: one WordPiece per line, lower-cased unless more than 1 % of
-    /// its tokens have capitals. In a folder, the file of either name is read. The path `clip` is the built-in tokenizer
+    /// its tokens have capitals. In a folder, the file of either name is read. The path `clip` is the built-in
+    /// tokenizer
     /// of CLIP.
     ///
     /// # Errors

@@ -5,7 +5,8 @@ mod html;
 
 use std::borrow::Cow;
 
-/// Cleans a text as OpenCLIP does: repairs it, replaces entities, and makes white space one space; and lower-cases it if
+/// Cleans a text as OpenCLIP does: repairs it, replaces entities, and makes white space one space; and lower-cases it
+/// if
 /// asked to.
 pub(super) fn clean(text: &str, lower: bool) -> String {
     // Nothing in such a text is repaired.
