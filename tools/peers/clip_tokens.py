@@ -23,34 +23,51 @@ PLACE = ROOT / "target" / "clip-tokens"
 CONTEXT = 77
 
 PHRASES = [
-    "A Photo of a Dog", "Café au lait", "NAÏVE Résumé", "the Eiffel Tower in Paris", "东京塔", "東京タワー", "한국어 간판",
-    "Ångström's Straße", "Cafe\u0301 (decomposed)", "señor Núñez", "Россия: Красная площадь", "αθήνα ΟΔΥΣΣΕΥΣ ΣΑΣ",
+    "A Photo of a Dog", "Café au lait", "NAÏVE Résumé", "the Eiffel Tower in Paris", "东京塔",
+    "東京タワー", "한국어 간판",
+    "Ångström's Straße", "Cafe\u0301 (decomposed)", "señor Núñez", "Россия: Красная площадь",
+    "αθήνα ΟΔΥΣΣΕΥΣ ΣΑΣ",
     "مدينة القاهرة", "हिन्दी किताब", "Zażółć gęślą jaźń", "İstanbul ISPARTA", "ﬁne oﬃce ﬀ",
     "ｆｕｌｌ　ｗｉｄｔｈ ﾊﾝｶｸ", "x² + y² ∈ ℝ",
-    "Ⅳ. Akt ⅷ", "don't we'll I'M they'VE it's ’tis", "U.S.A.", "New\u00a0York", "zero\u200bwidth", "soft\u00adhyphen",
-    "tab\there", "$5.99 £3 €4,50", "https://example.com/a?b=c&d=e", "q" * 120, "漢字とかな交じり文", "𠮷野家", "ภาษาไทย",
-    "Đà Nẵng", "ǆ Ǆ ŉ ĳ", "mixed中文English123abc", "A\u030A o\u0308\u0323", "𝓯𝓪𝓷𝓬𝔂 𝕿𝖊𝖝𝖙", "١٢٣ ४५६", "½ ¼ ³",
-    "🐶 👩‍👩‍👧 🇫🇷 ❤️", "🤖!", "1️⃣ #️⃣", "“quoted” ‘single’ „low‟", "–—…•", "™®©", "\u202eright to left\u202c",
+    "Ⅳ. Akt ⅷ", "don't we'll I'M they'VE it's ’tis", "U.S.A.", "New\u00a0York",
+    "zero\u200bwidth", "soft\u00adhyphen",
+    "tab\there", "$5.99 £3 €4,50", "https://example.com/a?b=c&d=e", "q" * 120, "漢字とかな交じり文",
+    "𠮷野家", "ภาษาไทย",
+    "Đà Nẵng", "ǆ Ǆ ŉ ĳ", "mixed中文English123abc", "A\u030A o\u0308\u0323", "𝓯𝓪𝓷𝓬𝔂 𝕿𝖊𝖝𝖙",
+    "١٢٣ ४५६", "½ ¼ ³",
+    "🐶 👩‍👩‍👧 🇫🇷 ❤️", "🤖!", "1️⃣ #️⃣", "“quoted” ‘single’ „low‟", "–—…•", "™®©",
+    "\u202eright to left\u202c",
     "Z̷̡̛͔a̶l̴g̶o̸",
-    "line\nbreak\r\nmore\u2028and\u2029end", "(╯°□°)╯︵ ┻━┻", "¯\\_(ツ)_/¯", "C:\\path\\file", "a_b-c/d|e~f", "ſ'ſ K Å",
-    "<|endoftext|>", "<start of text>", "{braces} [brackets]", "100% of 5'10\"", "''quotes'' 's't're", "!!!???...",
+    "line\nbreak\r\nmore\u2028and\u2029end", "(╯°□°)╯︵ ┻━┻", "¯\\_(ツ)_/¯", "C:\\path\\file",
+    "a_b-c/d|e~f", "ſ'ſ K Å",
+    "<|endoftext|>", "<start of text>", "{braces} [brackets]", "100% of 5'10\"",
+    "''quotes'' 's't're", "!!!???...",
 ]
 HTML = [
-    "&amp;", "&lt;b&gt;", "&amp;lt;", "&amp;amp;quot;", "&quot;x&quot;", "&#39;", "&#x2019;", "&#8217;s",
+    "&amp;", "&lt;b&gt;", "&amp;lt;", "&amp;amp;quot;", "&quot;x&quot;", "&#39;", "&#x2019;",
+    "&#8217;s",
     "&nbsp;", "&eacute",
-    "&EACUTE;", "&NTILDE;o", "&notit;", "&copy2024", "&#0;", "&#128;", "&#150;", "&#xD800;", "&#1114112;",
+    "&EACUTE;", "&NTILDE;o", "&notit;", "&copy2024", "&#0;", "&#128;", "&#150;", "&#xD800;",
+    "&#1114112;",
     "&#1;", "&#xFFFE;",
-    "&unknown;", "& co", "&;", "&#;", "&hellip;", "<b>bold</b>", "<br/>", "a < b &amp; c", "&Sigma;&sigma;",
+    "&unknown;", "& co", "&;", "&#;", "&hellip;", "<b>bold</b>", "<br/>", "a < b &amp; c",
+    "&Sigma;&sigma;",
     "&#x1F436;",
-    "&CounterClockwiseContourIntegral;", "&ThickSpace;|", "&szlig;", "&SZLIG;", "&frac12", "&amp;#233;",
+    "&CounterClockwiseContourIntegral;", "&ThickSpace;|", "&szlig;", "&SZLIG;", "&frac12",
+    "&amp;#233;",
     "&e&acute;", "&NBSP;",
 ]
-CONTROL = ["\x00", "\x07", "\x0b", "\x1b[31mred\x1b[0m", "\x1b", "\x1c", "\x7f", "\x80", "\x85", "\x91quoted\x92", "\ufeff",
+CONTROL = ["\x00", "\x07", "\x0b", "\x1b[31mred\x1b[0m", "\x1b", "\x1c", "\x7f", "\x80", "\x85",
+           "\x91quoted\x92", "\ufeff",
            "\ufffd", "\ufffe", "\u206a", "\ufffc", "\ue000", "\U000e0041", "\x1a", "\x0c", "\u0378"]
-WORDS = ["house", "Schön", "été", "naïve", "voilà", "à la carte", "l’humanité", "“hello”", "it’s", "–", "£5", "€", "Łódź",
-         "привет", "мир", "γειά", "日本", "中文", "한글", "😀", "👍🏽", "°C", "½", "ñ", "Ünïcödé", "š", "ž", "Å", "œuvre", "ﬂ",
-         "é\u0301", "«oui»", "…", "·", "½", "†", "ß", "العربية", "हिन्दी", "ไทย", "ệ", "Ð", "þ", "×", "÷", "à", "\u00a0"]
-ENCODINGS = ["latin-1", "cp1252", "cp1251", "cp1250", "cp1253", "cp1254", "cp1257", "iso-8859-2", "mac-roman", "cp437"]
+WORDS = ["house", "Schön", "été", "naïve", "voilà", "à la carte", "l’humanité", "“hello”",
+         "it’s", "–", "£5", "€", "Łódź",
+         "привет", "мир", "γειά", "日本", "中文", "한글", "😀", "👍🏽", "°C", "½", "ñ", "Ünïcödé", "š",
+         "ž", "Å", "œuvre", "ﬂ",
+         "é\u0301", "«oui»", "…", "·", "½", "†", "ß", "العربية", "हिन्दी", "ไทย", "ệ", "Ð", "þ",
+         "×", "÷", "à", "\u00a0"]
+ENCODINGS = ["latin-1", "cp1252", "cp1251", "cp1250", "cp1253", "cp1254", "cp1257",
+             "iso-8859-2", "mac-roman", "cp437"]
 
 
 def mojibake(chance):
@@ -72,7 +89,8 @@ def mojibake(chance):
 
 def captions(count):
     chance = random.Random(0)
-    made = ["", " ", "\t\n \u3000", "\x00", "&nbsp;", "a " * 5000, "é" * 10_000, "Ã©" * 5000, "&amp;" * 2000, "🐶" * 2500,
+    made = ["", " ", "\t\n \u3000", "\x00", "&nbsp;", "a " * 5000, "é" * 10_000, "Ã©" * 5000,
+            "&amp;" * 2000, "🐶" * 2500,
             "x" * 10_000, "&" + "amp;" * 50, "word\n" * 2000, "â€™" * 1000 + " end"]
     made += PHRASES + HTML + CONTROL + WORDS
     while len(made) < count:

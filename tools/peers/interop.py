@@ -178,9 +178,11 @@ def main():
         nonlocal failed
         good = all(value < 1e-5 if numbers == "f32" else value > 0.9999 for value in found)
         failed += not good
-        rows.append({"model": model, "step": step, "form": form, "numbers": numbers, "images": found[0], "texts": found[1]})
+        place = {"model": model, "step": step, "form": form, "numbers": numbers}
+        rows.append(place | {"images": found[0], "texts": found[1]})
         shown = [f"{value:.1e}" if numbers == "f32" else f"{value:.6f}" for value in found]
-        print(f"| {model} | {step} | {form} | {numbers} | {shown[0]} | {shown[1]} |{'' if good else ' too far'}", flush=True)
+        verdict = "" if good else " too far"
+        print(f"| {model} | {step} | {form} | {numbers} | {shown[0]} | {shown[1]} |{verdict}", flush=True)
 
     with tempfile.TemporaryDirectory() as place:
         place = pathlib.Path(place)

@@ -6,8 +6,8 @@ use super::open_clip::positions;
 use super::{Export, cannot, tokenizer};
 use crate::model::{ModelConfig, Preset, TowerConfig};
 
-/// Writes `flip.safetensors`, `model.json` and the tokenizer. Names are the paths in the authors' tree of parameters, such as
-/// `img_encoder/Transformer/encoderblock_00/LayerNorm_0/scale`; dense kernels are `[inputs, outputs]`.
+/// Writes `flip.safetensors`, `model.json` and the tokenizer. Names are the paths in the authors' tree of parameters,
+/// such as `img_encoder/Transformer/encoderblock_00/LayerNorm_0/scale`; dense kernels are `[inputs, outputs]`.
 ///
 /// # Errors
 /// A model with choices that are not FLIP's, or a file that cannot be written.
