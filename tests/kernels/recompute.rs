@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use flipk::autograd::Recompute;
+use flipk::autograd::{Activation, Recompute};
 use flipk::data::kept_patches;
 use flipk::device::Cuda;
 use flipk::device::cuda::{ActType, Emulated, EmulatorOptions};
 use flipk::golden::Tolerances;
-use flipk::model::{Flip, ModelConfig, Preset, TowerConfig};
+use flipk::model::{Flip, ImagePool, ModelConfig, Positions, Preset, TextPool, TowerConfig};
 use flipk::optim::AdamWConfig;
 use flipk::profile::step_bytes;
 use flipk::train::{StepOutcome, Trainer};
@@ -35,19 +35,36 @@ fn config() -> ModelConfig {
     }
 }
 
-fn trainer<T: ActType>(device: Arc<Cuda<T>>, mode: Recompute) -> Trainer<Cuda<T>> {
-    let flip = Flip::new(&config(), true);
+/// The choices of OpenCLIP that add ops.
+fn clip() -> ModelConfig {
+    let flip = config();
+    let scaled = TowerConfig { layer_scale: Some(0.3), activation: Activation::QuickGelu, ..flip.text };
+    ModelConfig {
+        vision: scaled,
+        text: scaled,
+        positions: Positions::Learned,
+        ln_pre: true,
+        image_pool: ImagePool::Patches,
+        ln_after_pool: true,
+        causal: true,
+        text_pool: TextPool::Argmax,
+        ..flip
+    }
+}
+
+fn trainer<T: ActType>(device: Arc<Cuda<T>>, config: &ModelConfig, mode: Recompute) -> Trainer<Cuda<T>> {
+    let flip = Flip::new(config, true);
     let values = flip.layout().initial_values(2);
-    let kept = kept_patches(config().patches(), RATIO);
+    let kept = kept_patches(config.patches(), RATIO);
     Trainer::new(device, flip, &values, AdamWConfig::default(), BATCH, kept, mode).unwrap()
 }
 
 /// Outcomes and gradients of some steps, of which all but the first are recorded calls.
-fn train<T: ActType>(mode: Recompute) -> Vec<(StepOutcome, Vec<f32>)> {
+fn train<T: ActType>(config: &ModelConfig, mode: Recompute) -> Vec<(StepOutcome, Vec<f32>)> {
     let (device, _) = gpu::<T>(EmulatorOptions::default());
-    let mut trainer = trainer(device.clone(), mode);
+    let mut trainer = trainer(device.clone(), config, mode);
     let mut step = |step| {
-        let batch = batch(&config(), BATCH, kept_patches(config().patches(), RATIO), step);
+        let batch = batch(config, BATCH, kept_patches(config.patches(), RATIO), step);
         let outcome = trainer.step(&batch, 1e-3).unwrap_or_else(|error| panic!("{error}"));
         (outcome, trainer.params().download_grads(&device).unwrap())
     };
@@ -56,17 +73,21 @@ fn train<T: ActType>(mode: Recompute) -> Vec<(StepOutcome, Vec<f32>)> {
 
 #[test]
 fn every_mode_gives_the_same_bits_in_f32() {
-    let [none, cheap, blocks] = MODES.map(train::<f32>);
-    assert!(none[2].0.loss != none[0].0.loss, "the steps do something");
-    assert!(none == cheap);
-    assert!(none == blocks);
+    for config in [config(), clip()] {
+        let [none, cheap, blocks] = MODES.map(|mode| train::<f32>(&config, mode));
+        assert!(none[2].0.loss != none[0].0.loss, "the steps do something");
+        assert!(none == cheap);
+        assert!(none == blocks);
+    }
 }
 
 /// In bf16 the GELU comes from the product's f32 sums forwards, and again from its rounded input, but for `blocks`,
 /// which runs the product once more. So `cheap` has other roundings in the gradients of the second product of an MLP.
 #[test]
 fn blocks_gives_the_same_bits_in_bf16_and_cheap_nearly() {
-    let [none, cheap, blocks] = MODES.map(train::<bf16>);
+    let [none, blocks] = [Recompute::None, Recompute::Blocks].map(|mode| train::<bf16>(&clip(), mode));
+    assert!(none == blocks);
+    let [none, cheap, blocks] = MODES.map(|mode| train::<bf16>(&config(), mode));
     assert!(none == blocks);
     assert_eq!(none[0].0.loss, cheap[0].0.loss, "the forward pass is the same");
     let norm = |grads: &mut dyn Iterator<Item = f32>| grads.map(|grad| f64::from(grad).powi(2)).sum::<f64>().sqrt();
@@ -80,7 +101,7 @@ fn a_step_takes_the_bytes_that_were_planned() {
     for mode in MODES {
         let driver = Arc::new(Emulated::new(EmulatorOptions::default()));
         let device = Arc::new(Cuda::<bf16>::new(driver.clone()).unwrap());
-        let trainer = trainer(device, mode);
+        let trainer = trainer(device, &config(), mode);
         assert_eq!(driver.allocated(), step_bytes(&config(), RATIO, BATCH, mode), "{mode:?}");
         drop(trainer);
         assert_eq!(driver.allocated(), 0);

@@ -7,7 +7,7 @@ use flipk::data::Batch;
 use flipk::device::Cpu;
 #[cfg(feature = "cuda")]
 use flipk::device::Cuda;
-use flipk::model::{Flip, ModelConfig, Preset};
+use flipk::model::{Flip, ImagePool, ModelConfig, Positions, Preset, TextPool, TowerConfig};
 #[cfg(feature = "cuda")]
 use flipk::ops::AllOps;
 use flipk::ops::layernorm::Norm;
@@ -25,7 +25,10 @@ const BATCH: usize = 21;
 const KEPT: usize = 11;
 
 fn tiny(mode: Recompute) -> (ModelConfig, Trainer<Cpu>) {
-    let config = ModelConfig { image_size: 40, ..Preset::Tiny.config() };
+    trainer(ModelConfig { image_size: 40, ..Preset::Tiny.config() }, mode)
+}
+
+fn trainer(config: ModelConfig, mode: Recompute) -> (ModelConfig, Trainer<Cpu>) {
     let flip = Flip::new(&config, true);
     let values = flip.layout().initial_values(1);
     let trainer =
@@ -45,8 +48,26 @@ fn batch(config: &ModelConfig, step: usize) -> Batch {
 
 #[test]
 fn every_mode_trains_to_the_same_bits() {
+    let flip = ModelConfig { image_size: 40, ..Preset::Tiny.config() };
+    // The choices of OpenCLIP that add ops.
+    let scaled = TowerConfig { layer_scale: Some(0.3), activation: Activation::QuickGelu, ..flip.text };
+    let clip = ModelConfig {
+        vision: scaled,
+        text: scaled,
+        positions: Positions::Learned,
+        ln_pre: true,
+        image_pool: ImagePool::Patches,
+        ln_after_pool: true,
+        causal: true,
+        text_pool: TextPool::Argmax,
+        ..flip.clone()
+    };
+    [flip, clip].into_iter().for_each(trains_to_the_same_bits);
+}
+
+fn trains_to_the_same_bits(config: ModelConfig) {
     let run = |mode| {
-        let (config, mut trainer) = tiny(mode);
+        let (config, mut trainer) = trainer(config.clone(), mode);
         let mut steps = Vec::new();
         for step in 0..4 {
             let outcome = trainer.step(&batch(&config, step), 1e-3).unwrap();
