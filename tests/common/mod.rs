@@ -2,9 +2,26 @@
 
 use std::sync::Arc;
 
-use flipk::autograd::{Init, Layout, ParamId, Program, Slot};
+use flipk::autograd::{Activation, Init, Layout, ParamId, Program, Slot};
 use flipk::device::Device;
+use flipk::model::{ImagePool, ModelConfig, Positions, TextPool, TowerConfig};
 use flipk::random::{Purpose, Random};
+
+/// `flip`, with the text tower in place of both and the choices of OpenCLIP that add ops.
+pub fn with_choices_of_open_clip(flip: ModelConfig) -> ModelConfig {
+    let scaled = TowerConfig { layer_scale: Some(0.3), activation: Activation::QuickGelu, ..flip.text };
+    ModelConfig {
+        vision: scaled,
+        text: scaled,
+        positions: Positions::Learned,
+        ln_pre: true,
+        image_pool: ImagePool::Patches,
+        ln_after_pool: true,
+        causal: true,
+        text_pool: TextPool::Argmax,
+        ..flip
+    }
+}
 
 /// What a recorded op returned, and the buffers that the host fills.
 pub struct Recorded<V> {

@@ -2,17 +2,18 @@
 
 use std::sync::Arc;
 
-use flipk::autograd::{Activation, Recompute};
+use flipk::autograd::Recompute;
 use flipk::data::kept_patches;
 use flipk::device::Cuda;
 use flipk::device::cuda::{ActType, Emulated, EmulatorOptions};
 use flipk::golden::Tolerances;
-use flipk::model::{Flip, ImagePool, ModelConfig, Positions, Preset, TextPool, TowerConfig};
+use flipk::model::{Flip, ModelConfig, Preset, TowerConfig};
 use flipk::optim::AdamWConfig;
 use flipk::profile::step_bytes;
 use flipk::train::{StepOutcome, Trainer};
 use half::bf16;
 
+use crate::common::with_choices_of_open_clip;
 use crate::harness::gpu;
 use crate::recording::batch;
 
@@ -32,23 +33,6 @@ fn config() -> ModelConfig {
         vocab: 40,
         embed_dim: 16,
         ..Preset::Tiny.config()
-    }
-}
-
-/// The choices of OpenCLIP that add ops.
-fn clip() -> ModelConfig {
-    let flip = config();
-    let scaled = TowerConfig { layer_scale: Some(0.3), activation: Activation::QuickGelu, ..flip.text };
-    ModelConfig {
-        vision: scaled,
-        text: scaled,
-        positions: Positions::Learned,
-        ln_pre: true,
-        image_pool: ImagePool::Patches,
-        ln_after_pool: true,
-        causal: true,
-        text_pool: TextPool::Argmax,
-        ..flip
     }
 }
 
@@ -73,7 +57,7 @@ fn train<T: ActType>(config: &ModelConfig, mode: Recompute) -> Vec<(StepOutcome,
 
 #[test]
 fn every_mode_gives_the_same_bits_in_f32() {
-    for config in [config(), clip()] {
+    for config in [config(), with_choices_of_open_clip(config())] {
         let [none, cheap, blocks] = MODES.map(|mode| train::<f32>(&config, mode));
         assert!(none[2].0.loss != none[0].0.loss, "the steps do something");
         assert!(none == cheap);
@@ -85,7 +69,8 @@ fn every_mode_gives_the_same_bits_in_f32() {
 /// which runs the product once more. So `cheap` has other roundings in the gradients of the second product of an MLP.
 #[test]
 fn blocks_gives_the_same_bits_in_bf16_and_cheap_nearly() {
-    let [none, blocks] = [Recompute::None, Recompute::Blocks].map(|mode| train::<bf16>(&clip(), mode));
+    let [none, blocks] =
+        [Recompute::None, Recompute::Blocks].map(|mode| train::<bf16>(&with_choices_of_open_clip(config()), mode));
     assert!(none == blocks);
     let [none, cheap, blocks] = MODES.map(|mode| train::<bf16>(&config(), mode));
     assert!(none == blocks);

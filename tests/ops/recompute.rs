@@ -7,7 +7,7 @@ use flipk::data::Batch;
 use flipk::device::Cpu;
 #[cfg(feature = "cuda")]
 use flipk::device::Cuda;
-use flipk::model::{Flip, ImagePool, ModelConfig, Positions, Preset, TextPool, TowerConfig};
+use flipk::model::{Flip, ModelConfig, Preset};
 #[cfg(feature = "cuda")]
 use flipk::ops::AllOps;
 use flipk::ops::layernorm::Norm;
@@ -17,6 +17,7 @@ use flipk::train::Trainer;
 #[cfg(feature = "cuda")]
 use half::bf16;
 
+use crate::common::with_choices_of_open_clip;
 use crate::harness::normals;
 
 const MODES: [Recompute; 3] = [Recompute::None, Recompute::Cheap, Recompute::Blocks];
@@ -49,19 +50,7 @@ fn batch(config: &ModelConfig, step: usize) -> Batch {
 #[test]
 fn every_mode_trains_to_the_same_bits() {
     let flip = ModelConfig { image_size: 40, ..Preset::Tiny.config() };
-    // The choices of OpenCLIP that add ops.
-    let scaled = TowerConfig { layer_scale: Some(0.3), activation: Activation::QuickGelu, ..flip.text };
-    let clip = ModelConfig {
-        vision: scaled,
-        text: scaled,
-        positions: Positions::Learned,
-        ln_pre: true,
-        image_pool: ImagePool::Patches,
-        ln_after_pool: true,
-        causal: true,
-        text_pool: TextPool::Argmax,
-        ..flip.clone()
-    };
+    let clip = with_choices_of_open_clip(flip.clone());
     [flip, clip].into_iter().for_each(trains_to_the_same_bits);
 }
 
