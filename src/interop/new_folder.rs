@@ -21,7 +21,7 @@ impl NewFolder {
     pub fn create(path: &Path) -> Result<Self, InteropError> {
         let is_empty = fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
         if path.exists() && !is_empty {
-            let problem = "is there already: choose another --out, or remove it".to_owned();
+            let problem = "already exists: choose another --out, or remove it".to_owned();
             return Err(InteropError::File { path: path.to_owned(), problem });
         }
         let mut name = path.file_name().unwrap_or_default().to_owned();
@@ -114,6 +114,6 @@ mod tests {
         assert_eq!(folder.finish().unwrap(), path);
         assert_eq!(fs::read_to_string(path.join("a.txt")).unwrap(), "a");
         let error = NewFolder::create(&path).err().unwrap().to_string();
-        assert!(error.ends_with("is there already: choose another --out, or remove it"), "{error}");
+        assert!(error.ends_with("already exists: choose another --out, or remove it"), "{error}");
     }
 }

@@ -158,7 +158,7 @@ fn what_cannot_be_read_or_written_says_why() {
     assert!(hf.contains("--format hf cannot express an image embedding") && hf.contains("export to open_clip"), "{hf}");
     assert!(!models.path("hf").exists());
     let taken = error(models.convert("import", "clipa", "clipa", &[]));
-    assert!(taken.contains("clipa is there already: choose another --out"), "{taken}");
+    assert!(taken.contains("clipa already exists: choose another --out"), "{taken}");
 
     let weights = models.path("clipa/open_clip_model.safetensors");
     let with = |change: &dyn Fn(&mut Tensors)| {
