@@ -4,6 +4,7 @@ pub mod benches;
 mod data;
 mod device;
 mod embed;
+mod encode;
 mod eval;
 mod export;
 #[cfg(feature = "cuda")]
@@ -16,6 +17,7 @@ mod logging;
 mod openclip;
 mod profile;
 mod progress;
+mod search;
 mod signals;
 mod table;
 mod train;
@@ -50,6 +52,7 @@ enum Command {
     Train(Box<train::Train>),
     Eval(Box<eval::Eval>),
     Embed(Box<embed::Embed>),
+    Search(Box<search::Search>),
     Data(data::Data),
     Import(import::Import),
     Export(export::Export),
@@ -113,6 +116,7 @@ pub fn main() -> ExitCode {
         Command::Train(command) => command.run(),
         Command::Eval(command) => command.run(),
         Command::Embed(command) => command.run(),
+        Command::Search(command) => command.run(),
         Command::Data(command) => command.run(),
         Command::Import(command) => command.run(),
         Command::Export(command) => command.run(),

@@ -33,6 +33,8 @@ pub mod tools;
 pub use self::broken::{Broken, Kind};
 pub use self::dataset::{CACHE_BYTES, Dataset, Order, ShardList, Survey, TrainingData, Variety};
 pub use self::error::{DataError, Result, TextError};
+#[cfg(feature = "parquet")]
+pub(crate) use self::format::ParquetVectors;
 pub(crate) use self::format::masked_crc;
 pub use self::loader::{
     Batch, Effort, Epoch, EvalBatch, EvalBatches, Loader, LoaderConfig, Origin, Position, Skipped, StreamPosition,

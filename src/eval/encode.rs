@@ -1,9 +1,12 @@
 //! Embedding images and texts in batches.
 
+use std::fs;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::EvalError;
 use crate::autograd::{Parameters, Program, Slot, Tape};
+use crate::data::image::{Decoding, Square, decode};
 use crate::data::{Content, Dataset, EvalBatch, EvalBatches, Label, Skipped, Tokenizer};
 use crate::device::{Device, DeviceError};
 use crate::model::Flip;
@@ -174,6 +177,29 @@ impl<D: AllOps> Encoder<D> {
         self.warnings.extend(batches.take_warnings());
         self.skipped = batches.skipped();
         Ok(())
+    }
+
+    /// Embeds image files: rows of length 1, `[paths, embed_dim]`.
+    ///
+    /// # Errors
+    /// A file that cannot be read or is no image, or a failure of the device.
+    pub fn image_files(&mut self, params: &Parameters<D>, paths: &[PathBuf]) -> Result<Vec<f32>, EvalError> {
+        let mut all = Vec::with_capacity(paths.len() * self.width);
+        let mut square = Square::new(self.sides[0], self.sides[1]);
+        let bytes = square.bytes();
+        for chunk in paths.chunks(self.batch) {
+            let mut pixels = vec![0; self.batch * bytes];
+            for (path, pixels) in chunk.iter().zip(pixels.chunks_exact_mut(bytes)) {
+                let unusable = |problem: String| EvalError::Image { path: path.clone(), problem };
+                let file = fs::read(path).map_err(|error| unusable(error.to_string()))?;
+                let image = decode(&file, Decoding::default()).map_err(|error| unusable(error.to_string()))?;
+                square.center_crop(&image, pixels).map_err(|error| unusable(error.to_string()))?;
+            }
+            self.vision.write(self.pixels, &pixels)?;
+            self.vision.forward(params)?;
+            all.extend_from_slice(&self.vision.read(self.image_rows)?[..chunk.len() * self.width]);
+        }
+        Ok(all)
     }
 
     /// Embeds texts: rows of length 1, `[texts, embed_dim]`.

@@ -8,6 +8,7 @@ mod numbers;
 mod open;
 mod ranks;
 mod retrieval;
+mod search;
 mod zero_shot;
 
 use std::path::PathBuf;
@@ -18,9 +19,10 @@ use crate::device::DeviceError;
 pub use classes::{ClassNames, Classes, Labels};
 pub use encode::{Encoder, Images, Inputs};
 pub use lists::Templates;
-pub use matrix::MatrixFile;
+pub use matrix::{MatrixFile, MatrixReader, Part, Rows};
 pub use open::open;
 pub use retrieval::{Recall, Retrieval, retrieval};
+pub use search::{Best, Match};
 pub use zero_shot::{ZeroShot, zero_shot};
 
 /// Why a model cannot be evaluated.
@@ -46,6 +48,12 @@ pub enum EvalError {
          counted from 0, the class {class:?}; say --labels names or --labels numbers"
     )]
     Ambiguous { sample: String, caption: String, line: u32, class: String },
+    /// A file of embeddings that cannot be used.
+    #[error("{}: {problem}", path.display())]
+    Matrix { path: PathBuf, problem: String },
+    /// An image file that cannot be used.
+    #[error("{}: {problem}", path.display())]
+    Image { path: PathBuf, problem: String },
     /// Data or a tokenizer that cannot be used.
     #[error(transparent)]
     Data(#[from] DataError),

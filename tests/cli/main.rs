@@ -26,6 +26,7 @@ mod protocol;
 mod remote;
 mod resume;
 mod robust;
+mod search;
 mod shards;
 mod snapshots;
 mod text;

@@ -204,33 +204,3 @@ fn a_renamed_checkpoint_is_recognised() {
     let (tensors, _) = read(&place.path("out/flip.safetensors"));
     assert_eq!(tensors["img_encoder/cls"].0, [1, 1, 32]);
 }
-
-/// Images need no captions; texts and images of a model are the rows that evaluation uses.
-#[test]
-fn embeddings_are_written_in_order() {
-    let place = crate::place::Place::new();
-    let shard = place.shard("a.tar", &[0, 1, 2, 3, 4].map(|image| (image, [("json", "{}")].as_slice())));
-    place.train("run", &["--steps=2"]).expect(0);
-    let [run, out] = ["run", "out.safetensors"].map(|name| place.path(name).display().to_string());
-    let texts = place.file("texts.txt", "a cat\na dog\na cat\n");
-    let flags =
-        [format!("--images={shard}"), format!("--texts={texts}"), format!("--out={out}"), "--batch=2".to_owned()];
-    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-    let ran = flipk(&[&["embed", &run], flags.as_slice()].concat()).expect(0);
-    assert!(ran.stdout.contains("5 images, 3 texts"), "{}", ran.stdout);
-    let (found, _) = read(Path::new(&out));
-    let rows = |name: &str| found[name].1.chunks_exact(16 * 4).map(<[u8]>::to_vec).collect::<Vec<_>>();
-    assert_eq!((found["images"].0.clone(), found["texts"].0.clone()), (vec![5, 16], vec![3, 16]));
-    assert!(rows("texts")[0] == rows("texts")[2] && rows("texts")[0] != rows("texts")[1]);
-    let keys = fs::read_to_string(format!("{out}.keys")).unwrap();
-    assert_eq!(keys.lines().collect::<Vec<_>>(), ["000", "001", "002", "003", "004"]);
-
-    let npy = place.path("out.npy").display().to_string();
-    flipk(&["embed", &run, "--images", &shard, "--out", &npy]).expect(0);
-    let bytes = fs::read(&npy).unwrap();
-    assert!(bytes.starts_with(b"\x93NUMPY") && bytes.ends_with(&rows("images")[4]), "the last row is another");
-    let error = flipk(&["embed", &run, "--images", &shard, "--texts", &texts, "--out", &npy]).expect(1).stderr;
-    assert!(error.contains("a .npy file has one matrix"), "{error}");
-    let error = flipk(&["embed", &run, "--images", &shard, "--out", "x.bin"]).expect(1).stderr;
-    assert!(error.contains("must end in .npy or .safetensors"), "{error}");
-}

@@ -31,13 +31,14 @@ fn seen(folder: &Path, args: &[&str]) -> String {
 
 #[test]
 fn help() {
-    let commands: [(&str, &[&str]); 16] = [
+    let commands: [(&str, &[&str]); 17] = [
         ("help", &[]),
         ("help-train", &["train"]),
         ("help-eval", &["eval"]),
         ("help-eval-zero-shot", &["eval", "zero-shot"]),
         ("help-eval-retrieval", &["eval", "retrieval"]),
         ("help-embed", &["embed"]),
+        ("help-search", &["search"]),
         ("help-import", &["import"]),
         ("help-export", &["export"]),
         ("help-verify", &["verify"]),

@@ -33,7 +33,7 @@ pub(crate) use self::members::{Entry, printable};
 pub(crate) use self::naming::Naming;
 pub(crate) use self::notes::lines as note_lines;
 #[cfg(feature = "parquet")]
-pub(crate) use self::parquet::rows as parquet_rows;
+pub(crate) use self::parquet::{Vectors as ParquetVectors, rows as parquet_rows};
 pub(crate) use self::shard::{Common, Report, Shard};
 pub(crate) use self::sniff::sniff;
 pub(crate) use self::tfrecord::masked_crc;

@@ -5,6 +5,8 @@
 //! | `check` | reads every sample |
 //! | `stat` | what is in a data set, and how fast it loads |
 //! | `preview` | draws samples as a model sees them |
+//! | `contact` | draws images that were found, with a line about each |
+//! | `draw` | what both draw with |
 //! | `pack` | writes shards with smaller images |
 //! | `journal` | what a pack has so far, so that it can go on |
 //! | `archive` | writes one shard |
@@ -13,6 +15,10 @@
 
 mod archive;
 mod check;
+#[cfg(feature = "cli")]
+mod contact;
+#[cfg(feature = "cli")]
+mod draw;
 mod input;
 mod journal;
 mod pack;
@@ -22,6 +28,8 @@ mod shrink;
 mod stat;
 
 pub use self::check::{Checked, Finding, check};
+#[cfg(feature = "cli")]
+pub use self::contact::{Section, Thumbnail, contact_sheet};
 pub use self::input::Input;
 pub use self::pack::{Filter, Form, Pack, PackError, Packed, ShardLimit};
 #[cfg(feature = "cli")]

@@ -12,6 +12,7 @@
 //! | `pages` | the pages of a column, checked |
 //! | `read` | the values of a column, a few rows at a time |
 //! | `unpack` | from rows to samples |
+//! | `vectors` | files with a vector per row |
 //!
 //! The crate `parquet` may panic on damaged files; [`confined`] makes that an error.
 
@@ -22,6 +23,7 @@ mod read;
 #[cfg(test)]
 mod tests;
 mod unpack;
+mod vectors;
 
 use std::io::{self, BufReader, Read};
 use std::path::Path;
@@ -36,6 +38,7 @@ use bytes::Bytes;
 
 use self::columns::Columns;
 use self::unpack::{Stop, Unpacker};
+pub(crate) use self::vectors::Vectors;
 use super::damage::samples_lost;
 use super::notes::NoteKind;
 use super::sniff::sniff;

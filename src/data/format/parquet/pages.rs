@@ -10,7 +10,7 @@ use ::parquet::schema::types::ColumnDescPtr;
 use super::Source;
 
 /// Values of a column of lists in a row group; the levels of a row are in memory at once.
-const MAX_IN_LISTS: usize = 1 << 26;
+pub(super) const MAX_IN_LISTS: usize = 1 << 26;
 
 /// The pages of a column of a row group.
 pub(super) struct Pages {

@@ -86,7 +86,8 @@ fn integer(kind: Kind, value: i64) -> Cell {
     }
 }
 
-fn cells<T: DataType>(
+/// The next `rows` values; `full` is the definition level of one that is there.
+pub(super) fn cells<T: DataType>(
     reader: &mut ColumnReaderImpl<T>,
     rows: usize,
     full: i16,

@@ -1,12 +1,6 @@
-//! A picture of samples as the model sees them.
-//!
-//! | file | what it does |
-//! |---|---|
-//! | `sheet` | where everything is, and how it is drawn |
-//! | `text` | letters |
+//! A picture of samples as the model sees them; `sheet` draws it.
 
 mod sheet;
-mod text;
 
 use ::image::RgbImage;
 use serde::Serialize;

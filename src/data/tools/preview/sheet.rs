@@ -6,11 +6,12 @@
 use ::image::{Rgb, RgbImage, imageops};
 
 use super::Shown;
-use super::text::{self, LINE, WIDTH};
 use crate::data::error::{DataError, Result};
 use crate::data::loader::LoaderConfig;
 use crate::data::sample::CropRect;
 use crate::data::sample::image::MAX_PIXELS;
+use crate::data::tools::draw::text::{self, LINE, WIDTH};
+use crate::data::tools::draw::{BLACK, DARK, EMPTY, PAGE, RED, fill, fitted, frame, note, scaled};
 
 /// Of the sheet, if the number of columns is not given.
 const USUAL_WIDTH: u32 = 1600;
@@ -25,14 +26,7 @@ const CAPTION_LINES: usize = 3;
 /// Between the number of tokens and the sample's name, in letters.
 const SPACE: usize = 2;
 
-const PAGE: Rgb<u8> = Rgb([246; 3]);
 const WHITE: Rgb<u8> = Rgb([255; 3]);
-const BLACK: Rgb<u8> = Rgb([0; 3]);
-const RED: Rgb<u8> = Rgb([220, 0, 0]);
-/// Text of less weight.
-const DARK: Rgb<u8> = Rgb([110; 3]);
-/// Around an original that is no square.
-const EMPTY: Rgb<u8> = Rgb([226; 3]);
 /// Stripes of patches that are left out, which a plain grey in a picture does not have.
 const MASKED: [Rgb<u8>; 2] = [Rgb([184; 3]), Rgb([200; 3])];
 /// Width of these.
@@ -104,12 +98,7 @@ impl Sheet {
 
     /// `image` as large as fits into a square.
     pub(super) fn fitted(&self, image: &RgbImage) -> RgbImage {
-        let longer = image.width().max(image.height());
-        let [width, height] = [image.width(), image.height()].map(|length| scaled(length, longer, self.side).max(1));
-        match longer < self.side {
-            true => imageops::resize(image, width, height, imageops::FilterType::Triangle),
-            false => imageops::thumbnail(image, width, height),
-        }
+        fitted(image, self.side)
     }
 
     /// Draws the tile with this number, counted row by row.
@@ -157,10 +146,7 @@ impl Sheet {
                 }
             }
             Err(problem) => {
-                let (columns, lines) = ((self.side / WIDTH) as usize, (self.side / LINE) as usize);
-                for (line, text) in (0..).zip(text::wrap(&format!("outside of the crop: {problem}"), columns, lines)) {
-                    text::draw(picture, (left, top + line * LINE), &text, RED);
-                }
+                note(picture, (left, top), self.side, &format!("outside of the crop: {problem}"));
             }
         }
     }
@@ -176,28 +162,6 @@ impl Sheet {
             for (at, &pixel) in (0..).zip(patch.as_chunks::<3>().0) {
                 let (x, y) = (x0 + at % self.patch, y0 + at / self.patch);
                 fill(picture, (left + x * self.scale, top + y * self.scale), (self.scale, self.scale), Rgb(pixel));
-            }
-        }
-    }
-}
-
-/// A length in a picture of `from` pixels, in one of `to` pixels.
-fn scaled(length: u32, from: u32, to: u32) -> u32 {
-    (u64::from(length) * u64::from(to) / u64::from(from.max(1))) as u32
-}
-
-fn fill(picture: &mut RgbImage, (left, top): (u32, u32), (width, height): (u32, u32), colour: Rgb<u8>) {
-    for y in top..top + height {
-        (left..left + width).for_each(|x| picture.put_pixel(x, y, colour));
-    }
-}
-
-/// The outermost pixels of a rectangle that ends before `end`.
-fn frame(picture: &mut RgbImage, start: (u32, u32), end: (u32, u32), colour: Rgb<u8>) {
-    for y in start.1..end.1 {
-        for x in start.0..end.0 {
-            if y == start.1 || y + 1 == end.1 || x == start.0 || x + 1 == end.0 {
-                picture.put_pixel(x, y, colour);
             }
         }
     }

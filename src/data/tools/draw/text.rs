@@ -8,15 +8,15 @@ use crate::data::text::compose;
 const HEIGHT: RasterHeight = RasterHeight::Size16;
 const WEIGHT: FontWeight = FontWeight::Regular;
 /// Pixels from one letter to the next.
-pub(super) const WIDTH: u32 = get_raster_width(WEIGHT, HEIGHT) as u32;
+pub(in crate::data::tools) const WIDTH: u32 = get_raster_width(WEIGHT, HEIGHT) as u32;
 /// Pixels from one line to the next.
-pub(super) const LINE: u32 = HEIGHT.val() as u32 + 2;
+pub(in crate::data::tools) const LINE: u32 = HEIGHT.val() as u32 + 2;
 
 /// Where a text goes on, or was cut.
 const ELLIPSIS: &str = "...";
 
 /// Draws a line of text from its upper left corner. What is beyond the picture is left out.
-pub(super) fn draw(picture: &mut RgbImage, (left, top): (u32, u32), text: &str, colour: Rgb<u8>) {
+pub(in crate::data::tools) fn draw(picture: &mut RgbImage, (left, top): (u32, u32), text: &str, colour: Rgb<u8>) {
     for (column, c) in (0..).zip(compose(text).chars().map(plain)) {
         let raster = get_raster(c, WEIGHT, HEIGHT);
         for (x, y) in (0..HEIGHT.val() as u32).flat_map(|y| (0..WIDTH).map(move |x| (x, y))) {
@@ -49,7 +49,7 @@ fn plain(c: char) -> char {
 }
 
 /// The words of `text` in at most `max` lines of `columns` letters. A text that does not fit ends in an ellipsis.
-pub(super) fn wrap(text: &str, columns: usize, max: usize) -> Vec<String> {
+pub(in crate::data::tools) fn wrap(text: &str, columns: usize, max: usize) -> Vec<String> {
     // The font lacks it.
     let text = compose(text).replace('\u{2026}', ELLIPSIS);
     let mut lines: Vec<Vec<char>> = Vec::new();
@@ -75,7 +75,7 @@ pub(super) fn wrap(text: &str, columns: usize, max: usize) -> Vec<String> {
 }
 
 /// The end of `text`, after an ellipsis if it is longer than `columns` letters.
-pub(super) fn end(text: &str, columns: usize) -> String {
+pub(in crate::data::tools) fn end(text: &str, columns: usize) -> String {
     let text = compose(text);
     match text.chars().count().saturating_sub(columns) {
         0 => text.into_owned(),

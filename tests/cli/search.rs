@@ -1,0 +1,160 @@
+//! `flipk embed` and `flipk search`.
+
+use std::fs;
+use std::path::Path;
+
+use safetensors::SafeTensors;
+use serde_json::Value;
+
+use crate::harness::flipk;
+use crate::place::Place;
+use crate::robust::png;
+
+/// Images need no captions; texts and images of a model are the rows that evaluation uses.
+#[test]
+fn embeddings_are_written_in_order() {
+    let place = Place::new();
+    let shard = place.shard("a.tar", &[0, 1, 2, 3, 4].map(|image| (image, [("json", "{}")].as_slice())));
+    place.train("run", &["--steps=2"]).expect(0);
+    let [run, out] = ["run", "out.safetensors"].map(|name| place.path(name).display().to_string());
+    let texts = place.file("texts.txt", "a cat\na dog\na cat\n");
+    let flags =
+        [format!("--images={shard}"), format!("--texts={texts}"), format!("--out={out}"), "--batch=2".to_owned()];
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let ran = flipk(&[&["embed", &run], flags.as_slice()].concat()).expect(0);
+    assert!(ran.stdout.contains("5 images, 3 texts"), "{}", ran.stdout);
+    let bytes = fs::read(&out).unwrap();
+    let found = SafeTensors::deserialize(&bytes).unwrap();
+    let rows = |name: &str| {
+        let tensor = found.tensor(name).unwrap();
+        assert_eq!(tensor.shape()[1], 16);
+        tensor.data().chunks_exact(16 * 4).map(<[u8]>::to_vec).collect::<Vec<_>>()
+    };
+    assert_eq!((rows("images").len(), rows("texts").len()), (5, 3));
+    assert!(rows("texts")[0] == rows("texts")[2] && rows("texts")[0] != rows("texts")[1]);
+    let keys = fs::read_to_string(format!("{out}.keys")).unwrap();
+    assert_eq!(keys.lines().collect::<Vec<_>>(), ["000", "001", "002", "003", "004"]);
+
+    let npy = place.path("out.npy").display().to_string();
+    flipk(&["embed", &run, "--images", &shard, "--out", &npy]).expect(0);
+    let bytes = fs::read(&npy).unwrap();
+    assert!(bytes.starts_with(b"\x93NUMPY") && bytes.ends_with(&rows("images")[4]), "the last row is another");
+    let error = flipk(&["embed", &run, "--images", &shard, "--texts", &texts, "--out", &npy]).expect(1).stderr;
+    assert!(error.contains("can have one matrix"), "{error}");
+    let error = flipk(&["embed", &run, "--images", &shard, "--out", "x.bin"]).expect(1).stderr;
+    assert!(error.contains("must end in .npy, .safetensors or .parquet"), "{error}");
+}
+
+/// A trained model, and five images as a shard.
+fn images() -> (Place, String, String) {
+    let place = Place::new();
+    let shard = place.shard("a.tar", &[0, 1, 2, 3, 4].map(|image| (image, [("txt", "a cat")].as_slice())));
+    place.train("run", &["--steps=2"]).expect(0);
+    let run = place.path("run").display().to_string();
+    (place, run, shard)
+}
+
+/// Rows and scores of each query, as JSON has them.
+fn matches(args: &[&str]) -> Vec<Vec<(u64, f64)>> {
+    let printed = flipk(&[&["search"], args, &["--json"]].concat()).expect(0).stdout;
+    let answers: Vec<Value> = serde_json::from_str(&printed).unwrap();
+    let found = |answer: &Value| {
+        let found = answer["matches"].as_array().unwrap().iter();
+        found.map(|found| (found["row"].as_u64().unwrap(), found["score"].as_f64().unwrap())).collect()
+    };
+    answers.iter().map(found).collect()
+}
+
+/// Images and every form of their embeddings give the same matches, best first.
+#[test]
+fn search_finds_the_same_in_images_and_embeddings() {
+    let (place, run, shard) = images();
+    let query = place.path("query.png").display().to_string();
+    fs::write(&query, png(3)).unwrap();
+    let queries = [run.as_str(), "a cat", "a dog", "--image", &query, "--in"];
+    let found = matches(&[&queries[..], &[&shard]].concat());
+    assert!(found.len() == 3 && found.iter().all(|found| found.len() == 5), "{found:?}");
+    assert!(found.iter().all(|found| found.is_sorted_by(|a, b| a.1 >= b.1)), "{found:?}");
+    assert!(found[2][0].0 == 3 && found[2][0].1 > 0.9999, "{found:?}");
+    for form in ["npy", "safetensors", "parquet"] {
+        let out = place.path(&format!("out.{form}")).display().to_string();
+        flipk(&["embed", &run, "--images", &shard, "--out", &out]).expect(0);
+        assert_eq!(Path::new(&format!("{out}.keys")).exists(), form != "parquet");
+        assert_eq!(matches(&[&queries[..], &[&out]].concat()), found, "{form}");
+        let best: Vec<_> = found.iter().map(|found| found[..2].to_vec()).collect();
+        assert_eq!(matches(&[&queries[..], &[&out, "--top=2", "--images", &shard]].concat()), best, "{form}");
+        let table = flipk(&["search", &run, "a cat", "--in", &out]).expect(0).stdout;
+        assert!(table.starts_with("a cat\n") && table.lines().all(|line| !line.contains("row")), "{table}");
+        // With the images there are their shards and captions.
+        let table = flipk(&["search", &run, "a cat", "--in", &out, "--images", &shard]).expect(0).stdout;
+        assert_eq!(table.matches("a.tar:").count(), 5, "{table}");
+        assert_eq!(table.matches("  a cat").count(), 5, "{table}");
+    }
+}
+
+#[test]
+fn search_draws_what_it_found() {
+    let (place, run, shard) = images();
+    let [sheet, out] = ["sheet.png", "out.npy"].map(|name| place.path(name).display().to_string());
+    flipk(&["search", &run, "x", "y", "--in", &shard, "--picture", &sheet, "--columns=3"]).expect(0);
+    let size = |path: &str| image::image_dimensions(path).unwrap();
+    assert_eq!(size(&sheet).0, 3 * 244 + 20);
+    let first = fs::read(&sheet).unwrap();
+    flipk(&["embed", &run, "--images", &shard, "--out", &out]).expect(0);
+    let flags = ["--in", &out, "--images", &shard, "--picture", &sheet, "--columns=3"];
+    flipk(&[&["search", &run, "x", "y"], &flags[..]].concat()).expect(0);
+    assert!(fs::read(&sheet).unwrap() == first, "another picture");
+    let error = flipk(&["search", &run, "x", "--in", &out, "--picture", &sheet]).expect(1).stderr;
+    assert!(error.contains("a picture needs the images"), "{error}");
+}
+
+#[test]
+fn what_cannot_be_searched_is_an_error() {
+    let (place, run, shard) = images();
+    let [out, other] = ["out.npy", "other.tar"].map(|name| place.path(name).display().to_string());
+    flipk(&["embed", &run, "--images", &shard, "--out", &out]).expect(0);
+    let error = |args: &[&str]| flipk(&[&["search", &run, "x", "--in"], args].concat()).expect(1).stderr;
+    let bytes = fs::read(&out).unwrap();
+    let changed = |from: &str, to: &str, end: usize| {
+        let text = String::from_utf8_lossy(&bytes[10..1024]).replace(from, to);
+        let header = [&bytes[..10], &text.as_bytes()[..1014]].concat();
+        let path = place.path(&format!("{}-{end}.npy", to.trim())).display().to_string();
+        fs::write(&path, [&header, &bytes[1024..end]].concat()).unwrap();
+        path
+    };
+    let end = bytes.len();
+    for (path, problem) in [
+        (changed("", "", end - 1), "it is cut: it has no room for 5 x 16 numbers"),
+        (changed("(5, 16)", "(10, 8)", end), "the embeddings have 8 numbers each, and the model's have 16"),
+        (changed("(5, 16)", "(80,)  ", end), "embeddings have two dimensions"),
+        (changed("<f4", "<i4", end), "it has numbers of the type <i4"),
+        (changed("False", "True ", end), "numpy.ascontiguousarray"),
+        (changed("(5, 16)", "(5, x16)", end), "its header is unknown"),
+        (place.file("a.npy", "PK"), "its header is cut or damaged"),
+        (place.path("missing.npy").display().to_string(), "No such file"),
+    ] {
+        let found = error(&[&path]);
+        assert!(found.contains(problem), "{problem}: {found}");
+    }
+    // Numbers of 16 bits, as other programs write them.
+    let half = place.path("half.npy").display().to_string();
+    let numbers =
+        bytes[1024..].as_chunks::<4>().0.iter().map(|&number| half::f16::from_f32(f32::from_le_bytes(number)));
+    let header = [&bytes[..10], String::from_utf8_lossy(&bytes[10..1024]).replace("<f4", "<f2").as_bytes()].concat();
+    fs::write(&half, [header, numbers.flat_map(half::f16::to_le_bytes).collect()].concat()).unwrap();
+    let rows = |path: &str| matches(&[&run, "x", "--in", path])[0].iter().map(|(row, _)| *row).collect::<Vec<_>>();
+    assert_eq!(rows(&half), rows(&out));
+
+    place.shard("other.tar", &[(7, &[("txt", "a dog")])]);
+    let found = error(&[&out, "--images", &other]);
+    assert!(found.contains("is not among --images"), "{found}");
+    let found = error(&[&shard, "--images", &shard]);
+    assert!(found.contains("--images belongs to --in with a file of embeddings"), "{found}");
+    assert!(error(&[&out, &shard]).contains("has embeddings: search it alone"));
+    fs::write(format!("{out}.keys"), "000\n").unwrap();
+    assert!(error(&[&out]).contains("has fewer lines than the 5 rows"));
+    let found = flipk(&["search", &run, "--image", &shard, "--in", &out]).expect(1).stderr;
+    assert!(found.contains("a.tar: it is not a JPEG"), "{found}");
+    let found = flipk(&["search", &run, "--in", &out]).expect(2).stderr;
+    assert!(found.contains("<TEXT>"), "{found}");
+}
