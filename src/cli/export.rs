@@ -8,14 +8,15 @@ use clap::{Args, ValueEnum};
 
 use super::put;
 use crate::interop::NewFolder;
-use crate::interop::export::{Export as Model, Numbers, flip, hugging_face, open_clip};
+use crate::interop::export::{Export as Model, Numbers, flip, hugging_face, onnx, open_clip};
 use crate::train::Weights;
 
 /// Write a model in the form of another program
 #[derive(Args)]
 #[command(after_help = "Examples:
   flipk export runs/b16-001 --format open_clip --out b16
-  python -c \"import open_clip; open_clip.create_model_and_transforms('local-dir:b16')\"")]
+  python -c \"import open_clip; open_clip.create_model_and_transforms('local-dir:b16')\"
+  flipk export runs/b16-001 --format onnx --dtype f16 --out b16-onnx")]
 pub(super) struct Export {
     /// Run folder (its newest checkpoint), checkpoint file, or folder of an OpenCLIP or Hugging Face model
     model: PathBuf,
@@ -39,6 +40,8 @@ enum Format {
     Hf,
     /// The FLIP authors' parameters under their names
     Flip,
+    /// ONNX: image.onnx and text.onnx for onnxruntime, opset 17, any batch size
+    Onnx,
 }
 
 impl Export {
@@ -61,6 +64,7 @@ impl Export {
             Format::OpenClip => open_clip(&model, &folder)?,
             Format::Hf => hugging_face(&model, &folder)?,
             Format::Flip => flip(&model, &folder)?,
+            Format::Onnx => onnx(&model, &folder)?,
         }
         put(format_args!("{}\n", folder.finish()?.display()))?;
         Ok(ExitCode::SUCCESS)

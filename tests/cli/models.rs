@@ -192,6 +192,41 @@ fn what_cannot_be_read_or_written_says_why() {
     assert!(!models.path("out").exists());
 }
 
+/// Both encoders, what describes them, and the tokenizer; or nothing.
+#[test]
+fn onnx_is_written_whole_or_not_at_all() {
+    let place = crate::place::Place::new();
+    place.train("run", &["--steps=2"]).expect(0);
+    let run = place.path("run").display().to_string();
+    let export = |out: &str, flags: &[&str]| {
+        let out = place.path(out).display().to_string();
+        flipk(&[&["export", &run, "--format=onnx", "--out", &out], flags].concat())
+    };
+    let size = |file: &str| fs::metadata(place.path(file)).unwrap().len();
+    export("f32", &[]).expect(0);
+    export("f16", &["--dtype=f16"]).expect(0);
+    let names = fs::read_dir(place.path("f32")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let names: std::collections::BTreeSet<String> = names.collect();
+    let expected = ["image.onnx", "onnx_config.json", "text.onnx", "tokenizer.json", "tokenizer_config.json"];
+    assert!(names.iter().eq(expected), "{names:?}");
+    assert!(size("f16/text.onnx") * 10 < size("f32/text.onnx") * 8, "f16 is not smaller");
+    let about: Value = serde_json::from_slice(&fs::read(place.path("f32/onnx_config.json")).unwrap()).unwrap();
+    assert_eq!(
+        (&about["image"]["output"]["shape"][1], &about["text"]["input"]["name"]),
+        (&json!(16), &json!("input_ids"))
+    );
+    assert!(about["text"]["input"]["pad_id"].is_u64(), "{about}");
+
+    let before = fs::read(place.path("f32/image.onnx")).unwrap();
+    let taken = export("f32", &["--dtype=f16"]).expect(1).stderr;
+    assert!(taken.contains("already exists: choose another --out") && !taken.contains("partial"), "{taken}");
+    assert!(fs::read(place.path("f32/image.onnx")).unwrap() == before, "an existing file has changed");
+    let bf16 = export("bf16", &["--dtype=bf16"]).expect(1).stderr;
+    assert!(bf16.contains("--format onnx cannot express bf16") && bf16.contains("--dtype f16"), "{bf16}");
+    let left = fs::read_dir(place.path("")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    assert!(left.into_iter().all(|name| !name.contains("bf16")), "something is left");
+}
+
 /// A copy of a checkpoint beside the files of its run is still flipk's own.
 #[test]
 fn a_renamed_checkpoint_is_recognised() {

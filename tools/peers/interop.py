@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Compares embeddings of flipk with those of OpenCLIP and transformers, for models that go in and out.
+"""Compares embeddings of flipk with those of OpenCLIP, transformers and onnxruntime, for models that go in and out.
 
     tools/peers/interop.py --photos photos.tar [--flipk target/release/flipk] [--out FILE]
 
@@ -25,7 +25,7 @@ import tarfile
 import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-PACKAGES = ["open_clip_torch==3.2.0", "transformers<5"]
+PACKAGES = ["open_clip_torch==3.2.0", "transformers<5", "onnx==1.23.2", "onnxruntime==1.32.0"]
 COUNT = 64
 
 # Small, so that the whole comparison takes a minute; CLIP's vocabulary and context, so that its tokenizer is used.
@@ -44,8 +44,8 @@ MODELS = {
         "text_cfg": {"act_kwargs": {"approximate": "tanh"}, "norm_kwargs": {"eps": 1e-6}},
     },
 }
-FORMS = {"clip": ["open_clip", "hf"], "quickgelu": ["open_clip", "hf"], "clipa": ["open_clip"], "scaled": ["open_clip"],
-         "flip": ["open_clip", "flip"], "flip-patches": ["open_clip"]}
+FORMS = {"clip": ["open_clip", "hf", "onnx"], "quickgelu": ["open_clip", "hf", "onnx"], "clipa": ["open_clip", "onnx"],
+         "scaled": ["open_clip", "onnx"], "flip": ["open_clip", "flip", "onnx"], "flip-patches": ["open_clip", "onnx"]}
 
 
 def run(*command):
@@ -146,6 +146,36 @@ def hugging_face_rows(folder, photos, captions):
     return output.image_embeds, output.text_embeds
 
 
+def onnx_rows(folder, photos, captions):
+    """onnxruntime's embeddings on the CPU, in batches of one and of all, with no other program's preparation."""
+    import numpy
+    import onnx
+    import onnxruntime
+    import torch
+    from PIL import Image
+    from tokenizers import Tokenizer
+
+    about = json.loads((folder / "onnx_config.json").read_text())
+    pixels = numpy.stack([numpy.asarray(Image.open(photos / f"{number:03}.png")) for number in range(COUNT)])
+    pixels = pixels.transpose(0, 3, 1, 2).astype(numpy.float32) / 255
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.enable_truncation(about["context"])
+    tokenizer.enable_padding(length=about["context"], pad_id=about["text"]["input"]["pad_id"])
+    tokens = numpy.array([text.ids for text in tokenizer.encode_batch(captions)], numpy.int64)
+    results = []
+    for side, rows in [("image", pixels), ("text", tokens)]:
+        path = folder / about[side]["file"]
+        onnx.checker.check_model(str(path), full_check=True)
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        infer = lambda rows: session.run([about[side]["output"]["name"]], {about[side]["input"]["name"]: rows})[0]
+        together, alone = infer(rows), numpy.concatenate([infer(row[None]) for row in rows])
+        # Products may be summed in another order, whose differences f16 makes larger.
+        if (apart := numpy.abs(together - alone).max()) > (1e-5 if "f32" in folder.name else 1e-3):
+            sys.exit(f"{path}: batches of 1 and of {COUNT} differ by {apart}")
+        results.append(torch.from_numpy(together))
+    return results
+
+
 def compare(ours, theirs, numbers):
     """The largest difference, or with half precision the least cosine, of images and of texts."""
     if numbers == "f32":
@@ -168,6 +198,7 @@ def main():
         subprocess.run([python, "-m", "pip", "install", "--quiet", *PACKAGES], check=True)
         sys.exit(subprocess.run([python, __file__, "--inside", *sys.argv[1:]]).returncode)
 
+    import onnxruntime
     import open_clip
     import transformers
 
@@ -204,18 +235,20 @@ def main():
                     "--eval-data=embedded:noto", "--steps=3", "--save-every=0", "--device=cpu", "--out", run_folder)
             ours = embed(flipk, run_folder, photos, place / f"{name}-run.safetensors")
             for form in FORMS[name]:
-                reader = {"open_clip": open_clip_rows, "hf": hugging_face_rows}.get(form)
-                for numbers in ["f32", "f16", "bf16"]:
+                reader = {"open_clip": open_clip_rows, "hf": hugging_face_rows, "onnx": onnx_rows}.get(form)
+                # onnxruntime does not compute in bf16 on a CPU, and flipk does not read ONNX.
+                for numbers in ["f32", "f16"] if form == "onnx" else ["f32", "f16", "bf16"]:
                     out = place / f"{name}-{form}-{numbers}"
                     run(flipk, "export", run_folder, "--format", form, "--dtype", numbers, "--out", out)
                     if reader:
                         row(name, "out", form, numbers, compare(ours, reader(out, photos, captions), numbers))
-                if (name, form) == ("flip", "open_clip"):
+                if form == "onnx" or (name, form) == ("flip", "open_clip"):
                     # A vision tower of timm, which flipk writes and does not read.
                     continue
                 back = embed(flipk, place / f"{name}-{form}-f32", photos, place / f"{name}-{form}.safetensors")
                 row(name, "back", form, "f32", compare(ours, back, "f32"))
-    versions = {"open_clip": open_clip.__version__, "transformers": transformers.__version__}
+    versions = {"open_clip": open_clip.__version__, "transformers": transformers.__version__,
+                "onnxruntime": onnxruntime.__version__}
     result = {"date": datetime.date.today().isoformat(), "versions": versions, "photographs": COUNT, "rows": rows}
     arguments.out.write_text(json.dumps(result, indent=1) + "\n")
     sys.exit(f"{failed} of {len(rows)} comparisons are too far apart" if failed else 0)

@@ -2,6 +2,7 @@
 
 mod flip;
 mod hugging_face;
+mod onnx;
 mod open_clip;
 mod timm;
 mod tokenizer;
@@ -18,6 +19,7 @@ use crate::model::{Loss, ModelConfig};
 
 pub use self::flip::flip;
 pub use self::hugging_face::hugging_face;
+pub use self::onnx::onnx;
 pub use self::open_clip::open_clip;
 
 /// The numbers of an export.
