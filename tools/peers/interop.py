@@ -34,6 +34,7 @@ TEXT = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "lay
 MODELS = {
     "clip": {},
     "quickgelu": {"quick_gelu": True},
+    "end-id": {"text_cfg": {"pool_type": "eos", "eos_id": 49407}},
     "clipa": {
         "vision_cfg": {"no_ln_pre": True, "pool_type": "avg", "final_ln_after_pool": True},
         "text_cfg": {"pool_type": "last", "no_causal_mask": True},
@@ -44,8 +45,9 @@ MODELS = {
         "text_cfg": {"act_kwargs": {"approximate": "tanh"}, "norm_kwargs": {"eps": 1e-6}},
     },
 }
-FORMS = {"clip": ["open_clip", "hf", "onnx"], "quickgelu": ["open_clip", "hf", "onnx"], "clipa": ["open_clip", "onnx"],
-         "scaled": ["open_clip", "onnx"], "flip": ["open_clip", "flip", "onnx"], "flip-patches": ["open_clip", "onnx"]}
+FORMS = {"clip": ["open_clip", "hf", "onnx"], "quickgelu": ["open_clip", "hf", "onnx"],
+         "end-id": ["open_clip", "hf", "onnx"], "clipa": ["open_clip", "onnx"], "scaled": ["open_clip", "onnx"],
+         "flip": ["open_clip", "flip", "onnx"], "flip-patches": ["open_clip", "onnx"]}
 
 
 def run(*command):
@@ -169,7 +171,7 @@ def onnx_rows(folder, photos, captions):
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         infer = lambda rows: session.run([about[side]["output"]["name"]], {about[side]["input"]["name"]: rows})[0]
         together, alone = infer(rows), numpy.concatenate([infer(row[None]) for row in rows])
-        # Products may be summed in another order, whose differences f16 makes larger.
+        # Products may be summed in another order, which f16 makes visible.
         if (apart := numpy.abs(together - alone).max()) > (1e-5 if "f32" in folder.name else 1e-3):
             sys.exit(f"{path}: batches of 1 and of {COUNT} differ by {apart}")
         results.append(torch.from_numpy(together))
