@@ -152,7 +152,7 @@ fn what_cannot_be_searched_is_an_error() {
     assert!(found.contains("--images belongs to --in with a file of embeddings"), "{found}");
     assert!(error(&[&out, &shard]).contains("has embeddings: search it alone"));
     fs::write(format!("{out}.keys"), "000\n").unwrap();
-    assert!(error(&[&out]).contains("has fewer lines than the 5 rows"));
+    assert!(error(&[&out]).contains("has fewer lines than there are rows"));
     let found = flipk(&["search", &run, "--image", &shard, "--in", &out]).expect(1).stderr;
     assert!(found.contains("a.tar: it is not a JPEG"), "{found}");
     let found = flipk(&["search", &run, "--in", &out]).expect(2).stderr;

@@ -158,23 +158,21 @@ impl MatrixReader {
             },
         };
         let rows = rows.map_err(|problem| EvalError::Matrix { path: self.path.clone(), problem })?;
-        let (Some(mut rows), Some(keys)) = (rows.clone(), &mut self.keys) else { return Ok(rows) };
-        for name in &mut rows.names {
-            let mut line = String::new();
-            let path = keys_path(&self.path);
-            let problem = match keys.read_line(&mut line) {
-                Ok(0) => {
-                    format!("it has fewer lines than the {} rows it belongs to; embed the images again", self.rows)
-                }
-                Ok(_) => {
-                    *name = Some(line.trim_end_matches(['\n', '\r']).to_owned());
-                    continue;
-                }
-                Err(error) => error.to_string(),
-            };
-            return Err(EvalError::Matrix { path, problem });
+        let Some(mut rows) = rows else { return Ok(None) };
+        if let Some(keys) = &mut self.keys {
+            let named = rows.names.iter_mut().try_for_each(|name| next_line(keys).map(|line| *name = Some(line)));
+            named.map_err(|problem| EvalError::Matrix { path: keys_path(&self.path), problem })?;
         }
         Ok(Some(rows))
+    }
+}
+
+fn next_line(keys: &mut impl BufRead) -> Result<String, String> {
+    let mut line = String::new();
+    match keys.read_line(&mut line) {
+        Ok(0) => Err("it has fewer lines than there are rows; embed the images again".to_owned()),
+        Ok(_) => Ok(line.trim_end_matches(['\n', '\r']).to_owned()),
+        Err(error) => Err(error.to_string()),
     }
 }
 
