@@ -82,7 +82,7 @@ fn kept(value: &Json, within: bool) -> Value {
     match value {
         Json::Null => Value::Null,
         Json::Bool(value) => Value::Bool(*value),
-        Json::Number(number) => Value::Number(number.as_f64().unwrap()),
+        Json::Number(number) => Value::Number(number.to_string().parse().unwrap()),
         Json::String(text) => Value::Text(text.clone()),
         Json::Object(_) => rewritten(&serde_json::to_vec(value).unwrap()),
         Json::Array(_) if within => Value::List(Vec::new()),

@@ -190,8 +190,10 @@ fn a_folder_with_something_else_is_refused() {
         assert!(ran.stderr.contains(words), "{}", ran.stderr);
     };
     refused("in", &[], "it holds 0");
+    place.file("file", "");
+    refused("file", &[], "file: it is a file; give a folder");
     pack(&place, &data, "out", &[]).expect(0);
-    refused("out", &["--quality=80"], "a pack with other options");
+    refused("out", &["--quality=80"], r#"a pack with other options: form was {"jpeg":90} and is now {"jpeg":80}"#);
     place.file("out/000000.tar", "short");
     refused("out", &[], "000000.tar has 5 bytes instead of");
     place.shard("in/01.tar", &[(1, &[("txt", "a square")])]);

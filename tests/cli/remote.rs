@@ -174,3 +174,39 @@ fn a_run_from_commands_has_the_bits_of_a_local_one() {
     let ran = crate::harness::ended(child).expect(0);
     assert!(ran.stdout.contains("stopped after step") && begun.elapsed() < Duration::from_secs(20));
 }
+
+/// A server that does not say which version of a file it sends: the file is fetched each time, and a line says so.
+#[test]
+fn what_has_no_version_is_not_cached() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = BufReader::new(stream.expect("a request"));
+            let mut lines = Vec::new();
+            while lines.last().is_none_or(|line: &String| !line.trim().is_empty()) {
+                let mut line = String::new();
+                stream.read_line(&mut line).expect("a line");
+                lines.push(line);
+            }
+            let body = shard(lines[0].contains("1.tar").into());
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+            let body = if lines[0].starts_with("HEAD") { Vec::new() } else { body };
+            stream.get_mut().write_all(&[head.as_bytes(), &body].concat()).expect("a reader");
+        }
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path().join("cache");
+    let flags = [format!("--data=http://127.0.0.1:{port}/{{0,1}}.tar"), format!("--cache={}", cache.display())];
+    let vocab = folder.path().join("vocab.txt");
+    std::fs::write(&vocab, "[PAD]\n[UNK]\na\nword\n").unwrap();
+    let flags = [&flags[..], &[format!("--tokenizer={}", vocab.display()), "--steps=2".into(), "--batch=4".into()]];
+    let flags: Vec<String> = flags.concat();
+    let mut command = command();
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    command.args(train_args(&folder.path().join("run"), &flags)).env("NO_PROXY", "127.0.0.1");
+    let ran = command.env_remove("HTTP_PROXY").env_remove("http_proxy").output().unwrap();
+    let said = String::from_utf8_lossy(&ran.stderr);
+    assert!(ran.status.success() && !cache.exists(), "{said}");
+    assert_eq!(said.matches("is not cached, nor are others like it").count(), 1, "{said}");
+}

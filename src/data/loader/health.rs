@@ -174,7 +174,7 @@ impl Health {
     ///
     /// # Errors
     /// [`DataError::TooManyBroken`] by the rule above; [`DataError::NoGoodSample`] after as many bad visits in a row as
-    /// the data set has samples; [`DataError::Unreadable`] if the shard could not be read.
+    /// there can only be if no sample is good; [`DataError::Unreadable`] if the shard could not be read.
     pub(super) fn visit(&mut self, epoch: u64, sample: u64, view: View, broken: Option<&Broken>) -> Result<()> {
         self.begin(epoch);
         self.visited += 1;
@@ -190,7 +190,7 @@ impl Health {
             return Err(self.too_many(bad, view, broken));
         }
         let in_a_row = self.bad_in_a_row.values().sum();
-        if self.samples.is_some_and(|samples| in_a_row >= (samples - self.lost).max(1)) {
+        if self.samples.is_some_and(|samples| in_a_row >= self.enough(samples - self.lost)) {
             return Err(DataError::NoGoodSample { visited: in_a_row, reasons: summary(&self.bad_in_a_row) });
         }
         Ok(())
@@ -223,6 +223,15 @@ impl Health {
             ));
         }
         Ok(())
+    }
+
+    /// How many bad visits in a row mean that none of `samples` is good. In random order, a good one may come first in
+    /// one epoch and last in the next.
+    fn enough(&self, samples: u64) -> u64 {
+        match self.order {
+            Visited::InOrder => samples.max(1),
+            Visited::Shuffled | Visited::ByShard => (2 * samples).saturating_sub(1).max(1),
+        }
     }
 
     fn is_beyond_chance(&self, bad: u64) -> bool {

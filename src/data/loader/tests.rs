@@ -295,8 +295,16 @@ fn nothing_but_broken_samples_is_an_error_even_if_all_may_be_broken() {
         archive.add(&format!("{number}.png"), b"no image").add(&format!("{number}.txt"), b"name");
     }
     let config = LoaderConfig { max_bad: 1.0, ..config(4, 2) };
-    let error = loader(&open(&[&archive]), config, Position::default()).next_batch().unwrap_err();
-    assert!(matches!(error, DataError::NoGoodSample { visited: 20, .. }), "{error}");
+    let error = loader(&open(&[&archive]), config.clone(), Position::default()).next_batch().unwrap_err();
+    assert!(matches!(error, DataError::NoGoodSample { visited: 39, .. }), "{error}");
+    // Two good ones are enough to go on, however far apart they come in two epochs.
+    for number in [3, 11] {
+        archive.add(&format!("good{number}.png"), &png(8, 8, number)).add(&format!("good{number}.txt"), b"name");
+    }
+    for seed in 0..20 {
+        let config = LoaderConfig { seed, ..config.clone() };
+        batches(&mut loader(&open(&[&archive]), config, Position::default()), 10);
+    }
 }
 
 /// Dropping a loader joins its threads, at any time; a hang would show as a test that never ends.

@@ -4,6 +4,7 @@
 //! editors write a byte order mark. All of these are accepted. Values of other fields are skipped by matching brackets
 //! and quotes. In a damaged record, the fields before the damage are used.
 
+use super::number::Number;
 use crate::data::text;
 
 /// A field's value.
@@ -14,8 +15,8 @@ pub(crate) enum Value {
     NotUtf8,
     List(Vec<Value>),
     Null,
-    /// As f64; NaN if it is none, as in `1x`.
-    Number(f64),
+    /// NaN if it is none, as in `1x`.
+    Number(Number),
     Bool(bool),
     /// With its braces.
     Object(Vec<u8>),
@@ -163,7 +164,7 @@ impl Reader<'_> {
                     b"false" => Value::Bool(false),
                     number @ ([b'0'..=b'9' | b'-' | b'+', ..] | b"NaN" | b"nan" | b"Infinity") => {
                         let number = std::str::from_utf8(number).ok().and_then(|number| number.parse().ok());
-                        Value::Number(number.unwrap_or(f64::NAN))
+                        Value::Number(number.unwrap_or(Number::Float(f64::NAN)))
                     }
                     _ => Value::Unknown,
                 })

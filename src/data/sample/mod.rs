@@ -19,6 +19,7 @@ pub mod image;
 pub(crate) mod json;
 pub(crate) mod label;
 mod mask;
+pub(crate) mod number;
 mod tokenizer;
 
 pub use self::augment::{Augmentation, CropRect};

@@ -4,6 +4,8 @@ use std::io;
 #[cfg(feature = "remote")]
 use std::io::Read;
 use std::path::PathBuf;
+#[cfg(feature = "remote")]
+use std::sync::Once;
 
 use super::access::{Access, Fetching};
 #[cfg(feature = "remote")]
@@ -119,6 +121,13 @@ fn remote_bytes(address: &str, spool: &Spool, with: Fetching<'_>) -> io::Result<
         if let Some(version) = version.filter(|version| version.tag.is_some() && version.len.is_some()) {
             return cached(of, version, folder, spool, with);
         }
+        static WARNED: Once = Once::new();
+        WARNED.call_once(|| {
+            tracing::warn!(
+                "{address} is not cached, nor are others like it: the server does not say which version it sends (by an \
+                 ETag or Last-Modified), or how long it is"
+            );
+        });
     }
     fresh(of, None, spool, with)
 }

@@ -58,9 +58,12 @@ impl Journal {
             let path = what.to_owned();
             move |source| PackError::Write { path, source }
         };
-        std::fs::create_dir_all(folder).map_err(io(folder))?;
         let path = folder.join(NAME);
         let refuse = |problem: String| Err(PackError::Folder { folder: folder.to_owned(), problem });
+        if folder.is_file() {
+            return refuse("it is a file; give a folder".to_owned());
+        }
+        std::fs::create_dir_all(folder).map_err(io(folder))?;
         let head = Head { version: 1, options: options.clone(), source };
         let names: Vec<String> = std::fs::read_dir(folder)
             .and_then(|entries| entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect())
@@ -100,8 +103,7 @@ impl Journal {
                 return refuse("it has a pack of other shards, of shards that have changed since, or with other captions or columns".to_owned());
             }
             Ok(found) if found.options != head.options => {
-                let own = serde_json::to_string(&found.options).unwrap_or_default();
-                return refuse(format!("it has a pack with other options: {own}"));
+                return refuse(format!("it has a pack with other options: {}", differences(&found.options, options)));
             }
             _ => return refuse(format!("its {NAME} is not that of a pack of this version")),
         }
@@ -147,6 +149,14 @@ impl Journal {
         let path = self.folder.join(SIZES);
         write_whole(&path, format!("{sizes:#}\n").as_bytes()).map_err(|source| PackError::Write { path, source })
     }
+}
+
+/// The options of a pack that are not those of now, as JSON has them.
+fn differences(before: &Pack, now: &Pack) -> String {
+    let [before, now] = [before, now].map(|pack| serde_json::to_value(pack).unwrap_or_default());
+    let keys = before.as_object().into_iter().flat_map(|options| options.keys());
+    let differing = keys.filter(|key| before[*key] != now[*key]);
+    differing.map(|key| format!("{key} was {} and is now {}", before[key], now[key])).collect::<Vec<_>>().join(", ")
 }
 
 /// Writes a file under a temporary name, syncs it, and gives it its name.

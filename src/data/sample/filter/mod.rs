@@ -14,7 +14,7 @@
 //!
 //! The logic is SQL's: a comparison with a field that is missing or null, or with a value of another kind, is unknown;
 //! so is its negation; and a sample is used if the whole is true. Text that is a number is compared as one with a
-//! number, and so are two fields with such texts, since all columns of a table are text. Numbers are f64.
+//! number, and so are two fields with such texts, since all columns of a table are text. Integers are compared exactly, other numbers as f64.
 
 mod parse;
 #[cfg(test)]
@@ -27,6 +27,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::json::{Record, Value};
+use super::number::Number;
 use crate::data::broken::{Broken, Kind};
 
 /// An expression that says which samples are used.
@@ -78,7 +79,7 @@ enum Operand {
 
 #[derive(Clone, Debug, PartialEq)]
 enum Literal {
-    Number(f64),
+    Number(Number),
     Text(String),
     Bool(bool),
 }
@@ -212,7 +213,7 @@ fn decide(parts: &[Expression], values: &[Option<Value>], deciding: bool) -> Opt
 /// A value that can be compared.
 #[derive(Clone, Copy)]
 enum Scalar<'a> {
-    Number(f64),
+    Number(Number),
     Text(&'a str),
     Bool(bool),
 }
@@ -244,7 +245,7 @@ impl Literal {
 impl Scalar<'_> {
     /// The order of two values of the same kind. `guess`: two texts that are numbers are compared as numbers.
     fn order(&self, other: &Self, guess: bool) -> Option<Ordering> {
-        let number = |text: &str| text.trim().parse::<f64>().ok();
+        let number = |text: &str| text.trim().parse::<Number>().ok();
         let flag = |text: &str| text.trim().to_ascii_lowercase().parse::<bool>().ok();
         match (*self, *other) {
             (Self::Number(a), Self::Number(b)) => a.partial_cmp(&b),
@@ -281,7 +282,7 @@ mod tests {
 
     const RECORD: &str = r#"{"width": 300, "height": 200.5, "similarity": null, "nsfw": false, "lang": "en",
         "rows": "1000", "columns": "200", "exif": {"Make": "it's", "deep": {"n": -1e3}}, "a.b": 1, "tags": ["x"],
-        "odd name": 7, "score": NaN, "flag": "True"}"#;
+        "odd name": 7, "score": NaN, "id": 9007199254740993, "flag": "True"}"#;
 
     fn passes(text: &str) -> bool {
         text.parse::<Filter>().unwrap().judge(Some(RECORD.as_bytes())).unwrap().passes
@@ -304,6 +305,7 @@ mod tests {
             "WIDTH is null AND NOT width IS NULL OR false = true",
             "width = 1 or width = 300 and height < 1000",
             "not (width = 1 or (width = 2))",
+            "id = 9007199254740993 and id > 9007199254740992 and id in (1, 9007199254740993)",
         ] {
             assert!(passes(text), "{text}");
         }
@@ -313,6 +315,7 @@ mod tests {
             "rows < '1'",
             "width in (1, 2) or lang in ('e')",
             "(width = 1 or width = 300) and height > 1000",
+            "id = 9007199254740992 or id < 9007199254740993.0",
         ] {
             assert!(!passes(text), "{text}");
         }

@@ -1,6 +1,6 @@
 //! From the text of a filter to its expression.
 
-use super::{Comparison, Expression, FilterError, Literal, Operand};
+use super::{Comparison, Expression, FilterError, Literal, Number, Operand};
 
 /// Parentheses and `not` may be nested so deep.
 const MAX_DEPTH: usize = 64;
@@ -13,7 +13,7 @@ enum Token {
     Word(String),
     /// A name between backticks.
     Name(String),
-    Number(f64),
+    Number(Number),
     Text(String),
     Comparison(Comparison),
     /// One of `(`, `)`, `,` and `.`.
@@ -72,7 +72,7 @@ fn tokens(text: &str) -> Result<Vec<(usize, Token)>> {
             }
             (first, _) if first.is_ascii_digit() || "+-.".contains(first) => {
                 let (number, end) = number(&letters, at);
-                let Ok(value) = number.parse::<f64>() else { return wrong(format!("`{number}` is not a number")) };
+                let Ok(value) = number.parse::<Number>() else { return wrong(format!("`{number}` is not a number")) };
                 found.push((column, Token::Number(value)));
                 at = end;
             }
