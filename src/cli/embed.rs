@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use clap::Args;
+use clap::{ArgGroup, Args};
 use tracing::info;
 
 use super::device::{DeviceArgs, Job};
@@ -22,6 +22,7 @@ use crate::train::Weights;
 /// Rows have length 1 and are in the order of the input. Broken images are left out and counted; the keys of the
 /// others are in FILE.keys, one per line, or in the column `key` of a Parquet file.
 #[derive(Args)]
+#[command(group = ArgGroup::new("inputs").args(["images", "texts"]).required(true).multiple(true))]
 #[command(after_help = "Examples:
   flipk embed runs/b16-001 --images photos/ --out photos.npy
   flipk embed laion/ViT-B-16 --images 'cc12m/{00000..01242}.tar' --texts queries.txt --out cc12m.safetensors")]
@@ -29,7 +30,7 @@ pub(super) struct Embed {
     /// Run folder (its newest checkpoint), checkpoint file, or folder of an OpenCLIP or Hugging Face model
     model: PathBuf,
     /// Images, as for `flipk train --data`; captions are not needed
-    #[arg(long, num_args = 1.., value_name = "SHARDS", required_unless_present = "texts")]
+    #[arg(long, num_args = 1.., value_name = "SHARDS")]
     images: Option<Vec<String>>,
     /// File with a text per line
     #[arg(long, value_name = "FILE")]

@@ -30,13 +30,13 @@ impl Architecture {
     pub fn describe(&self) -> Result<Described, InteropError> {
         match self {
             Self::Preset(preset) => {
-                Ok(Described { model: preset.config(), loss: Loss::Infonce, tokens: Tokens::Unknown })
+                Ok(Described { model: preset.config(), loss: Loss::Infonce, tokens: Tokens::Unknown, trunk: None })
             }
             Self::OpenClip(name) => open_clip::named(name).ok_or_else(|| InteropError::Name { problem: unknown(name) }),
             Self::File(path) => {
                 let text = std::fs::read_to_string(path);
                 let text = text.map_err(|source| InteropError::Open { path: path.clone(), source })?;
-                read(&text).map_err(|source| source.within(path))
+                read(&text, path.parent()).map_err(|source| source.within(path))
             }
         }
     }
@@ -57,14 +57,14 @@ impl Architecture {
     }
 }
 
-fn read(text: &str) -> Result<Described, InteropError> {
+fn read(text: &str, beside: Option<&Path>) -> Result<Described, InteropError> {
     let value: serde_json::Value = serde_json::from_str(text)?;
     if value.get("vision").is_none() {
-        return open_clip::describe(text);
+        return open_clip::describe(text, beside);
     }
     let model: ModelConfig = serde_json::from_value(value)?;
     model.check()?;
-    Ok(Described { model, loss: Loss::Infonce, tokens: Tokens::Unknown })
+    Ok(Described { model, loss: Loss::Infonce, tokens: Tokens::Unknown, trunk: None })
 }
 
 fn unknown(name: &str) -> String {

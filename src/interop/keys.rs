@@ -72,7 +72,11 @@ impl Keys {
     }
 
     pub(super) fn flag(&mut self, key: &str) -> Result<bool, InteropError> {
-        Ok(self.read(key, "true or false", Value::as_bool)?.unwrap_or(false))
+        self.flag_or(key, false)
+    }
+
+    pub(super) fn flag_or(&mut self, key: &str, default: bool) -> Result<bool, InteropError> {
+        Ok(self.read(key, "true or false", Value::as_bool)?.unwrap_or(default))
     }
 
     pub(super) fn number(&mut self, key: &str) -> Result<Option<f64>, InteropError> {
@@ -81,6 +85,17 @@ impl Keys {
 
     pub(super) fn text(&mut self, key: &str) -> Result<Option<String>, InteropError> {
         self.read(key, "a text", |value| value.as_str().map(str::to_owned))
+    }
+
+    /// The text, or `default` if the key is absent. Null is the empty text: both are false in Python.
+    pub(super) fn text_or(&mut self, key: &str, default: &str) -> Result<String, InteropError> {
+        let absent = if self.values.contains_key(key) { "" } else { default };
+        Ok(self.text(key)?.unwrap_or_else(|| absent.to_owned()))
+    }
+
+    /// All that is left.
+    pub(super) fn into_values(self) -> Map<String, Value> {
+        self.values
     }
 
     /// Keys that do not change the model.

@@ -16,6 +16,7 @@ pub mod open_clip;
 mod piece;
 mod source;
 mod tensors;
+pub mod timm;
 
 pub use architecture::Architecture;
 pub use error::InteropError;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::open_clip::Described;
 use super::tensors::Tensors;
-use super::{Architecture, InteropError, Piece, flip, hugging_face, open_clip};
+use super::{Architecture, InteropError, Piece, flip, hugging_face, open_clip, timm};
 use crate::autograd::ParamSpec;
 use crate::model::{Flip, Positions, sincos_2d};
 
@@ -55,7 +55,7 @@ impl Source {
             .ok_or_else(|| missing("has no open_clip_config.json, config.json or model.json beside it"))?;
         let text = read(&file)?;
         let described = match convention {
-            Convention::OpenClip => open_clip::describe(&text),
+            Convention::OpenClip => open_clip::describe(&text, Some(&folder)),
             Convention::HuggingFace => {
                 let preprocessor = folder.join("preprocessor_config.json");
                 let preprocessor = if preprocessor.is_file() { Some(read(&preprocessor)?) } else { None };
@@ -77,17 +77,21 @@ impl Source {
         Ok(this)
     }
 
-    /// A fixed table is computed here, so it must be the one in the file; any other is trained on.
+    /// A fixed table is computed here, so it must be the one in the file; any other is trained on. timm has no fixed
+    /// tables: an equal one is FLIP's.
     fn settle_positions(&mut self) -> Result<(), InteropError> {
         let model = &self.described.model;
-        if model.positions == Positions::Sincos && self.tensors.has(POSITIONS) {
+        let (name, may_be_fixed) = match self.described.trunk {
+            Some(_) => (timm::POSITIONS, model.vision.width.is_multiple_of(4)),
+            None => (POSITIONS, model.positions == Positions::Sincos),
+        };
+        let Some(shape) = self.tensors.shape(name).filter(|_| may_be_fixed) else { return Ok(()) };
+        let ours = (model.patches() + 1) * model.vision.width;
+        let is_fixed = shape.iter().product::<usize>() == ours && {
             let ours = sincos_2d(model.image_size / model.patch_size, model.vision.width);
-            let theirs = self.tensors.read(POSITIONS)?;
-            let differs = ours.len() != theirs.len() || ours.iter().zip(&theirs).any(|(a, b)| (a - b).abs() > 1e-5);
-            if differs {
-                self.described.model.positions = Positions::Learned;
-            }
-        }
+            ours.iter().zip(&self.tensors.read(name)?).all(|(a, b)| (a - b).abs() <= 1e-5)
+        };
+        self.described.model.positions = if is_fixed { Positions::Sincos } else { Positions::Learned };
         Ok(())
     }
 
@@ -101,13 +105,16 @@ impl Source {
             // Tables of constants that some versions saved.
             name.ends_with("attn_mask")
                 || name.ends_with("position_ids")
-                || [POSITIONS, flip::POSITIONS].contains(&name)
+                || [POSITIONS, flip::POSITIONS, timm::POSITIONS].contains(&name)
         })
     }
 
     fn pieces(&self, spec: &ParamSpec) -> Vec<Piece> {
         match self.convention {
-            Convention::OpenClip => vec![open_clip::piece(spec)],
+            Convention::OpenClip => match self.described.trunk {
+                Some(trunk) => vec![timm::piece(spec, trunk)],
+                None => vec![open_clip::piece(spec)],
+            },
             Convention::HuggingFace => hugging_face::pieces(spec),
             Convention::Flip => flip::pieces(spec),
         }

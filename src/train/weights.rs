@@ -50,7 +50,7 @@ impl Weights {
         match self {
             Self::Own(checkpoint) => {
                 let (model, loss) = (checkpoint.state.model.clone(), checkpoint.state.loss);
-                Described { model, loss, tokens: Tokens::Unknown }
+                Described { model, loss, tokens: Tokens::Unknown, trunk: None }
             }
             Self::Other(source) => source.described().clone(),
         }

@@ -31,5 +31,6 @@ mod shards;
 mod snapshots;
 mod text;
 mod time;
+mod timm;
 mod train;
 mod verify;

@@ -43,6 +43,8 @@ fn embeddings_are_written_in_order() {
     assert!(error.contains("can have one matrix"), "{error}");
     let error = flipk(&["embed", &run, "--images", &shard, "--out", "x.bin"]).expect(1).stderr;
     assert!(error.contains("must end in .npy, .safetensors or .parquet"), "{error}");
+    let error = flipk(&["embed", &run, "--out", &npy]).expect(2).stderr;
+    assert!(error.contains("--images <SHARDS>") && error.contains("--texts <FILE>"), "{error}");
 }
 
 /// A trained model, and five images as a shard.

@@ -44,9 +44,27 @@ MODELS = {
         "vision_cfg": {"pool_type": "avg", "ls_init_value": 0.3, "act_kwargs": {"approximate": "tanh"}},
         "text_cfg": {"act_kwargs": {"approximate": "tanh"}, "norm_kwargs": {"eps": 1e-6}},
     },
+    "timm": {"vision_cfg": {"timm_model_name": "vit_tiny_patch16_224", "image_size": 224}},
+    "timm-token": {"vision_cfg": {"timm_model_name": "vit_tiny_patch16_224", "image_size": 224, "timm_pool": "token"}},
+    "timm-norm": {"vision_cfg": {"timm_model_name": "local-dir:"}},
+    "timm-clip": {"quick_gelu": True, "vision_cfg": {"timm_model_name": "local-dir:"}},
+}
+# The `config.json` of timm for `local-dir:`.
+SMALL = {"img_size": 64, "embed_dim": 64, "depth": 2, "num_heads": 2}
+TOWERS = {
+    "timm-norm": {
+        "architecture": "vit_base_patch16_224",
+        "pretrained_cfg": {"global_pool": "avg"},
+        "model_args": {**SMALL, "pool_include_prefix": True, "no_embed_class": True, "init_values": 0.3, "mlp_ratio": 3},
+    },
+    "timm-clip": {
+        "architecture": "vit_base_patch16_clip_quickgelu_224", "pretrained_cfg": {},
+        "model_args": {**SMALL, "pool_include_prefix": True},
+    },
 }
 FORMS = {"clip": ["open_clip", "hf", "onnx"], "quickgelu": ["open_clip", "hf", "onnx"],
          "end-id": ["open_clip", "hf", "onnx"], "clipa": ["open_clip", "onnx"], "scaled": ["open_clip", "onnx"],
+         "timm": ["open_clip"], "timm-token": ["open_clip"], "timm-norm": ["open_clip"], "timm-clip": ["open_clip"],
          "flip": ["open_clip", "flip", "onnx"], "flip-patches": ["open_clip", "onnx"]}
 
 
@@ -66,12 +84,15 @@ def make_open_clip(name, folder):
     config = {"embed_dim": 32, **MODELS[name]}
     config["vision_cfg"] = {**VISION, **MODELS[name].get("vision_cfg", {})}
     config["text_cfg"] = {**TEXT, **MODELS[name].get("text_cfg", {})}
+    folder.mkdir()
+    if name in TOWERS:
+        config["vision_cfg"]["timm_model_name"] += str(folder)
+        (folder / "config.json").write_text(json.dumps(TOWERS[name]))
     torch.manual_seed(0)
     model = open_clip.model.CLIP(**config)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.05 * torch.randn_like(parameter) * (parameter.ndim > 0)
-    folder.mkdir()
     pixels = {"mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD}
     config = {"model_cfg": config, "preprocess_cfg": pixels}
     (folder / "open_clip_config.json").write_text(json.dumps(config))
@@ -219,11 +240,13 @@ def main():
 
     with tempfile.TemporaryDirectory() as place:
         place = pathlib.Path(place)
-        captions = photographs(arguments.photos, VISION["image_size"], place / "photos")
-        photos, flipk = place / "photos", arguments.flipk
+        flipk = arguments.flipk
         data = ["--data", arguments.photos, "--steps=3", "--batch=8", "--save-every=0", "--device=cpu"]
         for name in FORMS:
             run_folder = place / f"{name}-run"
+            side = {**VISION, **MODELS.get(name, {}).get("vision_cfg", {})}["image_size"]
+            photos = place / f"photos-{side}"
+            captions = photographs(arguments.photos, side, photos)
             if name in MODELS:
                 source = place / name
                 make_open_clip(name, source)
@@ -244,8 +267,7 @@ def main():
                     run(flipk, "export", run_folder, "--format", form, "--dtype", numbers, "--out", out)
                     if reader:
                         row(name, "out", form, numbers, compare(ours, reader(out, photos, captions), numbers))
-                if form == "onnx" or (name, form) == ("flip", "open_clip"):
-                    # A vision tower of timm, which flipk writes and does not read.
+                if form == "onnx":
                     continue
                 back = embed(flipk, place / f"{name}-{form}-f32", photos, place / f"{name}-{form}.safetensors")
                 row(name, "back", form, "f32", compare(ours, back, "f32"))

@@ -16,13 +16,14 @@ use crate::model::{ImagePool, Loss, ModelConfig, Positions, TextPool, TowerConfi
 pub fn open_clip(export: &Export<'_>, folder: &NewFolder) -> Result<(), InteropError> {
     let model = export.model;
     let quick = [&model.vision, &model.text].map(|tower| tower.activation == Activation::QuickGelu);
-    if quick[0] != quick[1] {
+    let is_timm = model.image_pool == ImagePool::All;
+    // A tower of timm has an activation of its own.
+    if quick[0] != quick[1] && !is_timm {
         return Err(cannot("open_clip", "quick GELU in one tower alone", "onnx"));
     }
-    let is_timm = model.image_pool == ImagePool::All;
     let (vision, tensors) = match is_timm {
-        true => (timm::config(model, folder)?, [timm::tensors(export), others(export)].concat()),
-        false => (native(model), [vision_tensors(export), others(export)].concat()),
+        true => (timm::config(model, folder)?, timm::tensors(export)),
+        false => (native(model), native_tensors(export)),
     };
     let mut text = tower(&model.text, model.ln_eps);
     text.extend(object(json!({
@@ -43,7 +44,7 @@ pub fn open_clip(export: &Export<'_>, folder: &NewFolder) -> Result<(), InteropE
         text.insert("hf_tokenizer_name".to_owned(), json!("tokenizer.json"));
     }
     let mut config = json!({"embed_dim": model.embed_dim, "vision_cfg": vision, "text_cfg": text});
-    if quick[0] {
+    if quick[1] {
         config["quick_gelu"] = json!(true);
     }
     if export.loss == Loss::Sigmoid {
@@ -121,19 +122,24 @@ fn native(model: &ModelConfig) -> Value {
     Value::Object(keys)
 }
 
-fn vision_tensors(export: &Export<'_>) -> Vec<Tensor> {
-    let specs = export.layout.specs().iter().filter(|spec| spec.name.starts_with("visual."));
-    let own = specs.filter(|spec| !["visual.conv1.bias", "visual.positional_embedding"].contains(&spec.name.as_str()));
-    let mut tensors: Vec<Tensor> = own.map(|spec| export.tensor(spec.offset, piece(spec))).collect();
-    let width = export.model.vision.width;
+fn native_tensors(export: &Export<'_>) -> Vec<Tensor> {
+    let separate = ["visual.conv1.bias", "visual.positional_embedding"];
+    let specs = export.layout.specs().iter().filter(|spec| !separate.contains(&spec.name.as_str()));
+    let mut tensors: Vec<Tensor> = specs.map(|spec| export.tensor(spec.offset, piece(spec))).collect();
+    let (table, width) = (biased_positions(export), export.model.vision.width);
+    tensors.push(("visual.positional_embedding".to_owned(), vec![table.len() / width, width], table));
+    tensors
+}
+
+/// The position table with the bias of the patch embedding, for a tower that has none.
+pub(super) fn biased_positions(export: &Export<'_>) -> Vec<f32> {
     let mut table = positions(export);
     if let Some(bias) = export.value("visual.conv1.bias") {
-        for row in table.chunks_exact_mut(width).skip(1) {
+        for row in table.chunks_exact_mut(export.model.vision.width).skip(1) {
             row.iter_mut().zip(bias).for_each(|(position, bias)| *position += bias);
         }
     }
-    tensors.push(("visual.positional_embedding".to_owned(), vec![table.len() / width, width], table));
-    tensors
+    table
 }
 
 /// The position table of the vision tower, `[patches + 1, width]`.
@@ -141,10 +147,4 @@ pub(super) fn positions(export: &Export<'_>) -> Vec<f32> {
     let ModelConfig { image_size, patch_size, vision, .. } = export.model;
     let learned = export.value("visual.positional_embedding").map(<[f32]>::to_vec);
     learned.unwrap_or_else(|| sincos_2d(image_size / patch_size, vision.width))
-}
-
-/// What is not of the vision tower.
-fn others(export: &Export<'_>) -> Vec<Tensor> {
-    let specs = export.layout.specs().iter().filter(|spec| !spec.name.starts_with("visual."));
-    specs.map(|spec| export.tensor(spec.offset, piece(spec))).collect()
 }

@@ -2,27 +2,27 @@
 
 use serde_json::{Value, json};
 
-use super::super::piece::{Order, Piece};
+use super::super::timm::{POSITIONS, Trunk, piece};
 use super::super::{InteropError, NewFolder};
-use super::open_clip::{mlp_ratio, positions, shortest};
+use super::open_clip::{biased_positions, mlp_ratio, positions, shortest};
 use super::{Export, Tensor, cannot};
 use crate::autograd::Activation;
 use crate::model::ModelConfig;
 
-/// timm's epsilon.
-const EPS: f32 = 1e-6;
+/// Models of timm by the epsilon of their LayerNorms, which is no argument; everything else is given as one.
+const MODELS: [(f32, &str); 2] = [(1e-6, "vit_base_patch16_224"), (1e-5, "vit_base_patch16_clip_224")];
 
 /// `vision_cfg`, and the folder `timm` that it names: OpenCLIP 3.3 passes no other arguments to timm.
 ///
 /// # Errors
-/// An epsilon that is not timm's, or a file that cannot be written.
+/// An epsilon that no model of timm has, or a file that cannot be written.
 pub(super) fn config(model: &ModelConfig, folder: &NewFolder) -> Result<Value, InteropError> {
     let vision = &model.vision;
     let eps = vision.ln_eps.unwrap_or(model.ln_eps);
-    if eps != EPS {
+    let Some((_, architecture)) = MODELS.into_iter().find(|(theirs, _)| *theirs == eps) else {
         let choice = format!("the mean over all tokens with a LayerNorm epsilon of {}", shortest(eps));
         return Err(cannot("open_clip", &choice, "flip or onnx"));
-    }
+    };
     let activation = match vision.activation {
         Activation::GeluTanh => "gelu_tanh",
         Activation::GeluExact => "gelu",
@@ -42,7 +42,7 @@ pub(super) fn config(model: &ModelConfig, folder: &NewFolder) -> Result<Value, I
         "fc_norm": model.ln_after_pool,
     });
     let file = json!({
-        "architecture": "vit_base_patch16_224",
+        "architecture": architecture,
         "num_classes": 0,
         "num_features": vision.width,
         "pretrained_cfg": {"input_size": [3, model.image_size, model.image_size]},
@@ -58,50 +58,22 @@ pub(super) fn config(model: &ModelConfig, folder: &NewFolder) -> Result<Value, I
     }))
 }
 
-/// The tensors of the tower.
+/// The tensors of the model.
 pub(super) fn tensors(export: &Export<'_>) -> Vec<Tensor> {
     let model = export.model;
-    let (width, patch) = (model.vision.width, model.patch_size);
-    let mut tensors = Vec::new();
-    for spec in export.layout.specs() {
-        let Some(name) = spec.name.strip_prefix("visual.") else { continue };
-        let (theirs, shape, order) = match name {
-            "conv1.weight" => {
-                ("trunk.patch_embed.proj.weight".to_owned(), vec![width, 3, patch, patch], Order::ChannelsFirst)
-            }
-            "conv1.bias" => ("trunk.patch_embed.proj.bias".to_owned(), spec.shape.clone(), Order::Same),
-            "class_embedding" => ("trunk.cls_token".to_owned(), vec![1, 1, width], Order::Same),
-            "positional_embedding" => continue,
-            "proj" => ("head.proj.weight".to_owned(), vec![spec.shape[1], spec.shape[0]], Order::Transposed),
-            _ => (trunk(name, model.ln_after_pool), spec.shape.clone(), Order::Same),
-        };
-        let piece = Piece { name: format!("visual.{theirs}"), shape, offset: 0, order };
-        tensors.push(export.tensor(spec.offset, piece));
-    }
-    let table = positions(export);
-    tensors.push(("visual.trunk.pos_embed".to_owned(), vec![1, table.len() / width, width], table));
-    if !model.patch_bias {
-        // timm's patch embedding has one in any case.
-        tensors.push(("visual.trunk.patch_embed.proj.bias".to_owned(), vec![width], vec![0.0; width]));
-    }
+    let width = model.vision.width;
+    let trunk = Trunk { fc_norm: model.ln_after_pool, no_embed_class: false };
+    let separate = ["visual.conv1.bias", "visual.positional_embedding"];
+    let specs = export.layout.specs().iter().filter(|spec| !separate.contains(&spec.name.as_str()));
+    let mut tensors: Vec<Tensor> = specs.map(|spec| export.tensor(spec.offset, piece(spec, trunk))).collect();
+    // timm's patch embedding has a bias in any case, or none if a norm follows.
+    let table = if model.ln_pre {
+        biased_positions(export)
+    } else {
+        let bias = export.value("visual.conv1.bias").map_or_else(|| vec![0.0; width], <[f32]>::to_vec);
+        tensors.push(("visual.trunk.patch_embed.proj.bias".to_owned(), vec![width], bias));
+        positions(export)
+    };
+    tensors.push((POSITIONS.to_owned(), vec![1, table.len() / width, width], table));
     tensors
-}
-
-/// Their name of a parameter of a block or of a norm.
-fn trunk(name: &str, after_pool: bool) -> String {
-    let name = name.replace("transformer.resblocks.", "blocks.");
-    let last = if after_pool { "fc_norm" } else { "norm" };
-    let names = [
-        ("ln_pre", "norm_pre"),
-        ("ln_post", last),
-        ("ln_1", "norm1"),
-        ("ln_2", "norm2"),
-        ("attn.in_proj_", "attn.qkv."),
-        ("attn.out_proj", "attn.proj"),
-        ("mlp.c_fc", "mlp.fc1"),
-        ("mlp.c_proj", "mlp.fc2"),
-        ("ls_1", "ls1"),
-        ("ls_2", "ls2"),
-    ];
-    format!("trunk.{}", names.iter().fold(name, |name, (ours, theirs)| name.replace(ours, theirs)))
 }

@@ -50,7 +50,7 @@ pub fn describe(text: &str, preprocessor: Option<&str>) -> Result<Described, Int
         },
     };
     model.check()?;
-    Ok(Described { model, loss: Loss::Infonce, tokens: Tokens::TransformersClip })
+    Ok(Described { model, loss: Loss::Infonce, tokens: Tokens::TransformersClip, trunk: None })
 }
 
 fn tower(keys: &mut Keys, [width, hidden, layers, heads]: [usize; 4]) -> Result<TowerConfig, InteropError> {

@@ -2,10 +2,13 @@
 //!
 //! Defaults and meanings are those of `CLIPVisionCfg` and `CLIPTextCfg` in `open_clip/model.py`.
 
+use std::path::Path;
+
 use serde_json::{Value, json};
 
 use super::super::InteropError;
 use super::super::keys::Keys;
+use super::super::timm::{self, Trunk};
 use crate::autograd::Activation;
 use crate::model::{ImagePool, Loss, ModelConfig, Positions, TextPool, TowerConfig};
 use crate::ops::gather_patches::Normalisation;
@@ -19,6 +22,8 @@ pub struct Described {
     pub loss: Loss,
     /// The tokenizer that belongs to it.
     pub tokens: Tokens,
+    /// Only if the vision tower's tensors have timm's names.
+    pub trunk: Option<Trunk>,
 }
 
 /// The tokenizer of a model.
@@ -39,17 +44,32 @@ pub enum Tokens {
     },
 }
 
-/// Reads `open_clip_config.json`, one of OpenCLIP's `model_configs/*.json`, or the same object.
+/// A vision tower, with the choices of [`ModelConfig`] that are its own.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::interop) struct VisionTower {
+    pub image_size: usize,
+    pub patch_size: usize,
+    pub tower: TowerConfig,
+    pub patch_bias: bool,
+    pub positions: Positions,
+    pub ln_pre: bool,
+    pub image_pool: ImagePool,
+    pub ln_after_pool: bool,
+    pub trunk: Option<Trunk>,
+}
+
+/// Reads `open_clip_config.json`, one of OpenCLIP's `model_configs/*.json`, or the same object. `beside` is the folder
+/// that it is in, where a vision tower of timm may be described.
 ///
 /// # Errors
 /// Names the first key that asks for what flipk's models do not have.
-pub fn describe(text: &str) -> Result<Described, InteropError> {
+pub fn describe(text: &str, beside: Option<&Path>) -> Result<Described, InteropError> {
     let mut file = Keys::new("", serde_json::from_str(text)?)?;
     let (mut model, preprocess) = match file.take("model_cfg") {
         Some(model) => (Keys::new("model_cfg", model)?, file.take("preprocess_cfg")),
         None => (file, None),
     };
-    let described = architecture(&mut model)?;
+    let described = architecture(&mut model, beside)?;
     model.end()?;
     match preprocess {
         None => Ok(described),
@@ -68,7 +88,7 @@ pub fn describe_state(config: Value) -> Result<Described, InteropError> {
     let mut keys = Keys::new("", config)?;
     let pixels = Keys::new("", json!({"mean": keys.take("mean"), "std": keys.take("std")}))?;
     keys.ignore(&["batch", "open_clip"]);
-    let described = architecture(&mut keys)?;
+    let described = architecture(&mut keys, None)?;
     keys.end()?;
     Ok(Described {
         model: ModelConfig { normalisation: normalisation(pixels, ["mean", "std"])?, ..described.model },
@@ -76,7 +96,7 @@ pub fn describe_state(config: Value) -> Result<Described, InteropError> {
     })
 }
 
-fn architecture(keys: &mut Keys) -> Result<Described, InteropError> {
+fn architecture(keys: &mut Keys, beside: Option<&Path>) -> Result<Described, InteropError> {
     let (mut vision, mut text) = (keys.object("vision_cfg")?, keys.object("text_cfg")?);
     let embed_dim = keys.size("embed_dim", 0)?;
     let quick = keys.flag("quick_gelu")?;
@@ -86,23 +106,23 @@ fn architecture(keys: &mut Keys) -> Result<Described, InteropError> {
     for (key, what) in [("hf_model_name", "a text tower of Hugging Face"), ("embed_cls", "CoCa's class token")] {
         refuse(&mut text, key, what)?;
     }
-    refuse(&mut vision, "timm_model_name", "a vision tower of timm")?;
-    let width = vision.size("width", 768)?;
-    let head_width = vision.size("head_width", 64)?;
-    let heads = width.checked_div(head_width).unwrap_or(0);
+    let images = match vision.text("timm_model_name")?.filter(|name| !name.is_empty()) {
+        Some(name) => timm::tower(&mut vision, &name, beside)?,
+        None => native(&mut vision, quick)?,
+    };
     let model = ModelConfig {
-        image_size: vision.square("image_size", 224)?,
-        patch_size: vision.square("patch_size", 16)?,
-        vision: tower(&mut vision, width, heads, quick)?,
+        image_size: images.image_size,
+        patch_size: images.patch_size,
+        vision: images.tower,
         embed_dim,
         ln_eps: 1e-5,
         normalisation: Normalisation::OPENAI,
-        patch_bias: false,
-        positions: vision
-            .one_of("pos_embed_type", &[("learnable", Positions::Learned), ("sin_cos_2d", Positions::Sincos)])?,
-        ln_pre: !vision.flag("no_ln_pre")?,
-        image_pool: vision.one_of("pool_type", &[("tok", ImagePool::Class), ("avg", ImagePool::Patches)])?,
-        ln_after_pool: vision.flag("final_ln_after_pool")?,
+        patch_bias: images.patch_bias,
+        positions: images.positions,
+        ln_pre: images.ln_pre,
+        image_pool: images.image_pool,
+        // Of a single token, the norm before and after pooling are the same, and so are those of a text tower.
+        ln_after_pool: images.ln_after_pool && images.image_pool != ImagePool::Class,
         context: text.size("context_length", 77)?,
         vocab: text.size("vocab_size", 49_408)?,
         causal: !text.flag("no_causal_mask")?,
@@ -112,20 +132,49 @@ fn architecture(keys: &mut Keys) -> Result<Described, InteropError> {
             tower(&mut text, width, heads, quick)?
         },
     };
-    // Of a single token, the norm before and after pooling are the same, and so are those of a text tower.
-    let model = ModelConfig { ln_after_pool: model.ln_after_pool && model.image_pool != ImagePool::Class, ..model };
+    let model = with_one_epsilon(model);
     model.check()?;
     let strip_sep = text.take("tokenizer_kwargs").is_some_and(|options| options["strip_sep_token"] == true);
     let tokens = text.text("hf_tokenizer_name")?.map_or(Tokens::Clip, |name| Tokens::HuggingFace { name, strip_sep });
     text.one_of("proj_type", &[("linear", ())])?;
     text.ignore(&["pad_id", "final_ln_after_pool", "output_tokens", "tokenizer_mode"]);
     text.ignore(&["hf_model_pretrained", "hf_proj_type", "hf_pooler_type"]);
+    vision.end()?;
+    text.end()?;
+    Ok(Described { model, loss, tokens, trunk: images.trunk })
+}
+
+/// A vision tower of OpenCLIP's own.
+fn native(vision: &mut Keys, quick: bool) -> Result<VisionTower, InteropError> {
+    let width = vision.size("width", 768)?;
+    let head_width = vision.size("head_width", 64)?;
+    let heads = width.checked_div(head_width).unwrap_or(0);
+    let found = VisionTower {
+        image_size: vision.square("image_size", 224)?,
+        patch_size: vision.square("patch_size", 16)?,
+        tower: tower(vision, width, heads, quick)?,
+        patch_bias: false,
+        positions: vision
+            .one_of("pos_embed_type", &[("learnable", Positions::Learned), ("sin_cos_2d", Positions::Sincos)])?,
+        ln_pre: !vision.flag("no_ln_pre")?,
+        image_pool: vision.one_of("pool_type", &[("tok", ImagePool::Class), ("avg", ImagePool::Patches)])?,
+        ln_after_pool: vision.flag("final_ln_after_pool")?,
+        trunk: None,
+    };
     // Dropping patches is how a model is trained: here it is the mask ratio.
     vision.ignore(&["patch_dropout", "output_tokens", "attn_pooler_queries", "attn_pooler_heads"]);
     vision.ignore(&["timm_model_pretrained", "timm_pool", "timm_proj", "timm_drop", "timm_drop_path"]);
-    vision.end()?;
-    text.end()?;
-    Ok(Described { model, loss, tokens })
+    Ok(found)
+}
+
+/// An epsilon that both towers share is the model's.
+fn with_one_epsilon(mut model: ModelConfig) -> ModelConfig {
+    let [vision, text] = [&model.vision, &model.text].map(|tower| tower.ln_eps.unwrap_or(model.ln_eps));
+    if vision == text {
+        model.ln_eps = vision;
+        (model.vision.ln_eps, model.text.ln_eps) = (None, None);
+    }
+    model
 }
 
 fn refuse(keys: &mut Keys, key: &str, what: &str) -> Result<(), InteropError> {
@@ -222,12 +271,12 @@ mod tests {
     fn error(change: impl FnOnce(&mut Value)) -> String {
         let mut config = json!({"embed_dim": 64, "vision_cfg": {"width": 128}, "text_cfg": {"width": 64, "heads": 1}});
         change(&mut config);
-        describe(&config.to_string()).unwrap_err().to_string()
+        describe(&config.to_string(), None).unwrap_err().to_string()
     }
 
     #[test]
     fn defaults_are_those_of_open_clip() {
-        let model = describe(r#"{"embed_dim": 512, "vision_cfg": {}, "text_cfg": {}}"#).unwrap().model;
+        let model = describe(r#"{"embed_dim": 512, "vision_cfg": {}, "text_cfg": {}}"#, None).unwrap().model;
         let expected = super::super::named("ViT-B-16").unwrap();
         assert_eq!(model, expected.model);
         assert_ne!(model, Preset::B16.config());
@@ -243,7 +292,7 @@ mod tests {
             "text_cfg": {"width": 64, "heads": 1, "pool_type": "eos", "eos_id": 7, "no_causal_mask": true,
                 "hf_tokenizer_name": "bert-base-uncased", "tokenizer_kwargs": {"strip_sep_token": true}}},
             "preprocess_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25], "interpolation": "bicubic"}}"#;
-        let Described { model, loss, tokens } = describe(config).unwrap();
+        let Described { model, loss, tokens, trunk } = describe(config, None).unwrap();
         let vision = TowerConfig {
             mlp_width: Some(558),
             layer_scale: Some(0.1),
@@ -257,7 +306,7 @@ mod tests {
             (TextPool::Id(7), false, Activation::GeluExact)
         );
         assert_eq!((model.normalisation.mean, model.normalisation.std), ([0.5; 3], [0.25; 3]));
-        assert_eq!(loss, Loss::Sigmoid);
+        assert_eq!((loss, trunk), (Loss::Sigmoid, None));
         assert_eq!(tokens, Tokens::HuggingFace { name: "bert-base-uncased".to_owned(), strip_sep: true });
     }
 
@@ -266,7 +315,8 @@ mod tests {
         let timm = error(|config| config["vision_cfg"]["timm_model_name"] = json!("convnext_base"));
         assert_eq!(
             timm,
-            "`vision_cfg.timm_model_name` is \"convnext_base\": a vision tower of timm, which flipk's models do not have"
+            "`vision_cfg.timm_model_name` is `convnext_base`; of timm's towers, flipk has plain ViTs such as \
+             vit_base_patch16_224"
         );
         let pool = error(|config| config["vision_cfg"]["attentional_pool"] = json!(true));
         assert_eq!(pool, "`vision_cfg.attentional_pool` is true, which flipk's models do not have");
@@ -279,7 +329,7 @@ mod tests {
         assert!(error(|config| config["embed_dim"] = json!("many")).contains("is \"many\", expected a size"));
         assert!(error(|config| config["text_cfg"]["pool_type"] = json!("none")).contains("argmax, first, last, eos"));
         assert!(error(|config| config["text_cfg"] = Value::Null).contains("`text_cfg` is missing"));
-        assert!(describe("[]").unwrap_err().to_string().contains("expected an object"));
-        assert!(describe("{").unwrap_err().to_string().contains("not a model configuration"));
+        assert!(describe("[]", None).unwrap_err().to_string().contains("expected an object"));
+        assert!(describe("{", None).unwrap_err().to_string().contains("not a model configuration"));
     }
 }

@@ -5,7 +5,7 @@ mod config;
 mod names;
 mod presets;
 
-pub(super) use config::normalisation;
 pub use config::{Described, Tokens, describe, describe_state};
+pub(super) use config::{VisionTower, normalisation};
 pub use names::piece;
 pub use presets::{NAMES, named};

@@ -62,7 +62,7 @@ pub fn named(name: &str) -> Option<Described> {
         set("text_cfg", "pool_type", json!("last"));
         set("text_cfg", "no_causal_mask", json!(true));
     }
-    describe(&config.to_string()).ok()
+    describe(&config.to_string(), None).ok()
 }
 
 #[cfg(test)]
