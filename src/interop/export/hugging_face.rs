@@ -56,6 +56,7 @@ pub fn hugging_face(export: &Export<'_>, folder: &NewFolder) -> Result<(), Inter
 fn check(model: &ModelConfig, loss: Loss) -> Result<(), InteropError> {
     let towers = [&model.vision, &model.text];
     let choices = [
+        (model.text_pool == TextPool::Id(2), "an end of text with the number 2, which there stands for the largest"),
         (model.image_pool != ImagePool::Class, "an image embedding that is not of the CLS token (--pool)"),
         (!model.ln_pre, "no LayerNorm in front of the vision tower"),
         (!model.causal, "texts without a causal mask"),

@@ -21,7 +21,8 @@ pub fn describe(text: &str, preprocessor: Option<&str>) -> Result<Described, Int
     let normalisation = match preprocessor {
         None => normalisation(Keys::new("", Value::Object(Default::default()))?, ["mean", "std"])?,
         Some(text) => {
-            let keys = Keys::new("preprocessor_config", serde_json::from_str(text)?)?;
+            let mut keys = Keys::new("preprocessor_config", serde_json::from_str(text)?)?;
+            pixels(&mut keys)?;
             normalisation(keys, ["image_mean", "image_std"])?
         }
     };
@@ -51,6 +52,40 @@ pub fn describe(text: &str, preprocessor: Option<&str>) -> Result<Described, Int
     };
     model.check()?;
     Ok(Described { model, loss: Loss::Infonce, tokens: Tokens::TransformersClip, trunk: None })
+}
+
+/// Refuses what makes other pixels than [`normalisation`] and a resize of the short side with a crop of its middle.
+fn pixels(keys: &mut Keys) -> Result<(), InteropError> {
+    let is_true = |value: &Value| *value == true;
+    // Rounded in some files.
+    let is_255th = |value: &Value| value.as_f64().is_some_and(|factor| (factor * 255.0 - 1.0).abs() < 1e-4);
+    let has_height = |value: &Value| value.get("height").is_some();
+    let checks: [(&str, &dyn Fn(&Value) -> bool, &str); 7] = [
+        ("do_resize", &is_true, "true"),
+        ("do_center_crop", &is_true, "true"),
+        ("do_rescale", &is_true, "true"),
+        ("do_normalize", &is_true, "true"),
+        ("resample", &|value| *value == 3, "3 (bicubic)"),
+        ("rescale_factor", &is_255th, "1 / 255"),
+        ("size", &|value| !has_height(value), "{\"shortest_edge\": SIDE}"),
+    ];
+    let size = keys.take("size");
+    let side = size.as_ref().and_then(|size| size.get("shortest_edge").unwrap_or(size).as_u64());
+    let crop = keys.take("crop_size").and_then(|crop| crop.get("height").unwrap_or(&crop).as_u64());
+    if let (Some(side), Some(crop)) = (side, crop)
+        && side != crop
+    {
+        return Err(
+            keys.error("size", format!("is {side}, and the crop is {crop}; in flipk both are the image's size"))
+        );
+    }
+    for (key, holds, expected) in checks {
+        let value = if key == "size" { size.clone() } else { keys.take(key) };
+        if let Some(value) = value.filter(|value| !value.is_null() && !holds(value)) {
+            return Err(keys.error(key, format!("is {value}; flipk has {expected}")));
+        }
+    }
+    Ok(())
 }
 
 fn tower(keys: &mut Keys, [width, hidden, layers, heads]: [usize; 4]) -> Result<TowerConfig, InteropError> {
@@ -106,6 +141,18 @@ mod tests {
         let error = |text: &str| describe(text, None).unwrap_err().to_string();
         assert!(error(r#"{"model_type": "siglip"}"#).contains("`model_type` is `siglip`; flipk has clip"));
         let swish = r#"{"vision_config": {"hidden_act": "silu"}, "text_config": {}}"#;
+        let pixels = |text: &str| describe(config, Some(text)).unwrap_err().to_string();
+        for (text, problem) in [
+            (r#"{"do_normalize": false}"#, "`preprocessor_config.do_normalize` is false; flipk has true"),
+            (r#"{"rescale_factor": 0.00784}"#, "rescale_factor` is 0.00784; flipk has 1 / 255"),
+            (r#"{"resample": 2}"#, "resample` is 2; flipk has 3 (bicubic)"),
+            (r#"{"size": {"height": 32, "width": 32}}"#, "size` is {\"height\":32,\"width\":32}"),
+            (r#"{"size": {"shortest_edge": 48}, "crop_size": 32}"#, "size` is 48, and the crop is 32"),
+        ] {
+            assert!(pixels(text).contains(problem), "{}", pixels(text));
+        }
+        let usual = r#"{"size": 32, "crop_size": {"height": 32, "width": 32}, "rescale_factor": 0.00392156862745098}"#;
+        assert!(describe(config, Some(usual)).is_ok());
         assert!(error(swish).contains("`vision_config.hidden_act` is `silu`; flipk has quick_gelu, gelu"));
     }
 }

@@ -74,7 +74,11 @@ pub fn describe(text: &str, beside: Option<&Path>) -> Result<Described, InteropE
     match preprocess {
         None => Ok(described),
         Some(preprocess) => {
-            let normalisation = normalisation(Keys::new("preprocess_cfg", preprocess)?, ["mean", "std"])?;
+            let mut keys = Keys::new("preprocess_cfg", preprocess)?;
+            // Images are always resized so.
+            keys.one_of("resize_mode", &[("shortest", ())])?;
+            keys.one_of("interpolation", &[("bicubic", ()), ("random", ())])?;
+            let normalisation = normalisation(keys, ["mean", "std"])?;
             Ok(Described { model: ModelConfig { normalisation, ..described.model }, ..described })
         }
     }
@@ -134,8 +138,12 @@ fn architecture(keys: &mut Keys, beside: Option<&Path>) -> Result<Described, Int
     };
     let model = with_one_epsilon(model);
     model.check()?;
-    let strip_sep = text.take("tokenizer_kwargs").is_some_and(|options| options["strip_sep_token"] == true);
+    let mut options = Keys::new("tokenizer_kwargs", text.take("tokenizer_kwargs").unwrap_or_else(|| json!({})))?;
+    let strip_sep = options.flag("strip_sep_token")?;
     let tokens = text.text("hf_tokenizer_name")?.map_or(Tokens::Clip, |name| Tokens::HuggingFace { name, strip_sep });
+    // How texts are cleaned, which is not a choice here.
+    options.one_of("clean", &[(if tokens == Tokens::Clip { "lower" } else { "whitespace" }, ())])?;
+    options.end()?;
     text.one_of("proj_type", &[("linear", ())])?;
     text.ignore(&["pad_id", "final_ln_after_pool", "output_tokens", "tokenizer_mode"]);
     text.ignore(&["hf_model_pretrained", "hf_proj_type", "hf_pooler_type"]);
@@ -327,6 +335,15 @@ mod tests {
         assert!(error(|config| config["vision_cfg"]["image_size"] = json!([224, 112])).contains("is not square"));
         assert!(error(|config| config["multimodal_cfg"] = json!({})).contains("`multimodal_cfg` is {}"));
         assert!(error(|config| config["embed_dim"] = json!("many")).contains("is \"many\", expected a size"));
+        let kwargs = |kwargs: Value| error(|config| config["text_cfg"]["tokenizer_kwargs"] = kwargs);
+        assert!(kwargs(json!({"clean": "canonicalize"})).contains("`tokenizer_kwargs.clean` is `canonicalize`"));
+        assert!(kwargs(json!({"reduction_mask": "syntax"})).contains("`tokenizer_kwargs.reduction_mask`"));
+        for (key, value) in [("resize_mode", "squash"), ("interpolation", "bilinear")] {
+            let model = json!({"embed_dim": 64, "vision_cfg": {"width": 128}, "text_cfg": {"width": 64, "heads": 1}});
+            let config = json!({"model_cfg": model, "preprocess_cfg": {key: value}});
+            let error = describe(&config.to_string(), None).unwrap_err().to_string();
+            assert!(error.contains(&format!("`preprocess_cfg.{key}` is `{value}`")), "{error}");
+        }
         assert!(error(|config| config["text_cfg"]["pool_type"] = json!("none")).contains("argmax, first, last, eos"));
         assert!(error(|config| config["text_cfg"] = Value::Null).contains("`text_cfg` is missing"));
         assert!(describe("[]", None).unwrap_err().to_string().contains("expected an object"));
