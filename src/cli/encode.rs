@@ -18,7 +18,7 @@ use crate::train::{Weights, open_tokenizer};
 /// How images and texts are read.
 #[derive(Args)]
 pub(super) struct EncodeArgs {
-    /// Tokenizer [default: the one beside the model]
+    /// Tokenizer: a `tokenizer.json`, a `vocab.txt`, or `clip` [default: the one beside the model]
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
     /// Column of a table (CSV, TSV, Parquet) with images or their paths
@@ -57,7 +57,7 @@ impl EncodeArgs {
     pub(super) fn tokenizer(&self, model: &Weights) -> Result<Tokenizer> {
         let path = self.tokenizer.clone().or_else(|| model.tokenizer());
         let found = open_tokenizer(path.as_deref(), &model.described(), TokenizerOptions::default())?;
-        found.context("there is no tokenizer.json next to the model; pass --tokenizer")
+        found.context("there is no tokenizer.json beside the model; pass --tokenizer")
     }
 
     /// Passes each batch and its embeddings, `[samples, embed_dim]`, to `each`, with a progress bar.

@@ -259,7 +259,7 @@ impl Common {
         let own = model.tokenizer();
         let path = self.tokenizer.as_deref().or(own.as_deref());
         let tokenizer = open_tokenizer(path, &model.described(), options)?;
-        let tokenizer = tokenizer.context("there is no tokenizer.json next to the model; pass --tokenizer")?;
+        let tokenizer = tokenizer.context("there is no tokenizer.json beside the model; pass --tokenizer")?;
         let path = path.unwrap_or(Path::new(Tokenizer::CLIP));
         tokenizer.check_rows(model.model().vocab).with_context(|| path.display().to_string())?;
         if let (Some(_), Some(own)) = (&self.tokenizer, &own) {

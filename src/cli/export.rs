@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{Args, ValueEnum};
 
 use super::put;
+use crate::data::TokenizerOptions;
 use crate::interop::NewFolder;
 use crate::interop::export::{Export as Model, Numbers, flip, hugging_face, onnx, open_clip};
-use crate::train::Weights;
+use crate::train::{Weights, open_tokenizer};
 
 /// Write a model in the form of another program
 #[derive(Args)]
@@ -26,6 +27,9 @@ pub(super) struct Export {
     /// Folder to create
     #[arg(long, value_name = "FOLDER")]
     out: PathBuf,
+    /// Tokenizer to write with it [default: the one beside the model, or CLIP's if that is the model's]
+    #[arg(long, value_name = "FILE")]
+    tokenizer: Option<PathBuf>,
     /// Type of the numbers
     #[arg(long, value_enum, default_value_t)]
     dtype: Numbers,
@@ -48,15 +52,22 @@ impl Export {
     pub(super) fn run(self) -> Result<ExitCode> {
         let weights = Weights::open(&self.model)?;
         let (flip_model, values) = weights.values()?;
-        let tokenizer = weights.tokenizer();
-        let text = tokenizer.as_ref().map(std::fs::read_to_string).transpose();
-        let text = text.with_context(|| format!("cannot read {:?}", tokenizer.unwrap_or_default()))?;
+        let path = self.tokenizer.or_else(|| weights.tokenizer());
+        let tokenizer = match open_tokenizer(path.as_deref(), &weights.described(), TokenizerOptions::default()) {
+            Ok(tokenizer) => tokenizer.map(|tokenizer| tokenizer.to_json()).transpose()?,
+            // These formats are used without it, too.
+            Err(error) if path.is_none() && matches!(self.format, Format::Flip | Format::Onnx) => {
+                tracing::warn!("the tokenizer is left out: {error}");
+                None
+            }
+            Err(error) => return Err(error.into()),
+        };
         let model = Model {
             model: weights.model(),
             loss: weights.loss(),
             layout: flip_model.layout(),
             values: &values,
-            tokenizer: text.as_deref(),
+            tokenizer: tokenizer.as_deref(),
             numbers: self.dtype,
         };
         let folder = NewFolder::create(&self.out)?;

@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
 
 use super::put;
+use crate::data::TokenizerOptions;
 use crate::interop::NewFolder;
-use crate::train::{Weights, checkpoint};
+use crate::train::{Weights, checkpoint, open_tokenizer};
 
 /// Make a checkpoint of flipk from a model of OpenCLIP or Hugging Face
 ///
@@ -25,6 +26,9 @@ pub(super) struct Import {
     /// Folder to create
     #[arg(long, value_name = "FOLDER")]
     out: PathBuf,
+    /// Tokenizer to keep with it [default: the one beside the model, or CLIP's if that is the model's]
+    #[arg(long, value_name = "FILE")]
+    tokenizer: Option<PathBuf>,
 }
 
 impl Import {
@@ -35,16 +39,22 @@ impl Import {
         let file = checkpoint::path_of(&folder.file(""), 0);
         checkpoint::save_weights(&file, weights.model(), weights.loss(), flip.layout(), &values)?;
         folder.write("model.json", &(serde_json::to_string_pretty(weights.model())? + "\n"))?;
-        let tokenizer = weights.tokenizer();
-        if let Some(tokenizer) = &tokenizer {
-            let copied = std::fs::copy(tokenizer, folder.file("tokenizer.json"));
-            copied.with_context(|| format!("cannot copy {}", tokenizer.display()))?;
-        }
+        let path = self.tokenizer.or_else(|| weights.tokenizer());
+        // Written anew: the file then says how the model expects its texts.
+        let missing = match open_tokenizer(path.as_deref(), &weights.described(), TokenizerOptions::default()) {
+            Ok(Some(tokenizer)) => {
+                folder.write("tokenizer.json", &tokenizer.to_json()?)?;
+                None
+            }
+            Ok(None) => Some("there is no tokenizer.json beside the model: pass --tokenizer".to_owned()),
+            Err(error) if path.is_none() => Some(error.to_string()),
+            Err(error) => return Err(error.into()),
+        };
         let out = folder.finish()?;
         let parameters = flip.layout().count();
         put(format_args!("{}: {:.1} M parameters\n", out.display(), parameters as f64 / 1e6))?;
-        if tokenizer.is_none() {
-            put(format_args!("there is no tokenizer.json beside the model: pass --tokenizer when you use it\n"))?;
+        if let Some(missing) = missing {
+            tracing::warn!("{missing}");
         }
         Ok(ExitCode::SUCCESS)
     }

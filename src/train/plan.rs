@@ -249,8 +249,8 @@ pub fn tokenizer(options: &Options) -> Result<Tokenizer, TrainError> {
         Some(tokenizer) => Ok(tokenizer),
         None if embedded => Ok(Tokenizer::embedded(&options.tokenizer_options())?),
         None => {
-            let problem = "--data needs a --tokenizer: a tokenizer.json, or the vocab.txt of a BERT model (the paper \
-                           uses bert-base-uncased)";
+            let problem = "--data needs a --tokenizer: a tokenizer.json, the vocab.txt of a BERT model (the paper uses \
+                           bert-base-uncased), or clip";
             Err(TrainError::Settings { problem: problem.to_owned() })
         }
     }

@@ -44,7 +44,7 @@ fn clips_tokenizer_is_the_default_and_stays_with_the_run() {
     // Without its file, the run's model does not say which tokenizer it had.
     std::fs::remove_file(place.path("run/tokenizer.json")).unwrap();
     let ran = flipk(&["eval", "retrieval", &run, &data]).expect(1);
-    assert!(ran.stderr.contains("no tokenizer.json next to the model"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("no tokenizer.json beside the model"), "{}", ran.stderr);
     flipk(&["eval", "retrieval", &run, &data, "--tokenizer=clip"]).expect(0);
 }
 
@@ -70,4 +70,52 @@ fn a_tokenizer_of_hugging_face_is_named() {
     let place = Place::new();
     let ran = flipk(&["train", "--model=ViT-L-14-CLIPA", &shard(&place)]).expect(1);
     assert!(ran.stderr.contains("from_pretrained('bert-base-uncased').save_pretrained"), "{}", ran.stderr);
+}
+
+/// An export and an import of it prepare texts as the run did: start and end tokens, and an end token that becomes 0.
+#[test]
+fn exports_and_imports_prepare_texts_alike() {
+    let place = Place::new();
+    let data = shard(&place);
+    let texts = place.file("texts.txt", "a dog\ntwo birds\na DOG\n");
+    let bert = place.file("bert.txt", "[PAD]\n[UNK]\n[CLS]\n[SEP]\na\ndog\ntwo\nbirds\n");
+    let embed = |model: &str, flags: &[&str]| {
+        let [model, out] = [model, "rows.npy"].map(|name| place.path(name).display().to_string());
+        flipk(&[&["embed", &model, "--texts", &texts, "--out", &out], flags].concat()).expect(0);
+        std::fs::read(out).unwrap()
+    };
+    let tokenizer = format!("--tokenizer={bert}");
+    for (pool, more, tokenizer) in [
+        ("first", json!({}), "--tokenizer=clip"),
+        (
+            "last",
+            json!({"hf_tokenizer_name": "bert", "tokenizer_kwargs": {"strip_sep_token": true}}),
+            tokenizer.as_str(),
+        ),
+    ] {
+        let mut text = json!({"context_length": 8, "vocab_size": 49_408, "layers": 1, "width": 32, "heads": 2});
+        text["pool_type"] = json!(pool);
+        text.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let vision = json!({"image_size": 16, "patch_size": 4, "layers": 1, "width": 32, "head_width": 16});
+        let model = json!({"embed_dim": 16, "vision_cfg": vision, "text_cfg": text});
+        let model = format!("--model={}", place.file("small.json", model.to_string()));
+        let [run, out, back, bare] = ["run", "out", "back", "bare"].map(|name| format!("{pool}-{name}"));
+        place.train(&run, &[&model, &data, tokenizer, "--batch=4", "--steps=1"]).expect(0);
+        let convert = |command: &str, from: &str, to: &str, flags: &[&str]| {
+            let [from, to] = [from, to].map(|name| place.path(name).display().to_string());
+            flipk(&[&[command, &from, "--out", &to], flags].concat()).expect(0)
+        };
+        convert("export", &run, &out, &["--format=open_clip"]);
+        let config = std::fs::read_to_string(place.path(&out).join("open_clip_config.json")).unwrap();
+        assert_eq!(config.contains(r#""strip_sep_token": true"#), pool == "last", "{config}");
+        convert("import", &out, &back, &[]);
+        let rows = embed(&run, &[]);
+        assert!(embed(&out, &[]) == rows && embed(&back, &[]) == rows, "{pool}");
+        // Without its tokenizer, the folder says how texts are prepared, and the import keeps that.
+        std::fs::remove_file(place.path(&out).join("tokenizer.json")).unwrap();
+        convert("import", &out, &bare, &[tokenizer]);
+        assert!(embed(&out, &[tokenizer]) == rows && embed(&bare, &[]) == rows, "{pool}");
+    }
+    let refused = flipk(&["export", &place.path("last-out").display().to_string(), "--format=open_clip", "--out", "x"]);
+    assert!(refused.expect(1).stderr.contains("pass --tokenizer"));
 }

@@ -42,6 +42,9 @@ pub fn open_clip(export: &Export<'_>, folder: &NewFolder) -> Result<(), InteropE
     if export.tokenizer.is_some_and(|json| !tokenizer::is_clip(json)) {
         // Any name: with `local-dir:`, OpenCLIP reads the tokenizer from the folder.
         text.insert("hf_tokenizer_name".to_owned(), json!("tokenizer.json"));
+        if export.tokenizer.is_some_and(tokenizer::strips_end) {
+            text.insert("tokenizer_kwargs".to_owned(), json!({"strip_sep_token": true}));
+        }
     }
     let mut config = json!({"embed_dim": model.embed_dim, "vision_cfg": vision, "text_cfg": text});
     if quick[1] {

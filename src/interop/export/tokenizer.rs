@@ -14,6 +14,12 @@ pub(super) fn is_clip(json: &str) -> bool {
     file["model"]["vocab"].get(CLIP_END).is_some()
 }
 
+/// Whether a `tokenizer.json` of flipk says that the end token becomes 0.
+pub(super) fn strips_end(json: &str) -> bool {
+    let file: Value = serde_json::from_str(json).unwrap_or_default();
+    file["padding"]["flipk"]["strip_sep"] == true
+}
+
 /// Writes `tokenizer.json` and what `transformers` wants to know about it.
 pub(super) fn write(export: &Export<'_>, folder: &NewFolder) -> Result<(), InteropError> {
     let Some(text) = export.tokenizer else { return Ok(()) };
