@@ -53,9 +53,9 @@ MODELS = {
 SMALL = {"img_size": 64, "embed_dim": 64, "depth": 2, "num_heads": 2}
 TOWERS = {
     "timm-norm": {
-        "architecture": "vit_base_patch16_224",
-        "pretrained_cfg": {"global_pool": "avg"},
-        "model_args": {**SMALL, "pool_include_prefix": True, "no_embed_class": True, "init_values": 0.3, "mlp_ratio": 3},
+        "architecture": "vit_base_patch16_224", "pretrained_cfg": {},
+        "model_args": {**SMALL, "global_pool": "avg", "pool_include_prefix": True, "no_embed_class": True,
+                       "init_values": 0.3, "mlp_ratio": 3},
     },
     "timm-clip": {
         "architecture": "vit_base_patch16_clip_quickgelu_224", "pretrained_cfg": {},

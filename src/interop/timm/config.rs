@@ -119,9 +119,6 @@ fn described(text: &str) -> Result<Vit, InteropError> {
         arguments.insert("in_chans".to_owned(), size[0].clone());
         arguments.insert("img_size".to_owned(), json!([size[1], size[2]]));
     }
-    if let Some(pool) = weights.take("global_pool") {
-        arguments.insert("global_pool".to_owned(), pool);
-    }
     if let Some(changes) = changes {
         arguments.extend(Keys::new("model_args", changes)?.into_values());
     }
@@ -290,7 +287,7 @@ mod tests {
         file["pretrained_cfg"]["fixed_input_size"] = json!(false);
         assert_eq!(by_file(&file).unwrap().image_size, 224);
         // The norm comes after the pooling if timm itself pools by mean.
-        file["pretrained_cfg"]["global_pool"] = json!("avg");
+        file["model_args"] = json!({"global_pool": "avg"});
         let found = by_file(&file).unwrap();
         assert_eq!((found.image_pool, found.ln_after_pool), (ImagePool::Patches, true));
         file["model_args"] = json!({"img_size": [32, 32], "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 2,
