@@ -24,7 +24,7 @@ pub enum Kind {
     MissingCaption,
     /// Its caption is blank or null.
     EmptyCaption,
-    /// Its JSON record is damaged, or the caption in it is not text.
+    /// Its JSON record is damaged, or the caption in it is not text; or its row of a table has too many fields.
     BadRecord,
     /// Its caption is not UTF-8.
     NonUtf8Caption,

@@ -2,13 +2,16 @@
 //! column has the paths of images, and another the captions.
 //!
 //! Each row is a sample. Its `.txt` is the caption; its `.json` is the whole row, so that `--caption-key` can name any
-//! column.
+//! column. A row with more fields than the header is broken, and so is one that ends before its caption, or whose
+//! quotation mark is never closed: its caption would be silently wrong.
 
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use csv::ByteRecord;
 use rayon::prelude::*;
 
+use super::damage::samples_lost;
 use super::members::{Entry, MAX_MEMBER, printable};
 use super::notes::NoteKind;
 use super::sniff::sniff;
@@ -17,7 +20,7 @@ use super::{Indexed, Naming};
 use crate::data::broken::{Broken, Kind};
 use crate::data::error::{DataError, Result};
 use crate::data::store::{Joined, Store};
-use crate::data::text::{self, list_some};
+use crate::data::text::{self, count, list_some};
 
 /// Names of columns with paths of images, in order of preference; OpenCLIP's comes first. In upper or lower case.
 pub(super) const IMAGES: [&str; 10] =
@@ -90,10 +93,7 @@ pub(super) fn open(path: &Path, bytes: &[u8], image_key: Option<&str>) -> Result
         return Err(problem(format!("it is {encoding}; save it as UTF-8")));
     }
     let columns = Columns::find(bytes, image_key).ok_or_else(|| problem(no_images(bytes, image_key)))?;
-    let mut rows = Vec::new();
-    for row in reader(columns.separator).from_reader(bytes).into_byte_records().skip(1) {
-        rows.push(row.map_err(|error| problem(error.to_string()))?);
-    }
+    let (rows, unclosed) = rows(bytes, columns.separator).map_err(|error| problem(error.to_string()))?;
     if rows.is_empty() {
         return Err(problem("it has no rows, only the line with the names of the columns".to_owned()));
     }
@@ -101,22 +101,99 @@ pub(super) fn open(path: &Path, bytes: &[u8], image_key: Option<&str>) -> Result
     let found: Vec<Result<(PathBuf, u64), Broken>> =
         rows.par_iter().map(|row| find(folder, row.get(columns.image).unwrap_or_default())).collect();
     let (mut joined, mut entries) = (Joined::default(), Vec::with_capacity(rows.len()));
-    for (row, image) in rows.iter().zip(found) {
+    for (number, (row, image)) in rows.iter().zip(found).enumerate() {
         let mut entry = Entry { key: row.get(columns.image).unwrap_or_default().into(), ..Entry::default() };
+        let is_last = number + 1 == rows.len();
+        let unclosed = unclosed.as_ref().filter(|_| is_last).map(Unclosed::broken);
+        let flaw = unclosed.or_else(|| wrong_length(&columns, row));
+        let caption = columns.caption.filter(|_| flaw.is_none()).and_then(|caption| row.get(caption));
         match image {
             Ok((path, len)) => entry.image = joined.add_file(path, len),
             Err(broken) => entry.flaw = Some(Box::new(broken)),
         }
-        let caption = columns.caption.and_then(|caption| row.get(caption));
+        entry.flaw = flaw.map(Box::new).or(entry.flaw);
         entry.txt = caption.and_then(|caption| joined.add_text(caption));
         entry.json = joined.add_text(record(&columns.names, row).as_bytes());
         entries.push(entry);
     }
-    let notes = merged_rows(&rows).into_iter().collect();
+    let lost = unclosed.as_ref().map_or(0, |unclosed| unclosed.lines);
+    let notes = unclosed.as_ref().and_then(Unclosed::note).or_else(|| merged_rows(&rows)).into_iter().collect();
     Ok((
         Store::Joined(joined),
-        Indexed { entries, naming: Naming::Columns, extensions: columns.names, notes, ..Indexed::default() },
+        Indexed { entries, naming: Naming::Columns, extensions: columns.names, lost, notes, ..Indexed::default() },
     ))
+}
+
+/// A quotation mark that is still open at the end of a table, in its last row.
+struct Unclosed {
+    /// The line on which the row begins, from 1.
+    line: u64,
+    /// How many lines after that one it took, of which each was a row.
+    lines: u64,
+}
+
+impl Unclosed {
+    fn broken(&self) -> Broken {
+        let taken = match self.lines {
+            0 => String::new(),
+            lines => format!("; it takes the {} after it", count(lines, "line")),
+        };
+        let line = self.line;
+        Broken {
+            kind: Kind::BadRecord,
+            detail: format!("line {line}: a quotation mark at the beginning of a field is never closed{taken}"),
+        }
+    }
+
+    fn note(&self) -> Option<(NoteKind, String)> {
+        let text = format!(
+            "line {}: a quotation mark at the beginning of a field is never closed, so the rest of the table is lost{}; \
+             close it, or write \"\"\"\" for a field that begins with such a mark and double each mark within it",
+            self.line,
+            samples_lost(self.lines)
+        );
+        (self.lines > 0).then_some((NoteKind::Lost, text))
+    }
+}
+
+/// The rows after the header, and whether the last one has a quotation mark without an end.
+fn rows(bytes: &[u8], separator: u8) -> csv::Result<(Vec<ByteRecord>, Option<Unclosed>)> {
+    // One more row, which is a row of its own unless a quotation mark is open.
+    const SENTINEL: &[u8] = b"\n.";
+    let records = reader(separator).from_reader(bytes.chain(SENTINEL)).into_byte_records().skip(1);
+    let mut rows = records.collect::<csv::Result<Vec<ByteRecord>>>()?;
+    let Some(last) = rows.last() else { return Ok((rows, None)) };
+    if last.len() == 1 && last.get(0) == Some(b".") {
+        rows.pop();
+        return Ok((rows, None));
+    }
+    let field = last.get(last.len().saturating_sub(1)).unwrap_or_default();
+    let field = field.strip_suffix(SENTINEL).unwrap_or(field);
+    let lines = field.split(|&byte| byte == b'\n').skip(1).filter(|line| !line.trim_ascii().is_empty()).count() as u64;
+    let line = last.position().map_or(0, csv::Position::line);
+    Ok((rows, Some(Unclosed { line, lines })))
+}
+
+/// What is wrong with the number of fields of a row. Blank fields after the last column are none: some programs end
+/// each line with separators.
+fn wrong_length(columns: &Columns, row: &ByteRecord) -> Option<Broken> {
+    let names = columns.names.len();
+    let fields = row.iter().rposition(|field| !field.trim_ascii().is_empty()).map_or(0, |last| last + 1);
+    let line = row.position().map_or(0, csv::Position::line);
+    let sizes = |fields: usize| {
+        format!("line {line} has {}, and the header {}", count(fields as u64, "field"), count(names as u64, "column"))
+    };
+    if fields > names {
+        let separator = char::from(columns.separator).escape_default();
+        let detail = format!(
+            "{}: captions that contain `{separator}` must be in quotation marks, which begin right after the separator",
+            sizes(fields)
+        );
+        return Some(Broken { kind: Kind::BadRecord, detail });
+    }
+    let caption = columns.caption.filter(|&caption| caption >= row.len())?;
+    let detail = format!("{}, so that it has no `{}`", sizes(row.len()), columns.names[caption]);
+    Some(Broken { kind: Kind::MissingCaption, detail })
 }
 
 fn no_images(bytes: &[u8], image_key: Option<&str>) -> String {
@@ -137,23 +214,30 @@ pub(super) fn find(folder: &Path, name: &[u8]) -> Result<(PathBuf, u64), Broken>
         return Err(missing("the row has no path".to_owned()));
     }
     if text.contains("://") {
-        return Err(missing(format!("{text} is an address; only files are read, img2dataset downloads addresses")));
+        let shown = text::shorten(text);
+        return Err(missing(format!("{shown} is an address. Only files are read here; img2dataset downloads images")));
     }
     // As a user sees the path, so that an error names it.
     let places = [folder.join(text), PathBuf::from(text)];
     let mut error = None;
-    for path in places {
+    for path in &places {
         match std::fs::metadata(&path) {
             Ok(metadata) if metadata.len() > MAX_MEMBER && metadata.is_file() => {
                 let detail = format!("{text} has {} bytes; more than {MAX_MEMBER} are not read", metadata.len());
                 return Err(Broken { kind: Kind::UnreadMember, detail });
             }
-            Ok(metadata) if metadata.is_file() => return Ok((path, metadata.len())),
+            Ok(metadata) if metadata.is_file() => return Ok((path.clone(), metadata.len())),
             Ok(_) => drop(error.get_or_insert_with(|| "it is not a file".to_owned())),
+            Err(why) if why.kind() == io::ErrorKind::NotFound => {}
             Err(why) => drop(error.get_or_insert_with(|| why.to_string())),
         }
     }
-    Err(missing(format!("{text}: {}", error.unwrap_or_default())))
+    let [beside, here] = places.map(|path| text::shorten(&path.display().to_string()).into_owned());
+    Err(missing(match error {
+        Some(error) => format!("{}: {error}", text::shorten(text)),
+        None if beside == here => format!("there is no file {here}"),
+        None => format!("there is no file {beside}, and none at {here} in the working directory"),
+    }))
 }
 
 /// A row as a JSON object of texts. Columns that are not UTF-8 are left out.
@@ -168,16 +252,17 @@ fn record(names: &[String], row: &ByteRecord) -> String {
 /// Captions of more lines than this are unusual.
 const MANY_LINES: usize = 10;
 
-/// A note about rows that a quotation mark without an end may have merged.
+/// A note about rows that a quotation mark may have merged with others up to the next mark.
 fn merged_rows(rows: &[ByteRecord]) -> Option<(NoteKind, String)> {
     let lines = |field: &[u8]| memchr::memchr_iter(b'\n', field).count();
     let merged: Vec<&ByteRecord> =
         rows.iter().filter(|row| row.iter().any(|field| lines(field) >= MANY_LINES)).collect();
     let key = printable(merged.first()?.get(0).unwrap_or_default());
     let text = format!(
-        "{} rows have a field of many lines, such as the row of `{}`: a quotation mark at the beginning of a field and \
+        "{} {} a field of many lines, such as the row of `{}`: a quotation mark at the beginning of a field and \
          without an end takes all rows up to the next one; double the marks that are part of the text",
-        merged.len(),
+        count(merged.len() as u64, "row"),
+        if merged.len() == 1 { "has" } else { "have" },
         text::shorten(&key)
     );
     Some((NoteKind::Quotes, text))
@@ -231,11 +316,13 @@ mod tests {
         let table = b"filepath,title\nmissing.png,a cat\nhttps://x.org/1.jpg,a cat\n,a cat\na.png\n\xFF.png,a cat\na.png,caf\xE9\n";
         let found = rows("t.csv", table, None).unwrap();
         for (row, words) in
-            [(0, "missing.png: No such file"), (1, "is an address"), (2, "has no path"), (4, "not UTF-8")]
+            [(0, "there is no file /"), (1, "is an address. Only"), (2, "has no path"), (4, "not UTF-8")]
         {
             assert!(found[row][3].contains(words), "{:?}", found[row]);
         }
-        assert_eq!(found[3], ["a.png", "image a", "", ""]);
+        assert!(found[0][3].ends_with("/missing.png, and none at missing.png in the working directory"), "{found:?}");
+        let short = "missing caption: line 5 has 1 field, and the header 2 columns, so that it has no `title`";
+        assert_eq!(found[3], ["a.png", "image a", "", short]);
         assert_eq!(found[5][1], "image a");
         // A file with a hole, which takes no room on the disk.
         let large = tempfile::NamedTempFile::new().unwrap();
@@ -253,12 +340,58 @@ mod tests {
     }
 
     #[test]
-    fn a_quotation_mark_that_is_not_closed_is_noted() {
+    fn rows_with_more_fields_than_the_header_are_broken() {
+        let table =
+            b"filepath,title\na.png,a cat, a dog\na.png, \"a cat, a dog\"\na.png,\"a cat, a dog\"\na.png,a cat,, \n";
+        let found = rows("t.csv", table, None).unwrap();
+        for (row, line) in [(0, 2), (1, 3)] {
+            let start =
+                format!("bad record: line {line} has 3 fields, and the header 2 columns: captions that contain `,`");
+            assert!(found[row][3].starts_with(&start) && found[row][2].is_empty(), "{:?}", found[row]);
+        }
+        assert_eq!(found[2], ["a.png", "image a", "a cat, a dog", ""]);
+        assert_eq!(found[3], ["a.png", "image a", "a cat", ""], "separators at the end of a line");
+    }
+
+    /// Number of rows, estimate of lost ones, the last row's flaw and the notes.
+    fn end(table: &str) -> (usize, u64, String, String) {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("a.png"), b"image a").unwrap();
+        let path = folder.path().join("t.csv");
+        std::fs::write(&path, table).unwrap();
+        let (shard, report) = Shard::open(0, &Location::File(path), &Common::default()).unwrap();
+        let flaw = shard.samples.last().and_then(|entry| entry.flaw.as_ref());
+        let notes = report.notes.iter().map(|(_, note)| note.as_str()).collect::<String>();
+        (shard.samples.len(), shard.lost, flaw.map_or(String::new(), |flaw| flaw.to_string()), notes)
+    }
+
+    #[test]
+    fn a_quotation_mark_that_is_open_at_the_end_costs_the_rows_it_took() {
+        for taken in [0, 1, 3, 20] {
+            let rest = "a.png,a cat\r\n".repeat(taken);
+            let (rows, lost, flaw, notes) =
+                end(&format!("filepath,title\na.png,a \"big\" cat\na.png,\"big cat\n{rest}"));
+            assert_eq!((rows, lost), (2, taken as u64));
+            assert!(
+                flaw.starts_with("bad record: line 3: a quotation mark") && flaw.contains("never closed"),
+                "{flaw}"
+            );
+            assert_eq!(notes.contains("the rest of the table is lost: about"), taken > 0, "{notes}");
+        }
+        for closed in ["\"big\ncat\"", "\"big\ncat\"\n", "\"a \"\"cat\"\"\"", "a \"cat\n", ".", "\"\"", "a\r\n\r\n"] {
+            let found = end(&format!("filepath,title\na.png,b\na.png,{closed}"));
+            assert_eq!(found, (2, 0, String::new(), String::new()), "{closed:?}");
+        }
+        let (rows, lost, _, notes) = end("filepath,title\n\"a.png,a cat\n");
+        assert!((rows, lost) == (1, 0) && notes.is_empty(), "{notes}");
+    }
+
+    #[test]
+    fn a_quotation_mark_that_takes_many_lines_up_to_the_next_is_noted() {
         let rest = "a.png\ta cat\n".repeat(20);
-        let found =
-            rows("t.csv", format!("filepath\ttitle\na.png\t\"big\" cat\na.png\t\"big cat\n{rest}").as_bytes(), None);
-        let found = found.unwrap();
+        let table = format!("filepath\ttitle\na.png\t\"big\" cat\na.png\t\"big cat\n{rest}a.png\t\"small\" cat\n");
+        let found = rows("t.csv", table.as_bytes(), None).unwrap();
         assert_eq!((found.len(), &*found[0][2]), (2, "big cat"));
-        assert!(found[1][3].contains("1 rows have a field of many lines"), "{:?}", found[1]);
+        assert!(found[1][3].contains("1 row has a field of many lines"), "{:?}", found[1]);
     }
 }

@@ -236,7 +236,7 @@ fn paths_start_from_the_folder_of_the_file() {
         .collect();
     assert_eq!(found[0], ["a.png", "image a", "3", ""]);
     assert!(
-        found[1][..3] == ["gone.png", "none", "none"] && found[1][3].contains("gone.png: No such file"),
+        found[1][..3] == ["gone.png", "none", "none"] && found[1][3].contains("gone.png, and none at gone.png"),
         "{found:?}"
     );
     assert!(found[2][0] == "000002" && found[2][3].contains("the column `file_name` is null"), "{found:?}");
