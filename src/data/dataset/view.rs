@@ -8,7 +8,7 @@ use ::image::RgbImage;
 use super::cache::Cache;
 use crate::data::broken::{Broken, Kind};
 use crate::data::error::Result;
-use crate::data::format::{Entry, Shard, printable};
+use crate::data::format::{Entry, Naming, Shard, printable};
 use crate::data::sample::CropRect;
 use crate::data::sample::image::{self, Decoding, ExifOrientation, Part};
 use crate::data::sample::{Caption, CaptionKeys, ClassNumbers, Label, label};
@@ -91,12 +91,24 @@ impl<'a> View<'a> {
         self.reader.keys.read_all(&shard.txts(self.entry)?, shard.part(self.entry.json)?.as_deref(), shard.naming)
     }
 
-    /// The `.txt`, `.json` and `.cls` members, as they are; several captions as lines.
+    /// The `.txt`, `.json` and `.cls` members, as they are; several captions as lines. A caption in a table is a line,
+    /// even if it has several, so that whoever reads the lines finds one caption.
     pub(crate) fn texts(self) -> Result<[Option<Cow<'a, [u8]>>; 3], Broken> {
         let shard = self.whole()?;
-        let txt = match self.entry.more_txt.is_empty() {
-            true => shard.part(self.entry.txt)?,
-            false => Some(shard.txts(self.entry)?.join(&b'\n').into()),
+        let in_one_line = |mut text: Cow<'a, [u8]>| {
+            if text.contains(&b'\n') || text.contains(&b'\r') {
+                let breaks = text.to_mut().iter_mut().filter(|byte| matches!(byte, b'\n' | b'\r'));
+                breaks.for_each(|byte| *byte = b' ');
+            }
+            text
+        };
+        let mut texts = shard.txts(self.entry)?;
+        if shard.naming == Naming::Columns {
+            texts = texts.into_iter().map(in_one_line).collect();
+        }
+        let txt = match texts.len() {
+            0 | 1 => texts.pop(),
+            _ => Some(texts.join(&b'\n').into()),
         };
         Ok([txt, shard.part(self.entry.json)?, shard.part(self.entry.cls)?])
     }

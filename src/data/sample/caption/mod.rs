@@ -228,7 +228,7 @@ impl CaptionKeys {
             return self.read_several(&choices, txts, json, naming);
         }
         let txts = if self.takes_txt() { txts } else { &[] };
-        let mut texts = self.captions_in(txts)?;
+        let mut texts = self.captions_in(txts, naming)?;
         let field = self.json_field().filter(|_| texts.is_empty());
         let wanted = [Some(&*self.tags_key), field];
         let record = json.map(|json| Record::read(json, &wanted.into_iter().flatten().collect::<Vec<_>>()));
@@ -264,7 +264,7 @@ impl CaptionKeys {
         let mut refused: Option<Broken> = None;
         for &(key, share) in choices {
             let found = match (is_txt(key), &record) {
-                (true, _) if !txts.is_empty() => self.captions_in(txts),
+                (true, _) if !txts.is_empty() => self.captions_in(txts, naming),
                 (false, Some(record)) => caption_in(record, key, naming),
                 _ => continue,
             };
@@ -290,20 +290,20 @@ impl CaptionKeys {
     }
 
     /// The captions in one or several texts.
-    fn captions_in(&self, txts: &[impl AsRef<[u8]>]) -> Result<Vec<String>, Broken> {
+    fn captions_in(&self, txts: &[impl AsRef<[u8]>], naming: Naming) -> Result<Vec<String>, Broken> {
         let mut texts = Vec::new();
         for txt in txts {
-            let wrong = |problem| broken(Kind::NonUtf8Caption, format!(".txt: {problem}"));
-            texts.extend(self.captions(text::decode(txt.as_ref()).map_err(wrong)?));
+            let wrong = |problem| broken(Kind::NonUtf8Caption, format!("{}: {problem}", naming.caption()));
+            texts.extend(self.captions(text::decode(txt.as_ref()).map_err(wrong)?, naming));
         }
         Ok(texts)
     }
 
-    /// The captions in the text of a `.txt` member.
-    fn captions(&self, txt: &str) -> Vec<String> {
+    /// The captions in a text: its lines, or only one if it is a value of a table, as a text in JSON is.
+    fn captions(&self, txt: &str, naming: Naming) -> Vec<String> {
         match self.caption_lines {
-            CaptionLines::Each => text::lines(txt).filter_map(words).collect(),
-            CaptionLines::Join => words(txt).into_iter().collect(),
+            CaptionLines::Each if naming != Naming::Columns => text::lines(txt).filter_map(words).collect(),
+            CaptionLines::Each | CaptionLines::Join => words(txt).into_iter().collect(),
         }
     }
 

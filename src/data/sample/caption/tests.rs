@@ -42,7 +42,13 @@ fn each_line_and_each_text_of_a_list_is_a_caption() {
     // As many texts as a record of a TFRecord file has.
     let several = [&b"one\ntwo\n"[..], b" ", b"three"];
     assert_eq!(joined.read_all(&several, None, Naming::Members).unwrap().texts, ["one\ntwo", "three"]);
-    assert_eq!(keys(None).read_all(&several, None, Naming::Columns).unwrap().texts, ["one", "two", "three"]);
+    assert_eq!(keys(None).read_all(&several, None, Naming::Features).unwrap().texts, ["one", "two", "three"]);
+    // A value of a table is one caption, as a text in JSON is.
+    assert_eq!(keys(None).read_all(&several, None, Naming::Columns).unwrap().texts, ["one\ntwo", "three"]);
+    let several_fields = keys(Some("txt,alt")).read_all(&several, None, Naming::Columns).unwrap();
+    assert_eq!(several_fields.texts, ["one\ntwo", "three"]);
+    let latin1 = keys(None).read_all(&[b"caf\xE9"], None, Naming::Columns).unwrap_err().to_string();
+    assert_eq!(latin1, "non-UTF-8 caption: the caption: line 1 is not UTF-8 (byte 0xE9); save it as UTF-8");
     assert_eq!(
         keys(None).read_all(&[&b"one"[..], b"\xE9"], None, Naming::Members).unwrap_err().kind,
         Kind::NonUtf8Caption
