@@ -14,7 +14,7 @@ use crate::data::tools::{Checked, Finding, check};
 
 /// Read every sample of every shard as training does, and list those that are broken
 ///
-/// The exit code is 0 if every sample can be used, and 1 if not. As many shards are open at a time as there are
+/// The exit code is 0 if every sample can be used and no shard is damaged, and 1 if not. As many shards are open at a time as there are
 /// threads, so memory does not grow with their number.
 #[derive(Args)]
 #[command(after_help = "Examples:
@@ -94,7 +94,11 @@ fn summary(checked: &Checked) -> String {
         ["samples".to_owned(), checked.samples.to_string()],
         ["good".to_owned(), (checked.samples - broken).to_string()],
     ];
-    for (name, count) in [("unusable shards", checked.unusable_shards), ("lost samples (estimate)", checked.lost)] {
+    for (name, count) in [
+        ("unusable shards", checked.unusable_shards),
+        ("damaged shards", checked.damaged_shards),
+        ("lost samples (estimate)", checked.lost),
+    ] {
         rows.extend((count > 0).then(|| [name.to_owned(), count.to_string()]));
     }
     rows.extend(kinds(&checked.broken));

@@ -31,7 +31,7 @@ mod tfrecord;
 
 pub(crate) use self::members::{Entry, printable};
 pub(crate) use self::naming::Naming;
-pub(crate) use self::notes::lines as note_lines;
+pub(crate) use self::notes::{is_damage, lines as note_lines};
 #[cfg(feature = "parquet")]
 pub(crate) use self::parquet::{Vectors as ParquetVectors, rows as parquet_rows};
 pub(crate) use self::shard::{Common, Report, Shard};

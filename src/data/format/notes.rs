@@ -16,6 +16,11 @@ pub(crate) enum NoteKind {
     Quotes,
 }
 
+/// Whether a note says that a shard is damaged, and not only that a part of it is not used.
+pub(crate) fn is_damage(kind: NoteKind) -> bool {
+    matches!(kind, NoteKind::Lost | NoteKind::Packed | NoteKind::NoEnd)
+}
+
 /// Notes of each kind that are shown.
 const MAX_SHOWN: usize = 3;
 

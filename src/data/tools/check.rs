@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::Input;
 use crate::data::broken::{Broken, Kind, confined};
 use crate::data::dataset::View;
+use crate::data::format::is_damage;
 use crate::data::loader::Skipped;
 use crate::data::sample::Tokenizer;
 
@@ -40,6 +41,9 @@ pub struct Checked {
     pub samples: u64,
     /// An estimate of the samples that damage to archives has erased.
     pub lost: u64,
+    /// Shards with damage, whether or not it is known to have cost samples: parts that cannot be read, a wrong checksum,
+    /// or no end.
+    pub damaged_shards: u64,
     /// Broken samples by kind.
     pub broken: Skipped,
     /// Whether it was stopped before the end.
@@ -47,9 +51,9 @@ pub struct Checked {
 }
 
 impl Checked {
-    /// Whether every sample can be used.
+    /// Whether every sample can be used, and no shard is damaged.
     pub fn is_good(&self) -> bool {
-        self.unusable_shards == 0 && self.lost == 0 && self.broken.is_empty()
+        self.unusable_shards == 0 && self.damaged_shards == 0 && self.lost == 0 && self.broken.is_empty()
     }
 }
 
@@ -76,6 +80,7 @@ pub fn check(
                     broken(Finding { shard: name, key: None, kind: None, reason: error.to_string() });
                 }
                 Ok((shard, report)) => {
+                    checked.damaged_shards += u64::from(report.notes.iter().any(|(kind, _)| is_damage(*kind)));
                     report.notes.into_iter().for_each(|(_, text)| note(text));
                     checked.lost += shard.lost;
                     let all: Vec<u32> = (0..shard.samples.len() as u32).collect();
@@ -126,6 +131,35 @@ mod tests {
     use crate::data::sample::CaptionKeys;
     use crate::data::sample::image::Decoding;
     use crate::data::testing::{Archive, jpeg, png};
+
+    /// The exit code and the counts follow the notes that say "fetch it again".
+    #[test]
+    fn damage_that_costs_no_known_sample_is_counted() {
+        use std::io::Write;
+        let mut archive = Archive::default();
+        for number in 0..3 {
+            archive.add(&format!("{number}.png"), &png(4, 4, number)).add(&format!("{number}.txt"), b"cat");
+        }
+        let whole = std::fs::read(archive.file()).unwrap();
+        let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        packer.write_all(&whole).unwrap();
+        let mut wrong_sum = packer.finish().unwrap();
+        let at = wrong_sum.len() - 8;
+        wrong_sum[at] ^= 1;
+        let folder = tempfile::tempdir().unwrap();
+        for (name, bytes, damaged) in
+            [("whole.tar", &whole[..], 0), ("sum.tar.gz", &wrong_sum[..], 1), ("cut.tar", &whole[..4 * 1024], 1)]
+        {
+            let path = folder.path().join(name);
+            std::fs::write(&path, bytes).unwrap();
+            let specs = [path.display().to_string()];
+            let input = Input::find(&specs, CaptionKeys::default(), Decoding::default()).unwrap();
+            let go = AtomicBool::new(false);
+            let checked = check(&input, None, &go, &mut |_| {}, &mut |_| {}, &mut |_| {});
+            assert_eq!((checked.damaged_shards, checked.is_good()), (damaged, damaged == 0), "{name} {checked:?}");
+            assert!(checked.broken.is_empty() && checked.lost == 0 && checked.samples >= 2, "{name} {checked:?}");
+        }
+    }
 
     #[test]
     fn every_broken_sample_is_found_and_no_other() {
