@@ -37,9 +37,15 @@ pub enum DataError {
     /// A table that cannot be used.
     #[error("cannot use the table {}: {problem}", path.display())]
     Table { path: PathBuf, problem: String },
+    /// A compressed shard of which nothing can be unpacked.
+    #[error("nothing of {shard} can be unpacked ({problem}): it was cut, or is damaged; fetch it again")]
+    NotUnpacked { shard: String, problem: String },
     /// A shard without samples.
-    #[error("{shard} holds no samples: looked for {looked_for}; found {found}")]
-    EmptyShard { shard: String, looked_for: String, found: String },
+    #[error("{shard} holds no samples: {problem}")]
+    EmptyShard { shard: String, problem: String },
+    /// A folder for fetched shards that cannot be used.
+    #[error("cannot use the cache folder {} (--cache): {source}", folder.display())]
+    Cache { folder: PathBuf, source: io::Error },
     /// Several shards that cannot be used, with the errors of the first few.
     #[error("{failed} of the {total} shards cannot be used; fetch them again or leave them out of the list: {list}")]
     Shards { failed: usize, total: usize, list: String },
@@ -74,7 +80,7 @@ pub enum DataError {
     #[error("cannot write the tokenizer as JSON: {0}")]
     TokenizerJson(#[source] tokenizers::Error),
     /// A setting that is out of range.
-    #[error("{field} = {value} is not possible: {problem}")]
+    #[error("{field} = {value} is invalid: {problem}")]
     Config { field: &'static str, value: String, problem: String },
     /// More broken samples than `max_bad` allows.
     #[error(
@@ -113,7 +119,10 @@ fn missing_shards(spec: &str, missing: usize, total: usize) -> String {
 impl DataError {
     /// Whether it is a shard that is wrong, and would be at every attempt: it can be left out.
     pub(crate) fn is_of_shard(&self) -> bool {
-        matches!(self, Self::NotTar { .. } | Self::NotParquet { .. } | Self::EmptyShard { .. })
+        matches!(
+            self,
+            Self::NotTar { .. } | Self::NotParquet { .. } | Self::NotUnpacked { .. } | Self::EmptyShard { .. }
+        )
     }
 }
 

@@ -305,7 +305,7 @@ impl ModelConfig {
 #[non_exhaustive]
 pub enum ModelError {
     /// A size above the limit.
-    #[error("{name} = {value} is not possible: it must be at most {max}")]
+    #[error("{name} = {value} is invalid: it must be at most {max}")]
     TooLarge {
         /// The size's name, as in [`ModelConfig`].
         name: &'static str,
@@ -358,6 +358,6 @@ mod tests {
         let narrow = |model: &mut ModelConfig| (model.vision.width, model.vision.heads) = (6, 2);
         assert_eq!(error(narrow), "vision.width = 6 is not a multiple of 4 (the position table)");
         let long = error(|model| model.context = 1 << 30);
-        assert_eq!(long, "context = 1073741824 is not possible: it must be at most 65536");
+        assert_eq!(long, "context = 1073741824 is invalid: it must be at most 65536");
     }
 }

@@ -13,10 +13,10 @@ impl Options {
     /// How shards that are not on disk are fetched.
     ///
     /// # Errors
-    /// A time or a size that is not possible, or a size without a folder.
+    /// A time or a size that is invalid, or a size without a folder.
     pub fn access(&self) -> Result<Access, TrainError> {
         let wrong = |option: &str, value: &dyn std::fmt::Display, rule: &str| {
-            Err(TrainError::Settings { problem: format!("{option} = {value} is not possible: {rule}") })
+            Err(TrainError::Settings { problem: format!("{option} = {value} is invalid: {rule}") })
         };
         let mut access = Access::default();
         if let Some(given) = self.io_timeout {

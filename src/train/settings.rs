@@ -150,7 +150,7 @@ fn or<T: Clone>(option: &mut Option<T>, default: T) -> T {
 }
 
 fn wrong(option: &str, value: impl ToString, rule: &str) -> TrainError {
-    TrainError::Settings { problem: format!("{option} = {} is not possible: {rule}", value.to_string()) }
+    TrainError::Settings { problem: format!("{option} = {} is invalid: {rule}", value.to_string()) }
 }
 
 impl Settings {

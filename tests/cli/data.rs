@@ -273,6 +273,10 @@ fn packs_and_statistics_go_on_after_a_shard_that_is_none() {
     let ran = pack(&place, &data, "gone", &[]).expect(1);
     assert!(ran.stderr.contains("cannot read") && !place.path("gone/sizes.json").exists(), "{}", ran.stderr);
     place.file("none.tar", "%PDF-1.4");
+    // Nothing is known of it that a table or a histogram could show.
+    let none = flipk(&["data", "stat", &place.path("none.tar").display().to_string()]).expect(1);
+    let shown: Vec<&str> = none.stdout.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    assert!(shown.len() == 3 && shown[2].starts_with("unusable shards"), "{}", none.stdout);
     let ran = flipk(&["data", "stat", &place.path("in/{01..04}.tar").display().to_string(), "--json"]).expect(1);
     let found: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
     for (key, value) in [("shards", 4), ("opened_shards", 2), ("unusable_shards", 2), ("samples", 6)] {

@@ -130,7 +130,10 @@ fn tables_and_folders_that_cannot_be_used_say_why() {
     says(&addresses, &["no column with the paths of images", "has `url`, `caption`", "--image-key"]);
     let gone = place.file("gone.tsv", "filepath\ttitle\n1.jpg\ta cat\n2.jpg\ta dog\n");
     let columns = "found the columns `filepath`, `title`";
-    says(&gone, &["no images in", "looked for an image in each row", columns, "1.jpg: missing image: there is no file /"]);
+    says(
+        &gone,
+        &["no images in", "looked for an image in each row", columns, "1.jpg: missing image: there is no file /"],
+    );
     std::fs::create_dir(place.path("texts")).unwrap();
     place.file("texts/1.txt", "a cat");
     says(&place.path("texts").display().to_string(), &["no images there", "holds 1.txt"]);

@@ -10,12 +10,13 @@ use super::{INTERRUPTED, Shards, TokenizerArgs, bar, kinds};
 use crate::cli::put;
 use crate::cli::signals::interrupt;
 use crate::cli::table::table;
+use crate::data::text::shorten;
 use crate::data::tools::{Checked, Finding, check};
 
 /// Read every sample of every shard as training does, and list those that are broken
 ///
-/// The exit code is 0 if every sample can be used and no shard is damaged, and 1 if not. As many shards are open at a time as there are
-/// threads, so memory does not grow with their number.
+/// The exit code is 0 if every sample can be used and no shard is damaged, and 1 if not. As many shards are open at a
+/// time as there are threads, so memory does not grow with their number.
 #[derive(Args)]
 #[command(after_help = "Examples:
   flipk data check 'cc12m/{00000..01242}.tar' --tokenizer vocab.txt
@@ -82,7 +83,7 @@ fn others(more: u64, what: &str) -> Option<String> {
 fn line(finding: &Finding) -> String {
     let Finding { shard, key, kind, reason } = finding;
     match (key, kind) {
-        (Some(key), Some(kind)) => format!("{shard}:{key}: {kind}: {reason}"),
+        (Some(key), Some(kind)) => format!("{shard}:{}: {kind}: {reason}", shorten(key)),
         _ => format!("unusable shard: {reason}"),
     }
 }

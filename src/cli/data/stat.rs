@@ -98,14 +98,20 @@ fn show(found: &Statistics, config: &LoaderConfig) -> String {
         row("characters per caption", &found.characters),
     ];
     rows.extend(found.tokens.as_ref().map(|tokens| row("tokens per caption", tokens)));
-    text += &table(["", "min", "10 %", "median", "90 %", "max"], &rows);
-    let share = |count: u64, of: u64| percent(count as f64 / of.max(1) as f64);
     let good: u64 = found.formats.values().sum();
+    // Of shards that cannot be used, only their number is known.
+    let is_empty = good == 0 && found.characters.total() == 0;
+    if !is_empty {
+        text += &format!("{}\n", table(["", "min", "10 %", "median", "90 %", "max"], &rows));
+    }
+    let share = |count: u64, of: u64| percent(count as f64 / of.max(1) as f64);
     let mut rows: Vec<[String; 3]> =
         found.formats.iter().map(|(name, &count)| [name.clone(), count.to_string(), share(count, good)]).collect();
     let (images, captions) = (found.duplicate_images, found.duplicate_captions);
-    rows.push(["repeated images".to_owned(), images.to_string(), share(images, good)]);
-    rows.push(["repeated captions".to_owned(), captions.to_string(), share(captions, found.characters.total())]);
+    if !is_empty {
+        rows.push(["repeated images".to_owned(), images.to_string(), share(images, good)]);
+        rows.push(["repeated captions".to_owned(), captions.to_string(), share(captions, found.characters.total())]);
+    }
     if found.unusable_shards > 0 {
         let looked_at = found.opened_shards + found.unusable_shards;
         let unusable = found.unusable_shards;
@@ -115,8 +121,9 @@ fn show(found: &Statistics, config: &LoaderConfig) -> String {
         let part = share(count.parse().unwrap_or(0), found.looked_at);
         [format!("broken: {kind}"), count, part]
     }));
-    text += &format!("\n{}", table(["", "count", "share"], &rows));
+    text += &table(["", "count", "share"], &rows);
     match (&found.tokens, found.cut) {
+        _ if is_empty => {}
         (Some(tokens), Some(cut)) => {
             text += &format!("\n{}", histogram("tokens", tokens));
             text += &format!("{} of the captions are cut to {} tokens\n", percent(cut), config.context);

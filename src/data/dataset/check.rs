@@ -6,6 +6,7 @@ use crate::data::broken::{Broken, Kind};
 use crate::data::error::{DataError, Result};
 use crate::data::format::{Entry, Naming, Report, Shard, printable};
 use crate::data::sample::{CaptionKeys, ClassNumbers, Record};
+use crate::data::store::{Location, table_in};
 use crate::data::text::list_some;
 
 /// At most so many samples, evenly spread over the source, are looked at until one is good.
@@ -70,6 +71,11 @@ pub(super) fn source(spec: &str, shards: &[Shard], reports: &[Report], keys: &Ca
             found += &format!("; {sample}: {why}");
         }
         found += &flaw;
+        if let (Naming::Files, Some(Location::Folder(folder))) = (naming, shards.first().map(|shard| &shard.location))
+            && let Some(table) = table_in(folder)
+        {
+            found += &format!("; to use the captions in a table, name it instead of the folder: {}", table.display());
+        }
         return Err(DataError::NoCaptions { source_of, samples, looked_for: keys.looked_for(naming), found });
     }
     let mut reasons = format!("{} have an image, {} have a caption", looked.images, looked.captions);

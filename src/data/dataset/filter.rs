@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 
 use crate::data::broken::{Broken, Kind};
 use crate::data::error::{DataError, Result};
-use crate::data::format::{Common, Report, Shard};
+use crate::data::format::{Common, Naming, Report, Shard};
 use crate::data::sample::Filter;
 use crate::data::store::Location;
 use crate::data::text::list_some;
@@ -20,6 +20,8 @@ pub(super) struct Passed {
     has: Vec<bool>,
     /// Names of all fields.
     names: BTreeSet<String>,
+    /// Whether any shard is a table.
+    has_columns: bool,
 }
 
 /// Opens a shard, as [`Shard::open_unless`]; its samples are those that pass. A sample whose record cannot be read
@@ -35,7 +37,7 @@ pub(super) fn open(
     stop: &AtomicBool,
 ) -> Result<(Shard, Report, Passed)> {
     let (mut shard, mut report) = Shard::open_unless(number, location, common, stop)?;
-    let mut found = Passed::default();
+    let mut found = Passed { has_columns: shard.naming == Naming::Columns, ..Passed::default() };
     let Some(filter) = filter else { return Ok((shard, report, found)) };
     let entries = std::mem::take(&mut shard.samples);
     let mut fields = std::mem::take(&mut report.fields).into_iter();
@@ -76,6 +78,7 @@ impl Passed {
         self.has.resize(self.has.len().max(other.has.len()), false);
         self.has.iter_mut().zip(&other.has).for_each(|(any, has)| *any |= has);
         self.names.extend(other.names.iter().cloned());
+        self.has_columns |= other.has_columns;
     }
 }
 
@@ -107,7 +110,9 @@ pub(super) fn check<'a>(
             true => "there are no records (.json members, columns of a table or features)".to_owned(),
             false => format!("the fields there are: {}", list_some(all.names.iter().cloned())),
         };
-        return Err(wrong(format!("none of {} samples has {missing}; {there}", all.looked)));
+        let types = "; columns of Parquet are fields if they have numbers, texts or lists of texts";
+        let types = if all.names.is_empty() || !all.has_columns { "" } else { types };
+        return Err(wrong(format!("none of {} samples has {missing}; {there}{types}", all.looked)));
     }
     let mut first = 0;
     for (source, end) in sources {

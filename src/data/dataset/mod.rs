@@ -97,10 +97,12 @@ fn twice(locations: &[&Location], reports: &[Report]) -> Option<String> {
     let (location, same) = again.first()?;
     let same = if location == same { "is listed again".to_owned() } else { format!("is the same file as {same}") };
     Some(format!(
-        "warning: {} of the {} shards are in the list more than once ({location} {same}); their samples are visited \
+        "warning: {} of the {} shards {} in the list more than once ({location} {same}); {} samples are visited \
          once for each",
         again.len(),
         locations.len(),
+        if again.len() == 1 { "is" } else { "are" },
+        if again.len() == 1 { "its" } else { "their" },
     ))
 }
 

@@ -29,6 +29,20 @@ fn samples_of_all_sources_are_numbered_in_order() {
     assert!(matches!(dataset.filtered(|_| false), Err(DataError::NoSamples { of: 4 })));
 }
 
+/// As of Hugging Face's image folders.
+#[test]
+fn a_table_in_a_folder_of_images_is_pointed_out() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("a.png"), png(4, 4, 1)).unwrap();
+    let table = folder.path().join("metadata.csv");
+    std::fs::write(&table, "file_name,text\na.png,a cat\n").unwrap();
+    let open = |path: &std::path::Path| Dataset::open(&[path.display().to_string()], CaptionKeys::default());
+    let error = open(folder.path()).unwrap_err().to_string();
+    let hint = format!("to use the captions in a table, name it instead of the folder: {}", table.display());
+    assert!(error.starts_with("no captions in") && error.ends_with(&hint), "{error}");
+    assert_eq!(open(&table).unwrap().caption(0).unwrap().first(), "a cat");
+}
+
 #[test]
 fn photos_are_rotated_when_asked() {
     let photo = include_bytes!("../../../tests/fixtures/images/jpeg-turned-6.jpg");

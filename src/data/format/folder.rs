@@ -33,7 +33,7 @@ pub(super) fn open(folder: &Path) -> Result<(Store, Indexed)> {
         list.push(Member { name: name.as_os_str().as_encoded_bytes().to_vec(), content });
     }
     let samples = members::group(&list);
-    let notes = samples.unused.notes();
+    let notes = samples.unused.notes("file");
     let indexed = Indexed {
         entries: samples.entries,
         naming: Naming::Files,

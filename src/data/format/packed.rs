@@ -108,6 +108,12 @@ mod tests {
         assert_eq!(open(&[&skipped[..], &pack(first), &skipped, &pack(second)].concat()), (20, 0, String::new()));
         let (samples, lost, notes) = open(&[&packed[..], b"and more"].concat());
         assert!((samples, lost) == (20, 0) && notes.contains("bytes after the end of the archive"), "{notes}");
+        // Nothing of a block that is cut can be unpacked.
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(&packed[..packed.len() / 2]).unwrap();
+        let cut = Shard::open(0, &Location::File(file.path().to_owned()), &Common::default()).err().unwrap();
+        let words = "can be unpacked (zstd: incomplete frame): it was cut, or is damaged; fetch it again";
+        assert!(cut.to_string().ends_with(words) && cut.is_of_shard(), "{cut}");
         // A frame is unpacked as a whole, so damage is tried between small ones.
         let mut parts: Vec<u8> = archive.chunks(2000).flat_map(pack).collect();
         let half = parts.len() / 2;

@@ -98,7 +98,7 @@ impl Shard {
         let name = location.to_string();
         let Indexed { entries: samples, naming, fields, extensions, lost, notes, found } = indexed;
         if samples.is_empty() {
-            return Err(empty(name, naming, found.unwrap_or_else(|| naming.found(extensions.iter()))));
+            return Err(empty(name, naming, &found.unwrap_or_else(|| naming.found(extensions.iter()))));
         }
         report.notes = notes.into_iter().map(|(kind, text)| (kind, format!("{name}: {text}"))).collect();
         (report.extensions, report.fields) = (extensions, fields);
@@ -148,8 +148,12 @@ fn unreadable(error: std::io::Error) -> Broken {
     Broken { kind: Kind::Unreadable, detail: error.to_string() }
 }
 
-fn empty(shard: String, naming: Naming, found: String) -> DataError {
-    DataError::EmptyShard { shard, looked_for: naming.samples(), found }
+fn empty(shard: String, naming: Naming, found: &str) -> DataError {
+    DataError::EmptyShard { shard, problem: format!("looked for {}; found {found}", naming.samples()) }
+}
+
+fn no_bytes(shard: String) -> DataError {
+    DataError::EmptyShard { shard, problem: "it is an empty file (0 bytes)".to_owned() }
 }
 
 fn embedded_archive(name: &str) -> Result<(Store, Indexed)> {
@@ -171,10 +175,10 @@ fn file(number: u32, path: &Path, common: &Common, report: &mut Report) -> Resul
     let mut head = vec![0; PROBE_BYTES];
     let head = fill_from(&file, &mut head, 0).map_err(read)?;
     if head.is_empty() {
-        return Err(empty(name, Naming::Members, "an empty file of 0 bytes".to_owned()));
+        return Err(no_bytes(name));
     }
     if let Some(packing) = Packing::of(head) {
-        return unpacked(packing, &file, path, common, report);
+        return unpacked(packing, &file, path, true, common, report);
     }
     if table::is_table(path, head, image_key) {
         let mut bytes = vec![0; usize::try_from(file.len).unwrap_or(usize::MAX)];
@@ -191,16 +195,34 @@ fn file(number: u32, path: &Path, common: &Common, report: &mut Report) -> Resul
     Ok((Store::File { number, path, len, files: common.files.clone() }, indexed))
 }
 
+/// A compressed file; a table in it needs its images, so it must be `on_disk`.
 fn unpacked(
     packing: Packing,
     file: &impl ReadAt,
     path: &Path,
+    on_disk: bool,
     common: &Common,
     report: &mut Report,
 ) -> Result<(Store, Indexed)> {
     let (spooled, inflation) = packed::unpack(packing, file, path, &common.spool)?;
     report.unpacked = spooled.len();
     let name = path.display().to_string();
+    let read = |source| DataError::Read { path: path.to_owned(), source };
+    let mut head = vec![0; PROBE_BYTES];
+    let head = fill_from(&spooled, &mut head, 0).map_err(read)?;
+    // Without the ending of the compression, such as that of `a.csv.gz`.
+    if !head.is_empty() && table::is_table(&path.with_extension(""), head, common.image_key.as_deref()) {
+        let problem = match inflation {
+            Some(damage) => format!("its end cannot be unpacked ({}); fetch it again", damage.problem),
+            None if on_disk => {
+                let mut bytes = vec![0; usize::try_from(spooled.len()).unwrap_or(usize::MAX)];
+                spooled.read_at(&mut bytes, 0).map_err(read)?;
+                return table::open(path, &bytes, common.image_key.as_deref());
+            }
+            None => table::NOT_ON_DISK.to_owned(),
+        };
+        return Err(DataError::Table { path: path.to_owned(), problem });
+    }
     let indexed = index(&spooled, &name, packing.inside(), inflation.as_ref(), common.wants_fields)?;
     Ok((Store::Spooled(spooled), indexed))
 }
@@ -232,10 +254,10 @@ fn fetched(location: &Location, common: &Common, stop: &AtomicBool, report: &mut
     let mut head = vec![0; PROBE_BYTES];
     let head = fill_from(&store, &mut head, 0).map_err(read)?;
     if head.is_empty() {
-        return Err(empty(name, Naming::Members, "0 bytes".to_owned()));
+        return Err(no_bytes(name));
     }
     if let Some(packing) = Packing::of(head) {
-        return unpacked(packing, &store, path, common, report);
+        return unpacked(packing, &store, path, false, common, report);
     }
     if table::is_table(path, head, common.image_key.as_deref()) {
         return Err(DataError::Table { path: path.to_owned(), problem: table::NOT_ON_DISK.to_owned() });
@@ -260,7 +282,7 @@ fn index<R: ReadAt + ?Sized>(
     let read = |source| DataError::Read { path: name.into(), source };
     let not_tar = |problem: String| DataError::NotTar { shard: name.to_owned(), problem };
     if let Some(broken) = inflation.filter(|_| bytes.len() == 0) {
-        return Err(not_tar(broken.problem.clone()));
+        return Err(DataError::NotUnpacked { shard: name.to_owned(), problem: broken.problem.clone() });
     }
     let mut head = vec![0; PROBE_BYTES];
     let head = fill_from(bytes, &mut head, 0).map_err(read)?;
@@ -295,6 +317,6 @@ fn archive(index: tar::Index, bytes: u64, inflation: Option<&Inflation>) -> Inde
         return Indexed { extensions: samples.extensions, found, ..Indexed::default() };
     }
     let (lost, damage) = damage::assess(&index, &mut samples, bytes, inflation);
-    let notes = damage.into_iter().chain(samples.unused.notes()).collect();
+    let notes = damage.into_iter().chain(samples.unused.notes("member")).collect();
     Indexed { entries: samples.entries, extensions: samples.extensions, lost, notes, found, ..Indexed::default() }
 }

@@ -147,8 +147,8 @@ impl Unclosed {
 
     fn note(&self) -> Option<(NoteKind, String)> {
         let text = format!(
-            "line {}: a quotation mark at the beginning of a field is never closed, so the rest of the table is lost{}; \
-             close it, or write \"\"\"\" for a field that begins with such a mark and double each mark within it",
+            "line {}: a quotation mark at the beginning of a field is never closed, so the rest of the table is \
+             lost{}; close it, or double each mark that is a part of the text and put the whole field in marks",
             self.line,
             samples_lost(self.lines)
         );
@@ -221,7 +221,7 @@ pub(super) fn find(folder: &Path, name: &[u8]) -> Result<(PathBuf, u64), Broken>
     let places = [folder.join(text), PathBuf::from(text)];
     let mut error = None;
     for path in &places {
-        match std::fs::metadata(&path) {
+        match std::fs::metadata(path) {
             Ok(metadata) if metadata.len() > MAX_MEMBER && metadata.is_file() => {
                 let detail = format!("{text} has {} bytes; more than {MAX_MEMBER} are not read", metadata.len());
                 return Err(Broken { kind: Kind::UnreadMember, detail });
@@ -337,6 +337,23 @@ mod tests {
         assert!(error(b"filepath,title\n", None).contains("it has no rows"));
         let wide: Vec<u8> = "\u{FEFF}filepath,title\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
         assert!(error(&wide, None).contains("UTF-16"));
+    }
+
+    #[test]
+    fn compressed_tables_are_read() {
+        use std::io::Write;
+        let table = b"filepath,title\na.png,a cat\nb c.png,a dog\n";
+        let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        packer.write_all(table).unwrap();
+        let gzip = packer.finish().unwrap();
+        for (name, bytes) in [("t.csv.gz", &gzip), ("t.csv.zst", &zstd::encode_all(&table[..], 3).unwrap())] {
+            let found = rows(name, bytes, None).unwrap();
+            assert_eq!(found[1], ["b c.png", "image b", "a dog", ""], "{name}");
+            let no_column = rows(name, bytes, Some("picture")).unwrap_err().to_string();
+            assert!(no_column.contains("looked for `picture`"), "{no_column}");
+        }
+        let cut = rows("t.csv.gz", &gzip[..gzip.len() - 4], None).unwrap_err().to_string();
+        assert!(cut.contains("cannot use the table") && cut.contains("its end cannot be unpacked (gzip: "), "{cut}");
     }
 
     #[test]

@@ -107,9 +107,13 @@ fn servers_that_stay_bad_are_named_errors() {
         assert!(error.contains(&address) && error.contains(what) && error.contains(&attempts), "{mood:?}: {error}");
         assert_eq!(server.count("GET", "a.tar"), ATTEMPTS as usize, "{mood:?}");
     }
-    for (mood, what) in
-        [(Mood::Denied, "access is denied (403: Forbidden)"), (Mood::Elsewhere, "was asked for bytes 0 to")]
-    {
+    let len = bytes.len();
+    let contradicting = format!("`Content-Range: bytes 0-{len}/{len}`, which is not a part of a file");
+    for (mood, what) in [
+        (Mood::Denied, "access is denied (403: Forbidden)"),
+        (Mood::Elsewhere, "was asked for bytes 0 to"),
+        (Mood::Contradicting, &contradicting),
+    ] {
         let server = Server::new(move |_| mood);
         let error = batches(&server.put("a.tar", bytes.clone()), Order::Shards).unwrap_err();
         assert!(error.contains(what), "{mood:?}: {error}");
@@ -121,7 +125,7 @@ fn servers_that_stay_bad_are_named_errors() {
     let error = batches(&server.address("none.tar"), Order::Global).unwrap_err();
     assert!(error.contains("none.tar: there is no such file (404"), "{error}");
     let error = batches(&server.put("empty.tar", Vec::new()), Order::Global).unwrap_err();
-    assert!(error.contains("found 0 bytes"), "{error}");
+    assert!(error.contains("(0 bytes)"), "{error}");
     let error = batches("http://127.0.0.1:1/a.tar", Order::Global).unwrap_err();
     assert!(error.contains(&attempts) && error.to_lowercase().contains("connect"), "{error}");
     let table = server.put("a.csv", b"filepath,title\na.jpg,a cat\n".to_vec());

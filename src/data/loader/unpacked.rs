@@ -8,8 +8,8 @@ use ::parquet::basic::Compression;
 use super::tests::{batches, config, tokenizer};
 use super::*;
 use crate::data::dataset::{Dataset, Order, TrainingData};
-use crate::data::sample::CaptionKeys;
 use crate::data::sample::image::Decoding;
+use crate::data::sample::{CaptionKeys, CaptionLines};
 use crate::data::testing::parquet::{Values, file};
 use crate::data::testing::{Archive, jpeg, png};
 
@@ -54,7 +54,9 @@ fn batches_have_the_bits_of_those_from_tar() {
     shards(folder.path(), &[40, 7, 1, 25]);
     let spec = |end: &str| vec![folder.path().join(format!("*.{end}")).display().to_string()];
     for filter in [None, Some("width > 20")] {
-        let keys = CaptionKeys { filter: filter.map(|filter| filter.parse().unwrap()), ..CaptionKeys::default() };
+        // A caption of a table is one, whatever its lines.
+        let (filter, caption_lines) = (filter.map(|filter| filter.parse().unwrap()), CaptionLines::Join);
+        let keys = CaptionKeys { filter, caption_lines, ..CaptionKeys::default() };
         let whole = |end: &str, threads: usize| {
             let dataset = Arc::new(Dataset::open(&spec(end), keys.clone()).unwrap());
             let mut loader = Loader::new(dataset, tokenizer(), config(6, threads), Position::default()).unwrap();

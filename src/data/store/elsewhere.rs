@@ -48,6 +48,11 @@ fn remote_locations(spec: &str, access: &Access) -> Option<Result<Vec<Location>>
         if !of.has_bucket() {
             return Err(problem(spec, "the name after :// is missing"));
         }
+        // In a query, as of a signed address, it is no pattern.
+        let path = of.key().split('?').next().unwrap_or_default();
+        if !of.has_lists() && path.contains('*') {
+            return Err(problem(spec, "web servers give no list of files; name the shards, such as {000..127}.tar"));
+        }
         let is_pattern = of.has_lists() && address.contains(['*', '?', '[']);
         if !of.is_folder() && !is_pattern {
             return Ok(vec![Location::Remote(address.to_owned())]);
@@ -66,10 +71,25 @@ fn remote_locations(spec: &str, access: &Access) -> Option<Result<Vec<Location>>
         Ok(found.into_iter().map(|key| Location::Remote(of.with_key(key))).collect())
     };
     Address::of(spec)?;
+    // Here, since otherwise each shard would have the error.
+    if let Some(Err(error)) = access.cache.as_ref().map(check) {
+        return Some(Err(error));
+    }
     Some(expand_braces(spec).map_err(|why| problem(spec, why)).and_then(|addresses| {
         let each: Vec<Vec<Location>> = addresses.iter().map(|address| all(address)).collect::<Result<_>>()?;
         Ok(each.concat())
     }))
+}
+
+/// Whether a cache can be used. A folder that does not exist is made with the first file.
+#[cfg(feature = "remote")]
+fn check(cache: &CacheFolder) -> Result<()> {
+    let opened = match std::fs::metadata(&cache.folder) {
+        Ok(_) => Cache::open(cache).map(drop),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    };
+    opened.map_err(|source| DataError::Cache { folder: cache.folder.clone(), source })
 }
 
 /// The keys that match a pattern, as a local one matches paths, in alphabetical order.

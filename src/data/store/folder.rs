@@ -36,6 +36,16 @@ pub(super) fn has_images(folder: &Path) -> bool {
     walk(folder, &mut |path| is_image(path)).unwrap_or(false)
 }
 
+/// The first table (CSV, TSV) in a folder.
+pub(crate) fn table_in(folder: &Path) -> Option<PathBuf> {
+    let paths = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let is_table = |path: &PathBuf| {
+        let extension = path.extension().and_then(|extension| extension.to_str()).map(str::to_ascii_lowercase);
+        matches!(extension.as_deref(), Some("csv" | "tsv")) && path.is_file()
+    };
+    paths.filter(is_table).min()
+}
+
 /// Calls `found` with the files below `folder`, until it returns true. Returns whether it did.
 fn walk(folder: &Path, found: &mut dyn FnMut(&Path) -> bool) -> io::Result<bool> {
     let mut seen = HashSet::new();

@@ -8,7 +8,7 @@ use super::access::Access;
 use super::braces::expand_braces;
 use super::elsewhere;
 use super::embedded;
-use super::folder::has_images;
+use super::folder::{has_images, table_in};
 use crate::data::error::{DataError, Result};
 use crate::data::text::list_some;
 
@@ -154,15 +154,20 @@ fn locations(spec: &str) -> Result<Vec<Location>> {
         let path = PathBuf::from(&pattern);
         if path.is_dir() {
             let shards = shards_in(&path).map_err(|source| DataError::Read { path: path.clone(), source })?;
-            let deeper = if shards.is_empty() { folders_with_shards(&path) } else { 0 };
-            if shards.is_empty() && deeper == 0 && has_images(&path) {
+            let deeper = if shards.is_empty() { folders_with_shards(&path) } else { None };
+            if shards.is_empty() && deeper.is_none() && has_images(&path) {
                 found.push(Location::Folder(path));
                 continue;
             }
             if shards.is_empty() {
                 let deeper = match deeper {
-                    0 => String::new(),
-                    _ => format!("; subfolders are not searched; `{pattern}/**/*.tar` finds the shards in them"),
+                    None => table_in(&path).map_or_else(String::new, |table| {
+                        format!("; to use the table, name it instead of the folder: {}", table.display())
+                    }),
+                    Some((_, end)) => format!(
+                        "; subfolders are not searched; `{}/**/*{end}` finds the shards in them",
+                        pattern.trim_end_matches('/')
+                    ),
                 };
                 let found_none = format!(
                     "no shards ({}) and no images there; {}{deeper}",
@@ -282,21 +287,29 @@ pub(crate) fn by_kind(keys: &[String]) -> Vec<&str> {
     kinds.chain([of(&UNREAD_SHARDS)]).flatten().collect()
 }
 
-/// How many of the first subfolders of a folder have shards.
-fn folders_with_shards(folder: &Path) -> usize {
+/// How many of the first subfolders of a folder have shards, and how the names of these end, for a pattern.
+fn folders_with_shards(folder: &Path) -> Option<(usize, &'static str)> {
     const PROBE_FOLDERS: usize = 100;
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
     let folders = entries.filter(|path| path.is_dir()).take(PROBE_FOLDERS);
-    folders.filter(|path| shards_in(path).is_ok_and(|shards| !shards.is_empty())).count()
+    let first = |path: PathBuf| shards_in(&path).ok()?.into_iter().next();
+    let shards: Vec<PathBuf> = folders.filter_map(first).collect();
+    let name = shards.first()?.to_string_lossy().to_ascii_lowercase();
+    let end = SHARDS.iter().chain(&UNREAD_SHARDS).find(|end| name.ends_with(**end));
+    // Those that TensorFlow has numbered.
+    Some((shards.len(), end.map_or(".tfrecord*", |end| *end)))
 }
 
 /// A warning for each folder in `specs` that has subfolders with shards.
 pub(crate) fn left_out(specs: &[impl AsRef<str>]) -> Vec<String> {
     let specs = specs.iter().map(|spec| -> &str { spec.as_ref() });
     let folders = specs.filter(|spec| Path::new(spec).is_dir());
-    let counted = folders.map(|spec| (spec, folders_with_shards(Path::new(spec))));
-    let warnings = counted.filter(|(_, count)| *count > 0).map(|(spec, count)| {
-        format!("warning: shards in {count} of the subfolders of {spec} are not used; `{spec}/**/*.tar` takes them all")
+    let counted = folders.filter_map(|spec| Some((spec, folders_with_shards(Path::new(spec))?)));
+    let warnings = counted.map(|(spec, (count, end))| {
+        let folder = spec.trim_end_matches('/');
+        format!(
+            "warning: shards in {count} of the subfolders of {spec} are not used; `{folder}/**/*{end}` takes them all"
+        )
     });
     warnings.collect()
 }
@@ -376,6 +389,30 @@ mod tests {
         std::fs::write(outer.path().join("in/a.tar"), b"x").unwrap();
         let error = Source::parse(&outer.path().display().to_string()).unwrap_err().to_string();
         assert!(error.contains("holds in; subfolders are not searched"), "{error}");
+        assert!(error.contains("/**/*.tar` finds"), "{error}");
+        std::fs::remove_file(outer.path().join("in/a.tar")).unwrap();
+        for (name, end) in [("in/a.PARQUET", "/**/*.parquet`"), ("in/a.tfrecord-00000-of-00001", "/**/*.tfrecord*`")] {
+            std::fs::write(outer.path().join(name), b"x").unwrap();
+            let error = Source::parse(&outer.path().display().to_string()).unwrap_err().to_string();
+            assert!(error.contains(end), "{error}");
+            std::fs::remove_file(outer.path().join(name)).unwrap();
+        }
+        // A table alone.
+        std::fs::write(outer.path().join("metadata.csv"), b"file_name,text\n").unwrap();
+        let error = Source::parse(&outer.path().display().to_string()).unwrap_err().to_string();
+        assert!(error.contains("name it instead of the folder: ") && error.ends_with("/metadata.csv"), "{error}");
+    }
+
+    #[test]
+    #[cfg(feature = "remote")]
+    fn a_cache_that_cannot_be_a_folder_is_one_error() {
+        use crate::data::store::CacheFolder;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let cache = Some(CacheFolder { folder: file.path().to_owned(), bytes: 1 << 30 });
+        let access = Access { cache, ..Access::default() };
+        let error = Source::parse_with("http://host/{0..9}.tar", &access).unwrap_err().to_string();
+        let start = format!("cannot use the cache folder {} (--cache): it is a file", file.path().display());
+        assert_eq!(error, start);
     }
 
     #[test]
@@ -385,6 +422,7 @@ mod tests {
         for (spec, why) in [
             ("hdfs://host/a.tar", "hdfs:// addresses are not read, but s3://"),
             ("https://example.org/shards/", remote("web servers give no list of a folder")),
+            ("https://example.org/*.tar", remote("web servers give no list of files")),
             ("s3:///a.tar", remote("the name after :// is missing")),
             ("pipe: ", "the command is missing"),
             ("file:///data/a.tar", "give the path alone: `/data/a.tar`"),

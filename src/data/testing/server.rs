@@ -29,6 +29,8 @@ pub(crate) enum Mood {
     Boasting,
     /// Sends another part than it was asked for.
     Elsewhere,
+    /// Sends a part that reaches beyond the end, by its header.
+    Contradicting,
     /// Another ETag.
     Changed,
 }
@@ -164,7 +166,8 @@ fn reply(
         head += &format!("Content-Length: {}\r\n", end - first + more);
     }
     if !whole {
-        head += &format!("Content-Range: bytes {}-{}/{}\r\n", first + shift, end - 1, file.len());
+        let last = if mood == Mood::Contradicting { file.len() } else { end - 1 };
+        head += &format!("Content-Range: bytes {}-{last}/{}\r\n", first + shift, file.len());
     }
     stream.write_all((head + "\r\n").as_bytes())?;
     if method == "HEAD" {

@@ -41,8 +41,8 @@ pub struct Checked {
     pub samples: u64,
     /// An estimate of the samples that damage to archives has erased.
     pub lost: u64,
-    /// Shards with damage, whether or not it is known to have cost samples: parts that cannot be read, a wrong checksum,
-    /// or no end.
+    /// Shards with damage, whether or not it is known to have cost samples: parts that cannot be read, a wrong
+    /// checksum, or no end.
     pub damaged_shards: u64,
     /// Broken samples by kind.
     pub broken: Skipped,
@@ -159,6 +159,13 @@ mod tests {
             assert_eq!((checked.damaged_shards, checked.is_good()), (damaged, damaged == 0), "{name} {checked:?}");
             assert!(checked.broken.is_empty() && checked.lost == 0 && checked.samples >= 2, "{name} {checked:?}");
         }
+    }
+
+    #[test]
+    fn caption_keys_are_checked_before_shards_are_read() {
+        let keys = CaptionKeys { caption_key: Some("title:-1,filepath:2".to_owned()), ..CaptionKeys::default() };
+        let error = Input::find(&["embedded:noto"], keys, Decoding::default()).unwrap_err().to_string();
+        assert!(error.contains("a probability must be a number above 0"), "{error}");
     }
 
     #[test]

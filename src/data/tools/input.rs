@@ -31,8 +31,9 @@ impl Input {
     /// Finds the shards of `specs` (see [`Source::parse`](crate::data::Source::parse)).
     ///
     /// # Errors
-    /// A source without shards, or shards that do not exist.
+    /// A source without shards, shards that do not exist, or a list of caption keys that is not valid.
     pub fn find<S: AsRef<str>>(specs: &[S], keys: CaptionKeys, decoding: Decoding) -> Result<Self> {
+        keys.check()?;
         let locations = sources(specs, &keys.access)?.into_iter().flat_map(|source| source.shards).collect();
         let common = common(&keys);
         let options = format!("{}\n{decoding:?}\n", serde_json::to_string(&keys).unwrap_or_default());

@@ -71,7 +71,7 @@ impl Journal {
         if !path.exists()
             && let Some(other) = names.iter().find(|name| *name != &format!("{NAME}{PARTIAL}"))
         {
-            return refuse(format!("it holds {other}, which is no part of a pack; give a new or an empty folder"));
+            return refuse(format!("it holds {other}, which is not part of a pack; choose a new or empty folder"));
         }
         if !path.exists() {
             write_whole(&path, &[serde_json::to_string(&head).unwrap_or_default().as_bytes(), b"\n"].concat())

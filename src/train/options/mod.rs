@@ -23,10 +23,10 @@ use crate::model::{ImagePool, Loss};
 #[cfg_attr(feature = "cli", derive(clap::Args))]
 #[serde(default, deny_unknown_fields)]
 pub struct Options {
-    /// Training data: tar archives, TFRecord and Parquet files, tables (CSV, TSV), as paths with {000..127}, {a,b} and
-    /// *; folders of these, or of images with captions in .txt; archives at s3://, gs://, az://, http:// and https://
-    /// addresses; pipe:COMMAND for the output of a command; embedded:NAME. A::B is A B [default: embedded:noto
-    /// embedded:twemoji]
+    /// Training data: tar archives, TFRecord and Parquet files, as paths with {000..127}, {a,b} and *; folders of
+    /// these, or of images with captions in .txt; tables (CSV, TSV) by their own paths; archives at s3://, gs://,
+    /// az://, http:// and https:// addresses; pipe:COMMAND for the output of a command; embedded:NAME. A::B is A B
+    /// [default: embedded:noto embedded:twemoji]
     #[cfg_attr(feature = "cli", arg(long, num_args = 1.., value_name = "SHARDS", help_heading = "Data"))]
     pub data: Option<Vec<String>>,
     /// How often each epoch visits the samples of each source of --data, one number per source. In the order of shards,
@@ -376,7 +376,7 @@ impl Options {
         match numbers.into_iter().find(|(_, number)| i64::try_from(*number).is_err()) {
             None => Ok(()),
             Some((key, number)) => {
-                let problem = format!("{key} = {number} is not possible: it must be at most {}", i64::MAX);
+                let problem = format!("{key} = {number} is invalid: it must be at most {}", i64::MAX);
                 Err(TrainError::Settings { problem })
             }
         }

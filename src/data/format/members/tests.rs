@@ -82,7 +82,7 @@ fn dots_in_names_are_mentioned() {
         (0..20).flat_map(|n| [format!("shot 2.{n} left.png"), format!("shot 2.{n} left.txt")]).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let unused = check(&names, &[("shot 2", Some(0), Some(1), None)]);
-    let [(_, note)] = &unused.notes()[..] else { panic!("{unused:?}") };
+    let [(_, note)] = &unused.notes("member")[..] else { panic!("{unused:?}") };
     assert!(note.contains("19 image members and 19 .txt members are not used"), "{note}");
     assert!(note.contains("`1 left.png` of the sample `shot 2`"), "{note}");
 }
@@ -141,6 +141,11 @@ fn keys_are_bytes() {
 fn members_that_belong_to_no_sample_are_counted() {
     let unused = check(&["1.jpg", "1.npy", "2.mp4", "3.mp4", "README", ".x.jpg"], &[("1", Some(0), None, None)]);
     assert_eq!(unused.strangers, BTreeMap::from([("mp4".to_owned(), 2)]));
-    let (_, note) = &unused.notes()[0];
-    assert_eq!(note, "2 members belong to no sample: 2 x .mp4");
+    let (_, note) = &unused.notes("member")[0];
+    assert_eq!(note, "2 members belong to no sample: 2 .mp4 files");
+    let one =
+        Unused { strangers: BTreeMap::from([("md".to_owned(), 1)]), repeated: Some((1, "a".to_owned())), ..unused };
+    let [(_, repeated), (_, note)] = &one.notes("file")[..] else { panic!("{one:?}") };
+    assert_eq!(note, "1 file belongs to no sample: 1 .md file");
+    assert!(repeated.starts_with("duplicate names: 1 occurs more than once"), "{repeated}");
 }

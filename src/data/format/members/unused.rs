@@ -6,7 +6,7 @@ use super::name::{key_and_extension, printable};
 use super::slot::Slot;
 use crate::data::format::notes::NoteKind;
 use crate::data::store::IMAGES;
-use crate::data::text::list_some;
+use crate::data::text::{count, list_some};
 
 /// Members that are not part of a sample.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,22 +23,24 @@ pub(crate) struct Unused {
 }
 
 impl Unused {
-    /// Notes for the user, at most one of each kind.
-    pub(crate) fn notes(&self) -> Vec<(NoteKind, String)> {
+    /// Notes for the user, at most one of each kind; `what` a part of a sample is, a member or a file.
+    pub(crate) fn notes(&self, what: &str) -> Vec<(NoteKind, String)> {
         let mut notes = Vec::new();
-        if let Some((count, example)) = &self.repeated {
+        if let Some((number, example)) = &self.repeated {
+            let occur = if *number == 1 { "occurs" } else { "occur" };
             let text = format!(
-                "duplicate names: {count} occur more than once in it, such as `{example}`; each time starts another sample"
+                "duplicate names: {number} {occur} more than once in it, such as `{example}`; each time starts another \
+                 sample"
             );
             notes.push((NoteKind::Repeated, text));
         }
         if !self.compound.is_empty() {
-            let counts = counts(&self.compound);
+            let counts = counts(&self.compound, what);
             let example = self.compound.values().next().map_or("", |(_, example)| example);
             let (key, extension) = key_and_extension(example.as_bytes()).unwrap_or_default();
             let text = format!(
-                "{counts} are not used: the part of a file's name before the first dot is the sample's key, and the rest is \
-                 the extension, so `{example}` is `{}` of the sample `{}`. If these are samples of their own, rename \
+                "{counts} not used: the part of a file's name before the first dot is the sample's key, and the rest \
+                 is the extension, so `{example}` is `{}` of the sample `{}`. If these are samples of their own, rename \
                  them without dots",
                 printable(extension),
                 printable(key)
@@ -48,23 +50,26 @@ impl Unused {
         if !self.second.is_empty() {
             let example = self.second.values().next().map_or("", |(_, example)| example);
             let text = format!(
-                "{} are not used, such as `{example}`: their samples have another one, and the first of {} is used",
-                counts(&self.second),
+                "{} not used, such as `{example}`: the same sample has another one, and the first of {} is used",
+                counts(&self.second, what),
                 IMAGES[..4].join(", ")
             );
             notes.push((NoteKind::NotPreferred, text));
         }
         if !self.strangers.is_empty() {
-            let count: u64 = self.strangers.values().sum();
-            let kinds = self.strangers.iter().map(|(extension, count)| format!("{count} x .{extension}"));
-            let text = format!("{count} members belong to no sample: {}", list_some(kinds));
+            let number: u64 = self.strangers.values().sum();
+            let kinds = self.strangers.iter().map(|(extension, number)| count(*number, &format!(".{extension} file")));
+            let belong = if number == 1 { "belongs" } else { "belong" };
+            let text = format!("{} {belong} to no sample: {}", count(number, what), list_some(kinds));
             notes.push((NoteKind::NoSample, text));
         }
         notes
     }
 }
 
-fn counts(of: &BTreeMap<Slot, (u64, String)>) -> String {
-    let counts = of.iter().map(|(slot, (count, _))| format!("{count} {} members", slot.word()));
-    counts.collect::<Vec<_>>().join(" and ")
+/// How many there are, with a verb.
+fn counts(of: &BTreeMap<Slot, (u64, String)>, what: &str) -> String {
+    let counts = of.iter().map(|(slot, (number, _))| count(*number, &format!("{} {what}", slot.word())));
+    let is_one = of.values().map(|(number, _)| number).sum::<u64>() == 1;
+    format!("{} {}", counts.collect::<Vec<_>>().join(" and "), if is_one { "is" } else { "are" })
 }

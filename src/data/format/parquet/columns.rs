@@ -134,12 +134,24 @@ fn no_images(names: &[String], image_key: Option<&str>) -> String {
             "it has addresses of images (`{address}`) and no images; download them first, with img2dataset, whose .tar \
              or .parquet shards have the images"
         ),
-        (None, None) => format!(
-            "no column with images or with paths of images; looked for {} (bytes) and {} (text); it has {there}. \
-             --image-key names another column",
-            IMAGES.join(", "),
-            table::IMAGES.join(", ")
-        ),
+        (None, None) => {
+            let is_known = |name: &&String| {
+                IMAGES.iter().chain(&table::IMAGES).any(|known| {
+                    let outer = name.split('.').next().unwrap_or_default();
+                    outer.eq_ignore_ascii_case(known)
+                })
+            };
+            let other = names
+                .iter()
+                .find(is_known)
+                .map_or_else(String::new, |name| format!(" (`{}` has values of another type)", shorten(name)));
+            format!(
+                "no column with images or with paths of images; looked for {} (bytes) and {} (text); it has \
+                 {there}{other}. --image-key names another column",
+                IMAGES.join(", "),
+                table::IMAGES.join(", ")
+            )
+        }
     }
 }
 

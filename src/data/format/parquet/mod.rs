@@ -236,7 +236,7 @@ pub(super) fn open(
     if unpacker.rows() == 0 {
         return Err(match first {
             Some(problem) => unusable(problem),
-            None => DataError::EmptyShard { shard, looked_for: "rows".to_owned(), found: "0 of them".to_owned() },
+            None => DataError::EmptyShard { shard, problem: "it has no rows".to_owned() },
         });
     }
     let (store, entries) = unpacker.finish(folder).map_err(failed)?;

@@ -206,8 +206,10 @@ fn files_without_images_say_what_is_missing() {
         other.contains("looked for image, jpg") && other.contains("it has `link`, `TEXT`, `similarity`"),
         "{other}"
     );
+    let numbers = error(&file("optional int64 IMAGE;", Compression::SNAPPY, vec![vec![Values::Ints(vec![Some(3)])]]));
+    assert!(numbers.contains("it has `IMAGE` (`IMAGE` has values of another type)"), "{numbers}");
     let empty = error(&file(PAIRS, Compression::SNAPPY, vec![]));
-    assert!(empty.contains("looked for rows; found 0 of them"), "{empty}");
+    assert!(empty.ends_with("holds no samples: it has no rows"), "{empty}");
     let named = open_at(&fixture("hugging-face.parquet"), Some("picture")).err().unwrap().to_string();
     assert!(named.contains("no column `picture`"), "{named}");
 }

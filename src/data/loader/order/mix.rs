@@ -241,7 +241,7 @@ mod tests {
     #[test]
     fn weights_that_cannot_be_are_refused_or_noted() {
         let error = |items: &[u64], weights: &[f64]| Mix::new(items, weights, false).unwrap_err().to_string();
-        assert!(error(&[1, 2], &[1.0]).contains("weight = 1 is not possible: data has 2 sources"));
+        assert!(error(&[1, 2], &[1.0]).contains("weight = 1 is invalid: data has 2 sources"));
         for weight in [0.0, -1.0, f64::NAN, f64::INFINITY, 1001.0] {
             assert!(error(&[5], &[weight]).contains("above 0 and at most 1000"), "{weight}");
         }

@@ -10,7 +10,7 @@ use super::filter::Filter;
 use super::json::{Record, Value};
 use super::label::ClassNumbers;
 use crate::data::broken::{Broken, Kind};
-use crate::data::error::DataError;
+use crate::data::error::{DataError, TextError};
 use crate::data::format::Naming;
 use crate::data::store::Access;
 use crate::data::text;
@@ -293,7 +293,16 @@ impl CaptionKeys {
     fn captions_in(&self, txts: &[impl AsRef<[u8]>], naming: Naming) -> Result<Vec<String>, Broken> {
         let mut texts = Vec::new();
         for txt in txts {
-            let wrong = |problem| broken(Kind::NonUtf8Caption, format!("{}: {problem}", naming.caption()));
+            let wrong = |problem| {
+                let detail = match problem {
+                    // The line of a file, which a value of a table is not.
+                    TextError::NotUtf8 { byte, .. } if naming == Naming::Columns => {
+                        format!("the caption is not UTF-8 (byte 0x{byte:02X}); save the table as UTF-8")
+                    }
+                    problem => format!("{}: {problem}", naming.caption()),
+                };
+                broken(Kind::NonUtf8Caption, detail)
+            };
             texts.extend(self.captions(text::decode(txt.as_ref()).map_err(wrong)?, naming));
         }
         Ok(texts)
@@ -347,12 +356,25 @@ fn caption_in(record: &Record, field: &str, naming: Naming) -> Result<Vec<String
         None => {
             let why = match &record.problem {
                 Some(problem) => broken(Kind::BadRecord, format!(".json does not parse: {problem}")),
-                None => broken(Kind::MissingCaption, format!("there is no {}", name().trim_start_matches("the "))),
+                None => broken(Kind::MissingCaption, missing(record, field, naming)),
             };
             return Err(why);
         }
     };
     Ok(texts)
+}
+
+/// That there is no field of a name, and which one may be meant.
+fn missing(record: &Record, field: &str, naming: Naming) -> String {
+    let name = naming.field(field);
+    // Columns of Parquet that are structs, maps or lists of lists are not in the record.
+    let of = if naming == Naming::Columns { " of texts or lists of texts" } else { "" };
+    let is_near = |other: &&String| {
+        let start = other.get(..field.len()).filter(|start| start.eq_ignore_ascii_case(field));
+        start.is_some() && matches!(other.as_bytes().get(field.len()), None | Some(b'.'))
+    };
+    let near = record.names.iter().find(is_near).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+    format!("there is no {}{of}{near}", name.trim_start_matches("the "))
 }
 
 fn broken(kind: Kind, detail: String) -> Broken {

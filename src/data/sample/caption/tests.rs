@@ -48,7 +48,9 @@ fn each_line_and_each_text_of_a_list_is_a_caption() {
     let several_fields = keys(Some("txt,alt")).read_all(&several, None, Naming::Columns).unwrap();
     assert_eq!(several_fields.texts, ["one\ntwo", "three"]);
     let latin1 = keys(None).read_all(&[b"caf\xE9"], None, Naming::Columns).unwrap_err().to_string();
-    assert_eq!(latin1, "non-UTF-8 caption: the caption: line 1 is not UTF-8 (byte 0xE9); save it as UTF-8");
+    let of_struct = keys(None).read_all(&[] as &[&[u8]], Some(br#"{"caption.en": "x"}"#), Naming::Columns).unwrap_err();
+    assert_eq!(of_struct.detail, "there is no column `caption` of texts or lists of texts; did you mean `caption.en`?");
+    assert_eq!(latin1, "non-UTF-8 caption: the caption is not UTF-8 (byte 0xE9); save the table as UTF-8");
     assert_eq!(
         keys(None).read_all(&[&b"one"[..], b"\xE9"], None, Naming::Members).unwrap_err().kind,
         Kind::NonUtf8Caption
@@ -81,6 +83,7 @@ fn empty_missing_and_unusable_captions_differ() {
         (None, None, Some(r#"{"caption": {"en": "x"}}"#), Kind::BadRecord, "is an object, not text"),
         (None, None, Some("[1]"), Kind::BadRecord, "this is a list"),
         (None, None, Some("{broken"), Kind::BadRecord, "does not parse: line 1, byte 2"),
+        (Some("text"), None, Some(r#"{"TEXT": "x"}"#), Kind::MissingCaption, ".json member; did you mean `TEXT`?"),
         (Some("alt"), Some("fine"), Some(r#"{"alt": null}"#), Kind::EmptyCaption, "`alt`"),
     ] {
         let found = error(key, txt, json);

@@ -59,6 +59,9 @@ impl<'a> Cache<'a> {
         let this = Self { folder: &of.folder, bytes: of.bytes };
         let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
         if !opened.contains(&of.folder) {
+            if this.folder.is_file() {
+                return Err(io::Error::new(io::ErrorKind::NotADirectory, "it is a file"));
+            }
             fs::create_dir_all(this.folder)?;
             let _lock = this.lock()?;
             for (path, _, _) in this.files(PART)? {

@@ -137,7 +137,12 @@ fn web_answer(answer: Response, asked: Range<u64>) -> Result<Answer, Failure> {
         }
         (StatusCode::PARTIAL_CONTENT, range) => {
             let (part, len) = range.and_then(content_range).ok_or_else(|| {
-                Failure::Final(format!("the server sent a part without saying which: Content-Range is {range:?}"))
+                Failure::Final(match range {
+                    Some(range) => format!(
+                        "the server sent a part with the header `Content-Range: {range}`, which is not a part of a file"
+                    ),
+                    None => "the server sent a part without saying which (no header Content-Range)".to_owned(),
+                })
             })?;
             if len.is_none() {
                 return Err(Failure::Final("the server sent a part without saying how long the file is".to_owned()));
