@@ -101,11 +101,18 @@ pub(super) fn open(path: &Path, bytes: &[u8], image_key: Option<&str>) -> Result
     let found: Vec<Result<(PathBuf, u64), Broken>> =
         rows.par_iter().map(|row| find(folder, row.get(columns.image).unwrap_or_default())).collect();
     let (mut joined, mut entries) = (Joined::default(), Vec::with_capacity(rows.len()));
+    let (mut lost, mut notes) = (0, Vec::new());
     for (number, (row, image)) in rows.iter().zip(found).enumerate() {
         let mut entry = Entry { key: row.get(columns.image).unwrap_or_default().into(), ..Entry::default() };
-        let is_last = number + 1 == rows.len();
-        let unclosed = unclosed.as_ref().filter(|_| is_last).map(Unclosed::broken);
-        let flaw = unclosed.or_else(|| wrong_length(&columns, row));
+        let taken = match &unclosed {
+            Some(taken) if number + 1 == rows.len() => Some(taken.clone()),
+            _ => Taken::within(&columns, folder, row),
+        };
+        if let Some(taken) = &taken {
+            lost += taken.rows;
+            notes.extend(taken.note());
+        }
+        let flaw = taken.as_ref().map(Taken::broken).or_else(|| wrong_length(&columns, row));
         let caption = columns.caption.filter(|_| flaw.is_none()).and_then(|caption| row.get(caption));
         match image {
             Ok((path, len)) => entry.image = joined.add_file(path, len),
@@ -116,48 +123,73 @@ pub(super) fn open(path: &Path, bytes: &[u8], image_key: Option<&str>) -> Result
         entry.json = joined.add_text(record(&columns.names, row).as_bytes());
         entries.push(entry);
     }
-    let lost = unclosed.as_ref().map_or(0, |unclosed| unclosed.lines);
-    let notes = unclosed.as_ref().and_then(Unclosed::note).or_else(|| merged_rows(&rows)).into_iter().collect();
+    if notes.is_empty() {
+        notes.extend(merged_rows(&rows));
+    }
     Ok((
         Store::Joined(joined),
         Indexed { entries, naming: Naming::Columns, extensions: columns.names, lost, notes, ..Indexed::default() },
     ))
 }
 
-/// A quotation mark that is still open at the end of a table, in its last row.
-struct Unclosed {
+/// A row with a quotation mark at the beginning of a field that took other rows.
+#[derive(Clone)]
+struct Taken {
     /// The line on which the row begins, from 1.
     line: u64,
-    /// How many lines after that one it took, of which each was a row.
-    lines: u64,
+    /// How many rows after that one it took.
+    rows: u64,
+    /// Whether it is still open at the end of the table.
+    at_end: bool,
 }
 
-impl Unclosed {
-    fn broken(&self) -> Broken {
-        let taken = match self.lines {
-            0 => String::new(),
-            lines => format!("; it takes the {} after it", count(lines, "line")),
+impl Taken {
+    /// If a line within the fields of `row` names an image, all of them were rows.
+    fn within(columns: &Columns, folder: &Path, row: &ByteRecord) -> Option<Self> {
+        let is_row = |line: &[u8]| {
+            let mut fields = ByteRecord::new();
+            let is_read = reader(columns.separator).from_reader(line).read_byte_record(&mut fields);
+            is_read.is_ok() && fields.get(columns.image).is_some_and(|image| find(folder, image).is_ok())
         };
-        let line = self.line;
-        Broken {
-            kind: Kind::BadRecord,
-            detail: format!("line {line}: a quotation mark at the beginning of a field is never closed{taken}"),
-        }
+        let more = || row.iter().flat_map(|field| lines(field).skip(1));
+        let line = row.position().map_or(0, csv::Position::line);
+        more().any(is_row).then(|| Self { line, rows: more().count() as u64, at_end: false })
+    }
+
+    fn broken(&self) -> Broken {
+        let Self { line, rows, at_end } = self;
+        let mark = format!("line {line}: a quotation mark at the beginning of a field");
+        let detail = match (at_end, rows) {
+            (true, 0) => format!("{mark} is never closed"),
+            (true, _) => format!("{mark} is never closed; it takes the {} after it", count(*rows, "line")),
+            (false, _) => format!("{mark} takes the {} after it, up to the next mark", count(*rows, "row")),
+        };
+        Broken { kind: Kind::BadRecord, detail }
     }
 
     fn note(&self) -> Option<(NoteKind, String)> {
+        let what = match self.at_end {
+            true => "is never closed, so the rest of the table is lost",
+            false => "takes rows up to the next mark, which are lost",
+        };
         let text = format!(
-            "line {}: a quotation mark at the beginning of a field is never closed, so the rest of the table is \
-             lost{}; close it, or double each mark that is a part of the text and put the whole field in marks",
+            "line {}: a quotation mark at the beginning of a field {what}{}; close it, or double each mark that is a \
+             part of the text and put the whole field in marks",
             self.line,
-            samples_lost(self.lines)
+            samples_lost(self.rows)
         );
-        (self.lines > 0).then_some((NoteKind::Lost, text))
+        (self.rows > 0).then_some((NoteKind::Lost, text))
     }
 }
 
+/// The first line of a field, and those after it that are not blank.
+fn lines(field: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let lines = field.split(|byte| matches!(byte, b'\n' | b'\r')).enumerate();
+    lines.filter(|(number, line)| *number == 0 || !line.trim_ascii().is_empty()).map(|(_, line)| line)
+}
+
 /// The rows after the header, and whether the last one has a quotation mark without an end.
-fn rows(bytes: &[u8], separator: u8) -> csv::Result<(Vec<ByteRecord>, Option<Unclosed>)> {
+fn rows(bytes: &[u8], separator: u8) -> csv::Result<(Vec<ByteRecord>, Option<Taken>)> {
     // One more row, which is a row of its own unless a quotation mark is open.
     const SENTINEL: &[u8] = b"\n.";
     let records = reader(separator).from_reader(bytes.chain(SENTINEL)).into_byte_records().skip(1);
@@ -169,9 +201,9 @@ fn rows(bytes: &[u8], separator: u8) -> csv::Result<(Vec<ByteRecord>, Option<Unc
     }
     let field = last.get(last.len().saturating_sub(1)).unwrap_or_default();
     let field = field.strip_suffix(SENTINEL).unwrap_or(field);
-    let lines = field.split(|&byte| byte == b'\n').skip(1).filter(|line| !line.trim_ascii().is_empty()).count() as u64;
+    let taken = lines(field).skip(1).count() as u64;
     let line = last.position().map_or(0, csv::Position::line);
-    Ok((rows, Some(Unclosed { line, lines })))
+    Ok((rows, Some(Taken { line, rows: taken, at_end: true })))
 }
 
 /// What is wrong with the number of fields of a row. Blank fields after the last column are none: some programs end
@@ -254,9 +286,8 @@ const MANY_LINES: usize = 10;
 
 /// A note about rows that a quotation mark may have merged with others up to the next mark.
 fn merged_rows(rows: &[ByteRecord]) -> Option<(NoteKind, String)> {
-    let lines = |field: &[u8]| memchr::memchr_iter(b'\n', field).count();
     let merged: Vec<&ByteRecord> =
-        rows.iter().filter(|row| row.iter().any(|field| lines(field) >= MANY_LINES)).collect();
+        rows.iter().filter(|row| row.iter().any(|field| lines(field).count() > MANY_LINES)).collect();
     let key = printable(merged.first()?.get(0).unwrap_or_default());
     let text = format!(
         "{} {} a field of many lines, such as the row of `{}`: a quotation mark at the beginning of a field and \
@@ -404,10 +435,29 @@ mod tests {
     }
 
     #[test]
-    fn a_quotation_mark_that_takes_many_lines_up_to_the_next_is_noted() {
-        let rest = "a.png\ta cat\n".repeat(20);
+    fn a_quotation_mark_that_takes_rows_up_to_the_next_costs_them() {
+        for (columns, row) in [("filepath,title", "a.png,a cat"), ("title,filepath", "a cat,a.png")] {
+            let marked = |text: &str| row.replace("a cat", text);
+            let first = marked("\"big cat");
+            let table = format!("{columns}\n{row}\n{first}\n{row}\r\n{row}\n{}\n", marked("\"small\" cat"));
+            let found = rows("t.csv", table.as_bytes(), None).unwrap();
+            assert_eq!(found.len(), 2);
+            let words = "bad record: line 3: a quotation mark at the beginning of a field takes the 3 rows after it";
+            assert!(found[1][3].starts_with(words), "{:?}", found[1]);
+            assert!(
+                found[0][3].contains("takes rows up to the next mark, which are lost: about 3 samples"),
+                "{found:?}"
+            );
+        }
+        let two_lines = rows("t.csv", b"filepath,title\na.png,\"a cat,\non a mat\"\n", None).unwrap();
+        assert_eq!(two_lines, [["a.png", "image a", "a cat,\non a mat", ""]]);
+    }
+
+    #[test]
+    fn fields_of_many_lines_are_noted() {
+        let rest = "gone.png\ta cat\n".repeat(20);
         let table = format!("filepath\ttitle\na.png\t\"big\" cat\na.png\t\"big cat\n{rest}a.png\t\"small\" cat\n");
-        let found = rows("t.csv", table.as_bytes(), None).unwrap();
+        let found = rows("t.csv", table.replace("a.png\t\"small", "gone.png\t\"small").as_bytes(), None).unwrap();
         assert_eq!((found.len(), &*found[0][2]), (2, "big cat"));
         assert!(found[1][3].contains("1 row has a field of many lines"), "{:?}", found[1]);
     }
