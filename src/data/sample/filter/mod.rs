@@ -14,7 +14,8 @@
 //!
 //! The logic is SQL's: a comparison with a field that is missing or null, or with a value of another kind, is unknown;
 //! so is its negation; and a sample is used if the whole is true. Text that is a number is compared as one with a
-//! number, and so are two fields with such texts, since all columns of a table are text. Integers are compared exactly, other numbers as f64.
+//! number, and so are two fields with such texts, since all columns of a table are text. Integers are compared exactly,
+//! other numbers as f64.
 
 mod parse;
 #[cfg(test)]
