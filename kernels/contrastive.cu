@@ -6,11 +6,11 @@
 //   dlogit_scale = sum of G o L (zero where the clip is active)
 //
 // Launches. Parameters are those of the signatures below: pointers to global memory (images, texts: halves of split.cu;
-// the others f32), `int` (rows, columns, width, offset, and counts) and `float` (weight). With one device, rows =
-// columns = B and offset = 0. With several, rows = B / devices, the columns are gathered, offset is the index of the
-// device's first row, and weight is that of the whole batch, so that losses, counts and dlogit_scale of the devices add
-// up; dimages and dtexts are complete. A device's parts of the columns then cover only its own rows, so the outcome of
-// its columns needs the parts of all devices, in their order.
+// the others f32), `int` (rows, columns, width, offset, and counts) and `float` (weight). For a whole batch, rows =
+// columns = B and offset = 0. For a part of it, rows is the number of its pairs, the columns are all B, offset is the
+// index of its first pair, and weight is that of the whole batch, so that losses, counts and dlogit_scale of the parts
+// add up; dimages and dtexts are complete. The first operand is then the halves from row `offset` on. The columns' sums
+// of such a pass cover only the part's rows, so each side has a pass of its own, with its own rows.
 //   tiles(n) = ceil(n / 128);  blocks = ceil(width / 32);  row_tiles, column_tiles: tiles of one block, chosen by the
 //   launcher so that about 264 blocks share the work (two on each of an H100's 132 SMs; a constant, so that sums have
 //   one order on all GPUs);  row_shares = ceil(tiles(rows) / row_tiles), column_shares = ceil(tiles(columns) /
@@ -25,6 +25,9 @@
 //      grid (column_shares, row_shares), block 256, dynamic shared memory 98,304 bytes (opt in)
 //   2. contrastive_outcome_f32(parts, lse_rows, lse_columns, outcome, rows, row_shares, column_shares, weight),
 //      rows = columns: grid 1, block 1024
+// For a part of a batch, 1. and then contrastive_side_outcome_f32(parts, lse, outcome, rows, column_shares, side,
+// weight) with images as rows, side 0 and lse_rows, and both once more with the operands exchanged, side 1 and
+// lse_columns: grid 1, block 1024.
 //
 // Backward; scratch in addition to the halves: tiles(rows) column_shares, rounded up to a multiple of 64 (`sums`), and
 // then, if column_shares > 1, column_shares rows width (`parts`, at most 33,792 width):
@@ -36,7 +39,7 @@
 //   3. and 4. the same with (texts, images, lse_columns, lse_rows), null for sums, and dtexts
 //   5. contrastive_dlogit_scale_f32(sums, logit_scale, dlogit_scale, tiles(rows) * column_shares, accumulate): grid 1,
 //      block 256
-// lse_a has `rows` elements and lse_b `columns`: several devices gather both before the backward pass.
+// lse_a has `rows` elements and lse_b `columns`: the backward pass of a part needs those of all parts.
 //
 // FLOPs: 2 B^2 width forward, 8 B^2 width backward (4 of them to recompute S), each three times on the tensor cores.
 // Bytes: halves of a and b once per tile that uses them, from L2; da is read and written once per column tile of its
@@ -104,6 +107,26 @@ extern "C" __global__ void __launch_bounds__(1024)
     float values[3] = {weight * block_sum<32>(loss, scratch), block_sum<32>(correct[0], scratch),
                        block_sum<32>(correct[1], scratch)};
     if (threadIdx.x == 0) outcome[0] = values[0], outcome[1] = values[1], outcome[2] = values[2];
+}
+
+// outcome (+)= the share of these rows: [loss, image_correct, 0] of images, side 0, then [loss, 0, text_correct] of
+// texts, side 1.
+extern "C" __global__ void __launch_bounds__(1024)
+    contrastive_side_outcome_f32(float* to, float* lse, float* outcome, int rows, int column_shares, int side,
+                                 float weight) {
+    __shared__ float scratch[32];
+    Parts parts(to, rows, 0, 0, column_shares);
+    float loss = 0, correct = 0;
+    for (int row = threadIdx.x; row < rows; row += 1024) {
+        float max_logit, sum, own = parts.own[row];
+        merge_parts(InfoNce{}, parts.row_max, parts.row_sum, row, rows, column_shares, max_logit, sum);
+        float all = lse[row] = max_logit + logf(sum);
+        loss += all - own;
+        correct += own >= max_logit ? 1.0f : 0.0f;
+    }
+    loss = weight * block_sum<32>(loss, scratch);
+    correct = block_sum<32>(correct, scratch);
+    if (threadIdx.x == 0) outcome[0] = (side ? outcome[0] : 0) + loss, outcome[1 + side] = correct;
 }
 
 extern "C" __global__ void __launch_bounds__(256, 2)

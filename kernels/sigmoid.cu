@@ -11,6 +11,7 @@
 //   1. sigmoid_rows_f32(images, texts, logit_scale, bias, parts, rows, columns, blocks, offset, row_tiles,
 //      column_tiles): grid (column_shares, row_shares), block 256, dynamic shared memory 98,304 bytes (opt in)
 //   2. sigmoid_outcome_f32(parts, outcome, rows, row_shares, column_shares, weight), rows = columns: grid 1, block 1024
+// For a part of a batch, as there: sigmoid_side_outcome_f32(parts, outcome, rows, column_shares, side, weight).
 //
 // Backward; scratch as there, with twice as many `sums`:
 //   1. sigmoid_gradient_f32(images, texts, logit_scale, bias, to, sums, rows, columns, width, blocks, offset,
@@ -99,6 +100,26 @@ extern "C" __global__ void __launch_bounds__(1024)
     float values[3] = {weight * block_sum<32>(loss, scratch), block_sum<32>(correct[0], scratch),
                        block_sum<32>(correct[1], scratch)};
     if (threadIdx.x == 0) outcome[0] = values[0], outcome[1] = values[1], outcome[2] = values[2];
+}
+
+// outcome = the share of these rows: [loss, image_correct] of images, side 0, or text_correct of texts, side 1.
+extern "C" __global__ void __launch_bounds__(1024)
+    sigmoid_side_outcome_f32(float* to, float* outcome, int rows, int column_shares, int side, float weight) {
+    __shared__ float scratch[32];
+    Parts parts(to, rows, 0, 0, column_shares);
+    float loss = 0, correct = 0;
+    for (int row = threadIdx.x; row < rows; row += 1024) {
+        float max_logit, sum, own = parts.own[row];
+        merge_parts(Sigmoid{}, parts.row_max, parts.row_sum, row, rows, column_shares, max_logit, sum);
+        loss += sum;
+        correct += own >= max_logit ? 1.0f : 0.0f;
+    }
+    loss = weight * block_sum<32>(loss, scratch);
+    correct = block_sum<32>(correct, scratch);
+    if (threadIdx.x == 0) {
+        if (side == 0) outcome[0] = loss;
+        outcome[1 + side] = correct;
+    }
 }
 
 extern "C" __global__ void __launch_bounds__(256, 2)

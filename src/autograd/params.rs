@@ -201,6 +201,16 @@ impl<D: Device> Parameters<D> {
         (self.values.view_mut(), self.shadow.as_mut().map(Buffer::view_mut), self.grads.view())
     }
 
+    /// All values, and all gradients exclusively, as what computes gradients outside a program needs them.
+    pub fn values_and_grads(&mut self) -> (&Buffer<D, f32>, &mut Buffer<D, f32>) {
+        (&self.values, &mut self.grads)
+    }
+
+    /// A parameter's values.
+    pub fn value(&self, id: ParamId) -> D::View<'_, f32> {
+        self.values.range(self.layout.get(id).range())
+    }
+
     /// One parameter on the host.
     ///
     /// # Errors

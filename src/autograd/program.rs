@@ -102,6 +102,26 @@ impl<D: Device> Program<D> {
         Ok(values)
     }
 
+    /// A buffer on the device. As for [`Self::read`], only one that was retained still holds its value after a run.
+    pub fn view<T: Elem>(&self, slot: Slot<T>) -> D::View<'_, T> {
+        let span = self.spans[0][slot.id.0];
+        self.memory.cast(span.offset, span.len)
+    }
+
+    /// Two buffers on the device that are written between two passes, such as seeds
+    /// ([`Backward::seed`](super::Backward::seed)).
+    ///
+    /// # Panics
+    /// If they overlap.
+    pub fn views_mut<T: Elem>(&mut self, slots: [Slot<T>; 2]) -> [D::ViewMut<'_, T>; 2] {
+        let this = &*self;
+        let spans = slots.map(|slot| this.spans[0][slot.id.0]);
+        let [first, second] = spans.map(|span| span.offset..span.offset + span.len * size_of::<T>());
+        assert!(first.end <= second.start || second.end <= first.start, "two buffers overlap");
+        // SAFETY: `&mut self` excludes all other views, and these do not overlap.
+        spans.map(|span| unsafe { this.memory.alias_mut(span.offset, span.len) })
+    }
+
     /// The gradient of an input ([`Tape::input_var`](super::Tape::input_var)), if anything that leads to the loss used
     /// it.
     pub fn input_grad<T>(&self, var: Var<T>) -> Option<Slot<T>> {

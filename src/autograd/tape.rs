@@ -188,8 +188,13 @@ impl<D: Device> Tape<D> {
     }
 
     /// Bytes of the block that [`Tape::train`] would allocate.
-    pub fn training_bytes(mut self) -> usize {
-        let (steps, input_grads) = self.plan_backward(|_| {});
+    pub fn training_bytes(self) -> usize {
+        self.training_bytes_from(|_| {})
+    }
+
+    /// Bytes of the block that [`Tape::train_from`] would allocate.
+    pub fn training_bytes_from(mut self, seed: impl FnOnce(&mut Backward<D>)) -> usize {
+        let (steps, input_grads) = self.plan_backward(seed);
         self.close(steps, input_grads).bytes
     }
 

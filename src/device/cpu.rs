@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use super::gemm::Operands;
 use super::isa::{Isa, level, processor};
-use super::{Device, DeviceError, Elem, Pending, ProbeSizes};
+use super::{Device, DeviceError, Elem, Float, Pending, ProbeSizes};
 
 /// The CPU as a device. Threads are those of the rayon pool that calls it; results do not depend on their number.
 #[derive(Clone, Copy, Debug, Default)]
@@ -59,7 +59,7 @@ impl Drop for CpuMemory {
 }
 
 /// Calls `body` on pairs of chunks, on all threads.
-fn in_chunks(into: &mut [f32], from: &[f32], body: impl Fn(&mut [f32], &[f32]) + Sync) {
+fn in_chunks<T: Elem>(into: &mut [T], from: &[T], body: impl Fn(&mut [T], &[T]) + Sync) {
     const CHUNK: usize = 1 << 16;
     into.par_chunks_mut(CHUNK).zip(from.par_chunks(CHUNK)).for_each(|(into, from)| body(into, from));
 }
@@ -135,14 +135,23 @@ impl Device for Cpu {
         Ok(())
     }
 
-    fn add_into(&self, into: &mut [f32], from: &[f32]) -> Result<(), DeviceError> {
-        in_chunks(into, from, |into, from| into.iter_mut().zip(from).for_each(|(into, from)| *into += from));
+    fn add_into<T: Float>(&self, into: &mut [T], from: &[T]) -> Result<(), DeviceError> {
+        let add = |into: &mut T, from: &T| *into = T::from_f32(into.to_f32() + from.to_f32());
+        in_chunks(into, from, |into, from| into.iter_mut().zip(from).for_each(|(into, from)| add(into, from)));
         Ok(())
     }
 
-    fn copy(&self, into: &mut [f32], from: &[f32]) -> Result<(), DeviceError> {
+    fn copy<T: Elem>(&self, into: &mut [T], from: &[T]) -> Result<(), DeviceError> {
         in_chunks(into, from, |into, from| into.copy_from_slice(from));
         Ok(())
+    }
+
+    /// Four fifths of what Linux calls available.
+    fn free_bytes(&self) -> Option<usize> {
+        let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+        let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+        let kibibytes: usize = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+        Some(kibibytes.saturating_mul(1024) / 5 * 4)
     }
 
     fn swap_in(&self, copies: Vec<(&mut [u8], &[u8])>) -> Result<(), DeviceError> {

@@ -288,10 +288,13 @@ pub trait Device: Sized + Send + Sync + 'static {
     }
 
     /// `into += from`, of equal length.
-    fn add_into(&self, into: Self::ViewMut<'_, Self::Act>, from: Self::View<'_, Self::Act>) -> Result<(), DeviceError>;
+    fn add_into<T: Float>(&self, into: Self::ViewMut<'_, T>, from: Self::View<'_, T>) -> Result<(), DeviceError>;
 
     /// `into = from`, of equal length.
-    fn copy(&self, into: Self::ViewMut<'_, Self::Act>, from: Self::View<'_, Self::Act>) -> Result<(), DeviceError>;
+    fn copy<T: Elem>(&self, into: Self::ViewMut<'_, T>, from: Self::View<'_, T>) -> Result<(), DeviceError>;
+
+    /// Bytes that can still be allocated without pushing out other programs, where that is known.
+    fn free_bytes(&self) -> Option<usize>;
 
     /// For each `(to, from)` of equal length, copies `from` to `to`, after all asynchronous uploads so far. Later
     /// asynchronous uploads wait for these copies.

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use flipk::autograd::{Activation, Init, Layout, ParamId, Program, Slot};
-use flipk::device::Device;
+use flipk::autograd::{Activation, Init, Layout, ParamId, Parameters, Program, Slot};
+use flipk::device::{Buffer, Device};
 use flipk::model::{ImagePool, ModelConfig, Positions, TextPool, TowerConfig};
+use flipk::ops::pairwise::{OUTCOME_LEN, Pairwise, Parts};
 use flipk::random::{Purpose, Random};
 
 /// `flip`, with the text tower in place of both and the choices of OpenCLIP that add ops.
@@ -65,4 +66,43 @@ pub fn normals(len: usize, item: u64) -> Vec<f32> {
 /// The largest number; NaN if one is.
 pub fn largest(errors: impl Iterator<Item = f64>) -> f64 {
     errors.fold(0.0, |max, error| if error <= max { max } else { error })
+}
+
+/// A pairwise loss in `count` parts, with the initial values of `layout`: the outcome, the gradients of images and of
+/// texts, and those of the scalars.
+pub fn loss_in_parts<D: Pairwise>(
+    device: &D,
+    layout: &Arc<Layout>,
+    scalars: (ParamId, Option<ParamId>),
+    operands: [&[f32]; 2],
+    [batch, width, count]: [usize; 3],
+) -> [Vec<f32>; 4] {
+    let (rows, each) = (batch / count, batch / count * width);
+    let mut params = Parameters::new(device, layout.clone(), &layout.initial_values(0)).unwrap();
+    let mut parts = Parts::new(device, [count, rows, width], scalars).unwrap();
+    let mut towers = [0, 1].map(|_| Buffer::<D, f32>::new(device, each, "a test").unwrap());
+    for part in 0..count {
+        for (tower, operand) in towers.iter_mut().zip(operands) {
+            tower.upload(device, &operand[part * each..(part + 1) * each]).unwrap();
+        }
+        parts.gather(device, part, towers[0].view(), towers[1].view()).unwrap();
+    }
+    (0..count).for_each(|part| parts.forward(device, part, &params).unwrap_or_else(|error| panic!("{error}")));
+    let [mut outcome, mut dimages, mut dtexts, mut sums] = [vec![0.0; OUTCOME_LEN], vec![], vec![], vec![0.0; 2]];
+    for (index, value) in parts.outcomes_async(device).unwrap()().unwrap().into_iter().enumerate() {
+        outcome[index % OUTCOME_LEN] += value;
+    }
+    for part in 0..count {
+        let [images, texts] = &mut towers;
+        let views = [images.view_mut(), texts.view_mut()];
+        parts.backward(device, part, &mut params, views).unwrap_or_else(|error| panic!("{error}"));
+        dimages.extend(images.download(device).unwrap());
+        dtexts.extend(texts.download(device).unwrap());
+        let grads = params.download_grads(device).unwrap();
+        for (sum, id) in sums.iter_mut().zip([Some(scalars.0), scalars.1].into_iter().flatten()) {
+            *sum += grads[layout.get(id).offset];
+        }
+    }
+    sums.truncate(1 + usize::from(scalars.1.is_some()));
+    [outcome, dimages, dtexts, sums]
 }

@@ -324,15 +324,20 @@ impl<T: ActType> Device for Cuda<T> {
         self.driver.upload_async(to.address, bytemuck::cast_slice(from))
     }
 
-    fn add_into(&self, into: ViewMut<'_, T>, from: View<'_, T>) -> Result<(), DeviceError> {
+    fn add_into<E: Float>(&self, into: ViewMut<'_, E>, from: View<'_, E>) -> Result<(), DeviceError> {
         assert_eq!(into.len, from.len, "lengths of a sum");
-        let config = LaunchConfig::for_elements(into.len, T::PACK, 256);
-        self.launch_typed("add", "add_into", config, args![into, from, Arg::size(into.len)])
+        let config = LaunchConfig::for_elements(into.len, 16 / size_of::<E>(), 256);
+        let kernel = format!("add_into_{}", E::NAME.to_lowercase());
+        self.launch("add", &kernel, config, args![into, from, Arg::size(into.len)])
     }
 
-    fn copy(&self, into: ViewMut<'_, T>, from: View<'_, T>) -> Result<(), DeviceError> {
+    fn copy<E: Elem>(&self, into: ViewMut<'_, E>, from: View<'_, E>) -> Result<(), DeviceError> {
         assert_eq!(into.len, from.len, "lengths of a copy");
-        self.driver.copy(into.address, from.address, into.len * size_of::<T>())
+        self.driver.copy(into.address, from.address, into.len * size_of::<E>())
+    }
+
+    fn free_bytes(&self) -> Option<usize> {
+        self.driver.free_bytes()
     }
 
     fn swap_in(&self, copies: Vec<(ViewMut<'_, u8>, View<'_, u8>)>) -> Result<(), DeviceError> {

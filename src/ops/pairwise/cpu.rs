@@ -3,6 +3,7 @@
 //! Each direction makes two passes, one by images and one by texts; the second is the first with the towers swapped.
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use rayon::prelude::*;
 
@@ -67,9 +68,9 @@ impl Pairwise for Cpu {
         let Inputs { images, texts, logit_scale, logit_bias } = inputs;
         let scalars = (temperature(logit_scale[0]), logit_bias.map_or(0.0, |bias| bias[0]));
         let (rows, columns) = lse.map(|lse| (lse.rows, lse.columns)).unzip();
-        let (by_image, image_correct) = forward_pass::<L>(true, images, texts, shape.width, scalars, rows);
-        let (by_text, text_correct) = forward_pass::<L>(false, texts, images, shape.width, scalars, columns);
-        outcome[LOSS] = ((by_image + by_text) / L::terms(shape.batch) as f64) as f32;
+        let (by_image, image_correct) = forward_pass::<L>(true, images, texts, shape, scalars, rows);
+        let (by_text, text_correct) = forward_pass::<L>(false, texts, images, shape, scalars, columns);
+        outcome[LOSS] = ((by_image + by_text) / L::terms(shape.columns) as f64) as f32;
         outcome[IMAGE_CORRECT] = image_correct as f32;
         outcome[TEXT_CORRECT] = text_correct as f32;
         Ok(())
@@ -85,9 +86,8 @@ impl Pairwise for Cpu {
     ) -> Result<(), DeviceError> {
         let Inputs { images, texts, logit_scale, logit_bias } = inputs;
         let scalars = (temperature(logit_scale[0]), logit_bias.map_or(0.0, |bias| bias[0]));
-        let weight = 1.0 / L::terms(shape.batch) as f32;
         let swapped = lse.map(|Lse { rows, columns }| Lse { rows: columns, columns: rows });
-        let pass = |a, b, lse, da| gradient_pass::<L>(a, b, shape.width, scalars, lse, weight, da);
+        let pass = |a, b, lse, da| gradient_pass::<L>(a, b, shape, scalars, lse, da);
         let [along_scale, along_bias] = pass(images, texts, lse, gradients.dimages);
         pass(texts, images, swapped, gradients.dtexts);
         // No gradient where the clip holds the temperature.
@@ -108,22 +108,24 @@ fn temperature(logit_scale: f32) -> f32 {
     libm::expf(logit_scale.clamp(0.0, MAX_LOGIT_SCALE))
 }
 
-/// The share of the rows of `τ a bᵀ` in the sum of all terms, and how many rows have their largest logit at their pair.
+/// The share of the part's rows of `τ a bᵀ` in the sum of all terms, and how many of them have their largest logit at
+/// their pair.
 fn forward_pass<L: PairLoss>(
     by_image: bool,
     a: &[f32],
     b: &[f32],
-    width: usize,
+    shape: &Shape,
     (scale, bias): (f32, f32),
     lse: Option<&mut [f32]>,
 ) -> (f64, usize) {
+    let width = shape.width;
     let of_block = |block: usize, a: &[f32], lse: &mut [f32]| {
         let (mut row_max, mut own) = ([f32::NEG_INFINITY; TILE], [f32::NEG_INFINITY; TILE]);
         let (mut sums, rows) = (L::ZERO, a.len() / width);
         for_tiles(a, b, width, scale, |first, logits| {
             let columns = logits.len() / rows;
             for (row, logits) in logits.chunks_exact(columns).enumerate() {
-                let pair = pair(block * TILE + row, first, columns);
+                let pair = pair(shape.first + block * TILE + row, first, columns);
                 if let Some(pair) = pair {
                     own[row] = logits[pair];
                 }
@@ -142,7 +144,7 @@ fn forward_pass<L: PairLoss>(
         let correct = own.iter().zip(row_max).filter(|(own, max)| own >= max).count();
         (L::finish(&sums, row_max, own, lse), correct)
     };
-    let blocks = a.par_chunks(TILE * width).enumerate();
+    let blocks = own(a, shape).par_chunks(TILE * width).enumerate();
     let parts: Vec<(f64, usize)> = match lse {
         Some(lse) => blocks.zip(lse.par_chunks_mut(TILE)).map(|((block, a), lse)| of_block(block, a, lse)).collect(),
         None => blocks.map(|(block, a)| of_block(block, a, &mut [])).collect(),
@@ -150,25 +152,26 @@ fn forward_pass<L: PairLoss>(
     parts.into_iter().fold((0.0, 0), |sum, part| (sum.0 + part.0, sum.1 + part.1))
 }
 
-/// `da = τ G b`, where `G` is the gradient of the logits with `a` as rows; returns `Σ G ∘ L` and `Σ G`.
+/// `da = τ G b`, where `G` is the gradient of the logits with the part's rows of `a` as rows; returns `Σ G ∘ L` and
+/// `Σ G`.
 fn gradient_pass<L: PairLoss>(
     a: &[f32],
     b: &[f32],
-    width: usize,
+    shape: &Shape,
     (scale, bias): (f32, f32),
     lse: Option<Lse<&[f32]>>,
-    weight: f32,
     da: &mut [f32],
 ) -> [f64; 2] {
+    let (width, weight) = (shape.width, 1.0 / L::terms(shape.columns) as f32);
     let add = |a: [f64; 2], b: [f64; 2]| [a[0] + b[0], a[1] + b[1]];
-    let blocks = da.par_chunks_mut(TILE * width).zip(a.par_chunks(TILE * width)).enumerate();
+    let blocks = da.par_chunks_mut(TILE * width).zip(own(a, shape).par_chunks(TILE * width)).enumerate();
     let parts: Vec<[f64; 2]> = blocks
         .map(|(block, (da, a))| {
             let (mut sums, rows) = ([0.0; 2], a.len() / width);
             for_tiles(a, b, width, scale, |first, logits| {
                 let columns = logits.len() / rows;
                 for (index, logits) in logits.chunks_exact_mut(columns).enumerate() {
-                    let row = block * TILE + index;
+                    let row = shape.first + block * TILE + index;
                     let row_lse = lse.map_or(0.0, |lse| lse.rows[row]);
                     let column_lse = lse.map_or(&[][..], |lse| &lse.columns[first..first + columns]);
                     let tile = GradTile { pair: pair(row, first, columns), row_lse, column_lse, weight, bias };
@@ -183,6 +186,12 @@ fn gradient_pass<L: PairLoss>(
         })
         .collect();
     parts.into_iter().fold([0.0; 2], add)
+}
+
+/// The part's rows.
+fn own<'a>(a: &'a [f32], shape: &Shape) -> &'a [f32] {
+    let Range { start, end } = shape.own();
+    &a[start * shape.width..end * shape.width]
 }
 
 /// Calls `body(first column, logits)` for each tile `τ a bᵀ`; `a` is one block of rows, `b` is cut into tiles.

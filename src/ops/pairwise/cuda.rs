@@ -11,12 +11,12 @@ use crate::ops::bias::cuda::{Rows, add_partials};
 /// Two blocks for each of an H100's 132 SMs.
 const BLOCKS: usize = 264;
 
-/// How the tiles of a batch are divided among blocks: a function of the batch alone.
+/// How the tiles of the logits of a part are divided among blocks: a function of its rows and columns alone.
 #[derive(Clone, Copy)]
 struct Cut {
-    batch: usize,
-    width: usize,
-    tiles: usize,
+    shape: Shape,
+    /// Tiles of rows and of columns.
+    tiles: [usize; 2],
     /// Tiles of a block of the forward pass: down, and across.
     forward: [usize; 2],
     /// Column tiles of a block of the backward pass.
@@ -25,37 +25,46 @@ struct Cut {
 
 impl Cut {
     fn of(shape: &Shape) -> Self {
-        let tiles = shape.batch.div_ceil(TILE);
+        let tiles = [shape.rows, shape.columns].map(|rows| rows.div_ceil(TILE));
+        let [down, across] = tiles;
+        // A part of few rows is cut into more shares than a whole batch.
+        let most = across.min((BLOCKS / down.max(1)).max(16));
         // Across so many shares, and down as many as there are blocks left; of these that with the smallest blocks.
-        let cuts = (1..=tiles.min(16)).map(|shares| [tiles.div_ceil(BLOCKS / shares), tiles.div_ceil(shares)]);
+        let cuts = (1..=most).map(|shares| [down.div_ceil((BLOCKS / shares).max(1)), across.div_ceil(shares)]);
         let forward = cuts.min_by_key(|[down, across]| (down * across, down.abs_diff(*across))).unwrap_or([1, 1]);
-        let across = tiles.div_ceil((BLOCKS / tiles.max(1)).clamp(1, tiles.max(1)));
-        Self { batch: shape.batch, width: shape.width, tiles, forward, across }
+        let across = across.div_ceil((BLOCKS / down.max(1)).clamp(1, across.max(1)));
+        Self { shape: *shape, tiles, forward, across }
     }
 
     /// Shares of the tiles of rows, and of those of columns, in the forward pass.
     fn shares(&self) -> [usize; 2] {
-        self.forward.map(|each| self.tiles.div_ceil(each))
+        [0, 1].map(|axis| self.tiles[axis].div_ceil(self.forward[axis]))
     }
 
     /// Shares of the column tiles in the backward pass.
     fn splits(&self) -> usize {
-        self.tiles.div_ceil(self.across)
+        self.tiles[1].div_ceil(self.across)
     }
 
     /// Blocks of the backward pass.
     fn blocks(&self) -> usize {
-        self.tiles * self.splits()
+        self.tiles[0] * self.splits()
     }
 
     /// Blocks of `STEP` elements in a row of halves.
     fn row(&self) -> usize {
-        self.width.div_ceil(STEP)
+        self.shape.width.div_ceil(STEP)
+    }
+
+    /// Tiles of halves of one tower. A tile of rows that begins inside a tile of the batch may reach beyond its last
+    /// one.
+    fn tiles_of_halves(&self) -> usize {
+        self.tiles[1] + usize::from(!self.shape.first.is_multiple_of(TILE))
     }
 
     /// f32 elements of the halves of both towers' rows.
     fn halves(&self) -> usize {
-        2 * self.tiles * TILE * self.row() * STEP
+        2 * self.tiles_of_halves() * TILE * self.row() * STEP
     }
 
     /// f32 elements of scratch for the sums of `kinds` scalars per block.
@@ -65,9 +74,9 @@ impl Cut {
 
     /// f32 elements of scratch for both directions, with `kinds` scalars whose gradients are sums over all logits.
     fn scratch(&self, kinds: usize) -> usize {
-        let [rows, columns] = self.shares();
-        let forward = (2 * (rows + columns) + 1) * self.batch;
-        let parts = if self.splits() > 1 { self.splits() * self.batch * self.width } else { 0 };
+        let ([down, across], Shape { rows, columns, width, .. }) = (self.shares(), self.shape);
+        let forward = (2 * across + 1) * rows + 2 * down * columns;
+        let parts = if self.splits() > 1 { self.splits() * rows * width } else { 0 };
         self.halves() + forward.max(self.sums(kinds) + parts)
     }
 
@@ -80,11 +89,16 @@ impl Cut {
     ) -> Result<Split<'a>, DeviceError> {
         let (images, rest) = scratch.split_at(self.halves() / 2);
         let (texts, rest) = rest.split_at(self.halves() / 2);
-        let config = LaunchConfig::blocks(2 * self.tiles * self.row(), 256);
+        let config = LaunchConfig::blocks(2 * self.tiles_of_halves() * self.row(), 256);
         for (from, to) in [(inputs.images, &images), (inputs.texts, &texts)] {
-            device.launch("split", "split_halves", config, args![from, to, self.batch, self.width])?;
+            device.launch("split", "split_halves", config, args![from, to, self.shape.columns, self.shape.width])?;
         }
         Ok(Split { images, texts, rest })
+    }
+
+    /// The part's own rows of halves.
+    fn own<'a>(&self, halves: &'a ViewMut<'_, f32>) -> View<'a, f32> {
+        halves.as_view().split_at(self.shape.first * self.row() * STEP).1
     }
 
     fn forward_config(&self) -> LaunchConfig {
@@ -101,12 +115,12 @@ impl Cut {
         parts: View<'_, f32>,
         launch: impl FnOnce(LaunchConfig, Arg) -> Result<(), DeviceError>,
     ) -> Result<(), DeviceError> {
-        let config = LaunchConfig::blocks_2d([self.tiles, self.splits()], [256, 1]).with_shared(SHARED);
+        let config = LaunchConfig::blocks_2d([self.tiles[0], self.splits()], [256, 1]).with_shared(SHARED);
         if self.splits() == 1 {
             return launch(config, Arg::from(&d));
         }
         launch(config, Arg::from(&parts))?;
-        let len = self.batch * self.width;
+        let len = self.shape.rows * self.shape.width;
         let parts = Rows { x: parts, rows: self.splits(), width: len, stride: len };
         add_partials(device, parts, GradMut { view: d, accumulate: false })
     }
@@ -118,10 +132,6 @@ struct Split<'a> {
     texts: ViewMut<'a, f32>,
     rest: ViewMut<'a, f32>,
 }
-
-/// The kernels take rows and columns of the logits and the column of the first row's pair, so that they could work on a
-/// part. Here they work on all logits.
-const OFFSET: usize = 0;
 
 impl<T: ActType> Pairwise for Cuda<T> {
     fn pairwise_scratch(shape: &Shape, bias: bool) -> usize {
@@ -136,18 +146,33 @@ impl<T: ActType> Pairwise for Cuda<T> {
         outcome: ViewMut<'_, f32>,
         scratch: ViewMut<'_, f32>,
     ) -> Result<(), DeviceError> {
-        let (cut, batch) = (Cut::of(shape), shape.batch);
+        let (cut, &Shape { rows, first, columns, .. }) = (Cut::of(shape), shape);
         let Split { images, texts, rest: parts } = cut.split(self, &inputs, scratch)?;
         let bias = inputs.logit_bias.as_ref().map(Arg::from);
-        let ([down, across], row) = (cut.forward, cut.row());
-        let before = args![images, texts, inputs.logit_scale];
-        let args = [before, bias.as_slice(), args![parts, batch, batch, row, OFFSET, down, across]].concat();
-        self.launch(L::NAME, L::FORWARD_KERNEL, cut.forward_config(), &args)?;
         let lse = lse.map(|lse| [Arg::from(&lse.rows), Arg::from(&lse.columns)]);
-        let [row_shares, column_shares] = cut.shares();
-        let after = args![outcome, batch, row_shares, column_shares, weight::<L>(batch)];
-        let args = [args![parts], lse.as_ref().map_or(&[][..], |lse| &lse[..]), after].concat();
-        self.launch(L::NAME, &format!("{}_outcome_f32", L::NAME), LaunchConfig::blocks(1, 1024), &args)
+        let ([down, across], [row_shares, column_shares]) = (cut.forward, cut.shares());
+        let weight = weight::<L>(columns);
+        let tiles = |a: View<'_, f32>, b: &ViewMut<'_, f32>| {
+            let before = args![a, b, inputs.logit_scale];
+            let after = args![parts, rows, columns, cut.row(), first, down, across];
+            let args = [before, bias.as_slice(), after].concat();
+            self.launch(L::NAME, L::FORWARD_KERNEL, cut.forward_config(), &args)
+        };
+        let block = LaunchConfig::blocks(1, 1024);
+        if shape.is_whole() {
+            // One pass over the square has both sides.
+            tiles(images.as_view(), &texts)?;
+            let after = args![outcome, rows, row_shares, column_shares, weight];
+            let args = [args![parts], lse.as_ref().map_or(&[][..], |lse| &lse[..]), after].concat();
+            return self.launch(L::NAME, &format!("{}_outcome_f32", L::NAME), block, &args);
+        }
+        for (side, (a, b)) in [(&images, &texts), (&texts, &images)].into_iter().enumerate() {
+            tiles(cut.own(a), b)?;
+            let after = args![outcome, rows, column_shares, side, weight];
+            let args = [args![parts], lse.as_ref().map_or(&[][..], |lse| &lse[side..=side]), after].concat();
+            self.launch(L::NAME, &format!("{}_side_outcome_f32", L::NAME), block, &args)?;
+        }
+        Ok(())
     }
 
     fn pairwise_backward<L: PairLoss>(
@@ -158,21 +183,24 @@ impl<T: ActType> Pairwise for Cuda<T> {
         gradients: Gradients<'_, Self>,
         scratch: ViewMut<'_, f32>,
     ) -> Result<(), DeviceError> {
-        let (cut, &Shape { batch, width }) = (Cut::of(shape), shape);
+        let (cut, &Shape { rows, first, columns, width }) = (Cut::of(shape), shape);
         let Gradients { dimages, dtexts, dlogit_scale, dlogit_bias } = gradients;
         let Split { images, texts, rest } = cut.split(self, &inputs, scratch)?;
         let (sums, parts) = rest.split_at(cut.sums(scalars(inputs.logit_bias.is_some())));
         let bias = inputs.logit_bias.as_ref().map(Arg::from);
-        let lse = lse.map(|lse| [Arg::from(&lse.rows), Arg::from(&lse.columns)]);
-        let swapped = lse.map(|[rows, columns]| [columns, rows]);
+        // The part's rows of one side, and all of the other.
+        let lse = lse.map(|Lse { rows, columns }| {
+            let sides = [(rows, columns), (columns, rows)];
+            sides.map(|(own, all)| [Arg::from(&own.split_at(first).1), Arg::from(&all)])
+        });
         // Only the images' side sums the scalars' gradients.
-        let sides = [(&images, &texts, lse, Some(sums.as_view()), dimages), (&texts, &images, swapped, None, dtexts)];
-        for (a, b, lse, sums, d) in sides {
+        let sides = [(&images, &texts, Some(sums.as_view()), dimages), (&texts, &images, None, dtexts)];
+        for (side, (a, b, sums, d)) in sides.into_iter().enumerate() {
             cut.gradient(self, d, parts.as_view(), |config, to| {
-                let before = args![a, b, inputs.logit_scale];
-                let lse = lse.as_ref().map_or(&[][..], |lse| &lse[..]);
-                let weight = weight::<L>(batch);
-                let after = args![to, sums, batch, batch, width, cut.row(), OFFSET, cut.across, weight];
+                let before = args![cut.own(a), b, inputs.logit_scale];
+                let lse = lse.as_ref().map_or(&[][..], |lse| &lse[side][..]);
+                let weight = weight::<L>(columns);
+                let after = args![to, sums, rows, columns, width, cut.row(), first, cut.across, weight];
                 let args = [before, bias.as_slice(), lse, after].concat();
                 self.launch(L::NAME, &format!("{}_gradient_f32", L::NAME), config, &args)
             })?;

@@ -8,23 +8,59 @@ mod contrastive;
 pub mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
+mod parts;
 mod sigmoid;
 
 use std::marker::PhantomData;
+use std::ops::Range;
 
 pub use contrastive::Contrastive;
+pub use parts::Parts;
 pub use sigmoid::Sigmoid;
 
 use crate::autograd::{Access, Backward, Cost, GradMut, Op, ParamGrad, ParamId, Slot, Tape, Var, Work};
 use crate::device::{Device, DeviceError};
 
-/// `B` pairs of embeddings of width `E`.
-#[derive(Clone, Copy, Debug)]
+/// Some pairs of a batch of `B` pairs of embeddings of width `E`: pair `i` is row `i` of both operands.
+///
+/// The shares of all parts of a batch in the loss, the counts and the gradients of the scalars add up to those of the
+/// batch, and each part has the whole gradient of its own embeddings. The results of a part depend on this shape and on
+/// the embeddings alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
-    /// `B`: pair `i` is row `i` of both operands.
-    pub batch: usize,
+    /// Pairs of this part.
+    pub rows: usize,
+    /// The first of them in the batch.
+    pub first: usize,
+    /// `B`.
+    pub columns: usize,
     /// `E`.
     pub width: usize,
+}
+
+impl Shape {
+    /// All pairs of a batch.
+    pub fn whole(batch: usize, width: usize) -> Self {
+        Self { rows: batch, first: 0, columns: batch, width }
+    }
+
+    /// Whether these are all pairs of the batch.
+    pub fn is_whole(&self) -> bool {
+        self.rows == self.columns
+    }
+
+    /// These pairs among those of the batch.
+    pub fn own(&self) -> Range<usize> {
+        self.first..self.first + self.rows
+    }
+
+    /// The least work of the forward and of the backward pass over all parts of a batch together.
+    pub fn work_of_batch(batch: usize, width: usize) -> [Work; 2] {
+        let product = 2 * (batch * batch * width) as u64;
+        let tensor = 4 * (batch * width) as u64;
+        // Backwards one pass for the images' side and one for the texts', each over both.
+        [Work { flops: product, bytes: 4 * tensor }, Work { flops: 2 * product, bytes: 6 * tensor }]
+    }
 }
 
 /// The largest logarithm of the inverse temperature `τ`: `ln 100` (docs/method.md, "Loss").
@@ -71,9 +107,9 @@ pub trait PairLoss: Send + Sync + 'static {
 
 /// Both towers' embeddings, the temperature and the bias.
 pub struct Inputs<'a, D: Device> {
-    /// `[batch, width]`, unit rows.
+    /// `[columns, width]`, unit rows.
     pub images: D::View<'a, f32>,
-    /// `[batch, width]`, unit rows.
+    /// `[columns, width]`, unit rows.
     pub texts: D::View<'a, f32>,
     /// `[1]`.
     pub logit_scale: D::View<'a, f32>,
@@ -81,7 +117,8 @@ pub struct Inputs<'a, D: Device> {
     pub logit_bias: Option<D::View<'a, f32>>,
 }
 
-/// The log-sum-exp of each row (image) and column (text) of the logits, `[batch]` each.
+/// The log-sum-exp of rows (images) and columns (texts) of the logits: the part's own forwards, `[rows]` each, and all
+/// backwards, `[columns]` each.
 #[derive(Clone, Copy)]
 pub struct Lse<V> {
     /// By image.
@@ -90,11 +127,11 @@ pub struct Lse<V> {
     pub columns: V,
 }
 
-/// The gradients of the loss.
+/// The gradients of the loss; those of the scalars are the part's shares.
 pub struct Gradients<'a, D: Device> {
-    /// `[batch, width]`.
+    /// `[rows, width]`.
     pub dimages: D::ViewMut<'a, f32>,
-    /// `[batch, width]`.
+    /// `[rows, width]`.
     pub dtexts: D::ViewMut<'a, f32>,
     /// `[1]`.
     pub dlogit_scale: GradMut<D::ViewMut<'a, f32>>,
@@ -107,7 +144,8 @@ pub trait Pairwise: Device {
     /// f32 elements of scratch that each direction needs, for a loss with a bias or without.
     fn pairwise_scratch(shape: &Shape, bias: bool) -> usize;
 
-    /// Fills the outcome, `[loss, image_correct, text_correct]`, and `lse` if the loss needs it.
+    /// Fills the outcome, `[loss, image_correct, text_correct]`, with the part's shares, and `lse` if the loss needs
+    /// it.
     fn pairwise_forward<L: PairLoss>(
         &self,
         shape: &Shape,
@@ -175,7 +213,7 @@ impl<D: Pairwise> Tape<D> {
         logit_bias: Option<ParamId>,
     ) -> Slot<f32> {
         let (batch, width) = self.rows(images);
-        let shape = Shape { batch, width };
+        let shape = Shape::whole(batch, width);
         let lse = L::NEEDS_LSE.then(|| Lse { rows: self.buffer(batch), columns: self.buffer(batch) });
         let outcome = self.buffer(OUTCOME_LEN);
         let scratch = self.buffer(D::pairwise_scratch(&shape, logit_bias.is_some()));
@@ -204,15 +242,8 @@ impl<D: Pairwise, L: PairLoss> Op<D> for PairwiseOp<L> {
     }
 
     fn cost(&self) -> Cost {
-        let Shape { batch, width } = self.shape;
-        let product = 2 * (batch * batch * width) as u64;
-        let tensor = 4 * (batch * width) as u64;
-        // One pass for the images' side and one for the texts', each over both.
-        let backward = match self.back {
-            Some(_) => Work { flops: 2 * product, bytes: 6 * tensor },
-            None => Work::default(),
-        };
-        Cost { forward: Work { flops: product, bytes: 4 * tensor }, backward }
+        let [forward, backward] = Shape::work_of_batch(self.shape.columns, self.shape.width);
+        Cost { forward, backward: if self.back.is_some() { backward } else { Work::default() } }
     }
 
     fn forward(&self, device: &D, on: &Access<D>) -> Result<(), DeviceError> {
