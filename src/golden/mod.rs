@@ -10,9 +10,11 @@
 
 mod file;
 mod open_clip;
+mod pass;
 #[cfg(test)]
 pub(crate) mod testing;
 mod verify;
 
 pub use file::GoldenError;
-pub use verify::{Check, Tolerances, verify};
+pub use pass::Pass;
+pub use verify::{Check, OpenPass, Tolerances, verify, verify_pass};

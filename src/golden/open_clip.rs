@@ -18,8 +18,8 @@ impl<D: AllOps> Run<'_, D> {
         let patches = config.model.patches();
         let ids: Vec<u32> = (0..config.batch).flat_map(|_| 0..patches as u32).collect();
         let mut params = self.parameters_of("state_dict", self.open_clip_pieces())?;
-        let (mut program, embedded) = self.program(patches)?;
-        let loss = self.forward(&mut program, &embedded, &ids, &params)?;
+        let mut pass = self.pass(patches)?;
+        let loss = pass.gradients(&self.batch(&ids), &mut params)?;
         let mut checks = Vec::new();
         let mut add = |quantity: &str, error, tolerance| {
             checks.push(Check { quantity: quantity.to_owned(), error, tolerance });
@@ -29,15 +29,13 @@ impl<D: AllOps> Run<'_, D> {
             let theirs = golden.f32_len("state_dict/visual.positional_embedding", ours.len())?;
             add("position table", largest_difference(&ours, &theirs), 1e-6);
         }
-        for (name, var) in [("image_features", embedded.images), ("text_features", embedded.texts)] {
-            let ours = program.read(var.slot())?;
+        for (name, ours) in ["image_features", "text_features"].into_iter().zip(pass.embeddings()?) {
             let theirs = golden.f32_len(&format!("outputs/{name}"), ours.len())?;
             add(name, largest_difference(&ours, &theirs), tolerances.embeddings);
         }
         let scale = golden.scalar("state_dict/logit_scale")?.exp();
         add("logit_scale", relative(scale, golden.scalar("outputs/logit_scale")?), tolerances.loss);
         add("loss", relative(loss, golden.scalar("outputs/loss")?), tolerances.loss);
-        program.backward(&mut params)?;
         let ours = params.download_grads(&self.device)?;
         let mut compared = Vec::new();
         for (offset, piece) in self.open_clip_pieces() {

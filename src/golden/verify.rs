@@ -4,13 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::file::{Golden, GoldenError, Source, Training};
-use crate::autograd::{Layout, Parameters, Program, Tape};
-use crate::data::cut_patches;
-use crate::device::Device;
+use super::pass::{OnePass, Pass};
+use crate::autograd::{Layout, Parameters};
+use crate::data::{Batch, cut_patches};
+use crate::device::{Device, DeviceError};
 use crate::interop::{Piece, flip::pieces};
-use crate::model::{Embedded, Flip, ModelConfig, sincos_2d};
+use crate::model::{Flip, ModelConfig, sincos_2d};
 use crate::ops::AllOps;
-use crate::ops::pairwise::LOSS;
 use crate::optim::{AdamWConfig, Optimizer};
 
 /// How close a device must come, by its arithmetic.
@@ -66,17 +66,42 @@ pub(super) struct Run<'a, D: AllOps> {
     pub golden: &'a Golden,
     pub device: Arc<D>,
     pub flip: Flip,
+    open: &'a OpenPass<'a, D>,
     images: Vec<u8>,
     tokens: Vec<i32>,
 }
 
+/// Makes what computes gradients: of a model, for a batch of so many pairs, with so many visible patches each.
+pub type OpenPass<'a, D> = dyn Fn(&Flip, usize, usize) -> Result<Box<dyn Pass<D>>, DeviceError> + 'a;
+
 /// Compares every quantity in the golden state at `path` with what `device` computes.
+///
+/// # Errors
+/// A file that is no golden state, or if the device fails.
 pub fn verify<D: AllOps>(path: &Path, device: Arc<D>, tolerances: Tolerances) -> Result<Vec<Check>, GoldenError> {
+    let one_pass = device.clone();
+    let open = move |flip: &Flip, batch: usize, kept: usize| {
+        let pass: Box<dyn Pass<D>> = Box::new(OnePass::new(one_pass.clone(), flip, batch, kept)?);
+        Ok(pass)
+    };
+    verify_pass(path, device, tolerances, &open)
+}
+
+/// As [`verify`], with gradients that another [`Pass`] computes.
+///
+/// # Errors
+/// As [`verify`].
+pub fn verify_pass<D: AllOps>(
+    path: &Path,
+    device: Arc<D>,
+    tolerances: Tolerances,
+    open: &OpenPass<D>,
+) -> Result<Vec<Check>, GoldenError> {
     let golden = Golden::open(path)?;
     // The golden states were made without decay of the CLS token.
     let flip = Flip::with_loss(&golden.config.model, golden.config.loss, false);
     let (images, tokens) = (golden.images()?, golden.tokens()?);
-    let run = Run { golden: &golden, device, flip, images, tokens };
+    let run = Run { golden: &golden, device, flip, open, images, tokens };
     let training = match golden.config.source {
         Source::Flip(training) => training,
         Source::OpenClip => return run.open_clip(&tolerances),
@@ -143,11 +168,9 @@ impl<D: AllOps> Run<'_, D> {
         Ok(Parameters::new(&*self.device, layout.clone(), &values)?)
     }
 
-    /// A training program for `kept` visible patches, with images and tokens in place.
-    pub(super) fn program(&self, kept: usize) -> Result<(Program<D>, Embedded), GoldenError> {
-        let mut tape = Tape::new(self.flip.layout().clone());
-        let embedded = self.flip.record(&mut tape, self.golden.config.batch, kept);
-        Ok((tape.train(self.device.clone())?, embedded))
+    /// What computes gradients with `kept` visible patches.
+    pub(super) fn pass(&self, kept: usize) -> Result<Box<dyn Pass<D>>, GoldenError> {
+        Ok((self.open)(&self.flip, self.golden.config.batch, kept)?)
     }
 
     /// The pixels of the patches `ids`, `[batch, kept, patch_len]`.
@@ -158,18 +181,9 @@ impl<D: AllOps> Run<'_, D> {
         images.flat_map(|(image, ids)| cut_patches(image, side, patch, ids)).collect()
     }
 
-    pub(super) fn forward(
-        &self,
-        program: &mut Program<D>,
-        embedded: &Embedded,
-        ids: &[u32],
-        params: &Parameters<D>,
-    ) -> Result<f64, GoldenError> {
-        program.write(embedded.inputs.images, &self.visible(ids))?;
-        program.write(embedded.inputs.tokens, &self.tokens)?;
-        program.write(embedded.inputs.ids_keep, ids)?;
-        program.forward(params)?;
-        Ok(f64::from(program.read(embedded.outcome)?[LOSS]))
+    /// The state's inputs with these visible patches.
+    pub(super) fn batch(&self, ids: &[u32]) -> Batch {
+        Batch { images: self.visible(ids), tokens: self.tokens.clone(), ids_keep: ids.to_vec(), ..Batch::default() }
     }
 
     /// The fixed table is computed, not loaded: it must be theirs. Sines in f32 may differ in the last places.
@@ -185,19 +199,17 @@ impl<D: AllOps> Run<'_, D> {
     fn mask(&self, mask: &str, grads: bool, tolerances: &Tolerances) -> Result<Vec<Check>, GoldenError> {
         let (ids, _, kept) = self.golden.ids(&format!("{mask}/ids_keep"), Some(1))?;
         let mut params = self.parameters()?;
-        let (mut program, embedded) = self.program(kept)?;
-        let loss = self.forward(&mut program, &embedded, &ids, &params)?;
+        let mut pass = self.pass(kept)?;
+        let loss = pass.gradients(&self.batch(&ids), &mut params)?;
         let mut checks = Vec::new();
         let mut add = |what: &str, error, tolerance| {
             checks.push(Check { quantity: format!("{mask} {what}"), error, tolerance });
         };
-        for (what, var) in [("z_img", embedded.images), ("z_txt", embedded.texts)] {
-            let ours = program.read(var.slot())?;
+        for (what, ours) in ["z_img", "z_txt"].into_iter().zip(pass.embeddings()?) {
             let theirs = self.golden.f32_len(&format!("{mask}/{what}"), ours.len())?;
             add(what, largest_difference(&ours, &theirs), tolerances.embeddings);
         }
         add("loss", relative(loss, self.golden.scalar(&format!("{mask}/loss"))?), tolerances.loss);
-        program.backward(&mut params)?;
         let ours = params.download_grads(&self.device)?;
         let grad_norm = self.golden.scalar(&format!("{mask}/grad_norm"))?;
         add("gradient norm", relative(norm(ours.iter().copied()), grad_norm), tolerances.gradients);
@@ -232,12 +244,11 @@ impl<D: AllOps> Run<'_, D> {
         let &Training { b1: beta1, b2: beta2, eps, weight_decay } = training;
         let adamw = AdamWConfig { beta1, beta2, eps, weight_decay, clip_norm: 0.0 };
         let mut params = self.parameters()?;
-        let (mut program, embedded) = self.program(kept)?;
+        let mut pass = self.pass(kept)?;
         let mut optimizer = Optimizer::new(&*self.device, &params, adamw)?;
         let mut checks = Vec::new();
         for (step, ids) in ids.chunks_exact(self.golden.config.batch * kept).enumerate() {
-            let loss = self.forward(&mut program, &embedded, ids, &params)?;
-            program.backward(&mut params)?;
+            let loss = pass.gradients(&self.batch(ids), &mut params)?;
             optimizer.step(&self.device, &mut params, f64::from(rates[step]))?;
             let error = relative(loss, f64::from(losses[step]));
             checks.push(Check { quantity: format!("train loss {step}"), error, tolerance: tolerances.training_losses });
