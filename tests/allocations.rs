@@ -11,7 +11,7 @@ use flipk::device::Cpu;
 use flipk::model::{Flip, Preset};
 use flipk::optim::AdamWConfig;
 use flipk::random::{Purpose, Random};
-use flipk::train::Trainer;
+use flipk::train::{Keep, StepSize, Trainer};
 
 struct Counting;
 
@@ -37,7 +37,7 @@ unsafe impl GlobalAlloc for Counting {
 static ALLOCATOR: Counting = Counting;
 
 /// Allocations of a step and their bytes, after the first ones.
-fn per_step(cpu: Cpu, size: usize) -> (usize, usize) {
+fn per_step(cpu: Cpu, size: usize, micro_batches: usize) -> (usize, usize) {
     let config = Preset::Tiny.config();
     let kept = config.patches() / 2;
     let mut random = Random::new(1, Purpose::Test, 0, 0);
@@ -50,8 +50,8 @@ fn per_step(cpu: Cpu, size: usize) -> (usize, usize) {
     };
     let flip = Flip::new(&config, true);
     let values = flip.layout().initial_values(1);
-    let mut trainer =
-        Trainer::new(Arc::new(cpu), flip, &values, AdamWConfig::default(), size, kept, Recompute::None).unwrap();
+    let size = StepSize { micro_batches, keep: Keep::One, ..StepSize::whole(size, kept, Recompute::None) };
+    let mut trainer = Trainer::of_size(Arc::new(cpu), flip, &values, AdamWConfig::default(), size).unwrap();
     let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
     pool.install(|| {
         for _ in 0..3 {
@@ -69,13 +69,12 @@ fn per_step(cpu: Cpu, size: usize) -> (usize, usize) {
 fn a_step_allocates_next_to_nothing() {
     let Ok(bf16) = Cpu::bf16() else { return println!("skipped: this processor has no AVX-512 BF16") };
     for (precision, cpu) in [("f32", Cpu::default()), ("bf16", bf16)] {
-        for batch in [8, 64] {
-            let (count, bytes) = per_step(cpu, batch);
-            println!("{precision}, batch {batch}: {count} allocations, {bytes} bytes a step");
-            assert!(
-                count <= 16 && bytes <= 4096,
-                "{precision}, batch {batch}: {count} allocations, {bytes} bytes a step"
-            );
+        for (batch, micro_batches) in [(8, 1), (64, 1), (64, 8)] {
+            let (count, bytes) = per_step(cpu, batch, micro_batches);
+            let name = format!("{precision}, batch {batch} in {micro_batches}");
+            println!("{name}: {count} allocations, {bytes} bytes a step");
+            let (most, most_bytes) = (16 * micro_batches, 4096 * micro_batches);
+            assert!(count <= most && bytes <= most_bytes, "{name}: {count} allocations, {bytes} bytes a step");
         }
     }
 }

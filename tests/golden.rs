@@ -1,17 +1,33 @@
 //! The devices against golden states made by other implementations.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use flipk::autograd::Recompute;
 use flipk::device::Cpu;
-use flipk::golden::{Check, Tolerances, verify};
+use flipk::golden::{Check, Pass, Tolerances, verify, verify_pass};
+use flipk::model::Flip;
 use flipk::ops::AllOps;
+use flipk::train::{Keep, MicroBatches, StepSize};
+
+fn path(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/golden/{name}.safetensors"))
+}
 
 /// All quantities of a golden state, with their errors and tolerances.
 fn checks_of<D: AllOps>(name: &str, device: Arc<D>) -> Vec<Check> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/golden/{name}.safetensors"));
     let tolerances = Tolerances::of(&*device);
-    verify(&path, device, tolerances).unwrap()
+    verify(&path(name), device, tolerances).unwrap()
+}
+
+/// The same with every gradient computed in micro-batches.
+fn checks_in_micro_batches<D: AllOps>(name: &str, device: &Arc<D>, micro_batches: usize, keep: Keep) -> Vec<Check> {
+    let open = |flip: &Flip, batch: usize, kept: usize| {
+        let size = StepSize { micro_batches, keep, ..StepSize::whole(batch, kept, Recompute::None) };
+        let pass: Box<dyn Pass<D>> = Box::new(MicroBatches::new(device.clone(), flip, size)?);
+        Ok(pass)
+    };
+    verify_pass(&path(name), device.clone(), Tolerances::of(&**device), &open).unwrap()
 }
 
 fn checks<D: AllOps>(device: Arc<D>) -> Vec<Check> {
@@ -43,6 +59,22 @@ fn hold_late_losses_to_their_size(checks: &mut [Check]) {
 #[test]
 fn cpu_agrees_with_the_authors_model() {
     assert_all_hold(&checks(Arc::new(Cpu::default())));
+}
+
+#[test]
+fn micro_batches_agree_with_the_authors_model() {
+    for (micro_batches, keep) in [(2, Keep::One), (4, Keep::All), (8, Keep::One)] {
+        let checks = checks_in_micro_batches("flip_tiny", &Arc::new(Cpu::default()), micro_batches, keep);
+        assert!(checks.len() > 140, "only {} quantities were compared", checks.len());
+        assert_all_hold(&checks);
+    }
+}
+
+#[test]
+fn micro_batches_agree_with_open_clip() {
+    for name in OPEN_CLIP {
+        assert_all_hold(&checks_in_micro_batches(name, &Arc::new(Cpu::default()), 2, Keep::One));
+    }
 }
 
 /// OpenCLIP's models: CLIP's own choices, then all others (`STATES` of `tools/golden/build.py`).
@@ -92,6 +124,11 @@ mod emulated {
     #[test]
     fn kernels_in_f32_agree_with_the_authors_model() {
         assert_all_hold(&checks(emulated::<f32>()));
+    }
+
+    #[test]
+    fn kernels_in_f32_in_micro_batches_agree_with_the_authors_model() {
+        assert_all_hold(&checks_in_micro_batches("flip_tiny", &emulated::<f32>(), 2, Keep::One));
     }
 
     #[test]

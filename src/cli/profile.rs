@@ -129,6 +129,14 @@ impl Profile {
             None => described(&options)?.model,
         };
         let mut settings = Settings::resolve(options, base, tokenizer.vocab_size())?;
+        if settings.micro_batches > 1 {
+            let (count, rows) = (settings.micro_batches, settings.step_size().rows());
+            put(format_args!(
+                "one micro-batch of {rows} as a step of its own; a step of the run computes its towers {count} times, \
+                 and its loss over the whole batch\n"
+            ))?;
+            (settings.loader.batch, settings.loader.streams, settings.micro_batches) = (rows, 1, 1);
+        }
         let (data, model) = (settings.open_data(None)?, settings.model_name());
         let (warm_up, steps, time) = (2, self.count as usize, Duration::from_secs(self.seconds.into()));
         let job = profile::Job { settings, data, tokenizer, model, warm_up, steps, time };

@@ -51,6 +51,13 @@ unsafe impl Sync for CpuMemory {}
 
 const ALIGNMENT: usize = 4096;
 
+/// Where control groups (version 2, version 1) say how much memory a container may use, and how much it uses. Without a
+/// limit the first file is missing, or is no number, or a huge one.
+const CONTAINER: [[&str; 2]; 2] = [
+    ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"],
+    ["/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"],
+];
+
 impl Drop for CpuMemory {
     fn drop(&mut self) {
         // SAFETY: `start` was allocated with exactly this layout.
@@ -146,12 +153,16 @@ impl Device for Cpu {
         Ok(())
     }
 
-    /// Four fifths of what Linux calls available.
+    /// Half of what Linux calls available, or of what the container may still use: other programs and the cache of
+    /// files need some, too.
     fn free_bytes(&self) -> Option<usize> {
+        let number = |path: &str| std::fs::read_to_string(path).ok()?.trim().parse::<usize>().ok();
+        let left = |[limit, used]: [&str; 2]| Some(number(limit)?.saturating_sub(number(used)?));
+        let groups = CONTAINER.iter().filter_map(|files| left(*files));
         let text = std::fs::read_to_string("/proc/meminfo").ok()?;
         let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
         let kibibytes: usize = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-        Some(kibibytes.saturating_mul(1024) / 5 * 4)
+        groups.chain([kibibytes.saturating_mul(1024)]).min().map(|bytes| bytes / 2)
     }
 
     fn swap_in(&self, copies: Vec<(&mut [u8], &[u8])>) -> Result<(), DeviceError> {

@@ -116,6 +116,11 @@ impl Flip {
         self.logit_scale
     }
 
+    /// The scalars of the loss: the logarithm of the inverse temperature, and the sigmoid loss's bias.
+    pub fn loss_scalars(&self) -> (ParamId, Option<ParamId>) {
+        (self.logit_scale, self.logit_bias)
+    }
+
     /// Records the vision tower: `(images, ids_keep, embeddings [batch, embed_dim])`.
     pub fn vision<D: AllOps>(&self, tape: &mut Tape<D>, batch: usize, kept: usize) -> (Slot<u8>, Slot<u32>, Var<f32>) {
         let ModelConfig { image_size: side, patch_size: patch, normalisation, ln_after_pool, .. } = self.config;

@@ -7,7 +7,7 @@ use crate::data::kept_patches;
 use crate::device::Cuda;
 use crate::model::{Flip, ModelConfig};
 use crate::ops::adamw::{AdamW, NUMBERS};
-use crate::train;
+use crate::train::{self, StepSize};
 
 /// What the driver's context, cuBLASLt's workspace and the loaded kernels take besides the planned buffers.
 const OVERHEAD: usize = 700 << 20;
@@ -15,11 +15,15 @@ const OVERHEAD: usize = 700 << 20;
 /// Bytes of a training step on a GPU in bf16: weights, their bf16 copy, gradients, moments, activations, the next
 /// batch, and the optimizer's few numbers.
 pub fn step_bytes(config: &ModelConfig, mask_ratio: f64, batch: usize, recompute: Recompute) -> usize {
+    bytes_of_size(config, StepSize::whole(batch, kept_patches(config.patches(), mask_ratio), recompute))
+}
+
+/// As [`step_bytes`], in one pass or in micro-batches.
+pub fn bytes_of_size(config: &ModelConfig, size: StepSize) -> usize {
     let flip = Flip::new(config, true);
     let parameters = flip.layout().arena_len();
     let optimizer = 4 * (<Cuda<bf16> as AdamW>::norm_len(parameters) + NUMBERS) + parameters / DECAY_BLOCK;
-    let kept = kept_patches(config.patches(), mask_ratio);
-    parameters * (4 * 4 + 2) + optimizer + train::step_bytes::<Cuda<bf16>>(&flip, batch, kept, recompute)
+    parameters * (4 * 4 + 2) + optimizer + train::step_bytes::<Cuda<bf16>>(&flip, size)
 }
 
 /// The largest multiple of 8 pairs that fits `memory` bytes; `None` if not even 8 do.

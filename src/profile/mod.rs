@@ -30,7 +30,7 @@ pub use benches::{BenchRow, Benches, Verdict};
 pub use ceilings::{Ceilings, measure_ceilings, product_ceiling};
 pub use compare::compare;
 #[cfg(feature = "cuda")]
-pub use fit::{largest_batch, step_bytes};
+pub use fit::{bytes_of_size, largest_batch, step_bytes};
 pub use picture::svg;
 pub use report::{Group, Line, group};
 pub use trace::chrome_trace;

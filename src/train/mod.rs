@@ -5,6 +5,7 @@
 //! | `options`, `precision`, `settings` | what the user asks for, and the complete configuration that results |
 //! | `access` | how shards are fetched |
 //! | `trainer` | one optimizer step: batch in, loss out, weights updated |
+//! | `pass` | the gradient of a step: in one pass over the batch, or in micro-batches |
 //! | `plan`, `resume` | what a run is made of; which run and checkpoint to resume from |
 //! | `pace` | what is known only on the device: how many samples fit a time, and the precision |
 //! | `run`, `summary` | the loop: data, steps, metrics, checkpoints, evaluation; its result |
@@ -32,6 +33,7 @@ mod memory;
 mod metrics;
 mod options;
 mod pace;
+mod pass;
 mod plan;
 mod precision;
 mod progress;
@@ -53,6 +55,7 @@ pub use self::{
     memory::{largest_batch, step_bytes},
     metrics::Metrics,
     options::Options,
+    pass::{Keep, MicroBatches, StepSize},
     plan::{Plan, described, tokenizer},
     precision::Precision,
     progress::{Progress, Report},

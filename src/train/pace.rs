@@ -64,8 +64,8 @@ impl Plan {
         let settings = &self.settings;
         let flip = Flip::with_loss(&settings.model, settings.loss, settings.decay_cls);
         let values = flip.layout().initial_values(settings.seed);
-        let (batch, kept) = (settings.loader.batch, settings.loader.kept());
-        let mut trainer = Trainer::new(device.clone(), flip, &values, settings.adamw, batch, kept, settings.recompute)?;
+        let size = settings.step_size();
+        let mut trainer = Trainer::of_size(device.clone(), flip, &values, settings.adamw, size)?;
         let (data, tokenizer) = (self.data.clone(), self.tokenizer.clone());
         let mut loader =
             Loader::new(data, tokenizer, settings.loader.clone(), Position::start(settings.loader.streams))?;

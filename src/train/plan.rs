@@ -117,6 +117,8 @@ impl Plan {
         if options.jpeg.replace(jpeg).is_some_and(|asked| asked != jpeg) {
             return Err(not_the_runs("--jpeg", &folder));
         }
+        // Other micro-batches change roundings; the order of the data stays that of the run's streams.
+        options.streams.get_or_insert(before.streams.or(before.micro_batches).unwrap_or(1));
         let adds = |options: &Options| options.special_tokens.unwrap_or(false);
         let fixed = [
             ("--special-tokens", adds(&options) == adds(&before)),

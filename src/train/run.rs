@@ -103,14 +103,16 @@ impl<'a, D: AllOps> Run<'a, D> {
             fingerprint: plan.data.fingerprint(),
             seconds: 0.0,
             arithmetic: None,
+            micro_batches: None,
         };
         let mut state = resume.map_or_else(fresh, |checkpoint| checkpoint.state.clone());
+        state.micro_batches = Some(settings.micro_batches).filter(|&count| count > 1);
         let before = state.arithmetic.replace(device.arithmetic());
         let another = before.filter(|before| Some(before) != state.arithmetic.as_ref());
         let (data, tokenizer) = (plan.data.clone(), plan.tokenizer.clone());
         let loader = Loader::new(data, tokenizer, settings.loader.clone(), state.position.clone())?;
-        let (batch, kept) = (settings.loader.batch, settings.loader.kept());
-        let mut trainer = Trainer::new(device, flip, &values, settings.adamw, batch, kept, settings.recompute)?;
+        let size = settings.step_size();
+        let mut trainer = Trainer::of_size(device, flip, &values, settings.adamw, size)?;
         if let Some(checkpoint) = resume {
             trainer.set_moments(&checkpoint.moments(&layout)?)?;
         }
@@ -172,6 +174,7 @@ impl<'a, D: AllOps> Run<'a, D> {
             Bytes(self.trainer.activation_bytes()),
             self.trainer.device().describe(),
         );
+        log::lines(self.trainer.cost_of_micro_batches());
         let captions = introduction::captions(self.plan.data.looked_at(), &self.plan.tokenizer, loader);
         let held_out = self.plan.held_out.iter().flat_map(|held_out| &held_out.notes);
         let variety = Variety::of(self.plan.data.looked_at());

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Options, TrainError, pace};
+use super::{Options, StepSize, TrainError, pace};
 use crate::autograd::Recompute;
 use crate::data::image::{Decoding, ExifOrientation, JpegDecoder};
 use crate::data::{Augmentation, CaptionKeys, CaptionLines, CaptionVariation, LoaderConfig, Order, TrainingData};
@@ -47,6 +47,8 @@ pub struct Settings {
     pub decay_cls: bool,
     /// What the backward pass recomputes.
     pub recompute: Recompute,
+    /// Equal parts in which each batch is computed.
+    pub micro_batches: usize,
     /// Learning rate after the warm-up.
     pub peak_lr: f64,
     /// `None`: the default warm-up ([`Self::warmup_steps`]).
@@ -168,6 +170,7 @@ impl Settings {
         let (data, eval_data) = data(o);
         let model = model(o, base, vocab)?;
         let seed = or(&mut o.seed, 0);
+        let micro_batches = or(&mut o.micro_batches, 1);
         let loader = loader(o, &recipe, &model, seed)?;
         let captions = CaptionKeys {
             caption_key: o.caption_key.clone(),
@@ -195,6 +198,7 @@ impl Settings {
             adamw: adamw(o, recipe.adamw)?,
             decay_cls: or(&mut o.decay_cls, true),
             recompute: or(&mut o.recompute, Recompute::default()),
+            micro_batches,
             peak_lr: peak_lr(o, recipe.rate, loader.batch)?,
             warmup_samples: o.warmup_samples,
             time: time(o)?,
@@ -242,6 +246,12 @@ impl Settings {
     /// The file with the numbers of samples in shards that were opened before.
     pub(super) fn index_cache(&self, run: &Path) -> PathBuf {
         self.options.index_cache.as_deref().unwrap_or(run).join("shards.tsv")
+    }
+
+    /// Sizes of a step.
+    pub fn step_size(&self) -> StepSize {
+        let whole = StepSize::whole(self.loader.batch, self.loader.kept(), self.recompute);
+        StepSize { micro_batches: self.micro_batches, ..whole }
     }
 
     /// A short name of the model.
@@ -301,6 +311,10 @@ fn model(o: &mut Options, base: ModelConfig, vocab: usize) -> Result<ModelConfig
 
 fn loader(o: &mut Options, recipe: &Recipe, model: &ModelConfig, seed: u64) -> Result<LoaderConfig, TrainError> {
     let base = LoaderConfig::default();
+    let (batch, micro_batches) = (or(&mut o.batch, recipe.batch), o.micro_batches.unwrap_or(1));
+    if micro_batches == 0 || !batch.is_multiple_of(micro_batches) {
+        return Err(wrong("micro_batches", micro_batches, &format!("it must divide the batch of {batch}")));
+    }
     let augmentation = Augmentation {
         area: (or(&mut o.crop_min, recipe.augmentation.area.0), or(&mut o.crop_max, recipe.augmentation.area.1)),
         aspect: recipe.augmentation.aspect,
@@ -312,8 +326,8 @@ fn loader(o: &mut Options, recipe: &Recipe, model: &ModelConfig, seed: u64) -> R
         max_tags: or(&mut o.max_tags, recipe.captions.max_tags),
     };
     let loader = LoaderConfig {
-        batch: or(&mut o.batch, recipe.batch),
-        streams: or(&mut o.streams, base.streams),
+        batch,
+        streams: or(&mut o.streams, micro_batches),
         weights: o.weight.clone().unwrap_or_default(),
         resample: or(&mut o.resample, base.resample),
         image_size: model.image_size,
@@ -453,5 +467,17 @@ mod tests {
         assert!(error(Options { epoch_samples: Some(0), ..none() }).contains("epoch_samples = 0"));
         assert!(error(Options { weight: Some(vec![1.0, 0.0]), ..none() }).contains("weight = 0"));
         assert!(error(Options { beta2: Some(1.0), ..none() }).contains("beta2 = 1"));
+        let parts = |micro_batches| Options { batch: Some(16), micro_batches: Some(micro_batches), ..none() };
+        assert!(error(parts(5)).contains("micro_batches = 5 is invalid: it must divide the batch of 16"));
+        assert!(error(parts(0)).contains("micro_batches = 0"));
+    }
+
+    #[test]
+    fn each_micro_batch_has_a_stream_unless_told_otherwise() {
+        let streams = |micro_batches, streams| {
+            let options = Options { batch: Some(16), micro_batches, streams, ..Options::default() };
+            resolve(options).unwrap().loader.streams
+        };
+        assert_eq!([streams(None, None), streams(Some(4), None), streams(Some(4), Some(2))], [1, 4, 2]);
     }
 }

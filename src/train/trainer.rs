@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use super::memory;
-use crate::autograd::{Parameters, Program, Recompute, Tape};
+use super::pass::{MicroBatches, StepSize, Whole, sum_leaves};
+use crate::autograd::{Parameters, Program, Recompute};
 use crate::data::Batch;
 use crate::device::{Device, DeviceError, Graph, Pending};
-use crate::model::{Embedded, Flip};
+use crate::model::Flip;
 use crate::ops::AllOps;
-use crate::ops::pairwise::{IMAGE_CORRECT, LOSS, MAX_LOGIT_SCALE, TEXT_CORRECT};
+use crate::ops::pairwise::{IMAGE_CORRECT, LOSS, MAX_LOGIT_SCALE, OUTCOME_LEN, TEXT_CORRECT};
 use crate::optim::{AdamWConfig, Moments, Optimizer};
 
 /// A model in training: weights, moments and the program of a step.
@@ -52,15 +52,20 @@ pub struct Trainer<D: Device> {
     flip: Flip,
     params: Parameters<D>,
     optimizer: Optimizer<D>,
-    program: Program<D>,
-    embedded: Embedded,
-    batch: usize,
+    pass: Pass<D>,
+    size: StepSize,
     /// Steps that were run call by call.
     plain_steps: u64,
     /// The calls of a step, once they are captured.
     graph: Option<Box<dyn Graph>>,
     /// The last step, until its outcome is read.
     submitted: Option<Submitted>,
+}
+
+/// What computes the gradients.
+enum Pass<D: Device> {
+    Whole(Whole<D>),
+    Micro(MicroBatches<D>),
 }
 
 /// A step that may still be computed.
@@ -82,7 +87,7 @@ pub struct StepOutcome {
 
 impl<D: AllOps> Trainer<D> {
     /// `values`: the initial weights, `[arena_len]`; `kept`: visible patches per image; `recompute`: what the backward
-    /// pass recomputes.
+    /// pass recomputes. The batch is computed in one pass.
     ///
     /// # Errors
     /// Too little memory on the device; the error says which batch would fit.
@@ -95,20 +100,28 @@ impl<D: AllOps> Trainer<D> {
         kept: usize,
         recompute: Recompute,
     ) -> Result<Self, DeviceError> {
+        Self::of_size(device, flip, values, adamw, StepSize::whole(batch, kept, recompute))
+    }
+
+    /// As [`Self::new`], in one pass or in micro-batches.
+    ///
+    /// # Errors
+    /// As [`Self::new`]; a batch that the micro-batches do not divide.
+    pub fn of_size(
+        device: Arc<D>,
+        flip: Flip,
+        values: &[f32],
+        adamw: AdamWConfig,
+        size: StepSize,
+    ) -> Result<Self, DeviceError> {
         let params = Parameters::new(&*device, flip.layout().clone(), values)?;
         let optimizer = Optimizer::new(&*device, &params, adamw)?;
-        let mut tape = Tape::new(flip.layout().clone());
-        tape.recompute(recompute);
-        let embedded = flip.record(&mut tape, batch, kept);
-        let bytes = |batch, recompute| memory::step_bytes::<D>(&flip, batch, kept, recompute);
-        let advise = |error, taken| memory::advise(error, (batch, recompute), taken, bytes);
-        let mut program = tape.train(device.clone()).map_err(|error| advise(error, 0))?;
-        let inputs = embedded.inputs;
-        let inputs = [inputs.images.id(), inputs.tokens.id(), inputs.ids_keep.id()];
-        let reserved = program.reserve_prefetch(&inputs);
-        reserved.map_err(|error| advise(error, program.activation_bytes() + program.prefetch_bytes()))?;
+        let pass = match size.micro_batches {
+            1 => Pass::Whole(Whole::new(&device, &flip, size)?),
+            _ => Pass::Micro(MicroBatches::new(device.clone(), &flip, size)?),
+        };
         let (graph, submitted) = (None, None);
-        Ok(Self { device, flip, params, optimizer, program, embedded, batch, plain_steps: 0, graph, submitted })
+        Ok(Self { device, flip, params, optimizer, pass, size, plain_steps: 0, graph, submitted })
     }
 
     /// Forward, backward, update. Weights stay as they are if the loss or a gradient is not finite.
@@ -139,16 +152,15 @@ impl<D: AllOps> Trainer<D> {
     }
 
     /// A device that can capture its calls does so in the second step (the first one loads kernels) and replays the
-    /// graph from then on, with the same bits.
+    /// graph from then on, with the same bits. Micro-batches are computed call by call: their inputs are uploaded
+    /// within the step, which is not possible during capture.
     fn run(&mut self, batch: &Batch, lr: f64) -> Result<Submitted, DeviceError> {
-        let inputs = self.embedded.inputs;
-        self.program.prefetch(inputs.images, &batch.images)?;
-        self.program.prefetch(inputs.tokens, &batch.tokens)?;
-        self.program.prefetch(inputs.ids_keep, &batch.ids_keep)?;
-        self.program.swap_in()?;
+        if let Pass::Whole(whole) = &mut self.pass {
+            whole.load(batch)?;
+        }
         self.optimizer.prepare(&self.device, lr)?;
-        if self.plain_steps == 1 && self.device.begin_capture()? {
-            let computed = self.compute();
+        if self.plain_steps == 1 && matches!(self.pass, Pass::Whole(_)) && self.device.begin_capture()? {
+            let computed = self.compute(batch);
             // The capture must end even if the step failed.
             let graph = self.device.end_capture();
             computed?;
@@ -158,17 +170,21 @@ impl<D: AllOps> Trainer<D> {
             Some(graph) => graph.replay()?,
             None => {
                 self.plain_steps += 1;
-                self.compute()?;
+                self.compute(batch)?;
             }
         }
-        let outcome = self.program.read_async(self.embedded.outcome)?;
+        let outcome = match &self.pass {
+            Pass::Whole(whole) => whole.program.read_async(whole.embedded.outcome)?,
+            Pass::Micro(micro) => micro.outcomes_async()?,
+        };
         Ok(Submitted { outcome, grad_norm: self.optimizer.norm_async(&self.device)? })
     }
 
     fn wait(&self, submitted: Submitted) -> Result<StepOutcome, DeviceError> {
-        let (outcome, grad_norm) = ((submitted.outcome)()?, (submitted.grad_norm)()?[0]);
+        let (mut outcome, grad_norm) = ((submitted.outcome)()?, (submitted.grad_norm)()?[0]);
+        sum_leaves(&mut outcome, OUTCOME_LEN);
         let correct = f64::from(outcome[IMAGE_CORRECT] + outcome[TEXT_CORRECT]);
-        let accuracy = correct / (2 * self.batch) as f64;
+        let accuracy = correct / (2 * self.size.batch) as f64;
         Ok(StepOutcome { loss: f64::from(outcome[LOSS]), accuracy, grad_norm: f64::from(grad_norm) })
     }
 
@@ -178,26 +194,31 @@ impl<D: AllOps> Trainer<D> {
         self.plain_steps = u64::MAX / 2;
     }
 
-    fn compute(&mut self) -> Result<(), DeviceError> {
-        self.program.forward(&self.params)?;
-        self.program.backward(&mut self.params)?;
+    fn compute(&mut self, batch: &Batch) -> Result<(), DeviceError> {
+        match &mut self.pass {
+            Pass::Whole(whole) => whole.compute(&mut self.params)?,
+            Pass::Micro(micro) => micro.gradients(batch, &mut self.params)?,
+        }
         self.optimizer.apply(&self.device, &mut self.params)
     }
 
-    /// As [`Self::step`], with an event at the start, after the upload, after each step of [`Self::program`], and after
-    /// the update.
+    /// As [`Self::step`] in one pass, with an event at the start, after the upload, after each step of
+    /// [`Self::program`], and after the update.
     ///
     /// # Errors
-    /// If the device fails.
+    /// If the device fails, or with micro-batches.
     pub fn step_with_events(&mut self, batch: &Batch, lr: f64) -> Result<Vec<D::Event>, DeviceError> {
+        let Pass::Whole(Whole { program, embedded }) = &mut self.pass else {
+            return Err(DeviceError::Unsupported { what: "events within a step of micro-batches".to_owned() });
+        };
         let mut events = vec![self.device.record_event()?];
-        let inputs = self.embedded.inputs;
-        self.program.write(inputs.images, &batch.images)?;
-        self.program.write(inputs.tokens, &batch.tokens)?;
-        self.program.write(inputs.ids_keep, &batch.ids_keep)?;
+        let inputs = embedded.inputs;
+        program.write(inputs.images, &batch.images)?;
+        program.write(inputs.tokens, &batch.tokens)?;
+        program.write(inputs.ids_keep, &batch.ids_keep)?;
         events.push(self.device.record_event()?);
-        for index in 0..self.program.steps().len() {
-            self.program.run_step(index, &mut self.params)?;
+        for index in 0..program.steps().len() {
+            program.run_step(index, &mut self.params)?;
             events.push(self.device.record_event()?);
         }
         self.optimizer.step(&self.device, &mut self.params, lr)?;
@@ -220,19 +241,36 @@ impl<D: AllOps> Trainer<D> {
         &self.params
     }
 
-    /// The program of a step.
+    /// The program of a step; with micro-batches, that of the towers of one.
     pub fn program(&self) -> &Program<D> {
-        &self.program
+        match &self.pass {
+            Pass::Whole(whole) => &whole.program,
+            Pass::Micro(micro) => micro.program(),
+        }
     }
 
     /// Model FLOPs of a step.
     pub fn step_flops(&self) -> u64 {
-        self.program.flops().1
+        match &self.pass {
+            Pass::Whole(whole) => whole.program.flops().1,
+            Pass::Micro(micro) => micro.flops(),
+        }
     }
 
     /// Bytes of all activations of a step.
     pub fn activation_bytes(&self) -> usize {
-        self.program.activation_bytes()
+        match &self.pass {
+            Pass::Whole(whole) => whole.program.activation_bytes(),
+            Pass::Micro(micro) => micro.activation_bytes(),
+        }
+    }
+
+    /// What micro-batches cost in memory and time, a line for the user; `None` for one pass.
+    pub fn cost_of_micro_batches(&self) -> Option<String> {
+        match &self.pass {
+            Pass::Whole(_) => None,
+            Pass::Micro(micro) => Some(micro.describe_cost(&self.flip)),
+        }
     }
 
     /// The inverse temperature that the loss uses.
@@ -249,8 +287,12 @@ impl<D: AllOps> Trainer<D> {
     /// # Errors
     /// If the device fails.
     pub fn embeddings(&self) -> Result<[Vec<f32>; 2], DeviceError> {
-        let Embedded { images, texts, .. } = self.embedded;
-        Ok([self.program.read(images.slot())?, self.program.read(texts.slot())?])
+        match &self.pass {
+            Pass::Whole(Whole { program, embedded }) => {
+                Ok([program.read(embedded.images.slot())?, program.read(embedded.texts.slot())?])
+            }
+            Pass::Micro(micro) => micro.embeddings(),
+        }
     }
 
     /// Weights and moments on the host.

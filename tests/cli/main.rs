@@ -12,6 +12,7 @@ mod formats;
 mod harness;
 mod kills;
 mod logging;
+mod micro_batches;
 mod mistakes;
 mod mixing;
 mod models;

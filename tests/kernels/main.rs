@@ -16,6 +16,7 @@ mod hash;
 mod layer_scale;
 mod layernorm;
 mod linear;
+mod micro_batches;
 mod model;
 mod optimizer;
 mod pool;

@@ -22,7 +22,7 @@ const MODES: [Recompute; 3] = [Recompute::None, Recompute::Cheap, Recompute::Blo
 const BATCH: usize = 6;
 const RATIO: f64 = 0.5;
 
-fn config() -> ModelConfig {
+pub fn config() -> ModelConfig {
     let tower = TowerConfig::new(3, 64, 2);
     ModelConfig {
         image_size: 32,

@@ -11,6 +11,7 @@ mod harness;
 mod attention;
 mod layernorm;
 mod linear;
+mod micro_batches;
 mod optimizer;
 mod pairwise;
 mod recompute;

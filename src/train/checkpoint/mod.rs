@@ -58,6 +58,9 @@ pub struct State {
     /// Of the device ([`crate::device::Device::arithmetic`]); older checkpoints lack it.
     #[serde(default)]
     pub arithmetic: Option<String>,
+    /// Equal parts in which each batch was computed, if there were several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub micro_batches: Option<usize>,
 }
 
 /// An open checkpoint.
@@ -111,6 +114,7 @@ pub fn save_weights(
         fingerprint: 0,
         seconds: 0.0,
         arithmetic: None,
+        micro_batches: None,
     };
     write(path, &state, views(layout, "", weights))
 }
@@ -349,6 +353,7 @@ mod tests {
             fingerprint: 5,
             seconds: 1.5,
             arithmetic: None,
+            micro_batches: None,
         }
     }
 

@@ -126,7 +126,7 @@ pub struct Options {
     #[cfg_attr(feature = "cli", arg(long, help_heading = "Data"))]
     pub order: Option<Order>,
     /// Number of independent streams that the order is cut into. Each has its own position, and a batch takes equal
-    /// parts from all [default: 1]
+    /// parts from all [default: 1; in training, as many as --micro-batches]
     #[cfg_attr(feature = "cli", arg(long, value_name = "N", help_heading = "Data"))]
     pub streams: Option<usize>,
     /// Folder that keeps the sample count of each shard for later runs, written as shards are opened [default: the
@@ -256,6 +256,12 @@ pub struct Options {
     /// What the backward pass recomputes instead of storing it, so that larger batches fit [default: none]
     #[cfg_attr(feature = "cli", arg(long, help_heading = "Training"))]
     pub recompute: Option<Recompute>,
+    /// Equal parts in which each batch is computed, so that large batches fit: the gradient is exactly that of the
+    /// whole batch, with the activations of one part in memory; only roundings differ. Takes about a third more time,
+    /// as each forward pass runs twice, unless all activations fit. Each part has a stream of the data of its own
+    /// (--streams). Combines with --recompute [default: 1]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N", help_heading = "Training"))]
+    pub micro_batches: Option<usize>,
     /// Seed of all random numbers; the same seed gives the same run, to the bit
     #[cfg_attr(feature = "cli", arg(long, help_heading = "Training"))]
     pub seed: Option<u64>,

@@ -1,0 +1,247 @@
+//! A pass in micro-batches: the exact gradient of the whole batch, with the activations of a part of it (Gao et al.
+//! 2021, "Scaling deep contrastive learning batch size under memory limited setup").
+//!
+//! 1. The towers embed each micro-batch; only the embeddings are kept.
+//! 2. The loss is computed over all pairs of the whole batch: for each micro-batch the rows of its images and of its
+//!    texts.
+//! 3. For each micro-batch its embeddings' gradients; the towers run forwards again, with the same inputs, and then
+//!    backwards. Parameters' gradients are added in a fixed tree over the micro-batches.
+//!
+//! If the activations of all micro-batches fit the memory, each has a program of its own, and no forward pass runs
+//! twice. The bits are the same. They are those of each micro-batch on its own and of the tree, whoever computes it.
+
+use std::sync::Arc;
+
+use super::{GradientTree, Keep, StepSize, sum_leaves};
+use crate::autograd::{Parameters, Program, Slot, Step, Tape, Var};
+use crate::data::Batch;
+use crate::device::{Device, DeviceError, Pending};
+use crate::golden;
+use crate::model::{Flip, Inputs};
+use crate::ops::AllOps;
+use crate::ops::pairwise::{LOSS, OUTCOME_LEN, Parts, Shape};
+use crate::train::memory;
+use crate::units::Bytes;
+
+/// The towers of one micro-batch, and where the gradients of its embeddings go.
+struct Towers<D: Device> {
+    program: Program<D>,
+    inputs: Inputs,
+    embeddings: [Var<f32>; 2],
+    seeds: [Slot<f32>; 2],
+}
+
+/// Records both towers without a loss; embeddings are retained.
+pub(crate) fn record_towers<D: AllOps>(flip: &Flip, size: StepSize) -> (Tape<D>, Inputs, [Var<f32>; 2]) {
+    let mut tape = Tape::new(flip.layout().clone());
+    tape.recompute(size.recompute);
+    let (images, ids_keep, z_images) = flip.vision(&mut tape, size.rows(), size.kept);
+    let (tokens, z_texts) = flip.text(&mut tape, size.rows());
+    tape.retain(z_images.slot());
+    tape.retain(z_texts.slot());
+    (tape, Inputs { images, ids_keep, tokens }, [z_images, z_texts])
+}
+
+/// Computes gradients in micro-batches.
+pub struct MicroBatches<D: Device> {
+    device: Arc<D>,
+    size: StepSize,
+    width: usize,
+    /// One for each micro-batch, or one for all.
+    towers: Vec<Towers<D>>,
+    loss: Parts<D>,
+    tree: GradientTree<D>,
+}
+
+impl<D: AllOps> MicroBatches<D> {
+    /// # Errors
+    /// Too little memory on the device; the error says what would fit. A batch that the micro-batches do not divide.
+    pub fn new(device: Arc<D>, flip: &Flip, size: StepSize) -> Result<Self, DeviceError> {
+        let StepSize { batch, micro_batches, .. } = size;
+        if micro_batches == 0 || !batch.is_multiple_of(micro_batches) {
+            let what = format!("a batch of {batch} in {micro_batches} equal micro-batches");
+            return Err(DeviceError::Unsupported { what });
+        }
+        let all = match size.keep {
+            Keep::All => true,
+            Keep::One => false,
+            Keep::Auto => {
+                let needed = memory::step_bytes::<D>(flip, StepSize { keep: Keep::All, ..size });
+                device.free_bytes().is_some_and(|free| needed.saturating_add(memory::RESERVE) <= free)
+            }
+        };
+        let one = |size: StepSize| StepSize { keep: if all { Keep::All } else { Keep::One }, ..size };
+        let advise = |error, taken| memory::advise(error, size, taken, |size| memory::step_bytes::<D>(flip, one(size)));
+        let sizes = [micro_batches, size.rows(), flip.config.embed_dim];
+        let loss = Parts::new(&*device, sizes, flip.loss_scalars()).map_err(|error| advise(error, 0))?;
+        let tree = GradientTree::new(&*device, micro_batches, flip.layout().arena_len());
+        let tree = tree.map_err(|error| advise(error, 0))?;
+        let programs = if all { micro_batches } else { 1 };
+        let towers = (0..programs).map(|_| Towers::new(&device, flip, size)).collect::<Result<_, _>>();
+        let towers = towers.map_err(|error| advise(error, 0))?;
+        Ok(Self { device, size, width: flip.config.embed_dim, towers, loss, tree })
+    }
+
+    /// The number of micro-batches.
+    fn count(&self) -> usize {
+        self.size.micro_batches
+    }
+
+    /// Whether each forward pass runs twice.
+    pub fn runs_forward_twice(&self) -> bool {
+        self.towers.len() < self.count()
+    }
+
+    /// Which of the towers compute a micro-batch.
+    fn place(&self, micro_batch: usize) -> usize {
+        micro_batch.min(self.towers.len() - 1)
+    }
+
+    fn towers(&mut self, micro_batch: usize) -> &mut Towers<D> {
+        let place = self.place(micro_batch);
+        &mut self.towers[place]
+    }
+
+    /// Leaves the gradients of the loss of `batch` in `params`. [`Self::outcomes_async`] has the loss. Uploads of a
+    /// micro-batch run beside the computation of the one before.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn gradients(&mut self, batch: &Batch, params: &mut Parameters<D>) -> Result<(), DeviceError> {
+        let (count, device) = (self.count(), self.device.clone());
+        let twice = self.runs_forward_twice();
+        self.load(batch, 0)?;
+        for micro_batch in 0..count {
+            let towers = self.towers(micro_batch);
+            towers.program.swap_in()?;
+            towers.program.forward(params)?;
+            if micro_batch + 1 < count {
+                self.load(batch, micro_batch + 1)?;
+            } else if twice {
+                self.load(batch, 0)?;
+            }
+            let Towers { program, embeddings: [images, texts], .. } = &self.towers[self.place(micro_batch)];
+            let [images, texts] = [images, texts].map(|var| program.view(var.slot()));
+            self.loss.gather(&device, micro_batch, images, texts)?;
+        }
+        for micro_batch in 0..count {
+            self.loss.forward(&device, micro_batch, params)?;
+        }
+        for micro_batch in 0..count {
+            if twice {
+                let towers = self.towers(micro_batch);
+                towers.program.swap_in()?;
+                towers.program.forward(params)?;
+                if micro_batch + 1 < count {
+                    self.load(batch, micro_batch + 1)?;
+                }
+            }
+            let place = self.place(micro_batch);
+            let Towers { program, seeds, .. } = &mut self.towers[place];
+            self.loss.backward(&device, micro_batch, params, program.views_mut(*seeds))?;
+            program.backward(params)?;
+            self.tree.add(&device, micro_batch, params)?;
+        }
+        Ok(())
+    }
+
+    /// Starts the upload of the inputs of a micro-batch: its rows of the batch.
+    fn load(&mut self, batch: &Batch, micro_batch: usize) -> Result<(), DeviceError> {
+        fn own<T>(all: &[T], micro_batch: usize, count: usize) -> &[T] {
+            let each = all.len() / count;
+            &all[micro_batch * each..(micro_batch + 1) * each]
+        }
+        let count = self.count();
+        let Towers { program, inputs, .. } = self.towers(micro_batch);
+        program.prefetch(inputs.images, own(&batch.images, micro_batch, count))?;
+        program.prefetch(inputs.tokens, own(&batch.tokens, micro_batch, count))?;
+        program.prefetch(inputs.ids_keep, own(&batch.ids_keep, micro_batch, count))
+    }
+
+    /// The shares of the micro-batches in the loss and in the numbers of right answers, `[micro_batches, 3]`
+    /// ([`crate::ops::pairwise`]).
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn outcomes_async(&self) -> Result<Pending, DeviceError> {
+        self.loss.outcomes_async(&self.device)
+    }
+
+    /// As [`super::super::Trainer::embeddings`].
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn embeddings(&self) -> Result<[Vec<f32>; 2], DeviceError> {
+        self.loss.embeddings(&self.device)
+    }
+
+    /// The program of the first micro-batch's towers.
+    pub fn program(&self) -> &Program<D> {
+        &self.towers[0].program
+    }
+
+    /// Bytes of all activations, embeddings of the whole batch included.
+    pub fn activation_bytes(&self) -> usize {
+        let towers: usize = self.towers.iter().map(|towers| towers.program.activation_bytes()).sum();
+        towers + self.loss.bytes()
+    }
+
+    /// What this costs in memory and time.
+    pub(crate) fn describe_cost(&self, flip: &Flip) -> String {
+        let one_pass = memory::step_bytes::<D>(flip, StepSize { micro_batches: 1, ..self.size });
+        let sums = GradientTree::<D>::depth(self.count()) * flip.layout().arena_len() * size_of::<f32>();
+        let time = match self.runs_forward_twice() {
+            true => format!("about {:.2} times the time, since each forward pass runs twice", self.slowdown()),
+            false => "no forward pass runs twice, since the activations of all fit".to_owned(),
+        };
+        format!(
+            "{} micro-batches of {}: activations {} (in one pass: {}), sums of gradients {}; {time}",
+            self.count(),
+            self.size.rows(),
+            Bytes(self.activation_bytes()),
+            Bytes(one_pass),
+            Bytes(sums),
+        )
+    }
+
+    /// FLOPs of the towers with a second forward pass over those without it.
+    fn slowdown(&self) -> f64 {
+        let program = self.program();
+        let (forward, all) = program.flops();
+        let recomputed = program.steps().iter().map(|step| match *step {
+            Step::Recompute { op, cheap } => program.recompute_work(op, cheap).flops,
+            _ => 0,
+        });
+        let once = all + recomputed.sum::<u64>();
+        (once + forward) as f64 / once.max(1) as f64
+    }
+
+    /// Model FLOPs of a step: those of one pass over the batch.
+    pub fn flops(&self) -> u64 {
+        let loss: u64 = Shape::work_of_batch(self.size.batch, self.width).iter().map(|work| work.flops).sum();
+        self.count() as u64 * self.program().flops().1 + loss
+    }
+}
+
+impl<D: AllOps> golden::Pass<D> for MicroBatches<D> {
+    fn gradients(&mut self, batch: &Batch, params: &mut Parameters<D>) -> Result<f64, DeviceError> {
+        Self::gradients(self, batch, params)?;
+        let mut outcomes = self.outcomes_async()?()?;
+        sum_leaves(&mut outcomes, OUTCOME_LEN);
+        Ok(f64::from(outcomes[LOSS]))
+    }
+
+    fn embeddings(&self) -> Result<[Vec<f32>; 2], DeviceError> {
+        Self::embeddings(self)
+    }
+}
+
+impl<D: AllOps> Towers<D> {
+    fn new(device: &Arc<D>, flip: &Flip, size: StepSize) -> Result<Self, DeviceError> {
+        let (tape, inputs, embeddings) = record_towers::<D>(flip, size);
+        let mut seeds = embeddings.map(Var::slot);
+        let mut program = tape.train_from(device.clone(), |plan| seeds = embeddings.map(|var| plan.seed(var)))?;
+        program.reserve_prefetch(&[inputs.images.id(), inputs.tokens.id(), inputs.ids_keep.id()])?;
+        Ok(Self { program, inputs, embeddings, seeds })
+    }
+}
