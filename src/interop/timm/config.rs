@@ -291,7 +291,8 @@ mod tests {
         let found = by_file(&file).unwrap();
         assert_eq!((found.image_pool, found.ln_after_pool), (ImagePool::Patches, true));
         file["model_args"] = json!({"img_size": [32, 32], "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 2,
-            "mlp_ratio": 3, "init_values": 0.1, "fc_norm": false, "pool_include_prefix": true, "no_embed_class": true,
+            "mlp_ratio": 3, "init_values": 0.1, "global_pool": "avg", "fc_norm": false,
+            "pool_include_prefix": true, "no_embed_class": true,
             "act_layer": "gelu_tanh", "norm_layer": "layernorm", "dynamic_img_size": true, "drop_path_rate": 0.1});
         let found = by_file(&file).unwrap();
         let vit = TowerConfig {
