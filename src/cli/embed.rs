@@ -23,6 +23,7 @@ use crate::train::Weights;
 /// others are in FILE.keys, one per line, or in the column `key` of a Parquet file.
 #[derive(Args)]
 #[command(group = ArgGroup::new("inputs").args(["images", "texts"]).required(true).multiple(true))]
+#[command(override_usage = "flipk embed [OPTIONS] <MODEL> --out <FILE> <--images <SHARDS>...|--texts <FILE>>")]
 #[command(after_help = "Examples:
   flipk embed runs/b16-001 --images photos/ --out photos.npy
   flipk embed laion/ViT-B-16 --images 'cc12m/{00000..01242}.tar' --texts queries.txt --out cc12m.safetensors")]
