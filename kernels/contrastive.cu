@@ -44,7 +44,7 @@
 // FLOPs: 2 B^2 width forward, 8 B^2 width backward (4 of them to recompute S), each three times on the tensor cores.
 // Bytes: halves of a and b once per tile that uses them, from L2; da is read and written once per column tile of its
 // block.
-#include "logits.cuh"
+#include "outcome.cuh"
 
 struct InfoNce {
     static constexpr bool BIAS = false;
@@ -72,6 +72,11 @@ struct InfoNce {
         max_logit = larger;
     }
 
+    __device__ __forceinline__ float of_row(int, float max_logit, float sum, float own, float* lse, int row) const {
+        float all = lse[row] = max_logit + logf(sum);
+        return all - own;
+    }
+
     __device__ __forceinline__ float row(int row) const { return lse_rows[row]; }
     __device__ __forceinline__ float column(int column) const { return lse_columns[column]; }
 
@@ -86,47 +91,16 @@ extern "C" __global__ void __launch_bounds__(256, 2)
     forward_tiles(InfoNce{}, a, b, logit_scale, parts, rows, columns, blocks, offset, row_tiles, column_tiles);
 }
 
-// outcome = [loss, image_correct, text_correct]; a row is correct if no column beats its pair.
 extern "C" __global__ void __launch_bounds__(1024)
     contrastive_outcome_f32(float* to, float* lse_rows, float* lse_columns, float* outcome, int rows, int row_shares,
                             int column_shares, float weight) {
-    __shared__ float scratch[32];
-    Parts parts(to, rows, rows, row_shares, column_shares);
-    float loss = 0, correct[2] = {};
-    for (int row = threadIdx.x; row < rows; row += 1024) {
-        float max_logit, sum, own = parts.own[row];
-        merge_parts(InfoNce{}, parts.row_max, parts.row_sum, row, rows, column_shares, max_logit, sum);
-        float all = lse_rows[row] = max_logit + logf(sum);
-        loss += all - own;
-        correct[0] += own >= max_logit ? 1.0f : 0.0f;
-        merge_parts(InfoNce{}, parts.column_max, parts.column_sum, row, rows, row_shares, max_logit, sum);
-        all = lse_columns[row] = max_logit + logf(sum);
-        loss += all - own;
-        correct[1] += own >= max_logit ? 1.0f : 0.0f;
-    }
-    float values[3] = {weight * block_sum<32>(loss, scratch), block_sum<32>(correct[0], scratch),
-                       block_sum<32>(correct[1], scratch)};
-    if (threadIdx.x == 0) outcome[0] = values[0], outcome[1] = values[1], outcome[2] = values[2];
+    write_outcome(InfoNce{}, to, lse_rows, lse_columns, outcome, rows, row_shares, column_shares, weight);
 }
 
-// outcome (+)= the share of these rows: [loss, image_correct, 0] of images, side 0, then [loss, 0, text_correct] of
-// texts, side 1.
 extern "C" __global__ void __launch_bounds__(1024)
     contrastive_side_outcome_f32(float* to, float* lse, float* outcome, int rows, int column_shares, int side,
                                  float weight) {
-    __shared__ float scratch[32];
-    Parts parts(to, rows, 0, 0, column_shares);
-    float loss = 0, correct = 0;
-    for (int row = threadIdx.x; row < rows; row += 1024) {
-        float max_logit, sum, own = parts.own[row];
-        merge_parts(InfoNce{}, parts.row_max, parts.row_sum, row, rows, column_shares, max_logit, sum);
-        float all = lse[row] = max_logit + logf(sum);
-        loss += all - own;
-        correct += own >= max_logit ? 1.0f : 0.0f;
-    }
-    loss = weight * block_sum<32>(loss, scratch);
-    correct = block_sum<32>(correct, scratch);
-    if (threadIdx.x == 0) outcome[0] = (side ? outcome[0] : 0) + loss, outcome[1 + side] = correct;
+    write_side_outcome(InfoNce{}, to, lse, outcome, rows, column_shares, side, weight);
 }
 
 extern "C" __global__ void __launch_bounds__(256, 2)

@@ -288,16 +288,6 @@ __device__ void forward_tiles(const Loss& loss, const void* a_halves, const void
         }
 }
 
-// Combines the parts of a row (or column), in the order of the shares.
-template <typename Loss>
-__device__ __forceinline__ void merge_parts(const Loss& loss, const float* maxima, const float* sums, int row, int rows,
-                                            int shares, float& max_logit, float& sum) {
-    max_logit = maxima[row], sum = sums[row];
-#pragma unroll 2
-    for (int share = 1; share < shares; share++)
-        loss.merge(max_logit, sum, maxima[(size_t)share * rows + row], sums[(size_t)share * rows + row]);
-}
-
 // Turns a tile's products into G, in shared memory. The products are first stored there, two neighbours where their
 // halves will be, so that the loop over rows takes few registers. `sum_gl`, `sum_g`: each warp's sums of G o L and of
 // G, without the weight.

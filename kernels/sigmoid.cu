@@ -21,7 +21,7 @@
 //   3. and 4. the same with (texts, images), null for sums, and dtexts
 //   5. sigmoid_dscalars_f32(sums, logit_scale, dlogit_scale, dbias, tiles(rows) * column_shares, accumulate_scale,
 //      accumulate_bias): grid 1, block 256
-#include "logits.cuh"
+#include "outcome.cuh"
 
 // ln(1 + e) for 0 <= e <= 1, within 2 units in the last place: 2 atanh(s) with s = e / (2 + e) <= 1/3.
 __device__ __forceinline__ float log_1_plus(float e) {
@@ -66,6 +66,11 @@ struct Sigmoid {
         sum += other_sum;
     }
 
+    // Each pair is in one row of images, and counted there.
+    __device__ __forceinline__ float of_row(int side, float, float sum, float, float*, int) const {
+        return side ? 0 : sum;
+    }
+
     __device__ __forceinline__ float row(int) const { return 0; }
     __device__ __forceinline__ float column(int) const { return 0; }
 
@@ -83,43 +88,14 @@ extern "C" __global__ void __launch_bounds__(256, 2)
     forward_tiles(Sigmoid{bias}, a, b, logit_scale, parts, rows, columns, blocks, offset, row_tiles, column_tiles);
 }
 
-// outcome = [loss, image_correct, text_correct]; a row is correct if no column beats its pair.
 extern "C" __global__ void __launch_bounds__(1024)
     sigmoid_outcome_f32(float* to, float* outcome, int rows, int row_shares, int column_shares, float weight) {
-    __shared__ float scratch[32];
-    Parts parts(to, rows, rows, row_shares, column_shares);
-    float loss = 0, correct[2] = {};
-    for (int row = threadIdx.x; row < rows; row += 1024) {
-        float max_logit, sum, own = parts.own[row];
-        merge_parts(Sigmoid{}, parts.row_max, parts.row_sum, row, rows, column_shares, max_logit, sum);
-        loss += sum;
-        correct[0] += own >= max_logit ? 1.0f : 0.0f;
-        merge_parts(Sigmoid{}, parts.column_max, parts.column_sum, row, rows, row_shares, max_logit, sum);
-        correct[1] += own >= max_logit ? 1.0f : 0.0f;
-    }
-    float values[3] = {weight * block_sum<32>(loss, scratch), block_sum<32>(correct[0], scratch),
-                       block_sum<32>(correct[1], scratch)};
-    if (threadIdx.x == 0) outcome[0] = values[0], outcome[1] = values[1], outcome[2] = values[2];
+    write_outcome(Sigmoid{}, to, nullptr, nullptr, outcome, rows, row_shares, column_shares, weight);
 }
 
-// outcome = the share of these rows: [loss, image_correct] of images, side 0, or text_correct of texts, side 1.
 extern "C" __global__ void __launch_bounds__(1024)
     sigmoid_side_outcome_f32(float* to, float* outcome, int rows, int column_shares, int side, float weight) {
-    __shared__ float scratch[32];
-    Parts parts(to, rows, 0, 0, column_shares);
-    float loss = 0, correct = 0;
-    for (int row = threadIdx.x; row < rows; row += 1024) {
-        float max_logit, sum, own = parts.own[row];
-        merge_parts(Sigmoid{}, parts.row_max, parts.row_sum, row, rows, column_shares, max_logit, sum);
-        loss += sum;
-        correct += own >= max_logit ? 1.0f : 0.0f;
-    }
-    loss = weight * block_sum<32>(loss, scratch);
-    correct = block_sum<32>(correct, scratch);
-    if (threadIdx.x == 0) {
-        if (side == 0) outcome[0] = loss;
-        outcome[1 + side] = correct;
-    }
+    write_side_outcome(Sigmoid{}, to, nullptr, outcome, rows, column_shares, side, weight);
 }
 
 extern "C" __global__ void __launch_bounds__(256, 2)

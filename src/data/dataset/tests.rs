@@ -29,7 +29,7 @@ fn samples_of_all_sources_are_numbered_in_order() {
     assert!(matches!(dataset.filtered(|_| false), Err(DataError::NoSamples { of: 4 })));
 }
 
-/// As of Hugging Face's image folders.
+/// Hugging Face's image folders have such a table.
 #[test]
 fn a_table_in_a_folder_of_images_is_pointed_out() {
     let folder = tempfile::tempdir().unwrap();

@@ -54,7 +54,7 @@ fn batches_have_the_bits_of_those_from_tar() {
     shards(folder.path(), &[40, 7, 1, 25]);
     let spec = |end: &str| vec![folder.path().join(format!("*.{end}")).display().to_string()];
     for filter in [None, Some("width > 20")] {
-        // A caption of a table is one, whatever its lines.
+        // A value of a table is one caption, even if it has several lines.
         let (filter, caption_lines) = (filter.map(|filter| filter.parse().unwrap()), CaptionLines::Join);
         let keys = CaptionKeys { filter, caption_lines, ..CaptionKeys::default() };
         let whole = |end: &str, threads: usize| {

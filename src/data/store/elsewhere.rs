@@ -48,7 +48,7 @@ fn remote_locations(spec: &str, access: &Access) -> Option<Result<Vec<Location>>
         if !of.has_bucket() {
             return Err(problem(spec, "the name after :// is missing"));
         }
-        // In a query, as of a signed address, it is no pattern.
+        // A `*` in the query of a signed address is not a pattern.
         let path = of.key().split('?').next().unwrap_or_default();
         if !of.has_lists() && path.contains('*') {
             return Err(problem(spec, "web servers give no list of files; name the shards, such as {000..127}.tar"));
@@ -71,7 +71,7 @@ fn remote_locations(spec: &str, access: &Access) -> Option<Result<Vec<Location>>
         Ok(found.into_iter().map(|key| Location::Remote(of.with_key(key))).collect())
     };
     Address::of(spec)?;
-    // Here, since otherwise each shard would have the error.
+    // Checked once here, and not once per shard.
     if let Some(Err(error)) = access.cache.as_ref().map(check) {
         return Some(Err(error));
     }

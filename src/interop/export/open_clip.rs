@@ -118,7 +118,7 @@ fn native(model: &ModelConfig) -> Value {
     if model.ln_after_pool {
         keys.insert("final_ln_after_pool".to_owned(), json!(true));
     }
-    // A bias is added to the positions of patches, which are then no sines any more.
+    // A bias is added to the positions of the patches, so that they are no longer sines.
     if model.positions == Positions::Sincos && !model.patch_bias {
         keys.insert("pos_embed_type".to_owned(), json!("sin_cos_2d"));
     }

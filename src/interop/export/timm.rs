@@ -66,7 +66,7 @@ pub(super) fn tensors(export: &Export<'_>) -> Vec<Tensor> {
     let separate = ["visual.conv1.bias", "visual.positional_embedding"];
     let specs = export.layout.specs().iter().filter(|spec| !separate.contains(&spec.name.as_str()));
     let mut tensors: Vec<Tensor> = specs.map(|spec| export.tensor(spec.offset, piece(spec, trunk))).collect();
-    // timm's patch embedding has a bias in any case, or none if a norm follows.
+    // timm's patch embedding always has a bias, except where a norm follows it.
     let table = if model.ln_pre {
         biased_positions(export)
     } else {

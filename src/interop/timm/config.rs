@@ -167,7 +167,7 @@ fn named(name: &str) -> Option<Vit> {
 }
 
 impl Vit {
-    /// The tower, with `pool` or else its own pooling.
+    /// The tower, with the pooling `pool`, or its own if that is `None`.
     fn tower(self, pool: Option<ImagePool>) -> Result<VisionTower, InteropError> {
         let mut keys = Keys::new("model_args", Value::Object(self.arguments))?;
         let width = keys.size("embed_dim", 768)?;

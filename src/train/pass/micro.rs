@@ -4,11 +4,11 @@
 //! 1. The towers embed each micro-batch; only the embeddings are kept.
 //! 2. The loss is computed over all pairs of the whole batch: for each micro-batch the rows of its images and of its
 //!    texts.
-//! 3. For each micro-batch its embeddings' gradients; the towers run forwards again, with the same inputs, and then
-//!    backwards. Parameters' gradients are added in a fixed tree over the micro-batches.
+//! 3. For each micro-batch, the loss gives the gradients of its embeddings; the towers run forwards again, with the
+//!    same inputs, and then backwards. Gradients of parameters are added in a fixed tree over the micro-batches.
 //!
 //! If the activations of all micro-batches fit the memory, each has a program of its own, and no forward pass runs
-//! twice. The bits are the same. They are those of each micro-batch on its own and of the tree, whoever computes it.
+//! twice. The bits are the same: they depend on the sizes alone, not on where or when a micro-batch is computed.
 
 use std::sync::Arc;
 
@@ -92,7 +92,7 @@ impl<D: AllOps> MicroBatches<D> {
         self.towers.len() < self.count()
     }
 
-    /// Which of the towers compute a micro-batch.
+    /// The index of the towers that compute a micro-batch.
     fn place(&self, micro_batch: usize) -> usize {
         micro_batch.min(self.towers.len() - 1)
     }

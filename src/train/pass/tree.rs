@@ -1,5 +1,5 @@
 //! Sums over micro-batches in a fixed binary tree: neighbours are added, then neighbouring sums, level by level; the
-//! last of an odd number goes up as it is. Whoever computes which leaves, the sum has the same bits.
+//! last of an odd number moves up unchanged. The sum has the same bits whichever process computes which leaves.
 
 use crate::autograd::Parameters;
 use crate::device::{Buffer, Device, DeviceError};

@@ -6,7 +6,7 @@ use super::graph::{Graph, Value, float, int, ints};
 use crate::autograd::Activation;
 use crate::model::TowerConfig;
 
-/// Where the one token is that an embedding is computed from.
+/// The place of the token that an embedding is computed from.
 pub(super) enum Pick {
     /// At this place of every sequence.
     At(i64),

@@ -1,4 +1,4 @@
-//! A graph in the making: nodes in order, and the tensors that they read.
+//! A graph under construction: nodes in order, and the tensors that they read.
 
 use std::collections::HashMap;
 
@@ -18,7 +18,7 @@ pub(super) struct Graph<'a> {
     external: Option<External>,
     numbers: Numbers,
     scope: String,
-    /// How often a name was wanted.
+    /// How often each name was asked for.
     names: HashMap<String, usize>,
     nodes: Vec<proto::Node>,
     initializers: Vec<proto::Tensor>,
@@ -60,7 +60,7 @@ impl<'a> Graph<'a> {
         name
     }
 
-    /// The parameter `name` in the graph's present type; a matrix is transposed, or a patch kernel put in PyTorch's
+    /// The parameter `name` in the graph's current dtype; a matrix is transposed, or a patch kernel put in PyTorch's
     /// order, as `order` says.
     pub(super) fn parameter(&mut self, name: &str, order: Order) -> Result<Value, InteropError> {
         let spec = self.export.layout.specs().iter().find(|spec| spec.name == name);
@@ -79,7 +79,7 @@ impl<'a> Graph<'a> {
         self.tensor(&name, &shape, &values)
     }
 
-    /// A tensor of numbers in the graph's present type.
+    /// A tensor of numbers in the graph's current dtype.
     pub(super) fn tensor(&mut self, name: &str, shape: &[usize], values: &[f32]) -> Result<Value, InteropError> {
         let too_large = |value: &&f32| value.is_finite() && half::f16::from_f32(**value).is_infinite();
         if let Some(value) = values.iter().find(too_large).filter(|_| self.numbers == Numbers::F16) {
@@ -95,7 +95,7 @@ impl<'a> Graph<'a> {
         Ok(name.to_owned())
     }
 
-    /// A scalar in the graph's present type; equal ones are one tensor.
+    /// A scalar in the graph's current dtype; equal ones are one tensor.
     pub(super) fn scalar(&mut self, value: f32) -> Value {
         let kind = if self.numbers == Numbers::F16 { "f16" } else { "f32" };
         let bytes = self.numbers.encode(&[value]);
@@ -126,7 +126,7 @@ impl<'a> Graph<'a> {
         name
     }
 
-    /// `x` as `numbers`, which is the graph's type from here on.
+    /// `x` cast to `numbers`, which is the graph's dtype from here on.
     pub(super) fn cast(&mut self, x: Value, numbers: Numbers) -> Value {
         if self.numbers == numbers {
             return x;
@@ -135,7 +135,7 @@ impl<'a> Graph<'a> {
         self.node("Cast", &[&x], &[int("to", numbers.data_type() as i64)])
     }
 
-    /// The type of the graph's further tensors, where nothing is computed yet.
+    /// Sets the graph's dtype before anything is computed.
     pub(super) fn start(&mut self, numbers: Numbers) {
         self.numbers = numbers;
     }

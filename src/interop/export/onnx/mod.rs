@@ -21,14 +21,14 @@ use graph::{Graph, batch};
 use proto::DataType;
 use weights::External;
 
-/// The first with `LayerNormalization`.
+/// The first opset with `LayerNormalization`.
 const OPSET: i64 = 17;
 /// The version of the format that came with it.
 const IR_VERSION: i64 = 8;
 /// Weights of more bytes are in a file of their own: a protobuf message ends at 2 GiB, and readers hold it in memory.
 const LARGE: usize = 1 << 30;
 
-/// What an encoder's graph looks like from outside.
+/// The inputs and outputs of an encoder's graph.
 struct Encoder {
     /// Its file is `{name}.onnx`.
     name: &'static str,

@@ -24,7 +24,7 @@ pub(super) fn image(graph: &mut Graph<'_>, export: &Export<'_>, pixels: &str) ->
     let x = blocks.nodes(graph, x, only.as_ref())?;
     graph.scope("visual.pool");
     let mut x = graph.cast(x, Numbers::F32);
-    // A single token is the same, normalised before or after it is taken.
+    // For a single token, it makes no difference whether the norm comes before or after it is selected.
     if only.is_none() && model.ln_after_pool {
         x = mean(graph, x, model.image_pool);
     }
