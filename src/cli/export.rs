@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 
+use super::logging::busy;
 use super::put;
 use crate::data::TokenizerOptions;
 use crate::interop::NewFolder;
@@ -51,6 +52,7 @@ enum Format {
 impl Export {
     pub(super) fn run(self) -> Result<ExitCode> {
         let weights = Weights::open(&self.model)?;
+        let busy = busy(format!("writing {}", self.out.display()));
         let (flip_model, values) = weights.values()?;
         let path = self.tokenizer.or_else(|| weights.tokenizer());
         let tokenizer = match open_tokenizer(path.as_deref(), &weights.described(), TokenizerOptions::default()) {
@@ -77,7 +79,9 @@ impl Export {
             Format::Flip => flip(&model, &folder)?,
             Format::Onnx => onnx(&model, &folder)?,
         }
-        put(format_args!("{}\n", folder.finish()?.display()))?;
+        let out = folder.finish()?;
+        drop(busy);
+        put(format_args!("{}\n", out.display()))?;
         Ok(ExitCode::SUCCESS)
     }
 }

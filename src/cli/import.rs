@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Args;
 
+use super::logging::busy;
 use super::put;
 use crate::data::TokenizerOptions;
 use crate::interop::NewFolder;
@@ -34,6 +35,7 @@ pub(super) struct Import {
 impl Import {
     pub(super) fn run(self) -> Result<ExitCode> {
         let weights = Weights::open(&self.path)?;
+        let busy = busy(format!("writing {}", self.out.display()));
         let (flip, values) = weights.values()?;
         let folder = NewFolder::create(&self.out)?;
         let file = checkpoint::path_of(&folder.file(""), 0);
@@ -51,6 +53,7 @@ impl Import {
             Err(error) => return Err(error.into()),
         };
         let out = folder.finish()?;
+        drop(busy);
         let parameters = flip.layout().count();
         put(format_args!("{}: {:.1} M parameters\n", out.display(), parameters as f64 / 1e6))?;
         if let Some(missing) = missing {

@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use clap::ValueEnum;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget};
@@ -34,6 +35,22 @@ static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 /// Shows `bar`; log lines are printed above it.
 pub(super) fn show(bar: ProgressBar) -> ProgressBar {
     BARS.add(bar)
+}
+
+/// Shows what is being done, for steps of unknown length, until the result is dropped.
+pub(super) fn busy(message: String) -> Busy {
+    let bar = show(ProgressBar::new_spinner().with_message(message));
+    bar.enable_steady_tick(Duration::from_millis(100));
+    Busy(bar)
+}
+
+/// See [`busy`].
+pub(super) struct Busy(ProgressBar);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
 }
 
 /// Whether bars are visible.

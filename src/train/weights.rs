@@ -23,9 +23,17 @@ impl Weights {
     /// # Errors
     /// If it is none of these, or cannot be used.
     pub fn open(path: &Path) -> Result<Self, TrainError> {
-        match Source::is_at(path) && !Checkpoint::is_at(path) {
-            true => Ok(Self::Other(Box::new(Source::open(path)?))),
-            false => Ok(Self::Own(Box::new(Checkpoint::open(path)?))),
+        match (Checkpoint::is_at(path), Source::is_at(path)) {
+            (false, true) => Ok(Self::Other(Box::new(Source::open(path)?))),
+            (false, false) if path.is_dir() => {
+                let problem = format!(
+                    "there is no model in {}: looked for a run or checkpoints of flipk, an open_clip_config.json \
+                     (OpenCLIP), and a config.json (Hugging Face)",
+                    path.display()
+                );
+                Err(TrainError::Settings { problem })
+            }
+            _ => Ok(Self::Own(Box::new(Checkpoint::open(path)?))),
         }
     }
 

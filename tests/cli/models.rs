@@ -189,6 +189,9 @@ fn what_cannot_be_read_or_written_says_why() {
     fs::write(&config, fs::read_to_string(&config).unwrap().replace("\"last\"", "\"none\"")).unwrap();
     let choice = error(models.convert("import", "clipa", "out", &[]));
     assert!(choice.contains("`text_cfg.pool_type` is `none`; flipk has argmax, first, last, eos"), "{choice}");
+    fs::create_dir(models.path("empty")).unwrap();
+    let empty = error(models.convert("import", "empty", "out", &[]));
+    assert!(empty.contains("there is no model in") && empty.contains("open_clip_config.json"), "{empty}");
     assert!(!models.path("out").exists());
 }
 
