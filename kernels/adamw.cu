@@ -11,12 +11,17 @@ struct Hyper {
     float lr, beta1, beta2, eps, decay, correct1, correct2, clip;
 };
 
-// partials[block] = sum of x^2 over the block's share. Grid: a function of `len` alone; block: 256. len: a multiple of
-// 4.
+// Gradients whose squares one block adds up.
+constexpr int NORM_BLOCK = 128 * 128;  // launcher
+
+// partials[block] = sum of x^2 over the block's NORM_BLOCK elements. Grid: ceil(len / NORM_BLOCK); block: 256. len: a
+// multiple of 4.
 extern "C" __global__ void __launch_bounds__(256) adamw_squares(const float* x, float* partials, size_t len) {
     __shared__ float scratch[8];
     float sum = 0;
-    for (size_t at = thread_index() * 4; at < len; at += thread_count() * 4) {
+    size_t first = size_t(blockIdx.x) * NORM_BLOCK;
+    size_t end = min(first + NORM_BLOCK, len);
+    for (size_t at = first + threadIdx.x * 4; at < end; at += 256 * 4) {
         float v[4];
         load(x + at, v);
         sum += (v[0] * v[0] + v[1] * v[1]) + (v[2] * v[2] + v[3] * v[3]);

@@ -70,6 +70,7 @@ pub mod eval;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod golden;
+pub mod group;
 pub mod interop;
 mod log;
 mod mapped;

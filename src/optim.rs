@@ -2,9 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::autograd::Parameters;
+use std::ops::Range;
+
+use crate::autograd::{DECAY_BLOCK, Parameters};
 use crate::device::{Buffer, Device, DeviceError, Pending};
-use crate::ops::adamw::{AdamW, Hyper, NUMBERS, Update};
+use crate::group::block_of;
+use crate::ops::adamw::{AdamW, HEAD, Hyper, NORM_BLOCK, NUMBERS, Update};
 
 /// AdamW's settings, the same for a whole run.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -29,44 +32,99 @@ impl Default for AdamWConfig {
     }
 }
 
-/// AdamW's moments, `[arena_len]` each, and the number of updates done.
+/// The part of the arena that each of several ranks updates: equal slices, of which the last ones may be shorter, or
+/// empty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slices {
+    /// The arena's length.
+    len: usize,
+    /// Elements of a slice, a multiple of [`NORM_BLOCK`].
+    each: usize,
+}
+
+impl Slices {
+    /// The slices of an arena of length `len` for as many ranks.
+    pub fn new(len: usize, ranks: usize) -> Self {
+        Self { len, each: len.div_ceil(ranks).next_multiple_of(NORM_BLOCK) }
+    }
+
+    /// Elements of a slice that is whole.
+    pub fn each(&self) -> usize {
+        self.each
+    }
+
+    /// The slice of a rank.
+    pub fn of(&self, rank: usize) -> Range<usize> {
+        block_of(rank, self.each, self.len)
+    }
+
+    /// Blocks of the norm in a whole slice.
+    pub fn norm_blocks(&self) -> usize {
+        self.each / NORM_BLOCK
+    }
+}
+
+/// AdamW's moments of the part of the arena that this rank updates, and the number of updates done.
 pub struct Optimizer<D: Device> {
+    /// The part of the arena that this rank updates: all of it, if there is one rank.
+    own: Range<usize>,
+    /// Of `own`.
     decay: Buffer<D, u8>,
     m: Buffer<D, f32>,
     v: Buffer<D, f32>,
-    norm: Buffer<D, f32>,
+    /// The result of [`AdamW::adamw_scale`].
+    head: Buffer<D, f32>,
+    /// Of the whole arena.
+    partials: Buffer<D, f32>,
     /// [`Hyper::numbers`] of the next update.
     numbers: Buffer<D, f32>,
     hyper: Hyper,
 }
 
-/// The moments on the host, as a checkpoint holds them.
+/// The moments on the host, of the whole arena or of a part of it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Moments {
-    /// First moments, `[arena_len]`.
+    /// First moments.
     pub m: Vec<f32>,
-    /// Second moments, `[arena_len]`.
+    /// Second moments.
     pub v: Vec<f32>,
     /// Updates done.
     pub step: u64,
 }
 
 impl<D: AdamW> Optimizer<D> {
-    /// Zero moments for `params`.
+    /// Zero moments for all `params`.
     ///
     /// # Errors
     /// If the device has too little memory.
     pub fn new(device: &D, params: &Parameters<D>, config: AdamWConfig) -> Result<Self, DeviceError> {
+        let slices = Slices::new(params.layout().arena_len(), 1);
+        Self::of_slice(device, params, config, slices, 0)
+    }
+
+    /// As [`Self::new`], for the slice of the arena that `rank` updates.
+    ///
+    /// # Errors
+    /// If the device has too little memory.
+    pub fn of_slice(
+        device: &D,
+        params: &Parameters<D>,
+        config: AdamWConfig,
+        slices: Slices,
+        rank: usize,
+    ) -> Result<Self, DeviceError> {
         let layout = params.layout();
-        let (len, flags) = (layout.arena_len(), layout.decay_blocks());
+        let own = slices.of(rank);
+        let flags = &layout.decay_blocks()[own.start / DECAY_BLOCK..own.end.div_ceil(DECAY_BLOCK)];
         let mut decay = Buffer::new(device, flags.len(), "AdamW's decay flags")?;
-        decay.upload(device, &flags)?;
-        let moments = || Buffer::new(device, len, "AdamW's moments");
-        let norm = Buffer::new(device, D::norm_len(len), "the gradients' norm")?;
+        decay.upload(device, flags)?;
+        let moments = || Buffer::new(device, own.len(), "AdamW's moments");
+        let head = Buffer::new(device, HEAD, "the gradients' norm")?;
+        let partials = Buffer::new(device, layout.arena_len().div_ceil(NORM_BLOCK), "the gradients' norm")?;
         let numbers = Buffer::new(device, NUMBERS, "AdamW's numbers")?;
         let AdamWConfig { beta1, beta2, eps, weight_decay, clip_norm } = config;
         let hyper = Hyper { lr: 0.0, beta1, beta2, eps, weight_decay, step: 0, clip_norm };
-        Ok(Self { decay, m: moments()?, v: moments()?, norm, numbers, hyper })
+        Ok(Self { m: moments()?, v: moments()?, own, decay, head, partials, numbers, hyper })
     }
 
     /// [`Self::prepare`], then [`Self::apply`].
@@ -93,7 +151,27 @@ impl<D: AdamW> Optimizer<D> {
     /// # Errors
     /// If the device fails.
     pub fn apply(&mut self, device: &D, params: &mut Parameters<D>) -> Result<(), DeviceError> {
-        let (values, shadow, grads) = params.for_update();
+        self.square(device, params)?;
+        self.update(device, params)
+    }
+
+    /// The first part of [`Self::apply`]: what the norm needs of the own slice of the gradients. Between both, ranks
+    /// exchange [`Self::partials_mut`].
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn square(&mut self, device: &D, params: &Parameters<D>) -> Result<(), DeviceError> {
+        let blocks = self.own.start / NORM_BLOCK..self.own.end.div_ceil(NORM_BLOCK);
+        device.adamw_squares(params.grads_of(self.own.clone()), self.partials.range_mut(blocks))
+    }
+
+    /// The second part of [`Self::apply`]: updates the own slice.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn update(&mut self, device: &D, params: &mut Parameters<D>) -> Result<(), DeviceError> {
+        device.adamw_scale(&self.hyper, self.partials.view(), self.head.view_mut(), self.numbers.view())?;
+        let (values, shadow, grads) = params.for_update(self.own.clone());
         let update = Update {
             values,
             shadow,
@@ -101,10 +179,20 @@ impl<D: AdamW> Optimizer<D> {
             m: self.m.view_mut(),
             v: self.v.view_mut(),
             decay: self.decay.view(),
-            norm: self.norm.view_mut(),
+            head: self.head.view(),
             numbers: self.numbers.view(),
         };
-        device.adamw(&self.hyper, update)
+        device.adamw_update(&self.hyper, update)
+    }
+
+    /// What the norm needs of the whole arena, a number for each [`NORM_BLOCK`].
+    pub fn partials_mut(&mut self) -> &mut Buffer<D, f32> {
+        &mut self.partials
+    }
+
+    /// The part of the arena that this rank updates.
+    pub fn own(&self) -> Range<usize> {
+        self.own.clone()
     }
 
     /// The L2 norm of the last step's gradients before clipping; not finite if any of them is not.
@@ -112,7 +200,7 @@ impl<D: AdamW> Optimizer<D> {
     /// # Errors
     /// If the device fails.
     pub fn norm(&self, device: &D) -> Result<f64, DeviceError> {
-        Ok(f64::from(self.norm.download_range(device, 0..1)?[0]))
+        Ok(f64::from(self.head.download_range(device, 0..1)?[0]))
     }
 
     /// As [`Self::norm`], but returns at once.
@@ -120,10 +208,10 @@ impl<D: AdamW> Optimizer<D> {
     /// # Errors
     /// If the device fails.
     pub fn norm_async(&self, device: &D) -> Result<Pending, DeviceError> {
-        self.norm.download_async(device, 0..1)
+        self.head.download_async(device, 0..1)
     }
 
-    /// Moments and step on the host.
+    /// Moments of the own slice, and step, on the host.
     ///
     /// # Errors
     /// If the device fails.
@@ -131,7 +219,7 @@ impl<D: AdamW> Optimizer<D> {
         Ok(Moments { m: self.m.download(device)?, v: self.v.download(device)?, step: self.hyper.step })
     }
 
-    /// Continues from `moments`, whose arrays have the arena's length.
+    /// Continues from `moments` of the own slice.
     ///
     /// # Errors
     /// If the device fails.

@@ -4,7 +4,7 @@ use flipk::autograd::{Activation, DECAY_BLOCK, GradMut, Work};
 use flipk::device::cuda::{ActType, View, ViewMut};
 use flipk::device::{Buffer, Cpu, Cuda, Device, DeviceError, Elem};
 use flipk::ops::AllOps;
-use flipk::ops::adamw::{Hyper, NUMBERS, Update};
+use flipk::ops::adamw::{HEAD, Hyper, NORM_BLOCK, NUMBERS, Update};
 use flipk::ops::bias::{self, cuda::Rows};
 use flipk::ops::gelu;
 
@@ -91,7 +91,8 @@ struct Arena<D: Device> {
     m: Buffer<D, f32>,
     v: Buffer<D, f32>,
     decay: Buffer<D, u8>,
-    norm: Buffer<D, f32>,
+    head: Buffer<D, f32>,
+    partials: Buffer<D, f32>,
     numbers: Buffer<D, f32>,
 }
 
@@ -104,7 +105,8 @@ impl<D: AllOps> Arena<D> {
             m: buffer(device, len)?,
             v: buffer(device, len)?,
             decay: buffer(device, len / DECAY_BLOCK)?,
-            norm: buffer(device, D::norm_len(len))?,
+            head: buffer(device, HEAD)?,
+            partials: buffer(device, len.div_ceil(NORM_BLOCK))?,
             numbers: buffer(device, NUMBERS)?,
         })
     }
@@ -120,17 +122,20 @@ impl<D: AllOps> Arena<D> {
         self.numbers.upload(device, &hyper.numbers())
     }
 
-    fn update(&mut self) -> Update<'_, D> {
-        Update {
+    fn step(&mut self, device: &D, hyper: &Hyper) -> Done {
+        device.adamw_squares(self.grads.view(), self.partials.view_mut())?;
+        device.adamw_scale(hyper, self.partials.view(), self.head.view_mut(), self.numbers.view())?;
+        let update = Update {
             values: self.values.view_mut(),
             shadow: self.shadow.as_mut().map(Buffer::view_mut),
             grads: self.grads.view(),
             m: self.m.view_mut(),
             v: self.v.view_mut(),
             decay: self.decay.view(),
-            norm: self.norm.view_mut(),
+            head: self.head.view(),
             numbers: self.numbers.view(),
-        }
+        };
+        device.adamw_update(hyper, update)
     }
 }
 
@@ -183,12 +188,7 @@ impl<D: Parts> Bench<D> {
         // copy.
         let work = Work { flops: 0, bytes: (len * (8 * size_of::<f32>() + shadow)) as u64 };
         let case = Case { name: name.to_owned(), shape: len.to_string(), work };
-        self.time(
-            case,
-            &mut arena,
-            |arena| arena.fill(&device, len, &hyper),
-            |arena| device.adamw(&hyper, arena.update()),
-        );
+        self.time(case, &mut arena, |arena| arena.fill(&device, len, &hyper), |arena| arena.step(&device, &hyper));
         Ok(())
     }
 }

@@ -196,9 +196,24 @@ impl<D: Device> Parameters<D> {
         self.values.view_mut()
     }
 
-    /// Values and their compute copy exclusively, and gradients shared, as an optimizer needs them.
-    pub fn for_update(&mut self) -> (D::ViewMut<'_, f32>, Option<D::ViewMut<'_, D::Act>>, D::View<'_, f32>) {
-        (self.values.view_mut(), self.shadow.as_mut().map(Buffer::view_mut), self.grads.view())
+    /// The gradients of a part of the arena.
+    pub fn grads_of(&self, range: Range<usize>) -> D::View<'_, f32> {
+        self.grads.range(range)
+    }
+
+    /// For a part of the arena, as an optimizer needs them: values and their compute copy exclusively, and gradients
+    /// shared.
+    pub fn for_update(
+        &mut self,
+        range: Range<usize>,
+    ) -> (D::ViewMut<'_, f32>, Option<D::ViewMut<'_, D::Act>>, D::View<'_, f32>) {
+        let shadow = self.shadow.as_mut().map(|shadow| shadow.range_mut(range.clone()));
+        (self.values.range_mut(range.clone()), shadow, self.grads.range(range))
+    }
+
+    /// All values exclusively, and their compute copy.
+    pub fn weights_mut(&mut self) -> (&mut Buffer<D, f32>, Option<&mut Buffer<D, D::Act>>) {
+        (&mut self.values, self.shadow.as_mut())
     }
 
     /// All values, and all gradients exclusively, as what computes gradients outside a program needs them.

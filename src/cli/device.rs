@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
 use crate::device::{Cpu, DeviceError};
+use crate::group::Group;
 use crate::log;
 use crate::ops::AllOps;
 use crate::profile::product_ceiling;
@@ -28,6 +29,9 @@ pub(super) struct DeviceArgs {
     /// Threads to compute with; 0: one per core. Results do not depend on the number
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: usize,
+    /// The GPU to use, if there are several.
+    #[arg(skip)]
+    ordinal: usize,
 }
 
 #[derive(Clone, Copy, Default, ValueEnum)]
@@ -54,6 +58,17 @@ impl DeviceArgs {
         Some(self.precision).filter(|precision| *precision != Precision::Auto)
     }
 
+    /// Divides this machine's cores and GPUs among the ranks of `group` on it.
+    pub(super) fn share(&mut self, group: &dyn Group) {
+        if group.size() > 1 {
+            self.ordinal = group.local_rank();
+            if self.threads == 0 {
+                let cores = std::thread::available_parallelism().map_or(1, usize::from);
+                self.threads = (cores / group.local_size()).max(1);
+            }
+        }
+    }
+
     /// Runs `job` on the chosen device, on a GPU in bf16 unless the user asked for another precision.
     pub(super) fn run<J: Job>(&self, job: J) -> Result<J::Output> {
         self.run_in(None, Precision::Bf16, job)
@@ -67,7 +82,7 @@ impl DeviceArgs {
         let asked = self.precision().or(earlier).unwrap_or_default();
         pool.install(|| {
             #[cfg(feature = "cuda")]
-            if let Some(driver) = super::gpu::driver(self.kind)? {
+            if let Some(driver) = super::gpu::driver(self.kind, self.ordinal)? {
                 use crate::device::Cuda;
                 return match if asked == Precision::Auto { gpu } else { asked } {
                     Precision::F32 => job.run(Arc::new(Cuda::<f32>::new(driver)?)),
@@ -80,7 +95,9 @@ impl DeviceArgs {
                 return job.run(Arc::new(Cpu::default()));
             }
             let cpu = Arc::new(Cpu::bf16()?);
-            log::line(&speed_of_bf16(&cpu)?);
+            if self.ordinal == 0 {
+                log::line(&speed_of_bf16(&cpu)?);
+            }
             job.run(cpu)
         })
     }

@@ -9,8 +9,8 @@ use super::device::Kind;
 use crate::device::DeviceError;
 use crate::device::cuda::{Driver, Gpu, kernels};
 
-/// The driver of the GPU or emulator; `None` for the CPU.
-pub(super) fn driver(kind: Kind) -> Result<Option<Arc<dyn Driver>>> {
+/// The driver of the GPU with this number, or of the emulator; `None` for the CPU.
+pub(super) fn driver(kind: Kind, ordinal: usize) -> Result<Option<Arc<dyn Driver>>> {
     Ok(match kind {
         Kind::Cpu => None,
         #[cfg(feature = "emulator")]
@@ -18,9 +18,9 @@ pub(super) fn driver(kind: Kind) -> Result<Option<Arc<dyn Driver>>> {
             let options = crate::device::cuda::EmulatorOptions { count: true, ..Default::default() };
             Some(Arc::new(crate::device::cuda::Emulated::new(options)))
         }
-        Kind::Cuda => Some(Arc::new(Gpu::new(0)?)),
+        Kind::Cuda => Some(Arc::new(Gpu::new(visible(ordinal)?)?)),
         Kind::Auto if !Gpu::has_driver() => None,
-        Kind::Auto => match best_gpu() {
+        Kind::Auto => match best_gpu(ordinal) {
             Ok(gpu) => Some(Arc::new(gpu)),
             Err(error) => {
                 tracing::info!("computing on the CPU: {error}");
@@ -30,12 +30,31 @@ pub(super) fn driver(kind: Kind) -> Result<Option<Arc<dyn Driver>>> {
     })
 }
 
-/// The first GPU, if there are kernels for it.
-fn best_gpu() -> std::result::Result<Gpu, DeviceError> {
+/// The GPU of a rank: launchers may show each rank its own alone.
+fn visible(ordinal: usize) -> std::result::Result<usize, DeviceError> {
+    if ordinal == 0 {
+        return Ok(0);
+    }
+    let count = || {
+        result::init()?;
+        result::device::get_count()
+    };
+    let count = count().map_err(|error: DriverError| DeviceError::NoGpu { problem: error.to_string() })? as usize;
+    match count {
+        1 => Ok(0),
+        _ if ordinal < count => Ok(ordinal),
+        _ => Err(DeviceError::NoGpu {
+            problem: format!("there are {count}, and this is rank {ordinal} of this machine"),
+        }),
+    }
+}
+
+/// The GPU with this number, if there are kernels for it.
+fn best_gpu(ordinal: usize) -> std::result::Result<Gpu, DeviceError> {
     if kernels::KERNELS.is_empty() {
         return Err(DeviceError::NoKernels);
     }
-    Gpu::new(0)
+    Gpu::new(visible(ordinal)?)
 }
 
 /// The names of the NVIDIA GPUs that the driver finds.

@@ -1,7 +1,7 @@
 //! Where log events go: standard error, above the progress bar if there is one.
 
 use std::io::{self, Write};
-use std::sync::LazyLock;
+use std::sync::{LazyLock, OnceLock};
 use std::time::Duration;
 
 use clap::ValueEnum;
@@ -31,6 +31,15 @@ pub(super) enum LogFormat {
 
 /// All bars, so that a log line can be written above them.
 static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
+
+/// What lines of this process begin with, if it is one of several ranks and not the first.
+static RANK: OnceLock<String> = OnceLock::new();
+
+/// Hides bars, and begins each line with the rank.
+pub(super) fn speak_as_rank(rank: usize) {
+    let _ = RANK.set(format!("rank {rank}: "));
+    BARS.set_draw_target(ProgressDrawTarget::hidden());
+}
 
 /// Shows `bar`; log lines are printed above it.
 pub(super) fn show(bar: ProgressBar) -> ProgressBar {
@@ -139,7 +148,8 @@ where
             Level::TRACE => "trace: ",
         };
         let fields = if *event.metadata().level() >= Level::DEBUG { &*line.fields } else { "" };
-        writeln!(out, "{level}{}{fields}", line.message)
+        let rank = RANK.get().map_or("", String::as_str);
+        writeln!(out, "{rank}{level}{}{fields}", line.message)
     }
 }
 

@@ -13,6 +13,7 @@ mod fit;
 mod gpu;
 mod import;
 mod info;
+mod launch;
 mod logging;
 mod openclip;
 mod profile;

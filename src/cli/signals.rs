@@ -1,10 +1,28 @@
 //! Ctrl-C and its kin.
 
 use std::io::{IsTerminal, Write};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context, Result};
+
+/// What SIGUSR1 sets.
+static ON_USR1: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+
+/// Sets `stop` on SIGUSR1, too: SLURM sends it before the time is up (`--signal=USR1@120`), and launchers that end
+/// their ranks a second after Ctrl-C pass it on.
+pub(super) fn stop_on_usr1(stop: &Arc<AtomicBool>) {
+    extern "C" fn on_usr1(_: libc::c_int) {
+        if let Some(stop) = ON_USR1.get() {
+            stop.store(true, Ordering::Relaxed);
+        }
+    }
+    if ON_USR1.set(stop.clone()).is_ok() {
+        let handler: extern "C" fn(libc::c_int) = on_usr1;
+        // SAFETY: the handler only loads and stores atomics.
+        unsafe { libc::signal(libc::SIGUSR1, handler as libc::sighandler_t) };
+    }
+}
 
 /// A flag that the first Ctrl-C (or SIGTERM, or SIGHUP) sets; the second one ends the program. Signals that are ignored
 /// stay ignored: `nohup` ignores SIGHUP, and a shell ignores SIGINT for what a script starts in the background.

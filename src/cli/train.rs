@@ -11,16 +11,18 @@ use clap::Args;
 use super::device::{DeviceArgs, Job};
 use super::openclip::OpenClip;
 use super::progress::Screen;
-use super::put;
-use super::signals::interrupt;
+use super::signals::{interrupt, stop_on_usr1};
 use super::table::{percent, table};
+use super::{error_chain, launch, logging, put};
+use crate::group::Group;
 use crate::ops::AllOps;
-use crate::train::{Ended, Options, Plan, Precision, Summary, train};
+use crate::train::{Ended, Options, Plan, Precision, Progress, Summary, TrainError, train};
 
 /// Train a model and evaluate it on held-out data
 ///
 /// Without options, it trains a small model on the emoji built into the program and evaluates it on a drawing style
-/// that it never saw. Ctrl-C saves a checkpoint and exits with code 0; a second Ctrl-C exits at once.
+/// that it never saw. Ctrl-C saves a checkpoint and exits with code 0; a second Ctrl-C exits at once. SIGTERM and
+/// SIGUSR1 save and exit, too.
 #[derive(Args)]
 #[command(after_help = "Examples:
   flipk train
@@ -28,6 +30,7 @@ use crate::train::{Ended, Options, Plan, Precision, Summary, train};
   flipk train --time 5m                        # as many samples as fit
   flipk train --model b16 --data 'cc12m/{00000..01242}.tar' --tokenizer vocab.txt --batch 1024 --epochs 10
   flipk train --config my.toml --seed 1        # keys are the options with _ for -
+  flipk train --ranks 2 --micro-batches 4      # two processes; on many machines: mpirun or srun flipk train ...
   flipk train --resume runs/b16-001            # continue from the last checkpoint, to the bit
   flipk train --resume runs/b16-001/checkpoints/step-00012000.safetensors --lr 1e-4   # from an older one
   flipk train --init-from runs/b16-001 --mask-ratio 0 --base-lr 4e-8 --samples 128000000   # unmasked tuning")]
@@ -45,6 +48,11 @@ pub(super) struct Train {
     out: Option<PathBuf>,
     #[command(flatten)]
     device: DeviceArgs,
+    /// Train on so many processes of this machine, which MPI connects; needs mpiexec in PATH (`pip install mpich`). On
+    /// several machines, start flipk with mpirun or srun instead. The batch is divided into --micro-batches, by default
+    /// one for each rank; with equally many micro-batches, any number of ranks trains the same weights, to the bit
+    #[arg(long, value_name = "N")]
+    ranks: Option<usize>,
     #[command(flatten)]
     options: Options,
     #[command(flatten)]
@@ -54,32 +62,60 @@ pub(super) struct Train {
 struct Training {
     plan: Plan,
     stop: Arc<AtomicBool>,
+    /// Whether this is the rank that speaks.
+    leads: bool,
 }
 
 impl Job for Training {
     type Output = Ended;
     fn run<D: AllOps>(self, device: Arc<D>) -> Result<Ended> {
-        let mut screen = Screen::new();
-        Ok(train(device, self.plan, &self.stop, &mut |progress| screen.show(progress))?)
+        let mut screen = self.leads.then(Screen::new);
+        let mut show = |progress: Progress| {
+            if let Some(screen) = &mut screen {
+                screen.show(progress);
+            }
+        };
+        Ok(train(device, self.plan, &self.stop, &mut show)?)
     }
 }
 
 impl Train {
     pub(super) fn run(self) -> Result<ExitCode> {
+        let group = launch::group(self.ranks)?;
+        if !group.leads() {
+            logging::speak_as_rank(group.rank());
+        }
+        match self.run_in(&group) {
+            Ok(()) => Ok(ExitCode::SUCCESS),
+            // Its own message says why, and all ranks end.
+            Err(error) if matches!(error.downcast_ref(), Some(TrainError::OtherRank { .. })) => Ok(ExitCode::FAILURE),
+            Err(error) => {
+                tracing::error!("{}", error_chain(&error));
+                // Others may be waiting for this rank.
+                group.abort();
+                Ok(ExitCode::FAILURE)
+            }
+        }
+    }
+
+    fn run_in(mut self, group: &Arc<dyn Group>) -> Result<()> {
         let mut options = Options { precision: self.device.precision(), ..self.options };
         self.openclip.apply(&mut options)?;
         let plan = match (&self.resume, &self.config) {
-            (Some(folder), _) => Plan::resume(folder, options)?,
-            (None, Some(file)) => Plan::start(options.over_file(file)?, self.out.as_deref())?,
-            (None, None) => Plan::start(options, self.out.as_deref())?,
+            (Some(folder), _) => Plan::resume_in(group.clone(), folder, options)?,
+            (None, Some(file)) => Plan::start_in(group.clone(), options.over_file(file)?, self.out.as_deref())?,
+            (None, None) => Plan::start_in(group.clone(), options, self.out.as_deref())?,
         };
         let folder = plan.folder.clone();
         let precision = plan.settings.options.precision;
-        match self.device.run_in(
-            precision,
-            Precision::Bf16,
-            Training { plan, stop: interrupt("a checkpoint is saved after this step")? },
-        )? {
+        let stop = interrupt("a checkpoint is saved after this step")?;
+        stop_on_usr1(&stop);
+        self.device.share(&**group);
+        let ended = self.device.run_in(precision, Precision::Bf16, Training { plan, stop, leads: group.leads() })?;
+        if !group.leads() {
+            return Ok(());
+        }
+        match ended {
             Ended::Finished(summary) => {
                 put(format_args!("{}", show(&summary)))?;
                 let folder = folder.path().display();
@@ -91,7 +127,7 @@ impl Train {
                 put(format_args!("continue with: flipk train --resume {}\n", folder.path().display()))?;
             }
         }
-        Ok(ExitCode::SUCCESS)
+        Ok(())
     }
 }
 

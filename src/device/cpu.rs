@@ -2,6 +2,7 @@
 //! the instructions, the operands of the linear layers' products can be rounded to bf16.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::ops::Range;
 use std::ptr::NonNull;
 use std::time::Instant;
 
@@ -178,5 +179,14 @@ impl Device for Cpu {
     fn download<T: Elem>(&self, to: &mut [T], from: &[T]) -> Result<(), DeviceError> {
         to.copy_from_slice(from);
         Ok(())
+    }
+
+    fn on_host<T: Elem, R>(
+        &self,
+        view: &mut [T],
+        _: Range<usize>,
+        body: impl FnOnce(&mut [T]) -> R,
+    ) -> Result<R, DeviceError> {
+        Ok(body(view))
     }
 }

@@ -3,8 +3,11 @@
 //! A [`Buffer`] owns memory of a [`Device`] and gives views of it. What a device can compute is declared op by op, by
 //! the small traits in [`crate::ops`] (`LayerNorm`, `Attention`, ...), so a new op touches no list here.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 
+use crate::group::GroupError;
 use crate::units::Bytes;
 
 mod buffer;
@@ -170,6 +173,9 @@ pub enum DeviceError {
         /// What it cannot do.
         what: String,
     },
+    /// The exchange with other ranks failed.
+    #[error("between ranks: {0}")]
+    Group(#[from] GroupError),
 }
 
 /// What is left and what holds memory, largest first; what holds less than a MiB is not listed.
@@ -348,4 +354,13 @@ pub trait Device: Sized + Send + Sync + 'static {
 
     /// Starts a download ordered after all work so far; returns at once.
     fn download_async(&self, from: Self::View<'_, f32>) -> Result<Pending, DeviceError>;
+
+    /// Calls `body` with the elements in the host's memory, aligned to four bytes, after all work so far. Of what is on
+    /// the device, `body` may read the elements of `read`; all that it writes is on the device afterwards.
+    fn on_host<T: Elem, R>(
+        &self,
+        view: Self::ViewMut<'_, T>,
+        read: Range<usize>,
+        body: impl FnOnce(&mut [T]) -> R,
+    ) -> Result<R, DeviceError>;
 }

@@ -6,7 +6,7 @@ use crate::autograd::{DECAY_BLOCK, Recompute};
 use crate::data::kept_patches;
 use crate::device::Cuda;
 use crate::model::{Flip, ModelConfig};
-use crate::ops::adamw::{AdamW, NUMBERS};
+use crate::ops::adamw::{HEAD, NORM_BLOCK, NUMBERS};
 use crate::train::{self, StepSize};
 
 /// What the driver's context, cuBLASLt's workspace and the loaded kernels take besides the planned buffers.
@@ -22,7 +22,7 @@ pub fn step_bytes(config: &ModelConfig, mask_ratio: f64, batch: usize, recompute
 pub fn bytes_of_size(config: &ModelConfig, size: StepSize) -> usize {
     let flip = Flip::new(config, true);
     let parameters = flip.layout().arena_len();
-    let optimizer = 4 * (<Cuda<bf16> as AdamW>::norm_len(parameters) + NUMBERS) + parameters / DECAY_BLOCK;
+    let optimizer = 4 * (HEAD + parameters.div_ceil(NORM_BLOCK) + NUMBERS) + parameters / DECAY_BLOCK;
     parameters * (4 * 4 + 2) + optimizer + train::step_bytes::<Cuda<bf16>>(&flip, size)
 }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::data::DataError;
 use crate::device::DeviceError;
+use crate::group::GroupError;
 use crate::model::ModelError;
 
 /// The error of another library that led to one of ours.
@@ -86,6 +87,15 @@ pub enum TrainError {
     /// A failure of the device.
     #[error(transparent)]
     Device(#[from] DeviceError),
+    /// A failure of the exchange with other ranks.
+    #[error("between ranks: {0}")]
+    Group(#[from] GroupError),
+    /// Another rank of the run failed, and says why; a checkpoint was saved.
+    #[error("rank {rank} failed; its own message says why")]
+    OtherRank {
+        /// Its number.
+        rank: usize,
+    },
 }
 
 impl TrainError {

@@ -56,6 +56,11 @@ impl RunFolder {
         Ok((this, lock))
     }
 
+    /// A folder that rank 0 has created or opened.
+    pub(super) fn of_lead(path: PathBuf) -> Self {
+        Self { path }
+    }
+
     /// Creates the folder of checkpoints if there is none, and removes files that a killed process left half written.
     ///
     /// # Errors

@@ -23,10 +23,10 @@ pub fn step_bytes<D: AllOps>(flip: &Flip, size: StepSize) -> usize {
     let towers = tape.training_bytes_from(|plan| {
         embeddings.into_iter().for_each(|var| _ = plan.seed(var));
     });
-    let programs = if size.keep == Keep::All { size.micro_batches } else { 1 };
+    let programs = if size.keep == Keep::All { size.leaves() } else { 1 };
     let sizes = [size.micro_batches, size.rows(), flip.config.embed_dim];
     let loss = Parts::<D>::planned_bytes(sizes, flip.loss_scalars().1.is_some());
-    let sums = GradientTree::<D>::depth(size.micro_batches) * flip.layout().arena_len() * size_of::<f32>();
+    let sums = GradientTree::<D>::depth(size.leaves()) * flip.layout().arena_len() * size_of::<f32>();
     programs * (inputs + towers) + loss + sums
 }
 

@@ -42,6 +42,15 @@ pub struct Metrics {
     /// Mean number of cores on which the process computed.
     #[serde(default)]
     pub cores_busy: f64,
+    /// Seconds since the run began, evaluation, checkpoints and time before it was resumed included.
+    #[serde(default)]
+    pub seconds: f64,
+    /// If there are several ranks: the one that waited longest for data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slowest_rank: Option<usize>,
+    /// As `data_wait`, of that rank.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slowest_data_wait: Option<f64>,
     /// On the held-out data, at steps where it was evaluated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zero_shot_top1: Option<f64>,

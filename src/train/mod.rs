@@ -9,6 +9,7 @@
 //! | `plan`, `resume` | what a run is made of; which run and checkpoint to resume from |
 //! | `pace` | what is known only on the device: how many samples fit a time, and the precision |
 //! | `run`, `summary` | the loop: data, steps, metrics, checkpoints, evaluation; its result |
+//! | `ranks` | what the ranks of a run agree on |
 //! | `memory` | how much memory a step needs, and which batch fits |
 //! | `held_out` | the data for evaluation |
 //! | `bound` | what a run waits for, if it waits for data |
@@ -39,6 +40,7 @@ mod precision;
 mod progress;
 #[cfg(test)]
 mod proptests;
+mod ranks;
 mod resume;
 mod run;
 mod settings;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Length, Plan, Precision, TrainError, Trainer};
-use crate::data::{Loader, Position};
+use crate::data::Position;
 use crate::model::Flip;
 use crate::ops::AllOps;
 
@@ -46,7 +46,7 @@ impl Plan {
             let speed = batch as f64 / seconds;
             notes.push(format!("--time {asked}: {} samples, at {speed:.1} samples/s", steps * batch));
         }
-        if self.settings.options != before {
+        if self.settings.options != before && self.group.leads() {
             self.folder.describe(&self.settings, &self.tokenizer)?;
         }
         Ok(notes)
@@ -65,17 +65,21 @@ impl Plan {
         let flip = Flip::with_loss(&settings.model, settings.loss, settings.decay_cls);
         let values = flip.layout().initial_values(settings.seed);
         let size = settings.step_size();
-        let mut trainer = Trainer::of_size(device.clone(), flip, &values, settings.adamw, size)?;
-        let (data, tokenizer) = (self.data.clone(), self.tokenizer.clone());
-        let mut loader =
-            Loader::new(data, tokenizer, settings.loader.clone(), Position::start(settings.loader.streams))?;
+        let group = self.group.clone();
+        let mut trainer = Trainer::in_group(device.clone(), flip, &values, settings.adamw, size, group)?;
+        let mut loader = self.loader(Position::start(settings.loader.streams))?;
+        // All ranks go by the clock of rank 0.
+        let elapsed = || -> Result<Duration, TrainError> {
+            let seconds = self.group.all(begun.elapsed().as_secs_f64())?[0];
+            Ok(Duration::try_from_secs_f64(seconds).unwrap_or_default())
+        };
         // Whether the loader is slower than the device shows only once the prefetched batches are used up.
         let warm_up = WARM_UP + settings.loader.prefetch as u64;
         // The first timed step, and when it began.
         let mut timed: Option<(u64, Instant)> = None;
         let mut step = 0;
         let (count, start) = loop {
-            if timed.is_none() && (step >= warm_up || (step > 0 && begun.elapsed() >= enough)) {
+            if timed.is_none() && (step >= warm_up || (step > 0 && elapsed()? >= enough)) {
                 trainer.drain()?;
                 timed = Some((step, Instant::now()));
             }
@@ -84,15 +88,15 @@ impl Plan {
             trainer.submit(&batch, 0.0)?;
             loader.recycle(batch);
             step += 1;
-            if let Some((first, start)) =
-                timed.filter(|(first, _)| step - first >= MIN_TIMED && begun.elapsed() >= enough)
+            if let Some((first, start)) = timed.filter(|(first, _)| step - first >= MIN_TIMED)
+                && elapsed()? >= enough
             {
                 break (step - first, start);
             }
         };
         trainer.drain()?;
-        let seconds = start.elapsed().as_secs_f64() / count as f64;
-        let left = time.saturating_sub(begun.elapsed()).as_secs_f64();
+        let own = [start.elapsed().as_secs_f64() / count as f64, time.saturating_sub(begun.elapsed()).as_secs_f64()];
+        let [seconds, left] = self.group.all(own)?[0];
         Ok((steps_that_fit(left, seconds, settings.loader.batch as u64), seconds))
     }
 }

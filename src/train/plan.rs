@@ -1,12 +1,14 @@
 //! What a run is made of, and whether a run can be resumed with it.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use tracing::{info, warn};
 
-use super::checkpoint::State;
+use super::checkpoint::{Checkpoint, State};
 use super::folder::Lock;
 use super::held_out::HeldOut;
+use super::ranks;
 use super::resume::{self, Point};
 use super::settings::{Length, is_embedded};
 use super::tokenizer::open_tokenizer;
@@ -14,8 +16,9 @@ use super::weights::Weights;
 use super::{Options, RunFolder, Settings, TrainError};
 use crate::autograd::{Layout, Recompute};
 use crate::data::image::JpegDecoder;
-use crate::data::{Epoch, Order, Tokenizer, TrainingData};
+use crate::data::{Epoch, Loader, Order, Position, Tokenizer, TrainingData};
 use crate::eval::Labels;
+use crate::group::{Alone, Group};
 use crate::interop::Architecture;
 use crate::interop::open_clip::Described;
 use crate::log;
@@ -29,11 +32,15 @@ pub struct Plan {
     pub folder: RunFolder,
     pub(super) data: TrainingData,
     pub(super) epoch: Epoch,
+    /// Only on rank 0.
     pub(super) held_out: Option<HeldOut>,
     pub(super) tokenizer: Tokenizer,
     /// `None` for a new run.
     pub(super) resume: Option<Point>,
-    _lock: Lock,
+    /// The ranks of the run.
+    pub(super) group: Arc<dyn Group>,
+    /// Of rank 0.
+    _lock: Option<Lock>,
 }
 
 /// Options that do not affect the weights of a resumed run. `data` and `tokenizer` are paths, which may change: the
@@ -58,6 +65,11 @@ const HARMLESS: &[&str] = &[
     "tokenizer",
 ];
 
+/// Whether an option may differ between ranks.
+pub(super) fn is_path(key: &str) -> bool {
+    HARMLESS.contains(&key)
+}
+
 /// Whether changing `key` leaves the resulting weights the same. Recomputed activations have the same bits, except with
 /// `cheap` in bf16.
 fn is_harmless(key: &str, before: &Options, after: &Options) -> bool {
@@ -70,20 +82,38 @@ impl Plan {
     ///
     /// # Errors
     /// Invalid options, data or a tokenizer that cannot be used, or a folder that already contains a run.
-    pub fn start(mut options: Options, out: Option<&Path>) -> Result<Self, TrainError> {
+    pub fn start(options: Options, out: Option<&Path>) -> Result<Self, TrainError> {
+        Self::start_in(Arc::new(Alone), options, out)
+    }
+
+    /// As [`Self::start`], on one rank of a group; rank 0 creates the folder.
+    ///
+    /// # Errors
+    /// As [`Self::start`]; also micro-batches that the ranks cannot share, and ranks that differ from each other.
+    pub fn start_in(group: Arc<dyn Group>, mut options: Options, out: Option<&Path>) -> Result<Self, TrainError> {
         let tokenizer = tokenizer(&options)?;
         options.special_tokens = Some(tokenizer.adds_special_tokens());
+        ranks::divide(&mut options, &*group);
         let base = described(&options)?.model;
         let mut settings = Settings::resolve(options, base, tokenizer.vocab_size())?;
+        ranks::check(&settings, &*group)?;
         let asks_for_labels = settings.options.labels.is_some_and(|labels| labels != Labels::default());
-        if settings.eval_data.is_empty() && (settings.eval_every > 0 || asks_for_labels) {
+        if group.leads() && settings.eval_data.is_empty() && (settings.eval_every > 0 || asks_for_labels) {
             warn!("--eval-every and --labels do nothing without --eval-data");
         }
-        let ((data, epoch), held_out) = (open(&mut settings, None)?, HeldOut::open(&settings)?);
-        let (folder, lock) = RunFolder::create(out, &settings.model_name())?;
-        folder.describe(&settings, &tokenizer)?;
-        data.write_counts(settings.index_cache(folder.path()));
-        Ok(Self { settings, folder, data, epoch, held_out, tokenizer, resume: None, _lock: lock })
+        let (data, epoch) = open(&mut settings, None)?;
+        ranks::compare(&*group, &settings.options, data.fingerprint())?;
+        let (folder, held_out, lock) = if group.leads() {
+            let held_out = HeldOut::open(&settings)?;
+            let (folder, lock) = RunFolder::create(out, &settings.model_name())?;
+            folder.describe(&settings, &tokenizer)?;
+            data.write_counts(settings.index_cache(folder.path()));
+            ranks::path_of_lead(&*group, folder.path())?;
+            (folder, held_out, Some(lock))
+        } else {
+            (RunFolder::of_lead(ranks::path_of_lead(&*group, Path::new(""))?), None, None)
+        };
+        Ok(Self { settings, folder, data, epoch, held_out, tokenizer, resume: None, group, _lock: lock })
     }
 
     /// Resumes the run that `target` refers to (see `resume::find`), from the checkpoint it names or else from the
@@ -93,9 +123,23 @@ impl Plan {
     /// As [`Self::start`]; also a checkpoint of another model, seed or data set, a preset or tokenizer that is not the
     /// run's, a length shorter than what is already done, or a folder in which another process is training.
     pub fn resume(target: &Path, flags: Options) -> Result<Self, TrainError> {
-        let (folder, named) = resume::find(target)?;
-        let lock = folder.lock()?;
-        folder.prepare()?;
+        Self::resume_in(Arc::new(Alone), target, flags)
+    }
+
+    /// As [`Self::resume`], on one rank of a group. The number of ranks may be another than before.
+    ///
+    /// # Errors
+    /// As [`Self::resume`]; also micro-batches that the ranks cannot share, and ranks that differ from each other.
+    pub fn resume_in(group: Arc<dyn Group>, target: &Path, flags: Options) -> Result<Self, TrainError> {
+        let (folder, named, lock) = if group.leads() {
+            let (folder, named) = resume::find(target)?;
+            let lock = folder.lock()?;
+            folder.prepare()?;
+            ranks::path_of_lead(&*group, folder.path())?;
+            (folder, named, Some(lock))
+        } else {
+            (RunFolder::open(&ranks::path_of_lead(&*group, Path::new(""))?)?, None, None)
+        };
         let mut before = Options::default().over_file(&folder.config())?;
         before.check_whole(&folder.config())?;
         // Runs of earlier versions knew no other order and no other decoder.
@@ -131,29 +175,22 @@ impl Plan {
         }
         let base = folder.model(&options)?;
         let mut settings = Settings::resolve(options, base, tokenizer.vocab_size())?;
-        let ((data, epoch), held_out) = (open(&mut settings, Some(folder.path()))?, HeldOut::open(&settings)?);
-        data.write_counts(settings.index_cache(folder.path()));
-        let point = Point::choose(&folder, named.as_deref())?;
+        ranks::check(&settings, &*group)?;
+        let (data, epoch) = open(&mut settings, Some(folder.path()))?;
+        ranks::compare(&*group, &settings.options, data.fingerprint())?;
+        let (held_out, point) = if group.leads() {
+            data.write_counts(settings.index_cache(folder.path()));
+            let point = Point::choose(&folder, named.as_deref())?;
+            ranks::path_of_lead(&*group, point.checkpoint.as_ref().map_or(Path::new(""), Checkpoint::path))?;
+            (HeldOut::open(&settings)?, point)
+        } else {
+            let path = ranks::path_of_lead(&*group, Path::new(""))?;
+            (None, if path.as_os_str().is_empty() { Point::default() } else { Point::of_lead(&path)? })
+        };
         if let Some(checkpoint) = &point.checkpoint {
-            if settings.time.is_some() {
-                let problem =
-                    "time: the length of a run is fixed once it has started; change it with --samples or --steps";
-                return Err(TrainError::Settings { problem: problem.to_owned() });
-            }
-            let State { model, loss, seed, fingerprint, .. } = &checkpoint.state;
-            let differs = [
-                (*model != settings.model, "the model's size"),
-                (*loss != settings.loss, "the loss"),
-                (*seed != settings.seed, "the seed"),
-                (*fingerprint != data.fingerprint(), "the training data"),
-            ];
-            if let Some((_, what)) = differs.iter().find(|(differs, _)| *differs) {
-                let path = checkpoint.path().display();
-                let problem = format!("{what} differs from that of {path}; start a new run with --init-from {path}");
-                return Err(TrainError::Settings { problem });
-            }
+            check_checkpoint(checkpoint, &settings, data.fingerprint())?;
         }
-        let this = Self { settings, folder, data, epoch, held_out, tokenizer, resume: None, _lock: lock };
+        let this = Self { settings, folder, data, epoch, held_out, tokenizer, resume: None, group, _lock: lock };
         if let Some(checkpoint) = &point.checkpoint {
             let (done, steps, path) = (point.step(), this.steps(), checkpoint.path().display());
             if steps < done {
@@ -163,7 +200,9 @@ impl Plan {
                 );
                 return Err(TrainError::Settings { problem });
             }
-            this.log_changes(before);
+            if this.group.leads() {
+                this.log_changes(before);
+            }
         }
         Ok(Self { resume: Some(point), ..this })
     }
@@ -184,6 +223,23 @@ impl Plan {
         if changed.iter().any(|key| key == "data") {
             info!("the training data has moved; its content is the same");
         }
+    }
+
+    /// Whether the model is evaluated on held-out data.
+    pub(super) fn evaluates(&self) -> bool {
+        !self.settings.eval_data.is_empty()
+    }
+
+    /// Loads the rows of this rank, from `start` on.
+    pub(super) fn loader(&self, start: Position) -> Result<Loader, TrainError> {
+        let mut config = self.settings.loader.clone();
+        if self.group.size() > 1 && config.threads == 0 {
+            // The ranks of a machine share its cores.
+            let cores = std::thread::available_parallelism().map_or(1, usize::from);
+            config.threads = (cores / self.group.local_size()).max(1);
+        }
+        let own = ranks::own_streams(&self.settings, &*self.group);
+        Ok(Loader::of_streams(self.data.clone(), self.tokenizer.clone(), config, start, own)?)
     }
 
     /// Optimizer steps of the whole run.
@@ -213,6 +269,27 @@ impl Plan {
         log::lines(&notes);
         Ok(values)
     }
+}
+
+/// Whether a run with these settings and data can go on from `checkpoint`.
+fn check_checkpoint(checkpoint: &Checkpoint, settings: &Settings, data: u32) -> Result<(), TrainError> {
+    if settings.time.is_some() {
+        let problem = "time: the length of a run is fixed once it has started; change it with --samples or --steps";
+        return Err(TrainError::Settings { problem: problem.to_owned() });
+    }
+    let State { model, loss, seed, fingerprint, .. } = &checkpoint.state;
+    let differs = [
+        (*model != settings.model, "the model's size"),
+        (*loss != settings.loss, "the loss"),
+        (*seed != settings.seed, "the seed"),
+        (*fingerprint != data, "the training data"),
+    ];
+    if let Some((_, what)) = differs.iter().find(|(differs, _)| *differs) {
+        let path = checkpoint.path().display();
+        let problem = format!("{what} differs from that of {path}; start a new run with --init-from {path}");
+        return Err(TrainError::Settings { problem });
+    }
+    Ok(())
 }
 
 fn not_the_runs(flag: &str, folder: &RunFolder) -> TrainError {

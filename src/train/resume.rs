@@ -82,6 +82,14 @@ pub(super) struct Point {
 }
 
 impl Point {
+    /// The checkpoint that rank 0 has chosen. It was verified there; tensors are verified again as they are read.
+    ///
+    /// # Errors
+    /// If this rank cannot read it.
+    pub(super) fn of_lead(path: &Path) -> Result<Self, TrainError> {
+        Ok(Self { checkpoint: Some(Checkpoint::open(path)?), later: Vec::new() })
+    }
+
     /// The checkpoint `named`, or else the newest intact one, with a warning about each that is skipped.
     ///
     /// # Errors

@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use super::pass::{MicroBatches, StepSize, Whole, sum_leaves};
+use super::pass::{self, MicroBatches, StepSize, Whole, sum_leaves};
 use crate::autograd::{Parameters, Program, Recompute};
 use crate::data::Batch;
 use crate::device::{Device, DeviceError, Graph, Pending};
+use crate::group::{Alone, Group};
 use crate::model::Flip;
 use crate::ops::AllOps;
 use crate::ops::pairwise::{IMAGE_CORRECT, LOSS, MAX_LOGIT_SCALE, OUTCOME_LEN, TEXT_CORRECT};
-use crate::optim::{AdamWConfig, Moments, Optimizer};
+use crate::optim::{AdamWConfig, Moments, Optimizer, Slices};
 
 /// A model in training: weights, moments and the program of a step.
 ///
@@ -49,6 +50,8 @@ use crate::optim::{AdamWConfig, Moments, Optimizer};
 /// ```
 pub struct Trainer<D: Device> {
     device: Arc<D>,
+    group: Arc<dyn Group>,
+    slices: Slices,
     flip: Flip,
     params: Parameters<D>,
     optimizer: Optimizer<D>,
@@ -114,14 +117,37 @@ impl<D: AllOps> Trainer<D> {
         adamw: AdamWConfig,
         size: StepSize,
     ) -> Result<Self, DeviceError> {
+        Self::in_group(device, flip, values, adamw, size, Arc::new(Alone))
+    }
+
+    /// As [`Self::of_size`], for one rank of a group: it computes its own micro-batches, whose rows are the batches of
+    /// [`Self::step`], and updates its own slice of the weights. All ranks have the same weights after each step. They
+    /// are those of a single process that computes all micro-batches, if each rank has a power of two of them.
+    ///
+    /// # Errors
+    /// As [`Self::of_size`].
+    pub fn in_group(
+        device: Arc<D>,
+        flip: Flip,
+        values: &[f32],
+        adamw: AdamWConfig,
+        size: StepSize,
+        group: Arc<dyn Group>,
+    ) -> Result<Self, DeviceError> {
+        let size = StepSize { ranks: group.size(), ..size };
+        if !size.micro_batches.is_multiple_of(size.ranks) {
+            let what = format!("{} micro-batches on {} ranks", size.micro_batches, size.ranks);
+            return Err(DeviceError::Unsupported { what });
+        }
         let params = Parameters::new(&*device, flip.layout().clone(), values)?;
-        let optimizer = Optimizer::new(&*device, &params, adamw)?;
+        let slices = Slices::new(flip.layout().arena_len(), group.size());
+        let optimizer = Optimizer::of_slice(&*device, &params, adamw, slices, group.rank())?;
         let pass = match size.micro_batches {
             1 => Pass::Whole(Whole::new(&device, &flip, size)?),
-            _ => Pass::Micro(MicroBatches::new(device.clone(), &flip, size)?),
+            _ => Pass::Micro(MicroBatches::in_group(device.clone(), &flip, size, group.clone())?),
         };
         let (graph, submitted) = (None, None);
-        Ok(Self { device, flip, params, optimizer, pass, size, plain_steps: 0, graph, submitted })
+        Ok(Self { device, group, slices, flip, params, optimizer, pass, size, plain_steps: 0, graph, submitted })
     }
 
     /// Forward, backward, update. Weights stay as they are if the loss or a gradient is not finite.
@@ -199,7 +225,10 @@ impl<D: AllOps> Trainer<D> {
             Pass::Whole(whole) => whole.compute(&mut self.params)?,
             Pass::Micro(micro) => micro.gradients(batch, &mut self.params)?,
         }
-        self.optimizer.apply(&self.device, &mut self.params)
+        match self.group.size() {
+            1 => self.optimizer.apply(&self.device, &mut self.params),
+            _ => pass::update(&*self.device, &*self.group, self.slices, &mut self.params, &mut self.optimizer),
+        }
     }
 
     /// As [`Self::step`] in one pass, with an event at the start, after the upload, after each step of
@@ -295,19 +324,36 @@ impl<D: AllOps> Trainer<D> {
         }
     }
 
-    /// Weights and moments on the host.
+    /// Weights and moments of the whole arena on the host, on rank 0; other ranks take part, and have `None`.
     ///
     /// # Errors
-    /// If the device fails.
-    pub fn download(&self) -> Result<(Vec<f32>, Moments), DeviceError> {
-        Ok((self.params.download_values(&self.device)?, self.optimizer.download(&self.device)?))
+    /// If the device fails, or the exchange with other ranks.
+    pub fn download(&self) -> Result<Option<(Vec<f32>, Moments)>, DeviceError> {
+        let Moments { m, v, step } = self.optimizer.download(&self.device)?;
+        let [m, v] = [self.whole(m)?, self.whole(v)?];
+        let (Some(m), Some(v)) = (m, v) else { return Ok(None) };
+        Ok(Some((self.params.download_values(&self.device)?, Moments { m, v, step })))
     }
 
-    /// Continues from `moments`.
+    /// An array of which each rank has its slice, on rank 0.
+    fn whole(&self, own: Vec<f32>) -> Result<Option<Vec<f32>>, DeviceError> {
+        if self.group.size() == 1 {
+            return Ok(Some(own));
+        }
+        let len = self.params.layout().arena_len();
+        let mut all = vec![0f32; if self.group.leads() { len } else { 0 }];
+        let (own, to) = (bytemuck::cast_slice(&own), bytemuck::cast_slice_mut(&mut all));
+        self.group.gather(own, to, self.slices.each(), len)?;
+        Ok(self.group.leads().then_some(all))
+    }
+
+    /// Continues from `moments` of the whole arena.
     ///
     /// # Errors
     /// If the device fails.
     pub fn set_moments(&mut self, moments: &Moments) -> Result<(), DeviceError> {
-        self.optimizer.upload(&self.device, moments)
+        let own = |all: &[f32]| all[self.optimizer.own()].to_vec();
+        let own = Moments { m: own(&moments.m), v: own(&moments.v), step: moments.step };
+        self.optimizer.upload(&self.device, &own)
     }
 }

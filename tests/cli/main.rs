@@ -23,6 +23,8 @@ mod precision;
 mod preview;
 mod profile;
 mod protocol;
+#[cfg(target_os = "linux")]
+mod ranks;
 #[cfg(all(unix, feature = "remote"))]
 mod remote;
 mod resume;

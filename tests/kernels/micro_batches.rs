@@ -18,7 +18,8 @@ use crate::harness::gpu;
 use crate::recompute::config;
 use crate::recording::batch;
 
-const SIZE: StepSize = StepSize { batch: 12, kept: 8, recompute: Recompute::None, micro_batches: 1, keep: Keep::One };
+const SIZE: StepSize =
+    StepSize { batch: 12, kept: 8, recompute: Recompute::None, micro_batches: 1, ranks: 1, keep: Keep::One };
 
 /// Outcomes and gradients of some steps, which are submitted before the ones before are computed.
 fn train<D: AllOps>(device: &Arc<D>, loss: Loss, size: StepSize) -> (Vec<StepOutcome>, Vec<f32>) {

@@ -14,6 +14,7 @@ mod linear;
 mod micro_batches;
 mod optimizer;
 mod pairwise;
+mod ranks;
 mod recompute;
 mod sequence;
 mod tape;

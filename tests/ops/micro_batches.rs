@@ -10,13 +10,13 @@ use flipk::optim::AdamWConfig;
 use flipk::random::{Purpose, Random};
 use flipk::train::{Keep, StepOutcome, StepSize, Trainer};
 
-const BATCH: usize = 24;
+pub const BATCH: usize = 24;
 
-fn config() -> ModelConfig {
+pub fn config() -> ModelConfig {
     ModelConfig { image_size: 40, ..Preset::Tiny.config() }
 }
 
-fn batch(kept: usize, step: u64) -> Batch {
+pub fn batch(kept: usize, step: u64) -> Batch {
     let (config, mut random) = (config(), Random::new(5, Purpose::Test, step, 0));
     let visible = |random: &mut Random| random.permutation(config.patches()).into_iter().take(kept).collect::<Vec<_>>();
     Batch {
@@ -52,7 +52,7 @@ fn run(loss: Loss, size: StepSize) -> (Vec<Ran>, Vec<f32>) {
         Ran { outcome, grads, embeddings: trainer.embeddings().unwrap() }
     };
     let ran = (0..2).map(step).collect();
-    (ran, trainer.download().unwrap().0)
+    (ran, trainer.download().unwrap().unwrap().0)
 }
 
 /// The difference of all numbers together, relative to `expected`.

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use flipk::autograd::{DECAY_BLOCK, Init, Layout, Parameters};
 use flipk::device::Cpu;
-use flipk::ops::adamw::{Hyper, cpu};
+use flipk::ops::adamw::{AdamW, HEAD, Hyper, NORM_BLOCK, cpu};
 use flipk::optim::{AdamWConfig, Optimizer};
 
 use crate::harness::normals;
@@ -35,13 +35,28 @@ fn adamw_follows_its_formula() {
     }
 }
 
+/// The norm of gradients, and the factor by which they are clipped.
+fn head(grads: &[f32], clip_norm: f32) -> [f32; 2] {
+    let AdamWConfig { beta1, beta2, eps, weight_decay, .. } = AdamWConfig::default();
+    let hyper = Hyper { lr: 0.0, beta1, beta2, eps, weight_decay, step: 1, clip_norm };
+    let (mut partials, mut head) = (vec![0.0; grads.len().div_ceil(NORM_BLOCK)], [0.0; HEAD]);
+    Cpu::default().adamw_squares(grads, &mut partials).unwrap();
+    Cpu::default().adamw_scale(&hyper, &partials, &mut head, &hyper.numbers()).unwrap();
+    [head[0], head[1]]
+}
+
 #[test]
-fn the_norm_shows_what_is_not_finite() {
-    let mut grads = normals((1 << 14) + 3, 0);
+fn the_norm_is_exact_clips_and_shows_what_is_not_finite() {
+    let mut grads = normals(3 * NORM_BLOCK + 3, 0);
     let exact = grads.iter().map(|grad| f64::from(*grad).powi(2)).sum::<f64>().sqrt();
-    assert!((cpu::norm(&grads) - exact).abs() < 1e-12 * exact);
-    grads[1 << 14] = f32::NAN;
-    assert!(!cpu::norm(&grads).is_finite());
+    let [norm, scale] = head(&grads, 1.0);
+    assert!((f64::from(norm) / exact - 1.0).abs() < 1e-7 && (f64::from(scale) * exact - 1.0).abs() < 1e-7);
+    assert_eq!([head(&grads, 0.0)[1], head(&grads, 1e6)[1]], [1.0, 1.0]);
+    // Squares that overflow an f32.
+    let [norm, _] = head(&vec![1e30; NORM_BLOCK], 0.0);
+    assert!((norm / 1.28e32 - 1.0).abs() < 1e-6, "{norm}");
+    grads[NORM_BLOCK] = f32::NAN;
+    assert!(head(&grads, 1.0).iter().all(|value| value.is_nan()));
 }
 
 #[test]

@@ -4,26 +4,33 @@ import json
 import sys
 import time
 
+import open_clip
 import torch
 from open_clip.loss import ClipLoss
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
 
-def main():
-    case = json.loads(sys.argv[1])
-    torch.manual_seed(0)
-    width, heads = case["vision_width"], case["vision_heads"]
+def create(case):
     # Patch dropout is OpenCLIP's version of FLIP: it embeds all patches and then drops some.
+    if "model" in case:
+        return open_clip.create_model(case["model"], force_patch_dropout=case["ratio"])
+    width, heads = case["vision_width"], case["vision_heads"]
     vision = CLIPVisionCfg(layers=case["vision_layers"], width=width, head_width=width // heads,
                            patch_size=case["patch_size"], image_size=case["image_size"], patch_dropout=case["ratio"])
     text = CLIPTextCfg(context_length=case["context"], vocab_size=case["vocab"], width=case["text_width"],
                        heads=case["text_heads"], layers=case["text_layers"])
-    model = CLIP(case["embed_dim"], vision, text)
+    return CLIP(case["embed_dim"], vision, text)
+
+
+def main():
+    case = json.loads(sys.argv[1])
+    torch.manual_seed(0)
+    model = create(case)
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.2)
     loss_function = ClipLoss()
-    images = torch.randn(case["batch"], 3, case["image_size"], case["image_size"])
-    tokens = torch.randint(1, case["vocab"], (case["batch"], case["context"]))
+    images = torch.randn(case["batch"], 3, *model.visual.image_size)
+    tokens = torch.randint(1, model.vocab_size, (case["batch"], model.context_length))
 
     def step():
         optimizer.zero_grad()

@@ -27,6 +27,8 @@ from machine import processor
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 MODELS = json.loads((ROOT / "tools/gpu/models.json").read_text())
 CASES = {name: {"batch": batch} | MODELS[name] for name, batch in [("b16", 16), ("small", 64)]}
+# OpenCLIP's own architecture, by its name in both programs.
+CASES["ViT-B-16"] = {"batch": 16, "model": "ViT-B-16"}
 
 
 def openclip(python, case):

@@ -18,6 +18,7 @@ mod nvml;
 mod staging;
 
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use half::bf16;
@@ -353,5 +354,20 @@ impl<T: ActType> Device for Cuda<T> {
     fn download<E: Elem>(&self, to: &mut [E], from: View<'_, E>) -> Result<(), DeviceError> {
         assert_eq!(to.len(), from.len, "lengths of a download");
         self.driver.download(bytemuck::cast_slice_mut(to), from.address)
+    }
+
+    fn on_host<E: Elem, R>(
+        &self,
+        view: ViewMut<'_, E>,
+        read: Range<usize>,
+        body: impl FnOnce(&mut [E]) -> R,
+    ) -> Result<R, DeviceError> {
+        let mut words = vec![0u32; (view.len * size_of::<E>()).div_ceil(size_of::<u32>())];
+        let values = &mut bytemuck::cast_slice_mut::<u32, E>(&mut words)[..view.len];
+        let address = view.address + (read.start * size_of::<E>()) as u64;
+        self.driver.download(bytemuck::cast_slice_mut(&mut values[read]), address)?;
+        let result = body(values);
+        self.upload(view, values)?;
+        Ok(result)
     }
 }

@@ -2,53 +2,56 @@
 
 use rayon::prelude::*;
 
-use super::{AdamW, DECAY_BLOCK, Hyper, Update};
+use super::{AdamW, DECAY_BLOCK, Hyper, NORM_BLOCK, Update};
 use crate::device::{Cpu, DeviceError};
 use crate::simd::wide;
 
 /// Elements of a chunk, a multiple of [`DECAY_BLOCK`].
-const CHUNK: usize = 1 << 14;
+const CHUNK: usize = NORM_BLOCK;
 
 impl AdamW for Cpu {
-    fn norm_len(_: usize) -> usize {
-        1
+    /// The norm of each block; its square might overflow.
+    fn adamw_squares(&self, grads: &[f32], partials: &mut [f32]) -> Result<(), DeviceError> {
+        let blocks = grads.par_chunks(NORM_BLOCK).zip(partials);
+        blocks.for_each(|(block, partial)| *partial = square_sum(block).sqrt() as f32);
+        Ok(())
     }
 
-    fn adamw(&self, hyper: &Hyper, update: Update<'_, Self>) -> Result<(), DeviceError> {
-        let Update { values, grads, m, v, decay, norm: norm_out, .. } = update;
-        let norm = norm(grads);
-        norm_out[0] = norm as f32;
-        if norm.is_finite() {
-            let clip = f64::from(hyper.clip_norm);
-            let scale = if clip > 0.0 && norm > clip { (clip / norm) as f32 } else { 1.0 };
-            step(values, grads, m, v, decay, hyper, scale);
+    fn adamw_scale(&self, hyper: &Hyper, partials: &[f32], head: &mut [f32], _: &[f32]) -> Result<(), DeviceError> {
+        let norm = partials.iter().map(|&norm| f64::from(norm) * f64::from(norm)).sum::<f64>().sqrt();
+        let clip = f64::from(hyper.clip_norm);
+        head[0] = norm as f32;
+        head[1] = match norm.is_finite() {
+            true if clip > 0.0 && norm > clip => (clip / norm) as f32,
+            true => 1.0,
+            false => f32::NAN,
+        };
+        Ok(())
+    }
+
+    fn adamw_update(&self, hyper: &Hyper, update: Update<'_, Self>) -> Result<(), DeviceError> {
+        let Update { values, grads, m, v, decay, head, .. } = update;
+        if !head[1].is_nan() {
+            step(values, grads, m, v, decay, hyper, head[1]);
         }
         Ok(())
     }
 }
 
-/// The L2 norm, in f64 over fixed chunks added in order; not finite if any element is not.
-pub fn norm(grads: &[f32]) -> f64 {
-    let partials: Vec<f64> = grads
-        .par_chunks(CHUNK)
-        .map(|chunk| {
-            wide(
-                #[inline(always)]
-                || {
-                    let mut lanes = [0.0f64; 8];
-                    let (whole, tail) = chunk.as_chunks::<8>();
-                    for values in whole {
-                        for (lane, value) in lanes.iter_mut().zip(values) {
-                            *lane += f64::from(*value) * f64::from(*value);
-                        }
-                    }
-                    lanes.iter().sum::<f64>()
-                        + tail.iter().map(|value| f64::from(*value) * f64::from(*value)).sum::<f64>()
-                },
-            )
-        })
-        .collect();
-    partials.iter().sum::<f64>().sqrt()
+/// The sum of squares, in f64 and in a fixed order.
+fn square_sum(values: &[f32]) -> f64 {
+    wide(
+        #[inline(always)]
+        || {
+            let square = |value: f32| f64::from(value) * f64::from(value);
+            let mut lanes = [0.0f64; 8];
+            let (whole, tail) = values.as_chunks::<8>();
+            for values in whole {
+                lanes.iter_mut().zip(values).for_each(|(lane, value)| *lane += square(*value));
+            }
+            lanes.iter().sum::<f64>() + tail.iter().map(|value| square(*value)).sum::<f64>()
+        },
+    )
 }
 
 /// One update of `values`, `m` and `v` from `grad_scale · grads`.

@@ -1,31 +1,40 @@
 //! AdamW on a GPU: `kernels/adamw.cu`.
 
-use super::{AdamW, DECAY_BLOCK, Hyper, Update};
-use crate::device::cuda::{ActType, Arg, Cuda, LaunchConfig, args};
+use super::{AdamW, DECAY_BLOCK, Hyper, NORM_BLOCK, Update};
+use crate::device::cuda::{ActType, Arg, Cuda, LaunchConfig, View, ViewMut, args, kernels};
 use crate::device::{Device, DeviceError};
 
-/// Floats before the partial sums in [`Update::norm`]: the norm and the scale, padded to 16 bytes.
-const HEAD: usize = 4;
-
-/// Blocks that sum squares: a function of the length alone, so that sums have one order.
-fn blocks(len: usize) -> usize {
-    len.div_ceil(256 * 16).clamp(1, 1056)
-}
+const _: () = assert!(kernels::adamw::NORM_BLOCK == NORM_BLOCK);
 
 impl<T: ActType> AdamW for Cuda<T> {
-    fn norm_len(arena_len: usize) -> usize {
-        HEAD + blocks(arena_len)
+    fn adamw_squares(&self, grads: View<'_, f32>, partials: ViewMut<'_, f32>) -> Result<(), DeviceError> {
+        let (count, len) = (grads.len().div_ceil(NORM_BLOCK), Arg::size(grads.len()));
+        if count == 0 {
+            return Ok(());
+        }
+        debug_assert!(partials.len() >= count);
+        self.launch("adamw", "adamw_squares", LaunchConfig::blocks(count, 256), args![grads, partials, len])
     }
 
-    fn adamw(&self, _: &Hyper, update: Update<'_, Self>) -> Result<(), DeviceError> {
-        let Update { values, shadow, grads, m, v, decay, norm, numbers } = update;
+    fn adamw_scale(
+        &self,
+        _: &Hyper,
+        partials: View<'_, f32>,
+        head: ViewMut<'_, f32>,
+        numbers: View<'_, f32>,
+    ) -> Result<(), DeviceError> {
+        let count = partials.len();
+        self.launch("adamw", "adamw_scale", LaunchConfig::blocks(1, 256), args![partials, head, count, numbers])
+    }
+
+    fn adamw_update(&self, _: &Hyper, update: Update<'_, Self>) -> Result<(), DeviceError> {
+        let Update { values, shadow, grads, m, v, decay, head, numbers } = update;
         let len = values.len();
         debug_assert!(len.is_multiple_of(DECAY_BLOCK) && (shadow.is_some() == Self::SHADOW_WEIGHTS));
-        let (count, len_arg) = (blocks(len), Arg::size(len));
-        let (head, partials) = norm.split_at(HEAD);
-        self.launch("adamw", "adamw_squares", LaunchConfig::blocks(count, 256), args![grads, partials, len_arg])?;
-        self.launch("adamw", "adamw_scale", LaunchConfig::blocks(1, 256), args![partials, head, count, numbers])?;
-        let args = args![values, shadow, grads, m, v, decay, head, len_arg, numbers];
+        if len == 0 {
+            return Ok(());
+        }
+        let args = args![values, shadow, grads, m, v, decay, head, Arg::size(len), numbers];
         self.launch("adamw", "adamw_update", LaunchConfig::for_elements(len, 4, 256), args)
     }
 }

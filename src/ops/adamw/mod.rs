@@ -49,7 +49,15 @@ impl Hyper {
     }
 }
 
-/// The buffers of one update; all but `decay`, `shadow` and `norm` have the arena's length.
+/// Elements of the gradients whose squares are added up together, whoever computes it: so the norm has the same bits
+/// when several ranks compute it.
+pub const NORM_BLOCK: usize = 1 << 14;
+
+/// Floats of [`AdamW::adamw_scale`]'s result: the norm, the factor for gradients, and padding to 16 bytes.
+pub const HEAD: usize = 4;
+
+/// The buffers of one update; all but `decay`, `shadow` and `head` have the same length, a multiple of
+/// [`DECAY_BLOCK`]: that of the arena, or of a part of it.
 pub struct Update<'a, D: Device> {
     /// Master weights.
     pub values: D::ViewMut<'a, f32>,
@@ -63,18 +71,28 @@ pub struct Update<'a, D: Device> {
     pub v: D::ViewMut<'a, f32>,
     /// For each [`DECAY_BLOCK`], whether it decays (1) or not (0).
     pub decay: D::View<'a, u8>,
-    /// Out: element 0 is the L2 norm of the gradients before clipping. The rest is scratch.
-    pub norm: D::ViewMut<'a, f32>,
+    /// What [`AdamW::adamw_scale`] has written.
+    pub head: D::View<'a, f32>,
     /// [`Hyper::numbers`].
     pub numbers: D::View<'a, f32>,
 }
 
 /// Devices that update parameters.
 pub trait AdamW: Device {
-    /// f32 elements of [`Update::norm`] for an arena of this length.
-    fn norm_len(arena_len: usize) -> usize;
+    /// For each [`NORM_BLOCK`] of `grads`, what [`Self::adamw_scale`] needs for the norm. `grads` starts at a multiple
+    /// of [`NORM_BLOCK`] in the arena; the last block may be shorter.
+    fn adamw_squares(&self, grads: Self::View<'_, f32>, partials: Self::ViewMut<'_, f32>) -> Result<(), DeviceError>;
 
-    /// One update; `hyper` and [`Update::numbers`] are equal. If the gradients' norm is not finite, only the norm is
-    /// written.
-    fn adamw(&self, hyper: &Hyper, update: Update<'_, Self>) -> Result<(), DeviceError>;
+    /// From the partials of the whole arena: `head[0]` is the L2 norm of the gradients, and `head[1]` the factor by
+    /// which they are clipped, NaN if the norm is not finite. `head`: [`HEAD`] floats.
+    fn adamw_scale(
+        &self,
+        hyper: &Hyper,
+        partials: Self::View<'_, f32>,
+        head: Self::ViewMut<'_, f32>,
+        numbers: Self::View<'_, f32>,
+    ) -> Result<(), DeviceError>;
+
+    /// One update; `hyper` and [`Update::numbers`] are equal. If the gradients' norm is not finite, nothing is written.
+    fn adamw_update(&self, hyper: &Hyper, update: Update<'_, Self>) -> Result<(), DeviceError>;
 }

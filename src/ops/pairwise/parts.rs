@@ -50,7 +50,9 @@ impl<D: Pairwise> Parts<D> {
         let buffer = |len| Buffer::unwritten(device, len, "the embeddings of all micro-batches");
         let batch = count * rows;
         let needs_lse = Self::needs_lse(logit_bias.is_some());
-        let lse = needs_lse.then(|| Ok(Lse { rows: buffer(batch)?, columns: buffer(batch)? })).transpose()?;
+        let lse = needs_lse
+            .then(|| Ok::<_, DeviceError>(Lse { rows: buffer(batch)?, columns: buffer(batch)? }))
+            .transpose()?;
         let scratch = buffer(scratch::<D>(sizes, logit_bias.is_some()))?;
         let (images, texts) = (buffer(batch * width)?, buffer(batch * width)?);
         let outcomes = buffer(count * OUTCOME_LEN)?;
@@ -91,6 +93,35 @@ impl<D: Pairwise> Parts<D> {
         let own = part * len..(part + 1) * len;
         device.copy(self.images.range_mut(own.clone()), images)?;
         device.copy(self.texts.range_mut(own), texts)
+    }
+
+    /// Completes the embeddings of all parts, if others have computed some: calls `exchange` with each buffer and its
+    /// elements for one part.
+    ///
+    /// # Errors
+    /// If `exchange` fails.
+    pub fn share_embeddings(
+        &mut self,
+        exchange: impl Fn(&mut Buffer<D, f32>, usize) -> Result<(), DeviceError>,
+    ) -> Result<(), DeviceError> {
+        let each = self.rows * self.width;
+        exchange(&mut self.images, each)?;
+        exchange(&mut self.texts, each)
+    }
+
+    /// As [`Self::share_embeddings`], for the results of the forward passes.
+    ///
+    /// # Errors
+    /// If `exchange` fails.
+    pub fn share_outcomes(
+        &mut self,
+        exchange: impl Fn(&mut Buffer<D, f32>, usize) -> Result<(), DeviceError>,
+    ) -> Result<(), DeviceError> {
+        if let Some(lse) = &mut self.lse {
+            exchange(&mut lse.rows, self.rows)?;
+            exchange(&mut lse.columns, self.rows)?;
+        }
+        exchange(&mut self.outcomes, OUTCOME_LEN)
     }
 
     /// The forward pass of a part, once the embeddings of all parts are there.

@@ -259,7 +259,7 @@ pub struct Options {
     /// Equal parts in which each batch is computed, so that large batches fit: the gradient is exactly that of the
     /// whole batch, with the activations of one part in memory; only roundings differ. Takes about a third more time,
     /// as each forward pass runs twice, unless all activations fit. Each part has a stream of the data of its own
-    /// (--streams). Combines with --recompute [default: 1]
+    /// (--streams). Combines with --recompute. Several ranks share them [default: the number of ranks]
     #[cfg_attr(feature = "cli", arg(long, value_name = "N", help_heading = "Training"))]
     pub micro_batches: Option<usize>,
     /// Seed of all random numbers; the same seed gives the same run, to the bit

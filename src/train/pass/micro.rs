@@ -12,11 +12,13 @@
 
 use std::sync::Arc;
 
+use super::ranks::all_gather;
 use super::{GradientTree, Keep, StepSize, sum_leaves};
 use crate::autograd::{Parameters, Program, Slot, Step, Tape, Var};
 use crate::data::Batch;
-use crate::device::{Device, DeviceError, Pending};
+use crate::device::{Buffer, Device, DeviceError, Pending};
 use crate::golden;
+use crate::group::{Alone, Group};
 use crate::model::{Flip, Inputs};
 use crate::ops::AllOps;
 use crate::ops::pairwise::{LOSS, OUTCOME_LEN, Parts, Shape};
@@ -45,9 +47,10 @@ pub(crate) fn record_towers<D: AllOps>(flip: &Flip, size: StepSize) -> (Tape<D>,
 /// Computes gradients in micro-batches.
 pub struct MicroBatches<D: Device> {
     device: Arc<D>,
+    group: Arc<dyn Group>,
     size: StepSize,
     width: usize,
-    /// One for each micro-batch, or one for all.
+    /// One for each of this rank's micro-batches, or one for all.
     towers: Vec<Towers<D>>,
     loss: Parts<D>,
     tree: GradientTree<D>,
@@ -57,6 +60,15 @@ impl<D: AllOps> MicroBatches<D> {
     /// # Errors
     /// Too little memory on the device; the error says what would fit. A batch that the micro-batches do not divide.
     pub fn new(device: Arc<D>, flip: &Flip, size: StepSize) -> Result<Self, DeviceError> {
+        Self::in_group(device, flip, size, Arc::new(Alone))
+    }
+
+    /// As [`Self::new`], for the rank of a group that computes its part of the micro-batches. `size.ranks` is the
+    /// number of ranks.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn in_group(device: Arc<D>, flip: &Flip, size: StepSize, group: Arc<dyn Group>) -> Result<Self, DeviceError> {
         let StepSize { batch, micro_batches, .. } = size;
         if micro_batches == 0 || !batch.is_multiple_of(micro_batches) {
             let what = format!("a batch of {batch} in {micro_batches} equal micro-batches");
@@ -74,17 +86,22 @@ impl<D: AllOps> MicroBatches<D> {
         let advise = |error, taken| memory::advise(error, size, taken, |size| memory::step_bytes::<D>(flip, one(size)));
         let sizes = [micro_batches, size.rows(), flip.config.embed_dim];
         let loss = Parts::new(&*device, sizes, flip.loss_scalars()).map_err(|error| advise(error, 0))?;
-        let tree = GradientTree::new(&*device, micro_batches, flip.layout().arena_len());
+        let tree = GradientTree::new(&*device, size.leaves(), flip.layout().arena_len());
         let tree = tree.map_err(|error| advise(error, 0))?;
-        let programs = if all { micro_batches } else { 1 };
+        let programs = if all { size.leaves() } else { 1 };
         let towers = (0..programs).map(|_| Towers::new(&device, flip, size)).collect::<Result<_, _>>();
         let towers = towers.map_err(|error| advise(error, 0))?;
-        Ok(Self { device, size, width: flip.config.embed_dim, towers, loss, tree })
+        Ok(Self { device, group, size, width: flip.config.embed_dim, towers, loss, tree })
     }
 
-    /// The number of micro-batches.
+    /// The number of micro-batches of this rank.
     fn count(&self) -> usize {
-        self.size.micro_batches
+        self.size.leaves()
+    }
+
+    /// The number of this rank's first micro-batch.
+    fn first(&self) -> usize {
+        self.group.rank() * self.count()
     }
 
     /// Whether each forward pass runs twice.
@@ -92,7 +109,7 @@ impl<D: AllOps> MicroBatches<D> {
         self.towers.len() < self.count()
     }
 
-    /// The index of the towers that compute a micro-batch.
+    /// The index of the towers that compute one of this rank's micro-batches.
     fn place(&self, micro_batch: usize) -> usize {
         micro_batch.min(self.towers.len() - 1)
     }
@@ -102,13 +119,14 @@ impl<D: AllOps> MicroBatches<D> {
         &mut self.towers[place]
     }
 
-    /// Leaves the gradients of the loss of `batch` in `params`. [`Self::outcomes_async`] has the loss. Uploads of a
-    /// micro-batch run beside the computation of the one before.
+    /// Leaves the gradients of the loss of the whole batch, as far as this rank's micro-batches share in them, in
+    /// `params`. `batch`: the rows of this rank. [`Self::outcomes_async`] has the loss. Uploads of a micro-batch run
+    /// beside the computation of the one before.
     ///
     /// # Errors
-    /// If the device fails.
+    /// If the device fails, or the exchange with other ranks.
     pub fn gradients(&mut self, batch: &Batch, params: &mut Parameters<D>) -> Result<(), DeviceError> {
-        let (count, device) = (self.count(), self.device.clone());
+        let (count, first, device) = (self.count(), self.first(), self.device.clone());
         let twice = self.runs_forward_twice();
         self.load(batch, 0)?;
         for micro_batch in 0..count {
@@ -122,11 +140,15 @@ impl<D: AllOps> MicroBatches<D> {
             }
             let Towers { program, embeddings: [images, texts], .. } = &self.towers[self.place(micro_batch)];
             let [images, texts] = [images, texts].map(|var| program.view(var.slot()));
-            self.loss.gather(&device, micro_batch, images, texts)?;
+            self.loss.gather(&device, first + micro_batch, images, texts)?;
         }
+        let group = self.group.clone();
+        let exchange = |buffer: &mut Buffer<D, f32>, part| all_gather(&*device, &*group, buffer, count * part);
+        self.loss.share_embeddings(exchange)?;
         for micro_batch in 0..count {
-            self.loss.forward(&device, micro_batch, params)?;
+            self.loss.forward(&device, first + micro_batch, params)?;
         }
+        self.loss.share_outcomes(exchange)?;
         for micro_batch in 0..count {
             if twice {
                 let towers = self.towers(micro_batch);
@@ -138,7 +160,7 @@ impl<D: AllOps> MicroBatches<D> {
             }
             let place = self.place(micro_batch);
             let Towers { program, seeds, .. } = &mut self.towers[place];
-            self.loss.backward(&device, micro_batch, params, program.views_mut(*seeds))?;
+            self.loss.backward(&device, first + micro_batch, params, program.views_mut(*seeds))?;
             program.backward(params)?;
             self.tree.add(&device, micro_batch, params)?;
         }
@@ -188,14 +210,15 @@ impl<D: AllOps> MicroBatches<D> {
 
     /// What this costs in memory and time.
     pub(crate) fn describe_cost(&self, flip: &Flip) -> String {
-        let one_pass = memory::step_bytes::<D>(flip, StepSize { micro_batches: 1, ..self.size });
+        let one_pass = memory::step_bytes::<D>(flip, StepSize { micro_batches: 1, ranks: 1, ..self.size });
         let sums = GradientTree::<D>::depth(self.count()) * flip.layout().arena_len() * size_of::<f32>();
         let time = match self.runs_forward_twice() {
             true => format!("about {:.2} times the time, since each forward pass runs twice", self.slowdown()),
             false => "no forward pass runs twice, since the activations of all fit".to_owned(),
         };
+        let per_rank = if self.size.ranks > 1 { " on each rank" } else { "" };
         format!(
-            "{} micro-batches of {}: activations {} (in one pass: {}), sums of gradients {}; {time}",
+            "{} micro-batches of {}{per_rank}: activations {} (in one pass: {}), sums of gradients {}; {time}",
             self.count(),
             self.size.rows(),
             Bytes(self.activation_bytes()),
@@ -219,7 +242,7 @@ impl<D: AllOps> MicroBatches<D> {
     /// Model FLOPs of a step: those of one pass over the batch.
     pub fn flops(&self) -> u64 {
         let loss: u64 = Shape::work_of_batch(self.size.batch, self.width).iter().map(|work| work.flops).sum();
-        self.count() as u64 * self.program().flops().1 + loss
+        self.size.micro_batches as u64 * self.program().flops().1 + loss
     }
 }
 

@@ -1,11 +1,14 @@
-//! The gradient of a step: by one program over the whole batch, or exactly the same in micro-batches.
+//! The gradient of a step: by one program over the whole batch, or exactly the same in micro-batches, which several
+//! ranks may share.
 
 mod micro;
+mod ranks;
 mod tree;
 mod whole;
 
 pub use self::micro::MicroBatches;
 pub(super) use self::micro::record_towers;
+pub(super) use self::ranks::update;
 pub(super) use self::tree::{GradientTree, sum_leaves};
 pub(super) use self::whole::Whole;
 
@@ -22,17 +25,19 @@ pub struct StepSize {
     pub recompute: Recompute,
     /// Equal parts in which the batch is computed; they divide `batch`.
     pub micro_batches: usize,
+    /// Ranks that compute equally many of them; they divide `micro_batches`.
+    pub ranks: usize,
     /// Which activations stay in memory at once.
     pub keep: Keep,
 }
 
-/// Which activations stay in memory at once, if there are several micro-batches. The results are the same bits.
+/// Which activations stay in memory at once, if a rank has several micro-batches. The results are the same bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Keep {
-    /// Those of all micro-batches if they fit the device's memory, else those of one.
+    /// Those of all its micro-batches if they fit the device's memory, else those of one.
     #[default]
     Auto,
-    /// Those of all micro-batches.
+    /// Those of all its micro-batches.
     All,
     /// Those of one micro-batch; each forward pass runs twice.
     One,
@@ -41,7 +46,12 @@ pub enum Keep {
 impl StepSize {
     /// One pass over the whole batch.
     pub fn whole(batch: usize, kept: usize, recompute: Recompute) -> Self {
-        Self { batch, kept, recompute, micro_batches: 1, keep: Keep::Auto }
+        Self { batch, kept, recompute, micro_batches: 1, ranks: 1, keep: Keep::Auto }
+    }
+
+    /// Micro-batches of a rank.
+    pub fn leaves(&self) -> usize {
+        self.micro_batches / self.ranks
     }
 
     /// Pairs of a micro-batch.

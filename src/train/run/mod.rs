@@ -1,31 +1,28 @@
 //! The loop of a run.
 
-use std::fs;
+mod report;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
 use tracing::{debug, info, warn};
 
-use super::advice;
 use super::bound::Watch;
 use super::checkpoint::{self, State};
-use super::curve;
 use super::held_out::HeldOut;
-use super::introduction;
 use super::metrics::{Metrics, MetricsLog};
+use super::ranks::{self, Wish};
 use super::window::{Start, Window};
 use super::{Ended, Plan, Progress, Report, Settings, StepOutcome, Summary, TrainError, Trainer};
-use crate::data::{Batch, Loader, Position, Skipped, Variety};
+use crate::data::{Batch, Loader, Position, Skipped};
 use crate::device::Device;
 use crate::eval::{self, Encoder, ZeroShot};
 use crate::log;
 use crate::model::Flip;
 use crate::ops::AllOps;
 use crate::optim::Schedule;
-use crate::units::Bytes;
 
 /// Trains `plan` to its end, or until `stop` is set. `report` receives the progress; everything else is logged.
 ///
@@ -39,16 +36,32 @@ pub fn train<D: AllOps>(
 ) -> Result<Ended, TrainError> {
     let notes = plan.fix(&device)?;
     let mut run = Run::new(device, plan, report)?;
-    log::lines(&notes);
+    if run.leads() {
+        log::lines(&notes);
+    }
     while run.state.step < run.total {
+        let start = Start::now();
         // The data may be far away.
-        let is_ready = run.loader.wait(stop);
-        if is_ready {
-            run.step()?;
-        }
-        if stop.load(Ordering::Relaxed) {
-            let checkpoint = run.save()?;
-            return Ok(Ended::Interrupted { step: run.state.step, checkpoint });
+        let batch = run.loader.wait(stop).then(|| run.loader.next_batch());
+        log::lines(run.loader.take_warnings());
+        let own = match &batch {
+            Some(Err(_)) => Wish::Fail,
+            _ if stop.load(Ordering::Relaxed) => Wish::Stop,
+            _ => Wish::Go,
+        };
+        match (ranks::agree(&*run.plan.group, own)?, batch) {
+            ((Wish::Go, _), Some(Ok(batch))) => run.step(start, batch)?,
+            ((Wish::Fail, rank), batch) => {
+                run.save_before_failing()?;
+                return Err(match batch {
+                    Some(Err(error)) => error.into(),
+                    _ => TrainError::OtherRank { rank },
+                });
+            }
+            _ => {
+                let checkpoint = run.save()?;
+                return Ok(Ended::Interrupted { step: run.state.step, checkpoint });
+            }
         }
     }
     run.finish()
@@ -59,7 +72,8 @@ struct Run<'a, D: Device> {
     trainer: Trainer<D>,
     loader: Loader,
     schedule: Schedule,
-    log: MetricsLog,
+    /// Only on rank 0.
+    log: Option<MetricsLog>,
     report: &'a mut Report<'a>,
     encoder: Option<Encoder<D>>,
     state: State,
@@ -109,16 +123,15 @@ impl<'a, D: AllOps> Run<'a, D> {
         state.micro_batches = Some(settings.micro_batches).filter(|&count| count > 1);
         let before = state.arithmetic.replace(device.arithmetic());
         let another = before.filter(|before| Some(before) != state.arithmetic.as_ref());
-        let (data, tokenizer) = (plan.data.clone(), plan.tokenizer.clone());
-        let loader = Loader::new(data, tokenizer, settings.loader.clone(), state.position.clone())?;
-        let size = settings.step_size();
-        let mut trainer = Trainer::of_size(device, flip, &values, settings.adamw, size)?;
+        let loader = plan.loader(state.position.clone())?;
+        let (size, group) = (settings.step_size(), plan.group.clone());
+        let mut trainer = Trainer::in_group(device, flip, &values, settings.adamw, size, group)?;
         if let Some(checkpoint) = resume {
             trainer.set_moments(&checkpoint.moments(&layout)?)?;
         }
         let total = plan.steps();
         let schedule = Schedule { peak: settings.peak_lr, warmup: settings.warmup_steps(total), total };
-        if let Some(before) = another {
+        if let Some(before) = another.filter(|_| plan.group.leads()) {
             info!(
                 "changed: the checkpoint was computed in {before}, and the run continues in {}; the weights will differ from \
                  those of the original run",
@@ -126,14 +139,15 @@ impl<'a, D: AllOps> Run<'a, D> {
             );
         }
         // Nothing in the run folder changes until everything that can fail has succeeded.
-        if let Some(point) = &point {
+        if let Some(point) = point.as_ref().filter(|_| plan.group.leads()) {
             let moved = point.set_aside(&plan.folder, state.step < total)?;
             log::lines(&moved);
             plan.folder.describe(settings, &plan.tokenizer)?;
         }
-        let log = MetricsLog::open(plan.folder.path(), state.step)?;
+        let log = plan.group.leads().then(|| MetricsLog::open(plan.folder.path(), state.step)).transpose()?;
+        let last = log.as_ref().and_then(MetricsLog::last).map_or(0.0, |metrics| metrics.seconds);
         let this = Self {
-            seconds_before: state.seconds,
+            seconds_before: state.seconds.max(last),
             saved: resume.map(|checkpoint| checkpoint.path().to_owned()),
             plan,
             trainer,
@@ -155,76 +169,45 @@ impl<'a, D: AllOps> Run<'a, D> {
             collapse_reported: false,
             in_flight: None,
         };
-        this.log_header();
+        if this.leads() {
+            this.log_header();
+        }
         Ok(this)
     }
 
-    fn log_header(&self) {
-        let Settings { model, loader, .. } = &self.plan.settings;
-        info!(
-            "{}; {:.1} M parameters; {} px, {} of {} patches visible; batch {}; {} steps from {}; activations {}; {}",
-            self.plan.data.describe(),
-            self.trainer.params().layout().count() as f64 / 1e6,
-            model.image_size,
-            loader.kept(),
-            loader.patches(),
-            loader.batch,
-            self.total,
-            self.state.step,
-            Bytes(self.trainer.activation_bytes()),
-            self.trainer.device().describe(),
-        );
-        log::lines(self.trainer.cost_of_micro_batches());
-        let captions = introduction::captions(self.plan.data.looked_at(), &self.plan.tokenizer, loader);
-        let held_out = self.plan.held_out.iter().flat_map(|held_out| &held_out.notes);
-        let variety = Variety::of(self.plan.data.looked_at());
-        let warnings = advice::warnings(&advice::Run {
-            samples: self.plan.data.samples(),
-            captions: &variety,
-            batch: loader.batch,
-            total: self.total,
-            warmup: self.schedule.warmup,
-        });
-        log::lines(captions.iter().chain(held_out).chain(&warnings));
-        info!("run folder: {}", self.plan.folder.path().display());
-        let held_out = self.plan.held_out.iter().flat_map(|held_out| held_out.dataset.warnings());
-        log::lines(self.plan.data.warnings().iter().chain(&self.plan.epoch.notes).chain(held_out));
+    /// Whether this process writes files and speaks to the user.
+    fn leads(&self) -> bool {
+        self.plan.group.leads()
     }
 
-    fn step(&mut self) -> Result<(), TrainError> {
-        let start = Start::now();
-        let batch = self.loader.next_batch();
-        log::lines(self.loader.take_warnings());
-        let batch = match batch {
-            Ok(batch) => batch,
-            Err(error) => {
-                self.save_before_failing();
-                return Err(error.into());
-            }
-        };
+    /// `start`: when this rank began to wait for `batch`.
+    fn step(&mut self, start: Start, batch: Batch) -> Result<(), TrainError> {
         // The device computes this step while the next batch is fetched, so the outcome is read one step later.
         let before = self.trainer.submit(&batch, self.schedule.at(self.state.step))?;
         self.record_outcome(before, self.state.step)?;
         self.state.step += 1;
-        self.state.samples += batch.samples.len() as u64;
+        self.state.samples += self.plan.settings.loader.batch as u64;
         self.state.position.clone_from(&batch.next);
         self.window.waited += batch.waited;
         self.in_flight = Some(batch);
         self.steps += 1;
         self.stepping += self.window.add(start);
-        (self.report)(Progress::Step { done: self.state.step, total: self.total });
+        if self.leads() {
+            (self.report)(Progress::Step { done: self.state.step, total: self.total });
+        }
         let Settings { log_every, save_every, eval_every, .. } = self.plan.settings;
         let (step, last) = (self.state.step, self.state.step == self.total);
         let due = |every: u64| every > 0 && step.is_multiple_of(every);
         // The last evaluation may take long; save the weights before it.
         if last
-            && self.plan.held_out.is_some()
+            && self.plan.evaluates()
             && let Err(error) = self.save()
         {
             warn!("{error}");
         }
-        let evaluated = match (due(eval_every) || last, &self.plan.held_out) {
-            (true, Some(_)) => match self.evaluate() {
+        let evaluates = (due(eval_every) || last) && self.plan.evaluates();
+        let evaluated = match evaluates && self.leads() {
+            true => match self.evaluate() {
                 // A problem with the held-out data must not lose the trained weights.
                 Err(error @ TrainError::Eval(_)) if last => {
                     self.save()?;
@@ -236,9 +219,9 @@ impl<'a, D: AllOps> Run<'a, D> {
                 }
                 evaluated => Some(evaluated?),
             },
-            _ => None,
+            false => None,
         };
-        if due(log_every) || last || evaluated.is_some() {
+        if due(log_every) || last || evaluates {
             self.report(evaluated)?;
         }
         if due(save_every) && !last {
@@ -279,105 +262,19 @@ impl<'a, D: AllOps> Run<'a, D> {
         Ok(())
     }
 
-    fn diverged(&self, what: &'static str, value: f64, step: u64, batch: &Batch) -> TrainError {
-        #[derive(Serialize)]
-        struct Report<'a> {
-            step: u64,
-            what: &'a str,
-            value: String,
-            samples: &'a [String],
-        }
-        const MAX_SHOWN: usize = 8;
-        let names: Vec<String> = self.plan.data.names(&batch.samples);
-        let report = Report { step, what, value: value.to_string(), samples: &names };
-        let mut keys = names[..names.len().min(MAX_SHOWN)].join(", ");
-        if names.len() > MAX_SHOWN {
-            keys += &match self.plan.folder.write_json("diverged.json", &report) {
-                Ok(path) => format!(" and {} more, all in {}", names.len() - MAX_SHOWN, path.display()),
-                Err(_) => format!(" and {} more", names.len() - MAX_SHOWN),
-            };
-        }
-        let last = match &self.saved {
-            Some(path) => format!("The last good checkpoint is {}", path.display()),
-            None => "There is no checkpoint yet".to_owned(),
-        };
-        TrainError::Diverged { what, step, value, keys, last }
-    }
-
-    /// Writes a line of metrics and starts the next window.
-    fn report(&mut self, evaluated: Option<ZeroShot>) -> Result<(), TrainError> {
-        self.drain()?;
-        let window = std::mem::take(&mut self.window);
-        let (steps, seconds) = (window.steps.max(1) as f64, window.time.as_secs_f64().max(1e-9));
-        let from = self.plan.settings.data.first().map_or("", String::as_str);
-        let (images, warning) = self.watch.end(&window, &self.loader, from);
-        let metrics = Metrics {
-            step: self.state.step,
-            samples: self.state.samples,
-            epoch: match self.plan.settings.epoch_samples {
-                Some(epoch) => self.state.samples as f64 / epoch as f64,
-                None => self.loader.passes(),
-            },
-            loss: window.loss / steps,
-            accuracy: window.accuracy / steps,
-            learning_rate: self.schedule.at(self.state.step.saturating_sub(1)),
-            grad_norm: window.grad_norm,
-            logit_scale: self.trainer.logit_scale()?,
-            samples_per_second: steps * self.plan.settings.loader.batch as f64 / seconds,
-            gflops: steps * self.trainer.step_flops() as f64 / seconds / 1e9,
-            data_wait: window.waited.as_secs_f64() / seconds,
-            images_per_second: images as f64 / seconds,
-            cores_busy: window.computed.as_secs_f64() / seconds,
-            zero_shot_top1: evaluated.map(|found| found.top1),
-            zero_shot_top5: evaluated.map(|found| found.top5),
-        };
-        self.watch_collapse(&metrics, window.steps)?;
-        self.latest = metrics;
-        let left = self.total.saturating_sub(metrics.step) as f64 * self.stepping.as_secs_f64();
-        let left = Duration::try_from_secs_f64(left / self.steps.max(1) as f64).unwrap_or_default();
-        let skipped = self.loader.skipped().values().sum();
-        (self.report)(Progress::Metrics { metrics: &metrics, total: self.total, left, skipped });
-        let written = self.log.write(&metrics);
-        self.warn_once(written);
-        log::lines(warning);
-        Ok(())
-    }
-
-    /// Warns once if the model has collapsed. `steps`: steps since the last report; all of them must be past the
-    /// warm-up.
-    fn watch_collapse(&mut self, metrics: &Metrics, steps: u64) -> Result<(), TrainError> {
-        let Settings { loss, ref loader, ref model, .. } = self.plan.settings;
-        let warm = metrics.step.saturating_sub(steps) >= self.schedule.warmup.max(advice::FIRST_STEPS);
-        if self.collapse_reported || !warm || !advice::is_guessing(metrics.loss, loss, loader.batch) {
-            return Ok(());
-        }
-        let cosines = self.trainer.embeddings()?.map(|rows| advice::mean_cosine(&rows, model.embed_dim));
-        if let Some(line) = advice::collapse(metrics.loss, loss, loader.batch, cosines) {
-            self.collapse_reported = true;
-            log::line(&line);
-        }
-        Ok(())
-    }
-
-    /// Warns once if metrics or the curve cannot be written; the run continues.
-    fn warn_once(&mut self, written: Result<(), TrainError>) {
-        if let (Err(error), false) = (written, self.log_failed) {
-            self.log_failed = true;
-            warn!("{error}; training continues without it");
-        }
-    }
-
     fn seconds(&self) -> f64 {
         self.seconds_before + self.begun.elapsed().as_secs_f64()
     }
 
+    /// All ranks take part; rank 0 writes.
     fn save(&mut self) -> Result<PathBuf, TrainError> {
         self.drain()?;
         let start = Instant::now();
-        self.state.seconds = self.seconds();
-        let (weights, moments) = self.trainer.download()?;
+        let group = &*self.plan.group;
+        ranks::gather_positions(group, &mut self.state.position, ranks::own_streams(&self.plan.settings, group))?;
         let folder = self.plan.folder.checkpoints();
         let path = checkpoint::path_of(&folder, self.state.step);
+        let Some((weights, moments)) = self.trainer.download()? else { return Ok(path) };
         checkpoint::save(&path, &self.state, self.trainer.params().layout(), &weights, &moments)?;
         checkpoint::prune(&folder, self.plan.settings.keep);
         self.saved = Some(path.clone());
@@ -388,24 +285,18 @@ impl<'a, D: AllOps> Run<'a, D> {
     }
 
     /// Saves a checkpoint after the data failed, so that the run can be resumed once the data is repaired.
-    fn save_before_failing(&mut self) {
+    fn save_before_failing(&mut self) -> Result<(), TrainError> {
         if self.steps == 0 {
-            return;
+            return Ok(());
         }
         let folder = self.plan.folder.path().display().to_string();
         match self.save() {
+            Ok(_) if !self.leads() => {}
             Ok(_) => info!("saved step {}; continue from there with flipk train --resume {folder}", self.state.step),
-            Err(error) => warn!("{error}"),
+            Err(error @ TrainError::Io { .. }) => warn!("{error}"),
+            Err(error) => return Err(error),
         }
-    }
-
-    /// Redraws `curve.svg`.
-    fn draw_curve(&self) -> Result<(), TrainError> {
-        let settings = &self.plan.settings;
-        let (preset, loader) = (settings.model_name(), &settings.loader);
-        let title = format!("flipk: {preset}, mask ratio {}, batch {}", loader.mask_ratio, loader.batch);
-        let path = self.plan.folder.path().join("curve.svg");
-        fs::write(&path, curve::svg(&title, self.log.history())).map_err(|why| TrainError::io("write", &path, why))
+        Ok(())
     }
 
     fn evaluate(&mut self) -> Result<ZeroShot, TrainError> {
@@ -436,8 +327,8 @@ impl<'a, D: AllOps> Run<'a, D> {
     fn finish(mut self) -> Result<Ended, TrainError> {
         // A run that was already complete when it was resumed ran no step, so its last metrics still hold.
         if self.steps == 0 {
-            self.latest = self.log.last().unwrap_or_default();
-            if self.plan.held_out.is_some() {
+            self.latest = self.log.as_ref().and_then(MetricsLog::last).unwrap_or_default();
+            if self.leads() && self.plan.evaluates() {
                 let evaluated = self.evaluate()?;
                 self.latest.zero_shot_top1 = Some(evaluated.top1);
                 self.latest.zero_shot_top5 = Some(evaluated.top5);
@@ -472,7 +363,9 @@ impl<'a, D: AllOps> Run<'a, D> {
             eval_skipped: self.eval_skipped.unwrap_or_default(),
             checkpoint,
         };
-        self.plan.folder.write_json("summary.json", &summary)?;
+        if self.plan.group.leads() {
+            self.plan.folder.write_json("summary.json", &summary)?;
+        }
         Ok(Ended::Finished(Box::new(summary)))
     }
 }

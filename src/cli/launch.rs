@@ -1,0 +1,98 @@
+//! `flipk train` on several ranks: starting them, and joining those of a launcher.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+use anyhow::{Result, bail};
+
+use crate::group::{Alone, Group, Launched, Mpi};
+
+/// The group of this process: what its launcher says, or itself alone. `ranks`: how many the user asked for. If they
+/// are not started yet, this process becomes the launcher that starts them, and does not return.
+///
+/// # Errors
+/// If there is no launcher, or it says something else.
+pub(super) fn group(ranks: Option<usize>) -> Result<Arc<dyn Group>> {
+    match (Launched::from_environment()?, ranks) {
+        (Some(launched), Some(ranks)) if ranks != launched.size => {
+            bail!("--ranks {ranks} contradicts the launcher, which has started {}", launched.size)
+        }
+        (Some(launched), _) => Ok(Arc::new(Mpi::join(launched)?)),
+        (None, None | Some(1)) => Ok(Arc::new(Alone)),
+        (None, Some(0)) => bail!("--ranks must be at least 1"),
+        (None, Some(ranks)) => Err(start(ranks)),
+    }
+}
+
+/// Replaces this process by `mpiexec`, which starts the same command on `ranks` ranks. Returns only the error.
+fn start(ranks: usize) -> anyhow::Error {
+    let Some(mpiexec) = find(std::env::var_os("PATH").as_deref()) else {
+        return anyhow::anyhow!("there is no mpiexec in PATH: install an MPI, for example with `pip install mpich`");
+    };
+    let program = match std::env::current_exe() {
+        Ok(program) => program,
+        Err(error) => return anyhow::anyhow!("cannot find the program itself: {error}"),
+    };
+    let mut command = Command::new(&mpiexec);
+    command.arg("-n").arg(ranks.to_string()).arg(program).args(without_ranks(std::env::args_os().skip(1)));
+    // Open MPI starts neither as root nor more ranks than cores unless it is told to.
+    for (name, value) in [
+        ("OMPI_ALLOW_RUN_AS_ROOT", "1"),
+        ("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"),
+        ("OMPI_MCA_rmaps_base_oversubscribe", "1"),
+        ("PRTE_MCA_rmaps_default_mapping_policy", ":oversubscribe"),
+    ] {
+        command.env(name, value);
+    }
+    anyhow::anyhow!("cannot start {}: {}", mpiexec.display(), command.exec())
+}
+
+fn find(path: Option<&OsStr>) -> Option<PathBuf> {
+    let folders = std::env::split_paths(path?).collect::<Vec<_>>();
+    let programs = |name: &str| folders.iter().map(|folder| folder.join(name)).find(|path| is_program(path));
+    programs("mpiexec").or_else(|| programs("mpirun"))
+}
+
+fn is_program(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    path.metadata().is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
+}
+
+/// The arguments, except `--ranks N`.
+fn without_ranks(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut kept = Vec::new();
+    let mut arguments = arguments;
+    while let Some(argument) = arguments.next() {
+        match argument.to_str() {
+            Some("--ranks") => drop(arguments.next()),
+            Some(text) if text.starts_with("--ranks=") => {}
+            _ => kept.push(argument),
+        }
+    }
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranks_start_with_the_other_arguments() {
+        let given = ["train", "--ranks", "4", "--batch=8", "--ranks=2", "--seed", "1"].map(OsString::from);
+        assert_eq!(without_ranks(given.into_iter()), ["train", "--batch=8", "--seed", "1"]);
+    }
+
+    #[test]
+    fn the_launcher_is_a_program_in_path() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("mpiexec");
+        std::fs::write(&file, "").unwrap();
+        assert_eq!(find(Some(folder.path().as_os_str())), None);
+        std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        assert_eq!(find(Some(folder.path().as_os_str())), Some(file));
+        assert_eq!(find(None), None);
+    }
+}

@@ -1,0 +1,263 @@
+//! An MPI library, opened at run time. One program works with all of them: handles are 32-bit integers in MPICH's
+//! ABI and addresses in Open MPI's and in the standard ABI (MPI 5.0, chapter 20), and as arguments both are one
+//! register.
+
+use std::ffi::{CStr, OsString, c_char, c_int, c_void};
+use std::path::{Path, PathBuf};
+
+use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW, Symbol};
+
+use crate::group::{GroupError, Launcher};
+
+/// A handle of the library.
+type Handle = usize;
+/// Functions by their arguments.
+type Init = unsafe extern "C" fn(*mut c_void, *mut c_void, c_int, *mut c_int) -> c_int;
+type Query = unsafe extern "C" fn(Handle, *mut c_int) -> c_int;
+type AllGather =
+    unsafe extern "C" fn(Handle, c_int, Handle, *mut u32, *const c_int, *const c_int, Handle, Handle) -> c_int;
+type Gather =
+    unsafe extern "C" fn(Handle, c_int, Handle, *mut u32, *const c_int, *const c_int, Handle, c_int, Handle) -> c_int;
+type AllToAll = unsafe extern "C" fn(*const u32, c_int, Handle, *mut u32, c_int, Handle, Handle) -> c_int;
+type Broadcast = unsafe extern "C" fn(*mut u32, c_int, Handle, c_int, Handle) -> c_int;
+type Describe = unsafe extern "C" fn(*mut c_char, *mut c_int) -> c_int;
+type Explain = unsafe extern "C" fn(c_int, *mut c_char, *mut c_int) -> c_int;
+type Abort = unsafe extern "C" fn(Handle, c_int) -> c_int;
+type Finalize = unsafe extern "C" fn() -> c_int;
+
+/// Constants in which the ABIs differ.
+#[derive(Clone, Copy)]
+struct Abi {
+    world: Handle,
+    /// `MPI_FLOAT`: any type of 32 bits will do, and this one is in every ABI.
+    word: Handle,
+    in_place: Handle,
+    /// `MPI_THREAD_SERIALIZED`.
+    serialized: c_int,
+}
+
+const STANDARD: Abi = Abi { world: 0x101, word: 0x210, in_place: 1, serialized: 2048 };
+const MPICH: Abi = Abi { world: 0x4400_0000, word: 0x4c00_040a, in_place: usize::MAX, serialized: 2 };
+
+/// Where an [`Abi`] is found, by the name of the library.
+const NAMES: [&str; 3] = ["libmpi_abi.so.1", "libmpi.so.40", "libmpi.so.12"];
+
+/// An initialised library. Calls must not overlap.
+pub(super) struct MpiLibrary {
+    // Never closed: the library's threads and exit handlers may still run.
+    library: std::mem::ManuallyDrop<Library>,
+    abi: Abi,
+    pub(super) name: String,
+}
+
+/// The paths and names to try, in order.
+fn candidates(launcher: Launcher, named: Option<OsString>, path: Option<OsString>) -> Vec<PathBuf> {
+    if let Some(named) = named {
+        return vec![named.into()];
+    }
+    let names: &[&str] = match launcher {
+        Launcher::OpenMpi => &["libmpi.so.40"],
+        Launcher::Hydra => &["libmpi_abi.so.1", "libmpi.so.12"],
+        Launcher::Slurm | Launcher::Torchrun => &NAMES,
+    };
+    // The library of the launcher that is found first lies beside it: `bin/mpiexec`, `lib/libmpi_abi.so.1`.
+    let folders = path.iter().flat_map(std::env::split_paths);
+    let launcher = folders.map(|folder| folder.join("mpiexec")).find(|path| path.is_file());
+    let beside = launcher.as_deref().and_then(|path| Some(path.parent()?.parent()?.join("lib")));
+    let beside = beside.iter().flat_map(|folder| names.iter().map(|name| folder.join(name)));
+    beside.filter(|path| path.is_file()).chain(names.iter().map(PathBuf::from)).collect()
+}
+
+impl MpiLibrary {
+    /// Opens and initialises the library of `launcher`, or the one that the variable `FLIPK_MPI` names.
+    pub(super) fn open(launcher: Launcher) -> Result<Self, GroupError> {
+        let mut tried = Vec::new();
+        for path in candidates(launcher, std::env::var_os("FLIPK_MPI"), std::env::var_os("PATH")) {
+            // SAFETY: loading an MPI library runs its initialisers, as linking to it would.
+            match unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_GLOBAL) } {
+                Ok(library) => return Self::start(library, &path),
+                Err(error) => tried.push(cause(&error)),
+            }
+        }
+        Err(GroupError::NoMpi { tried: tried.join("; ") })
+    }
+
+    fn start(library: Library, path: &Path) -> Result<Self, GroupError> {
+        let name = path.display().to_string();
+        let address = |symbol: &str| {
+            // SAFETY: only the address is taken.
+            unsafe { library.get::<*mut c_void>(symbol.as_bytes()) }.ok().map(|symbol| symbol.into_raw() as usize)
+        };
+        let standard = path.file_name().is_some_and(|name| name.to_string_lossy().contains("_abi"));
+        let abi = match (address("ompi_mpi_comm_world"), address("ompi_mpi_float")) {
+            (Some(world), Some(word)) => Abi { world, word, in_place: 1, serialized: 2 },
+            _ if standard => STANDARD,
+            _ => MPICH,
+        };
+        let this = Self { library: std::mem::ManuallyDrop::new(library), abi, name };
+        let mut given = 0;
+        // SAFETY: the function's own signature; null arguments are allowed (MPI 4.0, section 11.2).
+        let code = unsafe {
+            this.function::<Init>("MPI_Init_thread")?(
+                std::ptr::null_mut(),
+                std::ptr::null_mut(),
+                abi.serialized,
+                &raw mut given,
+            )
+        };
+        this.check("MPI_Init_thread", code)?;
+        Ok(this)
+    }
+
+    /// A function of the library. The caller names its type.
+    fn function<T: Copy>(&self, name: &'static str) -> Result<T, GroupError> {
+        // SAFETY: the types above are those of the MPI standard.
+        let symbol: Result<Symbol<T>, _> = unsafe { self.library.get(name.as_bytes()) };
+        symbol.map(|symbol| *symbol).map_err(|error| GroupError::Call { call: name, problem: cause(&error) })
+    }
+
+    fn check(&self, call: &'static str, code: c_int) -> Result<(), GroupError> {
+        if code == 0 {
+            return Ok(());
+        }
+        let mut text = [0 as c_char; 4096];
+        let mut len = 0;
+        let explain = self.function::<Explain>("MPI_Error_string")?;
+        // SAFETY: the text is longer than MPI_MAX_ERROR_STRING of every ABI.
+        unsafe { explain(code, text.as_mut_ptr(), &raw mut len) };
+        Err(GroupError::Call { call, problem: text_of(&text) })
+    }
+
+    fn query(&self, name: &'static str) -> Result<usize, GroupError> {
+        let mut value = 0;
+        // SAFETY: MPI_Comm_rank and MPI_Comm_size write one integer.
+        let code = unsafe { self.function::<Query>(name)?(self.abi.world, &raw mut value) };
+        self.check(name, code)?;
+        Ok(usize::try_from(value).unwrap_or_default())
+    }
+
+    pub(super) fn rank(&self) -> Result<usize, GroupError> {
+        self.query("MPI_Comm_rank")
+    }
+
+    pub(super) fn size(&self) -> Result<usize, GroupError> {
+        self.query("MPI_Comm_size")
+    }
+
+    /// The first line of what the library says about itself.
+    pub(super) fn version(&self) -> String {
+        // MPI_MAX_LIBRARY_VERSION_STRING is at most 8192.
+        let mut text = vec![0 as c_char; 16_384];
+        let mut len = 0;
+        if let Ok(describe) = self.function::<Describe>("MPI_Get_library_version") {
+            // SAFETY: the text is long enough.
+            unsafe { describe(text.as_mut_ptr(), &raw mut len) };
+        }
+        let text = text_of(&text);
+        text.split([',', '\n'])
+            .next()
+            .unwrap_or_default()
+            .replace("Version:", "")
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ")
+    }
+
+    /// `counts` and `starts`: words of each rank's block in `all`, whose own block is in place.
+    pub(super) fn all_gather(&self, all: &mut [u32], counts: &[c_int], starts: &[c_int]) -> Result<(), GroupError> {
+        const NAME: &str = "MPI_Allgatherv";
+        let Abi { world, word, in_place, .. } = self.abi;
+        let call = self.function::<AllGather>(NAME)?;
+        // SAFETY: all blocks lie in `all`.
+        let code = unsafe { call(in_place, 0, word, all.as_mut_ptr(), counts.as_ptr(), starts.as_ptr(), word, world) };
+        self.check(NAME, code)
+    }
+
+    /// As [`Self::all_gather`], to rank 0 alone; `all` is empty on other ranks.
+    pub(super) fn gather(
+        &self,
+        own: &[u32],
+        all: &mut [u32],
+        counts: &[c_int],
+        starts: &[c_int],
+    ) -> Result<(), GroupError> {
+        const NAME: &str = "MPI_Gatherv";
+        let Abi { world, word, .. } = self.abi;
+        let call = self.function::<Gather>(NAME)?;
+        let (to, own_len) = (all.as_mut_ptr(), own.len() as c_int);
+        // SAFETY: `own` is only read, and on rank 0 all blocks lie in `all`.
+        let code = unsafe {
+            call(own.as_ptr() as Handle, own_len, word, to, counts.as_ptr(), starts.as_ptr(), word, 0, world)
+        };
+        self.check(NAME, code)
+    }
+
+    /// `each`: words of a block.
+    pub(super) fn exchange(&self, parts: &[u32], received: &mut [u32], each: c_int) -> Result<(), GroupError> {
+        const NAME: &str = "MPI_Alltoall";
+        let Abi { world, word, .. } = self.abi;
+        let call = self.function::<AllToAll>(NAME)?;
+        // SAFETY: both have as many blocks as there are ranks.
+        let code = unsafe { call(parts.as_ptr(), each, word, received.as_mut_ptr(), each, word, world) };
+        self.check(NAME, code)
+    }
+
+    /// From rank 0; `words` is short enough for a C integer.
+    pub(super) fn broadcast(&self, words: &mut [u32]) -> Result<(), GroupError> {
+        const NAME: &str = "MPI_Bcast";
+        let Abi { world, word, .. } = self.abi;
+        // SAFETY: `words` has as many words as said.
+        let code =
+            unsafe { self.function::<Broadcast>(NAME)?(words.as_mut_ptr(), words.len() as c_int, word, 0, world) };
+        self.check(NAME, code)
+    }
+
+    /// Ends all processes.
+    pub(super) fn abort(&self) {
+        if let Ok(abort) = self.function::<Abort>("MPI_Abort") {
+            // SAFETY: the function's own signature.
+            unsafe { abort(self.abi.world, 1) };
+        }
+    }
+
+    /// Leaves the library; every rank must.
+    pub(super) fn finalize(&self) {
+        if let Ok(finalize) = self.function::<Finalize>("MPI_Finalize") {
+            // SAFETY: the function's own signature.
+            unsafe { finalize() };
+        }
+    }
+}
+
+/// What the dynamic loader says; its errors hide that in their source.
+fn cause(error: &libloading::Error) -> String {
+    std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
+}
+
+fn text_of(text: &[c_char]) -> String {
+    let bytes: &[u8] = bytemuck::cast_slice(text);
+    CStr::from_bytes_until_nul(bytes).map(|text| text.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_library_is_the_launchers() {
+        let folder = tempfile::tempdir().unwrap();
+        let [bin, lib] = ["bin", "lib"].map(|name| folder.path().join(name));
+        for folder in [&bin, &lib] {
+            std::fs::create_dir(folder).unwrap();
+        }
+        let beside = lib.join("libmpi_abi.so.1");
+        for path in [&bin.join("mpiexec"), &beside] {
+            std::fs::write(path, "").unwrap();
+        }
+        let path = Some(bin.clone().into_os_string());
+        let found = candidates(Launcher::Hydra, None, path.clone());
+        assert_eq!(found, [beside, "libmpi_abi.so.1".into(), "libmpi.so.12".into()]);
+        assert_eq!(candidates(Launcher::OpenMpi, None, path.clone()), [PathBuf::from("libmpi.so.40")]);
+        assert_eq!(candidates(Launcher::OpenMpi, Some("/x/y".into()), path), [PathBuf::from("/x/y")]);
+    }
+}

@@ -1,0 +1,179 @@
+//! Ranks that are threads of one process, so that tests need no MPI.
+
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+use super::{Group, GroupError, block_of};
+
+/// What the ranks of one process share.
+#[derive(Debug)]
+struct Shared {
+    size: usize,
+    board: Mutex<Board>,
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct Board {
+    /// What each rank has laid down in this round.
+    laid: Vec<Option<Arc<Vec<u32>>>>,
+    /// Ranks that have read it.
+    read: usize,
+    /// Whether a rank has ended, perhaps in the middle of a round.
+    ended: bool,
+}
+
+/// A rank that is a thread. When it is dropped, the calls of other ranks that wait for it fail.
+#[derive(Debug)]
+pub struct Threads {
+    rank: usize,
+    shared: Arc<Shared>,
+}
+
+impl Threads {
+    /// The ranks of a group.
+    pub fn group(size: usize) -> Vec<Self> {
+        let board = Board { laid: vec![None; size], read: 0, ended: false };
+        let shared = Arc::new(Shared { size, board: Mutex::new(board), changed: Condvar::new() });
+        (0..size).map(|rank| Self { rank, shared: shared.clone() }).collect()
+    }
+
+    /// Lays down `own` and returns what all ranks have laid down.
+    fn round(&self, own: &[u32]) -> Result<Vec<Arc<Vec<u32>>>, GroupError> {
+        let Shared { size, board, changed } = &*self.shared;
+        let lock = || board.lock().unwrap_or_else(PoisonError::into_inner);
+        let wait = |board| changed.wait(board).unwrap_or_else(PoisonError::into_inner);
+        let mut board = lock();
+        // The round before may not be over.
+        while board.laid[self.rank].is_some() {
+            if board.ended {
+                return Err(GroupError::Gone);
+            }
+            board = wait(board);
+        }
+        board.laid[self.rank] = Some(Arc::new(own.to_vec()));
+        changed.notify_all();
+        let all = loop {
+            if let Some(all) = board.laid.iter().cloned().collect::<Option<Vec<_>>>() {
+                break all;
+            }
+            if board.ended {
+                return Err(GroupError::Gone);
+            }
+            board = wait(board);
+        };
+        board.read += 1;
+        if board.read == *size {
+            (board.read, board.laid) = (0, vec![None; *size]);
+            changed.notify_all();
+        }
+        Ok(all)
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.abort();
+    }
+}
+
+impl Group for Threads {
+    fn rank(&self) -> usize {
+        self.rank
+    }
+
+    fn size(&self) -> usize {
+        self.shared.size
+    }
+
+    fn describe(&self) -> String {
+        "threads of one process".to_owned()
+    }
+
+    fn all_gather(&self, all: &mut [u32], block: usize) -> Result<(), GroupError> {
+        let len = all.len();
+        for (rank, laid) in self.round(&all[block_of(self.rank, block, len)])?.iter().enumerate() {
+            all[block_of(rank, block, len)].copy_from_slice(laid);
+        }
+        Ok(())
+    }
+
+    fn gather(&self, own: &[u32], all: &mut [u32], block: usize, len: usize) -> Result<(), GroupError> {
+        let laid = self.round(own)?;
+        if self.rank == 0 {
+            laid.iter().enumerate().for_each(|(rank, laid)| all[block_of(rank, block, len)].copy_from_slice(laid));
+        }
+        Ok(())
+    }
+
+    fn exchange(&self, parts: &[u32], received: &mut [u32]) -> Result<(), GroupError> {
+        let (block, len) = (parts.len() / self.shared.size, parts.len());
+        for (rank, laid) in self.round(parts)?.iter().enumerate() {
+            received[block_of(rank, block, len)].copy_from_slice(&laid[block_of(self.rank, block, len)]);
+        }
+        Ok(())
+    }
+
+    fn broadcast(&self, words: &mut [u32]) -> Result<(), GroupError> {
+        let own: &[u32] = if self.rank == 0 { words } else { &[] };
+        words.copy_from_slice(&self.round(own)?[0]);
+        Ok(())
+    }
+
+    fn abort(&self) {
+        self.shared.board.lock().unwrap_or_else(PoisonError::into_inner).ended = true;
+        self.shared.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What each rank finds after each kind of call, with blocks of unequal length.
+    #[test]
+    fn each_call_moves_the_words_that_it_should() {
+        for size in [1, 2, 3, 5] {
+            let ranks: Vec<_> = Threads::group(size)
+                .into_iter()
+                .map(|group| {
+                    std::thread::spawn(move || {
+                        let rank = group.rank() as u32;
+                        for round in 0..50 {
+                            let len = 3 * size - 2;
+                            let mut all = vec![0; len];
+                            all[block_of(group.rank, 3, len)].fill(round + rank);
+                            group.all_gather(&mut all, 3).unwrap();
+                            let expected: Vec<u32> = (0..len).map(|at| round + (at / 3) as u32).collect();
+                            assert_eq!(all, expected);
+                            let own = all[block_of(group.rank, 3, len)].to_vec();
+                            let mut at_first = if rank == 0 { vec![0; len] } else { Vec::new() };
+                            group.gather(&own, &mut at_first, 3, len).unwrap();
+                            assert!(rank != 0 || at_first == expected);
+                            let parts: Vec<u32> = (0..size as u32).map(|to| 100 * rank + to).collect();
+                            let mut received = vec![0; size];
+                            group.exchange(&parts, &mut received).unwrap();
+                            let expected: Vec<u32> = (0..size as u32).map(|from| 100 * from + rank).collect();
+                            assert_eq!(received, expected);
+                            let group: &dyn Group = &group;
+                            assert_eq!(group.from_lead(&[7, round as u8, rank as u8]).unwrap(), [7, round as u8, 0]);
+                            assert_eq!(group.all(u64::from(rank)).unwrap(), (0..size as u64).collect::<Vec<_>>());
+                        }
+                        group
+                    })
+                })
+                .collect();
+            // Dropped only at the end: a dropped rank ends the others.
+            let ranks: Vec<_> = ranks.into_iter().map(|rank| rank.join().unwrap()).collect();
+            assert_eq!(ranks.len(), size);
+        }
+    }
+
+    #[test]
+    fn a_rank_that_is_gone_ends_the_others() {
+        let mut ranks = Threads::group(2);
+        let gone = ranks.pop().unwrap();
+        let waiting = std::thread::spawn(move || ranks[0].broadcast(&mut [1]));
+        drop(gone);
+        assert!(matches!(waiting.join().unwrap(), Err(GroupError::Gone)));
+    }
+}

@@ -1,0 +1,219 @@
+//! What the ranks of a run agree on.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytemuck::{Pod, Zeroable};
+
+use super::plan::is_path;
+use super::{Options, Settings, TrainError};
+use crate::data::{Position, StreamPosition};
+use crate::group::{Group, GroupError};
+
+/// What a rank wants to do next; the greatest wish counts for all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Wish {
+    /// Another step.
+    Go,
+    /// A checkpoint, and then the end, because the user asked for it.
+    Stop,
+    /// A checkpoint, and then the end, because its data failed.
+    Fail,
+}
+
+/// The greatest wish of all ranks, and the first rank that has it.
+pub(super) fn agree(group: &dyn Group, own: Wish) -> Result<(Wish, usize), GroupError> {
+    let wishes = group.all(own as u32)?;
+    let greatest = wishes.iter().copied().max().unwrap_or_default();
+    let wish = [Wish::Go, Wish::Stop, Wish::Fail].into_iter().find(|wish| *wish as u32 == greatest);
+    Ok((wish.unwrap_or(own), wishes.iter().position(|wish| *wish == greatest).unwrap_or_default()))
+}
+
+/// Fills in the micro-batches of a run on several ranks, if the user did not say how many.
+pub(super) fn divide(options: &mut Options, group: &dyn Group) {
+    if group.size() > 1 {
+        options.micro_batches.get_or_insert(group.size());
+    }
+}
+
+/// Whether a run can be computed by so many ranks.
+///
+/// # Errors
+/// If its micro-batches or streams cannot be divided; the error lists the numbers of ranks that fit.
+pub(super) fn check(settings: &Settings, group: &dyn Group) -> Result<(), TrainError> {
+    let (ranks, micro_batches, streams) = (group.size(), settings.micro_batches, settings.loader.streams);
+    let fits = |ranks: usize| {
+        micro_batches.is_multiple_of(ranks)
+            && (micro_batches / ranks).is_power_of_two()
+            && streams.is_multiple_of(ranks)
+    };
+    if ranks == 1 || fits(ranks) {
+        return Ok(());
+    }
+    let fitting: Vec<String> =
+        (1..=micro_batches).filter(|&ranks| fits(ranks)).map(|ranks| ranks.to_string()).collect();
+    let fitting = if fitting.is_empty() { "only one".to_owned() } else { fitting.join(", ") };
+    let problem = format!(
+        "{ranks} ranks cannot share {micro_batches} micro-batches of {streams} streams: each needs equally many, and a \
+         power of two of them; these numbers of ranks fit: {fitting}"
+    );
+    Err(TrainError::Settings { problem })
+}
+
+/// The streams of the data that this rank reads.
+pub(super) fn own_streams(settings: &Settings, group: &dyn Group) -> Range<usize> {
+    let each = settings.loader.streams / group.size();
+    group.rank() * each..(group.rank() + 1) * each
+}
+
+/// The path that rank 0 has.
+pub(super) fn path_of_lead(group: &dyn Group, own: &Path) -> Result<PathBuf, TrainError> {
+    let bytes = group.from_lead(own.as_os_str().as_encoded_bytes())?;
+    let problem = || TrainError::Settings { problem: "rank 0 sent a path that is not UTF-8".to_owned() };
+    match group.leads() {
+        true => Ok(own.to_owned()),
+        false => Ok(String::from_utf8(bytes).map_err(|_| problem())?.into()),
+    }
+}
+
+/// Checks that all ranks run the same version with the same options on the same data.
+///
+/// # Errors
+/// Names the first rank that differs from rank 0, and in what.
+pub(super) fn compare(group: &dyn Group, options: &Options, fingerprint: u32) -> Result<(), TrainError> {
+    if group.size() == 1 {
+        return Ok(());
+    }
+    let mut table = toml::Table::try_from(options)?;
+    table.retain(|key, _| !is_path(key));
+    let hash = |bytes: &[u8]| crc32c::crc32c(bytes);
+    let own = [hash(env!("CARGO_PKG_VERSION").as_bytes()), hash(table.to_string().as_bytes()), fingerprint];
+    let all = group.all(own)?;
+    for (what, index) in [("version of flipk", 0), ("options", 1), ("training data", 2)] {
+        if let Some(rank) = all.iter().position(|other| other[index] != all[0][index]) {
+            let problem = format!("rank {rank} has other {what} than rank 0: start all ranks with the same");
+            return Err(TrainError::Settings { problem });
+        }
+    }
+    Ok(())
+}
+
+/// Completes `position`, in which each rank has moved its `own` streams.
+pub(super) fn gather_positions(
+    group: &dyn Group,
+    position: &mut Position,
+    own: Range<usize>,
+) -> Result<(), TrainError> {
+    if group.size() == 1 {
+        return Ok(());
+    }
+    let plain = |at: &StreamPosition| [at.epoch, at.group, at.index];
+    let mut all: Vec<u64> = position.streams.iter().flat_map(plain).collect();
+    let block = own.len() * 3 * size_of::<u64>() / size_of::<u32>();
+    group.all_gather(bytemuck::cast_slice_mut(&mut all), block)?;
+    for (at, values) in position.streams.iter_mut().zip(all.as_chunks::<3>().0) {
+        let [epoch, group, index] = *values;
+        *at = StreamPosition { epoch, group, index };
+    }
+    Ok(())
+}
+
+/// What a rank did since the last line of metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct Share {
+    /// Seconds spent waiting for data.
+    pub waited: f64,
+    /// Seconds that its threads computed.
+    pub computed: f64,
+    /// Images decoded.
+    pub images: u64,
+    /// Samples skipped since the start of the run.
+    pub skipped: u64,
+}
+
+/// The shares of all ranks.
+pub(super) struct Shares(Vec<Share>);
+
+impl Shares {
+    pub(super) fn gather(group: &dyn Group, own: Share) -> Result<Self, GroupError> {
+        Ok(Self(group.all(own)?))
+    }
+
+    /// The sum of a quantity over all ranks.
+    pub(super) fn sum<T: std::iter::Sum>(&self, of: impl Fn(&Share) -> T) -> T {
+        self.0.iter().map(of).sum()
+    }
+
+    /// Time that the average rank waited for data.
+    pub(super) fn waited(&self) -> Duration {
+        Duration::try_from_secs_f64(self.sum(|share| share.waited) / self.0.len() as f64).unwrap_or_default()
+    }
+
+    /// The rank that waited longest for data, and how many seconds, if there are several ranks.
+    pub(super) fn slowest(&self) -> Option<(usize, f64)> {
+        let ranks = self.0.iter().map(|share| share.waited).enumerate();
+        ranks.max_by(|a, b| a.1.total_cmp(&b.1)).filter(|_| self.0.len() > 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::StreamPosition;
+    use crate::group::Threads;
+
+    /// Runs `body` on each rank of a group.
+    fn on_ranks<T: Send + 'static>(size: usize, body: impl Fn(&dyn Group) -> T + Clone + Send + 'static) -> Vec<T> {
+        let start = |group: Threads| {
+            let body = body.clone();
+            std::thread::spawn(move || (body(&group), group))
+        };
+        let ranks: Vec<_> = Threads::group(size).into_iter().map(start).collect();
+        let ranks: Vec<_> = ranks.into_iter().map(|rank| rank.join().unwrap()).collect();
+        ranks.into_iter().map(|(result, _)| result).collect()
+    }
+
+    #[test]
+    fn the_greatest_wish_counts() {
+        let wishes = [Wish::Go, Wish::Fail, Wish::Stop, Wish::Fail];
+        let found = on_ranks(4, move |group| agree(group, wishes[group.rank()]).unwrap());
+        assert_eq!(found, [(Wish::Fail, 1); 4]);
+        assert!(on_ranks(3, |group| agree(group, Wish::Go).unwrap()).iter().all(|found| found.0 == Wish::Go));
+    }
+
+    #[test]
+    fn positions_of_all_streams_come_together() {
+        let at =
+            |stream: usize| StreamPosition { epoch: 1 << 40, group: stream as u64, index: u64::MAX - stream as u64 };
+        let found = on_ranks(3, move |group| {
+            let own = group.rank() * 2..group.rank() * 2 + 2;
+            let mut position = Position::start(6);
+            own.clone().for_each(|stream| position.streams[stream] = at(stream));
+            gather_positions(group, &mut position, own).unwrap();
+            position.streams
+        });
+        let expected: Vec<_> = (0..6).map(at).collect();
+        assert!(found.iter().all(|found| *found == expected));
+    }
+
+    #[test]
+    fn a_rank_with_other_options_or_data_is_named() {
+        let compared = |seeds: [u64; 3], data: [u32; 3]| {
+            let found = on_ranks(3, move |group| {
+                let options = Options {
+                    seed: Some(seeds[group.rank()]),
+                    loader_threads: Some(group.rank()),
+                    ..Options::default()
+                };
+                compare(group, &options, data[group.rank()]).err().map(|error| error.to_string()).unwrap_or_default()
+            });
+            assert!(found.iter().all(|other| *other == found[0]));
+            found[0].clone()
+        };
+        assert_eq!(compared([1; 3], [5; 3]), "");
+        assert!(compared([1, 1, 2], [5; 3]).contains("rank 2 has other options than rank 0"));
+        assert!(compared([1; 3], [5, 6, 5]).contains("rank 1 has other training data"));
+    }
+}

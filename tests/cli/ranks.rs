@@ -1,0 +1,237 @@
+//! Several ranks that MPI connects.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::harness::{FLIPK, Ran, checkpoint, ended, flipk, hear_signals, train, train_args};
+use crate::shards::{shard, vocab};
+
+/// The folder with mpiexec: that of tools/mpich, or one in PATH.
+fn mpi() -> Option<PathBuf> {
+    if std::env::var_os("FLIPK_RUNNER").is_some() {
+        eprintln!("skipped: a launcher cannot start ranks in another runner");
+        return None;
+    }
+    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/mpich/bin");
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut folders = [own].into_iter().chain(std::env::split_paths(&path));
+    let found = folders.find(|folder| folder.join("mpiexec").is_file());
+    if found.is_none() {
+        eprintln!("skipped: there is no mpiexec; tools/mpich installs one");
+    }
+    found
+}
+
+/// A command that finds the launcher.
+fn with_mpi(program: &Path, folder: &Path) -> Command {
+    let mut command = Command::new(program);
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = [folder.to_owned()].into_iter().chain(std::env::split_paths(&path));
+    command.env("PATH", std::env::join_paths(folders).unwrap()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // A group of its own, as a shell gives it.
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    hear_signals(&mut command);
+    command
+}
+
+fn start(folder: &Path, ranks: usize, args: &[String]) -> Child {
+    let mut command = with_mpi(&folder.join("mpiexec"), folder);
+    command.args(["-n", &ranks.to_string(), FLIPK]).args(args).spawn().unwrap()
+}
+
+fn run(folder: &Path, ranks: usize, args: &[String]) -> Ran {
+    ended(start(folder, ranks, args))
+}
+
+/// 24 shards of 3 to 5 samples with some broken ones, and flags of a run over them.
+fn data(folder: &Path) -> Vec<String> {
+    let shards = folder.join("shards");
+    fs::create_dir(&shards).unwrap();
+    (0..24).for_each(|number| shard(&shards.join(format!("{number:05}.tar")), number, 3 + number % 3, number % 5 == 0));
+    let data = format!("--data={}", shards.display());
+    let fixed = ["--order=shards", "--batch=24", "--max-bad=0.5", "--clip-norm=1", "--threads=1", "--loader-threads=1"];
+    [data, vocab(folder)].into_iter().chain(fixed.map(str::to_owned)).collect()
+}
+
+fn args(out: &Path, data: &[String], more: &[&str]) -> Vec<String> {
+    let data: Vec<&str> = data.iter().map(String::as_str).collect();
+    train_args(out, &[&data[..], more].concat())
+}
+
+/// Waits until `path` exists.
+fn wait_for(path: &Path, child: &mut Child) {
+    let begun = Instant::now();
+    while !path.exists() {
+        assert!(child.try_wait().unwrap().is_none(), "it ended before {} was there", path.display());
+        assert!(begun.elapsed() < Duration::from_secs(120), "{} never came", path.display());
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// The process of a rank whose command line names `out`.
+fn process_of(rank: usize, out: &Path) -> i32 {
+    let wanted = format!("PMI_RANK={rank}\0");
+    let is_wanted = |pid: &i32| {
+        let read = |name: &str| fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
+        let [command, environment] =
+            ["cmdline", "environ"].map(|name| String::from_utf8_lossy(&read(name)).into_owned());
+        command.starts_with(FLIPK) && command.contains(&*out.to_string_lossy()) && environment.contains(&wanted)
+    };
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let mut pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.find(is_wanted).unwrap_or_else(|| panic!("rank {rank} is not running"))
+}
+
+#[test]
+fn any_number_of_ranks_writes_the_same_checkpoints() {
+    let Some(mpi) = mpi() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let data = data(folder.path());
+    for (micro_batches, numbers) in [(8, &[2, 4, 8][..]), (12, &[3, 6])] {
+        let micro_batches = format!("--micro-batches={micro_batches}");
+        let flags = [&*micro_batches, "--steps=8", "--save-every=4"];
+        let out = |ranks: usize| folder.path().join(format!("{micro_batches}-{ranks}"));
+        let bytes = |ranks, step| fs::read(checkpoint(&out(ranks), step)).unwrap();
+        let first = if numbers[0] == 3 { 3 } else { 1 };
+        if first == 1 {
+            flipk(&args(&out(1), &data, &flags)).expect(0);
+        }
+        for &ranks in numbers {
+            let said = run(&mpi, ranks, &args(&out(ranks), &data, &flags)).expect(0).stderr;
+            assert!(said.contains(&format!("{ranks} ranks, connected by MPICH")), "{said}");
+            for step in [4, 8] {
+                assert!(bytes(ranks, step) == bytes(first, step), "{micro_batches}, {ranks} ranks, step {step}");
+            }
+        }
+    }
+}
+
+/// Some ranks are killed, and the run goes on with other numbers of them.
+#[test]
+fn a_killed_rank_ends_all_and_other_numbers_go_on_to_the_bit() {
+    let Some(mpi) = mpi() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let data = data(folder.path());
+    let [whole, killed] = ["whole", "killed"].map(|name| folder.path().join(name));
+    let flags = ["--micro-batches=4", "--steps=60"];
+    flipk(&args(&whole, &data, &[&flags[..], &["--save-every=0"]].concat())).expect(0);
+    let first = args(&killed, &data, &[&flags[..], &["--save-every=3"]].concat());
+    let resume: Vec<String> = ["train", &format!("--resume={}", killed.display())].map(str::to_owned).into();
+    for (ranks, rank, args, at) in [(4, 2, &first, 9), (2, 0, &resume, 24)] {
+        let mut child = start(&mpi, ranks, args);
+        wait_for(&checkpoint(&killed, at), &mut child);
+        // SAFETY: the process is a child of a child of this one.
+        unsafe { libc::kill(process_of(rank, &killed), libc::SIGKILL) };
+        let begun = Instant::now();
+        let ran = ended(child);
+        assert_ne!(ran.code, Some(0), "{}", ran.stderr);
+        assert!(begun.elapsed() < Duration::from_secs(20), "all ranks end soon");
+        assert!(!checkpoint(&killed, 60).exists(), "it was to be killed on the way");
+    }
+    flipk(&resume).expect(0);
+    assert!(fs::read(checkpoint(&whole, 60)).unwrap() == fs::read(checkpoint(&killed, 60)).unwrap());
+}
+
+#[test]
+fn ctrl_c_saves_a_checkpoint() {
+    let Some(mpi) = mpi() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let (data, out) = (data(folder.path()), folder.path().join("run"));
+    let mut last: u64 = 0;
+    for signal in [libc::SIGINT, libc::SIGUSR1] {
+        let first = args(&out, &data, &["--steps=100000", "--save-every=5", "--keep=1000000"]);
+        let resume = ["train".to_owned(), format!("--resume={}", out.display())].to_vec();
+        let mut child = start(&mpi, 2, if out.exists() { &resume } else { &first });
+        wait_for(&checkpoint(&out, last / 5 * 5 + 10), &mut child);
+        // SAFETY: a signal to a child.
+        unsafe { libc::kill(child.id() as i32, signal) };
+        let ran = ended(child);
+        assert_eq!(ran.code, Some(0), "signal {signal}: {}{}", ran.stdout, ran.stderr);
+        let stopped = ran.stdout.split("stopped after step ").nth(1).and_then(|rest| rest.split(';').next());
+        last = stopped.and_then(|step| step.parse().ok()).unwrap_or_else(|| panic!("{}", ran.stdout));
+        assert!(checkpoint(&out, last).exists());
+    }
+}
+
+#[test]
+fn ranks_start_by_themselves_and_only_the_first_speaks() {
+    let Some(mpi) = mpi() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let (data, out) = (data(folder.path()), folder.path().join("run"));
+    let mut command = with_mpi(Path::new(FLIPK), &mpi);
+    command.args(args(&out, &data, &["--steps=4", "--ranks=2"]));
+    let ran = ended(command.spawn().unwrap()).expect(0);
+    assert_eq!(ran.stdout.matches("final loss").count(), 1, "{}", ran.stdout);
+    assert_eq!(ran.stderr.matches("run folder:").count(), 1, "{}", ran.stderr);
+    let metrics = fs::read_to_string(out.join("metrics.jsonl")).unwrap();
+    assert_eq!(metrics.lines().count(), 4);
+    assert!(metrics.contains("\"slowest_rank\":"), "{metrics}");
+    assert!(fs::read_to_string(out.join("config.toml")).unwrap().contains("micro_batches = 2"));
+}
+
+#[test]
+fn what_does_not_fit_is_refused_before_the_first_step() {
+    let Some(mpi) = mpi() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let (data, out) = (data(folder.path()), folder.path().join("run"));
+    let said = run(&mpi, 3, &args(&out, &data, &["--micro-batches=8"])).stderr;
+    assert!(said.contains("3 ranks cannot share 8 micro-batches of 8 streams"), "{said}");
+    assert!(said.contains("these numbers of ranks fit: 1, 2, 4, 8"), "{said}");
+    // Two programs in one launch.
+    let mut command = with_mpi(&mpi.join("mpiexec"), &mpi);
+    command.args(["-n", "1", FLIPK]).args(args(&out, &data, &["--micro-batches=2"])).args([":", "-n", "1", FLIPK]);
+    let said = ended(command.args(args(&out, &data, &["--micro-batches=2", "--seed=1"])).spawn().unwrap()).stderr;
+    assert!(said.contains("rank 1 has other options than rank 0"), "{said}");
+    let with = |name: &str, value: &str| {
+        let mut command = with_mpi(&mpi.join("mpiexec"), &mpi);
+        command.env(name, value).env("OMPI_COMM_WORLD_RANK", "0").args(["-n", "2", FLIPK]);
+        let ran = ended(command.args(args(&out, &data, &[])).spawn().unwrap());
+        assert_ne!(ran.code, Some(0));
+        ran.stderr
+    };
+    assert!(with("OMPI_COMM_WORLD_SIZE", "4").contains("the environment names two launches"));
+    let said = with("FLIPK_MPI", "/nowhere/libmpi.so");
+    assert!(said.contains("no MPI library can be opened") && said.contains("pip install mpich"), "{said}");
+    assert!(!out.exists(), "nothing was begun");
+    let mut alone = Command::new(FLIPK);
+    alone.env("PATH", "").stdout(Stdio::piped()).stderr(Stdio::piped()).args(args(&out, &data, &["--ranks=2"]));
+    let said = ended(alone.spawn().unwrap()).expect(1).stderr;
+    assert!(said.contains("there is no mpiexec in PATH") && said.contains("pip install mpich"), "{said}");
+}
+
+/// Every sample of the second rank's streams is broken.
+#[test]
+fn a_rank_without_data_ends_all_with_its_reason() {
+    let Some(mpi) = mpi() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let data: Vec<String> = data(folder.path()).into_iter().filter(|flag| !flag.starts_with("--max-bad")).collect();
+    let out = folder.path().join("run");
+    let ran = run(&mpi, 2, &args(&out, &data, &["--steps=1000", "--max-bad=0.01"]));
+    assert_ne!(ran.code, Some(0));
+    assert!(ran.stderr.contains("broken"), "{}", ran.stderr);
+}
+
+#[test]
+fn the_emulated_gpus_of_two_ranks_train_as_one() {
+    let Some(mpi) = mpi() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let [one, two] = ["one", "two"].map(|name| folder.path().join(name));
+    let flags = ["--device=emulator", "--micro-batches=2", "--batch=8", "--steps=3"];
+    train(&one, &flags).expect(0);
+    run(&mpi, 2, &train_args(&two, &flags)).expect(0);
+    assert!(fs::read(checkpoint(&one, 3)).unwrap() == fs::read(checkpoint(&two, 3)).unwrap());
+}
+
+/// MPI, NCCL and CUDA are opened when they are needed.
+#[test]
+fn the_program_links_to_no_library_of_ranks() {
+    let Ok(listed) = Command::new("ldd").arg(FLIPK).output() else {
+        eprintln!("skipped: there is no ldd");
+        return;
+    };
+    let listed = String::from_utf8_lossy(&listed.stdout).to_lowercase();
+    assert!(listed.contains("libc.so"), "{listed}");
+    assert!(!["mpi", "nccl", "cuda"].iter().any(|library| listed.contains(library)), "{listed}");
+}
