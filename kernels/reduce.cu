@@ -42,6 +42,27 @@ template <typename T> __device__ void column_sums(const T* x, float* partials, i
     store_column_sums(sums, partials, width);
 }
 
+// As `column_sums`, for any width and stride: a thread has one column and every WARPS-th row. Grid: (ceil(width / 32),
+// blocks); block: (32, 8).
+template <typename T> __device__ void column_sums_any(const T* x, float* partials, int rows, int width, size_t stride) {
+    constexpr int WARPS = 8;
+    __shared__ float shared[WARPS][32];
+    int column = blockIdx.x * 32 + threadIdx.x;
+    int each = (rows + gridDim.y - 1) / gridDim.y;
+    int end = min(rows, (int)(blockIdx.y + 1) * each);
+    float sum = 0;
+    if (column < width) {
+        for (int row = blockIdx.y * each + threadIdx.y; row < end; row += WARPS) sum += to_float(x[row * stride + column]);
+    }
+    shared[threadIdx.y][threadIdx.x] = sum;
+    __syncthreads();
+    if (threadIdx.y > 0 || column >= width) return;
+    sum = 0;
+#pragma unroll
+    for (int warp = 0; warp < WARPS; warp++) sum += shared[warp][threadIdx.x];
+    partials[(size_t)blockIdx.y * width + column] = sum;
+}
+
 extern "C" __global__ void __launch_bounds__(256)
     column_sums_bf16(const bf16* x, float* partials, int rows, int width, size_t stride) {
     column_sums(x, partials, rows, width, stride);
@@ -49,4 +70,12 @@ extern "C" __global__ void __launch_bounds__(256)
 extern "C" __global__ void __launch_bounds__(256)
     column_sums_f32(const float* x, float* partials, int rows, int width, size_t stride) {
     column_sums(x, partials, rows, width, stride);
+}
+extern "C" __global__ void __launch_bounds__(256)
+    column_sums_any_bf16(const bf16* x, float* partials, int rows, int width, size_t stride) {
+    column_sums_any(x, partials, rows, width, stride);
+}
+extern "C" __global__ void __launch_bounds__(256)
+    column_sums_any_f32(const float* x, float* partials, int rows, int width, size_t stride) {
+    column_sums_any(x, partials, rows, width, stride);
 }

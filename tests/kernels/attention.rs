@@ -85,6 +85,8 @@ fn long_rows() {
 #[test]
 fn any_head_dim() {
     sweep(&[8, 24, 40, 160], &[3, 33], 2);
+    // Those of OpenCLIP's ViT-g and ViT-bigG.
+    sweep(&[88, 104], &[33, 70], 2);
 }
 
 #[test]

@@ -36,7 +36,7 @@ impl Case for Linear {
 
 #[test]
 fn biases_and_gelus() {
-    for (rows, inputs, outputs) in [(1, 8, 8), (7, 12, 24), (65, 588, 40), (130, 64, 256)] {
+    for (rows, inputs, outputs) in [(1, 8, 8), (7, 12, 24), (65, 588, 40), (130, 64, 256), (70, 16, 35)] {
         for bias in [false, true] {
             for gelu in [None, Some(Activation::GeluTanh), Some(Activation::GeluExact), Some(Activation::QuickGelu)] {
                 let name = format!("{rows} x {inputs} x {outputs}, bias {bias}, {gelu:?}");

@@ -92,5 +92,9 @@ fn config(image_size: usize, patch_size: usize, vision: [usize; 3], text: [usize
 fn models_of_other_sizes() {
     check("patch 14, head dim 80", &config(56, 14, [2, 160, 2], [1, 64, 1]), 6, 8);
     check("odd head dims", &config(24, 8, [1, 48, 2], [2, 40, 5]), 5, 9);
+    let giant = config(24, 8, [1, 176, 2], [1, 104, 1]);
+    let odd = |tower: TowerConfig, mlp_width| TowerConfig { mlp_width: Some(mlp_width), ..tower };
+    let giant = ModelConfig { vision: odd(giant.vision, 767), text: odd(giant.text, 453), ..giant };
+    check("head dims 88 and 104, odd MLPs", &giant, 5, 9);
     check("deep", &config(32, 16, [4, 64, 1], [1, 32, 1]), 9, 2);
 }

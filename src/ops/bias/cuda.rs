@@ -27,7 +27,8 @@ pub struct Rows<'a, T> {
     pub stride: usize,
 }
 
-/// `sums[c] (+)= Σ_r x[r, c]` in a fixed order; width and stride are multiples of a pack.
+/// `sums[c] (+)= Σ_r x[r, c]` in a fixed order. If width or stride is no multiple of a pack, elements are read one by
+/// one.
 ///
 /// # Errors
 /// If a launch fails.
@@ -39,8 +40,12 @@ pub fn column_sums<T: ActType>(
 ) -> Result<(), DeviceError> {
     let Rows { x, rows, width, stride } = x;
     let blocks = blocks(rows);
-    let config = LaunchConfig::blocks_2d([width.div_ceil(32 * T::PACK), blocks], [32, 8]);
-    device.launch_typed("reduce", "column_sums", config, args![x, scratch, rows, width, Arg::size(stride)])?;
+    let (kernel, columns) = match width.is_multiple_of(T::PACK) && stride.is_multiple_of(T::PACK) {
+        true => ("column_sums", T::PACK),
+        false => ("column_sums_any", 1),
+    };
+    let config = LaunchConfig::blocks_2d([width.div_ceil(32 * columns), blocks], [32, 8]);
+    device.launch_typed("reduce", kernel, config, args![x, scratch, rows, width, Arg::size(stride)])?;
     add_partials(device, Rows { x: scratch.as_view(), rows: blocks, width, stride: width }, sums)
 }
 
