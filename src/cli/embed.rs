@@ -20,17 +20,18 @@ use crate::train::Weights;
 /// Write the embeddings of images and texts
 ///
 /// Rows have length 1 and are in the order of the input. Broken images are left out and counted; the keys of the
-/// others are in FILE.keys, one per line, or in the column `key` of a Parquet file.
+/// others are in FILE.keys, one per line, or in the column `key` of a Parquet file. The key of an image file is its name.
 #[derive(Args)]
 #[command(group = ArgGroup::new("inputs").args(["images", "texts"]).required(true).multiple(true))]
 #[command(override_usage = "flipk embed [OPTIONS] <MODEL> --out <FILE> <--images <SHARDS>...|--texts <FILE>>")]
 #[command(after_help = "Examples:
   flipk embed runs/b16-001 --images photos/ --out photos.npy
+  flipk embed runs/b16-001 --images '2024/*.jpg' cover.png --out some.parquet
   flipk embed laion/ViT-B-16 --images 'cc12m/{00000..01242}.tar' --texts queries.txt --out cc12m.safetensors")]
 pub(super) struct Embed {
     /// Run folder (its newest checkpoint), checkpoint file, or folder of an OpenCLIP or Hugging Face model
     model: PathBuf,
-    /// Images, as for `flipk train --data`; captions are not needed
+    /// Images, as for `flipk train --data`: shards, folders, tables or image files; captions are not needed
     #[arg(long, num_args = 1.., value_name = "SHARDS")]
     images: Option<Vec<String>>,
     /// File with a text per line

@@ -92,6 +92,7 @@ impl Shard {
         let (store, indexed) = match location {
             Location::Embedded(name) => embedded_archive(name)?,
             Location::Folder(path) => folder::open(path)?,
+            Location::Images(path, names) => folder::open_images(path, names)?,
             Location::File(path) => file(number, path, common, &mut report)?,
             Location::Remote(_) | Location::Pipe(_) => fetched(location, common, stop, &mut report)?,
         };

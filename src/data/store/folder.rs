@@ -27,12 +27,14 @@ pub(crate) fn files_in(folder: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
+/// Whether a file is an image by its name.
+pub(super) fn is_image(path: &Path) -> bool {
+    let extension = path.extension().and_then(|extension| extension.to_str()).map(str::to_ascii_lowercase);
+    extension.is_some_and(|extension| IMAGES.contains(&&*extension))
+}
+
 /// Whether there is an image in a folder or its subfolders.
 pub(super) fn has_images(folder: &Path) -> bool {
-    let is_image = |path: &Path| {
-        let extension = path.extension().and_then(|extension| extension.to_str()).map(str::to_ascii_lowercase);
-        extension.is_some_and(|extension| IMAGES.contains(&&*extension))
-    };
     walk(folder, &mut |path| is_image(path)).unwrap_or(false)
 }
 

@@ -6,7 +6,8 @@
 //! | `embedded` | the data set inside the program |
 //! | `braces` | `{000..127}` and `{a,b}` |
 //! | `local` | files on disk |
-//! | `folder`, `joined` | the files in a folder; many small files as one store |
+//! | `folder`, `image_files` | the files in a folder; image files that are named one by one |
+//! | `joined` | many small files as one store |
 //! | `access`, `elsewhere` | how shards that are not on disk are fetched; which there are, and their bytes |
 //! | `remote`, `pipe` | object stores and web servers; the output of commands |
 //! | `spool`, `gunzip`, `unzstd` | fetched and unpacked archives |
@@ -23,6 +24,7 @@ mod elsewhere;
 pub(crate) mod embedded;
 mod folder;
 mod gunzip;
+mod image_files;
 mod joined;
 mod local;
 mod pipe;

@@ -1,14 +1,17 @@
 //! From what a user writes to a list of shards: files, folders, patterns, and the embedded data set. Addresses and
 //! commands are in `elsewhere`.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::access::Access;
 use super::braces::expand_braces;
 use super::elsewhere;
 use super::embedded;
 use super::folder::{has_images, table_in};
+use super::image_files::with_images;
 use crate::data::error::{DataError, Result};
 use crate::data::text::list_some;
 
@@ -25,6 +28,8 @@ pub enum Location {
     File(PathBuf),
     /// A folder of images, on disk.
     Folder(PathBuf),
+    /// Some of the images in a folder, by name.
+    Images(PathBuf, Arc<[OsString]>),
     /// At an address such as `s3://bucket/a.tar`, from which it is fetched when it is opened.
     Remote(String),
     /// The output of a command.
@@ -36,7 +41,8 @@ pub enum Location {
 impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::File(path) | Self::Folder(path) => path.display().fmt(f),
+            Self::Images(path, _) if path.as_os_str().is_empty() => f.write_str("."),
+            Self::File(path) | Self::Folder(path) | Self::Images(path, _) => path.display().fmt(f),
             Self::Remote(address) => f.write_str(address),
             Self::Pipe(command) => write!(f, "pipe:{command}"),
             Self::Embedded(name) => write!(f, "embedded:{name}"),
@@ -75,8 +81,8 @@ impl Source {
     }
 
     /// Reads one entry: `embedded:NAME`, or a path with `{000..127}`, `{a,b}`, `*`, `?` and `[..]`,
-    /// or a folder, which stands for all archives in it, or else for the images in it and in its subfolders; an address
-    /// (`s3://`, `gs://`, `az://`, `http://`, `https://`) of the same form, or `pipe:` and a command. Web servers give
+    /// or a folder, which stands for all archives in it, or else for the images in it and in its subfolders, or image
+    /// files; an address (`s3://`, `gs://`, `az://`, `http://`, `https://`) of the same form, or `pipe:` and a command. Web servers give
     /// no lists, so they have no folders and no `*`.
     ///
     /// # Errors
@@ -212,7 +218,7 @@ fn locations(spec: &str) -> Result<Vec<Location>> {
             there: listing(first.parent().unwrap_or(Path::new(""))) + hint(spec),
         });
     }
-    Ok(found)
+    Ok(with_images(found))
 }
 
 /// What a user may have meant by a source that does not exist.

@@ -1,5 +1,6 @@
 //! Shards that are opened in order, a few at a time, and what is in them.
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -48,13 +49,13 @@ impl Input {
     /// Over how samples are read, and the names and lengths of all shards: another list, or changed shards, give
     /// another one. Of a folder of images, over the names of its files.
     pub(super) fn fingerprint(&self) -> u32 {
-        let names = |files: Vec<PathBuf>| {
-            files.iter().fold(0, |sum, name| crc32c::crc32c_append(sum, name.as_os_str().as_encoded_bytes()))
-        };
+        let name = |sum: u32, name: &OsStr| crc32c::crc32c_append(sum, name.as_encoded_bytes());
+        let names = |files: Vec<PathBuf>| files.iter().fold(0, |sum, file| name(sum, file.as_os_str()));
         self.locations.iter().fold(crc32c::crc32c(self.options.as_bytes()), |sum, location| {
             let content = match location {
                 Location::File(path) => std::fs::metadata(path).map_or(0, |data| data.len()),
                 Location::Folder(path) => files_in(path).map_or(0, |files| names(files).into()),
+                Location::Images(_, files) => files.iter().fold(0, |sum, file| name(sum, file)).into(),
                 _ => 0,
             };
             crc32c::crc32c_append(sum, format!("{location}\n{content}\n").as_bytes())
