@@ -1,21 +1,19 @@
 //! `flipk search`.
 
 use std::fs;
-use std::io::Cursor;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use image::ImageFormat;
 use serde::Serialize;
 
 use super::device::{DeviceArgs, Job};
 use super::encode::EncodeArgs;
 use super::put;
 use crate::autograd::Parameters;
-use crate::data::tools::{Section, Thumbnail, contact_sheet};
+use crate::data::tools::{Section, SheetFormat, Thumbnail, contact_sheet};
 use crate::data::{Dataset, Tokenizer, text};
 use crate::eval::{Best, Encoder, Match, MatrixReader};
 use crate::ops::AllOps;
@@ -39,7 +37,8 @@ pub(super) struct Search {
     /// Image files to search for
     #[arg(long, num_args = 1.., value_name = "FILE")]
     image: Vec<PathBuf>,
-    /// Images, as for `flipk train --data`; or their embeddings in one .npy, .safetensors or .parquet file
+    /// Images, as for `flipk train --data` (shards, folders, tables or image files); or their embeddings in one .npy,
+    /// .safetensors or .parquet file
     #[arg(long = "in", num_args = 1.., value_name = "SHARDS|FILE", required = true)]
     among: Vec<String>,
     /// The images whose embeddings are searched, for captions and --picture
@@ -48,7 +47,7 @@ pub(super) struct Search {
     /// Matches per text or image
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
     top: u32,
-    /// PNG file to write, with the images that were found
+    /// PNG or JPEG file to write, with the images that were found
     #[arg(long, value_name = "FILE")]
     picture: Option<PathBuf>,
     /// Images side by side in the picture [default: as many as make it about 1,600 pixels wide]
@@ -116,10 +115,17 @@ impl Search {
         if self.picture.is_some() && specs.is_none() {
             bail!("a picture needs the images, not only their embeddings: add --images with what was embedded");
         }
+        let format = self.picture.as_deref().map(SheetFormat::of).transpose()?;
         let model = Weights::open(&self.model)?;
         let dataset = specs.map(|specs| self.encode.open(specs)).transpose()?;
         let tokenizer = (!self.texts.is_empty()).then(|| self.encode.tokenizer(&model)).transpose()?;
-        let found = self.device.run(Work { flags: &self, model, tokenizer, embeddings, dataset: dataset.clone() })?;
+        let (found, without) =
+            self.device.run(Work { flags: &self, model, tokenizer, embeddings, dataset: dataset.clone() })?;
+        if without > 0 {
+            tracing::warn!(
+                "left out: {without} x embedding without a direction (zeros, or numbers that are not finite)"
+            );
+        }
         let images = self.image.iter().map(|path| path.display().to_string());
         let queries = self.texts.iter().cloned().chain(images);
         let describe = |row: Match<Row>| describe(row, dataset.as_deref());
@@ -127,8 +133,8 @@ impl Search {
             .zip(found)
             .map(|(query, rows)| Answer { query, matches: rows.into_iter().map(describe).collect() })
             .collect();
-        if let (Some(path), Some(dataset)) = (&self.picture, &dataset) {
-            self.draw(path, &answers, dataset)?;
+        if let (Some(path), Some(format), Some(dataset)) = (&self.picture, format, &dataset) {
+            self.draw(path, format, &answers, dataset)?;
         }
         match self.json {
             true => put(format_args!("{}\n", serde_json::to_string_pretty(&answers)?))?,
@@ -137,7 +143,7 @@ impl Search {
         Ok(ExitCode::SUCCESS)
     }
 
-    fn draw(&self, path: &Path, answers: &[Answer], dataset: &Dataset) -> Result<()> {
+    fn draw(&self, path: &Path, format: SheetFormat, answers: &[Answer], dataset: &Dataset) -> Result<()> {
         let thumbnail = |found: &Found| {
             let image = found.sample.map(|sample| dataset.decoded(sample).map_err(|broken| broken.to_string()));
             let image = image.unwrap_or_else(|| Err("it is not among the images".to_owned()));
@@ -150,14 +156,14 @@ impl Search {
         };
         let sections: Vec<Section> = answers.iter().map(section).collect();
         let sheet = contact_sheet(&sections, self.columns.map(|columns| columns as usize))?;
-        let mut png = Cursor::new(Vec::new());
-        sheet.write_to(&mut png, ImageFormat::Png)?;
-        fs::write(path, png.into_inner()).with_context(|| format!("cannot write {}", path.display()))
+        let encoded = format.encode(&sheet)?;
+        fs::write(path, encoded).with_context(|| format!("cannot write {}", path.display()))
     }
 }
 
 impl Job for Work<'_> {
-    type Output = Vec<Vec<Match<Row>>>;
+    /// For each query what was found, and how many embeddings were left out.
+    type Output = (Vec<Vec<Match<Row>>>, u64);
 
     fn run<D: AllOps>(self, device: Arc<D>) -> Result<Self::Output> {
         let Self { flags, model, tokenizer, embeddings, dataset } = self;
@@ -172,6 +178,9 @@ impl Job for Work<'_> {
         queries.extend(encoder.image_files(&params, &flags.image)?);
         let width = encoder.width();
         let mut best = Best::new(queries, width, flags.top as usize);
+        if let Some(query) = best.bad_query() {
+            bail!("the embedding of query {} is not finite: the model is damaged", query + 1);
+        }
         match (embeddings, dataset) {
             (Some(matrix), dataset) => in_matrix(matrix, dataset.as_deref(), width, &mut best)?,
             (None, Some(dataset)) => {
@@ -186,7 +195,8 @@ impl Job for Work<'_> {
             }
             (None, None) => {}
         }
-        Ok(best.finish())
+        let without = best.without_direction();
+        Ok((best.finish(), without))
     }
 }
 
@@ -243,9 +253,11 @@ fn describe(found: Match<Row>, dataset: Option<&Dataset>) -> Found {
 
 /// The table of one query.
 fn lines(answer: &Answer) -> String {
-    let name = |found: &Found| match (&found.shard, &found.key) {
+    // A blank line that was embedded has an empty name.
+    let key = |found: &Found| found.key.clone().filter(|key| !key.trim().is_empty());
+    let name = |found: &Found| match (&found.shard, key(found)) {
         (Some(shard), Some(key)) => format!("{shard}:{key}"),
-        (None, Some(key)) => key.clone(),
+        (None, Some(key)) => text::shorten(&key).into_owned(),
         _ => format!("row {}", found.row),
     };
     let names: Vec<String> = answer.matches.iter().map(name).collect();

@@ -15,7 +15,7 @@ pub struct Match<T> {
 
 /// For each query the best of any number of rows, which are added a few at a time.
 ///
-/// Of equal rows the first is ahead. Rows without a direction (zeros, NaN) are never found.
+/// Of equal rows the first is ahead. Rows without a direction (zeros, NaN, infinity) are never found, but counted.
 #[derive(Clone, Debug)]
 pub struct Best<T> {
     /// Of length 1, `[queries, width]`.
@@ -24,6 +24,7 @@ pub struct Best<T> {
     top: usize,
     /// Best first.
     found: Vec<Vec<Match<T>>>,
+    without_direction: u64,
 }
 
 impl<T: Send> Best<T> {
@@ -34,19 +35,35 @@ impl<T: Send> Best<T> {
             query.iter_mut().for_each(|value| *value /= length);
         }
         let found = queries.chunks_exact(width).map(|_| Vec::new()).collect();
-        Self { queries, width, top, found }
+        Self { queries, width, top, found, without_direction: 0 }
+    }
+
+    /// Rows so far that have no direction.
+    pub fn without_direction(&self) -> u64 {
+        self.without_direction
+    }
+
+    /// The first query without a direction, which finds nothing.
+    pub fn bad_query(&self) -> Option<usize> {
+        self.queries.chunks_exact(self.width).position(|query| !query.iter().all(|value| value.is_finite()))
     }
 
     /// Adds rows, `[rows, width]`, of any length; `of(row)` is called for those that are among the best so far.
     pub fn add(&mut self, rows: &[f32], of: impl Fn(usize) -> T + Sync) {
         let (width, top) = (self.width, self.top);
         let lengths: Vec<f32> = wide(|| rows.chunks_exact(width).map(|row| dot(row, row).sqrt()).collect());
+        let without = lengths.iter().filter(|length| !(length.is_finite() && **length > 0.0)).count();
+        self.without_direction += without as u64;
         self.queries.par_chunks_exact(width).zip(&mut self.found).for_each(|(query, found)| {
             let products: Vec<f32> = wide(|| rows.chunks_exact(width).map(|row| dot(query, row)).collect());
             for (row, (product, length)) in products.iter().zip(&lengths).enumerate() {
                 let score = product / length;
                 let is_full = found.len() == top;
-                if !score.is_finite() || is_full && found.last().is_none_or(|last| score <= last.score) {
+                // Those of infinite length have a score of 0 or none.
+                if !score.is_finite()
+                    || length.is_infinite()
+                    || is_full && found.last().is_none_or(|last| score <= last.score)
+                {
                     continue;
                 }
                 let at = found.partition_point(|other| other.score >= score);
@@ -82,6 +99,9 @@ mod tests {
         for rows_of in [0..1, 1..51, 51..101] {
             best.add(&rows[rows_of.start * 5..rows_of.end * 5], |row| rows_of.start + row);
         }
+        assert_eq!((best.without_direction(), best.bad_query()), (1, None));
+        best.add(&[f32::NAN, 0.0, 0.0, 0.0, 0.0, 1e30, 1e30, 0.0, 0.0, 0.0], |row| row);
+        assert_eq!(best.without_direction(), 3);
         let found = best.finish();
         for (query, found) in queries.chunks(width).zip(found) {
             let cosine = |row: &[f32]| {
@@ -96,6 +116,7 @@ mod tests {
             }
             assert_eq!(found.len(), 7);
         }
+        assert_eq!(Best::<()>::new(vec![1.0, 0.0, f32::NAN, 0.0, 0.0, 0.0], 2, 3).bad_query(), Some(1));
         assert_eq!(Best::<()>::new(vec![1.0, 0.0], 2, 3).finish(), [vec![]]);
     }
 }

@@ -108,6 +108,11 @@ fn search_draws_what_it_found() {
     assert!(fs::read(&sheet).unwrap() == first, "another picture");
     let error = flipk(&["search", &run, "x", "--in", &out, "--picture", &sheet]).expect(1).stderr;
     assert!(error.contains("a picture needs the images"), "{error}");
+    let [jpeg, other] = ["sheet.JPG", "sheet.webp"].map(|name| place.path(name).display().to_string());
+    flipk(&["search", &run, "x", "--in", &shard, "--picture", &jpeg]).expect(0);
+    assert!(fs::read(&jpeg).unwrap().starts_with(&[0xFF, 0xD8]) && size(&jpeg).0 > 0);
+    let error = flipk(&["search", &run, "x", "--in", &shard, "--picture", &other]).expect(1).stderr;
+    assert!(error.contains("its name must end in .png, .jpg or .jpeg"), "{error}");
 }
 
 #[test]
@@ -155,8 +160,60 @@ fn what_cannot_be_searched_is_an_error() {
     assert!(error(&[&out, &shard]).contains("has embeddings: search it alone"));
     fs::write(format!("{out}.keys"), "000\n").unwrap();
     assert!(error(&[&out]).contains("has fewer lines than there are rows"));
+    fs::write(format!("{out}.keys"), "000\n001\n002\n003\n004\n005\n").unwrap();
+    assert!(error(&[&out]).contains("has more lines than there are rows"));
+    // Rows without a direction are counted.
+    fs::remove_file(format!("{out}.keys")).unwrap();
+    let nan = [&bytes[..1024], &f32::NAN.to_le_bytes(), &bytes[1028..]].concat();
+    fs::write(&out, nan).unwrap();
+    let found = flipk(&["search", &run, "x", "--in", &out]).expect(0);
+    assert!(found.stderr.contains("left out: 1 x embedding without a direction"), "{}", found.stderr);
+    assert_eq!(found.stdout.matches("row ").count(), 4, "{}", found.stdout);
     let found = flipk(&["search", &run, "--image", &shard, "--in", &out]).expect(1).stderr;
     assert!(found.contains("a.tar: it is not a JPEG"), "{found}");
     let found = flipk(&["search", &run, "--in", &out]).expect(2).stderr;
     assert!(found.contains("<TEXT>"), "{found}");
+}
+
+/// Image files by name, by pattern and in a list, each with its name as its key, and with the caption next to it.
+#[test]
+fn image_files_are_embedded_by_name() {
+    let (place, run, _) = images();
+    fs::create_dir(place.path("photos")).unwrap();
+    for number in [0, 1, 2] {
+        fs::write(place.path(&format!("photos/{number}.png")), png(number)).unwrap();
+    }
+    fs::write(place.path("photos/1.txt"), "a dog").unwrap();
+    fs::write(place.path("photos/1.JPG"), png(3)).unwrap();
+    let path = |name: &str| place.path(name).display().to_string();
+    let embedded = |images: &[&str], out: &str| {
+        let images: Vec<String> = images.iter().map(|name| path(name)).collect();
+        let images: Vec<&str> = images.iter().map(String::as_str).collect();
+        flipk(&[&["embed", &run, "--out", &path(out), "--images"], &images[..]].concat()).expect(0);
+        let keys = fs::read_to_string(path(&format!("{out}.keys"))).unwrap();
+        (keys.lines().map(str::to_owned).collect::<Vec<_>>(), fs::read(path(out)).unwrap()[1024..].to_vec())
+    };
+    let (keys, all) = embedded(&["photos/*"], "all.npy");
+    assert_eq!(keys, ["0.png", "1.JPG", "1.png", "2.png"]);
+    let row = all.len() / 4;
+    assert_eq!(embedded(&["photos/2.png"], "one.npy"), (vec!["2.png".to_owned()], all[3 * row..].to_vec()));
+    let (keys, list) = embedded(&["photos/2.png", "photos/0.png", "a.tar"], "list.npy");
+    assert_eq!((&keys[..3], keys.len()), (&["2.png", "0.png", "000"].map(str::to_owned)[..], 7));
+    assert!(list[..row] == all[3 * row..] && list[row..2 * row] == all[..row]);
+    let table = flipk(&["search", &run, "x", "--in", &path("photos/*.png")]).expect(0).stdout;
+    assert!(table.contains("photos:1.png  a dog") && table.contains("photos:0.png"), "{table}");
+    let table = flipk(&["search", &run, "x", "--in", &path("all.npy"), "--images", &path("photos/*")]).expect(0).stdout;
+    assert!(table.contains("photos:1.JPG"), "{table}");
+}
+
+/// A text that was embedded is shown as what was found.
+#[test]
+fn texts_are_found_by_their_text() {
+    let (place, run, _) = images();
+    let texts = place.file("texts.txt", "a cat\n\na dog\n");
+    let out = place.path("texts.parquet").display().to_string();
+    flipk(&["embed", &run, "--texts", &texts, "--out", &out]).expect(0);
+    let table = flipk(&["search", &run, "a dog", "--in", &out]).expect(0).stdout;
+    let first = table.lines().nth(1).unwrap();
+    assert!(first.ends_with("1.0000  a dog") && table.contains("  row 1\n"), "{table}");
 }

@@ -1,6 +1,10 @@
 //! A contact sheet: images in rows, with a line of text and a caption below each.
 
-use ::image::{RgbImage, imageops};
+use std::io::Cursor;
+use std::path::Path;
+
+use ::image::codecs::jpeg::JpegEncoder;
+use ::image::{ImageError, ImageFormat, RgbImage, imageops};
 
 use super::draw::text::{self, LINE, WIDTH};
 use super::draw::{BLACK, DARK, EMPTY, PAGE, fill, fitted, note};
@@ -17,6 +21,48 @@ const GAP: u32 = 6;
 const MARGIN: u32 = 20;
 /// At most, for a caption.
 const CAPTION_LINES: u32 = 2;
+
+/// Of a sheet as JPEG, which has letters in it.
+const JPEG_QUALITY: u8 = 92;
+
+/// The formats of a sheet's file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SheetFormat {
+    /// `.png`.
+    Png,
+    /// `.jpg` or `.jpeg`.
+    Jpeg,
+}
+
+impl SheetFormat {
+    /// The format of a file by its name.
+    ///
+    /// # Errors
+    /// Another ending.
+    pub fn of(path: &Path) -> Result<Self> {
+        match path.extension().and_then(|ending| ending.to_str()).map(str::to_ascii_lowercase).as_deref() {
+            Some("png") => Ok(Self::Png),
+            Some("jpg" | "jpeg") => Ok(Self::Jpeg),
+            _ => {
+                let problem = "its name must end in .png, .jpg or .jpeg".to_owned();
+                Err(DataError::Config { field: "picture", value: path.display().to_string(), problem })
+            }
+        }
+    }
+
+    /// The bytes of a file with `sheet`.
+    ///
+    /// # Errors
+    /// A sheet with more pixels along a side than the format allows.
+    pub fn encode(self, sheet: &RgbImage) -> Result<Vec<u8>, ImageError> {
+        let mut bytes = Cursor::new(Vec::new());
+        match self {
+            Self::Png => sheet.write_to(&mut bytes, ImageFormat::Png)?,
+            Self::Jpeg => sheet.write_with_encoder(JpegEncoder::new_with_quality(&mut bytes, JPEG_QUALITY))?,
+        }
+        Ok(bytes.into_inner())
+    }
+}
 
 /// Images under a heading.
 #[derive(Clone, Debug)]

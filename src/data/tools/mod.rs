@@ -29,7 +29,7 @@ mod stat;
 
 pub use self::check::{Checked, Finding, check};
 #[cfg(feature = "cli")]
-pub use self::contact::{Section, Thumbnail, contact_sheet};
+pub use self::contact::{Section, SheetFormat, Thumbnail, contact_sheet};
 pub use self::input::Input;
 pub use self::pack::{Filter, Form, Pack, PackError, Packed, ShardLimit};
 #[cfg(feature = "cli")]

@@ -158,10 +158,19 @@ impl MatrixReader {
             },
         };
         let rows = rows.map_err(|problem| EvalError::Matrix { path: self.path.clone(), problem })?;
-        let Some(mut rows) = rows else { return Ok(None) };
+        let bad_keys = |problem| EvalError::Matrix { path: keys_path(&self.path), problem };
+        let Some(mut rows) = rows else {
+            return match self.keys.as_mut().map(|keys| keys.fill_buf().map(<[u8]>::is_empty)) {
+                None | Some(Ok(true)) => Ok(None),
+                Some(Ok(false)) => {
+                    Err(bad_keys("it has more lines than there are rows; embed the images again".to_owned()))
+                }
+                Some(Err(error)) => Err(bad_keys(error.to_string())),
+            };
+        };
         if let Some(keys) = &mut self.keys {
             let named = rows.names.iter_mut().try_for_each(|name| next_line(keys).map(|line| *name = Some(line)));
-            named.map_err(|problem| EvalError::Matrix { path: keys_path(&self.path), problem })?;
+            named.map_err(bad_keys)?;
         }
         Ok(Some(rows))
     }
@@ -275,6 +284,6 @@ fn safetensors(file: &mut impl Read) -> Result<(Place, Option<Part>), String> {
         _ => Err(format!("it has {} tensors, and none is called `images`", tensors.len())),
     };
     let (part, tensor) = images.map_or_else(only, Ok)?;
-    let start = 8 + length + tensor.data_offsets.0 as u64;
+    let start = (8 + length).saturating_add(tensor.data_offsets.0 as u64);
     Ok((Place { start, shape: tensor.shape.clone(), dtype: tensor.dtype }, part))
 }

@@ -161,7 +161,11 @@ impl MatrixFile {
                 let header = header(format, self.width, &self.parts);
                 file.file.seek(SeekFrom::Start(0))?;
                 file.file.write_all(&header)?;
-                keys.map_or(Ok(()), Partial::finish)?;
+                match keys {
+                    Some(keys) => keys.finish()?,
+                    // Those of a file that had this name before.
+                    None => remove(&keys_path(&file.path))?,
+                }
                 file.finish()
             }
             #[cfg(feature = "parquet")]
@@ -170,6 +174,13 @@ impl MatrixFile {
                 file.finish()
             }
         }
+    }
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 
@@ -234,6 +245,7 @@ mod tests {
         assert!(file.rows(&NONE, &[]).is_err());
         file.begin(Part::Texts).unwrap();
         file.rows(&["x", "y"], &[0.5; 6]).unwrap();
+        fs::write(keys_path(&path), "of other rows\n").unwrap();
         assert!(file.begin(Part::Images).is_err());
         file.finish().unwrap();
         let bytes = fs::read(&path).unwrap();
