@@ -2,7 +2,8 @@
 
 use super::{InteropError, interpolate};
 use crate::autograd::Layout;
-use crate::model::ModelConfig;
+use crate::log::WARNING;
+use crate::model::{ModelConfig, TowerConfig};
 
 /// A model and where its parameters are in an arena.
 #[derive(Clone, Copy)]
@@ -15,10 +16,10 @@ pub struct Model<'a> {
 
 /// `values`, an arena of `to`, with the weights `from_values` of `from`, and notes on what was made to fit. The
 /// position table of images is interpolated; text positions are cut, or the new ones stay as they are in `values`, and
-/// so do the parameters of another loss.
+/// so do the parameters of another loss. A note names choices that differ and have no parameters.
 ///
 /// # Errors
-/// Names the first parameter that `from` does not have, or has in another shape.
+/// Names the first parameter that one of them does not have, or that they have in different shapes.
 pub fn fit(
     from: Model<'_>,
     from_values: &[f32],
@@ -28,6 +29,17 @@ pub fn fit(
     let mut notes = Vec::new();
     let has = |model: Model<'_>, name: &str| model.layout.specs().iter().any(|spec| spec.name == name);
     let same_loss = has(from, "logit_bias") == has(to, "logit_bias");
+    let unused = |name: &str| !has(to, name) && (same_loss || !name.starts_with("logit_"));
+    if let Some(spec) = from.layout.specs().iter().find(|spec| unused(&spec.name)) {
+        let problem =
+            "is in the model to start from, and this model has no place for it; without --model, it is that model";
+        return Err(InteropError::Parameter { name: spec.name.clone(), problem: problem.to_owned() });
+    }
+    let changed = changed(from.config, to.config);
+    if !changed.is_empty() {
+        let names = changed.join(", ");
+        notes.push(format!("{WARNING}this model computes otherwise than the one to start from: {names} differ"));
+    }
     for spec in to.layout.specs() {
         if !same_loss && spec.name.starts_with("logit_") {
             continue;
@@ -65,10 +77,29 @@ pub fn fit(
     Ok((values, notes))
 }
 
+/// The choices that change what a model computes with the same parameters, where they differ.
+fn changed(from: &ModelConfig, to: &ModelConfig) -> Vec<&'static str> {
+    let eps = |model: &ModelConfig, tower: &TowerConfig| tower.ln_eps.unwrap_or(model.ln_eps);
+    let choices = [
+        ("vision.heads", from.vision.heads != to.vision.heads),
+        ("text.heads", from.text.heads != to.text.heads),
+        ("vision.activation", from.vision.activation != to.vision.activation),
+        ("text.activation", from.text.activation != to.text.activation),
+        ("vision.ln_eps", eps(from, &from.vision) != eps(to, &to.vision)),
+        ("text.ln_eps", eps(from, &from.text) != eps(to, &to.text)),
+        ("normalisation", from.normalisation != to.normalisation),
+        ("image_pool", from.image_pool != to.image_pool),
+        ("ln_after_pool", from.ln_after_pool != to.ln_after_pool),
+        ("causal", from.causal != to.causal),
+        ("text_pool", from.text_pool != to.text_pool),
+    ];
+    choices.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Flip, Loss, Positions, Preset};
+    use crate::model::{Flip, ImagePool, Loss, Positions, Preset};
 
     fn config() -> ModelConfig {
         ModelConfig { positions: Positions::Learned, ..Preset::Tiny.config() }
@@ -122,5 +153,21 @@ mod tests {
         assert_eq!(error, "`token_embedding.weight` is [4096, 128] in the model to start from, and [5000, 128] here");
         let error = fitted(|config| ModelConfig { ln_pre: true, ..config }, Loss::Infonce).err().unwrap();
         assert_eq!(error, "`visual.ln_pre.weight` is not in the model to start from");
+        let error = fitted(|config| ModelConfig { patch_bias: false, ..config }, Loss::Infonce).err().unwrap();
+        assert!(error.starts_with("`visual.conv1.bias` is in the model to start from, and this model has"), "{error}");
+    }
+
+    #[test]
+    fn other_choices_are_named() {
+        let change = |config: ModelConfig| ModelConfig {
+            vision: TowerConfig { heads: 2, ..config.vision },
+            image_pool: ImagePool::Patches,
+            ..config
+        };
+        let (_, notes, _) = fitted(change, Loss::Infonce).unwrap();
+        assert_eq!(
+            notes,
+            ["warning: this model computes otherwise than the one to start from: vision.heads, image_pool differ"]
+        );
     }
 }
