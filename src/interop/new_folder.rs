@@ -74,15 +74,25 @@ impl NewFolder {
     }
 
     fn sync(&self) -> io::Result<()> {
-        for entry in fs::read_dir(&self.making)? {
-            File::open(entry?.path())?.sync_all()?;
-        }
+        sync_all(&self.making)?;
         // An empty folder may be in the way.
         if self.path.is_dir() {
             fs::remove_dir(&self.path)?;
         }
         fs::rename(&self.making, &self.path)
     }
+}
+
+/// Syncs all files in `folder` and in its subfolders.
+fn sync_all(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        match path.is_dir() {
+            true => sync_all(&path)?,
+            false => File::open(path)?.sync_all()?,
+        }
+    }
+    File::open(folder)?.sync_all()
 }
 
 impl Drop for NewFolder {
