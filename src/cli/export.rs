@@ -56,7 +56,11 @@ impl Export {
         let (flip_model, values) = weights.values()?;
         let path = self.tokenizer.or_else(|| weights.tokenizer());
         let tokenizer = match open_tokenizer(path.as_deref(), &weights.described(), TokenizerOptions::default()) {
-            Ok(tokenizer) => tokenizer.map(|tokenizer| tokenizer.to_json()).transpose()?,
+            Ok(Some(tokenizer)) => Some(tokenizer.to_json()?),
+            Ok(None) => {
+                tracing::warn!("there is no tokenizer.json beside the model, so the export has none: pass --tokenizer");
+                None
+            }
             // These formats are used without it, too.
             Err(error) if path.is_none() && matches!(self.format, Format::Flip | Format::Onnx) => {
                 tracing::warn!("the tokenizer is left out: {error}");

@@ -7,11 +7,13 @@ use super::Export;
 
 /// CLIP's end token.
 const CLIP_END: &str = "<|endoftext|>";
+/// CLIP's start and end tokens and their numbers.
+const CLIP_ENDS: [(&str, u64); 2] = [("<|startoftext|>", 49_406), (CLIP_END, 49_407)];
 
-/// Whether a `tokenizer.json` has CLIP's vocabulary.
+/// Whether a `tokenizer.json` has CLIP's vocabulary. GPT-2's has the same end token with another number.
 pub(super) fn is_clip(json: &str) -> bool {
     let file: Value = serde_json::from_str(json).unwrap_or_default();
-    file["model"]["vocab"].get(CLIP_END).is_some()
+    CLIP_ENDS.iter().all(|(token, number)| file["model"]["vocab"].get(token).and_then(Value::as_u64) == Some(*number))
 }
 
 /// Whether a `tokenizer.json` of flipk says that the end token becomes 0.
@@ -47,4 +49,19 @@ pub(super) fn write(export: &Export<'_>, folder: &NewFolder) -> Result<(), Inter
     };
     folder.write("tokenizer.json", text)?;
     folder.write("tokenizer_config.json", &(serde_json::to_string_pretty(&config)? + "\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::{Tokenizer, TokenizerOptions};
+
+    #[test]
+    fn clips_tokenizer_is_told_from_others_with_its_end_token() {
+        let clip = Tokenizer::clip(&TokenizerOptions::default()).unwrap().to_json().unwrap();
+        assert!(is_clip(&clip));
+        let of = |vocab: Value| json!({"model": {"type": "BPE", "vocab": vocab, "merges": []}}).to_string();
+        assert!(!is_clip(&of(json!({"a": 0, "<|endoftext|>": 50_256}))));
+        assert!(!is_clip(&of(json!([["<|endoftext|>", 0]]))) && !is_clip("{"));
+    }
 }
