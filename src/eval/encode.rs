@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::EvalError;
 use crate::autograd::{Parameters, Program, Slot, Tape};
-use crate::data::image::{Decoding, Square, decode};
+use crate::data::image::{Decoding, ResizeMode, Square, decode};
 use crate::data::{Content, Dataset, EvalBatch, EvalBatches, Label, Skipped, Tokenizer};
 use crate::device::{Device, DeviceError};
 use crate::model::Flip;
@@ -57,6 +57,7 @@ pub struct Encoder<D: Device> {
     text_rows: Slot<f32>,
     batch: usize,
     sides: [usize; 2],
+    resize_mode: ResizeMode,
     context: usize,
     vocab: usize,
     width: usize,
@@ -108,6 +109,7 @@ impl<D: AllOps> Encoder<D> {
             text_rows,
             batch,
             sides,
+            resize_mode: flip.config.resize_mode,
             context,
             vocab: flip.config.vocab,
             width,
@@ -159,7 +161,8 @@ impl<D: AllOps> Encoder<D> {
     ) -> Result<(), E> {
         let mut pixels = Vec::new();
         let mut batches = EvalBatches::new(inputs.dataset.clone(), self.batch, self.sides, inputs.max_bad)
-            .map_err(EvalError::from)?;
+            .map_err(EvalError::from)?
+            .with_resize_mode(self.resize_mode);
         while let Some(batch) = batches.next() {
             self.warnings.extend(batches.take_warnings());
             let batch = batch.map_err(EvalError::from)?;
@@ -193,7 +196,7 @@ impl<D: AllOps> Encoder<D> {
                 let unusable = |problem: String| EvalError::Image { path: path.clone(), problem };
                 let file = fs::read(path).map_err(|error| unusable(error.to_string()))?;
                 let image = decode(&file, Decoding::default()).map_err(|error| unusable(error.to_string()))?;
-                square.center_crop(&image, pixels).map_err(|error| unusable(error.to_string()))?;
+                square.whole(&image, self.resize_mode, pixels).map_err(|error| unusable(error.to_string()))?;
             }
             self.vision.write(self.pixels, &pixels)?;
             self.vision.forward(params)?;

@@ -53,8 +53,23 @@ impl Keys {
     }
 
     pub(super) fn size(&mut self, key: &str, default: usize) -> Result<usize, InteropError> {
-        let size = |value: &Value| value.as_u64().and_then(|size| usize::try_from(size).ok());
-        Ok(self.read(key, "a size", size)?.unwrap_or(default))
+        Ok(self.read(key, "a size", as_size)?.unwrap_or(default))
+    }
+
+    /// A size that must be there, and is not 0.
+    pub(super) fn required_size(&mut self, key: &str) -> Result<usize, InteropError> {
+        match self.read(key, "a size", as_size)? {
+            None => Err(self.error(key, "is missing".to_owned())),
+            Some(size) => self.above_zero(key, size),
+        }
+    }
+
+    /// `value`, which was read from or computed with `key`, unless it is 0.
+    pub(super) fn above_zero(&self, key: &str, value: usize) -> Result<usize, InteropError> {
+        match value {
+            0 => Err(self.error(key, "is too small".to_owned())),
+            value => Ok(value),
+        }
     }
 
     /// A size, or a list of two that are the same.
@@ -121,4 +136,8 @@ impl Keys {
             Some((key, value)) => Err(self.error(key, format!("is {value}, which flipk's models do not have"))),
         }
     }
+}
+
+fn as_size(value: &Value) -> Option<usize> {
+    value.as_u64().and_then(|size| usize::try_from(size).ok())
 }

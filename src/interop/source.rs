@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::open_clip::Described;
-use super::tensors::Tensors;
+use super::tensors::{PICKLES, Tensors};
 use super::{Architecture, InteropError, Piece, flip, hugging_face, open_clip, timm};
 use crate::autograd::ParamSpec;
 use crate::model::{Flip, Positions, sincos_2d};
@@ -27,9 +27,10 @@ pub struct Source {
 
 /// Files with the weights, in the order in which they are looked for.
 const WEIGHTS: [&str; 4] =
-    ["open_clip_model.safetensors", "model.safetensors", "model.safetensors.index.json", "flip.safetensors"];
-/// Files of weights that flipk does not read.
-const PICKLES: [&str; 3] = ["open_clip_pytorch_model.bin", "pytorch_model.bin", "open_clip_pytorch_model.pt"];
+    ["open_clip_model.safetensors", "model.safetensors", "model.safetensors.index.json", FLIP_WEIGHTS];
+const FLIP_WEIGHTS: &str = "flip.safetensors";
+/// A tensor of every `CLIPModel` of Hugging Face.
+const HUGGING_FACE: &str = "vision_model.embeddings.class_embedding";
 /// The position table of the vision tower.
 const POSITIONS: &str = "visual.positional_embedding";
 
@@ -37,9 +38,13 @@ impl Source {
     /// Whether `path` looks like a model of another program: a folder with its description, or a file of weights beside
     /// one.
     pub fn is_at(path: &Path) -> bool {
-        let folder = if path.is_dir() { Some(path) } else { path.parent() };
-        let described = folder.is_some_and(|folder| description(folder).is_some());
-        described || (path.is_dir() && PICKLES.iter().any(|name| path.join(name).is_file()))
+        let folder = if path.is_dir() { path } else { path.parent().unwrap_or(path) };
+        // A run of flipk has a `model.json`, too.
+        let is_one = |(file, convention): (PathBuf, Convention)| {
+            convention != Convention::Flip || path.is_file() || file.with_file_name(FLIP_WEIGHTS).is_file()
+        };
+        description(folder).is_some_and(is_one)
+            || (path.is_dir() && PICKLES.iter().any(|name| path.join(name).is_file()))
     }
 
     /// Opens a folder of OpenCLIP (`open_clip_config.json`), of Hugging Face (`config.json`), or with the FLIP authors'
@@ -51,8 +56,20 @@ impl Source {
     pub fn open(path: &Path) -> Result<Self, InteropError> {
         let missing = |problem: &str| InteropError::File { path: path.to_owned(), problem: problem.to_owned() };
         let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) }.to_owned();
-        let (file, convention) = description(&folder)
-            .ok_or_else(|| missing("has no open_clip_config.json, config.json or model.json beside it"))?;
+        let (file, convention) = description(&folder).ok_or_else(|| {
+            missing(
+                "has weights but no description: put OpenCLIP's model_configs/NAME.json beside them as \
+                     open_clip_config.json, or Hugging Face's config.json",
+            )
+        })?;
+        let open = || Tensors::open(&if path.is_dir() { weights(path)? } else { vec![path.to_owned()] });
+        // A folder may have both descriptions, and the weights of one.
+        let other = folder.join("config.json");
+        let is_other = || other.is_file() && open().is_ok_and(|tensors| tensors.has(HUGGING_FACE));
+        let (file, convention) = match convention {
+            Convention::OpenClip if is_other() => (other, Convention::HuggingFace),
+            _ => (file, convention),
+        };
         let text = read(&file)?;
         let described = match convention {
             Convention::OpenClip => open_clip::describe(&text, Some(&folder)),
@@ -64,12 +81,11 @@ impl Source {
             Convention::Flip => Architecture::File(file.clone()).describe(),
         };
         let described = described.map_err(|why| why.within(&file))?;
-        let files = if path.is_dir() { weights(path)? } else { vec![path.to_owned()] };
-        let mut tensors = Tensors::open(&files)?;
-        tensors.strip("module.");
+        let mut tensors = open()?;
+        tensors.strip("module.")?;
         if convention == Convention::OpenClip {
             // Where the text tower is a module of its own.
-            tensors.strip("text.");
+            tensors.strip("text.")?;
         }
         let mut this = Self { folder, described, convention, tensors };
         this.settle_positions()?;
@@ -81,15 +97,17 @@ impl Source {
     /// tables: an equal one is FLIP's.
     fn settle_positions(&mut self) -> Result<(), InteropError> {
         let model = &self.described.model;
-        let (name, may_be_fixed) = match self.described.trunk {
-            Some(_) => (timm::POSITIONS, model.vision.width.is_multiple_of(4)),
-            None => (POSITIONS, model.positions == Positions::Sincos),
+        let (name, may_be_fixed) = match (self.described.trunk, self.convention) {
+            (Some(_), _) => (timm::POSITIONS, model.vision.width.is_multiple_of(4)),
+            (None, Convention::Flip) => (flip::POSITIONS, model.positions == Positions::Sincos),
+            (None, _) => (POSITIONS, model.positions == Positions::Sincos),
         };
         let Some(shape) = self.tensors.shape(name).filter(|_| may_be_fixed) else { return Ok(()) };
         let ours = (model.patches() + 1) * model.vision.width;
         let is_fixed = shape.iter().product::<usize>() == ours && {
             let ours = sincos_2d(model.image_size / model.patch_size, model.vision.width);
-            ours.iter().zip(&self.tensors.read(name)?).all(|(a, b)| (a - b).abs() <= 1e-5)
+            let tolerance = 1e-5 + self.tensors.rounding(name);
+            ours.iter().zip(&self.tensors.read(name)?).all(|(a, b)| (a - b).abs() <= tolerance)
         };
         self.described.model.positions = if is_fixed { Positions::Sincos } else { Positions::Learned };
         Ok(())
@@ -184,9 +202,14 @@ fn weights(folder: &Path) -> Result<Vec<PathBuf>, InteropError> {
             false => Err(file("has a model.safetensors.index.json that names no files in it".to_owned())),
         };
     }
-    match PICKLES.iter().map(|name| folder.join(name)).find(|path| path.is_file()) {
+    let others = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let others: Vec<PathBuf> =
+        others.filter(|path| path.extension().is_some_and(|ending| ending == "safetensors")).collect();
+    match (others.as_slice(), PICKLES.iter().map(|name| folder.join(name)).find(|path| path.is_file())) {
+        ([only], _) => Ok(vec![only.clone()]),
         // Opening it says what to do.
-        Some(pickle) => Ok(vec![pickle]),
-        None => Err(file(format!("has no weights: {}", WEIGHTS.join(", ")))),
+        ([], Some(pickle)) => Ok(vec![pickle]),
+        ([], None) => Err(file(format!("has no weights: {}", WEIGHTS.join(", ")))),
+        (several, _) => Err(file(format!("has {} safetensors files: name one of them", several.len()))),
     }
 }

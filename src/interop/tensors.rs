@@ -24,6 +24,10 @@ struct Stored {
     bytes: Range<usize>,
 }
 
+/// Usual names of files of weights that flipk does not read.
+pub(super) const PICKLES: [&str; 3] =
+    ["open_clip_pytorch_model.bin", "pytorch_model.bin", "open_clip_pytorch_model.pt"];
+
 /// At most this many tensors are listed in an error.
 const LISTED: usize = 5;
 
@@ -41,12 +45,10 @@ impl Tensors {
         let open = |source| InteropError::Open { path: path.to_owned(), source };
         let file = File::open(path).map_err(open)?;
         let map = MappedFile::new(&file).map_err(open)?;
-        if let Some(problem) = pickle(&map, path) {
-            return Err(InteropError::File { path: path.to_owned(), problem });
-        }
-        let format = |why: safetensors::SafeTensorError| InteropError::File {
-            path: path.to_owned(),
-            problem: format!("is not a safetensors file, or is cut: {why}"),
+        let format = |why: safetensors::SafeTensorError| {
+            // Looked for last: the length of a safetensors header may begin as a pickle does.
+            let problem = pickle(&map, path).unwrap_or_else(|| format!("is not a safetensors file, or is cut: {why}"));
+            InteropError::File { path: path.to_owned(), problem }
         };
         // Also checks the length: the header of a file that is cut may be intact.
         SafeTensors::deserialize(&map).map_err(format)?;
@@ -61,10 +63,26 @@ impl Tensors {
                 shape: info.shape.clone(),
                 bytes: start + from..start + to,
             };
-            self.tensors.insert(name, stored);
+            if let Some(other) = self.tensors.insert(name.clone(), stored) {
+                let problem = format!("has the tensor `{name}`, which {} has too", self.files[other.file].0.display());
+                return Err(InteropError::File { path: path.to_owned(), problem });
+            }
         }
         self.files.push((path.to_owned(), map));
         Ok(())
+    }
+
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// By how much a number below 1 may have been rounded.
+    pub(super) fn rounding(&self, name: &str) -> f32 {
+        match self.tensors.get(name).map(|stored| stored.dtype) {
+            Some(Dtype::F16) => 1.0 / 4096.0,
+            Some(Dtype::BF16) => 1.0 / 512.0,
+            _ => 0.0,
+        }
     }
 
     pub(super) fn shape(&self, name: &str) -> Option<&[usize]> {
@@ -72,13 +90,17 @@ impl Tensors {
     }
 
     /// Removes `prefix` from all names that begin with it.
-    pub(super) fn strip(&mut self, prefix: &str) {
-        let tensors = std::mem::take(&mut self.tensors).into_iter();
-        let strip = |(name, stored): (String, Stored)| match name.strip_prefix(prefix) {
-            Some(rest) => (rest.to_owned(), stored),
-            None => (name, stored),
-        };
-        self.tensors = tensors.map(strip).collect();
+    ///
+    /// # Errors
+    /// A tensor that is there with the prefix and without it.
+    pub(super) fn strip(&mut self, prefix: &str) -> Result<(), InteropError> {
+        for (name, stored) in std::mem::take(&mut self.tensors) {
+            let short = name.strip_prefix(prefix).unwrap_or(&name).to_owned();
+            if self.tensors.insert(short.clone(), stored).is_some() {
+                return Err(self.error(format!("has both `{short}` and `{prefix}{short}`")));
+            }
+        }
+        Ok(())
     }
 
     /// Checks that the model has no other tensors than those of `pieces`, and these in their shapes.
@@ -161,7 +183,12 @@ fn listed(what: &str, names: &[String]) -> String {
 /// What to do with a pickle, which flipk never executes.
 fn pickle(bytes: &[u8], path: &Path) -> Option<String> {
     let is_pickle = bytes.starts_with(b"PK\x03\x04") || matches!(bytes, [0x80, 2..=5, ..]);
-    let (from, to) = (path.display(), path.with_extension("safetensors"));
+    // A name that is found in the folder.
+    let to = match path.file_name().and_then(|name| name.to_str()).is_some_and(|name| PICKLES.contains(&name)) {
+        true => path.with_file_name("model.safetensors"),
+        false => path.with_extension("safetensors"),
+    };
+    let from = path.display();
     is_pickle.then(|| {
         format!(
             "is a PyTorch pickle, which could run any code, so flipk does not read it. Make a safetensors file of it: python \

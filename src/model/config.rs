@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::autograd::Activation;
+use crate::data::image::ResizeMode;
 use crate::ops::gather_patches::Normalisation;
 
 /// One transformer tower. Choices have FLIP's values by default.
@@ -40,7 +41,7 @@ impl TowerConfig {
 
     /// Width of an MLP's hidden layer.
     pub fn mlp_width(&self) -> usize {
-        self.mlp_width.unwrap_or(4 * self.width)
+        self.mlp_width.unwrap_or(self.width.saturating_mul(4))
     }
 }
 
@@ -108,6 +109,9 @@ pub struct ModelConfig {
     /// The shift and scale of pixels.
     #[serde(default, skip_serializing_if = "is_default")]
     pub normalisation: Normalisation,
+    /// How images become squares when the model is used; training crops them at random.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub resize_mode: ResizeMode,
     /// Whether the patch embedding has a bias.
     #[serde(default = "yes", skip_serializing_if = "is_yes")]
     pub patch_bias: bool,
@@ -207,6 +211,7 @@ impl Preset {
             embed_dim: 128,
             ln_eps: default_ln_eps(),
             normalisation: Normalisation::IMAGENET,
+            resize_mode: ResizeMode::Shortest,
             patch_bias: true,
             positions: Positions::Sincos,
             ln_pre: false,
@@ -249,17 +254,20 @@ impl ModelConfig {
     /// Checks that a model can have these sizes.
     ///
     /// # Errors
-    /// The first size that is zero, too large, or does not divide another as it must.
+    /// The first size that is zero, too large, or does not divide another as it must, or an epsilon that is no number.
     pub fn check(&self) -> Result<(), ModelError> {
         let [vision, text] = [&self.vision, &self.text];
         // Far above any model: larger numbers would only lead to an overflow, or to an allocation that fails.
         for (name, value, max) in [
             ("image_size", self.image_size, 1 << 14),
+            ("patch_size", self.patch_size, 1 << 14),
             ("context", self.context, 1 << 16),
             ("vocab", self.vocab, 1 << 24),
             ("embed_dim", self.embed_dim, 1 << 16),
-            ("vision.width", vision.width.max(vision.heads), 1 << 16),
-            ("text.width", text.width.max(text.heads), 1 << 16),
+            ("vision.width", vision.width, 1 << 16),
+            ("text.width", text.width, 1 << 16),
+            ("vision.heads", vision.heads, 1 << 16),
+            ("text.heads", text.heads, 1 << 16),
             ("vision.mlp_width", vision.mlp_width(), 1 << 18),
             ("text.mlp_width", text.mlp_width(), 1 << 18),
             ("vision.layers", vision.layers, 1 << 12),
@@ -268,17 +276,13 @@ impl ModelConfig {
             if value > max {
                 return Err(ModelError::TooLarge { name, value, max });
             }
-        }
-        let empty = |tower: &TowerConfig| tower.layers * tower.width * tower.heads * tower.mlp_width() == 0;
-        for (zero, names) in [
-            (empty(vision), "vision: layers, width and heads"),
-            (empty(text), "text: layers, width and heads"),
-            (self.image_size == 0 || self.patch_size == 0, "image_size and patch_size"),
-            (self.context == 0 || self.vocab == 0 || self.embed_dim == 0, "context, vocab and embed_dim"),
-        ] {
-            if zero {
-                return Err(ModelError::Zero { names });
+            if value == 0 {
+                return Err(ModelError::Zero { name });
             }
+        }
+        let epsilons = [Some(self.ln_eps), vision.ln_eps, text.ln_eps];
+        if let Some(eps) = epsilons.into_iter().flatten().find(|eps| !(eps.is_finite() && *eps >= 0.0)) {
+            return Err(ModelError::Epsilon { value: eps.to_string() });
         }
         for (name, value, divisor, by) in [
             ("vision.width", vision.width, vision.heads, "vision.heads"),
@@ -315,10 +319,16 @@ pub enum ModelError {
         max: usize,
     },
     /// A size of zero.
-    #[error("{names} must be at least 1")]
+    #[error("{name} must be at least 1")]
     Zero {
-        /// The sizes of which one is zero.
-        names: &'static str,
+        /// The size's name, as in [`ModelConfig`].
+        name: &'static str,
+    },
+    /// An epsilon of a LayerNorm that is negative or no number.
+    #[error("ln_eps = {value} is invalid: it must be a number of at least 0")]
+    Epsilon {
+        /// Its value.
+        value: String,
     },
     /// A size that is not a multiple of another.
     #[error("{name} = {value} is not a multiple of {by}")]
@@ -353,8 +363,11 @@ mod tests {
         };
         assert_eq!(error(|model| model.vision.heads = 3), "vision.width = 128 is not a multiple of vision.heads = 3");
         assert_eq!(error(|model| model.patch_size = 7), "image_size = 48 is not a multiple of patch_size = 7");
-        assert_eq!(error(|model| model.patch_size = 0), "image_size and patch_size must be at least 1");
-        assert_eq!(error(|model| model.text.layers = 0), "text: layers, width and heads must be at least 1");
+        assert_eq!(error(|model| model.patch_size = 0), "patch_size must be at least 1");
+        assert_eq!(error(|model| model.text.layers = 0), "text.layers must be at least 1");
+        assert_eq!(error(|model| model.vision.mlp_width = Some(0)), "vision.mlp_width must be at least 1");
+        assert!(error(|model| model.text.width = usize::MAX).starts_with("text.width = "));
+        assert!(error(|model| model.text.ln_eps = Some(-1.0)).starts_with("ln_eps = -1 is invalid"));
         let narrow = |model: &mut ModelConfig| (model.vision.width, model.vision.heads) = (6, 2);
         assert_eq!(error(narrow), "vision.width = 6 is not a multiple of 4 (the position table)");
         let long = error(|model| model.context = 1 << 30);

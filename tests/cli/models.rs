@@ -179,6 +179,18 @@ fn what_cannot_be_read_or_written_says_why() {
     fs::write(&weights, b"PK\x03\x04pickle").unwrap();
     let pickle = error(models.convert("import", "clipa", "out", &[]));
     assert!(pickle.contains("is a PyTorch pickle") && pickle.contains("python -c"), "{pickle}");
+    // The line's file is found in the folder.
+    for (name, made) in [("open_clip_pytorch_model.bin", "model.safetensors"), ("epoch_9.pt", "epoch_9.safetensors")] {
+        let path = models.path("clipa").join(name);
+        fs::rename(&weights, &path).unwrap();
+        let line = error(models.convert("import", &format!("clipa/{name}"), "out", &[]));
+        let made = models.path("clipa").join(made);
+        assert!(line.contains(&format!("'{}')\"", made.display())), "{line}");
+        write(&made, &tensors, Dtype::F32);
+        models.convert("import", "clipa", &format!("of-{name}"), &[]).expect(0);
+        fs::remove_file(made).unwrap();
+        fs::rename(path, &weights).unwrap();
+    }
     fs::write(&weights, &fs::read("tests/fixtures/golden/open_clip_clipa.safetensors").unwrap()[..5000]).unwrap();
     let cut = error(models.convert("import", "clipa", "out", &[]));
     assert!(cut.contains("is not a safetensors file, or is cut"), "{cut}");
@@ -241,4 +253,123 @@ fn a_renamed_checkpoint_is_recognised() {
     flipk(&["export", &copy.display().to_string(), "--format=flip", "--out", &out]).expect(0);
     let (tensors, _) = read(&place.path("out/flip.safetensors"));
     assert_eq!(tensors["img_encoder/cls"].0, [1, 1, 32]);
+}
+
+/// The beginning of a safetensors file may be that of a pickle: the header is 640 bytes long.
+#[test]
+fn a_header_that_begins_as_a_pickle_is_a_header() {
+    let models = Models::new();
+    let tensors = models.open_clip("tiny");
+    let path = models.path("tiny/open_clip_model.safetensors");
+    let bytes = fs::read(&path).unwrap();
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let longer = (length - 0x280).next_multiple_of(1 << 16) + 0x280;
+    let mut header = bytes[8..8 + length].to_vec();
+    header.resize(longer, b' ');
+    let changed = [&(longer as u64).to_le_bytes()[..], &header, &bytes[8 + length..]].concat();
+    assert_eq!(changed[..2], [0x80, 0x02]);
+    fs::write(&path, changed).unwrap();
+    models.convert("export", "tiny", "out", &["--format=open_clip"]).expect(0);
+    same(&read(&models.path("out/open_clip_model.safetensors")).0, &tensors);
+}
+
+/// LAION's folders describe a model twice, and may have the weights of Hugging Face alone.
+#[test]
+fn of_two_descriptions_the_one_of_the_weights_is_used() {
+    let models = Models::new();
+    let tensors = models.open_clip("quick");
+    models.convert("export", "quick", "hf", &["--format=hf"]).expect(0);
+    fs::copy(models.path("quick/open_clip_config.json"), models.path("hf/open_clip_config.json")).unwrap();
+    models.convert("export", "hf", "out", &["--format=open_clip"]).expect(0);
+    same(&read(&models.path("out/open_clip_model.safetensors")).0, &tensors);
+    // A tensor that is in two files.
+    fs::copy(models.path("hf/model.safetensors"), models.path("hf/b.safetensors")).unwrap();
+    fs::rename(models.path("hf/model.safetensors"), models.path("hf/a.safetensors")).unwrap();
+    let index = json!({"weight_map": {"x": "a.safetensors", "y": "b.safetensors"}}).to_string();
+    fs::write(models.path("hf/model.safetensors.index.json"), index).unwrap();
+    let error = models.convert("export", "hf", "again", &["--format=open_clip"]).expect(1).stderr;
+    assert!(error.contains("b.safetensors has the tensor `") && error.contains("a.safetensors has too"), "{error}");
+}
+
+/// Images are squashed if the model's description says so, and each form of export says it, too.
+#[test]
+fn the_resize_of_a_model_goes_with_it() {
+    let models = Models::new();
+    models.open_clip("tiny");
+    let config = models.path("tiny/open_clip_config.json");
+    let mut text: Value = serde_json::from_str(&fs::read_to_string(&config).unwrap()).unwrap();
+    let image = models.path("wide.png");
+    image::RgbImage::from_fn(64, 32, |x, _| image::Rgb([4 * x as u8; 3])).save(&image).unwrap();
+    let image = image.display().to_string();
+    let embedded = |model: &str| {
+        let [from, out] = [model, "rows.npy"].map(|name| models.path(name).display().to_string());
+        flipk(&["embed", &from, "--images", &image, "--out", &out]).expect(0);
+        fs::read(out).unwrap()[1024..].to_vec()
+    };
+    let middle = embedded("tiny");
+    text["preprocess_cfg"]["resize_mode"] = json!("squash");
+    fs::write(&config, text.to_string()).unwrap();
+    let squashed = embedded("tiny");
+    assert!(squashed != middle, "the middle alone");
+    models.convert("import", "tiny", "own", &[]).expect(0);
+    assert!(embedded("own") == squashed, "after an import");
+    for form in ["open_clip", "hf"] {
+        models.convert("export", "own", form, &[&format!("--format={form}")]).expect(0);
+        assert!(embedded(form) == squashed, "after an export to {form}");
+    }
+    models.convert("export", "own", "onnx", &["--format=onnx"]).expect(0);
+    let about: Value = serde_json::from_slice(&fs::read(models.path("onnx/onnx_config.json")).unwrap()).unwrap();
+    assert_eq!(about["image"]["input"]["resize"]["mode"], "squash");
+}
+
+#[test]
+fn a_run_without_its_configuration_is_still_a_run() {
+    let place = crate::place::Place::new();
+    place.train("run", &["--steps=2"]).expect(0);
+    let [run, out] = ["run", "out"].map(|name| place.path(name).display().to_string());
+    fs::remove_file(place.path("run/config.toml")).unwrap();
+    fs::remove_file(place.path("run/tokenizer.json")).unwrap();
+    let export = |form: &str, out: &str| flipk(&["export", &run, "--format", form, "--out", out]);
+    let found = export("open_clip", &out).expect(0).stderr;
+    assert!(found.contains("there is no tokenizer.json beside the model, so the export has none"), "{found}");
+    fs::remove_dir_all(place.path("run/checkpoints")).unwrap();
+    let found = export("flip", &place.path("other").display().to_string()).expect(1).stderr;
+    assert!(found.contains("there is no model in") && found.contains("looked for a run"), "{found}");
+}
+
+/// What a form cannot hold is an error that says which choice that is; a table that was trained is not replaced.
+#[test]
+fn nothing_is_left_out_of_the_authors_form() {
+    let place = crate::place::Place::new();
+    place.train("run", &["--steps=2"]).expect(0);
+    place.train("sigmoid", &["--steps=2", "--loss=sigmoid"]).expect(0);
+    place.train("patches", &["--steps=2", "--pool=patches"]).expect(0);
+    let path = |name: &str| place.path(name).display().to_string();
+    let export = |run: &str, out: &str| flipk(&["export", &path(run), "--format=flip", "--out", &path(out)]);
+    for (run, choice) in [("sigmoid", "the bias of the sigmoid loss"), ("patches", "not the mean over all tokens")] {
+        let found = export(run, "none").expect(1).stderr;
+        assert!(found.contains("--format flip cannot express") && found.contains(choice), "{found}");
+    }
+    export("run", "flip").expect(0);
+    let table = "img_encoder/posembed_encoder/pos_embedding";
+    let file = place.path("flip/flip.safetensors");
+    let (mut tensors, _) = read(&file);
+    let import = |out: &str| {
+        flipk(&["import", &path("flip"), "--out", &path(out)]).expect(0);
+        serde_json::from_slice::<Value>(&fs::read(place.path(out).join("model.json")).unwrap()).unwrap()
+    };
+    assert_eq!(import("fixed").get("positions"), None);
+    tensors.get_mut(table).unwrap().1[..4].copy_from_slice(&0.5f32.to_le_bytes());
+    write(&file, &tensors, Dtype::F32);
+    assert_eq!(import("trained")["positions"], "learned");
+    export("trained", "back").expect(0);
+    assert!(read(&place.path("back/flip.safetensors")).0[table] == tensors[table]);
+
+    // Numbers that f16 does not have are not infinite.
+    let (_, bytes) = tensors.get_mut("txt_mlp1/kernel").unwrap();
+    bytes[..4].copy_from_slice(&1e6f32.to_le_bytes());
+    write(&file, &tensors, Dtype::F32);
+    let half = ["export", &path("flip"), "--format=flip", "--dtype=f16", "--out", &path("half")];
+    let found = flipk(&half).expect(1).stderr;
+    assert!(found.contains("`txt_mlp1/kernel` has the value 1000000, beyond the largest of f16"), "{found}");
 }

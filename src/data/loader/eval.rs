@@ -8,7 +8,7 @@ use super::health::{Health, Skipped, Visited};
 use crate::data::broken::{Broken, Kind, confined};
 use crate::data::dataset::Dataset;
 use crate::data::error::{DataError, Result};
-use crate::data::sample::image::Square;
+use crate::data::sample::image::{ResizeMode, Square};
 use crate::data::sample::{Content, Label};
 
 /// One batch for evaluation; the last one may be short.
@@ -31,6 +31,7 @@ pub struct EvalBatches {
     batch: usize,
     image_size: usize,
     patch_size: usize,
+    resize_mode: ResizeMode,
     next: u64,
     health: Health,
 }
@@ -58,7 +59,12 @@ impl EvalBatches {
             return Err(DataError::Config { field: "max_bad", value: max_bad.to_string(), problem });
         }
         let health = Health::new(dataset.clone().into(), max_bad, Visited::InOrder);
-        Ok(Self { dataset, batch, image_size, patch_size, next: 0, health })
+        Ok(Self { dataset, batch, image_size, patch_size, resize_mode: ResizeMode::default(), next: 0, health })
+    }
+
+    /// The same with images that become squares in another way.
+    pub fn with_resize_mode(self, resize_mode: ResizeMode) -> Self {
+        Self { resize_mode, ..self }
     }
 
     /// Broken samples skipped so far, by kind.
@@ -79,7 +85,7 @@ impl EvalBatches {
             let samples = self.next..end.min(self.next + wanted);
             let square = || Square::new(self.image_size, self.patch_size);
             let make = |resizer: &mut Square, sample| {
-                let made = confined(|| make(&self.dataset, resizer, sample));
+                let made = confined(|| make(&self.dataset, resizer, self.resize_mode, sample));
                 if matches!(made, Err(Broken { kind: Kind::Panic, .. })) {
                     // The panic may have left it in a bad state.
                     *resizer = square();
@@ -104,11 +110,11 @@ impl EvalBatches {
 
 type Made = (Vec<u8>, Label, Content);
 
-fn make(dataset: &Dataset, square: &mut Square, sample: u64) -> Result<Made, Broken> {
+fn make(dataset: &Dataset, square: &mut Square, mode: ResizeMode, sample: u64) -> Result<Made, Broken> {
     let label = dataset.label(sample)?;
     let content = Content::of(&dataset.image(sample)?);
     let mut image = vec![0; square.bytes()];
-    let fits = square.center_crop(&*dataset.decoded(sample)?, &mut image);
+    let fits = square.whole(&*dataset.decoded(sample)?, mode, &mut image);
     fits.map_err(|why| Broken { kind: Kind::BadImage, detail: why.to_string() })?;
     Ok((image, label, content))
 }

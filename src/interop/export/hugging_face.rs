@@ -7,6 +7,7 @@ use super::super::{InteropError, NewFolder};
 use super::open_clip::shortest;
 use super::{Export, Tensor, cannot, tokenizer};
 use crate::autograd::Activation;
+use crate::data::image::ResizeMode;
 use crate::model::{ImagePool, Loss, ModelConfig, Positions, TextPool, TowerConfig, sincos_2d};
 
 /// Writes `config.json`, `model.safetensors`, `preprocessor_config.json` and the tokenizer.
@@ -32,13 +33,18 @@ pub fn hugging_face(export: &Export<'_>, folder: &NewFolder) -> Result<(), Inter
         "vision_config": vision,
     });
     let side = model.image_size;
+    let square = json!({"height": side, "width": side});
+    let (size, crops) = match model.resize_mode {
+        ResizeMode::Shortest => (json!({"shortest_edge": side}), true),
+        ResizeMode::Squash => (square.clone(), false),
+    };
     let preprocessor = json!({
         "image_processor_type": "CLIPImageProcessor",
         "do_resize": true,
-        "size": {"shortest_edge": side},
+        "size": size,
         "resample": 3,
-        "do_center_crop": true,
-        "crop_size": {"height": side, "width": side},
+        "do_center_crop": crops,
+        "crop_size": square,
         "do_rescale": true,
         "rescale_factor": 1.0 / 255.0,
         "do_normalize": true,

@@ -70,6 +70,7 @@ impl Export<'_> {
 
     /// Writes `tensors` to the safetensors file `name`.
     fn save(&self, folder: &NewFolder, name: &str, tensors: Vec<Tensor>) -> Result<(), InteropError> {
+        tensors.iter().try_for_each(|(name, _, values)| self.numbers.check(name, values))?;
         let encoded: Vec<(String, Vec<usize>, Vec<u8>)> =
             tensors.into_iter().map(|(name, shape, values)| (name, shape, self.numbers.encode(&values))).collect();
         let views = encoded.iter().map(|(name, shape, bytes)| {
@@ -91,6 +92,19 @@ impl Numbers {
             Self::F32 => Dtype::F32,
             Self::F16 => Dtype::F16,
             Self::Bf16 => Dtype::BF16,
+        }
+    }
+
+    /// Refuses numbers that would become infinite.
+    fn check(self, name: &str, values: &[f32]) -> Result<(), InteropError> {
+        let too_large = |value: &&f32| value.is_finite() && f16::from_f32(**value).is_infinite();
+        match values.iter().find(too_large).filter(|_| self == Self::F16) {
+            None => Ok(()),
+            Some(value) => {
+                let problem =
+                    format!("has the value {value}, beyond the largest of f16, 65504; export with --dtype f32");
+                Err(InteropError::Parameter { name: name.to_owned(), problem })
+            }
         }
     }
 

@@ -57,7 +57,7 @@ pub fn open_clip(export: &Export<'_>, folder: &NewFolder) -> Result<(), InteropE
         "mean": model.normalisation.mean.map(shortest),
         "std": model.normalisation.std.map(shortest),
         "interpolation": "bicubic",
-        "resize_mode": "shortest",
+        "resize_mode": model.resize_mode,
     });
     let file = json!({"model_cfg": config, "preprocess_cfg": preprocess});
     folder.write("open_clip_config.json", &(serde_json::to_string_pretty(&file)? + "\n"))?;

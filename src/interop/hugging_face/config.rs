@@ -6,6 +6,7 @@ use super::super::InteropError;
 use super::super::keys::Keys;
 use super::super::open_clip::{Described, Tokens, normalisation};
 use crate::autograd::Activation;
+use crate::data::image::ResizeMode;
 use crate::model::{ImagePool, Loss, ModelConfig, Positions, TextPool, TowerConfig};
 
 /// Reads `config.json` and, if there is one, `preprocessor_config.json`.
@@ -18,17 +19,20 @@ pub fn describe(text: &str, preprocessor: Option<&str>) -> Result<Described, Int
     let mut file = Keys::new("", serde_json::from_str(text)?)?;
     file.one_of("model_type", &[("clip", ())])?;
     let (mut vision, mut text) = (file.object("vision_config")?, file.object("text_config")?);
-    let normalisation = match preprocessor {
-        None => normalisation(Keys::new("", Value::Object(Default::default()))?, ["mean", "std"])?,
+    let image_size = vision.square("image_size", 224)?;
+    let (resize_mode, normalisation) = match preprocessor {
+        None => {
+            let none = Keys::new("", Value::Object(Default::default()))?;
+            (ResizeMode::Shortest, normalisation(none, ["mean", "std"])?)
+        }
         Some(text) => {
             let mut keys = Keys::new("preprocessor_config", serde_json::from_str(text)?)?;
-            pixels(&mut keys)?;
-            normalisation(keys, ["image_mean", "image_std"])?
+            (pixels(&mut keys, image_size)?, normalisation(keys, ["image_mean", "image_std"])?)
         }
     };
     let eos = text.size("eos_token_id", 49_407)?;
     let model = ModelConfig {
-        image_size: vision.square("image_size", 224)?,
+        image_size,
         patch_size: vision.square("patch_size", 32)?,
         vision: tower(&mut vision, [768, 3072, 12, 12])?,
         context: text.size("max_position_embeddings", 77)?,
@@ -37,6 +41,7 @@ pub fn describe(text: &str, preprocessor: Option<&str>) -> Result<Described, Int
         embed_dim: file.size("projection_dim", 512)?,
         ln_eps: 1e-5,
         normalisation,
+        resize_mode,
         patch_bias: false,
         positions: Positions::Learned,
         ln_pre: true,
@@ -54,38 +59,45 @@ pub fn describe(text: &str, preprocessor: Option<&str>) -> Result<Described, Int
     Ok(Described { model, loss: Loss::Infonce, tokens: Tokens::TransformersClip, trunk: None })
 }
 
-/// Refuses what makes other pixels than [`normalisation`] and a resize of the short side with a crop of its middle.
-fn pixels(keys: &mut Keys) -> Result<(), InteropError> {
+/// How images become squares. Refuses what makes other pixels than that and [`normalisation`].
+fn pixels(keys: &mut Keys, image_size: usize) -> Result<ResizeMode, InteropError> {
     let is_true = |value: &Value| *value == true;
     // Rounded in some files.
     let is_255th = |value: &Value| value.as_f64().is_some_and(|factor| (factor * 255.0 - 1.0).abs() < 1e-4);
-    let has_height = |value: &Value| value.get("height").is_some();
-    let checks: [(&str, &dyn Fn(&Value) -> bool, &str); 7] = [
+    let checks: [(&str, &dyn Fn(&Value) -> bool, &str); 5] = [
         ("do_resize", &is_true, "true"),
-        ("do_center_crop", &is_true, "true"),
         ("do_rescale", &is_true, "true"),
         ("do_normalize", &is_true, "true"),
         ("resample", &|value| *value == 3, "3 (bicubic)"),
         ("rescale_factor", &is_255th, "1 / 255"),
-        ("size", &|value| !has_height(value), "{\"shortest_edge\": SIDE}"),
     ];
-    let size = keys.take("size");
-    let side = size.as_ref().and_then(|size| size.get("shortest_edge").unwrap_or(size).as_u64());
-    let crop = keys.take("crop_size").and_then(|crop| crop.get("height").unwrap_or(&crop).as_u64());
-    if let (Some(side), Some(crop)) = (side, crop)
-        && side != crop
-    {
-        return Err(
-            keys.error("size", format!("is {side}, and the crop is {crop}; in flipk both are the image's size"))
-        );
-    }
     for (key, holds, expected) in checks {
-        let value = if key == "size" { size.clone() } else { keys.take(key) };
-        if let Some(value) = value.filter(|value| !value.is_null() && !holds(value)) {
+        if let Some(value) = keys.take(key).filter(|value| !holds(value)) {
             return Err(keys.error(key, format!("is {value}; flipk has {expected}")));
         }
     }
-    Ok(())
+    let side = Some(image_size as u64);
+    let is_square =
+        |value: &Value| ["height", "width"].iter().all(|key| value.get(key).unwrap_or(value).as_u64() == side);
+    let crops = keys.flag_or("do_center_crop", true)?;
+    let (size, crop) = (keys.take("size"), keys.take("crop_size"));
+    if let Some(crop) = crop.filter(|crop| crops && !is_square(crop)) {
+        let problem = format!("is {crop}; in flipk it is the size of the model's images, {image_size}");
+        return Err(keys.error("crop_size", problem));
+    }
+    match size {
+        None if crops => Ok(ResizeMode::Shortest),
+        Some(size) if size.get("height").is_some() && is_square(&size) => Ok(ResizeMode::Squash),
+        Some(size) if crops && size.get("shortest_edge").unwrap_or(&size).as_u64() == side => Ok(ResizeMode::Shortest),
+        size => {
+            let (size, crop) = (size.unwrap_or_default(), if crops { "" } else { " without a crop" });
+            let of = |size: &str| {
+                format!("{{\"shortest_edge\": {size}}} with a crop, and {{\"height\": {size}, \"width\": {size}}}")
+            };
+            let problem = format!("is {size}{crop}; flipk has {}", of(&image_size.to_string()));
+            Err(keys.error("size", problem))
+        }
+    }
 }
 
 fn tower(keys: &mut Keys, [width, hidden, layers, heads]: [usize; 4]) -> Result<TowerConfig, InteropError> {
@@ -101,7 +113,7 @@ fn tower(keys: &mut Keys, [width, hidden, layers, heads]: [usize; 4]) -> Result<
         ],
     )?;
     Ok(TowerConfig {
-        mlp_width: (hidden != 4 * width).then_some(hidden),
+        mlp_width: (hidden != width.saturating_mul(4)).then_some(hidden),
         activation,
         ln_eps: keys.number("layer_norm_eps")?.map(|eps| eps as f32).filter(|eps| *eps != 1e-5),
         ..TowerConfig::new(keys.size("num_hidden_layers", layers)?, width, keys.size("num_attention_heads", heads)?)
@@ -146,13 +158,21 @@ mod tests {
             (r#"{"do_normalize": false}"#, "`preprocessor_config.do_normalize` is false; flipk has true"),
             (r#"{"rescale_factor": 0.00784}"#, "rescale_factor` is 0.00784; flipk has 1 / 255"),
             (r#"{"resample": 2}"#, "resample` is 2; flipk has 3 (bicubic)"),
-            (r#"{"size": {"height": 32, "width": 32}}"#, "size` is {\"height\":32,\"width\":32}"),
-            (r#"{"size": {"shortest_edge": 48}, "crop_size": 32}"#, "size` is 48, and the crop is 32"),
+            (r#"{"size": {"height": 32, "width": 16}}"#, "size` is {\"height\":32,\"width\":16}; flipk has"),
+            (r#"{"size": {"shortest_edge": 48}, "crop_size": 32}"#, "size` is {\"shortest_edge\":48}; flipk has"),
+            (
+                r#"{"size": 32, "do_center_crop": false}"#,
+                "size` is 32 without a crop; flipk has {\"shortest_edge\": 32}",
+            ),
+            (r#"{"crop_size": {"height": 32, "width": 16}}"#, "crop_size` is {\"height\":32,\"width\":16}"),
+            (r#"{"size": 32, "crop_size": 48}"#, "crop_size` is 48; in flipk it is the size of the model's images"),
         ] {
             assert!(pixels(text).contains(problem), "{}", pixels(text));
         }
         let usual = r#"{"size": 32, "crop_size": {"height": 32, "width": 32}, "rescale_factor": 0.00392156862745098}"#;
-        assert!(describe(config, Some(usual)).is_ok());
+        assert_eq!(describe(config, Some(usual)).unwrap().model.resize_mode, ResizeMode::Shortest);
+        let squash = r#"{"size": {"height": 32, "width": 32}, "do_center_crop": false}"#;
+        assert_eq!(describe(config, Some(squash)).unwrap().model.resize_mode, ResizeMode::Squash);
         assert!(error(swish).contains("`vision_config.hidden_act` is `silu`; flipk has quick_gelu, gelu"));
     }
 }

@@ -10,6 +10,7 @@ use super::super::InteropError;
 use super::super::keys::Keys;
 use super::super::timm::{self, Trunk};
 use crate::autograd::Activation;
+use crate::data::image::ResizeMode;
 use crate::model::{ImagePool, Loss, ModelConfig, Positions, TextPool, TowerConfig};
 use crate::ops::gather_patches::Normalisation;
 
@@ -75,11 +76,11 @@ pub fn describe(text: &str, beside: Option<&Path>) -> Result<Described, InteropE
         None => Ok(described),
         Some(preprocess) => {
             let mut keys = Keys::new("preprocess_cfg", preprocess)?;
-            // Images are always resized so.
-            keys.one_of("resize_mode", &[("shortest", ())])?;
+            let modes = [("shortest", ResizeMode::Shortest), ("squash", ResizeMode::Squash)];
+            let resize_mode = keys.one_of("resize_mode", &modes)?;
             keys.one_of("interpolation", &[("bicubic", ()), ("random", ())])?;
             let normalisation = normalisation(keys, ["mean", "std"])?;
-            Ok(Described { model: ModelConfig { normalisation, ..described.model }, ..described })
+            Ok(Described { model: ModelConfig { normalisation, resize_mode, ..described.model }, ..described })
         }
     }
 }
@@ -102,7 +103,7 @@ pub fn describe_state(config: Value) -> Result<Described, InteropError> {
 
 fn architecture(keys: &mut Keys, beside: Option<&Path>) -> Result<Described, InteropError> {
     let (mut vision, mut text) = (keys.object("vision_cfg")?, keys.object("text_cfg")?);
-    let embed_dim = keys.size("embed_dim", 0)?;
+    let embed_dim = keys.required_size("embed_dim")?;
     let quick = keys.flag("quick_gelu")?;
     let loss = if keys.number("init_logit_bias")?.is_some() { Loss::Sigmoid } else { Loss::Infonce };
     // Where tensors are, and how training starts: no part of the model.
@@ -121,6 +122,7 @@ fn architecture(keys: &mut Keys, beside: Option<&Path>) -> Result<Described, Int
         embed_dim,
         ln_eps: 1e-5,
         normalisation: Normalisation::OPENAI,
+        resize_mode: ResizeMode::Shortest,
         patch_bias: images.patch_bias,
         positions: images.positions,
         ln_pre: images.ln_pre,
@@ -156,7 +158,7 @@ fn architecture(keys: &mut Keys, beside: Option<&Path>) -> Result<Described, Int
 fn native(vision: &mut Keys, quick: bool) -> Result<VisionTower, InteropError> {
     let width = vision.size("width", 768)?;
     let head_width = vision.size("head_width", 64)?;
-    let heads = width.checked_div(head_width).unwrap_or(0);
+    let heads = width / vision.above_zero("head_width", head_width)?;
     let found = VisionTower {
         image_size: vision.square("image_size", 224)?,
         patch_size: vision.square("patch_size", 16)?,
@@ -206,17 +208,10 @@ fn tower(keys: &mut Keys, width: usize, heads: usize, quick: bool) -> Result<Tow
     let ratio = keys.number("mlp_ratio")?.unwrap_or(4.0);
     // As Python's `int(width * mlp_ratio)`.
     let hidden = (width as f64 * ratio) as usize;
-    let activation = match (keys.take("act_kwargs"), quick) {
-        (_, true) => Activation::QuickGelu,
-        (None, _) => Activation::GeluExact,
-        (Some(options), _) => match options["approximate"].as_str() {
-            Some("tanh") => Activation::GeluTanh,
-            Some("none") | None if options.as_object().is_some_and(|options| options.len() < 2) => {
-                Activation::GeluExact
-            }
-            _ => return Err(keys.error("act_kwargs", format!("is {options}; flipk has {{\"approximate\": \"tanh\"}}"))),
-        },
-    };
+    if width > 0 {
+        keys.above_zero("mlp_ratio", hidden)?;
+    }
+    let activation = activation(keys, quick)?;
     let ln_eps = match keys.take("norm_kwargs") {
         None => None,
         Some(options) => match (options["eps"].as_f64(), options.as_object().map(|options| options.len())) {
@@ -227,12 +222,31 @@ fn tower(keys: &mut Keys, width: usize, heads: usize, quick: bool) -> Result<Tow
     };
     keys.one_of("block_type", &[("default", ())])?;
     Ok(TowerConfig {
-        mlp_width: (hidden != 4 * width).then_some(hidden),
+        mlp_width: (hidden != width.saturating_mul(4)).then_some(hidden),
         activation,
         layer_scale: keys.number("ls_init_value")?.map(|start| start as f32),
         ln_eps,
         ..TowerConfig::new(layers, width, heads)
     })
+}
+
+/// The activation, of which `act_kwargs` has the arguments.
+fn activation(keys: &mut Keys, quick: bool) -> Result<Activation, InteropError> {
+    let plain = if quick { Activation::QuickGelu } else { Activation::GeluExact };
+    let Some(options) = keys.take("act_kwargs") else { return Ok(plain) };
+    let mut given = options.as_object().cloned().unwrap_or_default();
+    // Where the result is stored changes no number.
+    given.remove("inplace");
+    let form = given.remove("approximate");
+    match (form.as_ref().map(Value::as_str), quick) {
+        _ if !options.is_object() || !given.is_empty() => {}
+        (None, _) => return Ok(plain),
+        (Some(Some("none")), false) => return Ok(plain),
+        (Some(Some("tanh")), false) => return Ok(Activation::GeluTanh),
+        _ => {}
+    }
+    let choice = if quick { "quick_gelu without arguments" } else { "{\"approximate\": \"tanh\"}" };
+    Err(keys.error("act_kwargs", format!("is {options}; flipk has {choice}")))
 }
 
 fn text_pool(text: &mut Keys) -> Result<TextPool, InteropError> {
@@ -299,7 +313,8 @@ mod tests {
                 "patch_dropout": 0.5, "qk_norm": false},
             "text_cfg": {"width": 64, "heads": 1, "pool_type": "eos", "eos_id": 7, "no_causal_mask": true,
                 "hf_tokenizer_name": "bert-base-uncased", "tokenizer_kwargs": {"strip_sep_token": true}}},
-            "preprocess_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25], "interpolation": "bicubic"}}"#;
+            "preprocess_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25], "interpolation": "bicubic",
+                "resize_mode": "squash"}}"#;
         let Described { model, loss, tokens, trunk } = describe(config, None).unwrap();
         let vision = TowerConfig {
             mlp_width: Some(558),
@@ -314,7 +329,7 @@ mod tests {
             (TextPool::Id(7), false, Activation::GeluExact)
         );
         assert_eq!((model.normalisation.mean, model.normalisation.std), ([0.5; 3], [0.25; 3]));
-        assert_eq!((loss, trunk), (Loss::Sigmoid, None));
+        assert_eq!((loss, trunk, model.resize_mode), (Loss::Sigmoid, None, ResizeMode::Squash));
         assert_eq!(tokens, Tokens::HuggingFace { name: "bert-base-uncased".to_owned(), strip_sep: true });
     }
 
@@ -335,10 +350,27 @@ mod tests {
         assert!(error(|config| config["vision_cfg"]["image_size"] = json!([224, 112])).contains("is not square"));
         assert!(error(|config| config["multimodal_cfg"] = json!({})).contains("`multimodal_cfg` is {}"));
         assert!(error(|config| config["embed_dim"] = json!("many")).contains("is \"many\", expected a size"));
+        assert_eq!(error(|config| config["embed_dim"] = Value::Null), "`embed_dim` is missing");
+        assert_eq!(error(|config| config["embed_dim"] = json!(0)), "`embed_dim` is too small");
+        assert_eq!(error(|config| config["vision_cfg"]["mlp_ratio"] = json!(0)), "`vision_cfg.mlp_ratio` is too small");
+        assert_eq!(
+            error(|config| config["vision_cfg"]["head_width"] = json!(0)),
+            "`vision_cfg.head_width` is too small"
+        );
+        let options = |options: Value| error(|config| config["text_cfg"]["act_kwargs"] = options);
+        for bad in [json!({"beta": 1}), json!({"approximate": 3}), json!({"approximate": "tanh", "beta": 1}), json!([])]
+        {
+            assert!(options(bad.clone()).contains(&format!("`text_cfg.act_kwargs` is {bad}; flipk has")), "{bad}");
+        }
+        let quick = error(|config| {
+            config["quick_gelu"] = json!(true);
+            config["text_cfg"]["act_kwargs"] = json!({"approximate": "tanh"});
+        });
+        assert!(quick.contains("flipk has quick_gelu without arguments"), "{quick}");
         let kwargs = |kwargs: Value| error(|config| config["text_cfg"]["tokenizer_kwargs"] = kwargs);
         assert!(kwargs(json!({"clean": "canonicalize"})).contains("`tokenizer_kwargs.clean` is `canonicalize`"));
         assert!(kwargs(json!({"reduction_mask": "syntax"})).contains("`tokenizer_kwargs.reduction_mask`"));
-        for (key, value) in [("resize_mode", "squash"), ("interpolation", "bilinear")] {
+        for (key, value) in [("resize_mode", "longest"), ("interpolation", "bilinear")] {
             let model = json!({"embed_dim": 64, "vision_cfg": {"width": 128}, "text_cfg": {"width": 64, "heads": 1}});
             let config = json!({"model_cfg": model, "preprocess_cfg": {key: value}});
             let error = describe(&config.to_string(), None).unwrap_err().to_string();

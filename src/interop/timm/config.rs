@@ -201,7 +201,7 @@ impl Vit {
             positions: Positions::Learned,
             patch_bias: false,
             tower: TowerConfig {
-                mlp_width: (hidden != 4 * width).then_some(hidden),
+                mlp_width: (hidden != width.saturating_mul(4)).then_some(hidden),
                 activation,
                 layer_scale: keys.number("init_values")?.map(|start| start as f32),
                 ln_eps: Some(eps),

@@ -198,7 +198,8 @@ impl Checkpoint {
             let (_, header) = SafeTensors::read_metadata(&map).ok()?;
             header.metadata().as_ref()?.get(HEADER).map(drop)
         };
-        path.join("config.toml").is_file() || !list(path).is_empty() || step_of(path).is_some() || header().is_some()
+        let holds_any = [path.to_owned(), path.join("checkpoints")].iter().any(|folder| !list(folder).is_empty());
+        path.join("config.toml").is_file() || holds_any || step_of(path).is_some() || header().is_some()
     }
 
     /// Opens a checkpoint file, or the newest checkpoint of a run folder. Checksums of tensors are verified as they are

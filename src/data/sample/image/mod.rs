@@ -27,7 +27,7 @@ mod turbo;
 pub use self::decode::{Decoding, ExifOrientation, JpegDecoder, Part, decode, decode_part};
 pub use self::error::ImageError;
 pub(crate) use self::kind::kind;
-pub use self::square::Square;
+pub use self::square::{ResizeMode, Square};
 
 /// Images with more pixels are refused before they are decoded.
 pub const MAX_PIXELS: u64 = 100_000_000;

@@ -2,11 +2,23 @@
 //! image, `[side, side, 3]`.
 
 use ::image::RgbImage;
+use serde::{Deserialize, Serialize};
 
 use super::error::ImageError;
 use super::resize::{Resizer, Source, Span};
 use crate::data::sample::augment::{Augmentation, CropRect};
 use crate::random::Random;
+
+/// How an image becomes a square for evaluation. The names are OpenCLIP's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ResizeMode {
+    /// The short side has the square's length, and the middle is used.
+    #[default]
+    Shortest,
+    /// Both sides have the square's length, so that shapes change.
+    Squash,
+}
 
 /// Resizes images to squares of one size, or to some patches of them; reuses its work space.
 #[derive(Debug)]
@@ -16,7 +28,7 @@ pub struct Square {
     /// `0..patches`
     all: Vec<u32>,
     /// A whole square.
-    whole: Vec<u8>,
+    uncut: Vec<u8>,
 }
 
 impl Square {
@@ -24,7 +36,7 @@ impl Square {
     /// `side`.
     pub fn new(side: usize, patch: usize) -> Self {
         let all = (0..(side / patch).pow(2) as u32).collect();
-        Self { side, resizer: Resizer::new(side, patch), all, whole: Vec::new() }
+        Self { side, resizer: Resizer::new(side, patch), all, uncut: Vec::new() }
     }
 
     /// Bytes of all patches, `side * side * 3`.
@@ -78,14 +90,32 @@ impl Square {
             return Ok(());
         }
         // Contrast is about the mean grey of the whole square.
-        self.whole.resize(self.bytes(), 0);
-        self.resizer.resize(&source, &self.all, &mut self.whole);
+        self.uncut.resize(self.bytes(), 0);
+        self.resizer.resize(&source, &self.all, &mut self.uncut);
         let bytes = self.patch_bytes();
         for (out, &id) in out.chunks_exact_mut(bytes).zip(ids) {
-            out.copy_from_slice(&self.whole[id as usize * bytes..][..bytes]);
+            out.copy_from_slice(&self.uncut[id as usize * bytes..][..bytes]);
         }
-        augmentation.colour(&self.whole, random).apply(out);
+        augmentation.colour(&self.uncut, random).apply(out);
         Ok(())
+    }
+
+    /// For evaluation: all patches of the image as `mode` says into `out` (`[patches, patch, patch, 3]`).
+    ///
+    /// # Errors
+    /// [`ImageError::Output`] if `out` is not [`Self::bytes`] long.
+    pub fn whole(&mut self, image: &RgbImage, mode: ResizeMode, out: &mut [u8]) -> Result<(), ImageError> {
+        match mode {
+            ResizeMode::Shortest => self.center_crop(image, out),
+            ResizeMode::Squash => {
+                check(self.bytes(), out)?;
+                let (width, height) = image.dimensions();
+                let crop = CropRect { left: 0, top: 0, width, height };
+                let (rows, columns) = (Span::whole(height), Span::whole(width));
+                self.resizer.resize(&Source { image, crop, rows, columns, mirrored: false }, &self.all, out);
+                Ok(())
+            }
+        }
     }
 
     /// For evaluation: the short side resized to `side`, then the middle square, all patches of it into `out`
@@ -204,6 +234,19 @@ mod tests {
         square.center_crop(&same, &mut out).unwrap();
         assert_eq!(&out, same.as_raw());
         assert!(square.center_crop(&same, &mut out[1..]).is_err());
+    }
+
+    #[test]
+    fn squashed_images_are_whole() {
+        let image = noise(90, 60, 4);
+        let mut square = Square::new(24, 24);
+        let [mut out, mut middle] = [0, 1].map(|_| vec![0; square.bytes()]);
+        square.whole(&image, ResizeMode::Squash, &mut out).unwrap();
+        assert_close(&out, &reference(&image, 0.0, 0.0, (3.75, 2.5), 24));
+        square.whole(&image, ResizeMode::Shortest, &mut middle).unwrap();
+        square.center_crop(&image, &mut out).unwrap();
+        assert_eq!(out, middle);
+        assert!(square.whole(&image, ResizeMode::Squash, &mut out[1..]).is_err());
     }
 
     #[test]

@@ -81,11 +81,7 @@ impl<'a> Graph<'a> {
 
     /// A tensor of numbers in the graph's current dtype.
     pub(super) fn tensor(&mut self, name: &str, shape: &[usize], values: &[f32]) -> Result<Value, InteropError> {
-        let too_large = |value: &&f32| value.is_finite() && half::f16::from_f32(**value).is_infinite();
-        if let Some(value) = values.iter().find(too_large).filter(|_| self.numbers == Numbers::F16) {
-            let problem = format!("has the value {value}, beyond the largest of f16, 65504; export with --dtype f32");
-            return Err(InteropError::Parameter { name: name.to_owned(), problem });
-        }
+        self.numbers.check(name, values)?;
         let bytes = self.numbers.encode(values);
         let made = tensor(name, shape, self.numbers.data_type(), bytes, self.external.as_mut());
         self.initializers.push(made.map_err(|why| {

@@ -132,7 +132,7 @@ fn description(export: &Export<'_>, image: &Encoder, text: &Encoder) -> Result<V
     };
     let [mut image, mut text] = [side(image, "float32"), side(text, "int64")];
     image["input"]["values"] = json!("RGB divided by 255, not normalised: mean and std are in the graph");
-    image["input"]["resize"] = json!({"size": model.image_size, "mode": "shortest", "interpolation": "bicubic"});
+    image["input"]["resize"] = json!({"size": model.image_size, "mode": model.resize_mode, "interpolation": "bicubic"});
     if let Some(json) = export.tokenizer {
         text["input"]["pad_id"] = pad(json)?;
     }
