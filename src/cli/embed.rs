@@ -20,7 +20,7 @@ use crate::train::Weights;
 /// Write the embeddings of images and texts
 ///
 /// Rows have length 1 and are in the order of the input. Broken images are left out and counted; the keys of the
-/// others are in FILE.keys, one per line, or in the column `key` of a Parquet file. The key of an image file is its name.
+/// others are in FILE.keys, one per line, or in the columns `key` and `shard` of a Parquet file. The key of an image file is its name.
 #[derive(Args)]
 #[command(group = ArgGroup::new("inputs").args(["images", "texts"]).required(true).multiple(true))]
 #[command(override_usage = "flipk embed [OPTIONS] <MODEL> --out <FILE> <--images <SHARDS>...|--texts <FILE>>")]
@@ -37,8 +37,8 @@ pub(super) struct Embed {
     /// File with a text per line
     #[arg(long, value_name = "FILE")]
     texts: Option<PathBuf>,
-    /// File to write: .npy; .safetensors with the tensors `images` and `texts`; or .parquet with the columns `key` or
-    /// `text`, and `embedding`
+    /// File to write: .npy; .safetensors with the tensors `images` and `texts`; or .parquet with the columns `key` and
+    /// `shard`, or `text`, and `embedding`
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
     #[command(flatten)]
@@ -98,16 +98,20 @@ impl Job for Work<'_> {
             flags.encode.each_image(&mut encoder, &params, dataset, |batch, found| {
                 rows += batch.samples.len() as u64;
                 let keys: Vec<_> = batch.samples.iter().map(|&sample| dataset.key(sample)).collect();
-                out.rows(&keys, found).with_context(cannot)
+                let shards: Vec<_> = batch.samples.iter().map(|&sample| dataset.shard(sample)).collect();
+                out.rows(&keys, &shards, found).with_context(cannot)
             })?;
             skipped = encoder.skipped().clone();
         }
         if let Some(tokenizer) = &tokenizer {
             out.begin(Part::Texts).with_context(cannot)?;
+            let bar = EncodeArgs::bar(texts.len() as u64, "texts")?;
             for chunk in texts.chunks(flags.encode.batch()) {
                 let found = encoder.texts(&params, tokenizer, chunk)?;
-                out.rows(chunk, &found).with_context(cannot)?;
+                out.rows(chunk, &[], &found).with_context(cannot)?;
+                bar.inc(chunk.len() as u64);
             }
+            bar.finish_and_clear();
         }
         out.finish().with_context(cannot)?;
         Ok((rows, texts.len(), skipped))

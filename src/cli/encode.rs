@@ -60,6 +60,14 @@ impl EncodeArgs {
         found.context("there is no tokenizer.json beside the model; pass --tokenizer")
     }
 
+    /// A progress bar over `count` images or texts.
+    pub(super) fn bar(count: u64, what: &str) -> Result<ProgressBar> {
+        let bar = show(ProgressBar::new(count));
+        let style = format!("{{bar:24.cyan/blue}} {{pos}}/{{len}} {what}  {{per_sec}}  {{eta}} left");
+        bar.set_style(ProgressStyle::with_template(&style)?);
+        Ok(bar)
+    }
+
     /// Passes each batch and its embeddings, `[samples, embed_dim]`, to `each`, with a progress bar.
     pub(super) fn each_image<D: AllOps>(
         &self,
@@ -68,8 +76,7 @@ impl EncodeArgs {
         dataset: &Arc<Dataset>,
         each: impl FnMut(EvalBatch, &[f32]) -> Result<(), Error>,
     ) -> Result<()> {
-        let bar = show(ProgressBar::new(dataset.len() as u64));
-        bar.set_style(ProgressStyle::with_template("{bar:24.cyan/blue} {pos}/{len} images  {per_sec}  {eta} left")?);
+        let bar = Self::bar(dataset.len() as u64, "images")?;
         let progress = |count: usize| bar.inc(count as u64);
         // No text is read from the data.
         let embedded = Tokenizer::embedded(&TokenizerOptions::default())?;

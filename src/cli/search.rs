@@ -62,9 +62,10 @@ pub(super) struct Search {
     device: DeviceArgs,
 }
 
-/// A row that was found: its number, its name, and its number in the data set.
+/// A row that was found: its number, its shard and name, and its number in the data set.
 struct Row {
     number: u64,
+    shard: Option<String>,
     name: Option<String>,
     sample: Option<u64>,
 }
@@ -187,7 +188,7 @@ impl Job for Work<'_> {
                 flags.encode.each_image(&mut encoder, &params, &dataset, |batch, rows| {
                     let row = |row: usize| {
                         let number = batch.samples[row];
-                        Row { number, name: None, sample: Some(number) }
+                        Row { number, shard: None, name: None, sample: Some(number) }
                     };
                     best.add(rows, row);
                     Ok(())
@@ -212,9 +213,17 @@ fn in_matrix(mut matrix: MatrixReader, dataset: Option<&Dataset>, width: usize, 
         let count = rows.names.len() as u64;
         let samples = match dataset {
             Some(dataset) => {
-                let of = |(row, name): (u64, &Option<String>)| {
+                let of = |(row, (name, shard)): (u64, (&Option<String>, &Option<String>))| {
+                    // Where the shards are may have changed; what they are called tells equal keys apart.
+                    let is_in = |sample: u64| {
+                        shard.as_ref().is_none_or(|shard| {
+                            Path::new(shard).file_name() == Path::new(&dataset.shard(sample)).file_name()
+                        })
+                    };
                     let sample = match name {
-                        Some(name) => (next..dataset.len() as u64).find(|&sample| dataset.key(sample) == *name),
+                        Some(name) => {
+                            (next..dataset.len() as u64).find(|&sample| dataset.key(sample) == *name && is_in(sample))
+                        }
                         None => Some(row).filter(|_| matrix.len() == dataset.len() as u64),
                     };
                     next = sample.map_or(next, |sample| sample + 1);
@@ -223,12 +232,17 @@ fn in_matrix(mut matrix: MatrixReader, dataset: Option<&Dataset>, width: usize, 
                         format!("{} is not among --images, or not in the order in which they were embedded", named())
                     })
                 };
-                (first..).zip(&rows.names).map(of).map(|sample| sample.map(Some)).collect::<Result<_>>()?
+                (first..)
+                    .zip(rows.names.iter().zip(&rows.shards))
+                    .map(of)
+                    .map(|sample| sample.map(Some))
+                    .collect::<Result<_>>()?
             }
             None => vec![None; rows.names.len()],
         };
         best.add(&rows.values, |row| Row {
             number: first + row as u64,
+            shard: rows.shards[row].clone(),
             name: rows.names[row].clone(),
             sample: samples[row],
         });
@@ -238,13 +252,13 @@ fn in_matrix(mut matrix: MatrixReader, dataset: Option<&Dataset>, width: usize, 
 }
 
 fn describe(found: Match<Row>, dataset: Option<&Dataset>) -> Found {
-    let Row { number, name, sample } = found.of;
+    let Row { number, shard, name, sample } = found.of;
     let in_data = dataset.zip(sample);
     let caption = in_data.and_then(|(dataset, sample)| dataset.caption(sample).ok());
     Found {
         score: found.score,
         row: number,
-        shard: in_data.map(|(dataset, sample)| dataset.shard(sample)),
+        shard: in_data.map(|(dataset, sample)| dataset.shard(sample)).or(shard),
         key: name.or_else(|| in_data.map(|(dataset, sample)| dataset.key(sample).into_owned())),
         caption: caption.map(|caption| caption.first().to_owned()),
         sample,

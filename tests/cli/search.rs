@@ -217,3 +217,24 @@ fn texts_are_found_by_their_text() {
     let first = table.lines().nth(1).unwrap();
     assert!(first.ends_with("1.0000  a dog") && table.contains("  row 1\n"), "{table}");
 }
+
+/// In Parquet, shards tell equal keys apart, also if a broken image was left out.
+#[test]
+fn equal_keys_of_two_shards_are_told_apart() {
+    let (place, run, first) = images();
+    let second = place.shard("b.tar", &[0, 1].map(|image| (image + 5, [("txt", "a dog")].as_slice())));
+    // The image of the first sample of the first shard.
+    let mut bytes = fs::read(&first).unwrap();
+    bytes[512..520].fill(0);
+    fs::write(&first, bytes).unwrap();
+    let out = place.path("out.parquet").display().to_string();
+    let ran = flipk(&["embed", &run, "--images", &first, &second, "--out", &out]).expect(0);
+    assert!(ran.stdout.contains("6 images"), "{}", ran.stdout);
+    let query = place.path("query.png").display().to_string();
+    fs::write(&query, png(5)).unwrap();
+    let args = ["search", &run, "--image", &query, "--top=1", "--in", &out];
+    let best = |more: &[&str]| flipk(&[&args, more].concat()).expect(0).stdout;
+    assert!(best(&[]).contains("b.tar:000"), "{}", best(&[]));
+    let found = best(&["--images", &first, &second]);
+    assert!(found.contains("b.tar:000  a dog"), "{found}");
+}

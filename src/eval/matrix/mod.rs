@@ -19,7 +19,7 @@ pub use self::write::MatrixFile;
 /// What the rows of a matrix belong to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// Images; each row has the image's key.
+    /// Images; each row has the image's key, and in Parquet its shard.
     Images,
     /// Texts; each row has the text.
     Texts,

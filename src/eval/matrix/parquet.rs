@@ -1,4 +1,5 @@
-//! Embeddings in Parquet: a row each, with the columns `key` or `text` (UTF-8) and `embedding` (a list of floats).
+//! Embeddings in Parquet: a row each, with the columns `key` and `shard`, or `text` (UTF-8), and `embedding` (a
+//! list of floats).
 
 use std::fs::File;
 use std::io;
@@ -21,19 +22,21 @@ const GROUP_BYTES: usize = 16 << 20;
 pub(super) struct ParquetFile {
     writer: SerializedFileWriter<File>,
     width: usize,
-    names: Vec<ByteArray>,
+    /// The columns of texts.
+    texts: Vec<Vec<ByteArray>>,
     values: Vec<f32>,
 }
 
 impl ParquetFile {
     pub(super) fn create(file: File, width: usize, part: Part) -> io::Result<Self> {
-        let name = match part {
-            Part::Images => "key",
-            Part::Texts => "text",
+        let columns: &[&str] = match part {
+            Part::Images => &["key", "shard"],
+            Part::Texts => &["text"],
         };
+        let texts: String = columns.iter().map(|name| format!("required binary {name} (STRING);\n")).collect();
         let schema = format!(
             "message embeddings {{
-                required binary {name} (STRING);
+                {texts}
                 required group embedding (LIST) {{ repeated group list {{ required float element; }} }}
             }}"
         );
@@ -48,12 +51,14 @@ impl ParquetFile {
             .set_statistics_enabled(EnabledStatistics::None)
             .build();
         let writer = SerializedFileWriter::new(file, schema, Arc::new(properties)).map_err(error)?;
-        Ok(Self { writer, width, names: Vec::new(), values: Vec::new() })
+        Ok(Self { writer, width, texts: vec![Vec::new(); columns.len()], values: Vec::new() })
     }
 
-    /// Appends rows, `[names, width]`.
-    pub(super) fn rows<'a>(&mut self, names: impl Iterator<Item = &'a str>, rows: &[f32]) -> io::Result<()> {
-        self.names.extend(names.map(ByteArray::from));
+    /// Appends rows, `[rows, width]`, with the texts of each.
+    pub(super) fn rows<'a>(&mut self, texts: impl Iterator<Item = [&'a str; 2]>, rows: &[f32]) -> io::Result<()> {
+        for texts in texts {
+            self.texts.iter_mut().zip(texts).for_each(|(column, text)| column.push(ByteArray::from(text)));
+        }
         self.values.extend_from_slice(rows);
         if size_of_val(self.values.as_slice()) < GROUP_BYTES {
             return Ok(());
@@ -62,13 +67,15 @@ impl ParquetFile {
     }
 
     fn flush(&mut self) -> Result<()> {
-        if self.names.is_empty() {
+        if self.values.is_empty() {
             return Ok(());
         }
         let mut group = self.writer.next_row_group()?;
-        if let Some(mut column) = group.next_column()? {
-            column.typed::<ByteArrayType>().write_batch(&self.names, None, None)?;
-            column.close()?;
+        for texts in &self.texts {
+            if let Some(mut column) = group.next_column()? {
+                column.typed::<ByteArrayType>().write_batch(texts, None, None)?;
+                column.close()?;
+            }
         }
         if let Some(mut column) = group.next_column()? {
             // A value starts a row (0) or goes on with it (1); all are there.
@@ -78,7 +85,7 @@ impl ParquetFile {
             column.close()?;
         }
         group.close()?;
-        self.names.clear();
+        self.texts.iter_mut().for_each(Vec::clear);
         self.values.clear();
         Ok(())
     }

@@ -36,8 +36,16 @@ pub struct MatrixReader {
 pub struct Rows {
     /// Keys of images, or texts, if the file has them, `[rows]`.
     pub names: Vec<Option<String>>,
+    /// Shards of images, if the file has them, `[rows]`.
+    pub shards: Vec<Option<String>>,
     /// `[rows, width]`.
     pub values: Vec<f32>,
+}
+
+impl From<([Vec<Option<String>>; 2], Vec<f32>)> for Rows {
+    fn from(([names, shards], values): ([Vec<Option<String>>; 2], Vec<f32>)) -> Self {
+        Self { names, shards, values }
+    }
 }
 
 enum Form {
@@ -110,10 +118,10 @@ impl MatrixReader {
 
     #[cfg(feature = "parquet")]
     fn open_parquet(path: &Path) -> Result<Self, String> {
-        let vectors = ParquetVectors::open(path, "embedding", &["key", "text"])?;
+        let vectors = ParquetVectors::open(path, "embedding", [&["key", "text"], &["shard"]])?;
         let mut vectors = Box::new(vectors.ok_or("it has no column `embedding` with lists of floats")?);
         let mut width = None;
-        let first = vectors.next(1, &mut width)?.map(|(names, values)| Rows { names, values });
+        let first = vectors.next(1, &mut width)?.map(Rows::from);
         let (rows, width) = (vectors.len(), width.unwrap_or(0));
         let form = Form::Parquet { vectors, first };
         Ok(Self { path: path.to_owned(), rows, width, form, keys: None })
@@ -153,7 +161,7 @@ impl MatrixReader {
                 Some(rows) => Ok(Some(rows)),
                 None => {
                     let found = vectors.next(most, &mut Some(self.width));
-                    found.map(|found| found.map(|(names, values)| Rows { names, values }))
+                    found.map(|found| found.map(Rows::from))
                 }
             },
         };
@@ -187,7 +195,7 @@ fn next_line(keys: &mut impl BufRead) -> Result<String, String> {
 
 #[cfg(feature = "parquet")]
 fn is_parquet(path: &Path) -> bool {
-    ParquetVectors::open(path, "embedding", &[]).is_ok_and(|found| found.is_some())
+    ParquetVectors::open(path, "embedding", [&[], &[]]).is_ok_and(|found| found.is_some())
 }
 
 #[cfg(not(feature = "parquet"))]
@@ -224,7 +232,7 @@ fn plain(
         Dtype::F64 => bytes.as_chunks::<8>().0.iter().map(|&of| f64::from_le_bytes(of) as f32).collect(),
         _ => bytes.as_chunks::<4>().0.iter().map(|&of| f32::from_le_bytes(of)).collect(),
     };
-    Ok(Some(Rows { names: vec![None; rows], values }))
+    Ok(Some(Rows { names: vec![None; rows], shards: vec![None; rows], values }))
 }
 
 /// The next `length` bytes of a header.

@@ -15,7 +15,7 @@ const HEADER: usize = 1024;
 
 /// Embeddings of images, texts or both in a `.npy`, `.safetensors` or `.parquet` file.
 ///
-/// The keys of images are in `FILE.keys`, one per line; a Parquet file has the columns `key` or `text`, and
+/// The keys of images are in `FILE.keys`, one per line; a Parquet file has the columns `key` and `shard`, or `text`, and
 /// `embedding`.
 pub struct MatrixFile {
     width: usize,
@@ -125,11 +125,12 @@ impl MatrixFile {
         Ok(())
     }
 
-    /// Appends rows, `[names, width]`, to the last matrix; `names`: the keys of images, or the texts.
+    /// Appends rows, `[names, width]`, to the last matrix; `names`: the keys of images, or the texts; `shards`: those of
+    /// images, for Parquet.
     ///
     /// # Errors
     /// If they cannot be written.
-    pub fn rows<S: AsRef<str>>(&mut self, names: &[S], rows: &[f32]) -> io::Result<()> {
+    pub fn rows<S: AsRef<str>>(&mut self, names: &[S], shards: &[String], rows: &[f32]) -> io::Result<()> {
         let Some((part, count)) = self.parts.last_mut() else {
             return Err(invalid("no matrix was begun"));
         };
@@ -145,8 +146,9 @@ impl MatrixFile {
             }
             #[cfg(feature = "parquet")]
             Form::Parquet { writer, .. } => {
-                let names = names.iter().map(AsRef::as_ref);
-                writer.as_mut().map_or(Ok(()), |writer| writer.rows(names, rows))
+                let shards = shards.iter().map(String::as_str).chain(std::iter::repeat(""));
+                let texts = names.iter().zip(shards).map(|(name, shard)| [name.as_ref(), shard]);
+                writer.as_mut().map_or(Ok(()), |writer| writer.rows(texts, rows))
             }
         }
     }
@@ -227,10 +229,10 @@ mod tests {
         let path = folder.path().join("a.safetensors");
         let mut file = MatrixFile::create(&path, 2).unwrap();
         file.begin(Part::Images).unwrap();
-        file.rows(&["cat"], &[1.0, 2.0]).unwrap();
-        file.rows(&["a\nb"], &[3.0, 4.0]).unwrap();
+        file.rows(&["cat"], &[], &[1.0, 2.0]).unwrap();
+        file.rows(&["a\nb"], &[], &[3.0, 4.0]).unwrap();
         file.begin(Part::Texts).unwrap();
-        file.rows(&["a dog"], &[5.0, 6.0]).unwrap();
+        file.rows(&["a dog"], &[], &[5.0, 6.0]).unwrap();
         assert!(!path.exists());
         file.finish().unwrap();
         let bytes = fs::read(&path).unwrap();
@@ -242,9 +244,9 @@ mod tests {
 
         let path = folder.path().join("a.npy");
         let mut file = MatrixFile::create(&path, 3).unwrap();
-        assert!(file.rows(&NONE, &[]).is_err());
+        assert!(file.rows(&NONE, &[], &[]).is_err());
         file.begin(Part::Texts).unwrap();
-        file.rows(&["x", "y"], &[0.5; 6]).unwrap();
+        file.rows(&["x", "y"], &[], &[0.5; 6]).unwrap();
         fs::write(keys_path(&path), "of other rows\n").unwrap();
         assert!(file.begin(Part::Images).is_err());
         file.finish().unwrap();

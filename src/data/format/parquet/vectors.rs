@@ -17,12 +17,12 @@ use super::{Source, plain};
 use crate::data::broken::confined;
 use crate::data::store::OpenFile;
 
-/// A file with a column of vectors and one of names.
+/// A file with a column of vectors, and two of texts that may be there.
 pub(crate) struct Vectors {
     source: Source,
     footer: ParquetMetaData,
     vectors: usize,
-    names: Option<usize>,
+    texts: [Option<usize>; 2],
     /// The next row group.
     group: usize,
     /// What is left of the current one.
@@ -33,20 +33,20 @@ pub(crate) struct Vectors {
 struct Open {
     left: usize,
     vectors: ColumnReader,
-    /// With the definition level of a name that is there.
-    names: Option<(ColumnReader, i16)>,
+    /// With the definition level of a text that is there.
+    texts: [Option<(ColumnReader, i16)>; 2],
 }
 
-/// Names, and vectors one after another.
-pub(crate) type Found = (Vec<Option<String>>, Vec<f32>);
+/// The texts of both columns, and vectors one after another.
+pub(crate) type Found = ([Vec<Option<String>>; 2], Vec<f32>);
 
 impl Vectors {
-    /// Opens `path`, if it has a column `vectors` of lists of floats; the column of names is the first of `names` that
-    /// it has.
+    /// Opens `path`, if it has a column `vectors` of lists of floats; a column of texts is the first of its names that
+    /// the file has.
     ///
     /// # Errors
     /// Why it cannot be read.
-    pub(crate) fn open(path: &Path, vectors: &str, names: &[&str]) -> Result<Option<Self>, String> {
+    pub(crate) fn open(path: &Path, vectors: &str, texts: [&[&str]; 2]) -> Result<Option<Self>, String> {
         let source = Source::new(OpenFile::open(path).map_err(|error| error.to_string())?);
         let footer = source.footer()?;
         let schema = footer.file_metadata().schema_descr();
@@ -59,8 +59,8 @@ impl Vectors {
             let column = schema.column(*leaf);
             column.physical_type() == Physical::BYTE_ARRAY && column.max_rep_level() == 0
         };
-        let names = names.iter().find_map(|name| leaf(schema, name).filter(is_text));
-        Ok(Some(Self { source, footer, vectors, names, group: 0, open: None }))
+        let texts = texts.map(|names| names.iter().find_map(|name| leaf(schema, name).filter(is_text)));
+        Ok(Some(Self { source, footer, vectors, texts, group: 0, open: None }))
     }
 
     /// All rows of the file.
@@ -85,16 +85,17 @@ impl Vectors {
         while self.open.as_ref().is_none_or(|open| open.left == 0) {
             let Some(group) = self.footer.row_groups().get(self.group) else { return Ok(None) };
             self.group += 1;
+            let text = |leaf: Option<usize>| {
+                let open = |leaf| {
+                    let full = group.column(leaf).column_descr().max_def_level();
+                    Ok::<_, ParquetError>((column(&self.source, group, leaf)?, full))
+                };
+                leaf.map(open).transpose()
+            };
             self.open = Some(Open {
                 left: usize::try_from(group.num_rows())?,
                 vectors: column(&self.source, group, self.vectors)?,
-                names: match self.names {
-                    Some(leaf) => {
-                        let full = group.column(leaf).column_descr().max_def_level();
-                        Some((column(&self.source, group, leaf)?, full))
-                    }
-                    None => None,
-                },
+                texts: [text(self.texts[0])?, text(self.texts[1])?],
             });
         }
         let Some(open) = &mut self.open else { return Ok(None) };
@@ -105,19 +106,25 @@ impl Vectors {
             ColumnReader::DoubleColumnReader(reader) => lists(reader, rows, width, |value| value as f32)?,
             _ => return Err(wrong("the column has another type in this row group")),
         };
-        let names = match &mut open.names {
-            Some((ColumnReader::ByteArrayColumnReader(reader), full)) => cells(reader, rows, *full, Cell::Bytes)?,
-            _ => (0..rows).map(|_| Cell::Null).collect(),
-        };
-        if names.len() != rows {
-            return Err(wrong("the column of names has too few rows"));
-        }
-        let name = |cell| match cell {
-            Cell::Bytes(name) => Some(String::from_utf8_lossy(name.data()).into_owned()),
-            _ => None,
-        };
-        Ok(Some((names.into_iter().map(name).collect(), found)))
+        let [first, second] = &mut open.texts;
+        Ok(Some(([texts(first, rows)?, texts(second, rows)?], found)))
     }
+}
+
+/// The next `rows` texts of a column, or as many that are not there.
+fn texts(column: &mut Option<(ColumnReader, i16)>, rows: usize) -> ParquetResult<Vec<Option<String>>> {
+    let found = match column {
+        Some((ColumnReader::ByteArrayColumnReader(reader), full)) => cells(reader, rows, *full, Cell::Bytes)?,
+        _ => (0..rows).map(|_| Cell::Null).collect(),
+    };
+    if found.len() != rows {
+        return Err(wrong("a column of texts has too few rows"));
+    }
+    let text = |cell| match cell {
+        Cell::Bytes(text) => Some(String::from_utf8_lossy(text.data()).into_owned()),
+        _ => None,
+    };
+    Ok(found.into_iter().map(text).collect())
 }
 
 /// The first column of values in the column `name` of the table.
