@@ -8,8 +8,7 @@ use crate::interop::open_clip::{Described, Tokens};
 use crate::model::TextPool;
 
 /// Opens the tokenizer at `path`, or else CLIP's if that is the model's own; its rows are what the model expects.
-/// `None`
-/// if neither the path nor the model says which it is.
+/// `None` if neither the path nor the model says which it is.
 ///
 /// # Errors
 /// One that cannot be read, or a model with a tokenizer of Hugging Face and no path to it.

@@ -70,8 +70,7 @@ impl Tokenizer {
 
     /// Reads a `tokenizer.json`, or a BERT `vocab.txt`: one WordPiece per line, lower-cased unless more than 1 % of
     /// its tokens have capitals. In a folder, the file of either name is read. The path `clip` is the built-in
-    /// tokenizer
-    /// of CLIP.
+    /// tokenizer of CLIP.
     ///
     /// # Errors
     /// A file that cannot be read or is neither; a padding token that is not in it; no padding token.

@@ -6,8 +6,7 @@ mod html;
 use std::borrow::Cow;
 
 /// Cleans a text as OpenCLIP does: repairs it, replaces entities, and makes white space one space; and lower-cases it
-/// if
-/// asked to.
+/// if asked to.
 pub(super) fn clean(text: &str, lower: bool) -> String {
     // Nothing in such a text is repaired.
     let is_plain = text.bytes().all(|byte| matches!(byte, b' '..=b'~' | b'\t' | b'\n' | b'\r') && byte != b'&');
