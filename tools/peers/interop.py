@@ -44,6 +44,11 @@ MODELS = {
         "vision_cfg": {"pool_type": "avg", "ls_init_value": 0.3, "act_kwargs": {"approximate": "tanh"}},
         "text_cfg": {"act_kwargs": {"approximate": "tanh"}, "norm_kwargs": {"eps": 1e-6}},
     },
+    # Head widths of ViT-g and ViT-bigG, and MLPs of odd widths.
+    "giant": {
+        "vision_cfg": {"width": 88, "head_width": 88, "mlp_ratio": 4.3637},
+        "text_cfg": {"width": 104, "heads": 1, "mlp_ratio": 4.3637},
+    },
     "timm": {"vision_cfg": {"timm_model_name": "vit_tiny_patch16_224", "image_size": 224}},
     "timm-token": {"vision_cfg": {"timm_model_name": "vit_tiny_patch16_224", "image_size": 224, "timm_pool": "token"}},
     "timm-norm": {"vision_cfg": {"timm_model_name": "local-dir:"}},
@@ -64,6 +69,7 @@ TOWERS = {
 }
 FORMS = {"clip": ["open_clip", "hf", "onnx"], "quickgelu": ["open_clip", "hf", "onnx"],
          "end-id": ["open_clip", "hf", "onnx"], "clipa": ["open_clip", "onnx"], "scaled": ["open_clip", "onnx"],
+         "giant": ["open_clip", "hf", "onnx"],
          "timm": ["open_clip"], "timm-token": ["open_clip"], "timm-norm": ["open_clip"], "timm-clip": ["open_clip"],
          "flip": ["open_clip", "flip", "onnx"], "flip-patches": ["open_clip", "onnx"]}
 
