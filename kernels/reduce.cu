@@ -52,7 +52,8 @@ template <typename T> __device__ void column_sums_any(const T* x, float* partial
     int end = min(rows, (int)(blockIdx.y + 1) * each);
     float sum = 0;
     if (column < width) {
-        for (int row = blockIdx.y * each + threadIdx.y; row < end; row += WARPS) sum += to_float(x[row * stride + column]);
+        int first = blockIdx.y * each + threadIdx.y;
+        for (int row = first; row < end; row += WARPS) sum += to_float(x[row * stride + column]);
     }
     shared[threadIdx.y][threadIdx.x] = sum;
     __syncthreads();

@@ -19,8 +19,9 @@ use crate::train::Weights;
 
 /// Write the embeddings of images and texts
 ///
-/// Rows have length 1 and are in the order of the input. Broken images are left out and counted; the keys of the
-/// others are in FILE.keys, one per line, or in the columns `key` and `shard` of a Parquet file. The key of an image file is its name.
+/// Rows have length 1 and are in the order of the input. Broken images are left out and counted; the keys of the others
+/// are in FILE.keys, one per line, or in the columns `key` and `shard` of a Parquet file. The key of an image file is
+/// its name.
 #[derive(Args)]
 #[command(group = ArgGroup::new("inputs").args(["images", "texts"]).required(true).multiple(true))]
 #[command(override_usage = "flipk embed [OPTIONS] <MODEL> --out <FILE> <--images <SHARDS>...|--texts <FILE>>")]

@@ -80,9 +80,9 @@ impl Source {
         }
     }
 
-    /// Reads one entry: `embedded:NAME`, or a path with `{000..127}`, `{a,b}`, `*`, `?` and `[..]`,
-    /// or a folder, which stands for all archives in it, or else for the images in it and in its subfolders, or image
-    /// files; an address (`s3://`, `gs://`, `az://`, `http://`, `https://`) of the same form, or `pipe:` and a command. Web servers give
+    /// Reads one entry: `embedded:NAME`, or a path with `{000..127}`, `{a,b}`, `*`, `?` and `[..]`, or a folder, which
+    /// stands for all archives in it, or else for the images in it and in its subfolders, or image files; an address
+    /// (`s3://`, `gs://`, `az://`, `http://`, `https://`) of the same form, or `pipe:` and a command. Web servers give
     /// no lists, so they have no folders and no `*`.
     ///
     /// # Errors

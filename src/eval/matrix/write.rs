@@ -15,8 +15,8 @@ const HEADER: usize = 1024;
 
 /// Embeddings of images, texts or both in a `.npy`, `.safetensors` or `.parquet` file.
 ///
-/// The keys of images are in `FILE.keys`, one per line; a Parquet file has the columns `key` and `shard`, or `text`, and
-/// `embedding`.
+/// The keys of images are in `FILE.keys`, one per line; a Parquet file has the columns `key` and `shard`, or `text`,
+/// and `embedding`.
 pub struct MatrixFile {
     width: usize,
     /// Matrices and their rows; the last one grows.
@@ -125,11 +125,12 @@ impl MatrixFile {
         Ok(())
     }
 
-    /// Appends rows, `[names, width]`, to the last matrix; `names`: the keys of images, or the texts; `shards`: those of
-    /// images, for Parquet.
+    /// Appends rows, `[names, width]`, to the last matrix; `names`: the keys of images, or the texts; `shards`: those
+    /// of images, for Parquet.
     ///
     /// # Errors
     /// If they cannot be written.
+    #[cfg_attr(not(feature = "parquet"), expect(unused_variables, reason = "only Parquet has a column of shards"))]
     pub fn rows<S: AsRef<str>>(&mut self, names: &[S], shards: &[String], rows: &[f32]) -> io::Result<()> {
         let Some((part, count)) = self.parts.last_mut() else {
             return Err(invalid("no matrix was begun"));
