@@ -7,6 +7,8 @@ use clap::{Args, ValueEnum};
 
 use crate::device::{Cpu, DeviceError};
 use crate::group::Group;
+#[cfg(feature = "cuda")]
+use crate::group::Nccl;
 use crate::log;
 use crate::ops::AllOps;
 use crate::profile::product_ceiling;
@@ -29,9 +31,9 @@ pub(super) struct DeviceArgs {
     /// Threads to compute with; 0: one per core. Results do not depend on the number
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: usize,
-    /// The GPU to use, if there are several.
+    /// The ranks of which this process is one.
     #[arg(skip)]
-    ordinal: usize,
+    group: Option<Arc<dyn Group>>,
 }
 
 #[derive(Clone, Copy, Default, ValueEnum)]
@@ -59,14 +61,31 @@ impl DeviceArgs {
     }
 
     /// Divides this machine's cores and GPUs among the ranks of `group` on it.
-    pub(super) fn share(&mut self, group: &dyn Group) {
+    pub(super) fn share(&mut self, group: &Arc<dyn Group>) {
         if group.size() > 1 {
-            self.ordinal = group.local_rank();
+            self.group = Some(group.clone());
             if self.threads == 0 {
                 let cores = std::thread::available_parallelism().map_or(1, usize::from);
                 self.threads = (cores / group.local_size()).max(1);
             }
         }
+    }
+
+    /// The number of this process among the ranks on this machine.
+    #[cfg(feature = "cuda")]
+    fn local_rank(&self) -> usize {
+        self.group.as_ref().map_or(0, |group| group.local_rank())
+    }
+
+    /// What connects the GPUs of several ranks; an emulated one's data pass through the host.
+    #[cfg(feature = "cuda")]
+    fn connect(&self, emulated: bool) -> Result<Option<Arc<Nccl>>> {
+        let Some(group) = self.group.as_ref().filter(|_| !emulated) else { return Ok(None) };
+        let nccl = Nccl::join(&**group)?;
+        if group.leads() {
+            log::line(&format!("the GPUs of {} ranks are connected by {}", group.size(), nccl.describe()));
+        }
+        Ok(Some(Arc::new(nccl)))
     }
 
     /// Runs `job` on the chosen device, on a GPU in bf16 unless the user asked for another precision.
@@ -82,11 +101,14 @@ impl DeviceArgs {
         let asked = self.precision().or(earlier).unwrap_or_default();
         pool.install(|| {
             #[cfg(feature = "cuda")]
-            if let Some(driver) = super::gpu::driver(self.kind, self.ordinal)? {
+            if let Some(driver) = super::gpu::driver(self.kind, self.local_rank())? {
                 use crate::device::Cuda;
+                let nccl = self.connect(driver.estimates())?;
                 return match if asked == Precision::Auto { gpu } else { asked } {
-                    Precision::F32 => job.run(Arc::new(Cuda::<f32>::new(driver)?)),
-                    Precision::Bf16 | Precision::Auto => job.run(Arc::new(Cuda::<half::bf16>::new(driver)?)),
+                    Precision::F32 => job.run(Arc::new(Cuda::<f32>::new(driver)?.connected(nccl))),
+                    Precision::Bf16 | Precision::Auto => {
+                        job.run(Arc::new(Cuda::<half::bf16>::new(driver)?.connected(nccl)))
+                    }
                 };
             }
             #[cfg(not(feature = "cuda"))]
@@ -95,7 +117,7 @@ impl DeviceArgs {
                 return job.run(Arc::new(Cpu::default()));
             }
             let cpu = Arc::new(Cpu::bf16()?);
-            if self.ordinal == 0 {
+            if self.group.as_ref().is_none_or(|group| group.leads()) {
                 log::line(&speed_of_bf16(&cpu)?);
             }
             job.run(cpu)

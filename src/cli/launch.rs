@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use anyhow::{Result, bail};
 
-use crate::group::{Alone, Group, Launched, Mpi};
+use crate::group::{Alone, Group, Launched, Launcher, Mpi, Tcp};
 
 /// The group of this process: what its launcher says, or itself alone. `ranks`: how many the user asked for. If they
 /// are not started yet, this process becomes the launcher that starts them, and does not return.
@@ -20,6 +20,7 @@ pub(super) fn group(ranks: Option<usize>) -> Result<Arc<dyn Group>> {
         (Some(launched), Some(ranks)) if ranks != launched.size => {
             bail!("--ranks {ranks} contradicts the launcher, which has started {}", launched.size)
         }
+        (Some(launched), _) if launched.by == Launcher::Torchrun => Ok(Arc::new(Tcp::join(launched)?)),
         (Some(launched), _) => Ok(Arc::new(Mpi::join(launched)?)),
         (None, None | Some(1)) => Ok(Arc::new(Alone)),
         (None, Some(0)) => bail!("--ranks must be at least 1"),

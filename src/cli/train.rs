@@ -110,7 +110,7 @@ impl Train {
         let precision = plan.settings.options.precision;
         let stop = interrupt("a checkpoint is saved after this step")?;
         stop_on_usr1(&stop);
-        self.device.share(&**group);
+        self.device.share(group);
         let ended = self.device.run_in(precision, Precision::Bf16, Training { plan, stop, leads: group.leads() })?;
         if !group.leads() {
             return Ok(());

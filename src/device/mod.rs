@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use crate::group::GroupError;
+use crate::group::{Group, GroupError, block_of};
 use crate::units::Bytes;
 
 mod buffer;
@@ -363,4 +363,27 @@ pub trait Device: Sized + Send + Sync + 'static {
         read: Range<usize>,
         body: impl FnOnce(&mut [T]) -> R,
     ) -> Result<R, DeviceError>;
+
+    /// Gives all ranks the blocks of all, as [`Group::all_gather`]: `block` elements each, whole words.
+    fn all_gather<T: Elem>(
+        &self,
+        group: &dyn Group,
+        view: Self::ViewMut<'_, T>,
+        len: usize,
+        block: usize,
+    ) -> Result<(), DeviceError> {
+        let own = block_of(group.rank(), block, len);
+        let words = block * size_of::<T>() / size_of::<u32>();
+        Ok(self.on_host(view, own, |all| group.all_gather(bytemuck::cast_slice_mut(all), words))??)
+    }
+
+    /// Whether [`Device::exchange`] is possible: the device moves its memory to other ranks by itself.
+    fn can_exchange(&self) -> bool {
+        false
+    }
+
+    /// Sends `sends[r]` to rank `r`, and receives `receives[r]` from it, for all ranks.
+    fn exchange(&self, _: &[Self::View<'_, f32>], _: Vec<Self::ViewMut<'_, f32>>) -> Result<(), DeviceError> {
+        Err(DeviceError::Unsupported { what: "an exchange between ranks without the host".to_owned() })
+    }
 }

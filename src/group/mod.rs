@@ -8,11 +8,15 @@
 //! | `launcher` | which rank this process is, as its launcher says |
 //! | `alone` | a group of one process |
 //! | `mpi` | ranks that any MPI library connects |
+//! | `tcp` | ranks that TCP connects, through rank 0 |
+//! | `nccl` | what moves the data of ranks on GPUs |
 //! | `threads` | ranks that are threads of one process, for tests |
 
 mod alone;
 mod launcher;
 mod mpi;
+mod nccl;
+mod tcp;
 mod threads;
 
 use std::fmt::Debug;
@@ -20,6 +24,8 @@ use std::fmt::Debug;
 pub use self::alone::Alone;
 pub use self::launcher::{Launched, Launcher};
 pub use self::mpi::Mpi;
+pub use self::nccl::{Nccl, Transfer};
+pub use self::tcp::Tcp;
 pub use self::threads::Threads;
 
 /// What can go wrong between ranks.
@@ -37,6 +43,14 @@ pub enum GroupError {
         "no MPI library can be opened: {tried}; install one, for example with `pip install mpich`, or set FLIPK_MPI to its path"
     )]
     NoMpi {
+        /// What was tried, and why it failed.
+        tried: String,
+    },
+    /// No NCCL.
+    #[error(
+        "NCCL cannot be opened: {tried}; install it, for example with `pip install nvidia-nccl-cu13`, or set FLIPK_NCCL to the path of libnccl.so.2"
+    )]
+    NoNccl {
         /// What was tried, and why it failed.
         tried: String,
     },

@@ -126,46 +126,47 @@ impl Group for Threads {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     /// What each rank finds after each kind of call, with blocks of unequal length.
+    pub(in crate::group) fn check<G: Group + 'static>(ranks: Vec<G>) {
+        let start = |group: G| {
+            std::thread::spawn(move || {
+                (0..20).for_each(|round| check_round(&group, round));
+                group
+            })
+        };
+        let ranks: Vec<_> = ranks.into_iter().map(start).collect();
+        // Dropped only at the end: a dropped rank ends the others.
+        let ranks: Vec<G> = ranks.into_iter().map(|rank| rank.join().unwrap()).collect();
+        assert!(ranks.iter().enumerate().all(|(number, rank)| rank.rank() == number));
+    }
+
+    fn check_round(group: &dyn Group, round: u32) {
+        let (rank, size) = (group.rank(), group.size());
+        let len = 3 * size - 2;
+        let own = block_of(rank, 3, len);
+        let mut all = vec![0; len];
+        all[own.clone()].fill(round + rank as u32);
+        group.all_gather(&mut all, 3).unwrap();
+        let expected: Vec<u32> = (0..len).map(|at| round + (at / 3) as u32).collect();
+        assert_eq!(all, expected);
+        let mut at_first = if rank == 0 { vec![0; len] } else { Vec::new() };
+        group.gather(&all[own], &mut at_first, 3, len).unwrap();
+        assert!(rank != 0 || at_first == expected);
+        let parts: Vec<u32> = (0..2 * size).map(|to| (100 * rank + to) as u32).collect();
+        let mut received = vec![0; 2 * size];
+        group.exchange(&parts, &mut received).unwrap();
+        let from = |from: usize| [0, 1].map(|word| (100 * from + 2 * rank + word) as u32);
+        assert_eq!(received, (0..size).flat_map(from).collect::<Vec<_>>());
+        assert_eq!(group.from_lead(&[7, round as u8, rank as u8]).unwrap(), [7, round as u8, 0]);
+        assert_eq!(group.all(rank as u64).unwrap(), (0..size as u64).collect::<Vec<_>>());
+    }
+
     #[test]
     fn each_call_moves_the_words_that_it_should() {
-        for size in [1, 2, 3, 5] {
-            let ranks: Vec<_> = Threads::group(size)
-                .into_iter()
-                .map(|group| {
-                    std::thread::spawn(move || {
-                        let rank = group.rank() as u32;
-                        for round in 0..50 {
-                            let len = 3 * size - 2;
-                            let mut all = vec![0; len];
-                            all[block_of(group.rank, 3, len)].fill(round + rank);
-                            group.all_gather(&mut all, 3).unwrap();
-                            let expected: Vec<u32> = (0..len).map(|at| round + (at / 3) as u32).collect();
-                            assert_eq!(all, expected);
-                            let own = all[block_of(group.rank, 3, len)].to_vec();
-                            let mut at_first = if rank == 0 { vec![0; len] } else { Vec::new() };
-                            group.gather(&own, &mut at_first, 3, len).unwrap();
-                            assert!(rank != 0 || at_first == expected);
-                            let parts: Vec<u32> = (0..size as u32).map(|to| 100 * rank + to).collect();
-                            let mut received = vec![0; size];
-                            group.exchange(&parts, &mut received).unwrap();
-                            let expected: Vec<u32> = (0..size as u32).map(|from| 100 * from + rank).collect();
-                            assert_eq!(received, expected);
-                            let group: &dyn Group = &group;
-                            assert_eq!(group.from_lead(&[7, round as u8, rank as u8]).unwrap(), [7, round as u8, 0]);
-                            assert_eq!(group.all(u64::from(rank)).unwrap(), (0..size as u64).collect::<Vec<_>>());
-                        }
-                        group
-                    })
-                })
-                .collect();
-            // Dropped only at the end: a dropped rank ends the others.
-            let ranks: Vec<_> = ranks.into_iter().map(|rank| rank.join().unwrap()).collect();
-            assert_eq!(ranks.len(), size);
-        }
+        [1, 2, 3, 5].into_iter().for_each(|size| check(Threads::group(size)));
     }
 
     #[test]

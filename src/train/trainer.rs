@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::pass::{self, MicroBatches, StepSize, Whole, sum_leaves};
+use super::pass::{self, Landing, MicroBatches, StepSize, Whole, sum_leaves};
 use crate::autograd::{Parameters, Program, Recompute};
 use crate::data::Batch;
 use crate::device::{Device, DeviceError, Graph, Pending};
@@ -52,6 +52,7 @@ pub struct Trainer<D: Device> {
     device: Arc<D>,
     group: Arc<dyn Group>,
     slices: Slices,
+    landing: Landing<D>,
     flip: Flip,
     params: Parameters<D>,
     optimizer: Optimizer<D>,
@@ -141,13 +142,27 @@ impl<D: AllOps> Trainer<D> {
         }
         let params = Parameters::new(&*device, flip.layout().clone(), values)?;
         let slices = Slices::new(flip.layout().arena_len(), group.size());
+        let landing = Landing::new(&*device, slices, group.size())?;
         let optimizer = Optimizer::of_slice(&*device, &params, adamw, slices, group.rank())?;
         let pass = match size.micro_batches {
             1 => Pass::Whole(Whole::new(&device, &flip, size)?),
             _ => Pass::Micro(MicroBatches::in_group(device.clone(), &flip, size, group.clone())?),
         };
         let (graph, submitted) = (None, None);
-        Ok(Self { device, group, slices, flip, params, optimizer, pass, size, plain_steps: 0, graph, submitted })
+        Ok(Self {
+            device,
+            group,
+            slices,
+            landing,
+            flip,
+            params,
+            optimizer,
+            pass,
+            size,
+            plain_steps: 0,
+            graph,
+            submitted,
+        })
     }
 
     /// Forward, backward, update. Weights stay as they are if the loss or a gradient is not finite.
@@ -227,7 +242,10 @@ impl<D: AllOps> Trainer<D> {
         }
         match self.group.size() {
             1 => self.optimizer.apply(&self.device, &mut self.params),
-            _ => pass::update(&*self.device, &*self.group, self.slices, &mut self.params, &mut self.optimizer),
+            _ => {
+                let Self { device, group, slices, landing, params, optimizer, .. } = self;
+                pass::update(&**device, &**group, *slices, landing, params, optimizer)
+            }
         }
     }
 

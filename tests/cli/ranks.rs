@@ -171,6 +171,30 @@ fn ranks_start_by_themselves_and_only_the_first_speaks() {
     assert!(fs::read_to_string(out.join("config.toml")).unwrap().contains("micro_batches = 2"));
 }
 
+/// torchrun's variables, without torchrun.
+#[test]
+fn ranks_of_torchrun_need_no_mpi() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = data(folder.path());
+    let [one, two] = ["one", "two"].map(|name| folder.path().join(name));
+    let flags = ["--micro-batches=4", "--steps=6"];
+    flipk(&args(&one, &data, &flags)).expect(0);
+    // The port after this one is used.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port() - 1;
+    let start = |rank: usize| {
+        let mut command = Command::new(FLIPK);
+        for (name, value) in [("RANK", rank), ("LOCAL_RANK", rank), ("WORLD_SIZE", 2), ("LOCAL_WORLD_SIZE", 2)] {
+            command.env(name, value.to_string());
+        }
+        command.env("MASTER_ADDR", "127.0.0.1").env("MASTER_PORT", port.to_string()).args(args(&two, &data, &flags));
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let ranks: Vec<Child> = [1, 0].map(start).into();
+    let said: Vec<Ran> = ranks.into_iter().map(|rank| ended(rank).expect(0)).collect();
+    assert!(said[1].stderr.contains("2 ranks, connected by TCP") && said[0].stdout.is_empty(), "{}", said[1].stderr);
+    assert!(fs::read(checkpoint(&one, 6)).unwrap() == fs::read(checkpoint(&two, 6)).unwrap());
+}
+
 #[test]
 fn what_does_not_fit_is_refused_before_the_first_step() {
     let Some(mpi) = mpi() else { return };

@@ -1,6 +1,7 @@
 //! What a GPU has to do: the interface that the real one and the emulated one implement.
 
 use crate::device::{DeviceError, GpuState, Graph, KernelCounts, Pending};
+use crate::group::{Nccl, Transfer};
 
 /// The grid, the block and the bytes of dynamic shared memory of a launch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -340,6 +341,8 @@ pub trait Driver: Send + Sync {
     fn gpu_state(&self) -> Option<GpuState> {
         None
     }
+    /// Moves words between the GPUs of all ranks, after all calls so far.
+    fn transfer(&self, nccl: &Nccl, transfer: &Transfer) -> Result<(), DeviceError>;
     /// Waits for all calls so far.
     fn synchronize(&self) -> Result<(), DeviceError>;
 }

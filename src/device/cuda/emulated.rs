@@ -11,6 +11,7 @@ use super::driver::{Arg, DType, Done, Driver, Epilogue, Event, Gemm, Launch, Lau
 use super::{estimate, kernels};
 use crate::device::gemm::{GemmOptions, Operands, Strides, gemm};
 use crate::device::{DeviceError, Graph, KernelCounts, Pending};
+use crate::group::{Nccl, Transfer, block_of};
 
 /// Bytes of shared memory that a block may use on a GPU of compute capability 9.0.
 const HOPPER_SHARED: usize = 227 * 1024;
@@ -330,6 +331,38 @@ impl Driver for Emulated {
         let uploads = std::mem::take(&mut *self.uploads.lock().unwrap_or_else(PoisonError::into_inner));
         uploads.iter().try_for_each(|(to, from)| self.machine.upload(*to, from))?;
         copies.iter().try_for_each(|&(to, from, bytes)| self.copy(to, from, bytes))
+    }
+
+    /// The library gets copies in the host's memory.
+    fn transfer(&self, nccl: &Nccl, transfer: &Transfer) -> Result<(), DeviceError> {
+        self.not_capturing("a transfer between ranks")?;
+        let download = |(from, words): (u64, usize)| {
+            let mut copy = vec![0u32; words];
+            self.machine.download(bytemuck::cast_slice_mut(&mut copy), from).map(|()| copy)
+        };
+        match *transfer {
+            Transfer::AllGather { address, block, len } => {
+                let mut all = vec![0u32; len];
+                let own = block_of(nccl.rank(), block, len);
+                all[own.clone()].copy_from_slice(&download((address + 4 * own.start as u64, own.len()))?);
+                let address_of_copy = all.as_mut_ptr() as u64;
+                // SAFETY: the copy has all blocks. It is this rank's only memory that the library knows.
+                unsafe { nccl.start(&Transfer::AllGather { address: address_of_copy, block, len }, 0) }?;
+                self.machine.upload(address, bytemuck::cast_slice(&all))
+            }
+            Transfer::Exchange { ref sends, ref receives } => {
+                let sent = sends.iter().copied().map(download).collect::<Result<Vec<_>, _>>()?;
+                let mut received: Vec<Vec<u32>> = receives.iter().map(|&(_, words)| vec![0; words]).collect();
+                let copies = Transfer::Exchange {
+                    sends: sent.iter().map(|words| (words.as_ptr() as u64, words.len())).collect(),
+                    receives: received.iter_mut().map(|words| (words.as_mut_ptr() as u64, words.len())).collect(),
+                };
+                // SAFETY: as above.
+                unsafe { nccl.start(&copies, 0) }?;
+                let arrived = receives.iter().zip(&received);
+                arrived.map(|(&(into, _), words)| self.machine.upload(into, bytemuck::cast_slice(words))).collect()
+            }
+        }
     }
 
     fn download_async(&self, from: u64, len: usize) -> Result<Pending, DeviceError> {

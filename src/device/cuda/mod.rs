@@ -29,6 +29,8 @@ pub use driver::{Arg, DType, Done, Driver, Epilogue, Event, Gemm, Launch, Launch
 pub use emulated::{Emulated, EmulatorOptions};
 pub use nvidia::Gpu;
 
+use crate::group::{Group, Nccl, Transfer, block_of};
+
 use super::{Device, DeviceError, Elem, Float, GpuState, Graph, KernelCounts, Pending, ProbeSizes};
 
 /// The types of activations on a GPU.
@@ -61,6 +63,8 @@ impl ActType for f32 {
 pub struct Cuda<T> {
     driver: Arc<dyn Driver>,
     held: Arc<Mutex<Vec<(String, usize)>>>,
+    /// The connection to the GPUs of other ranks.
+    nccl: Option<Arc<Nccl>>,
     activations: PhantomData<T>,
 }
 
@@ -73,7 +77,12 @@ impl<T: ActType> Cuda<T> {
         if kernels::KERNELS.is_empty() {
             return Err(DeviceError::NoKernels);
         }
-        Ok(Self { driver, held: Arc::default(), activations: PhantomData })
+        Ok(Self { driver, held: Arc::default(), nccl: None, activations: PhantomData })
+    }
+
+    /// The same, moving data to the GPUs of other ranks by `nccl`, if there is one, and not through the host.
+    pub fn connected(self, nccl: Option<Arc<Nccl>>) -> Self {
+        Self { nccl, ..self }
     }
 
     /// Calls `kernels/{module}.cu`'s `{kernel}`.
@@ -354,6 +363,36 @@ impl<T: ActType> Device for Cuda<T> {
     fn download<E: Elem>(&self, to: &mut [E], from: View<'_, E>) -> Result<(), DeviceError> {
         assert_eq!(to.len(), from.len, "lengths of a download");
         self.driver.download(bytemuck::cast_slice_mut(to), from.address)
+    }
+
+    fn all_gather<E: Elem>(
+        &self,
+        group: &dyn Group,
+        view: ViewMut<'_, E>,
+        len: usize,
+        block: usize,
+    ) -> Result<(), DeviceError> {
+        let words = |elements: usize| elements * size_of::<E>() / size_of::<u32>();
+        if let Some(nccl) = &self.nccl {
+            let transfer = Transfer::AllGather { address: view.address, block: words(block), len: words(len) };
+            return self.driver.transfer(nccl, &transfer);
+        }
+        let own = block_of(group.rank(), block, len);
+        let gather = |all: &mut [E]| group.all_gather(bytemuck::cast_slice_mut(all), words(block));
+        Ok(self.on_host(view, own, gather)??)
+    }
+
+    fn can_exchange(&self) -> bool {
+        self.nccl.is_some()
+    }
+
+    fn exchange(&self, sends: &[View<'_, f32>], receives: Vec<ViewMut<'_, f32>>) -> Result<(), DeviceError> {
+        let Some(nccl) = &self.nccl else {
+            return Err(DeviceError::Unsupported { what: "an exchange between ranks without NCCL".to_owned() });
+        };
+        let sends = sends.iter().map(|view| (view.address, view.len)).collect();
+        let receives = receives.iter().map(|view| (view.address, view.len)).collect();
+        self.driver.transfer(nccl, &Transfer::Exchange { sends, receives })
     }
 
     fn on_host<E: Elem, R>(

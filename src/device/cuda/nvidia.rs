@@ -16,6 +16,7 @@ use super::kernels;
 use super::nvml::Nvml;
 use super::staging::Staging;
 use crate::device::{DeviceError, GpuState, Graph, Pending};
+use crate::group::{Nccl, Transfer};
 
 /// Ampere: it has bf16 matrix instructions and `cp.async`.
 const MIN_CAPABILITY: (i32, i32) = (8, 0);
@@ -252,6 +253,12 @@ impl Driver for Gpu {
         self.stream.wait(&self.arrived).map_err(wrong())?;
         copies.iter().try_for_each(|&(to, from, bytes)| self.copy(to, from, bytes))?;
         self.taken.record(&self.stream).map_err(wrong())
+    }
+
+    fn transfer(&self, nccl: &Nccl, transfer: &Transfer) -> Result<(), DeviceError> {
+        self.bind()?;
+        // SAFETY: the addresses are those of views, which lie in allocated memory; all use of it is on this stream.
+        Ok(unsafe { nccl.start(transfer, self.stream.cu_stream() as u64) }?)
     }
 
     fn download_async(&self, from: u64, len: usize) -> Result<Pending, DeviceError> {

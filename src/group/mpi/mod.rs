@@ -7,7 +7,7 @@ use std::fmt::{self, Debug, Formatter};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use self::library::MpiLibrary;
-use super::{Group, GroupError, Launched, Launcher, block_of};
+use super::{Group, GroupError, Launched, block_of};
 
 /// A rank of `MPI_COMM_WORLD`.
 pub struct Mpi {
@@ -25,11 +25,6 @@ impl Mpi {
     /// # Errors
     /// If there is no library, or it knows another number of ranks than the launcher: then it is another MPI's.
     pub fn join(launched: Launched) -> Result<Self, GroupError> {
-        if launched.by == Launcher::Torchrun {
-            let problem = "torchrun starts ranks that NCCL connects, which needs GPUs; start ranks on CPUs with mpiexec, \
-                           or with --ranks N";
-            return Err(GroupError::Launch { problem: problem.to_owned() });
-        }
         let library = MpiLibrary::open(launched.by)?;
         let (rank, size) = (library.rank()?, library.size()?);
         if (rank, size) != (launched.rank, launched.size) {

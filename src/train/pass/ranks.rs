@@ -1,11 +1,13 @@
 //! What ranks exchange within a step. Only bytes move between them; sums are made here, in the tree over micro-batches.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use crate::autograd::Parameters;
 use crate::device::{Buffer, Device, DeviceError, Elem};
-use crate::group::{Group, block_of};
-use crate::ops::adamw::AdamW;
+use crate::group::{Group, GroupError};
+use crate::ops::adamw::{AdamW, NORM_BLOCK};
 use crate::optim::{Optimizer, Slices};
 
 /// Elements that a rank sends to each other one at a time.
@@ -22,9 +24,24 @@ pub(super) fn all_gather<D: Device, T: Elem>(
         return Ok(());
     }
     debug_assert!((block * size_of::<T>()).is_multiple_of(4), "blocks are whole words");
-    let gather = |all: &mut [T]| group.all_gather(bytemuck::cast_slice_mut(all), block * size_of::<T>() / 4);
-    let own = block_of(group.rank(), block, buffer.len());
-    Ok(device.on_host(buffer.view_mut(), own, gather)??)
+    let len = buffer.len();
+    device.all_gather(group, buffer.view_mut(), len, block)
+}
+
+/// Where the gradients of other ranks arrive, a buffer for each rank, on devices that exchange them by themselves.
+pub(crate) struct Landing<D: Device>(Vec<Buffer<D, f32>>);
+
+impl<D: Device> Landing<D> {
+    /// # Errors
+    /// If the device has too little memory.
+    pub(crate) fn new(device: &D, slices: Slices, ranks: usize) -> Result<Self, DeviceError> {
+        /// Elements from all ranks together.
+        const ALL: usize = 1 << 24;
+        let each = slices.each().min((ALL / ranks).next_multiple_of(NORM_BLOCK));
+        let buffer = |_| Buffer::unwritten(device, each, "the gradients of other ranks");
+        let ranks = if ranks > 1 && device.can_exchange() { 0..ranks } else { 0..0 };
+        Ok(Self(ranks.map(buffer).collect::<Result<_, _>>()?))
+    }
 }
 
 /// An update of which each rank does its own slice: `params` has the gradients of the rank's own micro-batches before,
@@ -33,12 +50,17 @@ pub(crate) fn update<D: AdamW>(
     device: &D,
     group: &dyn Group,
     slices: Slices,
+    landing: &mut Landing<D>,
     params: &mut Parameters<D>,
     optimizer: &mut Optimizer<D>,
 ) -> Result<(), DeviceError> {
     let (_, grads) = params.values_and_grads();
-    let all = 0..grads.len();
-    device.on_host(grads.view_mut(), all, |grads| sum(group, slices, grads))??;
+    if landing.0.is_empty() {
+        let all = 0..grads.len();
+        device.on_host(grads.view_mut(), all, |grads| sum(group, slices, grads))??;
+    } else {
+        sum_on_device(device, group.rank(), slices, landing, grads)?;
+    }
     optimizer.square(device, params)?;
     all_gather(device, group, optimizer.partials_mut(), slices.norm_blocks())?;
     optimizer.update(device, params)?;
@@ -47,26 +69,57 @@ pub(crate) fn update<D: AdamW>(
     shadow.map_or(Ok(()), |shadow| all_gather(device, group, shadow, slices.each()))
 }
 
+/// The elements of a rank's slice from `start` on, at most `piece`.
+fn part_of(slices: Slices, rank: usize, start: usize, piece: usize) -> Range<usize> {
+    let slice = slices.of(rank);
+    let first = (slice.start + start).min(slice.end);
+    first..(first + piece).min(slice.end)
+}
+
+/// As [`sum`], without the host.
+fn sum_on_device<D: Device>(
+    device: &D,
+    rank: usize,
+    slices: Slices,
+    landing: &mut Landing<D>,
+    grads: &mut Buffer<D, f32>,
+) -> Result<(), DeviceError> {
+    let Landing(buffers) = landing;
+    let (size, piece) = (buffers.len(), buffers[0].len());
+    for start in (0..slices.each()).step_by(piece) {
+        let own = part_of(slices, rank, start, piece);
+        let len = own.len();
+        let sends: Vec<_> = (0..size).map(|rank| grads.range(part_of(slices, rank, start, piece))).collect();
+        device.exchange(&sends, buffers.iter_mut().map(|buffer| buffer.range_mut(0..len)).collect())?;
+        drop(sends);
+        if len == 0 {
+            continue;
+        }
+        let mut distance = 1;
+        while distance < size {
+            for left in (0..size - distance).step_by(2 * distance) {
+                let (before, after) = buffers.split_at_mut(left + distance);
+                device.add_into(before[left].range_mut(0..len), after[0].range(0..len))?;
+            }
+            distance *= 2;
+        }
+        device.copy(grads.range_mut(own), buffers[0].range(0..len))?;
+    }
+    Ok(())
+}
+
 /// Makes the own slice of `grads` the sum over all ranks, added in the tree; other slices stay as they are.
-fn sum(group: &dyn Group, slices: Slices, grads: &mut [f32]) -> Result<(), crate::group::GroupError> {
-    let (size, own) = (group.size(), slices.of(group.rank()));
+fn sum(group: &dyn Group, slices: Slices, grads: &mut [f32]) -> Result<(), GroupError> {
+    let size = group.size();
     let piece = slices.each().min(PIECE);
     let [mut parts, mut received] = [(); 2].map(|()| vec![0f32; size * piece]);
     for start in (0..slices.each()).step_by(piece) {
-        let cut = |range: std::ops::Range<usize>| block_of(0, piece, range.len().saturating_sub(start));
-        let within = |rank| {
-            let slice = slices.of(rank);
-            let cut = cut(slice.clone());
-            (slice.start + start).min(slice.end)..(slice.start + start).min(slice.end) + cut.len()
-        };
         for (rank, part) in parts.chunks_mut(piece).enumerate() {
-            let range = within(rank);
+            let range = part_of(slices, rank, start, piece);
             part[..range.len()].copy_from_slice(&grads[range]);
         }
         group.exchange(bytemuck::cast_slice(&parts), bytemuck::cast_slice_mut(&mut received))?;
-        let range = within(group.rank());
-        debug_assert!(range.end <= own.end);
-        add_up(&mut grads[range], &received, piece);
+        add_up(&mut grads[part_of(slices, group.rank(), start, piece)], &received, piece);
     }
     Ok(())
 }

@@ -1,0 +1,130 @@
+//! NCCL: what moves the data of ranks on GPUs.
+
+mod library;
+
+use std::fmt::{self, Debug, Formatter};
+
+use self::library::{Comm, NcclLibrary, To, UniqueId};
+use super::{Group, GroupError, block_of};
+
+/// A movement of words between the GPUs of all ranks; all ranks start it, with the same lengths. Addresses are those of
+/// the rank's own GPU.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Transfer {
+    /// As [`Group::all_gather`].
+    AllGather {
+        /// Where the blocks of all ranks begin.
+        address: u64,
+        /// Words of a block.
+        block: usize,
+        /// Words of all blocks.
+        len: usize,
+    },
+    /// Sends words to each rank and receives words from each, itself included.
+    Exchange {
+        /// Address and number of the words for each rank.
+        sends: Vec<(u64, usize)>,
+        /// Address and number of the words from each rank.
+        receives: Vec<(u64, usize)>,
+    },
+}
+
+/// This rank's connection to the GPUs of the others.
+pub struct Nccl {
+    library: NcclLibrary,
+    comm: Comm,
+    rank: usize,
+    size: usize,
+}
+
+// SAFETY: NCCL's functions may be called from any thread; calls to one communicator must not overlap, and this one's
+// stream is used by one thread at a time.
+unsafe impl Send for Nccl {}
+// SAFETY: as above; `abort` alone may be called at any time.
+unsafe impl Sync for Nccl {}
+
+impl Nccl {
+    /// Connects the ranks of `group`. The calling thread's current GPU is this rank's.
+    ///
+    /// # Errors
+    /// If there is no NCCL, or it cannot connect the ranks.
+    pub fn join(group: &dyn Group) -> Result<Self, GroupError> {
+        let library = NcclLibrary::open()?;
+        let own = if group.leads() { library.unique_id()? } else { UniqueId([0; 128]) };
+        let bytes = group.from_lead(bytemuck::cast_slice(&own.0))?;
+        let mut id = UniqueId([0; 128]);
+        bytemuck::cast_slice_mut(&mut id.0).copy_from_slice(&bytes);
+        let comm = library.join(group.size(), id, group.rank())?;
+        Ok(Self { library, comm, rank: group.rank(), size: group.size() })
+    }
+
+    /// The number of this rank.
+    pub fn rank(&self) -> usize {
+        self.rank
+    }
+
+    /// For a user: `NCCL 2.32.3`.
+    pub fn describe(&self) -> String {
+        format!("NCCL {}", self.library.version())
+    }
+
+    /// Puts `transfer` on `stream`.
+    ///
+    /// # Errors
+    /// If NCCL fails.
+    ///
+    /// # Safety
+    /// All addresses are memory of this rank's GPU with as many words, which nothing else uses until the stream is past
+    /// the transfer.
+    pub unsafe fn start(&self, transfer: &Transfer, stream: u64) -> Result<(), GroupError> {
+        let to = To { comm: self.comm, stream };
+        match transfer {
+            &Transfer::AllGather { address, block, len } => {
+                let place = |rank: usize| address + 4 * (rank * block) as u64;
+                if len == self.size * block {
+                    // SAFETY: as the caller promises.
+                    return unsafe { self.library.all_gather(place(self.rank), address, block, to) };
+                }
+                // The last blocks are shorter.
+                self.library.grouped(self.comm, || {
+                    let blocks = (0..self.size).map(|rank| (rank, block_of(rank, block, len).len()));
+                    blocks.filter(|(_, count)| *count > 0).try_for_each(|(rank, count)| {
+                        // SAFETY: as the caller promises.
+                        unsafe { self.library.broadcast(place(rank), count, rank, to) }
+                    })
+                })
+            }
+            Transfer::Exchange { sends, receives } => self.library.grouped(self.comm, || {
+                for (peer, (&(from, sent), &(into, received))) in sends.iter().zip(receives).enumerate() {
+                    // SAFETY: as the caller promises.
+                    unsafe {
+                        if sent > 0 {
+                            self.library.send(from, sent, peer, to)?;
+                        }
+                        if received > 0 {
+                            self.library.receive(into, received, peer, to)?;
+                        }
+                    }
+                }
+                Ok(())
+            }),
+        }
+    }
+
+    /// Ends what is under way, from any thread. It may hang; the caller must not wait for it for long.
+    pub fn abort(&self) {
+        self.library.abort(self.comm);
+    }
+}
+
+impl Debug for Nccl {
+    fn fmt(&self, f: &mut Formatter) -> fmt::Result {
+        f.debug_struct("Nccl").field("rank", &self.rank).field("size", &self.size).finish()
+    }
+}
+
+impl Drop for Nccl {
+    fn drop(&mut self) {
+        self.library.destroy(self.comm);
+    }
+}

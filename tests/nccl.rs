@@ -1,0 +1,131 @@
+//! Ranks on emulated GPUs, connected by a double of NCCL that checks the calls and moves the bytes
+//! (tests/fixtures/nccl/double.c).
+#![cfg(all(feature = "emulator", target_os = "linux"))]
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::{Arc, Barrier};
+
+use flipk::autograd::Recompute;
+use flipk::data::{Batch, kept_patches};
+use flipk::device::cuda::{ActType, Emulated, EmulatorOptions};
+use flipk::device::{Cuda, DeviceError};
+use flipk::group::{Alone, Group, Nccl, Threads};
+use flipk::model::{Flip, Loss, ModelConfig, Preset, TowerConfig};
+use flipk::optim::{AdamWConfig, Moments};
+use flipk::random::{Purpose, Random};
+use flipk::train::{StepOutcome, StepSize, Trainer};
+use half::bf16;
+use libloading::{Library, Symbol};
+
+const BATCH: usize = 12;
+const STEPS: u64 = 3;
+
+fn config() -> ModelConfig {
+    let tower = TowerConfig::new(1, 64, 1);
+    let sizes = ModelConfig { image_size: 32, context: 8, vocab: 600, embed_dim: 32, ..Preset::Tiny.config() };
+    ModelConfig { vision: tower.clone(), text: tower, ..sizes }
+}
+
+/// The rows of a rank in a step.
+fn batch(step: u64, kept: usize, rank: usize, ranks: usize) -> Batch {
+    let (config, mut random) = (config(), Random::new(5, Purpose::Test, step, 0));
+    let visible = |random: &mut Random| random.permutation(config.patches()).into_iter().take(kept).collect::<Vec<_>>();
+    let images: Vec<u8> = (0..BATCH * kept * config.patch_len()).map(|_| random.below(256) as u8).collect();
+    let tokens: Vec<i32> = (0..BATCH * config.context).map(|_| random.below(600) as i32).collect();
+    let ids_keep: Vec<u32> = (0..BATCH).flat_map(|_| visible(&mut random)).collect();
+    fn own<T: Copy>(all: &[T], rank: usize, ranks: usize) -> Vec<T> {
+        let each = all.len() / ranks;
+        all[rank * each..(rank + 1) * each].to_vec()
+    }
+    Batch {
+        images: own(&images, rank, ranks),
+        tokens: own(&tokens, rank, ranks),
+        ids_keep: own(&ids_keep, rank, ranks),
+        ..Batch::default()
+    }
+}
+
+type Left = (Vec<StepOutcome>, Vec<f32>, Moments);
+
+/// Trains as one rank; what is left is on rank 0.
+fn rank<T: ActType>(group: Arc<dyn Group>, loss: Loss, micro_batches: usize, nccl: bool) -> Option<Left> {
+    let flip = Flip::with_loss(&config(), loss, true);
+    let values = flip.layout().initial_values(1);
+    let adamw = AdamWConfig { clip_norm: 0.5, ..AdamWConfig::default() };
+    let driver = Arc::new(Emulated::new(EmulatorOptions::default()));
+    let nccl = nccl.then(|| Arc::new(Nccl::join(&*group).unwrap()));
+    let device = Arc::new(Cuda::<T>::new(driver).unwrap().connected(nccl));
+    let kept = kept_patches(config().patches(), 0.5);
+    let size = StepSize { micro_batches, ..StepSize::whole(BATCH, kept, Recompute::None) };
+    let (own, of) = (group.rank(), group.size());
+    let mut trainer = Trainer::in_group(device, flip, &values, adamw, size, group).unwrap();
+    let mut step = |step| trainer.step(&batch(step, kept, own, of), 1e-3).unwrap_or_else(|error| panic!("{error}"));
+    let outcomes = (0..STEPS).map(&mut step).collect();
+    trainer.download().unwrap().map(|(weights, moments)| (outcomes, weights, moments))
+}
+
+/// What `ranks` ranks leave.
+fn run<T: ActType>(ranks: usize, loss: Loss, micro_batches: usize) -> Left {
+    // Destroyed together: a thread that ends early would end the others' group.
+    let ended = Arc::new(Barrier::new(ranks));
+    let start = |group: Threads| {
+        let ended = ended.clone();
+        std::thread::spawn(move || {
+            let left = rank::<T>(Arc::new(group), loss, micro_batches, true);
+            ended.wait();
+            left
+        })
+    };
+    let ranks: Vec<_> = Threads::group(ranks).into_iter().map(start).collect();
+    let mut ranks: Vec<_> = ranks.into_iter().map(|rank| rank.join().unwrap()).collect();
+    ranks.swap_remove(0).unwrap()
+}
+
+/// All-gathers, broadcasts, sends and receives so far.
+fn totals(library: &Path) -> [i64; 4] {
+    let mut totals = [0; 4];
+    // SAFETY: the function of double.c; C's long has 64 bits on Linux's 64-bit machines.
+    unsafe {
+        let library = Library::new(library).unwrap();
+        let read: Symbol<unsafe extern "C" fn(*mut i64)> = library.get(b"double_totals").unwrap();
+        read(totals.as_mut_ptr());
+    }
+    totals
+}
+
+/// One test, since it sets a variable of the process.
+#[test]
+fn ranks_that_nccl_connects_leave_the_bits_of_one() {
+    if flipk::device::cuda::kernels::KERNELS.is_empty() {
+        eprintln!("skipped: there are no kernels; tools/cuda-compiler installs their compiler");
+        return;
+    }
+    // SAFETY: no other thread runs yet.
+    unsafe { std::env::set_var("FLIPK_NCCL", "/nowhere/libnccl.so.2") };
+    let missing = Nccl::join(&Alone).unwrap_err().to_string();
+    assert!(missing.contains("NCCL cannot be opened") && missing.contains("pip install nvidia-nccl"), "{missing}");
+    let folder = tempfile::tempdir().unwrap();
+    let library = folder.path().join("libnccl.so.2");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/nccl/double.c");
+    let built =
+        Command::new("cc").args(["-shared", "-fPIC", "-O1", "-pthread", "-o"]).args([&library, &source]).status();
+    assert!(built.unwrap().success(), "the C compiler with which Rust links");
+    // SAFETY: as above.
+    unsafe { std::env::set_var("FLIPK_NCCL", &library) };
+    for loss in [Loss::Infonce, Loss::Sigmoid] {
+        let expected = rank::<bf16>(Arc::new(Alone), loss, 4, false).unwrap();
+        assert!(expected.0[2].loss != expected.0[0].loss, "the steps do something");
+        for ranks in [1, 2, 4] {
+            assert!(run::<bf16>(ranks, loss, 4) == expected, "{loss:?}, {ranks} ranks");
+        }
+    }
+    let before = totals(&library);
+    assert!(run::<f32>(3, Loss::Infonce, 6) == run::<f32>(6, Loss::Infonce, 6));
+    let made: Vec<i64> = totals(&library).iter().zip(before).map(|(now, before)| now - before).collect();
+    // Every sent message is received, and slices of unequal length are broadcast.
+    assert!(made[2] > 0 && made[2] == made[3] && made[0] > 0 && made[1] > 0, "{made:?}");
+    let without = Cuda::<f32>::new(Arc::new(Emulated::new(EmulatorOptions::default()))).unwrap();
+    let refused = flipk::device::Device::exchange(&without, &[], Vec::new());
+    assert!(matches!(refused, Err(DeviceError::Unsupported { .. })));
+}
