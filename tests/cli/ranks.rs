@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::harness::{FLIPK, Ran, checkpoint, ended, flipk, hear_signals, train, train_args};
+use crate::harness::{FLIPK, Ran, checkpoint, ended, flipk, hear_signals, train_args};
 use crate::shards::{shard, vocab};
 
 /// The folder with mpiexec: that of tools/mpich, or one in PATH.
@@ -242,9 +242,9 @@ fn the_emulated_gpus_of_two_ranks_train_as_one() {
     let Some(mpi) = mpi() else { return };
     let folder = tempfile::tempdir().unwrap();
     let [one, two] = ["one", "two"].map(|name| folder.path().join(name));
-    let flags = ["--device=emulator", "--micro-batches=2", "--batch=8", "--steps=3"];
-    train(&one, &flags).expect(0);
-    run(&mpi, 2, &train_args(&two, &flags)).expect(0);
+    let (data, flags) = (data(folder.path()), ["--device=emulator", "--micro-batches=2", "--batch=8", "--steps=3"]);
+    flipk(&args(&one, &data, &flags)).expect(0);
+    run(&mpi, 2, &args(&two, &data, &flags)).expect(0);
     assert!(fs::read(checkpoint(&one, 3)).unwrap() == fs::read(checkpoint(&two, 3)).unwrap());
 }
 

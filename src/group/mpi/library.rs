@@ -50,8 +50,19 @@ pub(super) struct MpiLibrary {
     pub(super) name: String,
 }
 
-/// The paths and names to try, in order.
-fn candidates(launcher: Launcher, named: Option<OsString>, path: Option<OsString>) -> Vec<PathBuf> {
+/// The folder of the program that has started this process: the launcher, or its proxy on this machine.
+fn folder_of_parent() -> Option<PathBuf> {
+    let parent = std::fs::read_link(format!("/proc/{}/exe", std::os::unix::process::parent_id())).ok()?;
+    parent.parent().map(Path::to_owned)
+}
+
+/// The paths and names to try, in order. `parent`: as [`folder_of_parent`].
+fn candidates(
+    launcher: Launcher,
+    named: Option<OsString>,
+    parent: Option<PathBuf>,
+    path: Option<OsString>,
+) -> Vec<PathBuf> {
     if let Some(named) = named {
         return vec![named.into()];
     }
@@ -60,11 +71,11 @@ fn candidates(launcher: Launcher, named: Option<OsString>, path: Option<OsString
         Launcher::Hydra => &["libmpi_abi.so.1", "libmpi.so.12"],
         Launcher::Slurm | Launcher::Torchrun => &NAMES,
     };
-    // The library of the launcher that is found first lies beside it: `bin/mpiexec`, `lib/libmpi_abi.so.1`.
-    let folders = path.iter().flat_map(std::env::split_paths);
-    let launcher = folders.map(|folder| folder.join("mpiexec")).find(|path| path.is_file());
-    let beside = launcher.as_deref().and_then(|path| Some(path.parent()?.parent()?.join("lib")));
-    let beside = beside.iter().flat_map(|folder| names.iter().map(|name| folder.join(name)));
+    // A launcher's library lies beside it: `bin/mpiexec`, `lib/libmpi_abi.so.1`.
+    let mut folders = path.iter().flat_map(std::env::split_paths);
+    let in_path = folders.find(|folder| folder.join("mpiexec").is_file());
+    let beside = [parent, in_path].into_iter().flatten().filter_map(|folder| Some(folder.parent()?.join("lib")));
+    let beside = beside.flat_map(|folder| names.iter().map(move |name| folder.join(name)));
     beside.filter(|path| path.is_file()).chain(names.iter().map(PathBuf::from)).collect()
 }
 
@@ -72,7 +83,7 @@ impl MpiLibrary {
     /// Opens and initialises the library of `launcher`, or the one that the variable `FLIPK_MPI` names.
     pub(super) fn open(launcher: Launcher) -> Result<Self, GroupError> {
         let mut tried = Vec::new();
-        for path in candidates(launcher, std::env::var_os("FLIPK_MPI"), std::env::var_os("PATH")) {
+        for path in candidates(launcher, std::env::var_os("FLIPK_MPI"), folder_of_parent(), std::env::var_os("PATH")) {
             // SAFETY: loading an MPI library runs its initialisers, as linking to it would.
             match unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_GLOBAL) } {
                 Ok(library) => return Self::start(library, &path),
@@ -255,9 +266,10 @@ mod tests {
             std::fs::write(path, "").unwrap();
         }
         let path = Some(bin.clone().into_os_string());
-        let found = candidates(Launcher::Hydra, None, path.clone());
-        assert_eq!(found, [beside, "libmpi_abi.so.1".into(), "libmpi.so.12".into()]);
-        assert_eq!(candidates(Launcher::OpenMpi, None, path.clone()), [PathBuf::from("libmpi.so.40")]);
-        assert_eq!(candidates(Launcher::OpenMpi, Some("/x/y".into()), path), [PathBuf::from("/x/y")]);
+        let expected = [beside, "libmpi_abi.so.1".into(), "libmpi.so.12".into()];
+        assert_eq!(candidates(Launcher::Hydra, None, None, path.clone()), expected);
+        assert_eq!(candidates(Launcher::Hydra, None, Some(bin), None), expected);
+        assert_eq!(candidates(Launcher::OpenMpi, None, None, path.clone()), [PathBuf::from("libmpi.so.40")]);
+        assert_eq!(candidates(Launcher::OpenMpi, Some("/x/y".into()), None, path), [PathBuf::from("/x/y")]);
     }
 }
