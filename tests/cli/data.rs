@@ -194,6 +194,10 @@ fn a_folder_with_something_else_is_refused() {
     refused("file", &[], "file: it is a file; give a folder");
     pack(&place, &data, "out", &[]).expect(0);
     refused("out", &["--quality=80"], r#"a pack with other options: form was {"jpeg":90} and is now {"jpeg":80}"#);
+    let mut shard = fs::read(place.path("out/000000.tar")).unwrap();
+    shard[700] ^= 1;
+    place.file("out/000000.tar", &shard);
+    refused("out", &[], "000000.tar has changed since it was written (its checksum is wrong); pack into a new folder");
     place.file("out/000000.tar", "short");
     refused("out", &[], "000000.tar has 5 bytes instead of");
     place.shard("in/01.tar", &[(1, &[("txt", "a square")])]);

@@ -18,8 +18,9 @@ use crate::units::{self, Bytes};
 ///
 /// Images are resized to a short side of --size and stored as JPEG in WebDataset shards that other programs read too,
 /// or as raw pixels, which only flipk reads. A JPEG that is not larger than --size is copied as it is. Captions, JSON
-/// and class numbers stay as they are. Broken samples are left out. Shards that are no archives are left out too, and
-/// then the exit code is 1. After Ctrl-C or a crash, the same command goes on after the last whole shard.
+/// and class numbers stay as they are. Broken samples are left out. Shards that are not archives are left out too, and
+/// then the exit code is 1. After Ctrl-C or a crash, the same command checks the shards that are there and goes on
+/// after the last whole one, unless the data has changed.
 #[derive(Args)]
 #[command(after_help = "Examples:
   flipk data pack 'cc12m/{00000..01242}.tar' --out packed

@@ -114,6 +114,23 @@ pub(crate) fn fetch(location: &Location, spool: &Spool, with: Fetching<'_>) -> R
             Ok(Store::Spooled(spooled))
         }),
         Location::Remote(address) => remote_bytes(address, spool, with),
+/// What a server says about the version of a shard: its length and tag; nothing if it says neither.
+///
+/// # Errors
+/// [`DataError::Read`].
+pub(crate) fn version(location: &Location, access: &Access) -> Result<String> {
+    #[cfg(feature = "remote")]
+    if let Location::Remote(address) = location
+        && let Some(of) = Address::of(address)
+    {
+        let read = |source| DataError::Read { path: PathBuf::from(address), source };
+        let version = remote::describe(of, Fetching { access, stop: &NEVER }).map_err(read)?;
+        return Ok(version.map_or_else(String::new, |version| format!("{:?} {:?}", version.len, version.tag)));
+    }
+    let _ = (location, access);
+    Ok(String::new())
+}
+
         _ => Err(io::ErrorKind::Unsupported.into()),
     };
     fetched.map_err(|source| DataError::Read { path: PathBuf::from(location.to_string()), source })

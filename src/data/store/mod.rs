@@ -45,7 +45,7 @@ pub use self::access::{Access, CacheFolder};
 pub(crate) use self::access::{Fetching, NEVER};
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::braces::{MAX_SHARDS, expand_braces};
-pub(crate) use self::elsewhere::{beside, fetch, names_in};
+pub(crate) use self::elsewhere::{beside, fetch, names_in, version};
 pub(crate) use self::folder::{IMAGES, files_in, table_in};
 pub(crate) use self::gunzip::Gunzip;
 pub(crate) use self::joined::Joined;

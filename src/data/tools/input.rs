@@ -1,8 +1,10 @@
 //! Shards that are opened in order, a few at a time, and what is in them.
 
-use std::ffi::OsStr;
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::fs::Metadata;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
 use rayon::prelude::*;
 
@@ -11,7 +13,10 @@ use crate::data::error::Result;
 use crate::data::format::{Common, Report, Shard};
 use crate::data::sample::CaptionKeys;
 use crate::data::sample::image::Decoding;
-use crate::data::store::{Location, files_in};
+use crate::data::store::{Access, Location, files_in, version};
+
+/// Servers that are asked at the same time: a question is answered in much less than a core's time.
+const QUESTIONS: usize = 32;
 
 /// A list of shards, of which none is open yet.
 pub struct Input {
@@ -46,19 +51,23 @@ impl Input {
         self.locations.len()
     }
 
-    /// Over how samples are read, and the names and lengths of all shards: another list, or changed shards, give
-    /// another one. Of a folder of images, over the names of its files.
-    pub(super) fn fingerprint(&self) -> u32 {
-        let name = |sum: u32, name: &OsStr| crc32c::crc32c_append(sum, name.as_encoded_bytes());
-        let names = |files: Vec<PathBuf>| files.iter().fold(0, |sum, file| name(sum, file.as_os_str()));
-        self.locations.iter().fold(crc32c::crc32c(self.options.as_bytes()), |sum, location| {
-            let content = match location {
-                Location::File(path) => std::fs::metadata(path).map_or(0, |data| data.len()),
-                Location::Folder(path) => files_in(path).map_or(0, |files| names(files).into()),
-                Location::Images(_, files) => files.iter().fold(0, |sum, file| name(sum, file)).into(),
-                _ => 0,
-            };
-            crc32c::crc32c_append(sum, format!("{location}\n{content}\n").as_bytes())
+    /// Over how samples are read, and over the names and versions of all shards: another list, or changed shards, give
+    /// another one. A version is a length and a time of change, of each file of a folder of images; at an address, what
+    /// the server says. The images that a table names are not looked at.
+    ///
+    /// # Errors
+    /// A server that does not answer.
+    pub(super) fn fingerprint(&self) -> Result<u32> {
+        let each = || self.locations.par_iter().map(|location| content(location, &self.common.access));
+        let questions = self.locations.iter().filter(|location| matches!(location, Location::Remote(_))).count();
+        let asking = rayon::ThreadPoolBuilder::new().num_threads(questions.min(QUESTIONS)).build();
+        let contents: Vec<Result<String>> = match asking {
+            Ok(asking) if questions > 0 => asking.install(|| each().collect()),
+            _ => each().collect(),
+        };
+        let options = crc32c::crc32c(self.options.as_bytes());
+        self.locations.iter().zip(contents).try_fold(options, |sum, (location, content)| {
+            Ok(crc32c::crc32c_append(sum, format!("{location}\n{}\n", content?).as_bytes()))
         })
     }
 
@@ -81,5 +90,79 @@ impl Input {
     /// Shards that are open at the same time: enough for all threads.
     pub(super) fn group() -> usize {
         rayon::current_num_threads()
+    }
+}
+
+/// What a shard is now; nothing if only its command or name is known, or it is missing.
+fn content(location: &Location, access: &Access) -> Result<String> {
+    Ok(match location {
+        Location::File(path) => changed(path),
+        Location::Folder(path) => {
+            let files = files_in(path).unwrap_or_default();
+            let all: Vec<String> =
+                files.par_iter().map(|name| format!("{} {}", name.display(), changed(&path.join(name)))).collect();
+            all.join("\n")
+        }
+        Location::Images(folder, names) => {
+            let files = |name: &OsString| {
+                let beside = ["txt", "json", "cls"].map(|ending| folder.join(name).with_extension(ending));
+                let each = [folder.join(name)].into_iter().chain(beside).map(|path| changed(&path));
+                format!("{} {}", name.display(), each.collect::<Vec<_>>().join(" "))
+            };
+            names.par_iter().map(files).collect::<Vec<_>>().join("\n")
+        }
+        Location::Remote(_) => version(location, access)?,
+        Location::Pipe(_) | Location::Embedded(_) => String::new(),
+    })
+}
+
+/// Length and time of change of a file.
+fn changed(path: &Path) -> String {
+    let time = |data: &Metadata| data.modified().ok()?.duration_since(UNIX_EPOCH).ok().map(|time| time.as_nanos());
+    std::fs::metadata(path).map_or_else(|_| String::new(), |data| format!("{} {:?}", data.len(), time(&data)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::time::SystemTime;
+
+    use super::*;
+
+    fn fingerprint(spec: &str) -> u32 {
+        let input = Input::find(&[spec], CaptionKeys::default(), Decoding::default()).unwrap();
+        input.fingerprint().unwrap()
+    }
+
+    #[test]
+    fn files_that_are_edited_without_a_change_of_length_have_another_fingerprint() {
+        let folder = tempfile::tempdir().unwrap();
+        let image = folder.path().join("a.png");
+        fs::write(&image, "one").unwrap();
+        for spec in [folder.path(), &image].map(|path| path.display().to_string()) {
+            let before = fingerprint(&spec);
+            assert_eq!(fingerprint(&spec), before);
+            // Later than any clock's tick.
+            let later = SystemTime::now() + std::time::Duration::from_secs(9);
+            fs::write(&image, "two").unwrap();
+            fs::File::options().write(true).open(&image).unwrap().set_modified(later).unwrap();
+            assert_ne!(fingerprint(&spec), before, "{spec}");
+            fs::File::options().write(true).open(&image).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
+        }
+    }
+
+    #[cfg(feature = "remote")]
+    #[test]
+    fn another_object_at_an_address_has_another_fingerprint() {
+        use crate::data::testing::server::{Mood, Server};
+        let server = Server::new(|_| Mood::Honest);
+        let spec = server.address("{0..39}.tar");
+        let put = |number: usize, text: &str| server.put(&format!("{number}.tar"), text.as_bytes().to_vec());
+        (0..40).for_each(|number| drop(put(number, "one")));
+        let before = fingerprint(&spec);
+        assert_eq!(fingerprint(&spec), before);
+        put(39, "two");
+        assert_ne!(fingerprint(&spec), before);
+        assert_eq!(server.count("GET", ".tar"), 0);
     }
 }

@@ -5,15 +5,25 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::archive::PARTIAL;
 use super::pack::{Pack, PackError};
 use crate::data::loader::Skipped;
+use crate::data::text::count;
+use crate::log;
+use crate::units::Bytes;
 
 const NAME: &str = "pack.jsonl";
 /// Written last, for programs that want the number of samples beforehand (OpenCLIP).
 const SIZES: &str = "sizes.json";
+/// Of the journal. Version 1 knew sources by their lengths alone.
+const VERSION: u32 = 2;
+/// Bytes of a pack whose checksums take long enough for a line that says so.
+const NOTED_BYTES: u64 = 4 << 30;
+/// Bytes that are read at once.
+const PIECE: usize = 1 << 20;
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Head {
@@ -52,7 +62,8 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    /// Begins a pack in `folder`, which is created, or goes on with the one that is there.
+    /// Begins a pack in `folder`, which is created, or goes on with the one that is there, once the checksums of its
+    /// shards have been compared.
     pub(super) fn open(folder: &Path, options: &Pack, source: u32) -> Result<Self, PackError> {
         let io = |what: &Path| {
             let path = what.to_owned();
@@ -64,7 +75,7 @@ impl Journal {
             return refuse("it is a file; give a folder".to_owned());
         }
         std::fs::create_dir_all(folder).map_err(io(folder))?;
-        let head = Head { version: 1, options: options.clone(), source };
+        let head = Head { version: VERSION, options: options.clone(), source };
         let names: Vec<String> = std::fs::read_dir(folder)
             .and_then(|entries| entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect())
             .map_err(io(folder))?;
@@ -89,8 +100,9 @@ impl Journal {
         let mut text = Vec::new();
         file.read_to_end(&mut text).map_err(io(&path))?;
         // The last line may be cut; its shard is written again.
-        let mut whole = text.split_inclusive(|&byte| byte == b'\n').filter(|line| line.ends_with(b"\n"));
-        let first = whole.next().unwrap_or_default();
+        let whole: Vec<&[u8]> =
+            text.split_inclusive(|&byte| byte == b'\n').filter(|line| line.ends_with(b"\n")).collect();
+        let (first, rest) = whole.split_first().map_or((&[][..], &[][..]), |(first, rest)| (*first, rest));
         // Shards are the same whatever the limit of broken samples is.
         let found = serde_json::from_slice(first).map(|Head { version, options: found, source }| Head {
             version,
@@ -99,36 +111,32 @@ impl Journal {
         });
         match found {
             Ok(found) if found == head => {}
-            Ok(found) if found.source != head.source => {
-                return refuse("it has a pack of other shards, of shards that have changed since, or with other captions or columns".to_owned());
+            Ok(found) if found.version == VERSION && found.source != head.source => {
+                let problem = "it has a pack of other shards, of shards that have changed since (by length, time of \
+                               change or ETag), or with other captions or columns";
+                return refuse(problem.to_owned());
             }
-            Ok(found) if found.options != head.options => {
+            Ok(found) if found.version == VERSION && found.options != head.options => {
                 return refuse(format!("it has a pack with other options: {}", differences(&found.options, options)));
             }
             _ => return refuse(format!("its {NAME} is not that of a pack of this version")),
         }
-        let mut end = first.len() as u64;
-        let mut lines: Vec<Line> = Vec::new();
-        for line in whole {
-            let Ok(known) = serde_json::from_slice::<Line>(line) else { break };
-            let problem = match std::fs::metadata(folder.join(&known.shard)) {
-                Ok(data) if data.len() == known.bytes => None,
-                Ok(data) => Some(format!("has {} bytes instead of {}", data.len(), known.bytes)),
-                Err(error) => Some(format!("cannot be found ({error})")),
-            };
-            if let Some(problem) = problem {
-                return refuse(format!("{} {problem}; pack into a new folder", known.shard));
-            }
-            end += line.len() as u64;
-            lines.push(known);
+        let lines: Vec<Line> = rest.iter().map_while(|line| serde_json::from_slice(line).ok()).collect();
+        // After a power failure the last line may be anything, but not one before it.
+        if lines.len() + 1 < rest.len() {
+            return refuse(format!("line {} of its {NAME} is damaged; pack into a new folder", lines.len() + 2));
         }
-        file.set_len(end).and_then(|()| file.seek(SeekFrom::End(0))).map_err(io(&path))?;
+        if let Some(problem) = changed(folder, &lines) {
+            return refuse(format!("{problem}; pack into a new folder"));
+        }
+        let end = first.len() + rest[..lines.len()].iter().map(|line| line.len()).sum::<usize>();
+        file.set_len(end as u64).and_then(|()| file.seek(SeekFrom::End(0))).map_err(io(&path))?;
         Ok(Self { folder: folder.to_owned(), file, lines })
     }
 
     /// Whether the pack is whole.
     pub(super) fn is_complete(&self) -> bool {
-        self.folder.join(SIZES).exists()
+        std::fs::read(self.folder.join(SIZES)).is_ok_and(|sizes| sizes == self.sizes().as_bytes())
     }
 
     /// Notes a shard that has its name already.
@@ -144,10 +152,51 @@ impl Journal {
 
     /// Writes the number of samples in each shard.
     pub(super) fn complete(&self) -> Result<(), PackError> {
-        let sizes = self.lines.iter().map(|line| (line.shard.clone(), line.samples.into()));
-        let sizes = serde_json::Value::Object(sizes.collect());
         let path = self.folder.join(SIZES);
-        write_whole(&path, format!("{sizes:#}\n").as_bytes()).map_err(|source| PackError::Write { path, source })
+        write_whole(&path, self.sizes().as_bytes()).map_err(|source| PackError::Write { path, source })
+    }
+
+    /// The number of samples in each shard, as JSON.
+    fn sizes(&self) -> String {
+        let sizes = self.lines.iter().map(|line| (line.shard.clone(), line.samples.into()));
+        format!("{:#}\n", serde_json::Value::Object(sizes.collect()))
+    }
+}
+
+/// What is wrong with the first shard that is not as it was written.
+fn changed(folder: &Path, lines: &[Line]) -> Option<String> {
+    let bytes: u64 = lines.iter().map(|line| line.bytes).sum();
+    if bytes > NOTED_BYTES {
+        let shards = count(lines.len() as u64, "shard");
+        log::line(&format!("checking the {shards} that are there ({})", Bytes(bytes as usize)));
+    }
+    let problem = |line: &Line| {
+        let problem = match checksum(&folder.join(&line.shard), line.bytes) {
+            Ok(Ok(crc32c)) if crc32c == line.crc32c => return None,
+            Ok(Ok(_)) => "has changed since it was written (its checksum is wrong)".to_owned(),
+            Ok(Err(len)) => format!("has {len} bytes instead of {}", line.bytes),
+            Err(error) => format!("cannot be read ({error})"),
+        };
+        Some(format!("{} {problem}", line.shard))
+    };
+    lines.par_iter().find_map_first(problem)
+}
+
+/// The CRC-32C of a file, or its length if that is not `len`.
+fn checksum(path: &Path, len: u64) -> io::Result<Result<u32, u64>> {
+    let mut file = File::open(path)?;
+    let found = file.metadata()?.len();
+    if found != len {
+        return Ok(Err(found));
+    }
+    let (mut piece, mut sum) = (vec![0; PIECE], 0);
+    loop {
+        match file.read(&mut piece) {
+            Ok(0) => return Ok(Ok(sum)),
+            Ok(read) => sum = crc32c::crc32c_append(sum, &piece[..read]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
     }
 }
 
@@ -191,5 +240,42 @@ mod tests {
         drop(first);
         Journal::open(folder.path(), &Pack { max_bad: 0.5, ..options }, 1).unwrap();
         assert!(!partial.exists());
+    }
+
+    #[test]
+    fn damage_before_the_last_line_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let (form, filter, limit) = (Form::Raw, Filter::Area, ShardLimit::Samples(1));
+        let options = Pack { size: 8, form, filter, limit, shuffle: None, max_bad: 0.1 };
+        let open = || Journal::open(folder.path(), &options, 1).map_err(|error| error.to_string());
+        let mut journal = open().unwrap();
+        for number in 0..3 {
+            let shard = format!("{number:06}.tar");
+            std::fs::write(folder.path().join(&shard), shard.as_bytes()).unwrap();
+            let crc32c = crc32c::crc32c(shard.as_bytes());
+            let (bytes, next) = (shard.len() as u64, (0, number + 1));
+            let skipped = Skipped::new();
+            let line =
+                Line { shard, samples: 1, bytes, crc32c, next, visited: number + 1, skipped, unusable_shards: 0 };
+            journal.add(line).unwrap();
+        }
+        journal.complete().unwrap();
+        drop(journal);
+        assert!(open().unwrap().is_complete());
+        let path = folder.path().join(NAME);
+        let whole = std::fs::read_to_string(&path).unwrap();
+        let lines: Vec<&str> = whole.split_inclusive('\n').collect();
+        // A part of the last one, and then another text instead of it.
+        for last in [&lines[3][..9], "\0\0\n"] {
+            std::fs::write(&path, lines[..3].concat() + last).unwrap();
+            let journal = open().unwrap();
+            assert!(journal.lines.len() == 2 && !journal.is_complete());
+        }
+        std::fs::write(&path, [lines[0], lines[1], "{}\n", lines[3]].concat()).unwrap();
+        assert!(open().err().unwrap().contains("line 3 of its pack.jsonl is damaged"));
+        std::fs::write(&path, &whole).unwrap();
+        std::fs::write(folder.path().join("000001.tar"), "000000.tar").unwrap();
+        let refused = open().err().unwrap();
+        assert!(refused.contains("000001.tar has changed since it was written"), "{refused}");
     }
 }

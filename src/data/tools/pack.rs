@@ -134,7 +134,7 @@ pub enum PackError {
 impl Pack {
     /// Packs `input` into `folder`, or goes on after the last whole shard of an earlier call with the same options. The
     /// bits do not depend on the number of threads. Samples without a usable image, caption or class number are left
-    /// out, and so are shards that are no archives. If `stop` is set, it ends after the samples that are being packed.
+    /// out, and so are shards that are not archives. If `stop` is set, it ends after the samples that are being packed.
     /// `progress` is called with the samples read so far, and with their number if it is known; `warn` with warnings.
     ///
     /// With `shuffle`, all shards are open at the same time.
@@ -154,7 +154,7 @@ impl Pack {
             let (value, problem) = (self.max_bad.to_string(), "it must be 0 <= share <= 1".to_owned());
             return Err(DataError::Config { field: "max_bad", value, problem }.into());
         }
-        let mut journal = Journal::open(folder, self, input.fingerprint())?;
+        let mut journal = Journal::open(folder, self, input.fingerprint()?)?;
         let resumed = journal.lines.len() as u64;
         if journal.is_complete() {
             return Ok(packed(&journal, resumed, true));
