@@ -1,6 +1,6 @@
 //! Writes one shard: a tar archive under a temporary name, which gets its own name when it is whole.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -15,7 +15,8 @@ pub(super) struct Archive {
     out: Option<BufWriter<File>>,
     partial: PathBuf,
     path: PathBuf,
-    keys: HashSet<Vec<u8>>,
+    /// The keys that there are, and the number that the next sample of the same name gets.
+    keys: HashMap<Vec<u8>, u64>,
     pub(super) samples: u64,
     pub(super) bytes: u64,
     pub(super) crc: u32,
@@ -26,20 +27,35 @@ impl Archive {
         let partial = folder.join(format!("{name}{PARTIAL}"));
         let out = Some(BufWriter::with_capacity(1 << 20, File::create(&partial)?));
         let path = folder.join(name);
-        Ok(Self { out, partial, path, keys: HashSet::new(), samples: 0, bytes: 0, crc: 0 })
+        Ok(Self { out, partial, path, keys: HashMap::new(), samples: 0, bytes: 0, crc: 0 })
     }
 
     /// Adds a sample. A key that the shard has already gets a number.
     pub(super) fn add(&mut self, key: &[u8], members: &[(&str, Vec<u8>)]) -> io::Result<()> {
-        let key = plain(key, self.samples);
-        let numbered = (2_u64..).map(|number| [&key[..], format!("-{number}").as_bytes()].concat());
-        let key = std::iter::once(key.clone()).chain(numbered).find(|key| !self.keys.contains(key)).unwrap_or_default();
+        let key = self.new_key(plain(key, self.samples));
         for (extension, data) in members {
             self.member(&[&key[..], b".", extension.as_bytes()].concat(), b'0', data)?;
         }
-        self.keys.insert(key);
         self.samples += 1;
         Ok(())
+    }
+
+    /// `key`, or the first of `key-2`, `key-3`, ... that the shard does not have.
+    fn new_key(&mut self, key: Vec<u8>) -> Vec<u8> {
+        let Some(mut number) = self.keys.get(&key).copied() else {
+            self.keys.insert(key.clone(), 2);
+            return key;
+        };
+        let new = loop {
+            let numbered = [&key[..], format!("-{number}").as_bytes()].concat();
+            number += 1;
+            if !self.keys.contains_key(&numbered) {
+                break numbered;
+            }
+        };
+        self.keys.insert(key, number);
+        self.keys.insert(new.clone(), 2);
+        new
     }
 
     /// Bytes that a sample will take.
@@ -100,13 +116,19 @@ impl Drop for Archive {
 }
 
 /// The key without what would change its meaning in an archive: dots in the last part of the path end a key, a leading
-/// slash or `..` points out of the folder that an archive is unpacked into, and a zero byte ends a name.
+/// slash or `..` points out of the folder that an archive is unpacked into, a zero byte ends a name, and readers leave out
+/// members such as `__key__`.
 fn plain(key: &[u8], number: u64) -> Vec<u8> {
     let parts = key.split(|&byte| byte == b'/').filter(|part| !matches!(*part, b"" | b"." | b".."));
     let mut parts: Vec<Vec<u8>> = parts.map(<[u8]>::to_vec).collect();
     match parts.last_mut() {
         None => return format!("{number:09}").into_bytes(),
-        Some(last) => last.iter_mut().filter(|byte| **byte == b'.').for_each(|byte| *byte = b'_'),
+        Some(last) => {
+            last.iter_mut().filter(|byte| **byte == b'.').for_each(|byte| *byte = b'_');
+            if last.starts_with(b"__") && last.ends_with(b"__") {
+                last.push(b'-');
+            }
+        }
     }
     let mut key = parts.join(&b'/');
     key.iter_mut().filter(|byte| **byte == 0).for_each(|byte| *byte = b'_');
@@ -124,7 +146,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut archive = Archive::create(folder.path(), "0.tar").unwrap();
         let long = "x".repeat(150);
-        for key in ["a", "d/a.b", "a", &long, "/../abs", "", "\0hash"] {
+        for key in ["a", "d/a.b", "a", &long, "/../abs", "", "\0hash", "a-2", "a", "__a__", ".._"] {
             archive.add(key.as_bytes(), &[("jpg", vec![7; 700]), ("txt", key.as_bytes().to_vec())]).unwrap();
         }
         assert!(!folder.path().join("0.tar").exists());
@@ -141,9 +163,18 @@ mod tests {
             assert!(!name.ends_with("jpg") || data == [7; 700]);
             names.push(name);
         }
-        let keys = ["a", "d/a_b", "a-2", &long, "abs", "000000005", "_hash"];
+        let keys = ["a", "d/a_b", "a-2", &long, "abs", "000000005", "_hash", "a-2-2", "a-3", "__a__-", "___-"];
         let expected: Vec<String> = keys.iter().flat_map(|key| [format!("{key}.jpg"), format!("{key}.txt")]).collect();
         assert_eq!(names, expected);
+    }
+
+    /// In quadratic time, this would not end.
+    #[test]
+    fn one_key_may_be_repeated_for_ever() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut archive = Archive::create(folder.path(), "0.tar").unwrap();
+        (0..200_000).for_each(|_| archive.add(b"a", &[]).unwrap());
+        assert!(archive.keys.contains_key(&b"a-200000"[..]));
     }
 
     #[test]
