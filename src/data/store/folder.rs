@@ -54,11 +54,12 @@ fn walk(folder: &Path, found: &mut dyn FnMut(&Path) -> bool) -> io::Result<bool>
     let mut folders = vec![(PathBuf::new(), 0)];
     while let Some((inner, depth)) = folders.pop() {
         let path = folder.join(&inner);
-        if depth > MAX_DEPTH || !seen.insert(path.canonicalize()?) {
+        let failed = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+        if depth > MAX_DEPTH || !seen.insert(path.canonicalize().map_err(failed)?) {
             continue;
         }
         let entries = std::fs::read_dir(&path).and_then(|entries| entries.collect::<io::Result<Vec<_>>>());
-        for entry in entries.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))? {
+        for entry in entries.map_err(failed)? {
             let name = inner.join(entry.file_name());
             let (is_folder, is_file) = match entry.file_type() {
                 Ok(kind) if !kind.is_symlink() => (kind.is_dir(), kind.is_file()),

@@ -5,7 +5,7 @@ use std::io;
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 
-use super::local::read_unchanged;
+use super::local::{changed, read_unchanged};
 use super::{ReadAt, Span};
 #[cfg(feature = "parquet")]
 use super::{Spooled, Store};
@@ -87,7 +87,10 @@ impl ReadAt for Joined {
         let file = self.files.partition_point(|file| file.start <= at);
         let Joint { path, start, len } =
             file.checked_sub(1).map(|file| &self.files[file]).ok_or(io::ErrorKind::UnexpectedEof)?;
-        let read = File::open(path).and_then(|file| read_unchanged(&file, *len, into, at - start));
+        let read = File::open(path).and_then(|file| match changed(&file, *len) {
+            Some(error) => Err(error),
+            None => read_unchanged(&file, *len, into, at - start),
+        });
         read.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
     }
 }
@@ -117,9 +120,12 @@ mod tests {
             assert_eq!(read(*span).unwrap(), *expected);
         }
         // A file that has changed is named.
-        std::fs::write(folder.path().join("2"), b"file").unwrap();
-        let error = read(parts[5].0).unwrap_err().to_string();
-        assert!(error.contains("/2: it had 10 bytes when it was opened and has 4 now"), "{error}");
+        for now in ["file", "a longer file"] {
+            std::fs::write(folder.path().join("2"), now).unwrap();
+            let error = read(parts[5].0).unwrap_err().to_string();
+            let words = format!("/2: it had 10 bytes when it was opened and has {} now", now.len());
+            assert!(error.contains(&words), "{error}");
+        }
         std::fs::remove_file(folder.path().join("2")).unwrap();
         assert_eq!(read(parts[5].0).unwrap_err().kind(), io::ErrorKind::NotFound);
     }

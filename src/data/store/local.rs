@@ -60,7 +60,7 @@ pub(super) fn read_unchanged(file: &File, len: u64, into: &mut [u8], at: u64) ->
 }
 
 /// An error if the length of a file has changed.
-fn changed(file: &File, len: u64) -> Option<io::Error> {
+pub(super) fn changed(file: &File, len: u64) -> Option<io::Error> {
     let now = file.metadata().ok()?.len();
     (now != len).then(|| {
         io::Error::other(format!(
