@@ -111,6 +111,46 @@ fn rows_without_an_image_have_fields() {
     assert!(all.decoded(2).unwrap_err().detail.contains("the column `jpg` is null"));
 }
 
+/// As Spark, DuckDB and pandas write numbers.
+#[test]
+fn decimals_and_short_floats_are_fields() {
+    let mut shard = tempfile::NamedTempFile::with_suffix(".parquet").unwrap();
+    let bytes = |numbers: [i128; 3], width: usize| -> Vec<Option<Vec<u8>>> {
+        numbers.iter().map(|number| Some(number.to_be_bytes()[16 - width..].to_vec())).collect()
+    };
+    let rows = vec![
+        Values::Bytes((0..3).map(|n| Some(png(4, 4, n))).collect()),
+        Values::texts(&["one", "two", "three"]),
+        Values::Fixed(bytes([1 << 63, (1 << 63) + 1, 5], 9)),
+        Values::Bytes(bytes([-300, 299, 301], 2)),
+        Values::Ints(vec![Some(9_007_199_254_740_992), Some(9_007_199_254_740_993), None]),
+        Values::Fixed(
+            ["0.3", "0.25", "0.5"]
+                .map(|n| Some(half::f16::from_f64(n.parse().unwrap()).to_le_bytes().to_vec()))
+                .to_vec(),
+        ),
+    ];
+    let columns = "optional binary png; optional binary text (UTF8); \
+                   optional fixed_len_byte_array(9) id (DECIMAL(20,0)); optional binary price (DECIMAL(4,3)); \
+                   optional int64 uid (DECIMAL(18,0)); optional fixed_len_byte_array(2) score (FLOAT16);";
+    shard.write_all(&file(columns, Compression::SNAPPY, vec![rows])).unwrap();
+    for (filter, expected) in [
+        ("id = 9223372036854775809", &["two"][..]),
+        ("price > -0.3 and price < 0.301", &["two"]),
+        ("price = -0.3", &["one"]),
+        ("uid = 9007199254740993", &["two"]),
+        ("uid is null", &["three"]),
+        ("score <= 0.3", &["one", "two"]),
+        ("score = 0.3", &["one"]),
+    ] {
+        let keys = CaptionKeys { filter: Some(filter.parse().unwrap()), ..CaptionKeys::default() };
+        let dataset = Dataset::open(&[shard.path().display().to_string()], keys).unwrap();
+        let found: Vec<String> =
+            (0..dataset.len() as u64).map(|sample| dataset.caption(sample).unwrap().first().to_owned()).collect();
+        assert_eq!(found, expected, "{filter}");
+    }
+}
+
 /// A list has a caption per element, which are lines where a sample is one of files, as in a pack.
 #[test]
 fn lists_are_several_captions() {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ::parquet::basic::Compression;
-use ::parquet::data_type::{ByteArray, ByteArrayType, DataType, DoubleType, Int64Type};
+use ::parquet::data_type::{ByteArray, ByteArrayType, DataType, DoubleType, FixedLenByteArrayType, Int64Type};
 use ::parquet::file::properties::WriterProperties;
 use ::parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use ::parquet::schema::parser::parse_message_type;
@@ -11,6 +11,8 @@ use ::parquet::schema::parser::parse_message_type;
 /// The values of one column of a row group.
 pub(crate) enum Values {
     Bytes(Vec<Option<Vec<u8>>>),
+    /// All of one length.
+    Fixed(Vec<Option<Vec<u8>>>),
     Ints(Vec<Option<i64>>),
     Floats(Vec<Option<f64>>),
     /// Of a column that is repeated.
@@ -35,6 +37,10 @@ pub(crate) fn file(columns: &str, compression: Compression, groups: Vec<Vec<Valu
                 Values::Bytes(bytes) => {
                     let bytes = bytes.into_iter().map(|bytes| bytes.map(ByteArray::from));
                     column::<ByteArrayType>(&mut row_group, bytes.collect());
+                }
+                Values::Fixed(bytes) => {
+                    let bytes = bytes.into_iter().map(|bytes| bytes.map(Into::into));
+                    column::<FixedLenByteArrayType>(&mut row_group, bytes.collect());
                 }
                 Values::Ints(ints) => column::<Int64Type>(&mut row_group, ints),
                 Values::Floats(floats) => column::<DoubleType>(&mut row_group, floats),

@@ -23,8 +23,10 @@ pub(super) enum Kind {
     Int,
     Unsigned,
     Float,
-    /// An integer that counts units of this size.
-    Decimal(f64),
+    /// Of two bytes.
+    Half,
+    /// An integer, or one in big-endian bytes, that counts units of ten to the minus this.
+    Decimal(u32),
 }
 
 /// A column that is read.
@@ -209,17 +211,22 @@ fn kind(of: &ColumnDescriptor) -> Option<Kind> {
             ConvertedType::UINT_8 | ConvertedType::UINT_16 | ConvertedType::UINT_32 | ConvertedType::UINT_64
         );
     let is_decimal = matches!(logical, Some(LogicalType::Decimal(_))) || converted == ConvertedType::DECIMAL;
+    let decimal = || Some(Kind::Decimal(of.type_scale().max(0).unsigned_abs()));
     let is_text = matches!(logical, Some(LogicalType::String | LogicalType::Enum | LogicalType::Json))
         || matches!(converted, ConvertedType::UTF8 | ConvertedType::ENUM | ConvertedType::JSON);
     match of.physical_type() {
         Physical::BOOLEAN => Some(Kind::Bool),
-        Physical::INT32 | Physical::INT64 if is_decimal => Some(Kind::Decimal(10_f64.powi(of.type_scale().max(0)))),
+        Physical::INT32 | Physical::INT64 | Physical::BYTE_ARRAY if is_decimal => decimal(),
+        Physical::FIXED_LEN_BYTE_ARRAY if is_decimal && (1..=32).contains(&of.type_length()) => decimal(),
+        Physical::FIXED_LEN_BYTE_ARRAY if logical == Some(&LogicalType::Float16) && of.type_length() == 2 => {
+            Some(Kind::Half)
+        }
         Physical::INT32 | Physical::INT64 if is_unsigned => Some(Kind::Unsigned),
         Physical::INT32 | Physical::INT64 => Some(Kind::Int),
         Physical::FLOAT | Physical::DOUBLE => Some(Kind::Float),
         Physical::BYTE_ARRAY if is_text => Some(Kind::Text),
-        Physical::BYTE_ARRAY if !is_decimal => Some(Kind::Bytes),
-        // Old dates, and numbers of any width.
-        Physical::BYTE_ARRAY | Physical::INT96 | Physical::FIXED_LEN_BYTE_ARRAY => None,
+        Physical::BYTE_ARRAY => Some(Kind::Bytes),
+        // Old dates, and bytes that are not a number.
+        Physical::INT96 | Physical::FIXED_LEN_BYTE_ARRAY => None,
     }
 }

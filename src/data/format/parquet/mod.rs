@@ -11,6 +11,7 @@
 //! | `nesting` | how deep columns are nested, before they are read |
 //! | `pages` | the pages of a column, checked |
 //! | `read` | the values of a column, a few rows at a time |
+//! | `number` | decimals, and floats of two bytes |
 //! | `unpack` | from rows to samples |
 //! | `vectors` | files with a vector per row |
 //!
@@ -18,6 +19,7 @@
 
 mod columns;
 mod nesting;
+mod number;
 mod pages;
 mod read;
 #[cfg(test)]

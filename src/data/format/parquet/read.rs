@@ -9,6 +9,7 @@ use ::parquet::file::metadata::RowGroupMetaData;
 use ::parquet::file::serialized_reader::SerializedPageReader;
 
 use super::columns::{Column, Kind};
+use super::number::{decimal, decimal_of_bytes, half};
 use super::pages::Pages;
 use super::{Source, plain};
 use crate::data::format::as_written;
@@ -64,8 +65,15 @@ impl<'a> Chunk<'a> {
             }
             ColumnReader::DoubleColumnReader(reader) => cells(reader, rows, full, Cell::Float),
             ColumnReader::ByteArrayColumnReader(reader) if column.is_list => lists(reader, rows, full),
-            ColumnReader::ByteArrayColumnReader(reader) => cells(reader, rows, full, Cell::Bytes),
-            ColumnReader::Int96ColumnReader(_) | ColumnReader::FixedLenByteArrayColumnReader(_) => {
+            ColumnReader::ByteArrayColumnReader(reader) => cells(reader, rows, full, |value| match kind {
+                Kind::Decimal(scale) => decimal_of_bytes(value.data(), scale),
+                _ => Cell::Bytes(value),
+            }),
+            ColumnReader::FixedLenByteArrayColumnReader(reader) => cells(reader, rows, full, |value| match kind {
+                Kind::Decimal(scale) => decimal_of_bytes(value.data(), scale),
+                _ => half(value.data()),
+            }),
+            ColumnReader::Int96ColumnReader(_) => {
                 Err(ParquetError::General("it has another type in this row group".to_owned()))
             }
         };
@@ -81,7 +89,7 @@ impl<'a> Chunk<'a> {
 fn integer(kind: Kind, value: i64) -> Cell {
     match kind {
         Kind::Unsigned => Cell::Unsigned(value as u64),
-        Kind::Decimal(unit) => Cell::Float(value as f64 / unit),
+        Kind::Decimal(scale) => decimal(value.into(), scale),
         _ => Cell::Int(value),
     }
 }

@@ -90,7 +90,7 @@ fn what_img2dataset_writes_is_read_with_columns_of_any_type() {
         record(0),
         r#"{"key":"000000000","caption":"a good one","status":"success","width":100,"similarity":0.25,"#.to_owned()
             + r#""pwatermark":0.5,"hash":9223372036854775808,"ok":true,"alt":["one","two"],"language":"en","#
-            + r#""exif.Make":"it","exif.deep.n":0,"price":1.25,"day":19724}"#
+            + r#""exif.Make":"it","exif.deep.n":0,"price":1.25,"large":1.25,"day":19724,"half":1.5}"#
     );
     let alt =
         |row: usize| record(row).split_once("\"alt\":").unwrap().1.split_once(",\"language").unwrap().0.to_owned();
