@@ -197,8 +197,8 @@ def gifs():
     yield "gif-no-trailer.gif", good[:-1], EXACT
     yield "gif-zeros-behind.gif", good + bytes(100), EXACT
     yield "gif-cut.gif", good[: len(good) // 2], EXACT
-    # A frame that covers only a part of the image; the rest is transparent. (If the frame has no transparency, Pillow
-    # fills the rest with the background colour; browsers and flipk do not.)
+    # A frame that covers only a part of the image; the rest has the colour of transparent pixels. (If the frame
+    # has none, Pillow fills the rest with the background colour; browsers and flipk do not.)
     clear = saved(image, "GIF", transparency=image.getpixel((0, 0)))
     large = clear[:6] + struct.pack("<HH", WIDTH + 6, HEIGHT + 4) + clear[10:]
     yield "gif-small-frame.gif", large, EXACT
@@ -276,7 +276,7 @@ def others():
 
 
 def pixels(data: bytes, upright: bool) -> Image.Image | None:
-    """What Pillow reads, blended with white, or None if it fails."""
+    """What Pillow reads, without alpha, or None if it fails."""
     try:
         image = Image.open(io.BytesIO(data))
         image.load()
@@ -285,9 +285,6 @@ def pixels(data: bytes, upright: bool) -> Image.Image | None:
         # Pillow clips 16 bits of grey to 8 where it should scale them.
         if image.mode.startswith("I"):
             image = image.point(lambda value: value / 257).convert("L")
-        if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-            image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
         return image.convert("RGB")
     except (OSError, SyntaxError, ValueError):
         return None

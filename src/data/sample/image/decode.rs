@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::io::Cursor;
 
-use ::image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Rgb, RgbImage};
+use ::image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, RgbImage, Rgba, RgbaImage};
 use serde::{Deserialize, Serialize};
 
 use super::error::ImageError;
@@ -67,8 +67,9 @@ pub struct Part {
 }
 
 /// Decodes JPEG, PNG, WebP, GIF (the first frame), BMP or TIFF (the first page), detected by content, to RGB8: grey
-/// fills all three channels, 16 bits are rounded to 8, transparency is blended with white. The orientation of a TIFF is
-/// always applied, as in Pillow. Raw pixels of a packed data set are recognised too.
+/// fills all three channels, 16 bits are rounded to 8, and an alpha channel is left out, as by Pillow's `convert("RGB")`,
+/// through which OpenCLIP reads images: transparent pixels have the colour that is stored for them. The orientation of a
+/// TIFF is always applied, as in Pillow. Raw pixels of a packed data set are recognised too.
 ///
 /// # Errors
 /// What is wrong with the image, or what the bytes are if they are not an image in one of these formats. A truncated
@@ -163,25 +164,24 @@ fn read(bytes: &[u8], format: ImageFormat, orientation: ExifOrientation) -> Resu
     if let Some(turned) = turned {
         image.apply_orientation(turned);
     }
-    Ok(match image.color().has_alpha() {
-        true => on_white(&image),
-        false => image.into_rgb8(),
-    })
+    if let (ImageFormat::Gif, DynamicImage::ImageRgba8(image)) = (format, &mut image) {
+        cover(image);
+    }
+    Ok(image.into_rgb8())
 }
 
-fn on_white(image: &DynamicImage) -> RgbImage {
-    let rgba = image.to_rgba8();
-    let mut rgb = RgbImage::new(rgba.width(), rgba.height());
-    for (to, from) in rgb.pixels_mut().zip(rgba.pixels()) {
-        let [r, g, b, a] = from.0.map(u32::from);
-        *to = Rgb([r, g, b].map(|c| ((c * a + 255 * (255 - a) + 127) / 255) as u8));
+/// Gives pixels that the first frame of a GIF does not cover the colour of its transparent ones, as Pillow does.
+fn cover(image: &mut RgbaImage) {
+    const UNCOVERED: Rgba<u8> = Rgba([0; 4]);
+    let stored = image.pixels().find(|pixel| pixel.0[3] == 0 && **pixel != UNCOVERED).copied();
+    if let Some(stored) = stored {
+        image.pixels_mut().filter(|pixel| **pixel == UNCOVERED).for_each(|pixel| *pixel = stored);
     }
-    rgb
 }
 
 #[cfg(test)]
 mod tests {
-    use ::image::{LumaA, Rgba};
+    use ::image::{LumaA, Rgb};
 
     use super::*;
     use crate::data::testing::{jpeg, noise, png};
@@ -208,11 +208,12 @@ mod tests {
         assert_eq!(decode(&encode(grey, ImageFormat::Png)).unwrap(), spread);
         let deep = DynamicImage::from(image.clone()).into_rgb16();
         assert_eq!(decode(&encode(deep, ImageFormat::Png)).unwrap(), image);
-        let rgba = ::image::RgbaImage::from_pixel(2, 2, Rgba([10, 20, 30, 128]));
-        // 10 * 128/255 + 255 * 127/255 = 132.02, and so on.
-        assert_eq!(decode(&encode(rgba, ImageFormat::Png)).unwrap().get_pixel(1, 1), &Rgb([132, 137, 142]));
-        let clear = ::image::GrayAlphaImage::from_pixel(2, 2, LumaA([0, 0]));
-        assert_eq!(decode(&encode(clear, ImageFormat::Png)).unwrap().get_pixel(0, 0), &Rgb([255; 3]));
+        for alpha in [255, 128, 0] {
+            let rgba = RgbaImage::from_pixel(2, 2, Rgba([10, 20, 30, alpha]));
+            assert_eq!(decode(&encode(rgba, ImageFormat::Png)).unwrap().get_pixel(1, 1), &Rgb([10, 20, 30]));
+            let grey = ::image::GrayAlphaImage::from_pixel(2, 2, LumaA([40, alpha]));
+            assert_eq!(decode(&encode(grey, ImageFormat::Png)).unwrap().get_pixel(0, 0), &Rgb([40; 3]));
+        }
     }
 
     #[test]
