@@ -144,3 +144,29 @@ fn the_cache_holds_what_fits_whole() {
         assert_eq!(dataset.reader.cache.images.lock().unwrap().len(), kept);
     }
 }
+
+/// Latin-1, which tables on Windows are.
+#[test]
+fn columns_that_are_not_utf8_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("a.png"), png(4, 4, 1)).unwrap();
+    let path = folder.path().join("t.csv");
+    std::fs::write(&path, b"filepath,title,alt,width\na.png,caf\xE9 \"1\",caf\xE9,90\na.png,a cup,a cup,90\n").unwrap();
+    let open = |key: Option<&str>, filter: &str| {
+        let filter = Some(filter.parse().unwrap());
+        let keys = CaptionKeys { caption_key: key.map(str::to_owned), filter, ..CaptionKeys::default() };
+        Dataset::open(&[path.display().to_string()], keys).unwrap()
+    };
+    let plain = open(None, "width = 90");
+    let words = "non-UTF-8 caption: the caption is not UTF-8 (byte 0xE9 in the columns `title`, `alt`); save the table";
+    let error = plain.caption(0).unwrap_err().to_string();
+    assert!(error.starts_with(words), "{error}");
+    let error = open(Some("alt"), "width = 90").caption(0).unwrap_err().to_string();
+    assert_eq!(error, "non-UTF-8 caption: the column `alt` is not UTF-8; save the table as UTF-8");
+    assert_eq!(open(None, "alt = 'a cup'").len(), 1);
+    // Other programs read what a pack has of it.
+    let held = plain.held(0);
+    let [_, json, _] = held.view().texts().unwrap();
+    let record: serde_json::Value = serde_json::from_slice(&json.unwrap()).unwrap();
+    assert_eq!((&record["title"], &record["width"]), (&"caf\u{FFFD} \"1\"".into(), &"90".into()));
+}

@@ -92,7 +92,8 @@ impl<'a> View<'a> {
     }
 
     /// The `.txt`, `.json` and `.cls` members, as they are; several captions as lines. A caption in a table is a line,
-    /// even if it has several, so that whoever reads the lines finds one caption.
+    /// even if it has several, so that whoever reads the lines finds one caption; and the record of a row is UTF-8, even
+    /// if the row is not, so that other programs read it.
     pub(crate) fn texts(self) -> Result<[Option<Cow<'a, [u8]>>; 3], Broken> {
         let shard = self.whole()?;
         let in_one_line = |mut text: Cow<'a, [u8]>| {
@@ -102,15 +103,19 @@ impl<'a> View<'a> {
             }
             text
         };
-        let mut texts = shard.txts(self.entry)?;
+        let (mut texts, mut json) = (shard.txts(self.entry)?, shard.part(self.entry.json)?);
         if shard.naming == Naming::Columns {
             texts = texts.into_iter().map(in_one_line).collect();
+            json = json.map(|json| match std::str::from_utf8(&json) {
+                Ok(_) => json,
+                Err(_) => String::from_utf8_lossy(&json).into_owned().into_bytes().into(),
+            });
         }
         let txt = match texts.len() {
             0 | 1 => texts.pop(),
             _ => Some(texts.join(&b'\n').into()),
         };
-        Ok([txt, shard.part(self.entry.json)?, shard.part(self.entry.cls)?])
+        Ok([txt, json, shard.part(self.entry.cls)?])
     }
 
     /// The key as it is in the archive.

@@ -127,7 +127,7 @@ pub(super) fn open(path: &Path, bytes: &[u8], image_key: Option<&str>) -> Result
         }
         entry.flaw = flaw.map(Box::new).or(entry.flaw);
         entry.txt = caption.and_then(|caption| joined.add_text(caption));
-        entry.json = joined.add_text(record(&columns.names, row).as_bytes());
+        entry.json = joined.add_text(&record(&columns.names, row));
         entries.push(entry);
     }
     if notes.is_empty() {
@@ -205,11 +205,26 @@ pub(super) fn find(folder: &Path, name: &[u8]) -> Result<(PathBuf, u64), Broken>
     }))
 }
 
-/// A row as a JSON object of texts. Columns that are not UTF-8 are left out.
-fn record(names: &[String], row: &ByteRecord) -> String {
-    let fields = names.iter().zip(row).filter_map(|(name, field)| {
-        let field = std::str::from_utf8(field).ok()?;
-        Some((name.clone(), serde_json::Value::from(field)))
-    });
-    serde_json::Value::Object(fields.collect()).to_string()
+/// A row as a JSON object of texts. Bytes that are not UTF-8 stay as they are, so that an error can say so.
+fn record(names: &[String], row: &ByteRecord) -> Vec<u8> {
+    let mut record = vec![b'{'];
+    for (number, (name, field)) in names.iter().zip(row).enumerate() {
+        record.extend_from_slice(if number == 0 { b"\"" } else { b",\"" });
+        escape(name.as_bytes(), &mut record);
+        record.extend_from_slice(b"\":\"");
+        escape(field, &mut record);
+        record.push(b'"');
+    }
+    record.push(b'}');
+    record
+}
+
+/// Adds what stands between the quotes of a JSON string.
+fn escape(text: &[u8], out: &mut Vec<u8>) {
+    for chunk in text.utf8_chunks() {
+        let quoted = serde_json::Value::from(chunk.valid()).to_string();
+        let inner = quoted.strip_prefix('"').and_then(|quoted| quoted.strip_suffix('"'));
+        out.extend_from_slice(inner.unwrap_or_default().as_bytes());
+        out.extend_from_slice(chunk.invalid());
+    }
 }

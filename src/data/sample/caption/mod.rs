@@ -228,7 +228,7 @@ impl CaptionKeys {
             return self.read_several(&choices, txts, json, naming);
         }
         let txts = if self.takes_txt() { txts } else { &[] };
-        let mut texts = self.captions_in(txts, naming)?;
+        let mut texts = self.captions_in(txts, json, naming)?;
         let field = self.json_field().filter(|_| texts.is_empty());
         let wanted = [Some(&*self.tags_key), field];
         let record = json.map(|json| Record::read(json, &wanted.into_iter().flatten().collect::<Vec<_>>()));
@@ -264,7 +264,7 @@ impl CaptionKeys {
         let mut refused: Option<Broken> = None;
         for &(key, share) in choices {
             let found = match (is_txt(key), &record) {
-                (true, _) if !txts.is_empty() => self.captions_in(txts, naming),
+                (true, _) if !txts.is_empty() => self.captions_in(txts, json, naming),
                 (false, Some(record)) => caption_in(record, key, naming),
                 _ => continue,
             };
@@ -289,15 +289,21 @@ impl CaptionKeys {
         Ok(caption)
     }
 
-    /// The captions in one or several texts.
-    fn captions_in(&self, txts: &[impl AsRef<[u8]>], naming: Naming) -> Result<Vec<String>, Broken> {
+    /// The captions in one or several texts; `json` is for messages.
+    fn captions_in(
+        &self,
+        txts: &[impl AsRef<[u8]>],
+        json: Option<&[u8]>,
+        naming: Naming,
+    ) -> Result<Vec<String>, Broken> {
         let mut texts = Vec::new();
         for txt in txts {
             let wrong = |problem| {
                 let detail = match problem {
                     // The line of a file, which a value of a table is not.
                     TextError::NotUtf8 { byte, .. } if naming == Naming::Columns => {
-                        format!("the caption is not UTF-8 (byte 0x{byte:02X}); save the table as UTF-8")
+                        let columns = json.map_or_else(String::new, not_utf8);
+                        format!("the caption is not UTF-8 (byte 0x{byte:02X}{columns}); {SAVE}")
                     }
                     problem => format!("{}: {problem}", naming.caption()),
                 };
@@ -329,6 +335,22 @@ impl CaptionKeys {
     }
 }
 
+/// What to do with a table that is not UTF-8.
+const SAVE: &str = "save the table as UTF-8";
+
+/// The columns of a row that are not UTF-8, for a message.
+fn not_utf8(json: &[u8]) -> String {
+    let names = Record::read(json, &[]).names;
+    let record = Record::read(json, &names.iter().map(String::as_str).collect::<Vec<_>>());
+    let wrong = names.iter().filter(|name| record.get(name) == Some(&Value::NotUtf8));
+    let wrong: Vec<String> = wrong.map(|name| format!("`{name}`")).collect();
+    match &*wrong {
+        [] => String::new(),
+        [one] => format!(" in the column {one}"),
+        several => format!(" in the columns {}", several.join(", ")),
+    }
+}
+
 /// The captions in a field of a record.
 fn caption_in(record: &Record, field: &str, naming: Naming) -> Result<Vec<String>, Broken> {
     let name = || naming.field(field);
@@ -347,7 +369,8 @@ fn caption_in(record: &Record, field: &str, naming: Naming) -> Result<Vec<String
         },
         Some(Value::Null) => return empty("null"),
         Some(Value::NotUtf8) => {
-            return Err(broken(Kind::NonUtf8Caption, format!("{} is not UTF-8", name())));
+            let advice = if naming == Naming::Columns { format!("; {SAVE}") } else { String::new() };
+            return Err(broken(Kind::NonUtf8Caption, format!("{} is not UTF-8{advice}", name())));
         }
         Some(other) => {
             let problem = format!("{} is {}, not text", name(), other.kind());
