@@ -70,6 +70,21 @@ impl<'a> Folder<'a> {
     }
 }
 
+/// The shards that have a folder, by folder, in the order of the list.
+fn by_folder(locations: &[Location]) -> Vec<(Folder<'_>, Vec<(usize, &str)>)> {
+    let (mut folders, mut places) = (Vec::new(), HashMap::new());
+    for (number, location) in locations.iter().enumerate() {
+        if let Some((folder, name)) = Folder::of(location) {
+            let place = *places.entry(folder).or_insert_with(|| {
+                folders.push((folder, Vec::new()));
+                folders.len() - 1
+            });
+            folders[place].1.push((number, name));
+        }
+    }
+    folders
+}
+
 /// What is known about the sizes of shards.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Counts {
@@ -85,40 +100,40 @@ impl Counts {
     /// Looks for files next to the shards, and then in the index cache; for the samples that pass `filter`.
     pub(super) fn find(locations: &[Location], cache: Option<&Path>, access: &Access, filter: Option<&Filter>) -> Self {
         let mut this = Self { each: vec![None; locations.len()], total: Some(0), ..Self::default() };
-        let mut folders: HashMap<Folder<'_>, Vec<(usize, &str)>> = HashMap::new();
-        for (number, location) in locations.iter().enumerate() {
-            if filter.is_none()
-                && let Some((folder, name)) = Folder::of(location)
-            {
-                folders.entry(folder).or_default().push((number, name));
-            }
-        }
+        let folders = if filter.is_none() { by_folder(locations) } else { Vec::new() };
         let mut totals: HashMap<Folder<'_>, u64> = HashMap::new();
-        for (&folder, shards) in &folders {
-            this.read_sizes(folder, shards, access);
+        // Where the first folder elsewhere says nothing, the total is unknown, and the others are not asked: there may
+        // be as many of them as shards.
+        let mut is_asked = true;
+        for &(folder, ref shards) in &folders {
+            let is_elsewhere = matches!(folder, Folder::Remote(_));
+            if is_elsewhere && !is_asked {
+                continue;
+            }
+            let has_sizes = this.read_sizes(folder, shards, access);
             // One file per shard, which would be one request per shard elsewhere.
             if let Folder::Disk(folder) = folder {
                 #[cfg(feature = "parquet")]
                 this.read_footers(folder, shards);
                 this.read_stats(folder, shards);
             }
-            if let Some(total) = this.whole_folder(folder, shards.len(), access) {
-                totals.insert(folder, total);
-            }
+            let total = this.whole_folder(folder, shards.len(), access);
+            is_asked &= has_sizes || total.is_some() || !is_elsewhere;
+            totals.extend(total.map(|total| (folder, total)));
         }
         if let Some(cache) = cache.filter(|_| this.each.contains(&None)) {
             this.read_cache(cache, locations, filter);
         }
-        for (&folder, shards) in &folders {
+        for (folder, shards) in &folders {
             let known = shards.iter().map(|(number, _)| this.each[*number].map(u64::from)).sum::<Option<u64>>();
             let known = known.or_else(|| {
-                let total = totals.get(&folder).copied();
+                let total = totals.get(folder).copied();
                 this.from.extend(total.map(|_| "__len__"));
                 total
             });
             this.total = this.total.zip(known).and_then(|(sum, known)| sum.checked_add(known));
         }
-        let in_folders: usize = folders.values().map(Vec::len).sum();
+        let in_folders: usize = folders.iter().map(|(_, shards)| shards.len()).sum();
         if in_folders < locations.len() {
             this.total = None;
         }
@@ -128,14 +143,16 @@ impl Counts {
         this
     }
 
-    fn read_sizes(&mut self, folder: Folder<'_>, shards: &[(usize, &str)], access: &Access) {
-        let Some(sizes) = self.read::<HashMap<String, u64>>(folder, "sizes.json", access) else { return };
+    /// Returns whether there is a `sizes.json`.
+    fn read_sizes(&mut self, folder: Folder<'_>, shards: &[(usize, &str)], access: &Access) -> bool {
+        let Some(sizes) = self.read::<HashMap<String, u64>>(folder, "sizes.json", access) else { return false };
         for &(number, name) in shards {
             if let Some(&count) = sizes.get(name) {
                 self.each[number] = u32::try_from(count).ok();
                 self.from.insert("sizes.json");
             }
         }
+        true
     }
 
     #[cfg(feature = "parquet")]

@@ -153,6 +153,13 @@ fn counts_beside_the_shards_are_read_once() {
     let spec = [server.address("f/{0..1}.tar")];
     let data = TrainingData::open(&spec, keys(None), Decoding::default(), Order::Shards, None).unwrap();
     assert_eq!((data.samples(), server.count("GET", "sizes.json")), (Some(40), 1));
+    // Where the first folder says nothing, the others are not asked.
+    for folder in 0..20 {
+        server.put(&format!("g{folder}/0.tar"), bytes.clone());
+    }
+    let spec = [server.address("g{0..19}/0.tar")];
+    let data = TrainingData::open(&spec, keys(None), Decoding::default(), Order::Shards, None).unwrap();
+    assert_eq!((data.samples(), server.count("GET", "sizes.json"), server.count("GET", "__len__")), (None, 2, 2));
 }
 
 /// The shards in a cache, by name, and what they take together.
