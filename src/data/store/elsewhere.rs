@@ -44,13 +44,12 @@ fn remote_locations(_: &str, _: &Access) -> Option<Result<Vec<Location>>> {
 #[cfg(feature = "remote")]
 fn remote_locations(spec: &str, access: &Access) -> Option<Result<Vec<Location>>> {
     let all = |address: &str| -> Result<Vec<Location>> {
-        let of = Address::of(address).ok_or_else(|| problem(spec, "it is no address"))?;
+        let of = Address::of(address).ok_or_else(|| problem(spec, "it is not an address"))?;
         if !of.has_bucket() {
             return Err(problem(spec, "the name after :// is missing"));
         }
         // A `*` in the query of a signed address is not a pattern.
-        let path = of.key().split('?').next().unwrap_or_default();
-        if !of.has_lists() && path.contains('*') {
+        if !of.has_lists() && of.path().contains('*') {
             return Err(problem(spec, "web servers give no list of files; name the shards, such as {000..127}.tar"));
         }
         let is_pattern = of.has_lists() && address.contains(['*', '?', '[']);
@@ -81,14 +80,10 @@ fn remote_locations(spec: &str, access: &Access) -> Option<Result<Vec<Location>>
     }))
 }
 
-/// Whether a cache can be used. A folder that does not exist is made with the first file.
+/// Whether a cache can be used. Its folder is made if it does not exist.
 #[cfg(feature = "remote")]
 fn check(cache: &CacheFolder) -> Result<()> {
-    let opened = match std::fs::metadata(&cache.folder) {
-        Ok(_) => Cache::open(cache).map(drop),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
-    };
+    let opened = Cache::open(cache).map(drop);
     opened.map_err(|source| DataError::Cache { folder: cache.folder.clone(), source })
 }
 
@@ -114,6 +109,11 @@ pub(crate) fn fetch(location: &Location, spool: &Spool, with: Fetching<'_>) -> R
             Ok(Store::Spooled(spooled))
         }),
         Location::Remote(address) => remote_bytes(address, spool, with),
+        _ => Err(io::ErrorKind::Unsupported.into()),
+    };
+    fetched.map_err(|source| DataError::Read { path: PathBuf::from(location.to_string()), source })
+}
+
 /// What a server says about the version of a shard: its length and tag; nothing if it says neither.
 ///
 /// # Errors
@@ -129,11 +129,6 @@ pub(crate) fn version(location: &Location, access: &Access) -> Result<String> {
     }
     let _ = (location, access);
     Ok(String::new())
-}
-
-        _ => Err(io::ErrorKind::Unsupported.into()),
-    };
-    fetched.map_err(|source| DataError::Read { path: PathBuf::from(location.to_string()), source })
 }
 
 fn no_room(spool: &Spool, error: &io::Error) -> io::Error {

@@ -76,7 +76,7 @@ impl Source {
         if spec.starts_with("pipe:") || Path::new(spec).exists() {
             Ok(vec![Self::parse_with(spec, access)?])
         } else {
-            spec.split("::").map(|part| Self::parse_with(part, access)).collect()
+            parts(spec).into_iter().map(|part| Self::parse_with(part, access)).collect()
         }
     }
 
@@ -112,6 +112,24 @@ impl Source {
         };
         Ok(Self { spec: spec.to_owned(), shards })
     }
+}
+
+/// What stands between the `::` of a spec, but for those in brackets: `http://[::1]/a.tar` is an address.
+fn parts(spec: &str) -> Vec<&str> {
+    let (mut parts, mut start, mut in_brackets) = (Vec::new(), 0, false);
+    for (at, byte) in spec.bytes().enumerate() {
+        match byte {
+            b'[' => in_brackets = spec[at..].contains(']'),
+            b']' => in_brackets = false,
+            b':' if !in_brackets && at >= start && spec[at..].starts_with("::") => {
+                parts.push(&spec[start..at]);
+                start = at + 2;
+            }
+            _ => {}
+        }
+    }
+    parts.push(spec.get(start..).unwrap_or_default());
+    parts
 }
 
 /// The embedded shards as a user writes them.
@@ -411,7 +429,7 @@ mod tests {
 
     #[test]
     #[cfg(feature = "remote")]
-    fn a_cache_that_cannot_be_a_folder_is_one_error() {
+    fn a_cache_that_cannot_be_made_is_one_error() {
         use crate::data::store::CacheFolder;
         let file = tempfile::NamedTempFile::new().unwrap();
         let cache = Some(CacheFolder { folder: file.path().to_owned(), bytes: 1 << 30 });
@@ -419,6 +437,11 @@ mod tests {
         let error = Source::parse_with("http://host/{0..9}.tar", &access).unwrap_err().to_string();
         let start = format!("cannot use the cache folder {} (--cache): it is a file", file.path().display());
         assert_eq!(error, start);
+        // Nobody can make a folder there.
+        let cache = Some(CacheFolder { folder: "/proc/flipk/cache".into(), bytes: 1 << 30 });
+        let access = Access { cache, ..Access::default() };
+        let error = Source::parse_with("http://host/{0..9}.tar", &access).unwrap_err();
+        assert!(matches!(error, DataError::Cache { .. }), "{error}");
     }
 
     #[test]
@@ -457,9 +480,13 @@ mod tests {
         assert_eq!(names("pipe:cat {1..2}.tar"), ["pipe:cat 1.tar", "pipe:cat 2.tar"]);
         if cfg!(feature = "remote") {
             assert_eq!(names("s3://b/f/{a,b}.tar"), ["s3://b/f/a.tar", "s3://b/f/b.tar"]);
-            // The signature of an address has a question mark.
-            let signed = "https://host/a.tar?X-Signature=1*2";
-            assert_eq!(names(signed), [signed]);
+            // What follows a question mark is neither a pattern nor a folder.
+            for signed in ["https://host/a.tar?X-Signature=1*2", "https://host/get?path=a/", "https://host/b?[a]=1?"] {
+                assert_eq!(names(signed), [signed]);
+            }
+            let two = Source::parse_all("http://[::1]:80/a.tar::http://host/b.tar", &Access::default()).unwrap();
+            let specs: Vec<&str> = two.iter().map(|source| &*source.spec).collect();
+            assert_eq!(specs, ["http://[::1]:80/a.tar", "http://host/b.tar"]);
         }
     }
 

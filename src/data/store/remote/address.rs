@@ -54,9 +54,17 @@ impl<'a> Address<'a> {
         self.key
     }
 
-    /// Whether it stands for a folder.
+    /// The path in the bucket; on a web server, without the query that may follow it.
+    pub(in crate::data::store) fn path(self) -> &'a str {
+        match self.service {
+            Service::Web => self.key.split('?').next().unwrap_or_default(),
+            _ => self.key,
+        }
+    }
+
+    /// Whether it stands for a folder. A web server may make a file of any query.
     pub(in crate::data::store) fn is_folder(self) -> bool {
-        self.key.is_empty() || self.key.ends_with('/')
+        self.path() == self.key && (self.key.is_empty() || self.key.ends_with('/'))
     }
 
     /// As the user writes it, of another key in the same bucket.
