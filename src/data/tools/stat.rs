@@ -12,6 +12,7 @@ use super::Input;
 use crate::data::broken::{Broken, Kind, confined};
 use crate::data::dataset::{Held, View};
 use crate::data::error::Result;
+use crate::data::format::is_damage;
 use crate::data::loader::{Item, LoaderConfig, Preparer, Skipped};
 use crate::data::sample::Tokenizer;
 use crate::data::sample::image::kind;
@@ -159,7 +160,7 @@ impl Look {
 
 /// Looks at about `max` samples that are spread over `input`, or at all of them without `max`. `config` says how they
 /// would be loaded. `progress` is called with the number of shards that are done, of how many; `warn` with a warning
-/// for each shard that cannot be used.
+/// for each shard that cannot be used or is damaged.
 ///
 /// With all samples, memory for duplicates grows by about 30 bytes for each.
 ///
@@ -190,7 +191,7 @@ pub fn stat(
         }
         let number = at * input.shards() / opened;
         progress(at as u64, opened as u64);
-        let (shard, _) = match input.open(number as u32) {
+        let (shard, report) = match input.open(number as u32) {
             Ok(opened) => opened,
             Err(error) => {
                 warn(format!("warning: skipped a shard: {error}"));
@@ -198,6 +199,8 @@ pub fn stat(
                 continue;
             }
         };
+        let damage = report.notes.into_iter().filter(|(kind, _)| is_damage(*kind));
+        damage.for_each(|(_, text)| warn(format!("warning: {text}")));
         let of = shard.samples.len() as u64;
         found.samples += of;
         found.opened_shards += 1;
@@ -309,6 +312,14 @@ mod tests {
         assert!(speed.one_thread > 0.0 && speed.all_threads > 0.0);
         let few = stat(&input, None, &config, Some(2), &go, &mut |_, _| {}, &mut |_| {}).unwrap();
         assert_eq!((few.looked_at, few.samples, few.cut), (2, 4, None));
+        let whole = std::fs::read(archive.file()).unwrap();
+        let mut cut = tempfile::NamedTempFile::with_suffix(".tar").unwrap();
+        std::io::Write::write_all(&mut cut, &whole[..whole.len() - 1024]).unwrap();
+        let input =
+            Input::find(&[cut.path().display().to_string()], CaptionKeys::default(), Decoding::default()).unwrap();
+        let mut said = Vec::new();
+        stat(&input, None, &config, None, &go, &mut |_, _| {}, &mut |line| said.push(line)).unwrap();
+        assert!(matches!(&said[..], [line] if line.contains("it has no end mark")), "{said:?}");
         let wrong = LoaderConfig { mask_ratio: 1.0, ..config };
         assert!(stat(&input, None, &wrong, None, &go, &mut |_, _| {}, &mut |_| {}).is_err());
     }
