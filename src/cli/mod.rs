@@ -75,6 +75,19 @@ fn error_chain(error: &anyhow::Error) -> String {
     })
 }
 
+/// A message about a wrong setting, `max_bad = 2 is invalid: ...`, with the flag instead if the setting was given as one
+/// among `args`; those of a configuration file stay as they are there. A message may be about two settings.
+fn as_typed(message: String, mut args: impl Iterator<Item = String>) -> String {
+    let Some((name, rest)) = message.split_once(" = ") else { return message };
+    let flags: Vec<String> = name.split(", ").map(|name| format!("--{}", name.replace('_', "-"))).collect();
+    let is_flag = |arg: String| flags.iter().any(|flag| arg.split_once('=').map_or(&*arg, |(flag, _)| flag) == flag);
+    let is_wrong = rest.split_once(" is invalid: ").is_some_and(|(value, _)| !value.contains(['\n', ':']));
+    match is_wrong && args.any(is_flag) {
+        true => format!("{} {rest}", flags.join(", ")),
+        false => message,
+    }
+}
+
 /// Prints to standard output.
 ///
 /// # Errors
@@ -126,7 +139,8 @@ pub fn main() -> ExitCode {
         Command::Info(command) => command.run(),
     };
     done.unwrap_or_else(|error| {
-        tracing::error!("{}", error_chain(&error));
+        let args = std::env::args_os().map(|arg| arg.to_string_lossy().into_owned());
+        tracing::error!("{}", as_typed(error_chain(&error), args));
         ExitCode::FAILURE
     })
 }
@@ -135,11 +149,27 @@ pub fn main() -> ExitCode {
 mod tests {
     use anyhow::anyhow;
 
-    use super::error_chain;
+    use super::{as_typed, error_chain};
 
     #[test]
     fn a_cause_is_printed_once() {
         let error = anyhow!("no such file").context("cannot read x: no such file").context("the vocabulary");
         assert_eq!(error_chain(&error), "the vocabulary: cannot read x: no such file");
+    }
+
+    #[test]
+    fn settings_are_named_as_they_were_given() {
+        let message = "max_bad = 2 is invalid: it must be 0 <= share <= 1";
+        let shown = |message: &str, args: &[&str]| as_typed(message.to_owned(), args.iter().map(ToString::to_string));
+        let flag = "--max-bad 2 is invalid: it must be 0 <= share <= 1";
+        for args in [&["train", "--max-bad", "2"], &["pack", "x", "--max-bad=2"]] {
+            assert_eq!(shown(message, args), flag);
+        }
+        assert_eq!(shown(message, &["train", "--config", "max-bad.toml"]), message);
+        let two = "crop_min, crop_max = (0.9, 0.1) is invalid: it must be 0 < low <= high <= 1";
+        assert!(shown(two, &["train", "--crop-min=0.9"]).starts_with("--crop-min, --crop-max (0.9, 0.1) is invalid: "));
+        for other in ["cannot read a = b: no such file", "a = b"] {
+            assert_eq!(shown(other, &["--a", "--cannot-read-a"]), other);
+        }
     }
 }

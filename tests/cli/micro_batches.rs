@@ -63,7 +63,7 @@ fn other_micro_batches_go_on_with_the_same_data_and_bad_ones_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let [run, other] = ["run", "other"].map(|name| folder.path().join(name));
     let said = train(&run, &["--steps=1", "--micro-batches=5"]).expect(1).stderr;
-    assert!(said.contains("micro_batches = 5 is invalid: it must divide the batch of 32"), "{said}");
+    assert!(said.contains("--micro-batches 5 is invalid: it must divide the batch of 32"), "{said}");
     assert!(!run.exists());
     for run in [&run, &other] {
         train(run, &["--steps=4", "--micro-batches=4", "--recompute=blocks", "--loss=sigmoid"]).expect(0);
