@@ -223,7 +223,7 @@ impl ShardList {
         Ok((shard, report))
     }
 
-    /// Opens shards on up to `threads` threads. Those that are no archives or have no samples count as damage: all
+    /// Opens shards on up to `threads` threads. Those that are not archives or have no samples count as damage: all
     /// their samples are lost. `None` if `stop` was set meanwhile.
     ///
     /// # Errors
