@@ -33,6 +33,37 @@ struct Head {
     source: u32,
 }
 
+impl Head {
+    /// The first line of the journal.
+    fn line(&self) -> Vec<u8> {
+        (serde_json::to_string(self).unwrap_or_default() + "\n").into_bytes()
+    }
+
+    /// Whether a pack with this first line goes on.
+    ///
+    /// # Errors
+    /// Why not.
+    fn fits(&self, first: &[u8]) -> Result<(), String> {
+        // Shards are the same whatever the limit of broken samples is.
+        let found = serde_json::from_slice(first).map(|Self { version, options, source }| {
+            let options = Pack { max_bad: self.options.max_bad, ..options };
+            Self { version, options, source }
+        });
+        match found {
+            Ok(found) if found == *self => Ok(()),
+            Ok(found) if found.version == VERSION && found.source != self.source => {
+                let problem = "it has a pack of other shards, of shards that have changed since (by length, time of \
+                               change or ETag), or with other captions, columns or filter";
+                Err(problem.to_owned())
+            }
+            Ok(found) if found.version == VERSION => {
+                Err(format!("it has a pack with other options: {}", differences(&found.options, &self.options)))
+            }
+            _ => Err(format!("its {NAME} is not that of a pack of this version")),
+        }
+    }
+}
+
 /// A shard that is whole, and what came before its end.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Line {
@@ -85,8 +116,7 @@ impl Journal {
             return refuse(format!("it holds {other}, which is not part of a pack; choose a new or empty folder"));
         }
         if !path.exists() {
-            write_whole(&path, &[serde_json::to_string(&head).unwrap_or_default().as_bytes(), b"\n"].concat())
-                .map_err(io(&path))?;
+            write_whole(&path, &head.line()).map_err(io(&path))?;
         }
         let mut file = OpenOptions::new().read(true).write(true).open(&path).map_err(io(&path))?;
         if file.try_lock().is_err() {
@@ -103,25 +133,14 @@ impl Journal {
         let whole: Vec<&[u8]> =
             text.split_inclusive(|&byte| byte == b'\n').filter(|line| line.ends_with(b"\n")).collect();
         let (first, rest) = whole.split_first().map_or((&[][..], &[][..]), |(first, rest)| (*first, rest));
-        // Shards are the same whatever the limit of broken samples is.
-        let found = serde_json::from_slice(first).map(|Head { version, options: found, source }| Head {
-            version,
-            options: Pack { max_bad: options.max_bad, ..found },
-            source,
-        });
-        match found {
-            Ok(found) if found == head => {}
-            Ok(found) if found.version == VERSION && found.source != head.source => {
-                let problem = "it has a pack of other shards, of shards that have changed since (by length, time of \
-                               change or ETag), or with other captions or columns";
-                return refuse(problem.to_owned());
-            }
-            Ok(found) if found.version == VERSION && found.options != head.options => {
-                return refuse(format!("it has a pack with other options: {}", differences(&found.options, options)));
-            }
-            _ => return refuse(format!("its {NAME} is not that of a pack of this version")),
-        }
+        let has_shards = names.iter().any(|name| name.ends_with(".tar"));
         let lines: Vec<Line> = rest.iter().map_while(|line| serde_json::from_slice(line).ok()).collect();
+        let is_begun = match head.fits(first) {
+            Ok(()) => true,
+            // Nothing that is whole would be lost.
+            Err(_) if rest.is_empty() && !has_shards && serde_json::from_slice::<Head>(first).is_ok() => false,
+            Err(problem) => return refuse(problem),
+        };
         // After a power failure the last line may be anything, but not one before it.
         if lines.len() + 1 < rest.len() {
             return refuse(format!("line {} of its {NAME} is damaged; pack into a new folder", lines.len() + 2));
@@ -129,8 +148,13 @@ impl Journal {
         if let Some(problem) = changed(folder, &lines) {
             return refuse(format!("{problem}; pack into a new folder"));
         }
-        let end = first.len() + rest[..lines.len()].iter().map(|line| line.len()).sum::<usize>();
-        file.set_len(end as u64).and_then(|()| file.seek(SeekFrom::End(0))).map_err(io(&path))?;
+        let end = match is_begun {
+            true => first.len() + rest[..lines.len()].iter().map(|line| line.len()).sum::<usize>(),
+            false => 0,
+        };
+        let ready = file.set_len(end as u64).and_then(|()| file.seek(SeekFrom::End(0)));
+        let ready = ready.and_then(|_| if is_begun { Ok(()) } else { file.write_all(&head.line()) });
+        ready.and_then(|()| file.sync_data()).map_err(io(&path))?;
         Ok(Self { folder: folder.to_owned(), file, lines })
     }
 
@@ -248,6 +272,9 @@ mod tests {
         let (form, filter, limit) = (Form::Raw, Filter::Area, ShardLimit::Samples(1));
         let options = Pack { size: 8, form, filter, limit, shuffle: None, max_bad: 0.1 };
         let open = || Journal::open(folder.path(), &options, 1).map_err(|error| error.to_string());
+        // Without a whole shard, other options begin anew.
+        drop(Journal::open(folder.path(), &options, 2).unwrap());
+        drop(Journal::open(folder.path(), &Pack { size: 9, ..options.clone() }, 1).unwrap());
         let mut journal = open().unwrap();
         for number in 0..3 {
             let shard = format!("{number:06}.tar");
@@ -273,8 +300,13 @@ mod tests {
         }
         std::fs::write(&path, [lines[0], lines[1], "{}\n", lines[3]].concat()).unwrap();
         assert!(open().err().unwrap().contains("line 3 of its pack.jsonl is damaged"));
+        std::fs::write(&path, lines[0]).unwrap();
+        let other = Journal::open(folder.path(), &options, 2).err().unwrap().to_string();
+        assert!(other.contains("a pack of other shards"), "the shards are not overwritten: {other}");
         std::fs::write(&path, &whole).unwrap();
         std::fs::write(folder.path().join("000001.tar"), "000000.tar").unwrap();
+        let other = Journal::open(folder.path(), &Pack { size: 9, ..options.clone() }, 1).err().unwrap().to_string();
+        assert!(other.contains("a pack with other options: size was 8 and is now 9"), "{other}");
         let refused = open().err().unwrap();
         assert!(refused.contains("000001.tar has changed since it was written"), "{refused}");
     }
