@@ -54,7 +54,7 @@ enum Command {
     Eval(Box<eval::Eval>),
     Embed(Box<embed::Embed>),
     Search(Box<search::Search>),
-    Data(data::Data),
+    Data(Box<data::Data>),
     Import(import::Import),
     Export(export::Export),
     Verify(verify::Verify),
@@ -75,8 +75,8 @@ fn error_chain(error: &anyhow::Error) -> String {
     })
 }
 
-/// A message about a wrong setting, `max_bad = 2 is invalid: ...`, with the flag instead if the setting was given as one
-/// among `args`; those of a configuration file stay as they are there. A message may be about two settings.
+/// A message about a wrong setting, `max_bad = 2 is invalid: ...`, with the flag instead if the setting was given as
+/// one among `args`; those of a configuration file stay as they are there. A message may be about two settings.
 fn as_typed(message: String, mut args: impl Iterator<Item = String>) -> String {
     let Some((name, rest)) = message.split_once(" = ") else { return message };
     let flags: Vec<String> = name.split(", ").map(|name| format!("--{}", name.replace('_', "-"))).collect();

@@ -202,7 +202,7 @@ fn a_folder_with_something_else_is_refused() {
     refused("out", &[], "000000.tar has 5 bytes instead of");
     place.shard("in/01.tar", &[(1, &[("txt", "a square")])]);
     refused("out", &[], "a pack of other shards");
-    refused("out", &["--caption-key=alt"], "with other captions or columns");
+    refused("out", &["--caption-key=alt"], "with other captions, columns or filter");
     place.file("out/pack.jsonl", "{}\n");
     refused("out", &[], "its pack.jsonl is not that of a pack");
     refused("new", &["--max-bad=2"], "0 <= share <= 1");

@@ -106,6 +106,20 @@ fn parquet_is_evaluated_checked_measured_and_packed() {
     let ran = flipk(&["data", "check", &rows]).expect(1);
     let said = ran.stdout + &ran.stderr;
     assert!(said.contains("000000002") && said.contains("the column `jpg` is null"), "{said}");
+    // Rows that could not be downloaded are left out, as in training.
+    let ran = flipk(&["data", "check", &rows, "--where", "status = 'success'"]).expect(0);
+    assert!(ran.stderr.contains("of 7 samples looked at pass --where status = 'success'"), "{}", ran.stderr);
+    for (filter, words) in
+        [("stats = 'success'", "none of 7 samples has `stats`"), ("width < 0", "none of the 7 samples of the data")]
+    {
+        let out = place.path("filtered").display().to_string();
+        for command in [&["check", &*rows][..], &["stat", &rows], &["pack", &rows, "--out", &out]] {
+            let ran = flipk(&[&["data"], command, &["--where", filter]].concat()).expect(1);
+            assert!(ran.stderr.contains(words), "{command:?} {}", ran.stderr);
+        }
+    }
+    let ran = flipk(&["data", "stat", &data, "--cache-size=1GB"]).expect(1);
+    assert!(ran.stderr.contains("--cache-size 1GB is invalid: it applies to cache"), "{}", ran.stderr);
     flipk(&["data", "stat", &data]).expect(0);
     let packed = place.path("packed").display().to_string();
     flipk(&["data", "pack", &data, "--out", &packed]).expect(0);

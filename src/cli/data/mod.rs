@@ -16,7 +16,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::cli::logging::show;
 use crate::data::image::{Decoding, ExifOrientation, JpegDecoder};
 use crate::data::tools::Input;
-use crate::data::{CaptionKeys, CaptionLines, Skipped, Tokenizer, TokenizerOptions};
+use crate::data::{CaptionKeys, CaptionLines, Filter, Skipped, Tokenizer, TokenizerOptions};
+use crate::log;
+use crate::train::Options;
 
 /// After Ctrl-C, as of a shell's own commands.
 const INTERRUPTED: u8 = 130;
@@ -66,16 +68,32 @@ struct Shards {
     /// What to do with photos that EXIF data says to rotate
     #[arg(long, value_name = "WHAT", default_value = "ignore")]
     exif_orientation: ExifOrientation,
+    /// Use only samples for which this holds, as for `flipk train`
+    #[arg(long = "where", value_name = "EXPRESSION")]
+    only: Option<Filter>,
+    /// Seconds without a byte from a server or a command after which an attempt is given up [default: 60]
+    #[arg(long, value_name = "SECONDS")]
+    io_timeout: Option<f64>,
+    /// Folder that keeps fetched shards for the next time; several programs may share it [default: none]
+    #[arg(long, value_name = "DIR")]
+    cache: Option<PathBuf>,
+    /// Largest size of --cache (500MB, 2TiB); the shards longest unused are removed [default: 100GiB]
+    #[arg(long, value_name = "SIZE")]
+    cache_size: Option<String>,
 }
 
 impl Shards {
-    fn keys(&self) -> CaptionKeys {
-        CaptionKeys {
+    fn keys(&self) -> Result<CaptionKeys> {
+        let (cache, cache_size) = (self.cache.clone(), self.cache_size.clone());
+        let fetching = Options { io_timeout: self.io_timeout, cache, cache_size, ..Options::default() };
+        Ok(CaptionKeys {
             caption_key: self.caption_key.clone(),
             caption_lines: self.caption_lines,
             image_key: self.image_key.clone(),
+            filter: self.only.clone(),
+            access: fetching.access()?,
             ..CaptionKeys::default()
-        }
+        })
     }
 
     fn decoding(&self) -> Decoding {
@@ -83,8 +101,17 @@ impl Shards {
     }
 
     fn find(&self) -> Result<Input> {
-        Ok(Input::find(&self.shards, self.keys(), self.decoding())?)
+        Ok(Input::find(&self.shards, self.keys()?, self.decoding())?)
     }
+}
+
+/// Says how many samples passed the filter.
+///
+/// # Errors
+/// A filter that cannot be meant.
+fn say_filtered(input: &Input) -> Result<()> {
+    log::lines(input.filtered()?);
+    Ok(())
 }
 
 #[derive(Args)]

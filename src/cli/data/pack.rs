@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Args;
 
-use super::{INTERRUPTED, Shards, bar, kinds};
+use super::{INTERRUPTED, Shards, bar, kinds, say_filtered};
 use crate::cli::put;
 use crate::cli::signals::interrupt;
 use crate::cli::table::table;
@@ -84,6 +84,8 @@ impl Pack {
         let warn = &mut |warning: String| log::line(&warning);
         let packed = pack.run(&input, &self.out, &stop, progress, warn);
         bar.finish_and_clear();
+        // Before another error, which may come from it.
+        say_filtered(&input)?;
         let packed = packed?;
         match self.json {
             true => put(format_args!("{}\n", serde_json::to_string_pretty(&packed)?))?,

@@ -12,7 +12,7 @@ use crate::data::text::list_some;
 
 /// What a filter let pass.
 #[derive(Debug, Default)]
-pub(super) struct Passed {
+pub(crate) struct Passed {
     /// Samples whose record could be read.
     looked: u64,
     passed: u64,
@@ -29,7 +29,7 @@ pub(super) struct Passed {
 ///
 /// # Errors
 /// As [`Shard::open_unless`]; also a shard that can no longer be read.
-pub(super) fn open(
+pub(crate) fn open(
     number: u32,
     location: &Location,
     common: &Common,
@@ -72,7 +72,12 @@ pub(super) fn open(
 }
 
 impl Passed {
-    fn add(&mut self, other: &Self) {
+    /// Whether any sample was looked at.
+    pub(crate) fn has_looked(&self) -> bool {
+        self.looked > 0
+    }
+
+    pub(crate) fn add(&mut self, other: &Self) {
         self.looked += other.looked;
         self.passed += other.passed;
         self.has.resize(self.has.len().max(other.has.len()), false);
@@ -86,7 +91,7 @@ impl Passed {
 ///
 /// # Errors
 /// A field that no record has, and a source of which nothing passes.
-pub(super) fn check<'a>(
+pub(crate) fn check<'a>(
     filter: &Filter,
     sources: impl Iterator<Item = (&'a str, usize)>,
     shards: &[Passed],

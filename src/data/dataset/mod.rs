@@ -36,7 +36,7 @@ use ::image::RgbImage;
 use rayon::prelude::*;
 
 use self::cache::Cache;
-use self::filter::Passed;
+pub(crate) use self::filter::{Passed, check as check_filter, open as open_filtered};
 pub use self::list::ShardList;
 pub(crate) use self::list::{Opened, uncached};
 pub use self::survey::Survey;

@@ -24,7 +24,7 @@ use super::{Indexed, Naming, folder, table, tfrecord};
 use crate::data::broken::{Broken, Kind};
 use crate::data::error::{DataError, Result};
 use crate::data::store::{
-    self, Access, Fetching, Files, Gunzip, Location, NEVER, OpenFile, ReadAt, Span, Spool, Store, embedded, fill_from,
+    self, Access, Fetching, Files, Gunzip, Location, OpenFile, ReadAt, Span, Spool, Store, embedded, fill_from,
 };
 
 /// Bytes from which the kind of a file is guessed, if it is not an archive.
@@ -69,18 +69,19 @@ pub(crate) struct Report {
 }
 
 impl Shard {
-    /// Indexes shard `number` of the data set.
+    /// As [`Self::open_unless`], which is never stopped.
+    ///
+    /// # Errors
+    /// As [`Self::open_unless`].
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn open(number: u32, location: &Location, common: &Common) -> Result<(Self, Report)> {
+        Self::open_unless(number, location, common, &store::NEVER)
+    }
+
+    /// Indexes shard `number` of the data set; a fetch ends with an error when `stop` is set.
     ///
     /// # Errors
     /// A file that cannot be read, is in no format that flipk reads, or has no samples.
-    pub(crate) fn open(number: u32, location: &Location, common: &Common) -> Result<(Self, Report)> {
-        Self::open_unless(number, location, common, &NEVER)
-    }
-
-    /// As [`Self::open`]; a fetch ends with an error when `stop` is set.
-    ///
-    /// # Errors
-    /// As [`Self::open`].
     pub(crate) fn open_unless(
         number: u32,
         location: &Location,

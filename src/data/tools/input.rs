@@ -3,17 +3,17 @@
 use std::ffi::OsString;
 use std::fs::Metadata;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::UNIX_EPOCH;
 
 use rayon::prelude::*;
 
-use crate::data::dataset::{Held, Reader, common, sources, uncached};
+use crate::data::dataset::{Held, Passed, Reader, check_filter, common, open_filtered, sources, uncached};
 use crate::data::error::Result;
 use crate::data::format::{Common, Report, Shard};
-use crate::data::sample::CaptionKeys;
 use crate::data::sample::image::Decoding;
-use crate::data::store::{Access, Location, files_in, version};
+use crate::data::sample::{CaptionKeys, Filter};
+use crate::data::store::{Access, Location, NEVER, files_in, version};
 
 /// Servers that are asked at the same time: a question is answered in much less than a core's time.
 const QUESTIONS: usize = 32;
@@ -23,6 +23,9 @@ pub struct Input {
     pub(super) locations: Vec<Location>,
     /// How samples are read, for the fingerprint.
     options: String,
+    filter: Option<Filter>,
+    /// What passed it in the shards that were opened.
+    passed: Mutex<Passed>,
     reader: Arc<Reader>,
     common: Common,
 }
@@ -43,7 +46,8 @@ impl Input {
         let locations = sources(specs, &keys.access)?.into_iter().flat_map(|source| source.shards).collect();
         let common = common(&keys);
         let options = format!("{}\n{decoding:?}\n", serde_json::to_string(&keys).unwrap_or_default());
-        Ok(Self { locations, options, reader: Arc::new(uncached(keys, decoding)), common })
+        let (filter, passed) = (keys.filter.clone(), Mutex::default());
+        Ok(Self { locations, options, filter, passed, reader: Arc::new(uncached(keys, decoding)), common })
     }
 
     /// The number of shards.
@@ -71,10 +75,23 @@ impl Input {
         })
     }
 
-    /// Opens shard `number`.
+    /// Opens shard `number`; its samples are those that pass the filter.
     pub(super) fn open(&self, number: u32) -> Result<(Arc<Shard>, Report)> {
-        let (shard, report) = Shard::open(number, &self.locations[number as usize], &self.common)?;
+        let (location, filter) = (&self.locations[number as usize], self.filter.as_ref());
+        let (shard, report, passed) = open_filtered(number, location, &self.common, filter, &NEVER)?;
+        self.passed.lock().unwrap_or_else(PoisonError::into_inner).add(&passed);
         Ok((Arc::new(shard), report))
+    }
+
+    /// How many samples passed the filter in the shards that were opened; nothing if there is no filter.
+    ///
+    /// # Errors
+    /// A field that no sample has, or if none passed.
+    pub fn filtered(&self) -> Result<Option<String>> {
+        let passed = self.passed.lock().unwrap_or_else(PoisonError::into_inner);
+        let filter = self.filter.as_ref().filter(|_| passed.has_looked());
+        let of = || [("the data", 1)].into_iter();
+        filter.map(|filter| check_filter(filter, of(), std::slice::from_ref(&passed))).transpose()
     }
 
     /// Opens the shards `numbers`, one per thread at a time.
