@@ -199,7 +199,7 @@ fn a_tokenizer_that_the_model_has_no_rows_for_is_an_error_everywhere() {
         }
     }
     let ran = place.train_on("other", &shard, &big, &["--steps=1", "--vocab=4096"]).expect(1);
-    assert!(ran.stderr.contains("vocab = 4096") && ran.stderr.contains("5062 tokens"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("--vocab 4096 is invalid") && ran.stderr.contains("5062 tokens"), "{}", ran.stderr);
     let ran = place.train_on("from", &shard, &big, &["--steps=1", &format!("--init-from={run}")]).expect(1);
     assert!(ran.stderr.contains("4096 rows of tokens and this run has 5062"), "{}", ran.stderr);
     // Another tokenizer of a size that fits is used, with a warning.

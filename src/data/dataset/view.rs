@@ -92,8 +92,8 @@ impl<'a> View<'a> {
     }
 
     /// The `.txt`, `.json` and `.cls` members, as they are; several captions as lines. A caption in a table is a line,
-    /// even if it has several, so that whoever reads the lines finds one caption; and the record of a row is UTF-8, even
-    /// if the row is not, so that other programs read it.
+    /// even if it has several, so that whoever reads the lines finds one caption; and the record of a row is UTF-8,
+    /// even if the row is not, so that other programs read it.
     pub(crate) fn texts(self) -> Result<[Option<Cow<'a, [u8]>>; 3], Broken> {
         let shard = self.whole()?;
         let in_one_line = |mut text: Cow<'a, [u8]>| {

@@ -116,8 +116,8 @@ impl Drop for Archive {
 }
 
 /// The key without what would change its meaning in an archive: dots in the last part of the path end a key, a leading
-/// slash or `..` points out of the folder that an archive is unpacked into, a zero byte ends a name, and readers leave out
-/// members such as `__key__`.
+/// slash or `..` points out of the folder that an archive is unpacked into, a zero byte ends a name, and readers leave
+/// out members such as `__key__`.
 fn plain(key: &[u8], number: u64) -> Vec<u8> {
     let parts = key.split(|&byte| byte == b'/').filter(|part| !matches!(*part, b"" | b"." | b".."));
     let mut parts: Vec<Vec<u8>> = parts.map(<[u8]>::to_vec).collect();

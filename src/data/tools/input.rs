@@ -122,7 +122,8 @@ fn content(location: &Location, access: &Access) -> Result<String> {
         }
         Location::Images(folder, names) => {
             let files = |name: &OsString| {
-                let beside = ["txt", "json", "cls"].map(|ending| folder.join(name).with_extension(ending));
+                let stem = name.to_str().and_then(|name| name.split_once('.')).map_or("", |(stem, _)| stem);
+                let beside = ["txt", "json", "cls"].map(|ending| folder.join(format!("{stem}.{ending}")));
                 let each = [folder.join(name)].into_iter().chain(beside).map(|path| changed(&path));
                 format!("{} {}", name.display(), each.collect::<Vec<_>>().join(" "))
             };

@@ -67,9 +67,9 @@ pub struct Part {
 }
 
 /// Decodes JPEG, PNG, WebP, GIF (the first frame), BMP or TIFF (the first page), detected by content, to RGB8: grey
-/// fills all three channels, 16 bits are rounded to 8, and an alpha channel is left out, as by Pillow's `convert("RGB")`,
-/// through which OpenCLIP reads images: transparent pixels have the colour that is stored for them. The orientation of a
-/// TIFF is always applied, as in Pillow. Raw pixels of a packed data set are recognised too.
+/// fills all three channels, 16 bits are rounded to 8, and an alpha channel is left out, as by Pillow's
+/// `convert("RGB")`, through which OpenCLIP reads images: transparent pixels have the colour that is stored for them.
+/// The orientation of a TIFF is always applied, as in Pillow. Raw pixels of a packed data set are recognised too.
 ///
 /// # Errors
 /// What is wrong with the image, or what the bytes are if they are not an image in one of these formats. A truncated
