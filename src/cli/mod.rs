@@ -75,6 +75,12 @@ fn error_chain(error: &anyhow::Error) -> String {
     })
 }
 
+/// Prints why the program ends.
+fn report(error: &anyhow::Error) {
+    let args = std::env::args_os().map(|arg| arg.to_string_lossy().into_owned());
+    tracing::error!("{}", as_typed(error_chain(error), args));
+}
+
 /// A message about a wrong setting, `max_bad = 2 is invalid: ...`, with the flag instead if the setting was given as
 /// one among `args`; those of a configuration file stay as they are there. A message may be about two settings.
 fn as_typed(message: String, mut args: impl Iterator<Item = String>) -> String {
@@ -139,8 +145,7 @@ pub fn main() -> ExitCode {
         Command::Info(command) => command.run(),
     };
     done.unwrap_or_else(|error| {
-        let args = std::env::args_os().map(|arg| arg.to_string_lossy().into_owned());
-        tracing::error!("{}", as_typed(error_chain(&error), args));
+        report(&error);
         ExitCode::FAILURE
     })
 }

@@ -13,7 +13,7 @@ use super::openclip::OpenClip;
 use super::progress::Screen;
 use super::signals::{interrupt, stop_on_usr1};
 use super::table::{percent, table};
-use super::{error_chain, launch, logging, put};
+use super::{launch, logging, put, report};
 use crate::group::Group;
 use crate::ops::AllOps;
 use crate::train::{Ended, Options, Plan, Precision, Progress, Summary, TrainError, train};
@@ -90,7 +90,7 @@ impl Train {
             // Its own message says why, and all ranks end.
             Err(error) if matches!(error.downcast_ref(), Some(TrainError::OtherRank { .. })) => Ok(ExitCode::FAILURE),
             Err(error) => {
-                tracing::error!("{}", error_chain(&error));
+                report(&error);
                 // Others may be waiting for this rank.
                 group.abort();
                 Ok(ExitCode::FAILURE)
