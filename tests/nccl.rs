@@ -24,7 +24,7 @@ const STEPS: u64 = 3;
 fn config() -> ModelConfig {
     let tower = TowerConfig::new(1, 64, 1);
     let sizes = ModelConfig { image_size: 32, context: 8, vocab: 600, embed_dim: 32, ..Preset::Tiny.config() };
-    ModelConfig { vision: tower.clone(), text: tower, ..sizes }
+    ModelConfig { vision: tower, text: tower, ..sizes }
 }
 
 /// The rows of a rank in a step.

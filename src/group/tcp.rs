@@ -170,8 +170,8 @@ impl Group for Tcp {
             return send(&mut streams[0], own);
         }
         all[block_of(0, block, len)].copy_from_slice(own);
-        let others = streams.iter_mut().enumerate();
-        others.map(|(place, stream)| receive(stream, &mut all[block_of(place + 1, block, len)])).collect()
+        let mut others = streams.iter_mut().enumerate();
+        others.try_for_each(|(place, stream)| receive(stream, &mut all[block_of(place + 1, block, len)]))
     }
 
     fn exchange(&self, parts: &[u32], received: &mut [u32]) -> Result<(), GroupError> {

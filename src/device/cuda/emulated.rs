@@ -359,8 +359,8 @@ impl Driver for Emulated {
                 };
                 // SAFETY: as above.
                 unsafe { nccl.start(&copies, 0) }?;
-                let arrived = receives.iter().zip(&received);
-                arrived.map(|(&(into, _), words)| self.machine.upload(into, bytemuck::cast_slice(words))).collect()
+                let mut arrived = receives.iter().zip(&received);
+                arrived.try_for_each(|(&(into, _), words)| self.machine.upload(into, bytemuck::cast_slice(words)))
             }
         }
     }
