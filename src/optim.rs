@@ -120,7 +120,8 @@ impl<D: AdamW> Optimizer<D> {
         decay.upload(device, flags)?;
         let moments = || Buffer::new(device, own.len(), "AdamW's moments");
         let head = Buffer::new(device, HEAD, "the gradients' norm")?;
-        let partials = Buffer::new(device, layout.arena_len().div_ceil(NORM_BLOCK), "the gradients' norm")?;
+        let partials =
+            Buffer::new(device, D::PARTIAL * layout.arena_len().div_ceil(NORM_BLOCK), "the gradients' norm")?;
         let numbers = Buffer::new(device, NUMBERS, "AdamW's numbers")?;
         let AdamWConfig { beta1, beta2, eps, weight_decay, clip_norm } = config;
         let hyper = Hyper { lr: 0.0, beta1, beta2, eps, weight_decay, step: 0, clip_norm };
@@ -161,8 +162,8 @@ impl<D: AdamW> Optimizer<D> {
     /// # Errors
     /// If the device fails.
     pub fn square(&mut self, device: &D, params: &Parameters<D>) -> Result<(), DeviceError> {
-        let blocks = self.own.start / NORM_BLOCK..self.own.end.div_ceil(NORM_BLOCK);
-        device.adamw_squares(params.grads_of(self.own.clone()), self.partials.range_mut(blocks))
+        let partials = D::PARTIAL * (self.own.start / NORM_BLOCK)..D::PARTIAL * self.own.end.div_ceil(NORM_BLOCK);
+        device.adamw_squares(params.grads_of(self.own.clone()), self.partials.range_mut(partials))
     }
 
     /// The second part of [`Self::apply`]: updates the own slice.
@@ -185,7 +186,7 @@ impl<D: AdamW> Optimizer<D> {
         device.adamw_update(&self.hyper, update)
     }
 
-    /// What the norm needs of the whole arena, a number for each [`NORM_BLOCK`].
+    /// What the norm needs of the whole arena, [`AdamW::PARTIAL`] floats for each [`NORM_BLOCK`].
     pub fn partials_mut(&mut self) -> &mut Buffer<D, f32> {
         &mut self.partials
     }

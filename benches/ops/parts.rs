@@ -106,7 +106,7 @@ impl<D: AllOps> Arena<D> {
             v: buffer(device, len)?,
             decay: buffer(device, len / DECAY_BLOCK)?,
             head: buffer(device, HEAD)?,
-            partials: buffer(device, len.div_ceil(NORM_BLOCK))?,
+            partials: buffer(device, D::PARTIAL * len.div_ceil(NORM_BLOCK))?,
             numbers: buffer(device, NUMBERS)?,
         })
     }

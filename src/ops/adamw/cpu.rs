@@ -10,15 +10,18 @@ use crate::simd::wide;
 const CHUNK: usize = NORM_BLOCK;
 
 impl AdamW for Cpu {
-    /// The norm of each block; its square might overflow.
+    /// The bits of an `f64`, which no square of an `f32` overflows.
+    const PARTIAL: usize = 2;
+
     fn adamw_squares(&self, grads: &[f32], partials: &mut [f32]) -> Result<(), DeviceError> {
-        let blocks = grads.par_chunks(NORM_BLOCK).zip(partials);
-        blocks.for_each(|(block, partial)| *partial = square_sum(block).sqrt() as f32);
+        let blocks = grads.par_chunks(NORM_BLOCK).zip(partials.as_chunks_mut::<2>().0);
+        blocks.for_each(|(block, partial)| *partial = bytemuck::cast(square_sum(block)));
         Ok(())
     }
 
     fn adamw_scale(&self, hyper: &Hyper, partials: &[f32], head: &mut [f32], _: &[f32]) -> Result<(), DeviceError> {
-        let norm = partials.iter().map(|&norm| f64::from(norm) * f64::from(norm)).sum::<f64>().sqrt();
+        let partials = partials.as_chunks::<2>().0;
+        let norm = partials.iter().map(|&partial| bytemuck::cast::<[f32; 2], f64>(partial)).sum::<f64>().sqrt();
         let clip = f64::from(hyper.clip_norm);
         head[0] = norm as f32;
         head[1] = match norm.is_finite() {

@@ -7,6 +7,8 @@ use crate::device::{Device, DeviceError};
 const _: () = assert!(kernels::adamw::NORM_BLOCK == NORM_BLOCK);
 
 impl<T: ActType> AdamW for Cuda<T> {
+    const PARTIAL: usize = 1;
+
     fn adamw_squares(&self, grads: View<'_, f32>, partials: ViewMut<'_, f32>) -> Result<(), DeviceError> {
         let (count, len) = (grads.len().div_ceil(NORM_BLOCK), Arg::size(grads.len()));
         if count == 0 {

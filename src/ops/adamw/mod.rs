@@ -79,7 +79,10 @@ pub struct Update<'a, D: Device> {
 
 /// Devices that update parameters.
 pub trait AdamW: Device {
-    /// For each [`NORM_BLOCK`] of `grads`, what [`Self::adamw_scale`] needs for the norm. `grads` starts at a multiple
+    /// Floats that hold what a [`NORM_BLOCK`] contributes to the norm.
+    const PARTIAL: usize;
+
+    /// For each [`NORM_BLOCK`] of `grads`, [`Self::PARTIAL`] floats that [`Self::adamw_scale`] needs. `grads` starts at a multiple
     /// of [`NORM_BLOCK`] in the arena; the last block may be shorter.
     fn adamw_squares(&self, grads: Self::View<'_, f32>, partials: Self::ViewMut<'_, f32>) -> Result<(), DeviceError>;
 

@@ -62,7 +62,7 @@ pub(crate) fn update<D: AdamW>(
         sum_on_device(device, group.rank(), slices, landing, grads)?;
     }
     optimizer.square(device, params)?;
-    all_gather(device, group, optimizer.partials_mut(), slices.norm_blocks())?;
+    all_gather(device, group, optimizer.partials_mut(), D::PARTIAL * slices.norm_blocks())?;
     optimizer.update(device, params)?;
     let (values, shadow) = params.weights_mut();
     all_gather(device, group, values, slices.each())?;
