@@ -82,8 +82,8 @@ pub trait AdamW: Device {
     /// Floats that hold what a [`NORM_BLOCK`] contributes to the norm.
     const PARTIAL: usize;
 
-    /// For each [`NORM_BLOCK`] of `grads`, [`Self::PARTIAL`] floats that [`Self::adamw_scale`] needs. `grads` starts at a
-    /// multiple of [`NORM_BLOCK`] in the arena; the last block may be shorter.
+    /// For each [`NORM_BLOCK`] of `grads`, [`Self::PARTIAL`] floats that [`Self::adamw_scale`] needs. `grads` starts at
+    /// a multiple of [`NORM_BLOCK`] in the arena; the last block may be shorter.
     fn adamw_squares(&self, grads: Self::View<'_, f32>, partials: Self::ViewMut<'_, f32>) -> Result<(), DeviceError>;
 
     /// From the partials of the whole arena: `head[0]` is the L2 norm of the gradients, and `head[1]` the factor by
