@@ -27,21 +27,13 @@ fn config() -> ModelConfig {
     ModelConfig { vision: tower, text: tower, ..sizes }
 }
 
-/// The rows of a rank in a step.
-fn batch(step: u64, kept: usize, rank: usize, ranks: usize) -> Batch {
+fn batch(step: u64, kept: usize) -> Batch {
     let (config, mut random) = (config(), Random::new(5, Purpose::Test, step, 0));
     let visible = |random: &mut Random| random.permutation(config.patches()).into_iter().take(kept).collect::<Vec<_>>();
-    let images: Vec<u8> = (0..BATCH * kept * config.patch_len()).map(|_| random.below(256) as u8).collect();
-    let tokens: Vec<i32> = (0..BATCH * config.context).map(|_| random.below(600) as i32).collect();
-    let ids_keep: Vec<u32> = (0..BATCH).flat_map(|_| visible(&mut random)).collect();
-    fn own<T: Copy>(all: &[T], rank: usize, ranks: usize) -> Vec<T> {
-        let each = all.len() / ranks;
-        all[rank * each..(rank + 1) * each].to_vec()
-    }
     Batch {
-        images: own(&images, rank, ranks),
-        tokens: own(&tokens, rank, ranks),
-        ids_keep: own(&ids_keep, rank, ranks),
+        images: (0..BATCH * kept * config.patch_len()).map(|_| random.below(256) as u8).collect(),
+        tokens: (0..BATCH * config.context).map(|_| random.below(600) as i32).collect(),
+        ids_keep: (0..BATCH).flat_map(|_| visible(&mut random)).collect(),
         ..Batch::default()
     }
 }
@@ -60,7 +52,8 @@ fn rank<T: ActType>(group: Arc<dyn Group>, loss: Loss, micro_batches: usize, ncc
     let size = StepSize { micro_batches, ..StepSize::whole(BATCH, kept, Recompute::None) };
     let (own, of) = (group.rank(), group.size());
     let mut trainer = Trainer::in_group(device, flip, &values, adamw, size, group).unwrap();
-    let mut step = |step| trainer.step(&batch(step, kept, own, of), 1e-3).unwrap_or_else(|error| panic!("{error}"));
+    let mut step =
+        |step| trainer.step(&batch(step, kept).part(own, of), 1e-3).unwrap_or_else(|error| panic!("{error}"));
     let outcomes = (0..STEPS).map(&mut step).collect();
     trainer.download().unwrap().map(|(weights, moments)| (outcomes, weights, moments))
 }
@@ -126,6 +119,6 @@ fn ranks_that_nccl_connects_leave_the_bits_of_one() {
     // Every sent message is received, and slices of unequal length are broadcast.
     assert!(made[2] > 0 && made[2] == made[3] && made[0] > 0 && made[1] > 0, "{made:?}");
     let without = Cuda::<f32>::new(Arc::new(Emulated::new(EmulatorOptions::default()))).unwrap();
-    let refused = flipk::device::Device::exchange(&without, &[], Vec::new());
+    let refused = flipk::device::Device::all_to_all(&without, &[], Vec::new());
     assert!(matches!(refused, Err(DeviceError::Unsupported { .. })));
 }

@@ -65,8 +65,7 @@ impl DeviceArgs {
         if group.size() > 1 {
             self.group = Some(group.clone());
             if self.threads == 0 {
-                let cores = std::thread::available_parallelism().map_or(1, usize::from);
-                self.threads = (cores / group.local_size()).max(1);
+                self.threads = group.cores();
             }
         }
     }
@@ -74,7 +73,7 @@ impl DeviceArgs {
     /// The number of this process among the ranks on this machine.
     #[cfg(feature = "cuda")]
     fn local_rank(&self) -> usize {
-        self.group.as_ref().map_or(0, |group| group.local_rank())
+        self.group.as_ref().map_or(0, |group| group.place().local_rank)
     }
 
     /// What connects the GPUs of several ranks; an emulated one's data pass through the host.
@@ -82,7 +81,7 @@ impl DeviceArgs {
     fn connect(&self, emulated: bool) -> Result<Option<Arc<Nccl>>> {
         let Some(group) = self.group.as_ref().filter(|_| !emulated) else { return Ok(None) };
         let nccl = Nccl::join(&**group)?;
-        if group.leads() {
+        if group.is_root() {
             log::line(&format!("the GPUs of {} ranks are connected by {}", group.size(), nccl.describe()));
         }
         Ok(Some(Arc::new(nccl)))
@@ -117,7 +116,7 @@ impl DeviceArgs {
                 return job.run(Arc::new(Cpu::default()));
             }
             let cpu = Arc::new(Cpu::bf16()?);
-            if self.group.as_ref().is_none_or(|group| group.leads()) {
+            if self.group.as_ref().is_none_or(|group| group.is_root()) {
                 log::line(&speed_of_bf16(&cpu)?);
             }
             job.run(cpu)

@@ -10,15 +10,15 @@ use anyhow::{Result, bail};
 
 use crate::group::{Alone, Group, Launched, Launcher, Mpi, Tcp};
 
-/// The group of this process: what its launcher says, or itself alone. `ranks`: how many the user asked for. If they
-/// are not started yet, this process becomes the launcher that starts them, and does not return.
+/// The group of this process: that of its launcher, or itself alone. `ranks`: the number that the user asked for. If
+/// they are not started yet, `mpiexec` replaces this process, and this does not return.
 ///
 /// # Errors
 /// If there is no launcher, or it says something else.
 pub(super) fn group(ranks: Option<usize>) -> Result<Arc<dyn Group>> {
     match (Launched::from_environment()?, ranks) {
-        (Some(launched), Some(ranks)) if ranks != launched.size => {
-            bail!("--ranks {ranks} contradicts the launcher, which has started {}", launched.size)
+        (Some(launched), Some(ranks)) if ranks != launched.place.size => {
+            bail!("--ranks {ranks} contradicts the launcher, which has started {}", launched.place.size)
         }
         (Some(launched), _) if launched.by == Launcher::Torchrun => Ok(Arc::new(Tcp::join(launched)?)),
         (Some(launched), _) => Ok(Arc::new(Mpi::join(launched)?)),

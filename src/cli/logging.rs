@@ -36,7 +36,7 @@ static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 static RANK: OnceLock<String> = OnceLock::new();
 
 /// Hides bars, and begins each line with the rank.
-pub(super) fn speak_as_rank(rank: usize) {
+pub(super) fn prefix_rank(rank: usize) {
     let _ = RANK.set(format!("rank {rank}: "));
     BARS.set_draw_target(ProgressDrawTarget::hidden());
 }

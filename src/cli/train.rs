@@ -48,9 +48,9 @@ pub(super) struct Train {
     out: Option<PathBuf>,
     #[command(flatten)]
     device: DeviceArgs,
-    /// Train on so many processes of this machine, which MPI connects; needs mpiexec in PATH (`pip install mpich`). On
-    /// several machines, start flipk with mpirun or srun instead. The batch is divided into --micro-batches, by default
-    /// one for each rank; with equally many micro-batches, any number of ranks trains the same weights, to the bit
+    /// Number of processes to start on this machine, connected by MPI; needs mpiexec in PATH (`pip install mpich`). On
+    /// several machines, start flipk with mpirun or srun instead. The ranks share the --micro-batches of each batch, by
+    /// default one each; the weights depend on the number of micro-batches and not on that of ranks, to the bit
     #[arg(long, value_name = "N")]
     ranks: Option<usize>,
     #[command(flatten)]
@@ -62,14 +62,14 @@ pub(super) struct Train {
 struct Training {
     plan: Plan,
     stop: Arc<AtomicBool>,
-    /// Whether this is the rank that speaks.
-    leads: bool,
+    /// Whether this is rank 0, which prints.
+    is_root: bool,
 }
 
 impl Job for Training {
     type Output = Ended;
     fn run<D: AllOps>(self, device: Arc<D>) -> Result<Ended> {
-        let mut screen = self.leads.then(Screen::new);
+        let mut screen = self.is_root.then(Screen::new);
         let mut show = |progress: Progress| {
             if let Some(screen) = &mut screen {
                 screen.show(progress);
@@ -82,8 +82,8 @@ impl Job for Training {
 impl Train {
     pub(super) fn run(self) -> Result<ExitCode> {
         let group = launch::group(self.ranks)?;
-        if !group.leads() {
-            logging::speak_as_rank(group.rank());
+        if !group.is_root() {
+            logging::prefix_rank(group.rank());
         }
         match self.run_in(&group) {
             Ok(()) => Ok(ExitCode::SUCCESS),
@@ -111,8 +111,9 @@ impl Train {
         let stop = interrupt("a checkpoint is saved after this step")?;
         stop_on_usr1(&stop);
         self.device.share(group);
-        let ended = self.device.run_in(precision, Precision::Bf16, Training { plan, stop, leads: group.leads() })?;
-        if !group.leads() {
+        let ended =
+            self.device.run_in(precision, Precision::Bf16, Training { plan, stop, is_root: group.is_root() })?;
+        if !group.is_root() {
             return Ok(());
         }
         match ended {

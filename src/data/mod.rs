@@ -36,6 +36,7 @@ pub use self::error::{DataError, Result, TextError};
 #[cfg(feature = "parquet")]
 pub(crate) use self::format::ParquetVectors;
 pub(crate) use self::format::masked_crc;
+pub(crate) use self::loader::part_of;
 pub use self::loader::{
     Batch, Effort, Epoch, EvalBatch, EvalBatches, Loader, LoaderConfig, Origin, Position, Skipped, StreamPosition,
 };

@@ -372,18 +372,29 @@ pub trait Device: Sized + Send + Sync + 'static {
         len: usize,
         block: usize,
     ) -> Result<(), DeviceError> {
+        self.all_gather_on_host(group, view, len, block)
+    }
+
+    /// As [`Device::all_gather`], through the host's memory.
+    fn all_gather_on_host<T: Elem>(
+        &self,
+        group: &dyn Group,
+        view: Self::ViewMut<'_, T>,
+        len: usize,
+        block: usize,
+    ) -> Result<(), DeviceError> {
         let own = block_of(group.rank(), block, len);
         let words = block * size_of::<T>() / size_of::<u32>();
         Ok(self.on_host(view, own, |all| group.all_gather(bytemuck::cast_slice_mut(all), words))??)
     }
 
-    /// Whether [`Device::exchange`] is possible: the device moves its memory to other ranks by itself.
-    fn can_exchange(&self) -> bool {
+    /// Whether [`Device::all_to_all`] is possible: the device moves its memory to other ranks by itself.
+    fn connects_ranks(&self) -> bool {
         false
     }
 
     /// Sends `sends[r]` to rank `r`, and receives `receives[r]` from it, for all ranks.
-    fn exchange(&self, _: &[Self::View<'_, f32>], _: Vec<Self::ViewMut<'_, f32>>) -> Result<(), DeviceError> {
+    fn all_to_all(&self, _: &[Self::View<'_, f32>], _: Vec<Self::ViewMut<'_, f32>>) -> Result<(), DeviceError> {
         Err(DeviceError::Unsupported { what: "an exchange between ranks without the host".to_owned() })
     }
 }

@@ -1,18 +1,14 @@
 //! A group of one.
 
-use super::{Group, GroupError};
+use super::{Group, GroupError, Place};
 
 /// The group of a process that trains alone.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Alone;
 
 impl Group for Alone {
-    fn rank(&self) -> usize {
-        0
-    }
-
-    fn size(&self) -> usize {
-        1
+    fn place(&self) -> Place {
+        Place::on_one_machine(0, 1)
     }
 
     fn describe(&self) -> String {
@@ -28,7 +24,7 @@ impl Group for Alone {
         Ok(())
     }
 
-    fn exchange(&self, parts: &[u32], received: &mut [u32]) -> Result<(), GroupError> {
+    fn all_to_all(&self, parts: &[u32], received: &mut [u32]) -> Result<(), GroupError> {
         received.copy_from_slice(parts);
         Ok(())
     }

@@ -1,13 +1,13 @@
-//! Which rank this process is, as the program that started it says in its environment.
+//! Which rank this process is, by the environment variables of the program that started it.
 
-use super::GroupError;
+use super::{GroupError, Place};
 
 /// A program that starts ranks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Launcher {
     /// Open MPI's `mpirun`.
     OpenMpi,
-    /// `mpiexec` of MPICH, Intel MPI and their kin.
+    /// `mpiexec` of MPICH, Intel MPI and other MPIs with the Hydra launcher.
     Hydra,
     /// `torchrun`.
     Torchrun,
@@ -15,22 +15,16 @@ pub enum Launcher {
     Slurm,
 }
 
-/// The place of this process in a launch of more than one.
+/// The place of this process in a launch of several, and what started it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Launched {
-    /// Who started it.
+    /// What started it.
     pub by: Launcher,
-    /// Its number, from 0.
-    pub rank: usize,
-    /// The number of processes.
-    pub size: usize,
-    /// Its number among the processes on this machine.
-    pub local_rank: usize,
-    /// The number of processes on this machine.
-    pub local_size: usize,
+    /// Its place.
+    pub place: Place,
 }
 
-/// The variables of a launcher: rank, size, and both on this machine, as far as it has them.
+/// The names of a launcher's variables: rank, size, and both on this machine where it sets them.
 struct Variables {
     by: Launcher,
     rank: &'static str,
@@ -72,10 +66,10 @@ const KNOWN: [Variables; 4] = [
 ];
 
 impl Launched {
-    /// What the environment says; `None` if this process was started alone.
+    /// Reads the environment; `None` if this process was started alone.
     ///
     /// # Errors
-    /// Variables that are no numbers, or launchers that contradict each other.
+    /// Variables that are not numbers, or launchers that contradict each other.
     pub fn from_environment() -> Result<Option<Self>, GroupError> {
         Self::from(|name| std::env::var(name).ok())
     }
@@ -94,24 +88,24 @@ impl Launched {
             }
             let local_rank = number(known.local_rank)?.unwrap_or(rank);
             let local_size = known.local_size.map(number).transpose()?.flatten();
-            // SLURM says how many processes each node has, as in `4(x2),3`; a guess from below is enough for threads.
+            // SLURM gives the processes of all nodes (`4(x2),3`). This lower bound only decides the number of threads.
             let local_size = local_size.unwrap_or(local_rank + 1).max(local_rank + 1);
-            let this = Self { by: known.by, rank, size, local_rank, local_size };
+            let this = Self { by: known.by, place: Place { rank, size, local_rank, local_size } };
             match found {
                 // SLURM's variables are inherited by what other launchers start inside an allocation.
                 Some(_) if known.by == Launcher::Slurm => {}
-                Some(other) if (other.rank, other.size) != (rank, size) => {
+                Some(Self { by, place: Place { rank: other, size: of, .. } }) if (other, of) != (rank, size) => {
                     return Err(problem(format!(
-                        "the environment names two launches: rank {} of {} ({:?}) and rank {rank} of {size} ({:?}); \
+                        "the environment names two launches: rank {other} of {of} ({by:?}) and rank {rank} of {size} ({:?}); \
                          unset the variables of one of them",
-                        other.rank, other.size, other.by, known.by
+                        known.by
                     )));
                 }
                 Some(_) => {}
                 None => found = Some(this),
             }
         }
-        Ok(found.filter(|found| found.size > 1))
+        Ok(found.filter(|found| found.place.size > 1))
     }
 }
 
@@ -133,12 +127,14 @@ mod tests {
         assert_eq!(found(&[]), Ok(None));
         assert_eq!(found(&[("PMI_RANK", "0"), ("PMI_SIZE", "1")]), Ok(None));
         let hydra = [("PMI_RANK", "5"), ("PMI_SIZE", "8"), ("MPI_LOCALRANKID", "1"), ("MPI_LOCALNRANKS", "4")];
-        let expected = Launched { by: Launcher::Hydra, rank: 5, size: 8, local_rank: 1, local_size: 4 };
+        let expected =
+            Launched { by: Launcher::Hydra, place: Place { rank: 5, size: 8, local_rank: 1, local_size: 4 } };
         assert_eq!(found(&hydra), Ok(Some(expected)));
         let slurm = [("SLURM_PROCID", "3"), ("SLURM_STEP_NUM_TASKS", "4"), ("SLURM_LOCALID", "1")];
-        let by_srun = Launched { by: Launcher::Slurm, rank: 3, size: 4, local_rank: 1, local_size: 2 };
+        let place = Place { rank: 3, size: 4, local_rank: 1, local_size: 2 };
+        let by_srun = Launched { by: Launcher::Slurm, place };
         assert_eq!(found(&slurm), Ok(Some(by_srun)));
-        // mpiexec within an allocation: what it says counts.
+        // mpiexec within an allocation takes precedence.
         let inside = [("SLURM_PROCID", "0"), ("SLURM_STEP_NUM_TASKS", "2")];
         assert_eq!(found(&[&hydra[..], &inside].concat()), Ok(Some(expected)));
     }

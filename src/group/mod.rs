@@ -5,15 +5,17 @@
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `launcher` | which rank this process is, as its launcher says |
+//! | `launcher` | which rank this process is, by its launcher's environment variables |
+//! | `library` | opens libraries at run time |
 //! | `alone` | a group of one process |
-//! | `mpi` | ranks that any MPI library connects |
-//! | `tcp` | ranks that TCP connects, through rank 0 |
-//! | `nccl` | what moves the data of ranks on GPUs |
+//! | `mpi` | ranks connected by any MPI library |
+//! | `tcp` | ranks connected by TCP, in a star around rank 0 |
+//! | `nccl` | transfers between the GPUs of all ranks |
 //! | `threads` | ranks that are threads of one process, for tests |
 
 mod alone;
 mod launcher;
+mod library;
 mod mpi;
 mod nccl;
 mod tcp;
@@ -32,13 +34,13 @@ pub use self::threads::Threads;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum GroupError {
-    /// Variables of launchers that are no numbers, or that contradict each other.
+    /// Variables of launchers that are not numbers, or that contradict each other.
     #[error("{problem}")]
     Launch {
         /// What is wrong, and what to do.
         problem: String,
     },
-    /// No MPI library that fits the launcher.
+    /// There is no MPI library for the launcher.
     #[error(
         "no MPI library can be opened: {tried}; install one, for example with `pip install mpich`, or set FLIPK_MPI to its path"
     )]
@@ -46,7 +48,7 @@ pub enum GroupError {
         /// What was tried, and why it failed.
         tried: String,
     },
-    /// No NCCL.
+    /// NCCL is not installed.
     #[error(
         "NCCL cannot be opened: {tried}; install it, for example with `pip install nvidia-nccl-cu13`, or set FLIPK_NCCL to the path of libnccl.so.2"
     )]
@@ -67,37 +69,34 @@ pub enum GroupError {
     Gone,
 }
 
-/// A group of processes. All ranks make the same calls in the same order, with the same lengths. Data are words of 32
-/// bits, which arrive unchanged.
+/// A group of processes. All ranks make the same calls in the same order, with the same lengths. Data are 32-bit words
+/// and are moved unchanged.
 pub trait Group: Debug + Send + Sync {
+    /// The place of this process in the group.
+    fn place(&self) -> Place;
+
     /// The number of this process, from 0.
-    fn rank(&self) -> usize;
-
-    /// The number of processes.
-    fn size(&self) -> usize;
-
-    /// Processes of the group on this machine.
-    fn local_size(&self) -> usize {
-        self.size()
+    fn rank(&self) -> usize {
+        self.place().rank
     }
 
-    /// The number of this process among those on this machine.
-    fn local_rank(&self) -> usize {
-        self.rank()
+    /// The number of processes.
+    fn size(&self) -> usize {
+        self.place().size
     }
 
     /// For a user: `MPICH 5.0.2`.
     fn describe(&self) -> String;
 
-    /// Gives all ranks the blocks of all. Block `r` is `all[r * block..(r + 1) * block]`, cut at the end of `all`; each
-    /// rank's own is already there.
+    /// Gathers the blocks of all ranks on every rank, in place. Block `r` is `all[r * block..(r + 1) * block]`, cut at
+    /// the end of `all`, and holds the data of rank `r` before the call.
     ///
     /// # Errors
     /// If the library fails.
     fn all_gather(&self, all: &mut [u32], block: usize) -> Result<(), GroupError>;
 
-    /// Gives rank 0 the blocks of all: `own` of rank `r` becomes block `r` of `all`, as in [`Self::all_gather`]. `all`
-    /// is only used on rank 0; its length is `len` there.
+    /// Gathers the blocks of all ranks on rank 0: `own` of rank `r` becomes block `r` of `all`, as in
+    /// [`Self::all_gather`]. `all` is only used on rank 0, where its length is `len`.
     ///
     /// # Errors
     /// If the library fails.
@@ -108,16 +107,36 @@ pub trait Group: Debug + Send + Sync {
     ///
     /// # Errors
     /// If the library fails.
-    fn exchange(&self, parts: &[u32], received: &mut [u32]) -> Result<(), GroupError>;
+    fn all_to_all(&self, parts: &[u32], received: &mut [u32]) -> Result<(), GroupError>;
 
-    /// Gives all ranks the `words` of rank 0.
+    /// Copies the `words` of rank 0 to all ranks.
     ///
     /// # Errors
     /// If the library fails.
     fn broadcast(&self, words: &mut [u32]) -> Result<(), GroupError>;
 
-    /// Ends all processes of the group, which may be waiting for each other.
+    /// Ends all processes of the group, even if they are waiting for each other.
     fn abort(&self) {}
+}
+
+/// The place of a process in a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Its number, from 0.
+    pub rank: usize,
+    /// The number of processes.
+    pub size: usize,
+    /// Its number among the processes on this machine.
+    pub local_rank: usize,
+    /// The number of processes on this machine.
+    pub local_size: usize,
+}
+
+impl Place {
+    /// The place in a group that is on one machine.
+    pub fn on_one_machine(rank: usize, size: usize) -> Self {
+        Self { rank, size, local_rank: rank, local_size: size }
+    }
 }
 
 /// The range of block `rank`, cut at `len`.
@@ -126,9 +145,15 @@ pub fn block_of(rank: usize, block: usize, len: usize) -> std::ops::Range<usize>
 }
 
 impl dyn Group + '_ {
-    /// Whether this rank writes files and speaks to the user.
-    pub fn leads(&self) -> bool {
+    /// Whether this is rank 0, which writes files and prints.
+    pub fn is_root(&self) -> bool {
         self.rank() == 0
+    }
+
+    /// This process's share of the machine's cores, at least 1.
+    pub fn cores(&self) -> usize {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        (cores / self.place().local_size).max(1)
     }
 
     /// The values of all ranks, in their order.
@@ -149,12 +174,12 @@ impl dyn Group + '_ {
     ///
     /// # Errors
     /// If the library fails.
-    pub fn from_lead(&self, own: &[u8]) -> Result<Vec<u8>, GroupError> {
+    pub fn broadcast_bytes(&self, own: &[u8]) -> Result<Vec<u8>, GroupError> {
         let mut len = [own.len() as u32];
         self.broadcast(&mut len)?;
         let len = len[0] as usize;
         let mut words = vec![0u32; len.div_ceil(4)];
-        if self.leads() {
+        if self.is_root() {
             bytemuck::cast_slice_mut::<u32, u8>(&mut words)[..len].copy_from_slice(own);
         }
         self.broadcast(&mut words)?;

@@ -1,28 +1,28 @@
-//! Ranks that TCP connects, all through rank 0: for the few bytes that ranks on GPUs exchange besides what NCCL moves,
-//! and where `torchrun` starts ranks on CPUs.
+//! Ranks connected by TCP, in a star around rank 0. GPUs exchange by NCCL what is large; this carries the rest. Under
+//! `torchrun` it also connects ranks on CPUs.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream, ToSocketAddrs};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{Group, GroupError, Launched, block_of};
+use super::{Group, GroupError, Launched, Place, block_of};
 
-/// A rank of a group that TCP connects.
+/// A rank of a group that is connected by TCP.
 #[derive(Debug)]
 pub struct Tcp {
     launched: Launched,
     /// On rank 0 those to ranks 1, 2, ...; on others the one to rank 0.
     streams: Mutex<Vec<TcpStream>>,
-    /// The same, to end calls that are waiting.
-    doubles: Vec<TcpStream>,
+    /// Clones of them, to end calls that are waiting.
+    clones: Vec<TcpStream>,
 }
 
-/// What a rank sends first: a mark of this protocol, its number, and how many ranks it knows of.
-const MARK: u32 = u32::from_be_bytes(*b"flpk");
+/// A rank first sends this number, its rank, and the number of ranks.
+const MAGIC: u32 = u32::from_be_bytes(*b"flpk");
 
 /// How long ranks wait for each other at the start.
-const PATIENCE: Duration = Duration::from_secs(300);
+const TIMEOUT: Duration = Duration::from_secs(300);
 
 fn failed(call: &'static str) -> impl Fn(io::Error) -> GroupError {
     move |error| match error.kind() {
@@ -44,7 +44,7 @@ impl Tcp {
     /// the launcher's.
     ///
     /// # Errors
-    /// If there is no such address, or not all ranks come.
+    /// If there is no such address, or a rank does not connect.
     pub fn join(launched: Launched) -> Result<Self, GroupError> {
         let variable = |name: &str| {
             let missing = || GroupError::Launch { problem: format!("{name} is not set; torchrun sets it") };
@@ -61,16 +61,16 @@ impl Tcp {
     /// # Errors
     /// As [`Self::join`].
     pub fn at(launched: Launched, host: &str, port: u16) -> Result<Self, GroupError> {
-        let streams = match launched.rank {
-            0 => listen(launched.size, port)?,
+        let streams = match launched.place.rank {
+            0 => listen(launched.place.size, port)?,
             _ => vec![connect(launched, host, port)?],
         };
         for stream in &streams {
             stream.set_nodelay(true).map_err(failed("connecting"))?;
         }
-        let doubles =
+        let clones =
             streams.iter().map(TcpStream::try_clone).collect::<Result<_, _>>().map_err(failed("connecting"))?;
-        Ok(Self { launched, streams: Mutex::new(streams), doubles })
+        Ok(Self { launched, streams: Mutex::new(streams), clones })
     }
 
     fn streams(&self) -> MutexGuard<'_, Vec<TcpStream>> {
@@ -88,8 +88,8 @@ fn listen(size: usize, port: u16) -> Result<Vec<TcpStream>, GroupError> {
         let mut stream = match listener.accept() {
             Ok((stream, _)) => stream,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                if begun.elapsed() > PATIENCE {
-                    let problem = format!("rank {} has not come within {} s", missing + 1, PATIENCE.as_secs());
+                if begun.elapsed() > TIMEOUT {
+                    let problem = format!("rank {} did not connect within {} s", missing + 1, TIMEOUT.as_secs());
                     return Err(GroupError::Launch { problem });
                 }
                 std::thread::sleep(Duration::from_millis(10));
@@ -98,10 +98,10 @@ fn listen(size: usize, port: u16) -> Result<Vec<TcpStream>, GroupError> {
             Err(error) => return Err(failed("listening")(error)),
         };
         stream.set_nonblocking(false).map_err(failed("listening"))?;
-        // Whoever else connects is not waited for.
+        // A client that is not a rank must not block the others.
         stream.set_read_timeout(Some(Duration::from_secs(10))).map_err(failed("listening"))?;
         let mut hello = [0; 3];
-        if receive(&mut stream, &mut hello).is_err() || hello[0] != MARK || hello[2] as usize != size {
+        if receive(&mut stream, &mut hello).is_err() || hello[0] != MAGIC || hello[2] as usize != size {
             continue;
         }
         stream.set_read_timeout(None).map_err(failed("listening"))?;
@@ -116,13 +116,13 @@ fn connect(launched: Launched, host: &str, port: u16) -> Result<TcpStream, Group
     let begun = Instant::now();
     loop {
         let addresses = (host, port).to_socket_addrs().map_err(failed("looking up rank 0"))?;
-        let opened = addresses.into_iter().find_map(|address| TcpStream::connect_timeout(&address, PATIENCE).ok());
+        let opened = addresses.into_iter().find_map(|address| TcpStream::connect_timeout(&address, TIMEOUT).ok());
         match opened {
             Some(mut stream) => {
-                send(&mut stream, &[MARK, launched.rank as u32, launched.size as u32])?;
+                send(&mut stream, &[MAGIC, launched.place.rank as u32, launched.place.size as u32])?;
                 return Ok(stream);
             }
-            None if begun.elapsed() > PATIENCE => {
+            None if begun.elapsed() > TIMEOUT => {
                 let problem = format!("rank 0 does not answer at {host}:{port}");
                 return Err(GroupError::Launch { problem });
             }
@@ -132,20 +132,8 @@ fn connect(launched: Launched, host: &str, port: u16) -> Result<TcpStream, Group
 }
 
 impl Group for Tcp {
-    fn rank(&self) -> usize {
-        self.launched.rank
-    }
-
-    fn size(&self) -> usize {
-        self.launched.size
-    }
-
-    fn local_size(&self) -> usize {
-        self.launched.local_size
-    }
-
-    fn local_rank(&self) -> usize {
-        self.launched.local_rank
+    fn place(&self) -> Place {
+        self.launched.place
     }
 
     fn describe(&self) -> String {
@@ -174,7 +162,7 @@ impl Group for Tcp {
         others.try_for_each(|(place, stream)| receive(stream, &mut all[block_of(place + 1, block, len)]))
     }
 
-    fn exchange(&self, parts: &[u32], received: &mut [u32]) -> Result<(), GroupError> {
+    fn all_to_all(&self, parts: &[u32], received: &mut [u32]) -> Result<(), GroupError> {
         let (size, mut streams) = (self.size(), self.streams());
         if self.rank() > 0 {
             send(&mut streams[0], parts)?;
@@ -207,7 +195,7 @@ impl Group for Tcp {
 
     /// Ends the calls of all ranks with an error.
     fn abort(&self) {
-        for stream in &self.doubles {
+        for stream in &self.clones {
             // Best effort: the other side may be gone.
             let _ = stream.shutdown(Shutdown::Both);
         }
@@ -221,9 +209,9 @@ mod tests {
 
     fn group(size: usize) -> Vec<Tcp> {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let rank = move |rank| Launched { by: Launcher::Torchrun, rank, size, local_rank: rank, local_size: size };
+        let rank = move |rank| Launched { by: Launcher::Torchrun, place: Place::on_one_machine(rank, size) };
         let join = |number| std::thread::spawn(move || Tcp::at(rank(number), "127.0.0.1", port).unwrap());
-        // Others may come first.
+        // The others may start before rank 0.
         let ranks: Vec<_> = (0..size).rev().map(join).collect();
         ranks.into_iter().rev().map(|rank| rank.join().unwrap()).collect()
     }

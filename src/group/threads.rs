@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-use super::{Group, GroupError, block_of};
+use super::{Group, GroupError, Place, block_of};
 
 /// What the ranks of one process share.
 #[derive(Debug)]
@@ -14,8 +14,8 @@ struct Shared {
 
 #[derive(Debug)]
 struct Board {
-    /// What each rank has laid down in this round.
-    laid: Vec<Option<Arc<Vec<u32>>>>,
+    /// What each rank has posted in this round.
+    posted: Vec<Option<Arc<Vec<u32>>>>,
     /// Ranks that have read it.
     read: usize,
     /// Whether a rank has ended, perhaps in the middle of a round.
@@ -32,28 +32,28 @@ pub struct Threads {
 impl Threads {
     /// The ranks of a group.
     pub fn group(size: usize) -> Vec<Self> {
-        let board = Board { laid: vec![None; size], read: 0, ended: false };
+        let board = Board { posted: vec![None; size], read: 0, ended: false };
         let shared = Arc::new(Shared { size, board: Mutex::new(board), changed: Condvar::new() });
         (0..size).map(|rank| Self { rank, shared: shared.clone() }).collect()
     }
 
-    /// Lays down `own` and returns what all ranks have laid down.
+    /// Posts `own` and returns what all ranks have posted.
     fn round(&self, own: &[u32]) -> Result<Vec<Arc<Vec<u32>>>, GroupError> {
         let Shared { size, board, changed } = &*self.shared;
         let lock = || board.lock().unwrap_or_else(PoisonError::into_inner);
         let wait = |board| changed.wait(board).unwrap_or_else(PoisonError::into_inner);
         let mut board = lock();
         // The round before may not be over.
-        while board.laid[self.rank].is_some() {
+        while board.posted[self.rank].is_some() {
             if board.ended {
                 return Err(GroupError::Gone);
             }
             board = wait(board);
         }
-        board.laid[self.rank] = Some(Arc::new(own.to_vec()));
+        board.posted[self.rank] = Some(Arc::new(own.to_vec()));
         changed.notify_all();
         let all = loop {
-            if let Some(all) = board.laid.iter().cloned().collect::<Option<Vec<_>>>() {
+            if let Some(all) = board.posted.iter().cloned().collect::<Option<Vec<_>>>() {
                 break all;
             }
             if board.ended {
@@ -63,7 +63,7 @@ impl Threads {
         };
         board.read += 1;
         if board.read == *size {
-            (board.read, board.laid) = (0, vec![None; *size]);
+            (board.read, board.posted) = (0, vec![None; *size]);
             changed.notify_all();
         }
         Ok(all)
@@ -77,12 +77,8 @@ impl Drop for Threads {
 }
 
 impl Group for Threads {
-    fn rank(&self) -> usize {
-        self.rank
-    }
-
-    fn size(&self) -> usize {
-        self.shared.size
+    fn place(&self) -> Place {
+        Place::on_one_machine(self.rank, self.shared.size)
     }
 
     fn describe(&self) -> String {
@@ -91,24 +87,27 @@ impl Group for Threads {
 
     fn all_gather(&self, all: &mut [u32], block: usize) -> Result<(), GroupError> {
         let len = all.len();
-        for (rank, laid) in self.round(&all[block_of(self.rank, block, len)])?.iter().enumerate() {
-            all[block_of(rank, block, len)].copy_from_slice(laid);
+        for (rank, posted) in self.round(&all[block_of(self.rank, block, len)])?.iter().enumerate() {
+            all[block_of(rank, block, len)].copy_from_slice(posted);
         }
         Ok(())
     }
 
     fn gather(&self, own: &[u32], all: &mut [u32], block: usize, len: usize) -> Result<(), GroupError> {
-        let laid = self.round(own)?;
+        let posted = self.round(own)?;
         if self.rank == 0 {
-            laid.iter().enumerate().for_each(|(rank, laid)| all[block_of(rank, block, len)].copy_from_slice(laid));
+            posted
+                .iter()
+                .enumerate()
+                .for_each(|(rank, posted)| all[block_of(rank, block, len)].copy_from_slice(posted));
         }
         Ok(())
     }
 
-    fn exchange(&self, parts: &[u32], received: &mut [u32]) -> Result<(), GroupError> {
+    fn all_to_all(&self, parts: &[u32], received: &mut [u32]) -> Result<(), GroupError> {
         let (block, len) = (parts.len() / self.shared.size, parts.len());
-        for (rank, laid) in self.round(parts)?.iter().enumerate() {
-            received[block_of(rank, block, len)].copy_from_slice(&laid[block_of(self.rank, block, len)]);
+        for (rank, posted) in self.round(parts)?.iter().enumerate() {
+            received[block_of(rank, block, len)].copy_from_slice(&posted[block_of(self.rank, block, len)]);
         }
         Ok(())
     }
@@ -157,10 +156,10 @@ pub(super) mod tests {
         assert!(rank != 0 || at_first == expected);
         let parts: Vec<u32> = (0..2 * size).map(|to| (100 * rank + to) as u32).collect();
         let mut received = vec![0; 2 * size];
-        group.exchange(&parts, &mut received).unwrap();
+        group.all_to_all(&parts, &mut received).unwrap();
         let from = |from: usize| [0, 1].map(|word| (100 * from + 2 * rank + word) as u32);
         assert_eq!(received, (0..size).flat_map(from).collect::<Vec<_>>());
-        assert_eq!(group.from_lead(&[7, round as u8, rank as u8]).unwrap(), [7, round as u8, 0]);
+        assert_eq!(group.broadcast_bytes(&[7, round as u8, rank as u8]).unwrap(), [7, round as u8, 0]);
         assert_eq!(group.all(rank as u64).unwrap(), (0..size as u64).collect::<Vec<_>>());
     }
 

@@ -57,7 +57,7 @@ impl RunFolder {
     }
 
     /// A folder that rank 0 has created or opened.
-    pub(super) fn of_lead(path: PathBuf) -> Self {
+    pub(super) fn of_root(path: PathBuf) -> Self {
         Self { path }
     }
 

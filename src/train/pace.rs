@@ -46,7 +46,7 @@ impl Plan {
             let speed = batch as f64 / seconds;
             notes.push(format!("--time {asked}: {} samples, at {speed:.1} samples/s", steps * batch));
         }
-        if self.settings.options != before && self.group.leads() {
+        if self.settings.options != before && self.group.is_root() {
             self.folder.describe(&self.settings, &self.tokenizer)?;
         }
         Ok(notes)

@@ -98,20 +98,20 @@ impl Plan {
         let mut settings = Settings::resolve(options, base, tokenizer.vocab_size())?;
         ranks::check(&settings, &*group)?;
         let asks_for_labels = settings.options.labels.is_some_and(|labels| labels != Labels::default());
-        if group.leads() && settings.eval_data.is_empty() && (settings.eval_every > 0 || asks_for_labels) {
+        if group.is_root() && settings.eval_data.is_empty() && (settings.eval_every > 0 || asks_for_labels) {
             warn!("--eval-every and --labels do nothing without --eval-data");
         }
         let (data, epoch) = open(&mut settings, None)?;
         ranks::compare(&*group, &settings.options, data.fingerprint())?;
-        let (folder, held_out, lock) = if group.leads() {
+        let (folder, held_out, lock) = if group.is_root() {
             let held_out = HeldOut::open(&settings)?;
             let (folder, lock) = RunFolder::create(out, &settings.model_name())?;
             folder.describe(&settings, &tokenizer)?;
             data.write_counts(settings.index_cache(folder.path()));
-            ranks::path_of_lead(&*group, folder.path())?;
+            ranks::broadcast_path(&*group, folder.path())?;
             (folder, held_out, Some(lock))
         } else {
-            (RunFolder::of_lead(ranks::path_of_lead(&*group, Path::new(""))?), None, None)
+            (RunFolder::of_root(ranks::broadcast_path(&*group, Path::new(""))?), None, None)
         };
         Ok(Self { settings, folder, data, epoch, held_out, tokenizer, resume: None, group, _lock: lock })
     }
@@ -131,14 +131,14 @@ impl Plan {
     /// # Errors
     /// As [`Self::resume`]; also micro-batches that the ranks cannot share, and ranks that differ from each other.
     pub fn resume_in(group: Arc<dyn Group>, target: &Path, flags: Options) -> Result<Self, TrainError> {
-        let (folder, named, lock) = if group.leads() {
+        let (folder, named, lock) = if group.is_root() {
             let (folder, named) = resume::find(target)?;
             let lock = folder.lock()?;
             folder.prepare()?;
-            ranks::path_of_lead(&*group, folder.path())?;
+            ranks::broadcast_path(&*group, folder.path())?;
             (folder, named, Some(lock))
         } else {
-            (RunFolder::open(&ranks::path_of_lead(&*group, Path::new(""))?)?, None, None)
+            (RunFolder::open(&ranks::broadcast_path(&*group, Path::new(""))?)?, None, None)
         };
         let mut before = Options::default().over_file(&folder.config())?;
         before.check_whole(&folder.config())?;
@@ -178,14 +178,14 @@ impl Plan {
         ranks::check(&settings, &*group)?;
         let (data, epoch) = open(&mut settings, Some(folder.path()))?;
         ranks::compare(&*group, &settings.options, data.fingerprint())?;
-        let (held_out, point) = if group.leads() {
+        let (held_out, point) = if group.is_root() {
             data.write_counts(settings.index_cache(folder.path()));
             let point = Point::choose(&folder, named.as_deref())?;
-            ranks::path_of_lead(&*group, point.checkpoint.as_ref().map_or(Path::new(""), Checkpoint::path))?;
+            ranks::broadcast_path(&*group, point.checkpoint.as_ref().map_or(Path::new(""), Checkpoint::path))?;
             (HeldOut::open(&settings)?, point)
         } else {
-            let path = ranks::path_of_lead(&*group, Path::new(""))?;
-            (None, if path.as_os_str().is_empty() { Point::default() } else { Point::of_lead(&path)? })
+            let path = ranks::broadcast_path(&*group, Path::new(""))?;
+            (None, if path.as_os_str().is_empty() { Point::default() } else { Point::of_root(&path)? })
         };
         if let Some(checkpoint) = &point.checkpoint {
             check_checkpoint(checkpoint, &settings, data.fingerprint())?;
@@ -200,7 +200,7 @@ impl Plan {
                 );
                 return Err(TrainError::Settings { problem });
             }
-            if this.group.leads() {
+            if this.group.is_root() {
                 this.log_changes(before);
             }
         }
@@ -234,9 +234,7 @@ impl Plan {
     pub(super) fn loader(&self, start: Position) -> Result<Loader, TrainError> {
         let mut config = self.settings.loader.clone();
         if self.group.size() > 1 && config.threads == 0 {
-            // The ranks of a machine share its cores.
-            let cores = std::thread::available_parallelism().map_or(1, usize::from);
-            config.threads = (cores / self.group.local_size()).max(1);
+            config.threads = self.group.cores();
         }
         let own = ranks::own_streams(&self.settings, &*self.group);
         Ok(Loader::of_streams(self.data.clone(), self.tokenizer.clone(), config, start, own)?)

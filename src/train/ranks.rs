@@ -11,23 +11,23 @@ use super::{Options, Settings, TrainError};
 use crate::data::{Position, StreamPosition};
 use crate::group::{Group, GroupError};
 
-/// What a rank wants to do next; the greatest wish counts for all.
+/// What a rank is about to do; the highest vote decides for all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Wish {
+pub(super) enum Vote {
     /// Another step.
     Go,
-    /// A checkpoint, and then the end, because the user asked for it.
+    /// Save a checkpoint and stop, because the user asked for it.
     Stop,
-    /// A checkpoint, and then the end, because its data failed.
+    /// Save a checkpoint and stop, because its data failed.
     Fail,
 }
 
-/// The greatest wish of all ranks, and the first rank that has it.
-pub(super) fn agree(group: &dyn Group, own: Wish) -> Result<(Wish, usize), GroupError> {
-    let wishes = group.all(own as u32)?;
-    let greatest = wishes.iter().copied().max().unwrap_or_default();
-    let wish = [Wish::Go, Wish::Stop, Wish::Fail].into_iter().find(|wish| *wish as u32 == greatest);
-    Ok((wish.unwrap_or(own), wishes.iter().position(|wish| *wish == greatest).unwrap_or_default()))
+/// The highest vote of all ranks, and the first rank that cast it.
+pub(super) fn agree(group: &dyn Group, own: Vote) -> Result<(Vote, usize), GroupError> {
+    let votes = group.all(own as u32)?;
+    let highest = votes.iter().copied().max().unwrap_or_default();
+    let vote = [Vote::Go, Vote::Stop, Vote::Fail].into_iter().find(|vote| *vote as u32 == highest);
+    Ok((vote.unwrap_or(own), votes.iter().position(|vote| *vote == highest).unwrap_or_default()))
 }
 
 /// Fills in the micro-batches of a run on several ranks, if the user did not say how many.
@@ -37,7 +37,7 @@ pub(super) fn divide(options: &mut Options, group: &dyn Group) {
     }
 }
 
-/// Whether a run can be computed by so many ranks.
+/// Whether the ranks of `group` can share the run.
 ///
 /// # Errors
 /// If its micro-batches or streams cannot be divided; the error lists the numbers of ranks that fit.
@@ -67,11 +67,11 @@ pub(super) fn own_streams(settings: &Settings, group: &dyn Group) -> Range<usize
     group.rank() * each..(group.rank() + 1) * each
 }
 
-/// The path that rank 0 has.
-pub(super) fn path_of_lead(group: &dyn Group, own: &Path) -> Result<PathBuf, TrainError> {
-    let bytes = group.from_lead(own.as_os_str().as_encoded_bytes())?;
+/// Broadcasts a path from rank 0.
+pub(super) fn broadcast_path(group: &dyn Group, own: &Path) -> Result<PathBuf, TrainError> {
+    let bytes = group.broadcast_bytes(own.as_os_str().as_encoded_bytes())?;
     let problem = || TrainError::Settings { problem: "rank 0 sent a path that is not UTF-8".to_owned() };
-    match group.leads() {
+    match group.is_root() {
         true => Ok(own.to_owned()),
         false => Ok(String::from_utf8(bytes).map_err(|_| problem())?.into()),
     }
@@ -92,14 +92,14 @@ pub(super) fn compare(group: &dyn Group, options: &Options, fingerprint: u32) ->
     let all = group.all(own)?;
     for (what, index) in [("version of flipk", 0), ("options", 1), ("training data", 2)] {
         if let Some(rank) = all.iter().position(|other| other[index] != all[0][index]) {
-            let problem = format!("rank {rank} has other {what} than rank 0: start all ranks with the same");
+            let problem = format!("rank {rank} has other {what} than rank 0: start all ranks with the same command");
             return Err(TrainError::Settings { problem });
         }
     }
     Ok(())
 }
 
-/// Completes `position`, in which each rank has moved its `own` streams.
+/// Gathers the positions of all streams; each rank has advanced its `own`.
 pub(super) fn gather_positions(
     group: &dyn Group,
     position: &mut Position,
@@ -122,7 +122,7 @@ pub(super) fn gather_positions(
 /// What a rank did since the last line of metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
 #[repr(C)]
-pub(super) struct Share {
+pub(super) struct RankStats {
     /// Seconds spent waiting for data.
     pub waited: f64,
     /// Seconds that its threads computed.
@@ -133,20 +133,20 @@ pub(super) struct Share {
     pub skipped: u64,
 }
 
-/// The shares of all ranks.
-pub(super) struct Shares(Vec<Share>);
+/// The stats of all ranks.
+pub(super) struct GroupStats(Vec<RankStats>);
 
-impl Shares {
-    pub(super) fn gather(group: &dyn Group, own: Share) -> Result<Self, GroupError> {
+impl GroupStats {
+    pub(super) fn gather(group: &dyn Group, own: RankStats) -> Result<Self, GroupError> {
         Ok(Self(group.all(own)?))
     }
 
     /// The sum of a quantity over all ranks.
-    pub(super) fn sum<T: std::iter::Sum>(&self, of: impl Fn(&Share) -> T) -> T {
+    pub(super) fn sum<T: std::iter::Sum>(&self, of: impl Fn(&RankStats) -> T) -> T {
         self.0.iter().map(of).sum()
     }
 
-    /// Time that the average rank waited for data.
+    /// Mean time that a rank waited for data.
     pub(super) fn waited(&self) -> Duration {
         Duration::try_from_secs_f64(self.sum(|share| share.waited) / self.0.len() as f64).unwrap_or_default()
     }
@@ -176,11 +176,11 @@ mod tests {
     }
 
     #[test]
-    fn the_greatest_wish_counts() {
-        let wishes = [Wish::Go, Wish::Fail, Wish::Stop, Wish::Fail];
-        let found = on_ranks(4, move |group| agree(group, wishes[group.rank()]).unwrap());
-        assert_eq!(found, [(Wish::Fail, 1); 4]);
-        assert!(on_ranks(3, |group| agree(group, Wish::Go).unwrap()).iter().all(|found| found.0 == Wish::Go));
+    fn the_highest_vote_decides() {
+        let votes = [Vote::Go, Vote::Fail, Vote::Stop, Vote::Fail];
+        let found = on_ranks(4, move |group| agree(group, votes[group.rank()]).unwrap());
+        assert_eq!(found, [(Vote::Fail, 1); 4]);
+        assert!(on_ranks(3, |group| agree(group, Vote::Go).unwrap()).iter().all(|found| found.0 == Vote::Go));
     }
 
     #[test]

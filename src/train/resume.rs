@@ -86,7 +86,7 @@ impl Point {
     ///
     /// # Errors
     /// If this rank cannot read it.
-    pub(super) fn of_lead(path: &Path) -> Result<Self, TrainError> {
+    pub(super) fn of_root(path: &Path) -> Result<Self, TrainError> {
         Ok(Self { checkpoint: Some(Checkpoint::open(path)?), later: Vec::new() })
     }
 

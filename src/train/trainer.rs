@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::pass::{self, Landing, MicroBatches, StepSize, Whole, sum_leaves};
+use super::pass::{self, MicroBatches, ReceiveBuffers, StepSize, Whole, sum_leaves};
 use crate::autograd::{Parameters, Program, Recompute};
 use crate::data::Batch;
 use crate::device::{Device, DeviceError, Graph, Pending};
@@ -52,7 +52,7 @@ pub struct Trainer<D: Device> {
     device: Arc<D>,
     group: Arc<dyn Group>,
     slices: Slices,
-    landing: Landing<D>,
+    receive_buffers: ReceiveBuffers<D>,
     flip: Flip,
     params: Parameters<D>,
     optimizer: Optimizer<D>,
@@ -142,7 +142,7 @@ impl<D: AllOps> Trainer<D> {
         }
         let params = Parameters::new(&*device, flip.layout().clone(), values)?;
         let slices = Slices::new(flip.layout().arena_len(), group.size());
-        let landing = Landing::new(&*device, slices, group.size())?;
+        let receive_buffers = ReceiveBuffers::new(&*device, slices, group.size())?;
         let optimizer = Optimizer::of_slice(&*device, &params, adamw, slices, group.rank())?;
         let pass = match size.micro_batches {
             1 => Pass::Whole(Whole::new(&device, &flip, size)?),
@@ -153,7 +153,7 @@ impl<D: AllOps> Trainer<D> {
             device,
             group,
             slices,
-            landing,
+            receive_buffers,
             flip,
             params,
             optimizer,
@@ -243,8 +243,8 @@ impl<D: AllOps> Trainer<D> {
         match self.group.size() {
             1 => self.optimizer.apply(&self.device, &mut self.params),
             _ => {
-                let Self { device, group, slices, landing, params, optimizer, .. } = self;
-                pass::update(&**device, &**group, *slices, landing, params, optimizer)
+                let Self { device, group, slices, receive_buffers, params, optimizer, .. } = self;
+                pass::update(&**device, &**group, *slices, receive_buffers, params, optimizer)
             }
         }
     }
@@ -359,10 +359,10 @@ impl<D: AllOps> Trainer<D> {
             return Ok(Some(own));
         }
         let len = self.params.layout().arena_len();
-        let mut all = vec![0f32; if self.group.leads() { len } else { 0 }];
+        let mut all = vec![0f32; if self.group.is_root() { len } else { 0 }];
         let (own, to) = (bytemuck::cast_slice(&own), bytemuck::cast_slice_mut(&mut all));
         self.group.gather(own, to, self.slices.each(), len)?;
-        Ok(self.group.leads().then_some(all))
+        Ok(self.group.is_root().then_some(all))
     }
 
     /// Continues from `moments` of the whole arena.

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use flipk::autograd::Recompute;
-use flipk::data::Batch;
 use flipk::device::Cpu;
 use flipk::group::{Alone, Group, Threads};
 use flipk::model::{Flip, Loss};
@@ -22,20 +21,6 @@ struct Left {
 
 const STEPS: u64 = 3;
 
-/// The rows of a rank.
-fn rows(whole: &Batch, rank: usize, ranks: usize) -> Batch {
-    fn own<T: Copy>(all: &[T], rank: usize, ranks: usize) -> Vec<T> {
-        let each = all.len() / ranks;
-        all[rank * each..(rank + 1) * each].to_vec()
-    }
-    Batch {
-        images: own(&whole.images, rank, ranks),
-        tokens: own(&whole.tokens, rank, ranks),
-        ids_keep: own(&whole.ids_keep, rank, ranks),
-        ..Batch::default()
-    }
-}
-
 /// Trains as one rank; what is left is on rank 0. Weights are compared on every rank.
 fn rank(group: Arc<dyn Group>, loss: Loss, size: StepSize) -> (Vec<f32>, Option<Left>) {
     let flip = Flip::with_loss(&config(), loss, true);
@@ -44,7 +29,7 @@ fn rank(group: Arc<dyn Group>, loss: Loss, size: StepSize) -> (Vec<f32>, Option<
     let adamw = AdamWConfig { clip_norm: 0.5, ..AdamWConfig::default() };
     let (own, of) = (group.rank(), group.size());
     let mut trainer = Trainer::in_group(Arc::new(Cpu::default()), flip, &values, adamw, size, group).unwrap();
-    let step = |step| trainer.step(&rows(&batch(size.kept, step), own, of), 1e-3).unwrap();
+    let step = |step| trainer.step(&batch(size.kept, step).part(own, of), 1e-3).unwrap();
     let outcomes = (0..STEPS).map(step).collect();
     let left = trainer.download().unwrap().map(|(weights, moments)| Left { outcomes, weights, moments });
     (trainer.params().download_values(&Cpu::default()).unwrap(), left)

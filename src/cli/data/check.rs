@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 
-use super::{INTERRUPTED, Shards, TokenizerArgs, bar, kinds, say_filtered};
+use super::{INTERRUPTED, Shards, TokenizerArgs, bar, kinds, log_filtered};
 use crate::cli::put;
 use crate::cli::signals::interrupt;
 use crate::cli::table::table;
@@ -59,7 +59,7 @@ impl Check {
             &mut |shards| bar.set_position(shards),
         );
         bar.finish_and_clear();
-        say_filtered(&input)?;
+        log_filtered(&input)?;
         if self.json {
             let report = Report { checked: &checked, findings: &findings, notes: &notes };
             put(format_args!("{}\n", serde_json::to_string_pretty(&report)?))?;

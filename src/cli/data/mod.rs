@@ -109,7 +109,7 @@ impl Shards {
 ///
 /// # Errors
 /// A filter that cannot be meant.
-fn say_filtered(input: &Input) -> Result<()> {
+fn log_filtered(input: &Input) -> Result<()> {
     log::lines(input.filtered()?);
     Ok(())
 }

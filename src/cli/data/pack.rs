@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Args;
 
-use super::{INTERRUPTED, Shards, bar, kinds, say_filtered};
+use super::{INTERRUPTED, Shards, bar, kinds, log_filtered};
 use crate::cli::put;
 use crate::cli::signals::interrupt;
 use crate::cli::table::table;
@@ -85,7 +85,7 @@ impl Pack {
         let packed = pack.run(&input, &self.out, &stop, progress, warn);
         bar.finish_and_clear();
         // Before another error, which may come from it.
-        say_filtered(&input)?;
+        log_filtered(&input)?;
         let packed = packed?;
         match self.json {
             true => put(format_args!("{}\n", serde_json::to_string_pretty(&packed)?))?,

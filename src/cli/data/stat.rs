@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Args;
 
-use super::{INTERRUPTED, Shards, TokenizerArgs, bar, kinds, say_filtered};
+use super::{INTERRUPTED, Shards, TokenizerArgs, bar, kinds, log_filtered};
 use crate::cli::put;
 use crate::cli::signals::interrupt;
 use crate::cli::table::{percent, table};
@@ -65,7 +65,7 @@ impl Stat {
         let (max, warn) = ((!self.all).then_some(self.sample), &mut |warning: String| log::line(&warning));
         let found = stat(&input, tokenizer.as_ref(), &config, max, &stop, progress, warn)?;
         bar.finish_and_clear();
-        say_filtered(&input)?;
+        log_filtered(&input)?;
         match self.json {
             true => put(format_args!("{}\n", serde_json::to_string_pretty(&found)?))?,
             false => put(format_args!("{}", show(&found, &config)))?,

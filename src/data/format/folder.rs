@@ -10,7 +10,7 @@ use super::members::{self, Entry};
 use super::tar::{Content, Member};
 use super::{Indexed, Naming};
 use crate::data::error::{DataError, Result};
-use crate::data::store::{Joined, Store, files_in};
+use crate::data::store::{BESIDE, Joined, Store, files_in};
 
 /// Indexes the files in a folder and its subfolders.
 ///
@@ -63,7 +63,7 @@ type WithLength = (PathBuf, u64);
 fn image_and_others(folder: &Path, name: &OsStr) -> Result<Vec<(OsString, WithLength)>> {
     let mut files = vec![(name.to_owned(), with_length(folder.join(name))?)];
     let Some((stem, _)) = name.to_str().and_then(|name| name.split_once('.')) else { return Ok(files) };
-    for ending in ["txt", "json", "cls"] {
+    for ending in BESIDE {
         let name = OsString::from(format!("{stem}.{ending}"));
         let path = folder.join(&name);
         if path.is_file() {

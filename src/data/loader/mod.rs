@@ -242,6 +242,27 @@ pub struct Batch {
     pub waited: Duration,
 }
 
+/// The elements of one of `parts` equal parts.
+pub(crate) fn part_of<T>(all: &[T], part: usize, parts: usize) -> &[T] {
+    let each = all.len() / parts;
+    &all[part * each..(part + 1) * each]
+}
+
+impl Batch {
+    /// The inputs of one of `parts` equal parts of the batch, such as those of a rank; `parts` divides the batch.
+    ///
+    /// # Panics
+    /// If there is no such part.
+    pub fn part(&self, part: usize, parts: usize) -> Self {
+        Self {
+            images: part_of(&self.images, part, parts).to_vec(),
+            tokens: part_of(&self.tokens, part, parts).to_vec(),
+            ids_keep: part_of(&self.ids_keep, part, parts).to_vec(),
+            ..Self::default()
+        }
+    }
+}
+
 /// Prepares batches on threads, which decode, crop, mask and tokenise.
 #[derive(Debug)]
 pub struct Loader {

@@ -6,13 +6,15 @@ use std::path::{Path, PathBuf};
 use super::folder::is_image;
 use super::source::Location;
 
+/// Extensions of the files of a sample next to its image.
+pub(crate) const BESIDE: [&str; 3] = ["txt", "json", "cls"];
+
 /// The same with image files as parts of their folders. Of other files that a pattern matched with them, those next to
 /// an image, such as its caption, belong to it.
 pub(super) fn with_images(found: Vec<Location>) -> Vec<Location> {
     let is_image = |location: &Location| matches!(location, Location::File(path) if is_image(path));
     let is_beside = |path: &Path| {
-        path.extension()
-            .is_some_and(|ending| ["txt", "json", "cls"].iter().any(|known| ending.eq_ignore_ascii_case(known)))
+        path.extension().is_some_and(|ending| BESIDE.iter().any(|known| ending.eq_ignore_ascii_case(known)))
     };
     if !found.iter().any(is_image) {
         return found;

@@ -48,6 +48,7 @@ pub(crate) use self::braces::{MAX_SHARDS, expand_braces};
 pub(crate) use self::elsewhere::{beside, fetch, names_in, version};
 pub(crate) use self::folder::{IMAGES, files_in, table_in};
 pub(crate) use self::gunzip::Gunzip;
+pub(crate) use self::image_files::BESIDE;
 pub(crate) use self::joined::Joined;
 use self::local::read_unchanged;
 pub(crate) use self::local::{Files, OpenFile};

@@ -350,10 +350,10 @@ impl Driver for Emulated {
                 unsafe { nccl.start(&Transfer::AllGather { address: address_of_copy, block, len }, 0) }?;
                 self.machine.upload(address, bytemuck::cast_slice(&all))
             }
-            Transfer::Exchange { ref sends, ref receives } => {
+            Transfer::AllToAll { ref sends, ref receives } => {
                 let sent = sends.iter().copied().map(download).collect::<Result<Vec<_>, _>>()?;
                 let mut received: Vec<Vec<u32>> = receives.iter().map(|&(_, words)| vec![0; words]).collect();
-                let copies = Transfer::Exchange {
+                let copies = Transfer::AllToAll {
                     sends: sent.iter().map(|words| (words.as_ptr() as u64, words.len())).collect(),
                     receives: received.iter_mut().map(|words| (words.as_mut_ptr() as u64, words.len())).collect(),
                 };

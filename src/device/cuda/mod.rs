@@ -29,7 +29,7 @@ pub use driver::{Arg, DType, Done, Driver, Epilogue, Event, Gemm, Launch, Launch
 pub use emulated::{Emulated, EmulatorOptions};
 pub use nvidia::Gpu;
 
-use crate::group::{Group, Nccl, Transfer, block_of};
+use crate::group::{Group, Nccl, Transfer};
 
 use super::{Device, DeviceError, Elem, Float, GpuState, Graph, KernelCounts, Pending, ProbeSizes};
 
@@ -372,27 +372,23 @@ impl<T: ActType> Device for Cuda<T> {
         len: usize,
         block: usize,
     ) -> Result<(), DeviceError> {
+        let Some(nccl) = &self.nccl else { return self.all_gather_on_host(group, view, len, block) };
         let words = |elements: usize| elements * size_of::<E>() / size_of::<u32>();
-        if let Some(nccl) = &self.nccl {
-            let transfer = Transfer::AllGather { address: view.address, block: words(block), len: words(len) };
-            return self.driver.transfer(nccl, &transfer);
-        }
-        let own = block_of(group.rank(), block, len);
-        let gather = |all: &mut [E]| group.all_gather(bytemuck::cast_slice_mut(all), words(block));
-        Ok(self.on_host(view, own, gather)??)
+        let transfer = Transfer::AllGather { address: view.address, block: words(block), len: words(len) };
+        self.driver.transfer(nccl, &transfer)
     }
 
-    fn can_exchange(&self) -> bool {
+    fn connects_ranks(&self) -> bool {
         self.nccl.is_some()
     }
 
-    fn exchange(&self, sends: &[View<'_, f32>], receives: Vec<ViewMut<'_, f32>>) -> Result<(), DeviceError> {
+    fn all_to_all(&self, sends: &[View<'_, f32>], receives: Vec<ViewMut<'_, f32>>) -> Result<(), DeviceError> {
         let Some(nccl) = &self.nccl else {
             return Err(DeviceError::Unsupported { what: "an exchange between ranks without NCCL".to_owned() });
         };
         let sends = sends.iter().map(|view| (view.address, view.len)).collect();
         let receives = receives.iter().map(|view| (view.address, view.len)).collect();
-        self.driver.transfer(nccl, &Transfer::Exchange { sends, receives })
+        self.driver.transfer(nccl, &Transfer::AllToAll { sends, receives })
     }
 
     fn on_host<E: Elem, R>(

@@ -1,17 +1,17 @@
-//! An MPI library, opened at run time. One program works with all of them: handles are 32-bit integers in MPICH's
-//! ABI and addresses in Open MPI's and in the standard ABI (MPI 5.0, chapter 20), and as arguments both are one
-//! register.
+//! An MPI library, opened at run time. One binary supports all three ABIs: handles are 32-bit integers in MPICH's ABI
+//! and pointers in Open MPI's and in the standard ABI (MPI 5.0, chapter 20), and as arguments both take one register.
 
 use std::ffi::{CStr, OsString, c_char, c_int, c_void};
 use std::path::{Path, PathBuf};
 
-use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW, Symbol};
+use libloading::os::unix::{Library, Symbol};
 
+use crate::group::library::{cause, open_first};
 use crate::group::{GroupError, Launcher};
 
 /// A handle of the library.
 type Handle = usize;
-/// Functions by their arguments.
+/// Function types, as in mpi.h.
 type Init = unsafe extern "C" fn(*mut c_void, *mut c_void, c_int, *mut c_int) -> c_int;
 type Query = unsafe extern "C" fn(Handle, *mut c_int) -> c_int;
 type AllGather =
@@ -29,7 +29,7 @@ type Finalize = unsafe extern "C" fn() -> c_int;
 #[derive(Clone, Copy)]
 struct Abi {
     world: Handle,
-    /// `MPI_FLOAT`: any type of 32 bits will do, and this one is in every ABI.
+    /// `MPI_FLOAT`: a 32-bit type that every ABI has; nothing is computed with it.
     word: Handle,
     in_place: Handle,
     /// `MPI_THREAD_SERIALIZED`.
@@ -39,7 +39,7 @@ struct Abi {
 const STANDARD: Abi = Abi { world: 0x101, word: 0x210, in_place: 1, serialized: 2048 };
 const MPICH: Abi = Abi { world: 0x4400_0000, word: 0x4c00_040a, in_place: usize::MAX, serialized: 2 };
 
-/// Where an [`Abi`] is found, by the name of the library.
+/// The names of the libraries, by ABI.
 const NAMES: [&str; 3] = ["libmpi_abi.so.1", "libmpi.so.40", "libmpi.so.12"];
 
 /// An initialised library. Calls must not overlap.
@@ -82,15 +82,10 @@ fn candidates(
 impl MpiLibrary {
     /// Opens and initialises the library of `launcher`, or the one that the variable `FLIPK_MPI` names.
     pub(super) fn open(launcher: Launcher) -> Result<Self, GroupError> {
-        let mut tried = Vec::new();
-        for path in candidates(launcher, std::env::var_os("FLIPK_MPI"), folder_of_parent(), std::env::var_os("PATH")) {
-            // SAFETY: loading an MPI library runs its initialisers, as linking to it would.
-            match unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_GLOBAL) } {
-                Ok(library) => return Self::start(library, &path),
-                Err(error) => tried.push(cause(&error)),
-            }
-        }
-        Err(GroupError::NoMpi { tried: tried.join("; ") })
+        let candidates =
+            candidates(launcher, std::env::var_os("FLIPK_MPI"), folder_of_parent(), std::env::var_os("PATH"));
+        let (library, path) = open_first(candidates).map_err(|tried| GroupError::NoMpi { tried })?;
+        Self::start(library, &path)
     }
 
     fn start(library: Library, path: &Path) -> Result<Self, GroupError> {
@@ -204,7 +199,7 @@ impl MpiLibrary {
     }
 
     /// `each`: words of a block.
-    pub(super) fn exchange(&self, parts: &[u32], received: &mut [u32], each: c_int) -> Result<(), GroupError> {
+    pub(super) fn all_to_all(&self, parts: &[u32], received: &mut [u32], each: c_int) -> Result<(), GroupError> {
         const NAME: &str = "MPI_Alltoall";
         let Abi { world, word, .. } = self.abi;
         let call = self.function::<AllToAll>(NAME)?;
@@ -238,11 +233,6 @@ impl MpiLibrary {
             unsafe { finalize() };
         }
     }
-}
-
-/// What the dynamic loader says; its errors hide that in their source.
-fn cause(error: &libloading::Error) -> String {
-    std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 fn text_of(text: &[c_char]) -> String {

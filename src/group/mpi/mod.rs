@@ -1,4 +1,4 @@
-//! Ranks that an MPI library connects.
+//! Ranks connected by an MPI library.
 
 mod library;
 
@@ -7,7 +7,7 @@ use std::fmt::{self, Debug, Formatter};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use self::library::MpiLibrary;
-use super::{Group, GroupError, Launched, block_of};
+use super::{Group, GroupError, Launched, Place, block_of};
 
 /// A rank of `MPI_COMM_WORLD`.
 pub struct Mpi {
@@ -16,19 +16,19 @@ pub struct Mpi {
     version: String,
 }
 
-/// Words of a message: far fewer than a C integer can count, and more than any library needs to be fast.
+/// Words of a message. MPI counts them in a C integer.
 const MESSAGE: usize = 1 << 26;
 
 impl Mpi {
     /// Joins the group that `launched` describes.
     ///
     /// # Errors
-    /// If there is no library, or it knows another number of ranks than the launcher: then it is another MPI's.
+    /// If there is no library, or its rank or size differs from the launcher's, because they belong to different MPIs.
     pub fn join(launched: Launched) -> Result<Self, GroupError> {
         let library = MpiLibrary::open(launched.by)?;
         let (rank, size) = (library.rank()?, library.size()?);
-        if (rank, size) != (launched.rank, launched.size) {
-            let Launched { rank: said, size: of, by, .. } = launched;
+        let Launched { by, place: Place { rank: said, size: of, .. } } = launched;
+        if (rank, size) != (said, of) {
             let problem = format!(
                 "the launcher ({by:?}) says rank {said} of {of}, and {} says rank {rank} of {size}: they belong to \
                  different MPIs; set FLIPK_MPI to the launcher's own library",
@@ -69,20 +69,8 @@ impl Drop for Mpi {
 }
 
 impl Group for Mpi {
-    fn rank(&self) -> usize {
-        self.launched.rank
-    }
-
-    fn size(&self) -> usize {
-        self.launched.size
-    }
-
-    fn local_size(&self) -> usize {
-        self.launched.local_size
-    }
-
-    fn local_rank(&self) -> usize {
-        self.launched.local_rank
+    fn place(&self) -> Place {
+        self.launched.place
     }
 
     fn describe(&self) -> String {
@@ -99,9 +87,9 @@ impl Group for Mpi {
         self.library().gather(own, all, &counts, &starts)
     }
 
-    fn exchange(&self, parts: &[u32], received: &mut [u32]) -> Result<(), GroupError> {
+    fn all_to_all(&self, parts: &[u32], received: &mut [u32]) -> Result<(), GroupError> {
         let [counts, _] = self.blocks(parts.len() / self.size(), parts.len())?;
-        self.library().exchange(parts, received, counts[0])
+        self.library().all_to_all(parts, received, counts[0])
     }
 
     fn broadcast(&self, words: &mut [u32]) -> Result<(), GroupError> {

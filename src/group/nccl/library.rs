@@ -1,13 +1,14 @@
-//! `libnccl.so.2`, opened at run time. Of NCCL only what moves bytes is used, never a reduction.
+//! `libnccl.so.2`, opened at run time. Only functions that move bytes are used, no reductions.
 
 use std::ffi::{CStr, OsString, c_char, c_int, c_void};
 use std::path::PathBuf;
 
-use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW, Symbol};
+use libloading::os::unix::{Library, Symbol};
 
 use crate::group::GroupError;
+use crate::group::library::open_first;
 
-/// What rank 0 gives all ranks, so that they find each other.
+/// `ncclUniqueId`, by which the ranks find each other.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(super) struct UniqueId(pub [c_char; 128]);
@@ -64,18 +65,9 @@ fn candidates(named: Option<OsString>, environment: Option<OsString>) -> Vec<Pat
 
 impl NcclLibrary {
     pub(super) fn open() -> Result<Self, GroupError> {
-        let mut tried = Vec::new();
-        for path in candidates(std::env::var_os("FLIPK_NCCL"), std::env::var_os("VIRTUAL_ENV")) {
-            // SAFETY: loading NCCL runs its initialisers, as linking to it would.
-            match unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_GLOBAL) } {
-                Ok(library) => return Self::of(library),
-                Err(error) => {
-                    tried
-                        .push(std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string));
-                }
-            }
-        }
-        Err(GroupError::NoNccl { tried: tried.join("; ") })
+        let candidates = candidates(std::env::var_os("FLIPK_NCCL"), std::env::var_os("VIRTUAL_ENV"));
+        let (library, _) = open_first(candidates).map_err(|tried| GroupError::NoNccl { tried })?;
+        Self::of(library)
     }
 
     fn of(library: Library) -> Result<Self, GroupError> {
@@ -135,7 +127,7 @@ impl NcclLibrary {
         Ok(id)
     }
 
-    /// Waits for all ranks. The calling thread's current GPU is the one that the communicator is for.
+    /// Creates the communicator for the calling thread's current GPU; waits for all ranks.
     pub(super) fn join(&self, size: usize, id: UniqueId, rank: usize) -> Result<Comm, GroupError> {
         let mut comm = std::ptr::null_mut();
         // SAFETY: it writes one communicator.
@@ -177,7 +169,7 @@ impl NcclLibrary {
         self.check("ncclRecv", code, to.comm)
     }
 
-    /// Makes the calls of `body` one group, which cannot wait for each other. The group ends even if `body` fails.
+    /// Makes the calls of `body` one NCCL group, so that they run at once. The group ends even if `body` fails.
     pub(super) fn grouped(&self, comm: Comm, body: impl FnOnce() -> Result<(), GroupError>) -> Result<(), GroupError> {
         // SAFETY: both take no arguments, and they are balanced.
         self.check("ncclGroupStart", unsafe { (self.group_start)() }, comm)?;
@@ -198,7 +190,7 @@ impl NcclLibrary {
     }
 }
 
-/// Where a call goes.
+/// The communicator and stream of a call.
 #[derive(Clone, Copy)]
 pub(super) struct To {
     pub comm: Comm,

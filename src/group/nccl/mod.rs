@@ -1,4 +1,4 @@
-//! NCCL: what moves the data of ranks on GPUs.
+//! Transfers between the GPUs of all ranks, by NCCL.
 
 mod library;
 
@@ -7,8 +7,7 @@ use std::fmt::{self, Debug, Formatter};
 use self::library::{Comm, NcclLibrary, To, UniqueId};
 use super::{Group, GroupError, block_of};
 
-/// A movement of words between the GPUs of all ranks; all ranks start it, with the same lengths. Addresses are those of
-/// the rank's own GPU.
+/// A collective transfer of words between the GPUs of all ranks. Addresses are in the memory of the rank's own GPU.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Transfer {
     /// As [`Group::all_gather`].
@@ -21,7 +20,7 @@ pub enum Transfer {
         len: usize,
     },
     /// Sends words to each rank and receives words from each, itself included.
-    Exchange {
+    AllToAll {
         /// Address and number of the words for each rank.
         sends: Vec<(u64, usize)>,
         /// Address and number of the words from each rank.
@@ -50,8 +49,8 @@ impl Nccl {
     /// If there is no NCCL, or it cannot connect the ranks.
     pub fn join(group: &dyn Group) -> Result<Self, GroupError> {
         let library = NcclLibrary::open()?;
-        let own = if group.leads() { library.unique_id()? } else { UniqueId([0; 128]) };
-        let bytes = group.from_lead(bytemuck::cast_slice(&own.0))?;
+        let own = if group.is_root() { library.unique_id()? } else { UniqueId([0; 128]) };
+        let bytes = group.broadcast_bytes(bytemuck::cast_slice(&own.0))?;
         let mut id = UniqueId([0; 128]);
         bytemuck::cast_slice_mut(&mut id.0).copy_from_slice(&bytes);
         let comm = library.join(group.size(), id, group.rank())?;
@@ -68,7 +67,7 @@ impl Nccl {
         format!("NCCL {}", self.library.version())
     }
 
-    /// Puts `transfer` on `stream`.
+    /// Enqueues `transfer` on `stream`.
     ///
     /// # Errors
     /// If NCCL fails.
@@ -94,7 +93,7 @@ impl Nccl {
                     })
                 })
             }
-            Transfer::Exchange { sends, receives } => self.library.grouped(self.comm, || {
+            Transfer::AllToAll { sends, receives } => self.library.grouped(self.comm, || {
                 for (peer, (&(from, sent), &(into, received))) in sends.iter().zip(receives).enumerate() {
                     // SAFETY: as the caller promises.
                     unsafe {
@@ -111,7 +110,7 @@ impl Nccl {
         }
     }
 
-    /// Ends what is under way, from any thread. It may hang; the caller must not wait for it for long.
+    /// Aborts pending transfers, from any thread. The call itself may hang.
     pub fn abort(&self) {
         self.library.abort(self.comm);
     }

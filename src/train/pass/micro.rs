@@ -15,7 +15,7 @@ use std::sync::Arc;
 use super::ranks::all_gather;
 use super::{GradientTree, Keep, StepSize, sum_leaves};
 use crate::autograd::{Parameters, Program, Slot, Step, Tape, Var};
-use crate::data::Batch;
+use crate::data::{Batch, part_of};
 use crate::device::{Buffer, Device, DeviceError, Pending};
 use crate::golden;
 use crate::group::{Alone, Group};
@@ -169,15 +169,11 @@ impl<D: AllOps> MicroBatches<D> {
 
     /// Starts the upload of the inputs of a micro-batch: its rows of the batch.
     fn load(&mut self, batch: &Batch, micro_batch: usize) -> Result<(), DeviceError> {
-        fn own<T>(all: &[T], micro_batch: usize, count: usize) -> &[T] {
-            let each = all.len() / count;
-            &all[micro_batch * each..(micro_batch + 1) * each]
-        }
         let count = self.count();
         let Towers { program, inputs, .. } = self.towers(micro_batch);
-        program.prefetch(inputs.images, own(&batch.images, micro_batch, count))?;
-        program.prefetch(inputs.tokens, own(&batch.tokens, micro_batch, count))?;
-        program.prefetch(inputs.ids_keep, own(&batch.ids_keep, micro_batch, count))
+        program.prefetch(inputs.images, part_of(&batch.images, micro_batch, count))?;
+        program.prefetch(inputs.tokens, part_of(&batch.tokens, micro_batch, count))?;
+        program.prefetch(inputs.ids_keep, part_of(&batch.ids_keep, micro_batch, count))
     }
 
     /// The shares of the micro-batches in the loss and in the numbers of right answers, `[micro_batches, 3]`

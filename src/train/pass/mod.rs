@@ -8,7 +8,7 @@ mod whole;
 
 pub use self::micro::MicroBatches;
 pub(super) use self::micro::record_towers;
-pub(super) use self::ranks::{Landing, update};
+pub(super) use self::ranks::{ReceiveBuffers, update};
 pub(super) use self::tree::{GradientTree, sum_leaves};
 pub(super) use self::whole::Whole;
 

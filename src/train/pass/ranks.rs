@@ -29,9 +29,9 @@ pub(super) fn all_gather<D: Device, T: Elem>(
 }
 
 /// Where the gradients of other ranks arrive, a buffer for each rank, on devices that exchange them by themselves.
-pub(crate) struct Landing<D: Device>(Vec<Buffer<D, f32>>);
+pub(crate) struct ReceiveBuffers<D: Device>(Vec<Buffer<D, f32>>);
 
-impl<D: Device> Landing<D> {
+impl<D: Device> ReceiveBuffers<D> {
     /// # Errors
     /// If the device has too little memory.
     pub(crate) fn new(device: &D, slices: Slices, ranks: usize) -> Result<Self, DeviceError> {
@@ -39,7 +39,7 @@ impl<D: Device> Landing<D> {
         const ALL: usize = 1 << 24;
         let each = slices.each().min((ALL / ranks).next_multiple_of(NORM_BLOCK));
         let buffer = |_| Buffer::unwritten(device, each, "the gradients of other ranks");
-        let ranks = if ranks > 1 && device.can_exchange() { 0..ranks } else { 0..0 };
+        let ranks = if ranks > 1 && device.connects_ranks() { 0..ranks } else { 0..0 };
         Ok(Self(ranks.map(buffer).collect::<Result<_, _>>()?))
     }
 }
@@ -50,16 +50,16 @@ pub(crate) fn update<D: AdamW>(
     device: &D,
     group: &dyn Group,
     slices: Slices,
-    landing: &mut Landing<D>,
+    receive_buffers: &mut ReceiveBuffers<D>,
     params: &mut Parameters<D>,
     optimizer: &mut Optimizer<D>,
 ) -> Result<(), DeviceError> {
     let (_, grads) = params.values_and_grads();
-    if landing.0.is_empty() {
+    if receive_buffers.0.is_empty() {
         let all = 0..grads.len();
         device.on_host(grads.view_mut(), all, |grads| sum(group, slices, grads))??;
     } else {
-        sum_on_device(device, group.rank(), slices, landing, grads)?;
+        sum_on_device(device, group.rank(), slices, receive_buffers, grads)?;
     }
     optimizer.square(device, params)?;
     all_gather(device, group, optimizer.partials_mut(), D::PARTIAL * slices.norm_blocks())?;
@@ -81,16 +81,16 @@ fn sum_on_device<D: Device>(
     device: &D,
     rank: usize,
     slices: Slices,
-    landing: &mut Landing<D>,
+    receive_buffers: &mut ReceiveBuffers<D>,
     grads: &mut Buffer<D, f32>,
 ) -> Result<(), DeviceError> {
-    let Landing(buffers) = landing;
+    let ReceiveBuffers(buffers) = receive_buffers;
     let (size, piece) = (buffers.len(), buffers[0].len());
     for start in (0..slices.each()).step_by(piece) {
         let own = part_of(slices, rank, start, piece);
         let len = own.len();
         let sends: Vec<_> = (0..size).map(|rank| grads.range(part_of(slices, rank, start, piece))).collect();
-        device.exchange(&sends, buffers.iter_mut().map(|buffer| buffer.range_mut(0..len)).collect())?;
+        device.all_to_all(&sends, buffers.iter_mut().map(|buffer| buffer.range_mut(0..len)).collect())?;
         drop(sends);
         if len == 0 {
             continue;
@@ -118,7 +118,7 @@ fn sum(group: &dyn Group, slices: Slices, grads: &mut [f32]) -> Result<(), Group
             let range = part_of(slices, rank, start, piece);
             part[..range.len()].copy_from_slice(&grads[range]);
         }
-        group.exchange(bytemuck::cast_slice(&parts), bytemuck::cast_slice_mut(&mut received))?;
+        group.all_to_all(bytemuck::cast_slice(&parts), bytemuck::cast_slice_mut(&mut received))?;
         add_up(&mut grads[part_of(slices, group.rank(), start, piece)], &received, piece);
     }
     Ok(())

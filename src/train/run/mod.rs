@@ -13,7 +13,7 @@ use super::bound::Watch;
 use super::checkpoint::{self, State};
 use super::held_out::HeldOut;
 use super::metrics::{Metrics, MetricsLog};
-use super::ranks::{self, Wish};
+use super::ranks::{self, Vote};
 use super::window::{Start, Window};
 use super::{Ended, Plan, Progress, Report, Settings, StepOutcome, Summary, TrainError, Trainer};
 use crate::data::{Batch, Loader, Position, Skipped};
@@ -36,7 +36,7 @@ pub fn train<D: AllOps>(
 ) -> Result<Ended, TrainError> {
     let notes = plan.fix(&device)?;
     let mut run = Run::new(device, plan, report)?;
-    if run.leads() {
+    if run.is_root() {
         log::lines(&notes);
     }
     while run.state.step < run.total {
@@ -45,13 +45,13 @@ pub fn train<D: AllOps>(
         let batch = run.loader.wait(stop).then(|| run.loader.next_batch());
         log::lines(run.loader.take_warnings());
         let own = match &batch {
-            Some(Err(_)) => Wish::Fail,
-            _ if stop.load(Ordering::Relaxed) => Wish::Stop,
-            _ => Wish::Go,
+            Some(Err(_)) => Vote::Fail,
+            _ if stop.load(Ordering::Relaxed) => Vote::Stop,
+            _ => Vote::Go,
         };
         match (ranks::agree(&*run.plan.group, own)?, batch) {
-            ((Wish::Go, _), Some(Ok(batch))) => run.step(start, batch)?,
-            ((Wish::Fail, rank), batch) => {
+            ((Vote::Go, _), Some(Ok(batch))) => run.step(start, batch)?,
+            ((Vote::Fail, rank), batch) => {
                 run.save_before_failing()?;
                 return Err(match batch {
                     Some(Err(error)) => error.into(),
@@ -131,7 +131,7 @@ impl<'a, D: AllOps> Run<'a, D> {
         }
         let total = plan.steps();
         let schedule = Schedule { peak: settings.peak_lr, warmup: settings.warmup_steps(total), total };
-        if let Some(before) = another.filter(|_| plan.group.leads()) {
+        if let Some(before) = another.filter(|_| plan.group.is_root()) {
             info!(
                 "changed: the checkpoint was computed in {before}, and the run continues in {}; the weights will differ from \
                  those of the original run",
@@ -139,12 +139,12 @@ impl<'a, D: AllOps> Run<'a, D> {
             );
         }
         // Nothing in the run folder changes until everything that can fail has succeeded.
-        if let Some(point) = point.as_ref().filter(|_| plan.group.leads()) {
+        if let Some(point) = point.as_ref().filter(|_| plan.group.is_root()) {
             let moved = point.set_aside(&plan.folder, state.step < total)?;
             log::lines(&moved);
             plan.folder.describe(settings, &plan.tokenizer)?;
         }
-        let log = plan.group.leads().then(|| MetricsLog::open(plan.folder.path(), state.step)).transpose()?;
+        let log = plan.group.is_root().then(|| MetricsLog::open(plan.folder.path(), state.step)).transpose()?;
         let last = log.as_ref().and_then(MetricsLog::last).map_or(0.0, |metrics| metrics.seconds);
         let this = Self {
             seconds_before: state.seconds.max(last),
@@ -169,15 +169,15 @@ impl<'a, D: AllOps> Run<'a, D> {
             collapse_reported: false,
             in_flight: None,
         };
-        if this.leads() {
+        if this.is_root() {
             this.log_header();
         }
         Ok(this)
     }
 
-    /// Whether this process writes files and speaks to the user.
-    fn leads(&self) -> bool {
-        self.plan.group.leads()
+    /// Whether this is rank 0, which writes files and prints.
+    fn is_root(&self) -> bool {
+        self.plan.group.is_root()
     }
 
     /// `start`: when this rank began to wait for `batch`.
@@ -192,7 +192,7 @@ impl<'a, D: AllOps> Run<'a, D> {
         self.in_flight = Some(batch);
         self.steps += 1;
         self.stepping += self.window.add(start);
-        if self.leads() {
+        if self.is_root() {
             (self.report)(Progress::Step { done: self.state.step, total: self.total });
         }
         let Settings { log_every, save_every, eval_every, .. } = self.plan.settings;
@@ -206,7 +206,7 @@ impl<'a, D: AllOps> Run<'a, D> {
             warn!("{error}");
         }
         let evaluates = (due(eval_every) || last) && self.plan.evaluates();
-        let evaluated = match evaluates && self.leads() {
+        let evaluated = match evaluates && self.is_root() {
             true => match self.evaluate() {
                 // A problem with the held-out data must not lose the trained weights.
                 Err(error @ TrainError::Eval(_)) if last => {
@@ -291,7 +291,7 @@ impl<'a, D: AllOps> Run<'a, D> {
         }
         let folder = self.plan.folder.path().display().to_string();
         match self.save() {
-            Ok(_) if !self.leads() => {}
+            Ok(_) if !self.is_root() => {}
             Ok(_) => info!("saved step {}; continue from there with flipk train --resume {folder}", self.state.step),
             Err(error @ TrainError::Io { .. }) => warn!("{error}"),
             Err(error) => return Err(error),
@@ -328,7 +328,7 @@ impl<'a, D: AllOps> Run<'a, D> {
         // A run that was already complete when it was resumed ran no step, so its last metrics still hold.
         if self.steps == 0 {
             self.latest = self.log.as_ref().and_then(MetricsLog::last).unwrap_or_default();
-            if self.leads() && self.plan.evaluates() {
+            if self.is_root() && self.plan.evaluates() {
                 let evaluated = self.evaluate()?;
                 self.latest.zero_shot_top1 = Some(evaluated.top1);
                 self.latest.zero_shot_top5 = Some(evaluated.top5);
@@ -363,7 +363,7 @@ impl<'a, D: AllOps> Run<'a, D> {
             eval_skipped: self.eval_skipped.unwrap_or_default(),
             checkpoint,
         };
-        if self.plan.group.leads() {
+        if self.plan.group.is_root() {
             self.plan.folder.write_json("summary.json", &summary)?;
         }
         Ok(Ended::Finished(Box::new(summary)))

@@ -12,7 +12,7 @@ use crate::eval::ZeroShot;
 use crate::log;
 use crate::ops::AllOps;
 use crate::train::metrics::{Metrics, MetricsLog};
-use crate::train::ranks::{Share, Shares};
+use crate::train::ranks::{GroupStats, RankStats};
 use crate::train::{Progress, Settings, TrainError, advice, curve, introduction};
 use crate::units::Bytes;
 
@@ -84,14 +84,14 @@ impl<D: AllOps> Run<'_, D> {
         let (steps, seconds) = (window.steps.max(1) as f64, window.time.as_secs_f64().max(1e-9));
         let from = self.plan.settings.data.first().map_or("", String::as_str);
         let (images, warning) = self.watch.end(&window, &self.loader, from);
-        let own = Share {
+        let own = RankStats {
             waited: window.waited.as_secs_f64(),
             computed: window.computed.as_secs_f64(),
             images,
             skipped: self.loader.skipped().values().sum(),
         };
-        let shares = Shares::gather(&*self.plan.group, own)?;
-        let slowest = shares.slowest();
+        let stats = GroupStats::gather(&*self.plan.group, own)?;
+        let slowest = stats.slowest();
         let metrics = Metrics {
             step: self.state.step,
             samples: self.state.samples,
@@ -106,9 +106,9 @@ impl<D: AllOps> Run<'_, D> {
             logit_scale: self.trainer.logit_scale()?,
             samples_per_second: steps * self.plan.settings.loader.batch as f64 / seconds,
             gflops: steps * self.trainer.step_flops() as f64 / seconds / 1e9,
-            data_wait: shares.waited().as_secs_f64() / seconds,
-            images_per_second: shares.sum(|share| share.images) as f64 / seconds,
-            cores_busy: shares.sum(|share| share.computed) / seconds,
+            data_wait: stats.waited().as_secs_f64() / seconds,
+            images_per_second: stats.sum(|share| share.images) as f64 / seconds,
+            cores_busy: stats.sum(|share| share.computed) / seconds,
             seconds: self.seconds(),
             slowest_rank: slowest.map(|(rank, _)| rank),
             slowest_data_wait: slowest.map(|(_, waited)| waited / seconds),
@@ -120,7 +120,7 @@ impl<D: AllOps> Run<'_, D> {
         let left = self.total.saturating_sub(metrics.step) as f64 * self.stepping.as_secs_f64();
         let left = Duration::try_from_secs_f64(left / self.steps.max(1) as f64).unwrap_or_default();
         if let Some(log) = &mut self.log {
-            let skipped = shares.sum(|share| share.skipped);
+            let skipped = stats.sum(|share| share.skipped);
             (self.report)(Progress::Metrics { metrics: &metrics, total: self.total, left, skipped });
             let written = log.write(&metrics);
             self.warn_once(written);
@@ -140,7 +140,7 @@ impl<D: AllOps> Run<'_, D> {
         let cosines = self.trainer.embeddings()?.map(|rows| advice::mean_cosine(&rows, model.embed_dim));
         if let Some(line) = advice::collapse(metrics.loss, loss, loader.batch, cosines) {
             self.collapse_reported = true;
-            if self.leads() {
+            if self.is_root() {
                 log::line(&line);
             }
         }
