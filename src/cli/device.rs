@@ -80,7 +80,7 @@ impl DeviceArgs {
     #[cfg(feature = "cuda")]
     fn connect(&self, emulated: bool) -> Result<Option<Arc<Nccl>>> {
         let Some(group) = self.group.as_ref().filter(|_| !emulated) else { return Ok(None) };
-        let nccl = Nccl::join(&**group)?;
+        let nccl = group.waiting(|| Nccl::join(&**group))?;
         if group.is_root() {
             log::line(&format!("the GPUs of {} ranks are connected by {}", group.size(), nccl.describe()));
         }

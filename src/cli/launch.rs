@@ -6,9 +6,17 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
-use crate::group::{Alone, Group, Launched, Launcher, Mpi, Tcp};
+use crate::group::{Alone, Group, Launched, Launcher, Mpi, Tcp, Watched};
+
+/// Whether this process is one of a launch, or alone because the user asked for no more.
+///
+/// # Errors
+/// If the launcher's variables contradict each other.
+pub(super) fn is_started(ranks: Option<usize>) -> Result<bool> {
+    Ok(Launched::from_environment()?.is_some() || ranks.is_none_or(|ranks| ranks < 2))
+}
 
 /// The group of this process: that of its launcher, or itself alone. `ranks`: the number that the user asked for. If
 /// they are not started yet, `mpiexec` replaces this process, and this does not return.
@@ -20,25 +28,35 @@ pub(super) fn group(ranks: Option<usize>) -> Result<Arc<dyn Group>> {
         (Some(launched), Some(ranks)) if ranks != launched.place.size => {
             bail!("--ranks {ranks} contradicts the launcher, which has started {}", launched.place.size)
         }
-        (Some(launched), _) if launched.by == Launcher::Torchrun => Ok(Arc::new(Tcp::join(launched)?)),
-        (Some(launched), _) => Ok(Arc::new(Mpi::join(launched)?)),
+        (Some(launched), _) => {
+            let group: Arc<dyn Group> = match launched.by {
+                Launcher::Torchrun => Arc::new(Tcp::join(launched)?),
+                _ => Arc::new(Mpi::join(launched)?),
+            };
+            Ok(Arc::new(Watched::new(group)))
+        }
         (None, None | Some(1)) => Ok(Arc::new(Alone)),
         (None, Some(0)) => bail!("--ranks must be at least 1"),
-        (None, Some(ranks)) => Err(start(ranks)),
+        (None, Some(ranks)) => {
+            let mut command = command(ranks, without(&["--ranks"], std::env::args_os().skip(1)))?;
+            // It returns only the error.
+            let error = command.exec();
+            bail!("cannot start {}: {error}", command.get_program().display())
+        }
     }
 }
 
-/// Replaces this process by `mpiexec`, which starts the same command on `ranks` ranks. Returns only the error.
-fn start(ranks: usize) -> anyhow::Error {
+/// The command of `mpiexec` that starts `ranks` processes of this program with `args`.
+///
+/// # Errors
+/// If there is no `mpiexec`.
+pub(super) fn command(ranks: usize, args: Vec<OsString>) -> Result<Command> {
     let Some(mpiexec) = find(std::env::var_os("PATH").as_deref()) else {
-        return anyhow::anyhow!("there is no mpiexec in PATH: install an MPI, for example with `pip install mpich`");
+        bail!("there is no mpiexec in PATH: install an MPI, for example with `pip install mpich`");
     };
-    let program = match std::env::current_exe() {
-        Ok(program) => program,
-        Err(error) => return anyhow::anyhow!("cannot find the program itself: {error}"),
-    };
-    let mut command = Command::new(&mpiexec);
-    command.arg("-n").arg(ranks.to_string()).arg(program).args(without_ranks(std::env::args_os().skip(1)));
+    let program = std::env::current_exe().context("cannot find the program itself")?;
+    let mut command = Command::new(mpiexec);
+    command.arg("-n").arg(ranks.to_string()).arg(program).args(args);
     // Open MPI starts neither as root nor more ranks than cores unless it is told to.
     for (name, value) in [
         ("OMPI_ALLOW_RUN_AS_ROOT", "1"),
@@ -48,7 +66,7 @@ fn start(ranks: usize) -> anyhow::Error {
     ] {
         command.env(name, value);
     }
-    anyhow::anyhow!("cannot start {}: {}", mpiexec.display(), command.exec())
+    Ok(command)
 }
 
 fn find(path: Option<&OsStr>) -> Option<PathBuf> {
@@ -62,15 +80,17 @@ fn is_program(path: &Path) -> bool {
     path.metadata().is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
 }
 
-/// The arguments, except `--ranks N`.
-fn without_ranks(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
+/// The arguments, except these flags, each of which has a value.
+pub(super) fn without(flags: &[&str], arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
     let mut kept = Vec::new();
     let mut arguments = arguments;
     while let Some(argument) = arguments.next() {
-        match argument.to_str() {
-            Some("--ranks") => drop(arguments.next()),
-            Some(text) if text.starts_with("--ranks=") => {}
-            _ => kept.push(argument),
+        let text = argument.to_string_lossy();
+        let (name, value) = text.split_once('=').map_or((&*text, None), |(name, value)| (name, Some(value)));
+        match (flags.contains(&name), value) {
+            (true, None) => drop(arguments.next()),
+            (true, Some(_)) => {}
+            (false, _) => kept.push(argument),
         }
     }
     kept
@@ -83,7 +103,7 @@ mod tests {
     #[test]
     fn ranks_start_with_the_other_arguments() {
         let given = ["train", "--ranks", "4", "--batch=8", "--ranks=2", "--seed", "1"].map(OsString::from);
-        assert_eq!(without_ranks(given.into_iter()), ["train", "--batch=8", "--seed", "1"]);
+        assert_eq!(without(&["--ranks"], given.into_iter()), ["train", "--batch=8", "--seed", "1"]);
     }
 
     #[test]

@@ -18,6 +18,7 @@ mod logging;
 mod openclip;
 mod profile;
 mod progress;
+mod restarts;
 mod search;
 mod signals;
 mod table;

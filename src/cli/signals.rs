@@ -1,8 +1,9 @@
 //! Ctrl-C and its kin.
 
 use std::io::{IsTerminal, Write};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
@@ -24,29 +25,75 @@ pub(super) fn stop_on_usr1(stop: &Arc<AtomicBool>) {
     }
 }
 
+/// Within this time, a signal of a launch of several ranks is the same one again: a terminal sends Ctrl-C to all
+/// processes, and the launcher passes it on.
+const ECHO: Duration = Duration::from_secs(1);
+
 /// A flag that the first Ctrl-C (or SIGTERM, or SIGHUP) sets; the second one ends the program. Signals that are ignored
 /// stay ignored: `nohup` ignores SIGHUP, and a shell ignores SIGINT for what a script starts in the background.
 pub(super) fn interrupt(what: &'static str) -> Result<Arc<AtomicBool>> {
-    let signals = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
-    let ignored: Vec<i32> = signals.into_iter().filter(|&signal| is_ignored(signal)).collect();
+    interrupt_unless_echoed(what, Duration::ZERO, true)
+}
+
+/// As [`interrupt`], on one of several ranks. Only rank 0 prints.
+pub(super) fn interrupt_rank(what: &'static str, is_root: bool) -> Result<Arc<AtomicBool>> {
+    interrupt_unless_echoed(what, ECHO, is_root)
+}
+
+fn interrupt_unless_echoed(what: &'static str, echo: Duration, prints: bool) -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = stop.clone();
-    let handler = move || {
+    let mut first = None;
+    listen(move || {
         if flag.swap(true, Ordering::Relaxed) {
+            if first.is_some_and(|first: Instant| first.elapsed() < echo) {
+                return;
+            }
             std::process::exit(130);
         }
-        if std::io::stdin().is_terminal() {
-            // The terminal has printed `^C`.
-            let _ = writeln!(std::io::stderr().lock());
+        first = Some(Instant::now());
+        if prints {
+            say_stopping(what);
         }
-        tracing::info!("stopping: {what} (Ctrl-C again to stop at once)");
-    };
+    })?;
+    Ok(stop)
+}
+
+fn say_stopping(what: &str) {
+    if std::io::stdin().is_terminal() {
+        // The terminal has printed `^C`.
+        let _ = writeln!(std::io::stderr().lock());
+    }
+    tracing::info!("stopping: {what} (Ctrl-C again to stop at once)");
+}
+
+/// Counts Ctrl-C, SIGTERM and SIGHUP, without echoes, for a process that passes them on.
+pub(super) fn count(what: &'static str) -> Result<Arc<AtomicUsize>> {
+    let count = Arc::new(AtomicUsize::new(0));
+    let counted = count.clone();
+    let mut last: Option<Instant> = None;
+    listen(move || {
+        if last.is_some_and(|last| last.elapsed() < ECHO) {
+            return;
+        }
+        last = Some(Instant::now());
+        if counted.fetch_add(1, Ordering::Relaxed) == 0 {
+            say_stopping(what);
+        }
+    })?;
+    Ok(count)
+}
+
+/// Calls `handler`, in a thread, on each Ctrl-C, SIGTERM or SIGHUP that is not ignored.
+fn listen(handler: impl FnMut() + Send + 'static) -> Result<()> {
+    let signals = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
+    let ignored: Vec<i32> = signals.into_iter().filter(|&signal| is_ignored(signal)).collect();
     ctrlc::set_handler(handler).context("cannot listen for Ctrl-C")?;
     for signal in ignored {
         // SAFETY: SIG_IGN is not a function, so no handler can misbehave.
         unsafe { libc::signal(signal, libc::SIG_IGN) };
     }
-    Ok(stop)
+    Ok(())
 }
 
 fn is_ignored(signal: i32) -> bool {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
@@ -11,12 +12,13 @@ use clap::Args;
 use super::device::{DeviceArgs, Job};
 use super::openclip::OpenClip;
 use super::progress::Screen;
-use super::signals::{interrupt, stop_on_usr1};
+use super::signals::{interrupt, interrupt_rank, stop_on_usr1};
 use super::table::{percent, table};
-use super::{launch, logging, put, report};
-use crate::group::Group;
+use super::{launch, logging, put, report, restarts};
+use crate::device::DeviceError;
+use crate::group::{Group, GroupError, Watch};
 use crate::ops::AllOps;
-use crate::train::{Ended, Options, Plan, Precision, Progress, Summary, TrainError, train};
+use crate::train::{Ended, Options, Plan, Precision, Progress, Summary, TrainError, time, train};
 
 /// Train a model and evaluate it on held-out data
 ///
@@ -31,6 +33,7 @@ use crate::train::{Ended, Options, Plan, Precision, Progress, Summary, TrainErro
   flipk train --model b16 --data 'cc12m/{00000..01242}.tar' --tokenizer vocab.txt --batch 1024 --epochs 10
   flipk train --config my.toml --seed 1        # keys are the options with _ for -
   flipk train --ranks 2 --micro-batches 4      # two processes; on many machines: mpirun or srun flipk train ...
+  flipk train --ranks 2 --restarts 3 --out runs/two   # goes on by itself if a rank dies
   flipk train --resume runs/b16-001            # continue from the last checkpoint, to the bit
   flipk train --resume runs/b16-001/checkpoints/step-00012000.safetensors --lr 1e-4   # from an older one
   flipk train --init-from runs/b16-001 --mask-ratio 0 --base-lr 4e-8 --samples 128000000   # unmasked tuning")]
@@ -53,6 +56,14 @@ pub(super) struct Train {
     /// default one each; the weights depend on the number of micro-batches and not on that of ranks, to the bit
     #[arg(long, value_name = "N")]
     ranks: Option<usize>,
+    /// If a rank waits for others so long, and one of them has not gone on for as long, an error names that one, its
+    /// machine and what it was doing, and all ranks end. The first step may take three times as long
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = time)]
+    comm_timeout: Duration,
+    /// With --ranks: if the run fails, continue from its newest checkpoint, up to so many times. Needs --out or
+    /// --resume
+    #[arg(long, value_name = "N", requires = "ranks")]
+    restarts: Option<usize>,
     #[command(flatten)]
     options: Options,
     #[command(flatten)]
@@ -81,15 +92,24 @@ impl Job for Training {
 
 impl Train {
     pub(super) fn run(self) -> Result<ExitCode> {
+        if let (Some(restarts), Some(ranks)) = (self.restarts, self.ranks)
+            && !launch::is_started(self.ranks)?
+        {
+            return restarts::run(ranks, restarts, self.out.as_deref(), self.resume.as_deref());
+        }
         let group = launch::group(self.ranks)?;
         if !group.is_root() {
             logging::prefix_rank(group.rank());
         }
         match self.run_in(&group) {
             Ok(()) => Ok(ExitCode::SUCCESS),
-            // Its own message says why, and all ranks end.
-            Err(error) if matches!(error.downcast_ref(), Some(TrainError::OtherRank { .. })) => Ok(ExitCode::FAILURE),
+            // Another rank says why, and all ranks end.
+            Err(error) if is_said_elsewhere(&error, &*group) => Ok(ExitCode::FAILURE),
             Err(error) => {
+                if !group.is_root() {
+                    // Rank 0 may have the same problem: then it says so, and ends this rank.
+                    std::thread::sleep(HEAD_START);
+                }
                 report(&error);
                 // Others may be waiting for this rank.
                 group.abort();
@@ -108,8 +128,12 @@ impl Train {
         };
         let folder = plan.folder.clone();
         let precision = plan.settings.options.precision;
-        let stop = interrupt("a checkpoint is saved after this step")?;
+        let stop = match group.size() {
+            1 => interrupt(STOPPING)?,
+            _ => interrupt_rank(STOPPING, group.is_root())?,
+        };
         stop_on_usr1(&stop);
+        let _watch = Watch::start(group, folder.path(), self.comm_timeout)?;
         self.device.share(group);
         let ended =
             self.device.run_in(precision, Precision::Bf16, Training { plan, stop, is_root: group.is_root() })?;
@@ -129,6 +153,25 @@ impl Train {
             }
         }
         Ok(())
+    }
+}
+
+/// How long other ranks give rank 0 to report a problem that all have.
+const HEAD_START: Duration = Duration::from_millis(500);
+
+/// What happens after Ctrl-C.
+pub(super) const STOPPING: &str = "a checkpoint is saved after this step";
+
+/// Whether the error of this rank is the consequence of another's, or the same as that of rank 0.
+fn is_said_elsewhere(error: &anyhow::Error, group: &dyn Group) -> bool {
+    match error.downcast_ref() {
+        Some(TrainError::OtherRank { .. }) => true,
+        Some(
+            TrainError::Diverged { .. }
+            | TrainError::Group(GroupError::Gone)
+            | TrainError::Device(DeviceError::Group(GroupError::Gone)),
+        ) => !group.is_root(),
+        _ => false,
     }
 }
 

@@ -12,23 +12,30 @@
 //! | `tcp` | ranks connected by TCP, in a star around rank 0 |
 //! | `nccl` | transfers between the GPUs of all ranks |
 //! | `threads` | ranks that are threads of one process, for tests |
+//! | `pulse` | what a rank is doing; a group that notes when it waits |
+//! | `watch` | heartbeats, and a watchdog that ends all ranks if one is stuck |
 
 mod alone;
 mod launcher;
 mod library;
 mod mpi;
 mod nccl;
+mod pulse;
 mod tcp;
 mod threads;
+mod watch;
 
 use std::fmt::Debug;
+use std::sync::Arc;
 
 pub use self::alone::Alone;
 pub use self::launcher::{Launched, Launcher};
 pub use self::mpi::Mpi;
 pub use self::nccl::{Nccl, Transfer};
+pub use self::pulse::{Doing, Phase, Pulse, Watched};
 pub use self::tcp::Tcp;
 pub use self::threads::Threads;
+pub use self::watch::Watch;
 
 /// What can go wrong between ranks.
 #[derive(Debug, thiserror::Error)]
@@ -115,8 +122,14 @@ pub trait Group: Debug + Send + Sync {
     /// If the library fails.
     fn broadcast(&self, words: &mut [u32]) -> Result<(), GroupError>;
 
-    /// Ends all processes of the group, even if they are waiting for each other.
+    /// Ends all processes of the group, even if they are waiting for each other. Any thread may call it, even while
+    /// another is in a call that does not return.
     fn abort(&self) {}
+
+    /// What this rank is doing, if someone wants to know.
+    fn pulse(&self) -> Option<&Arc<Pulse>> {
+        None
+    }
 }
 
 /// The place of a process in a group.
@@ -154,6 +167,39 @@ impl dyn Group + '_ {
     pub fn cores(&self) -> usize {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         (cores / self.place().local_size).max(1)
+    }
+
+    /// Notes that this rank begins a phase of step number `step`, which counts from 1.
+    pub fn enter(&self, phase: Phase, step: u64) {
+        if let Some(pulse) = self.pulse() {
+            pulse.enter(phase, step);
+        }
+    }
+
+    /// Notes that this rank goes on.
+    pub fn tick(&self) {
+        if let Some(pulse) = self.pulse() {
+            pulse.tick();
+        }
+    }
+
+    /// Runs `call`, which waits for other ranks, or for a device that does.
+    pub fn waiting<T>(&self, call: impl FnOnce() -> T) -> T {
+        match self.pulse() {
+            Some(pulse) => pulse.waiting(call),
+            None => call(),
+        }
+    }
+
+    /// Waits until all ranks are here.
+    ///
+    /// # Errors
+    /// If the library fails.
+    pub fn meet(&self) -> Result<(), GroupError> {
+        if self.size() > 1 {
+            self.all(0u32)?;
+        }
+        Ok(())
     }
 
     /// The values of all ranks, in their order.

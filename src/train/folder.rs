@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::{Options, Settings, TrainError, described};
+use super::{Options, Settings, TrainError, described, resume};
 use crate::data::Tokenizer;
 use crate::interop::Architecture;
 use crate::model::ModelConfig;
@@ -18,7 +18,8 @@ pub struct Lock {
 }
 
 /// A run folder: `config.toml`, `model.json`, `tokenizer.json`, `metrics.jsonl`, `tensorboard/`, `checkpoints/`,
-/// `curve.svg` and, at the end, `summary.json`; `set-aside/` holds what a resume left behind.
+/// `curve.svg` and, at the end, `summary.json`; `set-aside/` holds what a resume left behind, and `ranks/` heartbeats
+/// while several ranks train.
 #[derive(Clone, Debug)]
 pub struct RunFolder {
     path: PathBuf,
@@ -107,6 +108,15 @@ impl RunFolder {
                 Ok(Lock { _file: Some(file) })
             }
         }
+    }
+
+    /// The folder of the run that `target` refers to: a run folder, its `checkpoints` folder, a file in that, or
+    /// `latest`.
+    ///
+    /// # Errors
+    /// If there is no such run.
+    pub fn find(target: &Path) -> Result<Self, TrainError> {
+        resume::find(target).map(|(folder, _)| folder)
     }
 
     /// Opens the folder of an existing run.

@@ -57,6 +57,7 @@ pub use self::{
     memory::{largest_batch, step_bytes},
     metrics::Metrics,
     options::Options,
+    pace::time,
     pass::{Keep, MicroBatches, StepSize},
     plan::{Plan, described, tokenizer},
     precision::Precision,

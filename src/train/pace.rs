@@ -24,6 +24,14 @@ pub(super) fn parse(text: &str) -> Option<Duration> {
     (rest.is_empty() && seconds > 0).then(|| Duration::from_secs(seconds))
 }
 
+/// A time such as `90s`, `5m` or `1h30m`.
+///
+/// # Errors
+/// What form it must have.
+pub fn time(text: &str) -> Result<Duration, &'static str> {
+    parse(text).ok_or(FORM)
+}
+
 /// The rule in errors about a time.
 pub(super) const FORM: &str = "it must be a time such as 90s, 5m or 1h30m";
 

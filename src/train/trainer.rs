@@ -222,7 +222,8 @@ impl<D: AllOps> Trainer<D> {
     }
 
     fn wait(&self, submitted: Submitted) -> Result<StepOutcome, DeviceError> {
-        let (mut outcome, grad_norm) = ((submitted.outcome)()?, (submitted.grad_norm)()?[0]);
+        let read = || Ok::<_, DeviceError>(((submitted.outcome)()?, (submitted.grad_norm)()?[0]));
+        let (mut outcome, grad_norm) = self.group.waiting(read)?;
         sum_leaves(&mut outcome, OUTCOME_LEN);
         let correct = f64::from(outcome[IMAGE_CORRECT] + outcome[TEXT_CORRECT]);
         let accuracy = correct / (2 * self.size.batch) as f64;

@@ -37,3 +37,5 @@ mod time;
 mod timm;
 mod train;
 mod verify;
+#[cfg(target_os = "linux")]
+mod watch;

@@ -9,7 +9,7 @@ use crate::harness::{FLIPK, Ran, checkpoint, ended, flipk, hear_signals, train_a
 use crate::shards::{shard, vocab};
 
 /// The folder with mpiexec: that of tools/mpich, or one in PATH.
-fn mpi() -> Option<PathBuf> {
+pub fn mpi() -> Option<PathBuf> {
     if std::env::var_os("FLIPK_RUNNER").is_some() {
         eprintln!("skipped: a launcher cannot start ranks in another runner");
         return None;
@@ -25,7 +25,7 @@ fn mpi() -> Option<PathBuf> {
 }
 
 /// A command that finds the launcher.
-fn with_mpi(program: &Path, folder: &Path) -> Command {
+pub fn with_mpi(program: &Path, folder: &Path) -> Command {
     let mut command = Command::new(program);
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = [folder.to_owned()].into_iter().chain(std::env::split_paths(&path));
@@ -36,7 +36,7 @@ fn with_mpi(program: &Path, folder: &Path) -> Command {
     command
 }
 
-fn start(folder: &Path, ranks: usize, args: &[String]) -> Child {
+pub fn start(folder: &Path, ranks: usize, args: &[String]) -> Child {
     let mut command = with_mpi(&folder.join("mpiexec"), folder);
     command.args(["-n", &ranks.to_string(), FLIPK]).args(args).spawn().unwrap()
 }
@@ -46,7 +46,7 @@ fn run(folder: &Path, ranks: usize, args: &[String]) -> Ran {
 }
 
 /// 24 shards of 3 to 5 samples with some broken ones, and flags of a run over them.
-fn data(folder: &Path) -> Vec<String> {
+pub fn data(folder: &Path) -> Vec<String> {
     let shards = folder.join("shards");
     fs::create_dir(&shards).unwrap();
     (0..24).for_each(|number| shard(&shards.join(format!("{number:05}.tar")), number, 3 + number % 3, number % 5 == 0));
@@ -55,13 +55,13 @@ fn data(folder: &Path) -> Vec<String> {
     [data, vocab(folder)].into_iter().chain(fixed.map(str::to_owned)).collect()
 }
 
-fn args(out: &Path, data: &[String], more: &[&str]) -> Vec<String> {
+pub fn args(out: &Path, data: &[String], more: &[&str]) -> Vec<String> {
     let data: Vec<&str> = data.iter().map(String::as_str).collect();
     train_args(out, &[&data[..], more].concat())
 }
 
 /// Waits until `path` exists.
-fn wait_for(path: &Path, child: &mut Child) {
+pub fn wait_for(path: &Path, child: &mut Child) {
     let begun = Instant::now();
     while !path.exists() {
         assert!(child.try_wait().unwrap().is_none(), "it ended before {} was there", path.display());
@@ -71,7 +71,7 @@ fn wait_for(path: &Path, child: &mut Child) {
 }
 
 /// The process of a rank whose command line names `out`.
-fn process_of(rank: usize, out: &Path) -> i32 {
+pub fn process_of(rank: usize, out: &Path) -> i32 {
     let wanted = format!("PMI_RANK={rank}\0");
     let is_wanted = |pid: &i32| {
         let read = |name: &str| fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();

@@ -42,7 +42,7 @@ const MPICH: Abi = Abi { world: 0x4400_0000, word: 0x4c00_040a, in_place: usize:
 /// The names of the libraries, by ABI.
 const NAMES: [&str; 3] = ["libmpi_abi.so.1", "libmpi.so.40", "libmpi.so.12"];
 
-/// An initialised library. Calls must not overlap.
+/// An initialised library. Calls must not overlap, except that of [`MpiLibrary::abort`].
 pub(super) struct MpiLibrary {
     // Never closed: the library's threads and exit handlers may still run.
     library: std::mem::ManuallyDrop<Library>,

@@ -11,7 +11,9 @@ use super::{Group, GroupError, Launched, Place, block_of};
 
 /// A rank of `MPI_COMM_WORLD`.
 pub struct Mpi {
-    library: Mutex<MpiLibrary>,
+    library: MpiLibrary,
+    /// Calls must not overlap.
+    calls: Mutex<()>,
     launched: Launched,
     version: String,
 }
@@ -37,11 +39,12 @@ impl Mpi {
             return Err(GroupError::Launch { problem });
         }
         let version = library.version();
-        Ok(Self { library: Mutex::new(library), launched, version })
+        Ok(Self { library, calls: Mutex::new(()), launched, version })
     }
 
-    fn library(&self) -> MutexGuard<'_, MpiLibrary> {
-        self.library.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Held during a call of the library.
+    fn call(&self) -> MutexGuard<'_, ()> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Lengths and starts of the ranks' blocks.
@@ -64,7 +67,8 @@ impl Debug for Mpi {
 
 impl Drop for Mpi {
     fn drop(&mut self) {
-        self.library().finalize();
+        let _call = self.call();
+        self.library.finalize();
     }
 }
 
@@ -79,24 +83,29 @@ impl Group for Mpi {
 
     fn all_gather(&self, all: &mut [u32], block: usize) -> Result<(), GroupError> {
         let [counts, starts] = self.blocks(block, all.len())?;
-        self.library().all_gather(all, &counts, &starts)
+        let _call = self.call();
+        self.library.all_gather(all, &counts, &starts)
     }
 
     fn gather(&self, own: &[u32], all: &mut [u32], block: usize, len: usize) -> Result<(), GroupError> {
         let [counts, starts] = self.blocks(block, len)?;
-        self.library().gather(own, all, &counts, &starts)
+        let _call = self.call();
+        self.library.gather(own, all, &counts, &starts)
     }
 
     fn all_to_all(&self, parts: &[u32], received: &mut [u32]) -> Result<(), GroupError> {
         let [counts, _] = self.blocks(parts.len() / self.size(), parts.len())?;
-        self.library().all_to_all(parts, received, counts[0])
+        let _call = self.call();
+        self.library.all_to_all(parts, received, counts[0])
     }
 
     fn broadcast(&self, words: &mut [u32]) -> Result<(), GroupError> {
-        words.chunks_mut(MESSAGE).try_for_each(|words| self.library().broadcast(words))
+        let _call = self.call();
+        words.chunks_mut(MESSAGE).try_for_each(|words| self.library.broadcast(words))
     }
 
     fn abort(&self) {
-        self.library().abort();
+        // The lock is held by a call that may never return.
+        self.library.abort();
     }
 }

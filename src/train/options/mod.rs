@@ -431,11 +431,12 @@ fn wrong_value(key: &str, value: &Value, message: &str) -> String {
 }
 
 /// Flags that say where and how this process runs; they are not part of a run's configuration.
-const FLAGS_ONLY: &[&str] = &["config", "device", "out", "resume", "threads"];
+const FLAGS_ONLY: &[&str] = &["comm_timeout", "config", "device", "out", "ranks", "restarts", "resume", "threads"];
 
 fn unknown_key(key: &str, known: &[String]) -> String {
     if FLAGS_ONLY.contains(&key) {
-        return format!("`{key}` is not a key of this file; pass it on the command line as --{key}");
+        let flag = key.replace('_', "-");
+        return format!("`{key}` is not a key of this file; pass it on the command line as --{flag}");
     }
     let near = known.iter().map(|known| (strsim::jaro_winkler(key, known), known)).max_by(|a, b| a.0.total_cmp(&b.0));
     match near {

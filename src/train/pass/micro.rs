@@ -130,6 +130,7 @@ impl<D: AllOps> MicroBatches<D> {
         let twice = self.runs_forward_twice();
         self.load(batch, 0)?;
         for micro_batch in 0..count {
+            self.group.tick();
             let towers = self.towers(micro_batch);
             towers.program.swap_in()?;
             towers.program.forward(params)?;
@@ -150,6 +151,7 @@ impl<D: AllOps> MicroBatches<D> {
         }
         self.loss.share_outcomes(exchange)?;
         for micro_batch in 0..count {
+            self.group.tick();
             if twice {
                 let towers = self.towers(micro_batch);
                 towers.program.swap_in()?;

@@ -19,6 +19,7 @@ use super::{Ended, Plan, Progress, Report, Settings, StepOutcome, Summary, Train
 use crate::data::{Batch, Loader, Position, Skipped};
 use crate::device::Device;
 use crate::eval::{self, Encoder, ZeroShot};
+use crate::group::Phase;
 use crate::log;
 use crate::model::Flip;
 use crate::ops::AllOps;
@@ -39,7 +40,9 @@ pub fn train<D: AllOps>(
     if run.is_root() {
         log::lines(&notes);
     }
+    let group = run.plan.group.clone();
     while run.state.step < run.total {
+        group.enter(Phase::Data, run.state.step + 1);
         let start = Start::now();
         // The data may be far away.
         let batch = run.loader.wait(stop).then(|| run.loader.next_batch());
@@ -49,10 +52,12 @@ pub fn train<D: AllOps>(
             _ if stop.load(Ordering::Relaxed) => Vote::Stop,
             _ => Vote::Go,
         };
-        match (ranks::agree(&*run.plan.group, own)?, batch) {
+        match (ranks::agree(&*group, own)?, batch) {
             ((Vote::Go, _), Some(Ok(batch))) => run.step(start, batch)?,
             ((Vote::Fail, rank), batch) => {
                 run.save_before_failing()?;
+                // The end of any rank ends rank 0, which may still be writing.
+                group.meet()?;
                 return Err(match batch {
                     Some(Err(error)) => error.into(),
                     _ => TrainError::OtherRank { rank },
@@ -60,11 +65,14 @@ pub fn train<D: AllOps>(
             }
             _ => {
                 let checkpoint = run.save()?;
+                group.meet()?;
                 return Ok(Ended::Interrupted { step: run.state.step, checkpoint });
             }
         }
     }
-    run.finish()
+    let ended = run.finish()?;
+    group.meet()?;
+    Ok(ended)
 }
 
 struct Run<'a, D: Device> {
@@ -182,6 +190,7 @@ impl<'a, D: AllOps> Run<'a, D> {
 
     /// `start`: when this rank began to wait for `batch`.
     fn step(&mut self, start: Start, batch: Batch) -> Result<(), TrainError> {
+        self.plan.group.enter(Phase::Step, self.state.step + 1);
         // The device computes this step while the next batch is fetched, so the outcome is read one step later.
         let before = self.trainer.submit(&batch, self.schedule.at(self.state.step))?;
         self.record_outcome(before, self.state.step)?;
@@ -210,7 +219,10 @@ impl<'a, D: AllOps> Run<'a, D> {
             true => match self.evaluate() {
                 // A problem with the held-out data must not lose the trained weights.
                 Err(error @ TrainError::Eval(_)) if last => {
-                    self.save()?;
+                    // Other ranks take no part, and the checkpoint above is theirs, too.
+                    if self.plan.group.size() == 1 {
+                        self.save()?;
+                    }
                     return Err(error);
                 }
                 Err(error @ TrainError::Eval(_)) => {
@@ -271,6 +283,7 @@ impl<'a, D: AllOps> Run<'a, D> {
         self.drain()?;
         let start = Instant::now();
         let group = &*self.plan.group;
+        group.enter(Phase::Saving, self.state.step);
         ranks::gather_positions(group, &mut self.state.position, ranks::own_streams(&self.plan.settings, group))?;
         let folder = self.plan.folder.checkpoints();
         let path = checkpoint::path_of(&folder, self.state.step);
@@ -301,6 +314,8 @@ impl<'a, D: AllOps> Run<'a, D> {
 
     fn evaluate(&mut self) -> Result<ZeroShot, TrainError> {
         self.drain()?;
+        let group = &*self.plan.group;
+        group.enter(Phase::Evaluating, self.state.step);
         let Some(HeldOut { dataset, classes, templates, .. }) = &self.plan.held_out else {
             return Err(TrainError::Settings { problem: "there is no held-out data to evaluate on".to_owned() });
         };
@@ -312,7 +327,7 @@ impl<'a, D: AllOps> Run<'a, D> {
             dataset,
             tokenizer: &self.plan.tokenizer,
             max_bad: self.plan.settings.loader.max_bad,
-            progress: &|_| (),
+            progress: &|_| group.tick(),
         };
         let found = eval::zero_shot(encoder, self.trainer.params(), &inputs, classes, templates);
         // Every evaluation skips the same samples: one report is enough.

@@ -1,0 +1,198 @@
+//! Ranks that are stuck, killed, or told to stop.
+
+use std::fs;
+use std::path::Path;
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+use crate::harness::{FLIPK, Ran, checkpoint, ended, flipk, json};
+use crate::ranks::{args, data, mpi, process_of, start, wait_for, with_mpi};
+use crate::shards::{shard, vocab};
+
+/// Far more than the ranks take to end, and far less than for ever.
+const SOON: Duration = Duration::from_secs(60);
+
+fn signal(process: i32, signal: i32) {
+    // SAFETY: a signal to a child, to a child of a child, or to the process group of a child.
+    assert_eq!(unsafe { libc::kill(process, signal) }, 0, "process {process} is gone");
+}
+
+/// How `child` ends, which must not take long.
+fn ended_soon(child: Child) -> Ran {
+    let begun = Instant::now();
+    let ran = ended(child);
+    assert!(begun.elapsed() < SOON, "it took {:?} to end: {}", begun.elapsed(), ran.stderr);
+    ran
+}
+
+/// The line about a rank that is stuck, of which there must be one.
+fn complaint(ran: &Ran) -> &str {
+    assert!(!matches!(ran.code, Some(0)), "{}", ran.stderr);
+    assert_eq!(ran.stderr.matches("no answer for").count(), 1, "{}", ran.stderr);
+    ran.stderr.lines().find(|line| line.contains("no answer for")).unwrap_or_default()
+}
+
+fn number_in(text: &str, before: &str, after: &str) -> u64 {
+    let number = text.split(before).nth(1).and_then(|rest| rest.split(after).next());
+    number.and_then(|number| number.trim().parse().ok()).unwrap_or_else(|| panic!("{text}"))
+}
+
+#[test]
+fn a_stopped_rank_is_named_and_ends_all() {
+    let Some(mpi) = mpi() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let data = data(folder.path());
+    // If the first rank is stopped, another one speaks.
+    for (rank, speaker) in [(1, ""), (0, "rank 1: ")] {
+        let out = folder.path().join(rank.to_string());
+        let flags = ["--micro-batches=4", "--steps=1000000", "--save-every=3", "--comm-timeout=3s"];
+        let mut child = start(&mpi, 4, &args(&out, &data, &flags));
+        wait_for(&checkpoint(&out, 6), &mut child);
+        let beat = json(&out.join(format!("ranks/{rank:04}.json")));
+        let pid = process_of(rank, &out);
+        assert_eq!((beat["rank"].as_u64(), beat["pid"].as_i64()), (Some(rank as u64), Some(i64::from(pid))), "{beat}");
+        signal(pid, libc::SIGSTOP);
+        let ran = ended_soon(child);
+        let said = complaint(&ran);
+        let host = beat["host"].as_str().unwrap();
+        assert!(said.starts_with(&format!("{speaker}error: no answer for ")), "{said}");
+        let stopped = format!(" s: rank {rank} ({host}, process {pid}) has shown no sign of life for ");
+        assert!(said.contains(&stopped) && said.contains(" phase of step "), "{said}");
+        assert!(said.contains("; all others wait in step"), "{said}");
+        assert!(said.contains(&format!("flipk train --resume {}", out.display())), "{said}");
+        // Nobody is left.
+        let begun = Instant::now();
+        while Path::new(&format!("/proc/{pid}")).exists() {
+            assert!(begun.elapsed() < SOON, "process {pid} is still there");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+/// The shards of the second rank stop coming; its process is alive.
+#[test]
+fn a_rank_without_its_data_is_named_with_its_phase() {
+    let Some(mpi) = mpi() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let shards = folder.path().join("shards");
+    fs::create_dir(&shards).unwrap();
+    (0..24).for_each(|number| shard(&shards.join(format!("{number:05}.tar")), number, 4, false));
+    let (hang, out) = (folder.path().join("hang"), folder.path().join("run"));
+    let command = format!(
+        "--data=pipe:test -e {} && test \"$PMI_RANK\" = 1 && sleep 90; cat {}/{{00000..00023}}.tar",
+        hang.display(),
+        shards.display()
+    );
+    let data = [command, vocab(folder.path())];
+    let flags = ["--order=shards", "--batch=24", "--threads=1", "--loader-threads=1", "--io-timeout=1000"];
+    let more = ["--steps=1000000", "--save-every=3", "--comm-timeout=4s"];
+    let mut child = start(&mpi, 2, &args(&out, &data, &[&flags[..], &more].concat()));
+    wait_for(&checkpoint(&out, 6), &mut child);
+    fs::write(&hang, "").unwrap();
+    let pid = process_of(1, &out);
+    let ran = ended_soon(child);
+    let said = complaint(&ran);
+    assert!(said.starts_with("error: no answer for "), "{said}");
+    assert!(said.contains(&format!("process {pid}) has been in the data phase of step ")), "{said}");
+    let (data, waits) = (number_in(said, "data phase of step ", " for"), number_in(said, "rank 0 waits in step ", ";"));
+    assert_eq!(data, waits, "{said}");
+}
+
+#[test]
+fn a_killed_rank_starts_again_by_itself_to_the_bit() {
+    let Some(mpi) = mpi() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let data = data(folder.path());
+    let [whole, killed] = ["whole", "killed"].map(|name| folder.path().join(name));
+    let flags = ["--micro-batches=4", "--steps=60"];
+    flipk(&args(&whole, &data, &[&flags[..], &["--save-every=0"]].concat())).expect(0);
+    let mut command = with_mpi(Path::new(FLIPK), &mpi);
+    let more = ["--save-every=3", "--ranks=2", "--restarts=2", "--comm-timeout=3s"];
+    let mut child = command.args(args(&killed, &data, &[&flags[..], &more].concat())).spawn().unwrap();
+    // A process that is stopped keeps its lock on the run's folder for a while.
+    for (rank, at, how) in [(1, 9, libc::SIGKILL), (0, 24, libc::SIGSTOP)] {
+        wait_for(&checkpoint(&killed, at), &mut child);
+        signal(process_of(rank, &killed), how);
+        assert!(!checkpoint(&killed, 60).exists(), "it was to be killed on the way");
+    }
+    let ran = ended_soon(child).expect(0);
+    for restart in [1, 2] {
+        let said = format!("restart {restart} of 2, from the newest checkpoint of {}", killed.display());
+        assert_eq!(ran.stderr.matches(&said).count(), 1, "{}", ran.stderr);
+    }
+    assert!(fs::read(checkpoint(&whole, 60)).unwrap() == fs::read(checkpoint(&killed, 60)).unwrap());
+    assert!(!killed.join("ranks").exists(), "heartbeats of a run that has ended");
+}
+
+#[test]
+fn a_run_that_cannot_go_on_is_not_restarted() {
+    let Some(mpi) = mpi() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let (data, out) = (data(folder.path()), folder.path().join("run"));
+    let with = |flags: &[&str]| {
+        let mut command = with_mpi(Path::new(FLIPK), &mpi);
+        command.args(args(&out, &data, &["--steps=1000000", "--save-every=3"])).args(flags);
+        command
+    };
+    // What the user stops stays stopped.
+    let mut child = with(&["--ranks=2", "--restarts=3"]).spawn().unwrap();
+    wait_for(&checkpoint(&out, 6), &mut child);
+    signal(child.id() as i32, libc::SIGINT);
+    let ran = ended_soon(child).expect(0);
+    assert_eq!(ran.stderr.matches("stopping: a checkpoint is saved").count(), 1, "{}", ran.stderr);
+    assert!(!ran.stderr.contains("restart "), "{}", ran.stderr);
+    assert!(checkpoint(&out, number_in(&ran.stdout, "stopped after step ", ";")).exists());
+    // The run that is there is not this one.
+    let said = ended(with(&["--ranks=2", "--restarts=3"]).spawn().unwrap()).expect(1).stderr;
+    assert!(said.contains("already contains a run: continue it with --resume"), "{said}");
+    // A run that never began.
+    let fresh = folder.path().join("fresh");
+    let mut command = with_mpi(Path::new(FLIPK), &mpi);
+    command.args(args(&fresh, &data, &["--micro-batches=5", "--ranks=2", "--restarts=3"]));
+    let ran = ended(command.spawn().unwrap());
+    assert!(ran.code != Some(0) && ran.stderr.contains("nothing can be continued"), "{}", ran.stderr);
+    let said = flipk(&["train", "--ranks=2", "--restarts=3"]).expect(1).stderr;
+    assert!(said.contains("--restarts needs --out or --resume"), "{said}");
+    flipk(&["train", "--restarts=3"]).expect(2);
+}
+
+/// Checkpoints cannot be written any more: the run trains on, and says so at its end.
+#[test]
+fn an_error_of_one_rank_ends_all_with_its_reason() {
+    let Some(mpi) = mpi() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let (data, out) = (data(folder.path()), folder.path().join("run"));
+    let flags = ["--micro-batches=4", "--steps=60", "--save-every=3", "--log-every=100"];
+    let mut child = start(&mpi, 4, &args(&out, &data, &flags));
+    wait_for(&checkpoint(&out, 6), &mut child);
+    fs::rename(out.join("checkpoints"), out.join("away")).unwrap();
+    fs::write(out.join("checkpoints"), "").unwrap();
+    let ran = ended_soon(child);
+    assert_ne!(ran.code, Some(0), "{}", ran.stderr);
+    let errors: Vec<&str> = ran.stderr.lines().filter(|line| line.contains("error: ")).collect();
+    assert_eq!(errors.len(), 1, "{}", ran.stderr);
+    assert!(errors[0].starts_with("error: cannot ") && errors[0].contains("step-00000060"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("training continues, next attempt at step"), "{}", ran.stderr);
+}
+
+/// A terminal sends Ctrl-C to all processes, and the launcher passes it on.
+#[test]
+fn ctrl_c_that_comes_twice_at_once_saves() {
+    let Some(mpi) = mpi() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let (data, out) = (data(folder.path()), folder.path().join("run"));
+    for (which, interrupt) in [libc::SIGINT, libc::SIGTERM].into_iter().enumerate() {
+        let out = out.with_extension(which.to_string());
+        // Enough to do that no rank ends between the signals.
+        let flags = ["--steps=1000000", "--save-every=3", "--micro-batches=2"];
+        let mut child = start(&mpi, 2, &args(&out, &data, &flags));
+        wait_for(&checkpoint(&out, 6), &mut child);
+        let ranks = [0, 1].map(|rank| process_of(rank, &out));
+        for process in [-(child.id() as i32), ranks[0], ranks[1]] {
+            signal(process, interrupt);
+        }
+        let ran = ended_soon(child).expect(0);
+        assert!(checkpoint(&out, number_in(&ran.stdout, "stopped after step ", ";")).exists());
+        assert_eq!(ran.stderr.matches("stopping: ").count(), 1, "{}", ran.stderr);
+    }
+}
