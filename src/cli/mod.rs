@@ -19,6 +19,7 @@ mod openclip;
 mod profile;
 mod progress;
 mod restarts;
+mod scale;
 mod search;
 mod signals;
 mod table;

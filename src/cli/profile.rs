@@ -15,6 +15,7 @@ use super::benches;
 use super::device::{DeviceArgs, Job};
 use super::logging::show;
 use super::put;
+use super::scale::{ScaleArgs, Simulation, measure_network};
 use super::table::table;
 use crate::device::KernelCounts;
 use crate::ops::AllOps;
@@ -38,7 +39,9 @@ use crate::units::Bytes;
   flipk profile --fit --recompute blocks      # the same with most activations recomputed
   flipk profile runs/b16-001                  # with the options of that run
   flipk profile --batch 8 --device emulator   # estimated time on an H100
-  flipk profile --batch 8 --device emulator --group kernel   # counts per kernel, bank conflicts included")]
+  flipk profile --batch 8 --device emulator --group kernel   # counts per kernel, bank conflicts included
+  flipk profile --model b16 --batch 16 --ranks 2,4           # simulated: a step on 2 and on 4 ranks
+  flipk profile --ranks 8,256 --network cluster.toml --from step.json")]
 pub(super) struct Profile {
     /// Run folder whose options to use; flags override them
     run: Option<PathBuf>,
@@ -71,6 +74,8 @@ pub(super) struct Profile {
     /// Measure the device's ceilings again, even if earlier results are cached
     #[arg(long)]
     ceilings: bool,
+    #[command(flatten)]
+    scale: ScaleArgs,
     #[command(flatten)]
     device: DeviceArgs,
     #[command(flatten)]
@@ -109,15 +114,20 @@ impl Profile {
             put(format_args!("{}", compare_files(before, after, self.group)?))?;
             return Ok(ExitCode::SUCCESS);
         }
+        if let Some(file) = &self.scale.measure_network {
+            measure_network(file)?;
+            return Ok(ExitCode::SUCCESS);
+        }
         #[cfg(feature = "cuda")]
         if self.fit {
             put(format_args!("{}", super::fit::table_of_batches(self.options.recompute.unwrap_or_default())))?;
             return Ok(ExitCode::SUCCESS);
         }
-        let options = match &self.run {
-            Some(folder) => self.options.over_file(&RunFolder::open(folder)?.config())?,
-            None => self.options,
+        let mut options = match &self.run {
+            Some(folder) => self.options.clone().over_file(&RunFolder::open(folder)?.config())?,
+            None => self.options.clone(),
         };
+        let chosen = if self.scale.asked() { self.scale.choose(&mut options)? } else { None };
         // A wrong path should fail before the slow steps do. Existing content stays until it is replaced.
         for file in [&self.json, &self.trace, &self.picture].into_iter().flatten() {
             let opened = OpenOptions::new().create(true).append(true).open(file);
@@ -129,6 +139,9 @@ impl Profile {
             None => described(&options)?.model,
         };
         let mut settings = Settings::resolve(options, base, tokenizer.vocab_size())?;
+        if let Some(chosen) = chosen {
+            return self.simulated(&self.scale.simulate_chosen(&chosen, &settings)?);
+        }
         if settings.micro_batches > 1 {
             let (count, rows) = (settings.micro_batches, settings.step_size().rows());
             put(format_args!(
@@ -139,16 +152,32 @@ impl Profile {
         }
         let (data, model) = (settings.open_data(None)?, settings.model_name());
         let (warm_up, steps, time) = (2, self.count as usize, Duration::from_secs(self.seconds.into()));
-        let job = profile::Job { settings, data, tokenizer, model, warm_up, steps, time };
+        let job = profile::Job { settings: settings.clone(), data, tokenizer, model, warm_up, steps, time };
         let precision = job.settings.options.precision;
         let measurement = Measurement { job, again: self.ceilings, group: self.group };
         let found = self.device.run_in(precision, Precision::Bf16, measurement)?;
+        if self.scale.asked() {
+            let measured = profile::scale::Measured::of(&found);
+            return self.simulated(&self.scale.simulate(measured, "profiled here".to_owned(), &settings)?);
+        }
         put(format_args!("{}", render(&found, self.group)))?;
-        for (file, text) in [
+        let trace = chrome_trace(&found).to_string();
+        self.write([
             (&self.json, serde_json::to_string_pretty(&found)?),
-            (&self.trace, chrome_trace(&found).to_string()),
+            (&self.trace, trace),
             (&self.picture, svg(&found)),
-        ] {
+        ])
+    }
+
+    /// Shows a simulation.
+    fn simulated(&self, simulation: &Simulation) -> Result<ExitCode> {
+        simulation.show()?;
+        self.write([(&self.json, simulation.json()?), (&self.picture, simulation.picture())])
+    }
+
+    /// Writes the files that the user asked for.
+    fn write<const N: usize>(&self, files: [(&Option<PathBuf>, String); N]) -> Result<ExitCode> {
+        for (file, text) in files {
             if let Some(file) = file {
                 std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
                 put(format_args!("written: {}\n", file.display()))?;

@@ -10,6 +10,7 @@ mod compare;
 mod fit;
 mod picture;
 mod report;
+pub mod scale;
 mod trace;
 
 use std::cmp::{Ordering, Reverse};

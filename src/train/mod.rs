@@ -51,6 +51,9 @@ mod trainer;
 mod weights;
 mod window;
 
+pub(crate) use self::pass::exchange_piece;
+#[cfg(test)]
+pub(crate) use self::pass::part_of;
 pub use self::{
     error::{Cause, TrainError},
     folder::RunFolder,

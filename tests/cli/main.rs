@@ -29,6 +29,7 @@ mod ranks;
 mod remote;
 mod resume;
 mod robust;
+mod scale;
 mod search;
 mod shards;
 mod snapshots;

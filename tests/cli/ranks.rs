@@ -259,3 +259,20 @@ fn the_program_links_to_no_library_of_ranks() {
     assert!(listed.contains("libc.so"), "{listed}");
     assert!(!["mpi", "nccl", "cuda"].iter().any(|library| listed.contains(library)), "{listed}");
 }
+
+/// What connects ranks is measured, and a step is simulated with it.
+#[test]
+fn the_network_between_ranks_is_measured() {
+    let place = tempfile::tempdir().unwrap();
+    let file = place.path().join("network.json").display().to_string();
+    let measure = format!("--measure-network={file}");
+    let alone = flipk(&["profile", &measure]).expect(1);
+    assert!(alone.stderr.contains("--measure-network needs several ranks: mpiexec -n 4"), "{}", alone.stderr);
+    let Some(folder) = mpi() else { return };
+    let ran = run(&folder, 2, &["profile".to_owned(), measure]).expect(0);
+    assert!(ran.stdout.starts_with("measured on 2 ranks, 2 a node (") && ran.stdout.contains("GB/s"), "{}", ran.stdout);
+    assert_eq!(ran.stdout.matches("written: ").count(), 1, "only rank 0 speaks: {}", ran.stdout);
+    let from = ["--from=benches/results/gpu-h200.json", "--ranks=2", "--network"];
+    let ran = flipk(&[&["profile"], &from[..], &[&file]].concat()).expect(0);
+    assert!(ran.stdout.contains("measured on 2 ranks"), "{}", ran.stdout);
+}

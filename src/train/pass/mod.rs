@@ -8,6 +8,9 @@ mod whole;
 
 pub use self::micro::MicroBatches;
 pub(super) use self::micro::record_towers;
+pub(crate) use self::ranks::exchange_piece;
+#[cfg(test)]
+pub(crate) use self::ranks::part_of;
 pub(super) use self::ranks::{ReceiveBuffers, update};
 pub(super) use self::tree::{GradientTree, sum_leaves};
 pub(super) use self::whole::Whole;

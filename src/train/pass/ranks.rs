@@ -28,6 +28,17 @@ pub(super) fn all_gather<D: Device, T: Elem>(
     device.all_gather(group, buffer.view_mut(), len, block)
 }
 
+/// Elements that a rank sends to each of `ranks` at a time when gradients are exchanged, from device to device or
+/// through the host.
+pub(crate) fn exchange_piece(slices: Slices, ranks: usize, by_devices: bool) -> usize {
+    /// Elements from all ranks together.
+    const ALL: usize = 1 << 24;
+    match by_devices {
+        true => slices.each().min((ALL / ranks).next_multiple_of(NORM_BLOCK)),
+        false => slices.each().min(PIECE),
+    }
+}
+
 /// Where the gradients of other ranks arrive, a buffer for each rank, on devices that exchange them by themselves.
 pub(crate) struct ReceiveBuffers<D: Device>(Vec<Buffer<D, f32>>);
 
@@ -35,9 +46,7 @@ impl<D: Device> ReceiveBuffers<D> {
     /// # Errors
     /// If the device has too little memory.
     pub(crate) fn new(device: &D, slices: Slices, ranks: usize) -> Result<Self, DeviceError> {
-        /// Elements from all ranks together.
-        const ALL: usize = 1 << 24;
-        let each = slices.each().min((ALL / ranks).next_multiple_of(NORM_BLOCK));
+        let each = exchange_piece(slices, ranks, true);
         let buffer = |_| Buffer::unwritten(device, each, "the gradients of other ranks");
         let ranks = if ranks > 1 && device.connects_ranks() { 0..ranks } else { 0..0 };
         Ok(Self(ranks.map(buffer).collect::<Result<_, _>>()?))
@@ -70,7 +79,7 @@ pub(crate) fn update<D: AdamW>(
 }
 
 /// The elements of a rank's slice from `start` on, at most `piece`.
-fn part_of(slices: Slices, rank: usize, start: usize, piece: usize) -> Range<usize> {
+pub(crate) fn part_of(slices: Slices, rank: usize, start: usize, piece: usize) -> Range<usize> {
     let slice = slices.of(rank);
     let first = (slice.start + start).min(slice.end);
     first..(first + piece).min(slice.end)
@@ -111,7 +120,7 @@ fn sum_on_device<D: Device>(
 /// Makes the own slice of `grads` the sum over all ranks, added in the tree; other slices stay as they are.
 fn sum(group: &dyn Group, slices: Slices, grads: &mut [f32]) -> Result<(), GroupError> {
     let size = group.size();
-    let piece = slices.each().min(PIECE);
+    let piece = exchange_piece(slices, size, false);
     let [mut parts, mut received] = [(); 2].map(|()| vec![0f32; size * piece]);
     for start in (0..slices.each()).step_by(piece) {
         for (rank, part) in parts.chunks_mut(piece).enumerate() {

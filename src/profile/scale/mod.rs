@@ -1,0 +1,173 @@
+//! A training step on many ranks, simulated before there are any: from the times of one rank's ops and a description of
+//! the network.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `times` | the times of one rank's step |
+//! | `network`, `measure` | how long an exchange takes; the network of a group that is there |
+//! | `step` | the events of a step, in two schedules |
+//! | `traffic`, `memory` | bytes that a rank sends, and that it holds |
+//! | `picture` | the events as a picture |
+//!
+//! All ranks are alike: they differ only by the jitter, of which the slowest counts. Data always arrive in time.
+
+mod measure;
+mod memory;
+mod network;
+mod picture;
+mod step;
+mod times;
+mod traffic;
+
+use serde::Serialize;
+
+pub use self::measure::{Timing, fit, network_of, time_calls};
+pub use self::memory::Held;
+pub use self::network::{Call, Network, Ring, Size, Tree};
+pub use self::picture::svg;
+pub use self::step::{Lane, Span};
+pub use self::times::{Layer, Measured, Source, StepTimes};
+pub use self::traffic::Sent;
+
+use crate::model::Flip;
+use crate::train::StepSize;
+
+/// What can be wrong with the input of a simulation.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ScaleError {
+    /// Not a description of a network.
+    #[error("{problem}")]
+    Network {
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A file without times.
+    #[error("neither a profile that --json wrote nor the record of a GPU's measurements")]
+    Times,
+    /// The step cannot be planned.
+    #[error("the step cannot be planned: {problem}")]
+    Plan {
+        /// Why.
+        problem: String,
+    },
+}
+
+/// In which order ranks compute and exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Schedule {
+    /// What the trainer does: embeddings are gathered after both towers, gradients exchanged after the backward pass,
+    /// weights gathered in f32, and then their bf16 copy on a GPU; ranks of all nodes exchange directly.
+    AsItIs,
+    /// What is planned: images' embeddings are gathered under the text tower, gradients in buckets of layers under the
+    /// backward pass, weights in bf16 under the next forward pass; within nodes, and between them.
+    Overlapped,
+}
+
+impl Schedule {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::AsItIs, Self::Overlapped];
+
+    /// For a user.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::AsItIs => "as it is",
+            Self::Overlapped => "overlapped (planned)",
+        }
+    }
+}
+
+/// What is simulated.
+#[derive(Clone)]
+pub struct Plan<'a> {
+    /// The model.
+    pub flip: &'a Flip,
+    /// A step of one rank.
+    pub size: StepSize,
+    /// Its times.
+    pub times: StepTimes,
+    /// What connects the ranks.
+    pub network: Network,
+    /// Whether ranks are GPUs, which exchange by themselves.
+    pub gpus: bool,
+    /// Whether a bf16 copy of the weights is kept.
+    pub bf16_copy: bool,
+}
+
+/// A simulated step.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Simulated {
+    /// Its schedule.
+    pub schedule: Schedule,
+    /// Ranks.
+    pub ranks: usize,
+    /// Machines.
+    pub nodes: usize,
+    /// Pairs of all ranks.
+    pub batch: usize,
+    /// From the start of a step to that of the next.
+    pub step_seconds: f64,
+    /// Of it, time in which a rank computes nothing because it exchanges.
+    pub exposed_seconds: f64,
+    /// Of it, time in which it waits for the slowest rank.
+    pub waiting_seconds: f64,
+    /// Of it, the loss, whose work per rank grows with the number of ranks.
+    pub loss_seconds: f64,
+    /// A step of one rank with the same batch per rank and no communication, over this one.
+    pub efficiency: f64,
+    /// Of all ranks.
+    pub samples_per_second: f64,
+    /// What the loader of each rank must feed.
+    pub samples_per_second_and_rank: f64,
+    /// Bytes that rank 0 sends in a step.
+    pub sent: Vec<Sent>,
+    /// Bytes that rank 0 holds.
+    pub memory: Vec<Held>,
+    /// The events of the step.
+    pub spans: Vec<Span>,
+}
+
+impl Simulated {
+    /// Bytes that rank 0 sends in a step, and those that go to other nodes.
+    pub fn sent_bytes(&self) -> (u64, u64) {
+        let sum = |of: fn(&Sent) -> u64| self.sent.iter().map(of).sum();
+        (sum(|sent| sent.bytes), sum(|sent| sent.between_nodes))
+    }
+
+    /// Bytes that rank 0 holds.
+    pub fn memory_bytes(&self) -> usize {
+        self.memory.iter().map(|held| held.bytes).sum()
+    }
+}
+
+/// Simulates a step on so many ranks.
+pub fn simulate(plan: &Plan<'_>, schedule: Schedule, ranks: usize) -> Simulated {
+    let ranks = ranks.max(1);
+    let (batch, times) = (plan.times.batch * ranks, &plan.times);
+    let clock = match schedule {
+        Schedule::AsItIs => step::as_it_is(plan, ranks),
+        Schedule::Overlapped => step::overlapped(plan, ranks),
+    };
+    let waiting_seconds = step::waiting(plan, ranks);
+    let step_seconds = clock.now() + waiting_seconds;
+    Simulated {
+        schedule,
+        ranks,
+        nodes: plan.network.nodes(ranks).1,
+        batch,
+        step_seconds,
+        exposed_seconds: clock.exposed(),
+        waiting_seconds,
+        loss_seconds: times.loss_over(batch, plan.flip.config.embed_dim).iter().sum(),
+        efficiency: times.alone() / step_seconds,
+        samples_per_second: batch as f64 / step_seconds,
+        samples_per_second_and_rank: times.batch as f64 / step_seconds,
+        sent: traffic::sent(plan, schedule, ranks),
+        memory: memory::held(plan, schedule, ranks),
+        spans: clock.into_spans(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

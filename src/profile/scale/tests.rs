@@ -1,0 +1,280 @@
+//! The simulator against sums by hand, and its bytes against those that the trainer moves.
+
+use std::sync::{Arc, Mutex};
+
+use super::network::tests::ideal;
+use super::times::tests::two_layers;
+use super::*;
+use crate::autograd::Recompute;
+use crate::data::Batch;
+use crate::device::Cpu;
+use crate::group::{Group, GroupError, Threads, block_of};
+use crate::model::{Loss, ModelConfig, Preset, TowerConfig};
+use crate::optim::{AdamWConfig, Slices};
+use crate::train::{Trainer, exchange_piece, part_of};
+
+const KEPT: usize = 2;
+
+/// A small model; `vocab` sets the size of its arena.
+fn small(vocab: usize, loss: Loss) -> Flip {
+    let tower = TowerConfig::new(1, 64, 2);
+    let sizes = ModelConfig { image_size: 16, context: 4, vocab, embed_dim: 16, ..Preset::Tiny.config() };
+    Flip::with_loss(&ModelConfig { vision: tower, text: tower, ..sizes }, loss, true)
+}
+
+fn plan(flip: &Flip, network: Network) -> Plan<'_> {
+    let times = two_layers();
+    Plan {
+        flip,
+        size: StepSize::whole(times.batch, KEPT, Recompute::None),
+        times,
+        network,
+        gpus: true,
+        bf16_copy: true,
+    }
+}
+
+/// A group that notes the bytes that its rank sends in each call.
+#[derive(Debug)]
+struct Counting {
+    group: Threads,
+    sent: Arc<Mutex<Vec<u64>>>,
+}
+
+impl Counting {
+    fn note(&self, words: usize) {
+        self.sent.lock().unwrap().push(4 * words as u64);
+    }
+}
+
+impl Group for Counting {
+    fn rank(&self) -> usize {
+        self.group.rank()
+    }
+    fn size(&self) -> usize {
+        self.group.size()
+    }
+    fn describe(&self) -> String {
+        self.group.describe()
+    }
+    fn all_gather(&self, all: &mut [u32], block: usize) -> Result<(), GroupError> {
+        self.note(block_of(self.rank(), block, all.len()).len() * (self.size() - 1));
+        self.group.all_gather(all, block)
+    }
+    fn gather(&self, own: &[u32], all: &mut [u32], block: usize, len: usize) -> Result<(), GroupError> {
+        self.note(own.len());
+        self.group.gather(own, all, block, len)
+    }
+    fn exchange(&self, parts: &[u32], received: &mut [u32]) -> Result<(), GroupError> {
+        self.note(parts.len() / self.size() * (self.size() - 1));
+        self.group.exchange(parts, received)
+    }
+    fn broadcast(&self, words: &mut [u32]) -> Result<(), GroupError> {
+        self.note(words.len());
+        self.group.broadcast(words)
+    }
+    fn abort(&self) {
+        self.group.abort();
+    }
+}
+
+/// What rank 0 of a trainer sends in a step, call by call, and its bytes of activations.
+fn trained(ranks: usize, rows: usize, vocab: usize, loss: Loss) -> (Vec<u64>, usize) {
+    let run = move |group: Threads| {
+        let sent = Arc::new(Mutex::new(Vec::new()));
+        let group: Arc<dyn Group> = Arc::new(Counting { group, sent: sent.clone() });
+        let flip = small(vocab, loss);
+        let pixels = KEPT * flip.config.patch_len();
+        let values = flip.layout().initial_values(1);
+        let size = StepSize { micro_batches: ranks, ..StepSize::whole(ranks * rows, KEPT, Recompute::None) };
+        let device = Arc::new(Cpu::default());
+        let adamw = AdamWConfig::default();
+        let mut trainer = Trainer::in_group(device, flip, &values, adamw, size, group.clone()).unwrap();
+        let batch = Batch {
+            images: (0..rows * pixels).map(|at| (at * 7 + group.rank()) as u8).collect(),
+            tokens: (0..rows * 4).map(|at| (1 + at + 5 * group.rank()) as i32 % 60).collect(),
+            ids_keep: (0..rows).flat_map(|_| [0, 3]).collect(),
+            ..Batch::default()
+        };
+        // The first call follows what the trainer exchanges before its first step.
+        let before = sent.lock().unwrap().len();
+        trainer.step(&batch, 1e-3).unwrap();
+        let calls = sent.lock().unwrap()[before..].to_vec();
+        (calls, trainer.activation_bytes(), trainer)
+    };
+    let ranks: Vec<_> = Threads::group(ranks).into_iter().map(|group| std::thread::spawn(move || run(group))).collect();
+    let mut found: Vec<_> = ranks.into_iter().map(|rank| rank.join().unwrap()).collect();
+    let (calls, activations, _) = found.remove(0);
+    (calls, activations)
+}
+
+/// The trainer moves exactly the bytes of the formulas, and holds what is predicted; the larger arena is exchanged in
+/// several calls.
+#[test]
+fn the_trainer_moves_the_bytes_that_are_simulated() {
+    for (ranks, vocab, loss) in
+        [(2, 100, Loss::Infonce), (4, 100, Loss::Infonce), (4, 100, Loss::Sigmoid), (2, 40_000, Loss::Infonce)]
+    {
+        let rows = 6;
+        let flip = small(vocab, loss);
+        let mut plan = plan(&flip, Network { ranks_per_node: 2, ..ideal() });
+        (plan.gpus, plan.bf16_copy) = (false, false);
+        (plan.times.batch, plan.size.batch) = (rows, rows);
+        let simulated = simulate(&plan, Schedule::AsItIs, ranks);
+        let (calls, activations) = trained(ranks, rows, vocab, loss);
+        let of_loss = if loss == Loss::Infonce { 3 } else { 1 };
+        let exchanges = calls.len() - 2 - of_loss - 2;
+        assert_eq!(exchanges > 1, vocab > 10_000, "{calls:?}");
+        let mut calls = calls.into_iter();
+        let mut next = |count: usize| calls.by_ref().take(count).sum::<u64>();
+        let expected = [
+            ("embeddings", next(2)),
+            ("log-sum-exps and counts", next(of_loss)),
+            ("gradients", next(exchanges)),
+            ("gradient norm", next(1)),
+            ("weights", next(1)),
+        ];
+        let found: Vec<_> = simulated.sent.iter().map(|sent| (sent.kind, sent.bytes)).collect();
+        assert_eq!(found, expected, "{ranks} ranks, {loss:?}");
+        // Of two nodes of two, two of three others are elsewhere.
+        let between = simulated.sent_bytes().1;
+        assert_eq!(between > 0, ranks > 2);
+        let gradients = &simulated.sent[2];
+        assert_eq!(gradients.between_nodes, if ranks > 2 { gradients.bytes / 3 * 2 } else { 0 });
+        let held = |what| simulated.memory.iter().find(|held| held.what == what).map_or(0, |held| held.bytes);
+        let inputs = rows * (KEPT * flip.config.patch_len() + 4 * (4 + KEPT));
+        assert_eq!(held("activations") - inputs + held("gathered embeddings"), activations);
+        assert_eq!(held("weights"), 4 * flip.layout().arena_len());
+    }
+}
+
+/// GPUs send the slices of others, piece by piece, and no padding.
+#[test]
+fn gpus_send_the_slices_of_others() {
+    let flip = small(40_000, Loss::Infonce);
+    for ranks in [2, 3, 16, 200] {
+        let slices = Slices::new(flip.layout().arena_len(), ranks);
+        let piece = exchange_piece(slices, ranks, true);
+        let starts = (0..slices.each()).step_by(piece);
+        let to = |rank| starts.clone().map(|start| 4 * part_of(slices, rank, start, piece).len() as u64).sum::<u64>();
+        let steps = simulate(&plan(&flip, Network { ranks_per_node: 2, ..ideal() }), Schedule::AsItIs, ranks);
+        let sent = steps.sent.iter().find(|sent| sent.kind == "gradients").unwrap();
+        assert_eq!(sent.bytes, (1..ranks).map(to).sum::<u64>());
+        assert_eq!(sent.between_nodes, (2..ranks).map(to).sum::<u64>());
+        let buffers = steps.memory.iter().find(|held| held.what == "exchange buffers").unwrap();
+        assert_eq!(buffers.bytes, 4 * ranks * piece);
+    }
+}
+
+/// One layer, and so one bucket and no overlap: both schedules by hand.
+#[test]
+fn a_step_is_the_sum_of_its_parts() {
+    let flip = small(100, Loss::Infonce);
+    let arena = flip.layout().arena_len() as f64;
+    let network = Network { within: 1e4, latency: vec![Ring { base: 0.5, within: 0.0, between: 0.0 }], ..ideal() };
+    let mut plan = plan(&flip, network);
+    let layer = Layer { name: "text/block_00".to_owned(), seconds: 8.0, elements: flip.layout().arena_len() };
+    plan.times.backward = vec![layer];
+    let [two, one] = [2, 1].map(|ranks| Schedule::ALL.map(|schedule| simulate(&plan, schedule, ranks)));
+    for alone in &one {
+        assert_eq!((alone.exposed_seconds, alone.efficiency), (0.0, 1.0));
+        assert_eq!(alone.step_seconds, 3.0 + 1.0 + 0.25 + 0.5 + 8.0 + 1.0);
+    }
+    // Each call takes half a second, and half of its bytes pass at 10,000 a second.
+    let seconds = |bytes: f64| 0.5 + bytes / 2.0 / 1e4;
+    let close = |found: f64, expected: f64| assert!((found - expected).abs() < 1e-6, "{found}, not {expected}");
+    let embeddings = seconds(4.0 * 20.0 * 16.0);
+    let lse = 2.0 * seconds(4.0 * 20.0) + seconds(2.0 * 12.0);
+    // One call, of whole slices.
+    let gradients = seconds(4.0 * 2.0 * Slices::new(arena as usize, 2).each() as f64);
+    let norm = seconds(4.0 * (arena / 16_384.0).ceil());
+    let exposed = 2.0 * embeddings + lse + gradients + norm + seconds(4.0 * arena) + seconds(2.0 * arena);
+    close(two[0].exposed_seconds, exposed);
+    // The update is halved.
+    close(two[0].step_seconds, 13.75 - 0.5 + exposed);
+    // Images' embeddings pass while the texts are embedded; one bucket, after the only layer; weights in bf16 under the
+    // next forward pass, 0.8 of 4 s of which hides them, and at least the first 25 MB, which are all.
+    let exposed = embeddings + seconds(2.0 * 4.0 * 20.0 + 24.0) + seconds(4.0 * arena) + seconds(2.0 * arena);
+    close(two[1].exposed_seconds, exposed);
+    close(two[1].step_seconds, 13.75 - 0.5 + exposed);
+    assert_eq!(two[1].samples_per_second, 20.0 / two[1].step_seconds);
+    assert_eq!(two[1].samples_per_second_and_rank, 10.0 / two[1].step_seconds);
+}
+
+/// Without any cost of exchanges, ranks gain, since each updates its slice alone; they wait for the slowest if there is
+/// jitter.
+#[test]
+fn an_ideal_network_costs_nothing() {
+    let flip = small(100, Loss::Infonce);
+    for schedule in Schedule::ALL {
+        let found: Vec<_> = [1, 2, 8, 64].map(|ranks| simulate(&plan(&flip, ideal()), schedule, ranks)).into();
+        assert!(found.windows(2).all(|pair| pair[0].efficiency < pair[1].efficiency), "{schedule:?}");
+        assert!(found[0].efficiency == 1.0 && found.iter().all(|step| step.exposed_seconds == 0.0));
+        let step = 13.75 - 1.0 + 1.0 / 64.0;
+        assert!((found[3].step_seconds - step).abs() < 1e-9);
+        let jitter = simulate(&plan(&flip, Network { jitter: 0.1, ..ideal() }), schedule, 64);
+        let waiting = 0.9 * 0.1 * (2.0 * f64::ln(64.0)).sqrt() * 12.75;
+        assert!((jitter.step_seconds - step - waiting).abs() < 1e-9 && jitter.efficiency < 1.0);
+    }
+}
+
+/// A bucket of gradients passes while the layers below are computed, and slows them down by what it steals.
+#[test]
+fn gradients_pass_beside_the_backward_pass() {
+    let flip = small(100, Loss::Infonce);
+    let mut plan = plan(&flip, Network { ranks_per_node: 2, within: 100e6, steal: 0.5, ..ideal() });
+    // 28 MB in the first layer: 0.14 s for half of it. The second has no gradients.
+    plan.times.backward[0].elements = 7_000_000;
+    plan.times.backward[1].elements = 0;
+    let step = simulate(&plan, Schedule::Overlapped, 2);
+    let spans: Vec<_> = step.spans.iter().filter(|span| span.what == "gradients").collect();
+    assert_eq!(spans.len(), 1);
+    assert!((spans[0].end - spans[0].start - 0.14).abs() < 1e-9);
+    let backward = step.spans.iter().find(|span| span.what == "vision/block_00 backward").unwrap();
+    assert!((backward.end - backward.start - 6.07).abs() < 1e-9);
+    assert_eq!(spans[0].start, backward.start);
+}
+
+/// The numbers of a real network: more ranks never expose less time, overlapping helps, and slower cards do not.
+#[test]
+fn more_ranks_and_slower_cards_cost_more() {
+    let flip = Flip::new(&Preset::B16.config(), true);
+    let network = Network::built_in("h100-ib400").unwrap();
+    let text = std::fs::read_to_string("benches/results/gpu-h200.json").unwrap();
+    let source = Source::parse(&text).unwrap();
+    let index = source.steps().iter().position(|step| *step == ("b16", 0.5, 1024)).unwrap();
+    let measured = source.measured(index, &flip, 98).unwrap();
+    let times = StepTimes::new(&measured, flip.layout(), 256);
+    let size = StepSize::whole(256, 98, Recompute::None);
+    let plan = Plan { flip: &flip, size, times, network, gpus: true, bf16_copy: true };
+    let ranks = [2, 4, 8, 16, 64, 256, 1024];
+    let [as_it_is, overlapped] = Schedule::ALL.map(|schedule| ranks.map(|ranks| simulate(&plan, schedule, ranks)));
+    for steps in [&as_it_is, &overlapped] {
+        assert!(steps.windows(2).all(|pair| pair[0].exposed_seconds <= pair[1].exposed_seconds));
+        assert!(steps[2..].windows(2).all(|pair| pair[0].efficiency > pair[1].efficiency));
+    }
+    assert!(as_it_is.iter().zip(&overlapped).all(|(plain, overlapped)| plain.step_seconds > overlapped.step_seconds));
+    let slower = Network { between: 12.5e9, ..plan.network.clone() };
+    let slow = simulate(&Plan { network: slower, ..plan.clone() }, Schedule::Overlapped, 256);
+    assert!(slow.efficiency < overlapped[5].efficiency - 0.02);
+    // Moments are divided, what is gathered grows.
+    let held = |step: &Simulated, what| step.memory.iter().find(|held| held.what == what).unwrap().bytes;
+    let moments = 8 * Slices::new(flip.layout().arena_len(), 256).of(0).len();
+    assert_eq!(held(&as_it_is[5], "moments"), moments);
+    // Two of the batch in f32, and as much for their halves in f16.
+    let gathered = held(&as_it_is[5], "gathered embeddings") as f64 / (2 * 2 * 4 * 256 * 256 * 512) as f64;
+    assert!((1.0..1.2).contains(&gathered), "{gathered}");
+    let (all, between) = overlapped[5].sent_bytes();
+    assert!(all < as_it_is[5].sent_bytes().0 && between < all / 2);
+}
+
+#[test]
+fn each_span_has_its_bar() {
+    let flip = small(100, Loss::Infonce);
+    let plan = plan(&flip, Network { within: 1e9, ..ideal() });
+    let steps = Schedule::ALL.map(|schedule| simulate(&plan, schedule, 4));
+    let text = svg(&steps, "small & more");
+    let spans: usize = steps.iter().map(|step| step.spans.len()).sum();
+    assert_eq!(text.matches("<rect").count(), 1 + spans);
+    assert!(text.contains("4 ranks, as it is") && text.contains("overlapped (planned)") && text.contains("&amp;"));
+}
