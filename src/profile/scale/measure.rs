@@ -31,7 +31,7 @@ pub fn time_calls(group: &dyn Group) -> Result<Vec<Timing>, GroupError> {
         let bytes = (4 * words * ranks.saturating_sub(1)) as f64;
         let seconds = slowest(group, || group.all_gather(&mut all, words))?;
         timings.push(Timing { bytes, seconds });
-        let seconds = slowest(group, || group.exchange(&parts, &mut all))?;
+        let seconds = slowest(group, || group.all_to_all(&parts, &mut all))?;
         timings.push(Timing { bytes, seconds });
     }
     Ok(timings)
@@ -77,7 +77,7 @@ pub fn fit(timings: &[Timing]) -> (f64, f64) {
 /// The network that `timings` of `group` fit. On several nodes, calls do not show how fast one node is within: that is
 /// the rate of all that a rank receives then.
 pub fn network_of(group: &dyn Group, timings: &[Timing]) -> Network {
-    let (ranks, local) = (group.size(), group.local_size().max(1));
+    let (ranks, local) = (group.size(), group.place().local_size.max(1));
     let (latency, rate) = fit(timings);
     let elsewhere = ranks.saturating_sub(local) as f64 / ranks.saturating_sub(1).max(1) as f64;
     Network {

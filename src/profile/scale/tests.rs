@@ -8,7 +8,7 @@ use super::*;
 use crate::autograd::Recompute;
 use crate::data::Batch;
 use crate::device::Cpu;
-use crate::group::{Group, GroupError, Threads, block_of};
+use crate::group::{Group, GroupError, Place, Threads, block_of};
 use crate::model::{Loss, ModelConfig, Preset, TowerConfig};
 use crate::optim::{AdamWConfig, Slices};
 use crate::train::{Trainer, exchange_piece, part_of};
@@ -48,11 +48,8 @@ impl Counting {
 }
 
 impl Group for Counting {
-    fn rank(&self) -> usize {
-        self.group.rank()
-    }
-    fn size(&self) -> usize {
-        self.group.size()
+    fn place(&self) -> Place {
+        self.group.place()
     }
     fn describe(&self) -> String {
         self.group.describe()
@@ -65,9 +62,9 @@ impl Group for Counting {
         self.note(own.len());
         self.group.gather(own, all, block, len)
     }
-    fn exchange(&self, parts: &[u32], received: &mut [u32]) -> Result<(), GroupError> {
+    fn all_to_all(&self, parts: &[u32], received: &mut [u32]) -> Result<(), GroupError> {
         self.note(parts.len() / self.size() * (self.size() - 1));
-        self.group.exchange(parts, received)
+        self.group.all_to_all(parts, received)
     }
     fn broadcast(&self, words: &mut [u32]) -> Result<(), GroupError> {
         self.note(words.len());
