@@ -31,13 +31,13 @@ extern "C" __global__ void __launch_bounds__(256) adamw_squares(const float* x, 
 }
 
 // norm[0] = the norm, norm[1] = the factor for gradients: less than 1 if they are clipped, NaN if the norm is not
-// finite. Grid: 1; block: 256.
+// finite. order: where each of `count` partial sums is, or null if they are in order. Grid: 1; block: 256.
 extern "C" __global__ void __launch_bounds__(256)
-    adamw_scale(const float* partials, float* norm, int count, const Hyper* hyper) {
+    adamw_scale(const float* partials, const int* order, float* norm, int count, const Hyper* hyper) {
     __shared__ float scratch[8];
     float sum = 0;
     float clip = hyper->clip;
-    for (int i = threadIdx.x; i < count; i += 256) sum += partials[i];
+    for (int i = threadIdx.x; i < count; i += 256) sum += partials[order ? order[i] : i];
     float n = sqrtf(block_sum<8>(sum, scratch));
     if (threadIdx.x == 0) {
         norm[0] = n;

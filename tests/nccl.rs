@@ -119,6 +119,6 @@ fn ranks_that_nccl_connects_leave_the_bits_of_one() {
     // Every sent message is received, and slices of unequal length are broadcast.
     assert!(made[2] > 0 && made[2] == made[3] && made[0] > 0 && made[1] > 0, "{made:?}");
     let without = Cuda::<f32>::new(Arc::new(Emulated::new(EmulatorOptions::default()))).unwrap();
-    let refused = flipk::device::Device::all_to_all(&without, &[], Vec::new());
+    let refused = flipk::device::Device::all_to_all(&without, Vec::new(), Vec::new());
     assert!(matches!(refused, Err(DeviceError::Unsupported { .. })));
 }

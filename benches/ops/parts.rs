@@ -124,7 +124,7 @@ impl<D: AllOps> Arena<D> {
 
     fn step(&mut self, device: &D, hyper: &Hyper) -> Done {
         device.adamw_squares(self.grads.view(), self.partials.view_mut())?;
-        device.adamw_scale(hyper, self.partials.view(), self.head.view_mut(), self.numbers.view())?;
+        device.adamw_scale(hyper, self.partials.view(), None, self.head.view_mut(), self.numbers.view())?;
         let update = Update {
             values: self.values.view_mut(),
             shadow: self.shadow.as_mut().map(Buffer::view_mut),

@@ -13,6 +13,10 @@ pub struct Backward<'a, D: Device> {
     steps: Vec<Step>,
     /// For each parameter whether an op writes its gradient already.
     seen: Vec<bool>,
+    /// For each parameter the number of steps after which its gradient is complete.
+    complete: Vec<usize>,
+    /// Parameters whose gradients the current op writes.
+    params: Vec<ParamId>,
     /// Slots used by the current op.
     used: Vec<SlotId>,
     before: Vec<Step>,
@@ -23,7 +27,8 @@ pub struct Backward<'a, D: Device> {
 impl<'a, D: Device> Backward<'a, D> {
     pub(super) fn new(graph: &'a mut Graph, forward: Vec<Step>, params: usize) -> Self {
         let (used, before, after) = (vec![], vec![], vec![]);
-        Self { graph, steps: forward, seen: vec![false; params], used, before, after, device: PhantomData }
+        let (seen, complete) = (vec![false; params], vec![0; params]);
+        Self { graph, steps: forward, seen, complete, params: vec![], used, before, after, device: PhantomData }
     }
 
     /// Begins the next op; buffers made for it belong to its scope.
@@ -31,8 +36,9 @@ impl<'a, D: Device> Backward<'a, D> {
         self.graph.scope = scope;
     }
 
-    pub(super) fn into_steps(self) -> Vec<Step> {
-        self.steps
+    /// All steps, and for each parameter the number of steps after which its gradient is complete.
+    pub(super) fn into_steps(self) -> (Vec<Step>, Vec<usize>) {
+        (self.steps, self.complete)
     }
 
     /// The moment of the next step.
@@ -46,6 +52,9 @@ impl<'a, D: Device> Backward<'a, D> {
         self.steps.append(&mut self.before);
         self.steps.extend(op);
         self.steps.append(&mut self.after);
+        for ParamId(param) in self.params.drain(..) {
+            self.complete[param] = self.steps.len();
+        }
         let moments = begin..self.now();
         for SlotId(slot) in self.used.drain(..) {
             moments.clone().for_each(|moment| self.graph.slots[slot].touch(moment));
@@ -167,6 +176,7 @@ impl<'a, D: Device> Backward<'a, D> {
     /// Where the gradient of a parameter goes; accumulates if an op earlier in the backward pass writes it too.
     pub fn param(&mut self, id: ParamId) -> ParamGrad {
         let accumulate = std::mem::replace(&mut self.seen[id.0], true);
+        self.params.push(id);
         ParamGrad { id, accumulate }
     }
 

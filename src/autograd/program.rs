@@ -1,12 +1,13 @@
 //! Runs a closed tape: the same ops on the same addresses, any number of times.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::access::{Access, Params};
 use super::graph::Step;
 use super::liveness::{SlotInfo, Span};
 use super::op::{Cost, Op, Work};
-use super::params::Parameters;
+use super::params::{ParamId, Parameters};
 use super::slot::{Slot, SlotId, Var};
 use crate::device::{Buffer, Device, DeviceError, Elem, Pending};
 
@@ -27,6 +28,7 @@ pub struct Program<D: Device> {
     pub(super) memory: Buffer<D, u8>,
     scopes: Vec<String>,
     input_grads: Vec<Option<SlotId>>,
+    complete: Vec<usize>,
     /// For each step, the buffers that become live with it; they are uninitialised until it writes them.
     begins: Vec<Vec<SlotId>>,
     /// Buffers, and the memory that receives their next contents.
@@ -42,12 +44,14 @@ pub(super) struct Closed<D: Device> {
     pub bytes: usize,
     pub scopes: Vec<String>,
     pub input_grads: Vec<Option<SlotId>>,
+    /// For each parameter the number of steps after which its gradient is complete.
+    pub complete: Vec<usize>,
     pub constants: Vec<(SlotId, Vec<f32>)>,
 }
 
 impl<D: Device> Program<D> {
     pub(super) fn new(device: Arc<D>, closed: Closed<D>) -> Result<Self, DeviceError> {
-        let Closed { ops, steps, slots, spans, bytes, scopes, input_grads, constants } = closed;
+        let Closed { ops, steps, slots, spans, bytes, scopes, input_grads, complete, constants } = closed;
         let memory = Buffer::unwritten(&*device, bytes, "activations")?;
         let mut begins = vec![Vec::new(); steps.len()];
         for (index, slot) in slots.iter().enumerate() {
@@ -56,8 +60,9 @@ impl<D: Device> Program<D> {
                 begins[step].push(SlotId(index));
             }
         }
+        let next_inputs = vec![];
         let mut this =
-            Self { device, ops, steps, slots, spans, memory, scopes, input_grads, begins, next_inputs: vec![] };
+            Self { device, ops, steps, slots, spans, memory, scopes, input_grads, complete, begins, next_inputs };
         for (id, values) in constants {
             this.write(Slot::new(id), &values)?;
         }
@@ -133,7 +138,15 @@ impl<D: Device> Program<D> {
     /// # Errors
     /// If the device fails.
     pub fn forward(&mut self, params: &Parameters<D>) -> Result<(), DeviceError> {
-        (0..self.ops.len()).try_for_each(|index| self.run(index, Params::Read(params)))
+        self.forward_ops(0..self.ops.len(), params)
+    }
+
+    /// Runs some ops forwards. All are to be run in order.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn forward_ops(&mut self, mut ops: Range<usize>, params: &Parameters<D>) -> Result<(), DeviceError> {
+        ops.try_for_each(|index| self.run(index, Params::Read(params)))
     }
 
     /// Runs the backward pass; every parameter that was used has its gradient afterwards.
@@ -141,7 +154,28 @@ impl<D: Device> Program<D> {
     /// # Errors
     /// If the device fails.
     pub fn backward(&mut self, params: &mut Parameters<D>) -> Result<(), DeviceError> {
-        (self.ops.len()..self.steps.len()).try_for_each(|index| self.run(index, Params::Write(params)))
+        self.backward_with(params, |_, _| Ok(()))
+    }
+
+    /// As [`Self::backward`], and calls `after` after each step, with the number of steps done so far
+    /// ([`Self::complete_after`]).
+    ///
+    /// # Errors
+    /// If the device fails, or `after`.
+    pub fn backward_with(
+        &mut self,
+        params: &mut Parameters<D>,
+        mut after: impl FnMut(usize, &mut Parameters<D>) -> Result<(), DeviceError>,
+    ) -> Result<(), DeviceError> {
+        (self.ops.len()..self.steps.len()).try_for_each(|index| {
+            self.run(index, Params::Write(params))?;
+            after(index + 1, params)
+        })
+    }
+
+    /// The number of steps after which the gradient of a parameter is complete; 0 if no step writes it.
+    pub fn complete_after(&self, id: ParamId) -> usize {
+        self.complete.get(id.0).copied().unwrap_or(0)
     }
 
     /// The steps of the forward pass, then those of the backward pass.

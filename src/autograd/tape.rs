@@ -40,6 +40,17 @@ pub struct Tape<D: Device> {
     recompute: Recompute,
 }
 
+/// What a tape does when it is closed.
+#[derive(Default)]
+struct Planned {
+    /// Forwards and backwards.
+    steps: Vec<Step>,
+    /// The gradients of inputs.
+    input_grads: Vec<Option<SlotId>>,
+    /// For each parameter the number of steps after which its gradient is complete.
+    complete: Vec<usize>,
+}
+
 impl<D: Device> Tape<D> {
     /// An empty tape over the parameters of `layout`.
     pub fn new(layout: Arc<Layout>) -> Self {
@@ -142,6 +153,11 @@ impl<D: Device> Tape<D> {
         self.ops.push(Recorded { op: Box::new(op), scope: self.graph.scope });
     }
 
+    /// The number of ops so far.
+    pub fn op_count(&self) -> usize {
+        self.ops.len()
+    }
+
     /// Declares that [`Op::recompute`] makes `result` from `from` alone, at little cost.
     pub fn recomputable_from<T, F>(&mut self, result: Slot<T>, from: Slot<F>) {
         self.graph.slots[result.id.0].cheap_from = Some(from.id);
@@ -163,7 +179,7 @@ impl<D: Device> Tape<D> {
     /// If the device has too little memory.
     pub fn inference(self, device: Arc<D>) -> Result<Program<D>, DeviceError> {
         let steps = (0..self.ops.len()).map(Step::Forward).collect();
-        Program::new(device, self.close(steps, vec![]))
+        Program::new(device, self.close(Planned { steps, ..Planned::default() }))
     }
 
     /// Closes the tape for training: plans the gradients from the loss, whose op starts them, back to the parameters.
@@ -183,8 +199,8 @@ impl<D: Device> Tape<D> {
         device: Arc<D>,
         seed: impl FnOnce(&mut Backward<D>),
     ) -> Result<Program<D>, DeviceError> {
-        let (steps, input_grads) = self.plan_backward(seed);
-        Program::new(device, self.close(steps, input_grads))
+        let planned = self.plan_backward(seed);
+        Program::new(device, self.close(planned))
     }
 
     /// Bytes of the block that [`Tape::train`] would allocate.
@@ -194,12 +210,11 @@ impl<D: Device> Tape<D> {
 
     /// Bytes of the block that [`Tape::train_from`] would allocate.
     pub fn training_bytes_from(mut self, seed: impl FnOnce(&mut Backward<D>)) -> usize {
-        let (steps, input_grads) = self.plan_backward(seed);
-        self.close(steps, input_grads).bytes
+        let planned = self.plan_backward(seed);
+        self.close(planned).bytes
     }
 
-    /// All steps, forwards and backwards, and the gradients of inputs.
-    fn plan_backward(&mut self, seed: impl FnOnce(&mut Backward<D>)) -> (Vec<Step>, Vec<Option<SlotId>>) {
+    fn plan_backward(&mut self, seed: impl FnOnce(&mut Backward<D>)) -> Planned {
         self.graph.slots.iter_mut().for_each(|slot| slot.choose(self.recompute));
         let forward = (0..self.ops.len()).map(Step::Forward).collect();
         let mut plan = Backward::new(&mut self.graph, forward, self.layout.specs().len());
@@ -209,16 +224,16 @@ impl<D: Device> Tape<D> {
             let runs = recorded.op.plan_backward(&mut plan);
             plan.finish(runs.then_some(Step::Backward(index)));
         }
-        let steps = plan.into_steps();
+        let (steps, complete) = plan.into_steps();
         let Graph { vars, slots, .. } = &mut self.graph;
         let input_grads: Vec<Option<SlotId>> = vars.iter().map(|var| var.grad.filter(|_| var.input)).collect();
         input_grads.iter().flatten().for_each(|slot| slots[slot.0].retained = true);
-        (steps, input_grads)
+        Planned { steps, input_grads, complete }
     }
 
-    fn close(self, steps: Vec<Step>, input_grads: Vec<Option<SlotId>>) -> Closed<D> {
+    fn close(self, Planned { steps, input_grads, complete }: Planned) -> Closed<D> {
         let Self { ops, graph: Graph { slots, scopes, .. }, constants, .. } = self;
         let (spans, bytes) = spans(&slots, steps.len() + 2);
-        Closed { constants, ops, steps, slots, spans, bytes, scopes, input_grads }
+        Closed { constants, ops, steps, slots, spans, bytes, scopes, input_grads, complete }
     }
 }

@@ -388,13 +388,28 @@ pub trait Device: Sized + Send + Sync + 'static {
         Ok(self.on_host(view, own, |all| group.all_gather(bytemuck::cast_slice_mut(all), words))??)
     }
 
+    /// Runs `body`, whose transfers, copies and sums are queued on a stream of their own, after all calls so far. Later
+    /// calls do not wait for them until [`Device::join`], so they must not touch the same memory.
+    fn fork<R>(&self, body: impl FnOnce() -> Result<R, DeviceError>) -> Result<R, DeviceError> {
+        body()
+    }
+
+    /// Lets later calls wait for all calls of [`Device::fork`].
+    fn join(&self) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
     /// Whether [`Device::all_to_all`] is possible: the device moves its memory to other ranks by itself.
     fn connects_ranks(&self) -> bool {
         false
     }
 
-    /// Sends `sends[r]` to rank `r`, and receives `receives[r]` from it, for all ranks.
-    fn all_to_all(&self, _: &[Self::View<'_, f32>], _: Vec<Self::ViewMut<'_, f32>>) -> Result<(), DeviceError> {
+    /// Sends each view to a rank, and receives from ranks. Between two ranks, messages arrive in the order of the lists.
+    fn all_to_all(
+        &self,
+        _sends: Vec<(usize, Self::View<'_, f32>)>,
+        _receives: Vec<(usize, Self::ViewMut<'_, f32>)>,
+    ) -> Result<(), DeviceError> {
         Err(DeviceError::Unsupported { what: "an exchange between ranks without the host".to_owned() })
     }
 }

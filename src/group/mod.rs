@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `launcher` | which rank this process is, by its launcher's environment variables |
 //! | `library` | opens libraries at run time |
+//! | `exchange` | transfers that run while a rank computes |
 //! | `alone` | a group of one process |
 //! | `mpi` | ranks connected by any MPI library |
 //! | `tcp` | ranks connected by TCP, in a star around rank 0 |
@@ -16,6 +17,7 @@
 //! | `watch` | heartbeats, and a watchdog that ends all ranks if one is stuck |
 
 mod alone;
+mod exchange;
 mod launcher;
 mod library;
 mod mpi;
@@ -29,9 +31,10 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 pub use self::alone::Alone;
+pub use self::exchange::Exchange;
 pub use self::launcher::{Launched, Launcher};
 pub use self::mpi::Mpi;
-pub use self::nccl::{Nccl, Transfer};
+pub use self::nccl::{Message, Nccl, Transfer};
 pub use self::pulse::{Doing, Phase, Pulse, Watched};
 pub use self::tcp::Tcp;
 pub use self::threads::Threads;
@@ -109,12 +112,23 @@ pub trait Group: Debug + Send + Sync {
     /// If the library fails.
     fn gather(&self, own: &[u32], all: &mut [u32], block: usize, len: usize) -> Result<(), GroupError>;
 
-    /// Sends block `r` of `parts` to rank `r`; the block from rank `r` becomes block `r` of `received`. Both have
-    /// `size` blocks of equal length.
+    /// Starts an exchange between all ranks: of `parts`, which has what is for each rank one after the other, `to[r]`
+    /// words go to rank `r`, and `from[r]` words come from it. What is received is in the order of ranks, too.
     ///
     /// # Errors
     /// If the library fails.
-    fn all_to_all(&self, parts: &[u32], received: &mut [u32]) -> Result<(), GroupError>;
+    fn start_all_to_all(&self, parts: Vec<u32>, to: &[usize], from: &[usize]) -> Result<Box<dyn Exchange>, GroupError>;
+
+    /// As [`Self::all_gather`], but only starts it: `own` becomes this rank's block of `len` words.
+    ///
+    /// # Errors
+    /// If the library fails.
+    fn start_all_gather(&self, own: Vec<u32>, block: usize, len: usize) -> Result<Box<dyn Exchange>, GroupError> {
+        let mut all = vec![0; len];
+        all[block_of(self.rank(), block, len)].copy_from_slice(&own);
+        self.all_gather(&mut all, block)?;
+        Ok(Box::new(exchange::Received(all)))
+    }
 
     /// Copies the `words` of rank 0 to all ranks.
     ///

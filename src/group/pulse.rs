@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Group, GroupError, Place};
+use super::{Exchange, Group, GroupError, Place};
 
 /// What a rank is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -152,8 +152,14 @@ impl Group for Watched {
         self.pulse.waiting(|| self.group.gather(own, all, block, len))
     }
 
-    fn all_to_all(&self, parts: &[u32], received: &mut [u32]) -> Result<(), GroupError> {
-        self.pulse.waiting(|| self.group.all_to_all(parts, received))
+    fn start_all_to_all(&self, parts: Vec<u32>, to: &[usize], from: &[usize]) -> Result<Box<dyn Exchange>, GroupError> {
+        let exchange = self.pulse.waiting(|| self.group.start_all_to_all(parts, to, from))?;
+        Ok(Box::new(Noted { exchange, pulse: self.pulse.clone() }))
+    }
+
+    fn start_all_gather(&self, own: Vec<u32>, block: usize, len: usize) -> Result<Box<dyn Exchange>, GroupError> {
+        let exchange = self.pulse.waiting(|| self.group.start_all_gather(own, block, len))?;
+        Ok(Box::new(Noted { exchange, pulse: self.pulse.clone() }))
     }
 
     fn broadcast(&self, words: &mut [u32]) -> Result<(), GroupError> {
@@ -166,6 +172,23 @@ impl Group for Watched {
 
     fn pulse(&self) -> Option<&Arc<Pulse>> {
         Some(&self.pulse)
+    }
+}
+
+/// An exchange of a [`Watched`] group.
+struct Noted {
+    exchange: Box<dyn Exchange>,
+    pulse: Arc<Pulse>,
+}
+
+impl Exchange for Noted {
+    fn poll(&mut self) -> Result<bool, GroupError> {
+        self.exchange.poll()
+    }
+
+    fn wait(self: Box<Self>) -> Result<Vec<u32>, GroupError> {
+        let Self { exchange, pulse } = *self;
+        pulse.waiting(|| exchange.wait())
     }
 }
 

@@ -6,7 +6,8 @@ use std::net::{Shutdown, TcpListener, TcpStream, ToSocketAddrs};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{Group, GroupError, Launched, Place, block_of};
+use super::exchange::{Received, message, part_for};
+use super::{Exchange, Group, GroupError, Launched, Place, block_of};
 
 /// A rank of a group that is connected by TCP.
 #[derive(Debug)]
@@ -162,27 +163,29 @@ impl Group for Tcp {
         others.try_for_each(|(place, stream)| receive(stream, &mut all[block_of(place + 1, block, len)]))
     }
 
-    fn all_to_all(&self, parts: &[u32], received: &mut [u32]) -> Result<(), GroupError> {
+    fn start_all_to_all(&self, parts: Vec<u32>, to: &[usize], from: &[usize]) -> Result<Box<dyn Exchange>, GroupError> {
         let (size, mut streams) = (self.size(), self.streams());
+        let own = message(&parts, to);
         if self.rank() > 0 {
-            send(&mut streams[0], parts)?;
-            return receive(&mut streams[0], received);
+            send(&mut streams[0], &[own.len() as u32])?;
+            send(&mut streams[0], &own)?;
+            let mut received = vec![0; from.iter().sum()];
+            receive(&mut streams[0], &mut received)?;
+            return Ok(Box::new(Received(received)));
         }
-        let block = parts.len() / size;
-        let mut all = vec![parts.to_vec()];
+        let mut all = vec![own];
         for stream in streams.iter_mut() {
-            let mut other = vec![0; parts.len()];
+            let mut len = [0];
+            receive(stream, &mut len)?;
+            let mut other = vec![0; len[0] as usize];
             receive(stream, &mut other)?;
             all.push(other);
         }
-        let of = |rank: usize| -> Vec<u32> {
-            all.iter().flat_map(|parts| &parts[rank * block..(rank + 1) * block]).copied().collect()
-        };
+        let of = |rank| -> Vec<u32> { all.iter().flat_map(|one| part_for(one, rank, size)).copied().collect() };
         for (place, stream) in streams.iter_mut().enumerate() {
             send(stream, &of(place + 1))?;
         }
-        received.copy_from_slice(&of(0));
-        Ok(())
+        Ok(Box::new(Received(of(0))))
     }
 
     fn broadcast(&self, words: &mut [u32]) -> Result<(), GroupError> {

@@ -2,12 +2,14 @@
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-use super::{Group, GroupError, Place, block_of};
+use super::exchange::{Received, message, part_for};
+use super::{Exchange, Group, GroupError, Place, block_of};
 
 /// What the ranks of one process share.
 #[derive(Debug)]
 struct Shared {
     size: usize,
+    local_size: usize,
     board: Mutex<Board>,
     changed: Condvar,
 }
@@ -32,14 +34,19 @@ pub struct Threads {
 impl Threads {
     /// The ranks of a group.
     pub fn group(size: usize) -> Vec<Self> {
+        Self::on_machines(size, size)
+    }
+
+    /// The ranks of a group that says that it is on several machines, with `local_size` ranks each.
+    pub fn on_machines(size: usize, local_size: usize) -> Vec<Self> {
         let board = Board { posted: vec![None; size], read: 0, ended: false };
-        let shared = Arc::new(Shared { size, board: Mutex::new(board), changed: Condvar::new() });
+        let shared = Arc::new(Shared { size, local_size, board: Mutex::new(board), changed: Condvar::new() });
         (0..size).map(|rank| Self { rank, shared: shared.clone() }).collect()
     }
 
     /// Posts `own` and returns what all ranks have posted.
     fn round(&self, own: &[u32]) -> Result<Vec<Arc<Vec<u32>>>, GroupError> {
-        let Shared { size, board, changed } = &*self.shared;
+        let Shared { size, board, changed, .. } = &*self.shared;
         let lock = || board.lock().unwrap_or_else(PoisonError::into_inner);
         let wait = |board| changed.wait(board).unwrap_or_else(PoisonError::into_inner);
         let mut board = lock();
@@ -78,7 +85,8 @@ impl Drop for Threads {
 
 impl Group for Threads {
     fn place(&self) -> Place {
-        Place::on_one_machine(self.rank, self.shared.size)
+        let Shared { size, local_size, .. } = *self.shared;
+        Place { rank: self.rank, size, local_rank: self.rank % local_size, local_size }
     }
 
     fn describe(&self) -> String {
@@ -104,12 +112,10 @@ impl Group for Threads {
         Ok(())
     }
 
-    fn all_to_all(&self, parts: &[u32], received: &mut [u32]) -> Result<(), GroupError> {
-        let (block, len) = (parts.len() / self.shared.size, parts.len());
-        for (rank, posted) in self.round(parts)?.iter().enumerate() {
-            received[block_of(rank, block, len)].copy_from_slice(&posted[block_of(self.rank, block, len)]);
-        }
-        Ok(())
+    fn start_all_to_all(&self, parts: Vec<u32>, to: &[usize], _: &[usize]) -> Result<Box<dyn Exchange>, GroupError> {
+        let posted = self.round(&message(&parts, to))?;
+        let own = posted.iter().flat_map(|posted| part_for(posted, self.rank, self.shared.size));
+        Ok(Box::new(Received(own.copied().collect())))
     }
 
     fn broadcast(&self, words: &mut [u32]) -> Result<(), GroupError> {
@@ -154,13 +160,27 @@ pub(super) mod tests {
         let mut at_first = if rank == 0 { vec![0; len] } else { Vec::new() };
         group.gather(&all[own], &mut at_first, 3, len).unwrap();
         assert!(rank != 0 || at_first == expected);
-        let parts: Vec<u32> = (0..2 * size).map(|to| (100 * rank + to) as u32).collect();
-        let mut received = vec![0; 2 * size];
-        group.all_to_all(&parts, &mut received).unwrap();
-        let from = |from: usize| [0, 1].map(|word| (100 * from + 2 * rank + word) as u32);
-        assert_eq!(received, (0..size).flat_map(from).collect::<Vec<_>>());
+        check_exchanges(group);
         assert_eq!(group.broadcast_bytes(&[7, round as u8, rank as u8]).unwrap(), [7, round as u8, 0]);
         assert_eq!(group.all(rank as u64).unwrap(), (0..size as u64).collect::<Vec<_>>());
+    }
+
+    /// From rank `a` to rank `b` go `(a + 2 b) % 4` words.
+    fn check_exchanges(group: &dyn Group) {
+        let (rank, size) = (group.rank(), group.size());
+        let words = |from: usize, to: usize| (0..(from + 2 * to) % 4).map(move |at| (100 * from + 10 * to + at) as u32);
+        let parts = (0..size).flat_map(|to| words(rank, to)).collect();
+        let [to, from]: [Vec<usize>; 2] = [
+            (0..size).map(|to| words(rank, to).len()).collect(),
+            (0..size).map(|from| words(from, rank).len()).collect(),
+        ];
+        let first = group.start_all_to_all(parts, &to, &from).unwrap();
+        let len = 3 * size - 2;
+        let own = vec![rank as u32; block_of(rank, 3, len).len()];
+        let mut second = group.start_all_gather(own, 3, len).unwrap();
+        assert_eq!(first.wait().unwrap(), (0..size).flat_map(|from| words(from, rank)).collect::<Vec<_>>());
+        while !second.poll().unwrap() {}
+        assert!(second.wait().unwrap().into_iter().eq((0..len).map(|at| (at / 3) as u32)));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! How much memory a training step needs, and what fits.
 
-use super::pass::{GradientTree, Keep, StepSize, record_towers};
+use super::pass::{GradientTree, Keep, RecordedTowers, StepSize, record_towers};
 use crate::autograd::{Recompute, Tape};
 use crate::device::DeviceError;
 use crate::model::Flip;
@@ -19,7 +19,7 @@ pub fn step_bytes<D: AllOps>(flip: &Flip, size: StepSize) -> usize {
         flip.record(&mut tape, size.batch, size.kept);
         return inputs + tape.training_bytes();
     }
-    let (tape, _, embeddings) = record_towers::<D>(flip, size);
+    let RecordedTowers { tape, embeddings, .. } = record_towers::<D>(flip, size);
     let towers = tape.training_bytes_from(|plan| {
         embeddings.into_iter().for_each(|var| _ = plan.seed(var));
     });

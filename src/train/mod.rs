@@ -51,9 +51,7 @@ mod trainer;
 mod weights;
 mod window;
 
-pub(crate) use self::pass::exchange_piece;
-#[cfg(test)]
-pub(crate) use self::pass::part_of;
+pub(crate) use self::pass::{Levels, buffer_bytes};
 pub use self::{
     error::{Cause, TrainError},
     folder::RunFolder,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::pass::{self, MicroBatches, ReceiveBuffers, StepSize, Whole, sum_leaves};
+use super::pass::{self, GradientExchange, MicroBatches, StepSize, Whole, sum_leaves};
 use crate::autograd::{Parameters, Program, Recompute};
 use crate::data::Batch;
 use crate::device::{Device, DeviceError, Graph, Pending};
@@ -51,8 +51,8 @@ use crate::optim::{AdamWConfig, Moments, Optimizer, Slices};
 pub struct Trainer<D: Device> {
     device: Arc<D>,
     group: Arc<dyn Group>,
-    slices: Slices,
-    receive_buffers: ReceiveBuffers<D>,
+    /// With several ranks.
+    exchange: Option<GradientExchange<D>>,
     flip: Flip,
     params: Parameters<D>,
     optimizer: Optimizer<D>,
@@ -142,27 +142,17 @@ impl<D: AllOps> Trainer<D> {
         }
         let params = Parameters::new(&*device, flip.layout().clone(), values)?;
         let slices = Slices::new(flip.layout().arena_len(), group.size());
-        let receive_buffers = ReceiveBuffers::new(&*device, slices, group.size())?;
-        let optimizer = Optimizer::of_slice(&*device, &params, adamw, slices, group.rank())?;
+        let optimizer = Optimizer::of_slices(&*device, &params, adamw, &slices, group.rank())?;
+        let exchange = match group.size() {
+            1 => None,
+            _ => Some(GradientExchange::new(&*device, group.clone(), slices)?),
+        };
         let pass = match size.micro_batches {
             1 => Pass::Whole(Whole::new(&device, &flip, size)?),
             _ => Pass::Micro(MicroBatches::in_group(device.clone(), &flip, size, group.clone())?),
         };
         let (graph, submitted) = (None, None);
-        Ok(Self {
-            device,
-            group,
-            slices,
-            receive_buffers,
-            flip,
-            params,
-            optimizer,
-            pass,
-            size,
-            plain_steps: 0,
-            graph,
-            submitted,
-        })
+        Ok(Self { device, group, exchange, flip, params, optimizer, pass, size, plain_steps: 0, graph, submitted })
     }
 
     /// Forward, backward, update. Weights stay as they are if the loss or a gradient is not finite.
@@ -237,16 +227,14 @@ impl<D: AllOps> Trainer<D> {
     }
 
     fn compute(&mut self, batch: &Batch) -> Result<(), DeviceError> {
-        match &mut self.pass {
-            Pass::Whole(whole) => whole.compute(&mut self.params)?,
-            Pass::Micro(micro) => micro.gradients(batch, &mut self.params)?,
+        let Self { device, group, exchange, params, optimizer, pass, .. } = self;
+        match pass {
+            Pass::Whole(whole) => whole.compute(params)?,
+            Pass::Micro(micro) => micro.exchanged_gradients(batch, params, exchange.as_mut())?,
         }
-        match self.group.size() {
-            1 => self.optimizer.apply(&self.device, &mut self.params),
-            _ => {
-                let Self { device, group, slices, receive_buffers, params, optimizer, .. } = self;
-                pass::update(&**device, &**group, *slices, receive_buffers, params, optimizer)
-            }
+        match exchange {
+            None => optimizer.apply(device, params),
+            Some(exchange) => pass::update(&**device, &**group, exchange, params, optimizer),
         }
     }
 
@@ -354,16 +342,20 @@ impl<D: AllOps> Trainer<D> {
         Ok(Some((self.params.download_values(&self.device)?, Moments { m, v, step })))
     }
 
-    /// An array of which each rank has its slice, on rank 0.
+    /// An array of which each rank has its slices, on rank 0.
     fn whole(&self, own: Vec<f32>) -> Result<Option<Vec<f32>>, DeviceError> {
-        if self.group.size() == 1 {
-            return Ok(Some(own));
+        let Some(exchange) = &self.exchange else { return Ok(Some(own)) };
+        let (slices, is_root) = (exchange.slices(), self.group.is_root());
+        let mut all = vec![0f32; if is_root { slices.arena_len() } else { 0 }];
+        let mut rest = &own[..];
+        for (bucket, range) in slices.buckets().iter().enumerate() {
+            let (part, later) = rest.split_at(slices.of(bucket, self.group.rank()).len());
+            let to = if is_root { &mut all[range.clone()] } else { &mut [][..] };
+            let (part, to) = (bytemuck::cast_slice(part), bytemuck::cast_slice_mut(to));
+            self.group.gather(part, to, slices.each(bucket), range.len())?;
+            rest = later;
         }
-        let len = self.params.layout().arena_len();
-        let mut all = vec![0f32; if self.group.is_root() { len } else { 0 }];
-        let (own, to) = (bytemuck::cast_slice(&own), bytemuck::cast_slice_mut(&mut all));
-        self.group.gather(own, to, self.slices.each(), len)?;
-        Ok(self.group.is_root().then_some(all))
+        Ok(is_root.then_some(all))
     }
 
     /// Continues from `moments` of the whole arena.
@@ -371,7 +363,7 @@ impl<D: AllOps> Trainer<D> {
     /// # Errors
     /// If the device fails.
     pub fn set_moments(&mut self, moments: &Moments) -> Result<(), DeviceError> {
-        let own = |all: &[f32]| all[self.optimizer.own()].to_vec();
+        let own = |all: &[f32]| self.optimizer.own().iter().flat_map(|own| &all[own.clone()]).copied().collect();
         let own = Moments { m: own(&moments.m), v: own(&moments.v), step: moments.step };
         self.optimizer.upload(&self.device, &own)
     }

@@ -85,7 +85,8 @@ pub fn loss_in_parts<D: Pairwise>(
         for (tower, operand) in towers.iter_mut().zip(operands) {
             tower.upload(device, &operand[part * each..(part + 1) * each]).unwrap();
         }
-        parts.gather(device, part, towers[0].view(), towers[1].view()).unwrap();
+        parts.put_images(device, part, towers[0].view()).unwrap();
+        parts.put_texts(device, part, towers[1].view()).unwrap();
     }
     (0..count).for_each(|part| parts.forward(device, part, &params).unwrap_or_else(|error| panic!("{error}")));
     let [mut outcome, mut dimages, mut dtexts, mut sums] = [vec![0.0; OUTCOME_LEN], vec![], vec![], vec![0.0; 2]];

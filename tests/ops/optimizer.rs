@@ -41,7 +41,7 @@ fn head(grads: &[f32], clip_norm: f32) -> [f32; 2] {
     let hyper = Hyper { lr: 0.0, beta1, beta2, eps, weight_decay, step: 1, clip_norm };
     let (mut partials, mut head) = (vec![0.0; Cpu::PARTIAL * grads.len().div_ceil(NORM_BLOCK)], [0.0; HEAD]);
     Cpu::default().adamw_squares(grads, &mut partials).unwrap();
-    Cpu::default().adamw_scale(&hyper, &partials, &mut head, &hyper.numbers()).unwrap();
+    Cpu::default().adamw_scale(&hyper, &partials, None, &mut head, &hyper.numbers()).unwrap();
     [head[0], head[1]]
 }
 

@@ -1,5 +1,7 @@
 //! What a GPU has to do: the interface that the real one and the emulated one implement.
 
+use std::sync::Arc;
+
 use crate::device::{DeviceError, GpuState, Graph, KernelCounts, Pending};
 use crate::group::{Nccl, Transfer};
 
@@ -342,7 +344,14 @@ pub trait Driver: Send + Sync {
         None
     }
     /// Moves words between the GPUs of all ranks, after all calls so far.
-    fn transfer(&self, nccl: &Nccl, transfer: &Transfer) -> Result<(), DeviceError>;
+    fn transfer(&self, nccl: &Arc<Nccl>, transfer: Transfer) -> Result<(), DeviceError>;
+    /// Queues launches, copies and transfers on the communication stream, after all calls so far, until
+    /// [`Driver::end_fork`].
+    fn begin_fork(&self) -> Result<(), DeviceError>;
+    /// Queues calls on the main stream again.
+    fn end_fork(&self);
+    /// Lets later calls wait for those on the communication stream.
+    fn join(&self) -> Result<(), DeviceError>;
     /// Waits for all calls so far.
     fn synchronize(&self) -> Result<(), DeviceError>;
 }

@@ -2,7 +2,7 @@
 //! in f32.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use half::bf16;
 use ptx_emulator::{Counts, Memory, MemoryError, Module, Options, launch};
@@ -11,7 +11,7 @@ use super::driver::{Arg, DType, Done, Driver, Epilogue, Event, Gemm, Launch, Lau
 use super::{estimate, kernels};
 use crate::device::gemm::{GemmOptions, Operands, Strides, gemm};
 use crate::device::{DeviceError, Graph, KernelCounts, Pending};
-use crate::group::{Nccl, Transfer, block_of};
+use crate::group::{Message, Nccl, Transfer, block_of};
 
 /// Bytes of shared memory that a block may use on a GPU of compute capability 9.0.
 const HOPPER_SHARED: usize = 227 * 1024;
@@ -33,17 +33,27 @@ pub struct Emulated {
     machine: Arc<Machine>,
     /// The calls captured so far, during a capture.
     capture: Mutex<Option<Vec<Call>>>,
+    /// The communication stream: its calls are made when they are joined, as late as a GPU could make them.
+    forked: Mutex<Forked>,
     /// Asynchronous uploads, delayed until they are swapped in: as late as a GPU could make them.
     uploads: Mutex<Vec<(u64, Vec<u8>)>>,
 }
 
-/// A call that can be captured and replayed.
+/// Calls on the communication stream.
+#[derive(Default)]
+struct Forked {
+    active: bool,
+    calls: Vec<Call>,
+}
+
+/// A call that can be captured and replayed, or delayed.
 enum Call {
     Launch { module: &'static str, kernel: String, config: LaunchConfig, args: Vec<Arg> },
     Gemm(Gemm),
     Copy { to: u64, from: u64, bytes: usize },
     Zero { to: u64, bytes: usize },
     MarkUninit { address: u64, bytes: usize },
+    Transfer { nccl: Arc<Nccl>, transfer: Transfer },
 }
 
 struct Captured {
@@ -87,7 +97,12 @@ impl Emulated {
             launches: Mutex::default(),
             done: Mutex::default(),
         };
-        Self { machine: Arc::new(machine), capture: Mutex::default(), uploads: Mutex::default() }
+        Self {
+            machine: Arc::new(machine),
+            capture: Mutex::default(),
+            forked: Mutex::default(),
+            uploads: Mutex::default(),
+        }
     }
 
     fn take_launches(&self) -> BTreeMap<String, Launches> {
@@ -104,8 +119,18 @@ impl Emulated {
         self.machine.memory.allocated()
     }
 
-    /// Executes the call, or captures it.
+    fn forked(&self) -> MutexGuard<'_, Forked> {
+        self.forked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Executes the call, or captures or delays it.
     fn call(&self, call: Call) -> Result<(), DeviceError> {
+        let mut forked = self.forked();
+        if forked.active {
+            forked.calls.push(call);
+            return Ok(());
+        }
+        drop(forked);
         match &mut *self.capture.lock().unwrap_or_else(PoisonError::into_inner) {
             Some(calls) => {
                 calls.push(call);
@@ -144,6 +169,7 @@ impl Machine {
             Call::MarkUninit { address, bytes } => {
                 self.memory.mark_uninit(*address, *bytes).map_err(|error| failed("mark_uninit", &error))
             }
+            Call::Transfer { nccl, transfer } => self.transfer(nccl, transfer),
         }
     }
 
@@ -192,6 +218,43 @@ impl Machine {
 
     fn download(&self, to: &mut [u8], from: u64) -> Result<(), DeviceError> {
         self.memory.read_written(from, to).map_err(|error| failed("download", &error))
+    }
+
+    /// The library gets copies in the host's memory.
+    fn transfer(&self, nccl: &Nccl, transfer: &Transfer) -> Result<(), DeviceError> {
+        let download = |from: u64, words: usize| {
+            let mut copy = vec![0u32; words];
+            self.download(bytemuck::cast_slice_mut(&mut copy), from).map(|()| copy)
+        };
+        match *transfer {
+            Transfer::AllGather { address, block, len } => {
+                let mut all = vec![0u32; len];
+                let own = block_of(nccl.rank(), block, len);
+                all[own.clone()].copy_from_slice(&download(address + 4 * own.start as u64, own.len())?);
+                let address_of_copy = all.as_mut_ptr() as u64;
+                // SAFETY: the copy has all blocks. It is this rank's only memory that the library knows.
+                unsafe { nccl.start(&Transfer::AllGather { address: address_of_copy, block, len }, 0) }?;
+                self.upload(address, bytemuck::cast_slice(&all))
+            }
+            Transfer::AllToAll { ref sends, ref receives } => {
+                let sent = sends.iter().map(|message| download(message.address, message.words));
+                let sent = sent.collect::<Result<Vec<_>, _>>()?;
+                let mut received: Vec<Vec<u32>> = receives.iter().map(|message| vec![0; message.words]).collect();
+                let of_copies = |message: &Message, address| Message { address, ..*message };
+                let copies = Transfer::AllToAll {
+                    sends: sends.iter().zip(&sent).map(|(to, words)| of_copies(to, words.as_ptr() as u64)).collect(),
+                    receives: receives
+                        .iter()
+                        .zip(&mut received)
+                        .map(|(from, words)| of_copies(from, words.as_mut_ptr() as u64))
+                        .collect(),
+                };
+                // SAFETY: as above.
+                unsafe { nccl.start(&copies, 0) }?;
+                let mut arrived = receives.iter().zip(&received);
+                arrived.try_for_each(|(message, words)| self.upload(message.address, bytemuck::cast_slice(words)))
+            }
+        }
     }
 
     fn launch(&self, call: &Launch) -> Result<(), DeviceError> {
@@ -333,36 +396,24 @@ impl Driver for Emulated {
         copies.iter().try_for_each(|&(to, from, bytes)| self.copy(to, from, bytes))
     }
 
-    /// The library gets copies in the host's memory.
-    fn transfer(&self, nccl: &Nccl, transfer: &Transfer) -> Result<(), DeviceError> {
+    fn transfer(&self, nccl: &Arc<Nccl>, transfer: Transfer) -> Result<(), DeviceError> {
         self.not_capturing("a transfer between ranks")?;
-        let download = |(from, words): (u64, usize)| {
-            let mut copy = vec![0u32; words];
-            self.machine.download(bytemuck::cast_slice_mut(&mut copy), from).map(|()| copy)
-        };
-        match *transfer {
-            Transfer::AllGather { address, block, len } => {
-                let mut all = vec![0u32; len];
-                let own = block_of(nccl.rank(), block, len);
-                all[own.clone()].copy_from_slice(&download((address + 4 * own.start as u64, own.len()))?);
-                let address_of_copy = all.as_mut_ptr() as u64;
-                // SAFETY: the copy has all blocks. It is this rank's only memory that the library knows.
-                unsafe { nccl.start(&Transfer::AllGather { address: address_of_copy, block, len }, 0) }?;
-                self.machine.upload(address, bytemuck::cast_slice(&all))
-            }
-            Transfer::AllToAll { ref sends, ref receives } => {
-                let sent = sends.iter().copied().map(download).collect::<Result<Vec<_>, _>>()?;
-                let mut received: Vec<Vec<u32>> = receives.iter().map(|&(_, words)| vec![0; words]).collect();
-                let copies = Transfer::AllToAll {
-                    sends: sent.iter().map(|words| (words.as_ptr() as u64, words.len())).collect(),
-                    receives: received.iter_mut().map(|words| (words.as_mut_ptr() as u64, words.len())).collect(),
-                };
-                // SAFETY: as above.
-                unsafe { nccl.start(&copies, 0) }?;
-                let mut arrived = receives.iter().zip(&received);
-                arrived.try_for_each(|(&(into, _), words)| self.machine.upload(into, bytemuck::cast_slice(words)))
-            }
-        }
+        self.call(Call::Transfer { nccl: nccl.clone(), transfer })
+    }
+
+    fn begin_fork(&self) -> Result<(), DeviceError> {
+        self.not_capturing("forking a stream")?;
+        self.forked().active = true;
+        Ok(())
+    }
+
+    fn end_fork(&self) {
+        self.forked().active = false;
+    }
+
+    fn join(&self) -> Result<(), DeviceError> {
+        let calls = std::mem::take(&mut self.forked().calls);
+        calls.iter().try_for_each(|call| self.machine.make(call))
     }
 
     fn download_async(&self, from: u64, len: usize) -> Result<Pending, DeviceError> {

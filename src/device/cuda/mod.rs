@@ -29,7 +29,7 @@ pub use driver::{Arg, DType, Done, Driver, Epilogue, Event, Gemm, Launch, Launch
 pub use emulated::{Emulated, EmulatorOptions};
 pub use nvidia::Gpu;
 
-use crate::group::{Group, Nccl, Transfer};
+use crate::group::{Group, Message, Nccl, Transfer};
 
 use super::{Device, DeviceError, Elem, Float, GpuState, Graph, KernelCounts, Pending, ProbeSizes};
 
@@ -375,20 +375,37 @@ impl<T: ActType> Device for Cuda<T> {
         let Some(nccl) = &self.nccl else { return self.all_gather_on_host(group, view, len, block) };
         let words = |elements: usize| elements * size_of::<E>() / size_of::<u32>();
         let transfer = Transfer::AllGather { address: view.address, block: words(block), len: words(len) };
-        self.driver.transfer(nccl, &transfer)
+        self.driver.transfer(nccl, transfer)
     }
 
     fn connects_ranks(&self) -> bool {
         self.nccl.is_some()
     }
 
-    fn all_to_all(&self, sends: &[View<'_, f32>], receives: Vec<ViewMut<'_, f32>>) -> Result<(), DeviceError> {
+    fn fork<R>(&self, body: impl FnOnce() -> Result<R, DeviceError>) -> Result<R, DeviceError> {
+        self.driver.begin_fork()?;
+        let result = body();
+        self.driver.end_fork();
+        result
+    }
+
+    fn join(&self) -> Result<(), DeviceError> {
+        self.driver.join()
+    }
+
+    fn all_to_all(
+        &self,
+        sends: Vec<(usize, View<'_, f32>)>,
+        receives: Vec<(usize, ViewMut<'_, f32>)>,
+    ) -> Result<(), DeviceError> {
         let Some(nccl) = &self.nccl else {
             return Err(DeviceError::Unsupported { what: "an exchange between ranks without NCCL".to_owned() });
         };
-        let sends = sends.iter().map(|view| (view.address, view.len)).collect();
-        let receives = receives.iter().map(|view| (view.address, view.len)).collect();
-        self.driver.transfer(nccl, &Transfer::AllToAll { sends, receives })
+        let sends = sends.iter().map(|(rank, view)| Message { rank: *rank, address: view.address, words: view.len });
+        let receives =
+            receives.iter().map(|(rank, view)| Message { rank: *rank, address: view.address, words: view.len });
+        let (sends, receives) = (sends.collect(), receives.collect());
+        self.driver.transfer(nccl, Transfer::AllToAll { sends, receives })
     }
 
     fn on_host<E: Elem, R>(

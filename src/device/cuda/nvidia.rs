@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_void};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use cudarc::driver::sys::{
@@ -40,10 +41,15 @@ unsafe impl Send for Module {}
 // SAFETY: as above.
 unsafe impl Send for Function {}
 
-/// The GPU of one context, with one stream on which everything but asynchronous uploads runs in order.
+/// The GPU of one context. Everything runs in order on one stream, but for asynchronous uploads and what is forked.
 pub struct Gpu {
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
+    /// For transfers between ranks, while `forked`, with the events before and after them.
+    comm_stream: Arc<CudaStream>,
+    forked: AtomicBool,
+    fork: CudaEvent,
+    join: CudaEvent,
     /// For asynchronous uploads, with the events before and after them.
     copy_stream: Arc<CudaStream>,
     taken: CudaEvent,
@@ -116,12 +122,17 @@ impl Gpu {
         unsafe { context.disable_event_tracking() };
         let stream = context.new_stream().map_err(failed("making a stream"))?;
         let copy_stream = context.new_stream().map_err(failed("making a stream"))?;
+        let comm_stream = context.new_stream().map_err(failed("making a stream"))?;
         let event = || context.new_event(None).map_err(failed("making an event"));
-        let (taken, arrived) = (event()?, event()?);
+        let (taken, arrived, fork, join) = (event()?, event()?, event()?, event()?);
         let (loaded, staging, cublaslt) = (Mutex::default(), Staging::default(), CublasLt::new()?);
         Ok(Self {
             context,
             stream,
+            comm_stream,
+            forked: AtomicBool::new(false),
+            fork,
+            join,
             copy_stream,
             taken,
             arrived,
@@ -146,6 +157,11 @@ impl Gpu {
         };
         result.result().ok()?;
         Nvml::open(CStr::from_bytes_until_nul(&bus_id).ok()?)
+    }
+
+    /// The stream that calls are queued on.
+    fn current(&self) -> &CudaStream {
+        if self.forked.load(Ordering::Relaxed) { &self.comm_stream } else { &self.stream }
     }
 
     fn bind(&self) -> Result<(), DeviceError> {
@@ -215,7 +231,10 @@ impl Driver for Gpu {
 
     fn free(&self, address: u64) {
         // Work on the streams may still use the memory. There is no error to return; the next driver call reports it.
-        if self.bind().and_then(|()| self.synchronize()).is_ok() && self.copy_stream.synchronize().is_ok() {
+        let others = [&self.copy_stream, &self.comm_stream];
+        if self.bind().and_then(|()| self.synchronize()).is_ok()
+            && others.iter().all(|stream| stream.synchronize().is_ok())
+        {
             // SAFETY: `address` came from `allocate`, and nothing runs any more.
             let _ = unsafe { result::free_sync(address) };
         }
@@ -255,10 +274,29 @@ impl Driver for Gpu {
         self.taken.record(&self.stream).map_err(wrong())
     }
 
-    fn transfer(&self, nccl: &Nccl, transfer: &Transfer) -> Result<(), DeviceError> {
+    fn transfer(&self, nccl: &Arc<Nccl>, transfer: Transfer) -> Result<(), DeviceError> {
         self.bind()?;
-        // SAFETY: the addresses are those of views, which lie in allocated memory; all use of it is on this stream.
-        Ok(unsafe { nccl.start(transfer, self.stream.cu_stream() as u64) }?)
+        // SAFETY: the addresses are those of views, which lie in allocated memory; all use of it is on this stream, or
+        // ordered by `begin_fork` and `join`.
+        Ok(unsafe { nccl.start(&transfer, self.current().cu_stream() as u64) }?)
+    }
+
+    fn begin_fork(&self) -> Result<(), DeviceError> {
+        let wrong = || failed("forking a stream");
+        self.fork.record(&self.stream).map_err(wrong())?;
+        self.comm_stream.wait(&self.fork).map_err(wrong())?;
+        self.forked.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn end_fork(&self) {
+        self.forked.store(false, Ordering::Relaxed);
+    }
+
+    fn join(&self) -> Result<(), DeviceError> {
+        let wrong = || failed("joining a stream");
+        self.join.record(&self.comm_stream).map_err(wrong())?;
+        self.stream.wait(&self.join).map_err(wrong())
     }
 
     fn download_async(&self, from: u64, len: usize) -> Result<Pending, DeviceError> {
@@ -271,14 +309,14 @@ impl Driver for Gpu {
     fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<(), DeviceError> {
         self.bind()?;
         // SAFETY: both ranges were allocated.
-        unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) }
+        unsafe { result::memcpy_dtod_async(to, from, bytes, self.current().cu_stream()) }
             .map_err(failed(format!("a copy of {bytes} bytes")))
     }
 
     fn zero(&self, to: u64, bytes: usize) -> Result<(), DeviceError> {
         self.bind()?;
         // SAFETY: the range was allocated.
-        unsafe { result::memset_d8_async(to, 0, bytes, self.stream.cu_stream()) }
+        unsafe { result::memset_d8_async(to, 0, bytes, self.current().cu_stream()) }
             .map_err(failed(format!("zeroing {bytes} bytes")))
     }
 
@@ -290,7 +328,7 @@ impl Driver for Gpu {
         let shared = call.config.shared as u32;
         // SAFETY: the arguments agree with the kernel's declaration, and accesses stay in bounds: the tests run every
         // kernel in emulation, which checks both. The driver copies the arguments before it returns.
-        unsafe { result::launch_kernel(function, blocks, threads, shared, self.stream.cu_stream(), &mut params) }
+        unsafe { result::launch_kernel(function, blocks, threads, shared, self.current().cu_stream(), &mut params) }
             .map_err(|error| DeviceError::Kernel {
                 kernel: call.kernel.to_owned(),
                 problem: format!("{error}; {:?}", call.config),

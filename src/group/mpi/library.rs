@@ -10,7 +10,7 @@ use crate::group::library::{cause, open_first};
 use crate::group::{GroupError, Launcher};
 
 /// A handle of the library.
-type Handle = usize;
+pub(super) type Handle = usize;
 /// Function types, as in mpi.h.
 type Init = unsafe extern "C" fn(*mut c_void, *mut c_void, c_int, *mut c_int) -> c_int;
 type Query = unsafe extern "C" fn(Handle, *mut c_int) -> c_int;
@@ -18,12 +18,42 @@ type AllGather =
     unsafe extern "C" fn(Handle, c_int, Handle, *mut u32, *const c_int, *const c_int, Handle, Handle) -> c_int;
 type Gather =
     unsafe extern "C" fn(Handle, c_int, Handle, *mut u32, *const c_int, *const c_int, Handle, c_int, Handle) -> c_int;
-type AllToAll = unsafe extern "C" fn(*const u32, c_int, Handle, *mut u32, c_int, Handle, Handle) -> c_int;
+type StartAllToAll = unsafe extern "C" fn(
+    *const u32,
+    *const c_int,
+    *const c_int,
+    Handle,
+    *mut u32,
+    *const c_int,
+    *const c_int,
+    Handle,
+    Handle,
+    *mut Handle,
+) -> c_int;
+type StartAllGather = unsafe extern "C" fn(
+    Handle,
+    c_int,
+    Handle,
+    *mut u32,
+    *const c_int,
+    *const c_int,
+    Handle,
+    Handle,
+    *mut Handle,
+) -> c_int;
+type Test = unsafe extern "C" fn(*mut Handle, *mut c_int, *mut Status) -> c_int;
+type Wait = unsafe extern "C" fn(*mut Handle, *mut Status) -> c_int;
 type Broadcast = unsafe extern "C" fn(*mut u32, c_int, Handle, c_int, Handle) -> c_int;
 type Describe = unsafe extern "C" fn(*mut c_char, *mut c_int) -> c_int;
 type Explain = unsafe extern "C" fn(c_int, *mut c_char, *mut c_int) -> c_int;
 type Abort = unsafe extern "C" fn(Handle, c_int) -> c_int;
 type Finalize = unsafe extern "C" fn() -> c_int;
+
+/// Room for an `MPI_Status`, which has at most 32 bytes.
+type Status = [u64; 8];
+
+/// Numbers and starts of the words of each rank.
+pub(super) type Blocks = [Vec<c_int>; 2];
 
 /// Constants in which the ABIs differ.
 #[derive(Clone, Copy)]
@@ -198,13 +228,73 @@ impl MpiLibrary {
         self.check(NAME, code)
     }
 
-    /// `each`: words of a block.
-    pub(super) fn all_to_all(&self, parts: &[u32], received: &mut [u32], each: c_int) -> Result<(), GroupError> {
-        const NAME: &str = "MPI_Alltoall";
+    /// Starts an exchange and returns its request. MPICH's are 32 bits wide, and the rest of the handle stays zero.
+    ///
+    /// # Safety
+    /// All blocks lie in `parts` and `received`. These and the blocks stay where they are until the request is complete.
+    pub(super) unsafe fn start_all_to_all(
+        &self,
+        (parts, to): (&[u32], &Blocks),
+        (received, from): (&mut [u32], &Blocks),
+    ) -> Result<Handle, GroupError> {
+        const NAME: &str = "MPI_Ialltoallv";
         let Abi { world, word, .. } = self.abi;
-        let call = self.function::<AllToAll>(NAME)?;
-        // SAFETY: both have as many blocks as there are ranks.
-        let code = unsafe { call(parts.as_ptr(), each, word, received.as_mut_ptr(), each, word, world) };
+        let call = self.function::<StartAllToAll>(NAME)?;
+        let mut request = 0;
+        let ([to, to_starts], [from, from_starts]) = (to, from);
+        // SAFETY: as the caller promises.
+        let code = unsafe {
+            call(
+                parts.as_ptr(),
+                to.as_ptr(),
+                to_starts.as_ptr(),
+                word,
+                received.as_mut_ptr(),
+                from.as_ptr(),
+                from_starts.as_ptr(),
+                word,
+                world,
+                &raw mut request,
+            )
+        };
+        self.check(NAME, code)?;
+        Ok(request)
+    }
+
+    /// As [`Self::start_all_to_all`], for [`Self::all_gather`].
+    ///
+    /// # Safety
+    /// All blocks lie in `all`, and both stay where they are until the request is complete.
+    pub(super) unsafe fn start_all_gather(&self, all: &mut [u32], blocks: &Blocks) -> Result<Handle, GroupError> {
+        const NAME: &str = "MPI_Iallgatherv";
+        let Abi { world, word, in_place, .. } = self.abi;
+        let call = self.function::<StartAllGather>(NAME)?;
+        let ([counts, starts], mut request) = (blocks, 0);
+        // SAFETY: as the caller promises.
+        let code = unsafe {
+            let (counts, starts) = (counts.as_ptr(), starts.as_ptr());
+            call(in_place, 0, word, all.as_mut_ptr(), counts, starts, word, world, &raw mut request)
+        };
+        self.check(NAME, code)?;
+        Ok(request)
+    }
+
+    /// Whether a request is complete.
+    pub(super) fn test(&self, request: &mut Handle) -> Result<bool, GroupError> {
+        const NAME: &str = "MPI_Test";
+        let (mut complete, mut status) = (0, Status::default());
+        // SAFETY: a request of this library, and room for its status.
+        let code = unsafe { self.function::<Test>(NAME)?(request, &raw mut complete, &raw mut status) };
+        self.check(NAME, code)?;
+        Ok(complete != 0)
+    }
+
+    /// Waits for a request.
+    pub(super) fn wait(&self, request: &mut Handle) -> Result<(), GroupError> {
+        const NAME: &str = "MPI_Wait";
+        let mut status = Status::default();
+        // SAFETY: as above.
+        let code = unsafe { self.function::<Wait>(NAME)?(request, &raw mut status) };
         self.check(NAME, code)
     }
 

@@ -1,21 +1,41 @@
 //! Ranks connected by an MPI library.
 
 mod library;
+mod request;
 
 use std::ffi::c_int;
 use std::fmt::{self, Debug, Formatter};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use self::library::MpiLibrary;
-use super::{Group, GroupError, Launched, Place, block_of};
+use self::library::{Blocks, MpiLibrary};
+use self::request::Request;
+use super::{Exchange, Group, GroupError, Launched, Place, block_of};
 
 /// A rank of `MPI_COMM_WORLD`.
 pub struct Mpi {
+    connection: Arc<Connection>,
+    launched: Launched,
+    version: String,
+}
+
+/// An initialised library, until the last exchange is over.
+struct Connection {
     library: MpiLibrary,
     /// Calls must not overlap.
     calls: Mutex<()>,
-    launched: Launched,
-    version: String,
+}
+
+impl Connection {
+    /// Held during a call of the library.
+    fn call(&self) -> MutexGuard<'_, ()> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.library.finalize();
+    }
 }
 
 /// Words of a message. MPI counts them in a C integer.
@@ -39,36 +59,34 @@ impl Mpi {
             return Err(GroupError::Launch { problem });
         }
         let version = library.version();
-        Ok(Self { library, calls: Mutex::new(()), launched, version })
+        Ok(Self { connection: Arc::new(Connection { library, calls: Mutex::new(()) }), launched, version })
     }
 
-    /// Held during a call of the library.
-    fn call(&self) -> MutexGuard<'_, ()> {
-        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Lengths and starts of the ranks' blocks.
-    fn blocks(&self, block: usize, len: usize) -> Result<[Vec<c_int>; 2], GroupError> {
+    /// Numbers and starts of words that lie one after the other.
+    fn blocks(counts: impl Iterator<Item = usize>) -> Result<Blocks, GroupError> {
         let int = |number: usize| {
-            let problem = || GroupError::Call { call: "MPI", problem: format!("{len} words are too many at once") };
+            let problem = || GroupError::Call { call: "MPI", problem: format!("{number} words are too many at once") };
             c_int::try_from(number).map_err(|_| problem())
         };
-        let blocks = || (0..self.size()).map(|rank| block_of(rank, block, len));
-        let counts = blocks().map(|range| int(range.len())).collect::<Result<_, _>>()?;
-        Ok([counts, blocks().map(|range| int(range.start)).collect::<Result<_, _>>()?])
+        let mut blocks = Blocks::default();
+        let mut start = 0;
+        for count in counts {
+            blocks[0].push(int(count)?);
+            blocks[1].push(int(start)?);
+            start += count;
+        }
+        Ok(blocks)
+    }
+
+    /// Those of [`Group::all_gather`].
+    fn equal_blocks(&self, block: usize, len: usize) -> Result<Blocks, GroupError> {
+        Self::blocks((0..self.size()).map(|rank| block_of(rank, block, len).len()))
     }
 }
 
 impl Debug for Mpi {
     fn fmt(&self, f: &mut Formatter) -> fmt::Result {
         f.debug_struct("Mpi").field("launched", &self.launched).field("version", &self.version).finish()
-    }
-}
-
-impl Drop for Mpi {
-    fn drop(&mut self) {
-        let _call = self.call();
-        self.library.finalize();
     }
 }
 
@@ -82,30 +100,36 @@ impl Group for Mpi {
     }
 
     fn all_gather(&self, all: &mut [u32], block: usize) -> Result<(), GroupError> {
-        let [counts, starts] = self.blocks(block, all.len())?;
-        let _call = self.call();
-        self.library.all_gather(all, &counts, &starts)
+        let [counts, starts] = self.equal_blocks(block, all.len())?;
+        let _call = self.connection.call();
+        self.connection.library.all_gather(all, &counts, &starts)
     }
 
     fn gather(&self, own: &[u32], all: &mut [u32], block: usize, len: usize) -> Result<(), GroupError> {
-        let [counts, starts] = self.blocks(block, len)?;
-        let _call = self.call();
-        self.library.gather(own, all, &counts, &starts)
+        let [counts, starts] = self.equal_blocks(block, len)?;
+        let _call = self.connection.call();
+        self.connection.library.gather(own, all, &counts, &starts)
     }
 
-    fn all_to_all(&self, parts: &[u32], received: &mut [u32]) -> Result<(), GroupError> {
-        let [counts, _] = self.blocks(parts.len() / self.size(), parts.len())?;
-        let _call = self.call();
-        self.library.all_to_all(parts, received, counts[0])
+    fn start_all_to_all(&self, parts: Vec<u32>, to: &[usize], from: &[usize]) -> Result<Box<dyn Exchange>, GroupError> {
+        let blocks = [Self::blocks(to.iter().copied())?, Self::blocks(from.iter().copied())?];
+        Ok(Box::new(Request::all_to_all(self.connection.clone(), parts, blocks, from.iter().sum())?))
+    }
+
+    fn start_all_gather(&self, own: Vec<u32>, block: usize, len: usize) -> Result<Box<dyn Exchange>, GroupError> {
+        let mut all = vec![0; len];
+        all[block_of(self.rank(), block, len)].copy_from_slice(&own);
+        let blocks = self.equal_blocks(block, len)?;
+        Ok(Box::new(Request::all_gather(self.connection.clone(), all, blocks)?))
     }
 
     fn broadcast(&self, words: &mut [u32]) -> Result<(), GroupError> {
-        let _call = self.call();
-        words.chunks_mut(MESSAGE).try_for_each(|words| self.library.broadcast(words))
+        let _call = self.connection.call();
+        words.chunks_mut(MESSAGE).try_for_each(|words| self.connection.library.broadcast(words))
     }
 
     fn abort(&self) {
         // The lock is held by a call that may never return.
-        self.library.abort();
+        self.connection.library.abort();
     }
 }

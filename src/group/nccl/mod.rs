@@ -19,13 +19,25 @@ pub enum Transfer {
         /// Words of all blocks.
         len: usize,
     },
-    /// Sends words to each rank and receives words from each, itself included.
+    /// Sends words to ranks and receives words from ranks, perhaps from itself. Between two ranks, messages arrive in
+    /// the order of the lists.
     AllToAll {
-        /// Address and number of the words for each rank.
-        sends: Vec<(u64, usize)>,
-        /// Address and number of the words from each rank.
-        receives: Vec<(u64, usize)>,
+        /// Words to send.
+        sends: Vec<Message>,
+        /// Words to receive.
+        receives: Vec<Message>,
     },
+}
+
+/// Words that go to a rank, or come from one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// The other rank.
+    pub rank: usize,
+    /// Where they are, or will be.
+    pub address: u64,
+    /// Their number.
+    pub words: usize,
 }
 
 /// This rank's connection to the GPUs of the others.
@@ -94,18 +106,14 @@ impl Nccl {
                 })
             }
             Transfer::AllToAll { sends, receives } => self.library.grouped(self.comm, || {
-                for (peer, (&(from, sent), &(into, received))) in sends.iter().zip(receives).enumerate() {
+                for &Message { rank, address, words } in sends.iter().filter(|message| message.words > 0) {
                     // SAFETY: as the caller promises.
-                    unsafe {
-                        if sent > 0 {
-                            self.library.send(from, sent, peer, to)?;
-                        }
-                        if received > 0 {
-                            self.library.receive(into, received, peer, to)?;
-                        }
-                    }
+                    unsafe { self.library.send(address, words, rank, to) }?;
                 }
-                Ok(())
+                receives.iter().filter(|message| message.words > 0).try_for_each(|&Message { rank, address, words }| {
+                    // SAFETY: as above.
+                    unsafe { self.library.receive(address, words, rank, to) }
+                })
             }),
         }
     }

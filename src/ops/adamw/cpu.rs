@@ -19,9 +19,21 @@ impl AdamW for Cpu {
         Ok(())
     }
 
-    fn adamw_scale(&self, hyper: &Hyper, partials: &[f32], head: &mut [f32], _: &[f32]) -> Result<(), DeviceError> {
+    fn adamw_scale(
+        &self,
+        hyper: &Hyper,
+        partials: &[f32],
+        order: Option<&[i32]>,
+        head: &mut [f32],
+        _: &[f32],
+    ) -> Result<(), DeviceError> {
         let partials = partials.as_chunks::<2>().0;
-        let norm = partials.iter().map(|&partial| bytemuck::cast::<[f32; 2], f64>(partial)).sum::<f64>().sqrt();
+        let value = |partial: [f32; 2]| bytemuck::cast::<_, f64>(partial);
+        let sum: f64 = match order {
+            Some(order) => order.iter().map(|place| value(partials[*place as usize])).sum(),
+            None => partials.iter().copied().map(value).sum(),
+        };
+        let norm = sum.sqrt();
         let clip = f64::from(hyper.clip_norm);
         head[0] = norm as f32;
         head[1] = match norm.is_finite() {

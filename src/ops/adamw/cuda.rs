@@ -22,11 +22,13 @@ impl<T: ActType> AdamW for Cuda<T> {
         &self,
         _: &Hyper,
         partials: View<'_, f32>,
+        order: Option<View<'_, i32>>,
         head: ViewMut<'_, f32>,
         numbers: View<'_, f32>,
     ) -> Result<(), DeviceError> {
-        let count = partials.len();
-        self.launch("adamw", "adamw_scale", LaunchConfig::blocks(1, 256), args![partials, head, count, numbers])
+        let count = order.as_ref().map_or(partials.len(), View::len);
+        let args = args![partials, order, head, count, numbers];
+        self.launch("adamw", "adamw_scale", LaunchConfig::blocks(1, 256), args)
     }
 
     fn adamw_update(&self, _: &Hyper, update: Update<'_, Self>) -> Result<(), DeviceError> {

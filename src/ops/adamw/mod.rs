@@ -87,11 +87,13 @@ pub trait AdamW: Device {
     fn adamw_squares(&self, grads: Self::View<'_, f32>, partials: Self::ViewMut<'_, f32>) -> Result<(), DeviceError>;
 
     /// From the partials of the whole arena: `head[0]` is the L2 norm of the gradients, and `head[1]` the factor by
-    /// which they are clipped, NaN if the norm is not finite. `head`: [`HEAD`] floats.
+    /// which they are clipped, NaN if the norm is not finite. `head`: [`HEAD`] floats; `order`: the place of each block
+    /// in `partials`, if they are not in the order of the arena.
     fn adamw_scale(
         &self,
         hyper: &Hyper,
         partials: Self::View<'_, f32>,
+        order: Option<Self::View<'_, i32>>,
         head: Self::ViewMut<'_, f32>,
         numbers: Self::View<'_, f32>,
     ) -> Result<(), DeviceError>;

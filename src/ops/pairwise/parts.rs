@@ -4,7 +4,7 @@ use super::{Contrastive, Gradients, Inputs, Lse, OUTCOME_LEN, PairLoss, Pairwise
 use crate::autograd::{GradMut, ParamId, Parameters};
 use crate::device::{Buffer, Device, DeviceError, Pending};
 
-/// A loss over all pairs of a batch that is computed part by part: embeddings of all parts ([`Self::gather`]), then the
+/// A loss over all pairs of a batch that is computed part by part: embeddings of all parts ([`Self::put_images`]), then the
 /// forward pass of each part, then the backward pass of each part.
 ///
 /// The results of a part depend on the embeddings and on the sizes alone, not on when or where other parts are
@@ -78,38 +78,37 @@ impl<D: Pairwise> Parts<D> {
         shape_of(part, [self.count, self.rows, self.width])
     }
 
-    /// Copies the embeddings of a part, `[rows, width]` each, unit rows.
+    /// Copies the embeddings of a part's images, `[rows, width]`, unit rows.
     ///
     /// # Errors
     /// If the device fails.
-    pub fn gather(
-        &mut self,
-        device: &D,
-        part: usize,
-        images: D::View<'_, f32>,
-        texts: D::View<'_, f32>,
-    ) -> Result<(), DeviceError> {
+    pub fn put_images(&mut self, device: &D, part: usize, images: D::View<'_, f32>) -> Result<(), DeviceError> {
         let len = self.rows * self.width;
-        let own = part * len..(part + 1) * len;
-        device.copy(self.images.range_mut(own.clone()), images)?;
-        device.copy(self.texts.range_mut(own), texts)
+        device.copy(self.images.range_mut(part * len..(part + 1) * len), images)
     }
 
-    /// Completes the embeddings of all parts, if others have computed some: calls `exchange` with each buffer and its
-    /// elements for one part.
+    /// As [`Self::put_images`], of its texts.
     ///
     /// # Errors
-    /// If `exchange` fails.
-    pub fn share_embeddings(
-        &mut self,
-        exchange: impl Fn(&mut Buffer<D, f32>, usize) -> Result<(), DeviceError>,
-    ) -> Result<(), DeviceError> {
-        let each = self.rows * self.width;
-        exchange(&mut self.images, each)?;
-        exchange(&mut self.texts, each)
+    /// If the device fails.
+    pub fn put_texts(&mut self, device: &D, part: usize, texts: D::View<'_, f32>) -> Result<(), DeviceError> {
+        let len = self.rows * self.width;
+        device.copy(self.texts.range_mut(part * len..(part + 1) * len), texts)
     }
 
-    /// As [`Self::share_embeddings`], for the results of the forward passes.
+    /// The embeddings of the images of all parts, and the elements of a part, to be completed if others have computed
+    /// some.
+    pub fn images_mut(&mut self) -> (&mut Buffer<D, f32>, usize) {
+        (&mut self.images, self.rows * self.width)
+    }
+
+    /// As [`Self::images_mut`], of the texts.
+    pub fn texts_mut(&mut self) -> (&mut Buffer<D, f32>, usize) {
+        (&mut self.texts, self.rows * self.width)
+    }
+
+    /// Completes the results of the forward passes of all parts, if others have computed some: calls `exchange` with
+    /// each buffer and its elements for one part.
     ///
     /// # Errors
     /// If `exchange` fails.

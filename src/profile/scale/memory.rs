@@ -2,14 +2,13 @@
 
 use serde::Serialize;
 
-use super::step::BUCKET;
-use super::{Plan, Schedule};
+use super::{Plan, levels};
 use crate::device::Cpu;
 use crate::model::Flip;
 use crate::ops::AllOps;
 use crate::ops::pairwise::Parts;
 use crate::optim::Slices;
-use crate::train::{Keep, StepSize, exchange_piece, step_bytes};
+use crate::train::{Keep, StepSize, buffer_bytes, step_bytes};
 
 /// Bytes of one kind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -29,7 +28,7 @@ fn planned<D: AllOps>(flip: &Flip, size: StepSize) -> [usize; 2] {
 }
 
 /// By kind, for rank 0. Those on CPUs exchange through buffers of the host, which are counted, too.
-pub(super) fn held(plan: &Plan<'_>, schedule: Schedule, ranks: usize) -> Vec<Held> {
+pub(super) fn held(plan: &Plan<'_>, ranks: usize) -> Vec<Held> {
     let flip = plan.flip;
     let size = StepSize { batch: plan.size.batch * ranks, micro_batches: ranks, ranks, keep: Keep::All, ..plan.size };
     #[cfg(feature = "cuda")]
@@ -41,18 +40,12 @@ pub(super) fn held(plan: &Plan<'_>, schedule: Schedule, ranks: usize) -> Vec<Hel
     let [activations, gathered] = planned::<Cpu>(flip, size);
     let arena = flip.layout().arena_len();
     let slices = Slices::new(arena, ranks);
-    let buffers = match schedule {
-        _ if ranks == 1 => 0,
-        // What arrives, and through the host what a rank sends, too.
-        Schedule::AsItIs => (if plan.gpus { 1 } else { 2 }) * 4 * ranks * exchange_piece(slices, ranks, plan.gpus),
-        // One bucket arrives while the one before is added up.
-        Schedule::Overlapped => 2 * BUCKET,
-    };
+    let buffers = if ranks == 1 { 0 } else { buffer_bytes(&slices, &levels(plan, ranks), plan.gpus) };
     let held = [
         ("weights", 4 * arena),
         ("weights in bf16", if plan.bf16_copy { 2 * arena } else { 0 }),
         ("gradients", 4 * arena),
-        ("moments", 8 * slices.of(0).len()),
+        ("moments", 8 * slices.own_len(0)),
         ("activations", activations),
         ("gathered embeddings", gathered),
         ("exchange buffers", buffers),

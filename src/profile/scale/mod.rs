@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `times` | the times of one rank's step |
 //! | `network`, `measure` | how long an exchange takes; the network of a group that is there |
-//! | `step` | the events of a step, in two schedules |
+//! | `step` | the events of a step, as it is and as it is planned |
 //! | `traffic`, `memory` | bytes that a rank sends, and that it holds |
 //! | `picture` | the events as a picture |
 //!
@@ -30,7 +30,7 @@ pub use self::times::{Layer, Measured, Source, StepTimes};
 pub use self::traffic::Sent;
 
 use crate::model::Flip;
-use crate::train::StepSize;
+use crate::train::{Levels, StepSize};
 
 /// What can be wrong with the input of a simulation.
 #[derive(Debug, thiserror::Error)]
@@ -57,23 +57,22 @@ pub enum ScaleError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Schedule {
-    /// What the trainer does: embeddings are gathered after both towers, gradients exchanged after the backward pass,
-    /// weights gathered in f32, and then their bf16 copy on a GPU; ranks of all nodes exchange directly.
+    /// What the trainer does: images' embeddings are gathered beside the text tower, gradients are exchanged in buckets
+    /// beside the backward pass, within nodes and then between them, and weights are gathered in f32 after the update.
     AsItIs,
-    /// What is planned: images' embeddings are gathered under the text tower, gradients in buckets of layers under the
-    /// backward pass, weights in bf16 under the next forward pass; within nodes, and between them.
-    Overlapped,
+    /// What is planned: weights are gathered in bf16, and beside the next forward pass.
+    Planned,
 }
 
 impl Schedule {
     /// Both.
-    pub const ALL: [Self; 2] = [Self::AsItIs, Self::Overlapped];
+    pub const ALL: [Self; 2] = [Self::AsItIs, Self::Planned];
 
     /// For a user.
     pub fn name(self) -> &'static str {
         match self {
             Self::AsItIs => "as it is",
-            Self::Overlapped => "overlapped (planned)",
+            Self::Planned => "planned",
         }
     }
 }
@@ -145,10 +144,7 @@ impl Simulated {
 pub fn simulate(plan: &Plan<'_>, schedule: Schedule, ranks: usize) -> Simulated {
     let ranks = ranks.max(1);
     let (batch, times) = (plan.times.batch * ranks, &plan.times);
-    let clock = match schedule {
-        Schedule::AsItIs => step::as_it_is(plan, ranks),
-        Schedule::Overlapped => step::overlapped(plan, ranks),
-    };
+    let clock = step::events(plan, schedule, ranks);
     let waiting_seconds = step::waiting(plan, ranks);
     let step_seconds = clock.now() + waiting_seconds;
     Simulated {
@@ -164,9 +160,17 @@ pub fn simulate(plan: &Plan<'_>, schedule: Schedule, ranks: usize) -> Simulated 
         samples_per_second: batch as f64 / step_seconds,
         samples_per_second_and_rank: times.batch as f64 / step_seconds,
         sent: traffic::sent(plan, schedule, ranks),
-        memory: memory::held(plan, schedule, ranks),
+        memory: memory::held(plan, ranks),
         spans: clock.into_spans(),
     }
+}
+
+/// The places of ranks, as they tell each other: number on the node, and ranks of the node.
+fn levels(plan: &Plan<'_>, ranks: usize) -> Levels {
+    let (local, _) = plan.network.nodes(ranks);
+    let left = |rank: usize| (ranks - rank / local * local).min(local);
+    let places: Vec<_> = (0..ranks).map(|rank| [(rank % local) as u32, left(rank) as u32]).collect();
+    Levels::plan(0, &places)
 }
 
 #[cfg(test)]

@@ -1,15 +1,15 @@
 //! The events of a step: what the ranks compute, and what they exchange meanwhile.
 
+use std::ops::Range;
+
 use serde::Serialize;
 
 use super::traffic::{OUTCOME_BYTES, norm_bytes};
-use super::{Call, Plan, Size};
-use crate::ops::adamw::NORM_BLOCK;
+use super::{Call, Plan, Schedule, Size, levels};
 use crate::optim::Slices;
-use crate::train::exchange_piece;
 
-/// Gradients that are exchanged at once, at least, in bytes.
-pub(super) const BUCKET: usize = 25_000_000;
+/// Weights that the next forward pass waits for in any case, in bytes.
+const BUCKET: f64 = 25e6;
 /// The share of the next forward pass under which weights can be gathered: the last layers must not wait for theirs.
 const FORWARD_THAT_HIDES: f64 = 0.8;
 /// The share of the jitter's work that ranks wait for: what comes after the last exchange is not waited for.
@@ -112,81 +112,73 @@ fn needs_lse(plan: &Plan<'_>) -> bool {
     plan.flip.loss_scalars().1.is_none()
 }
 
-/// What the trainer does (`train/pass`): one thing after the other.
-pub(super) fn as_it_is(plan: &Plan<'_>, ranks: usize) -> Clock {
-    let (mut clock, times, network) = (Clock::default(), &plan.times, &plan.network);
-    let call = |call, bytes: f64, size| network.one_level(call, bytes, size, ranks);
-    let gather = |bytes: f64| call(Call::Gather, bytes, Size::Large);
-    let few = |bytes: f64| call(Call::Gather, bytes, Size::Small);
+/// The events of a step, in the order of `train/pass`.
+pub(super) fn events(plan: &Plan<'_>, schedule: Schedule, ranks: usize) -> Clock {
+    let (mut clock, times) = (Clock::default(), &plan.times);
+    let gather = |bytes: f64, size| plan.network.one_level(Call::Gather, bytes, size, ranks);
+    let few = |bytes: f64| gather(bytes, Size::Small);
+    let embeddings = gather(embedding_bytes(plan, ranks), Size::Large);
     let loss = times.loss_over(times.batch * ranks, plan.flip.config.embed_dim);
     clock.compute("vision forward", times.forward[0]);
+    clock.start("images' embeddings", embeddings);
     clock.compute("text forward", times.forward[1]);
-    clock.exchange("images' embeddings", gather(embedding_bytes(plan, ranks)));
-    clock.exchange("texts' embeddings", gather(embedding_bytes(plan, ranks)));
+    clock.exchange("texts' embeddings", embeddings);
     clock.compute("loss forward", loss[0]);
     let lse = if needs_lse(plan) { 2.0 * few(lse_bytes(plan, ranks)) } else { 0.0 };
     clock.exchange("log-sum-exps and counts", lse + few((OUTCOME_BYTES * ranks) as f64));
     clock.compute("loss backward", loss[1]);
-    for layer in &times.backward {
-        clock.compute(&format!("{} backward", layer.name), layer.seconds);
-    }
-    let arena = plan.flip.layout().arena_len();
-    if ranks > 1 {
-        let slices = Slices::new(arena, ranks);
-        let piece = exchange_piece(slices, ranks, plan.gpus);
-        let calls = slices.each().div_ceil(piece);
-        let each = call(Call::Exchange, (4 * piece * ranks) as f64, Size::Large);
-        clock.exchange("gradients", calls as f64 * each);
-        let passes = match plan.gpus {
-            // Additions read two numbers and write one; the sum is copied.
-            true => slices.each() * (3 * (ranks - 1) + 2),
-            // Parts are copied together, and what arrives is read.
-            false => 3 * calls * piece * ranks,
-        };
-        clock.compute("sum of gradients", 4.0 * passes as f64 / times.memory_rate);
-        clock.exchange("norm", few(norm_bytes(plan, arena.div_ceil(NORM_BLOCK)) as f64));
-    }
-    clock.compute("update", times.update / ranks as f64);
-    clock.exchange("weights", gather(4.0 * arena as f64));
-    if plan.bf16_copy {
-        clock.exchange("weights in bf16", gather(2.0 * arena as f64));
+    let slices = Slices::new(plan.flip.layout().arena_len(), ranks);
+    backward(plan, &mut clock, &slices);
+    clock.exchange("norm", few(norm_bytes(plan, ranks * slices.norm_blocks()) as f64));
+    match schedule {
+        Schedule::AsItIs => {
+            for bucket in slices.buckets() {
+                let share = bucket.len() as f64 / slices.arena_len() as f64;
+                clock.compute("update", share * times.update / ranks as f64);
+                clock.start("weights", gather(4.0 * bucket.len() as f64, Size::Large));
+            }
+            clock.wait();
+        }
+        Schedule::Planned => {
+            clock.compute("update", times.update / ranks as f64);
+            let weights = if plan.bf16_copy { 2.0 } else { 4.0 } * slices.arena_len() as f64;
+            let [all, first] = [weights, weights.min(BUCKET)].map(|bytes| gather(bytes, Size::Large));
+            let hidden = FORWARD_THAT_HIDES * (times.forward[0] + times.forward[1]);
+            clock.exchange("weights", first.max(all - hidden));
+            // The rest runs under the next forward pass.
+            clock.compute("slower beside the weights", (all - first).max(0.0).min(hidden) * plan.network.steal);
+        }
     }
     clock
 }
 
-/// What is planned: exchanges run under the computation, which they slow down, within nodes and then between them.
-pub(super) fn overlapped(plan: &Plan<'_>, ranks: usize) -> Clock {
-    let (mut clock, times, network) = (Clock::default(), &plan.times, &plan.network);
-    let move_bytes = |bytes: f64| network.two_level(bytes, Size::Large, ranks);
-    let loss = times.loss_over(times.batch * ranks, plan.flip.config.embed_dim);
-    clock.compute("vision forward", times.forward[0]);
-    clock.start("images' embeddings", move_bytes(embedding_bytes(plan, ranks)));
-    clock.compute("text forward", times.forward[1]);
-    clock.exchange("texts' embeddings", move_bytes(embedding_bytes(plan, ranks)));
-    clock.compute("loss forward", loss[0]);
-    let lse = if needs_lse(plan) { 2.0 * lse_bytes(plan, ranks) } else { 0.0 };
-    let few = network.two_level(lse + (OUTCOME_BYTES * ranks) as f64, Size::Small, ranks);
-    clock.exchange("log-sum-exps and counts", few);
-    clock.compute("loss backward", loss[1]);
-    let (mut ready, mut slower) = (0, 0.0);
+/// The backward pass, beside which each bucket is exchanged once its layers are done.
+fn backward(plan: &Plan<'_>, clock: &mut Clock, slices: &Slices) {
+    let (times, network, ranks) = (&plan.times, &plan.network, slices.ranks());
+    let levels = levels(plan, ranks);
+    let exchange = |len: usize| {
+        let bytes = 4.0 * len as f64;
+        let moved = match levels.0.len() {
+            1 => network.one_level(Call::Exchange, bytes, Size::Large, ranks),
+            _ => network.two_level(bytes, Size::Large, ranks),
+        };
+        // Additions read two numbers and write one. Through the host, parts are copied, and what arrives is read.
+        let passes = if plan.gpus { 3.0 } else { 6.0 };
+        if ranks > 1 { moved + passes * bytes / times.memory_rate } else { 0.0 }
+    };
+    let mut buckets = slices.buckets().iter().rev().map(Range::len).peekable();
+    let (mut ready, mut started, mut slower) = (0, 0, 0.0);
     for (index, layer) in times.backward.iter().enumerate() {
         clock.compute(&format!("{} backward", layer.name), layer.seconds + std::mem::take(&mut slower));
-        ready += 4 * layer.elements;
-        if ready >= BUCKET || index + 1 == times.backward.len() {
-            let seconds = move_bytes(ready as f64);
+        ready += layer.elements;
+        let is_last = index + 1 == times.backward.len();
+        while let Some(len) = buckets.next_if(|len| is_last || started + len <= ready) {
+            let seconds = exchange(len);
             clock.start("gradients", seconds);
-            (ready, slower) = (0, seconds * network.steal);
+            (started, slower) = (started + len, slower + if is_last { 0.0 } else { seconds * network.steal });
         }
     }
     clock.wait();
-    clock.compute("update", times.update / ranks as f64);
-    let weights = if plan.bf16_copy { 2.0 } else { 4.0 } * plan.flip.layout().arena_len() as f64;
-    let (all, first) = (move_bytes(weights), move_bytes(weights.min(BUCKET as f64)));
-    let hidden = FORWARD_THAT_HIDES * (times.forward[0] + times.forward[1]);
-    clock.exchange("weights", first.max(all - hidden));
-    // The rest runs under the next forward pass.
-    clock.compute("slower beside the weights", (all - first).max(0.0).min(hidden) * network.steal);
-    clock
 }
 
 #[cfg(test)]

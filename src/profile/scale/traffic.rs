@@ -2,12 +2,11 @@
 
 use serde::Serialize;
 
-use super::{Plan, Schedule};
+use super::{Plan, Schedule, levels};
 use crate::device::Cpu;
-use crate::ops::adamw::{AdamW, NORM_BLOCK};
+use crate::ops::adamw::AdamW;
 use crate::ops::pairwise::OUTCOME_LEN;
 use crate::optim::Slices;
-use crate::train::exchange_piece;
 
 /// What each rank tells about its loss.
 pub(super) const OUTCOME_BYTES: usize = 4 * OUTCOME_LEN;
@@ -46,33 +45,23 @@ pub(super) fn sent(plan: &Plan<'_>, schedule: Schedule, ranks: usize) -> Vec<Sen
     let batch = plan.times.batch;
     let arena = plan.flip.layout().arena_len();
     let slices = Slices::new(arena, ranks);
-    let own = slices.of(0).len();
+    let own = slices.own_len(0);
     let lse = if plan.flip.loss_scalars().1.is_none() { 2 * 4 * batch } else { 0 };
     let mut sent = vec![
         gathered("embeddings", 2 * 4 * batch * plan.flip.config.embed_dim),
         gathered("log-sum-exps and counts", lse + OUTCOME_BYTES),
     ];
-    let others_slices = |first: usize| 4 * (arena - arena.min(first * slices.each())) as u64;
-    let (bytes, between_nodes) = match schedule {
-        // Sums over a node's ranks, of which each rank sends its share.
-        Schedule::Overlapped => (others_slices(1), 4 * own as u64 * (nodes as u64 - 1)),
-        Schedule::AsItIs if plan.gpus => (others_slices(1), others_slices(local)),
-        // Through the host, all parts are as long as the longest.
-        Schedule::AsItIs => {
-            let piece = exchange_piece(slices, ranks, false);
-            let to_each = 4 * (piece * slices.each().div_ceil(piece)) as u64;
-            (to_each * others, to_each * (ranks - local) as u64)
-        }
-    };
+    let (mut bytes, mut between_nodes) = (0, 0);
+    for peer in levels(plan, ranks).0.iter().flat_map(|level| &level.peers).filter(|peer| peer.rank > 0) {
+        let to = 4 * peer.owners.iter().map(|owner| slices.own_len(*owner) as u64).sum::<u64>();
+        bytes += to;
+        between_nodes += if peer.rank < local { 0 } else { to };
+    }
     sent.push(Sent { kind: "gradients", bytes, between_nodes });
-    sent.push(gathered("gradient norm", norm_bytes(plan, own.div_ceil(NORM_BLOCK))));
+    sent.push(gathered("gradient norm", norm_bytes(plan, slices.norm_blocks())));
     match schedule {
-        Schedule::AsItIs => {
-            sent.push(gathered("weights", 4 * own));
-            sent.extend(plan.bf16_copy.then(|| gathered("weights in bf16", 2 * own)));
-        }
-        Schedule::Overlapped if plan.bf16_copy => sent.push(gathered("weights in bf16", 2 * own)),
-        Schedule::Overlapped => sent.push(gathered("weights", 4 * own)),
+        Schedule::Planned if plan.bf16_copy => sent.push(gathered("weights in bf16", 2 * own)),
+        _ => sent.push(gathered("weights", 4 * own)),
     }
     sent
 }

@@ -12,8 +12,8 @@
 
 use std::sync::Arc;
 
-use super::ranks::all_gather;
-use super::{GradientTree, Keep, StepSize, sum_leaves};
+use super::ranks::{all_gather, finish_all_gather, start_all_gather};
+use super::{GradientExchange, GradientTree, Keep, StepSize, sum_leaves};
 use crate::autograd::{Parameters, Program, Slot, Step, Tape, Var};
 use crate::data::{Batch, part_of};
 use crate::device::{Buffer, Device, DeviceError, Pending};
@@ -28,20 +28,33 @@ use crate::units::Bytes;
 /// The towers of one micro-batch, and where the gradients of its embeddings go.
 struct Towers<D: Device> {
     program: Program<D>,
+    /// The number of ops of the vision tower, which come first.
+    vision_ops: usize,
     inputs: Inputs,
     embeddings: [Var<f32>; 2],
     seeds: [Slot<f32>; 2],
 }
 
-/// Records both towers without a loss; embeddings are retained.
-pub(crate) fn record_towers<D: AllOps>(flip: &Flip, size: StepSize) -> (Tape<D>, Inputs, [Var<f32>; 2]) {
+/// Both towers without a loss.
+pub(crate) struct RecordedTowers<D: Device> {
+    pub(crate) tape: Tape<D>,
+    vision_ops: usize,
+    inputs: Inputs,
+    /// Of images and texts; they are retained.
+    pub(crate) embeddings: [Var<f32>; 2],
+}
+
+/// Records both towers.
+pub(crate) fn record_towers<D: AllOps>(flip: &Flip, size: StepSize) -> RecordedTowers<D> {
     let mut tape = Tape::new(flip.layout().clone());
     tape.recompute(size.recompute);
     let (images, ids_keep, z_images) = flip.vision(&mut tape, size.rows(), size.kept);
+    let vision_ops = tape.op_count();
     let (tokens, z_texts) = flip.text(&mut tape, size.rows());
     tape.retain(z_images.slot());
     tape.retain(z_texts.slot());
-    (tape, Inputs { images, ids_keep, tokens }, [z_images, z_texts])
+    let inputs = Inputs { images, ids_keep, tokens };
+    RecordedTowers { tape, vision_ops, inputs, embeddings: [z_images, z_texts] }
 }
 
 /// Computes gradients in micro-batches.
@@ -120,36 +133,37 @@ impl<D: AllOps> MicroBatches<D> {
     }
 
     /// Leaves the gradients of the loss of the whole batch, as far as this rank's micro-batches share in them, in
-    /// `params`. `batch`: the rows of this rank. [`Self::outcomes_async`] has the loss. Uploads of a micro-batch run
-    /// beside the computation of the one before.
+    /// `params`. `batch`: the rows of this rank. [`Self::outcomes_async`] has the loss.
     ///
     /// # Errors
     /// If the device fails, or the exchange with other ranks.
     pub fn gradients(&mut self, batch: &Batch, params: &mut Parameters<D>) -> Result<(), DeviceError> {
+        self.exchanged_gradients(batch, params, None)
+    }
+
+    /// As [`Self::gradients`]. With `exchange`, which is needed if there are other ranks, gradients become sums over
+    /// all ranks, in this rank's slices.
+    ///
+    /// What can run beside the computation does: uploads of the next micro-batch, the gathering of all images'
+    /// embeddings beside the text tower, and the exchange of gradients beside the rest of the backward pass.
+    ///
+    /// # Errors
+    /// As [`Self::gradients`].
+    pub(crate) fn exchanged_gradients(
+        &mut self,
+        batch: &Batch,
+        params: &mut Parameters<D>,
+        mut exchange: Option<&mut GradientExchange<D>>,
+    ) -> Result<(), DeviceError> {
         let (count, first, device) = (self.count(), self.first(), self.device.clone());
         let twice = self.runs_forward_twice();
-        self.load(batch, 0)?;
-        for micro_batch in 0..count {
-            self.group.tick();
-            let towers = self.towers(micro_batch);
-            towers.program.swap_in()?;
-            towers.program.forward(params)?;
-            if micro_batch + 1 < count {
-                self.load(batch, micro_batch + 1)?;
-            } else if twice {
-                self.load(batch, 0)?;
-            }
-            let Towers { program, embeddings: [images, texts], .. } = &self.towers[self.place(micro_batch)];
-            let [images, texts] = [images, texts].map(|var| program.view(var.slot()));
-            self.loss.gather(&device, first + micro_batch, images, texts)?;
-        }
-        let group = self.group.clone();
-        let exchange = |buffer: &mut Buffer<D, f32>, part| all_gather(&*device, &*group, buffer, count * part);
-        self.loss.share_embeddings(exchange)?;
+        self.embed(batch, params)?;
         for micro_batch in 0..count {
             self.loss.forward(&device, first + micro_batch, params)?;
         }
-        self.loss.share_outcomes(exchange)?;
+        let group = self.group.clone();
+        let gather = |buffer: &mut Buffer<D, f32>, part| all_gather(&*device, &*group, buffer, count * part);
+        self.loss.share_outcomes(gather)?;
         for micro_batch in 0..count {
             self.group.tick();
             if twice {
@@ -163,10 +177,48 @@ impl<D: AllOps> MicroBatches<D> {
             let place = self.place(micro_batch);
             let Towers { program, seeds, .. } = &mut self.towers[place];
             self.loss.backward(&device, first + micro_batch, params, program.views_mut(*seeds))?;
-            program.backward(params)?;
-            self.tree.add(&device, micro_batch, params)?;
+            match &mut exchange {
+                Some(exchange) if micro_batch + 1 == count => {
+                    backward_and_exchange(&*device, program, params, &self.tree, exchange)?;
+                }
+                _ => {
+                    program.backward(params)?;
+                    self.tree.add(&device, micro_batch, params)?;
+                }
+            }
         }
         Ok(())
+    }
+
+    /// The embeddings of the whole batch.
+    fn embed(&mut self, batch: &Batch, params: &Parameters<D>) -> Result<(), DeviceError> {
+        let (count, first, device, group) = (self.count(), self.first(), self.device.clone(), self.group.clone());
+        self.load(batch, 0)?;
+        let mut gathering = None;
+        for micro_batch in 0..count {
+            self.group.tick();
+            let place = self.place(micro_batch);
+            let Towers { program, vision_ops, embeddings: [images, texts], .. } = &mut self.towers[place];
+            program.swap_in()?;
+            program.forward_ops(0..*vision_ops, params)?;
+            self.loss.put_images(&device, first + micro_batch, program.view(images.slot()))?;
+            if micro_batch + 1 == count {
+                let (all, part) = self.loss.images_mut();
+                gathering = Some(start_all_gather(&*device, &*group, all, count * part)?);
+            }
+            program.forward_ops(*vision_ops..program.op_count(), params)?;
+            self.loss.put_texts(&device, first + micro_batch, program.view(texts.slot()))?;
+            if micro_batch + 1 < count {
+                self.load(batch, micro_batch + 1)?;
+            } else if self.runs_forward_twice() {
+                self.load(batch, 0)?;
+            }
+        }
+        if let Some(gathering) = gathering {
+            finish_all_gather(&*device, gathering, self.loss.images_mut().0)?;
+        }
+        let (all, part) = self.loss.texts_mut();
+        all_gather(&*device, &*group, all, count * part)
     }
 
     /// Starts the upload of the inputs of a micro-batch: its rows of the batch.
@@ -244,6 +296,27 @@ impl<D: AllOps> MicroBatches<D> {
     }
 }
 
+/// The backward pass of a rank's last micro-batch. Each bucket is exchanged as soon as its gradients are complete.
+fn backward_and_exchange<D: AllOps>(
+    device: &D,
+    program: &mut Program<D>,
+    params: &mut Parameters<D>,
+    tree: &GradientTree<D>,
+    exchange: &mut GradientExchange<D>,
+) -> Result<(), DeviceError> {
+    let complete_after = exchange.complete_after(program, params);
+    program.backward_with(params, |done, params| {
+        let (_, grads) = params.values_and_grads();
+        exchange.poll()?;
+        while let Some((_, part)) = exchange.next().filter(|(bucket, _)| complete_after[*bucket] <= done) {
+            tree.add_last(device, part, grads)?;
+            exchange.start(device, grads)?;
+        }
+        Ok(())
+    })?;
+    exchange.finish(device, params.values_and_grads().1)
+}
+
 impl<D: AllOps> golden::Pass<D> for MicroBatches<D> {
     fn gradients(&mut self, batch: &Batch, params: &mut Parameters<D>) -> Result<f64, DeviceError> {
         Self::gradients(self, batch, params)?;
@@ -259,10 +332,10 @@ impl<D: AllOps> golden::Pass<D> for MicroBatches<D> {
 
 impl<D: AllOps> Towers<D> {
     fn new(device: &Arc<D>, flip: &Flip, size: StepSize) -> Result<Self, DeviceError> {
-        let (tape, inputs, embeddings) = record_towers::<D>(flip, size);
+        let RecordedTowers { tape, vision_ops, inputs, embeddings } = record_towers::<D>(flip, size);
         let mut seeds = embeddings.map(Var::slot);
         let mut program = tape.train_from(device.clone(), |plan| seeds = embeddings.map(|var| plan.seed(var)))?;
         program.reserve_prefetch(&[inputs.images.id(), inputs.tokens.id(), inputs.ids_keep.id()])?;
-        Ok(Self { program, inputs, embeddings, seeds })
+        Ok(Self { program, vision_ops, inputs, embeddings, seeds })
     }
 }

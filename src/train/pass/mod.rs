@@ -1,17 +1,18 @@
 //! The gradient of a step: by one program over the whole batch, or exactly the same in micro-batches, which several
 //! ranks may share.
 
+mod exchange;
+mod levels;
 mod micro;
 mod ranks;
 mod tree;
 mod whole;
 
+pub(crate) use self::exchange::{GradientExchange, buffer_bytes};
+pub(crate) use self::levels::Levels;
 pub use self::micro::MicroBatches;
-pub(super) use self::micro::record_towers;
-pub(crate) use self::ranks::exchange_piece;
-#[cfg(test)]
-pub(crate) use self::ranks::part_of;
-pub(super) use self::ranks::{ReceiveBuffers, update};
+pub(super) use self::micro::{RecordedTowers, record_towers};
+pub(super) use self::ranks::update;
 pub(super) use self::tree::{GradientTree, sum_leaves};
 pub(super) use self::whole::Whole;
 

@@ -1,6 +1,8 @@
 //! Sums over micro-batches in a fixed binary tree: neighbours are added, then neighbouring sums, level by level; the
 //! last of an odd number moves up unchanged. The sum has the same bits whichever process computes which leaves.
 
+use std::ops::Range;
+
 use crate::autograd::Parameters;
 use crate::device::{Buffer, Device, DeviceError};
 
@@ -35,10 +37,8 @@ impl<D: Device> GradientTree<D> {
         let (_, grads) = params.values_and_grads();
         let held = leaf.count_ones() as usize;
         if leaf + 1 == self.leaves {
-            return self.waiting[..held]
-                .iter()
-                .rev()
-                .try_for_each(|waiting| device.add_into(grads.view_mut(), waiting.view()));
+            let all = 0..grads.len();
+            return self.add_last(device, all, grads);
         }
         let Some(merged) = (leaf.trailing_ones() as usize).checked_sub(1) else {
             return device.copy(self.waiting[held].view_mut(), grads.view());
@@ -48,6 +48,21 @@ impl<D: Device> GradientTree<D> {
             device.add_into(grads.view_mut(), waiting.view())?;
         }
         device.add_into(self.waiting[held - merged - 1].view_mut(), grads.view())
+    }
+
+    /// Adds the last leaf, in a part of the arena: that part of `grads` is the sum then.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub(crate) fn add_last(
+        &self,
+        device: &D,
+        part: Range<usize>,
+        grads: &mut Buffer<D, f32>,
+    ) -> Result<(), DeviceError> {
+        let held = (self.leaves - 1).count_ones() as usize;
+        let mut waiting = self.waiting[..held].iter().rev();
+        waiting.try_for_each(|waiting| device.add_into(grads.range_mut(part.clone()), waiting.range(part.clone())))
     }
 }
 

@@ -1,12 +1,14 @@
 //! The optimizer's state and the learning-rate schedule.
 
-use serde::{Deserialize, Serialize};
+mod slices;
 
 use std::ops::Range;
 
+use serde::{Deserialize, Serialize};
+
+pub use self::slices::Slices;
 use crate::autograd::{DECAY_BLOCK, Parameters};
 use crate::device::{Buffer, Device, DeviceError, Pending};
-use crate::group::block_of;
 use crate::ops::adamw::{AdamW, HEAD, Hyper, NORM_BLOCK, NUMBERS, Update};
 
 /// AdamW's settings, the same for a whole run.
@@ -32,56 +34,28 @@ impl Default for AdamWConfig {
     }
 }
 
-/// The part of the arena that each of several ranks updates: equal slices, of which the last ones may be shorter, or
-/// empty.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Slices {
-    /// The arena's length.
-    len: usize,
-    /// Elements of a slice, a multiple of [`NORM_BLOCK`].
-    each: usize,
-}
-
-impl Slices {
-    /// The slices of an arena of length `len` for as many ranks.
-    pub fn new(len: usize, ranks: usize) -> Self {
-        Self { len, each: len.div_ceil(ranks).next_multiple_of(NORM_BLOCK) }
-    }
-
-    /// Elements of a slice that is whole.
-    pub fn each(&self) -> usize {
-        self.each
-    }
-
-    /// The slice of a rank.
-    pub fn of(&self, rank: usize) -> Range<usize> {
-        block_of(rank, self.each, self.len)
-    }
-
-    /// Blocks of the norm in a whole slice.
-    pub fn norm_blocks(&self) -> usize {
-        self.each / NORM_BLOCK
-    }
-}
-
-/// AdamW's moments of the part of the arena that this rank updates, and the number of updates done.
+/// AdamW's moments of what this rank updates, and the number of updates done.
 pub struct Optimizer<D: Device> {
-    /// The part of the arena that this rank updates: all of it, if there is one rank.
-    own: Range<usize>,
-    /// Of `own`.
+    /// The slices of the arena that this rank updates, one of each bucket: all of it, if there is one rank.
+    own: Vec<Range<usize>>,
+    /// Of `own`, one slice after the other.
     decay: Buffer<D, u8>,
     m: Buffer<D, f32>,
     v: Buffer<D, f32>,
     /// The result of [`AdamW::adamw_scale`].
     head: Buffer<D, f32>,
-    /// Of the whole arena.
+    /// Of the blocks of all ranks, rank by rank.
     partials: Buffer<D, f32>,
+    /// This rank's place in `partials`, in blocks.
+    first_block: usize,
+    /// Where each block of the arena is in `partials`, if not in order.
+    norm_order: Option<Buffer<D, i32>>,
     /// [`Hyper::numbers`] of the next update.
     numbers: Buffer<D, f32>,
     hyper: Hyper,
 }
 
-/// The moments on the host, of the whole arena or of a part of it.
+/// The moments on the host, of the whole arena or of what a rank updates.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Moments {
     /// First moments.
@@ -99,33 +73,48 @@ impl<D: AdamW> Optimizer<D> {
     /// If the device has too little memory.
     pub fn new(device: &D, params: &Parameters<D>, config: AdamWConfig) -> Result<Self, DeviceError> {
         let slices = Slices::new(params.layout().arena_len(), 1);
-        Self::of_slice(device, params, config, slices, 0)
+        Self::of_slices(device, params, config, &slices, 0)
     }
 
-    /// As [`Self::new`], for the slice of the arena that `rank` updates.
+    /// As [`Self::new`], for the slices of the arena that `rank` updates.
     ///
     /// # Errors
     /// If the device has too little memory.
-    pub fn of_slice(
+    pub fn of_slices(
         device: &D,
         params: &Parameters<D>,
         config: AdamWConfig,
-        slices: Slices,
+        slices: &Slices,
         rank: usize,
     ) -> Result<Self, DeviceError> {
-        let layout = params.layout();
-        let own = slices.of(rank);
-        let flags = &layout.decay_blocks()[own.start / DECAY_BLOCK..own.end.div_ceil(DECAY_BLOCK)];
+        let (own, blocks) = (slices.own(rank), params.layout().decay_blocks());
+        let flags = |own: &Range<usize>| &blocks[own.start / DECAY_BLOCK..own.end.div_ceil(DECAY_BLOCK)];
+        let flags: Vec<u8> = own.iter().flat_map(flags).copied().collect();
         let mut decay = Buffer::new(device, flags.len(), "AdamW's decay flags")?;
-        decay.upload(device, flags)?;
-        let moments = || Buffer::new(device, own.len(), "AdamW's moments");
+        decay.upload(device, &flags)?;
+        let moments = || Buffer::new(device, slices.own_len(rank), "AdamW's moments");
         let head = Buffer::new(device, HEAD, "the gradients' norm")?;
-        let partials =
-            Buffer::new(device, D::PARTIAL * layout.arena_len().div_ceil(NORM_BLOCK), "the gradients' norm")?;
+        let blocks = slices.ranks() * slices.norm_blocks();
+        let partials = Buffer::new(device, D::PARTIAL * blocks, "the gradients' norm")?;
+        let norm_order = slices.norm_order().map(|order| {
+            let mut buffer = Buffer::new(device, order.len(), "the gradients' norm")?;
+            buffer.upload(device, &order).map(|()| buffer)
+        });
         let numbers = Buffer::new(device, NUMBERS, "AdamW's numbers")?;
         let AdamWConfig { beta1, beta2, eps, weight_decay, clip_norm } = config;
         let hyper = Hyper { lr: 0.0, beta1, beta2, eps, weight_decay, step: 0, clip_norm };
-        Ok(Self { m: moments()?, v: moments()?, own, decay, head, partials, numbers, hyper })
+        Ok(Self {
+            m: moments()?,
+            v: moments()?,
+            own,
+            decay,
+            head,
+            partials,
+            first_block: rank * slices.norm_blocks(),
+            norm_order: norm_order.transpose()?,
+            numbers,
+            hyper,
+        })
     }
 
     /// [`Self::prepare`], then [`Self::apply`].
@@ -153,47 +142,65 @@ impl<D: AdamW> Optimizer<D> {
     /// If the device fails.
     pub fn apply(&mut self, device: &D, params: &mut Parameters<D>) -> Result<(), DeviceError> {
         self.square(device, params)?;
-        self.update(device, params)
+        self.scale(device)?;
+        (0..self.own.len()).try_for_each(|bucket| self.update(device, params, bucket))
     }
 
-    /// The first part of [`Self::apply`]: what the norm needs of the own slice of the gradients. Between both, ranks
-    /// exchange [`Self::partials_mut`].
+    /// The first part of [`Self::apply`]: what the norm needs of the gradients of the own slices. Then ranks gather
+    /// [`Self::partials_mut`].
     ///
     /// # Errors
     /// If the device fails.
     pub fn square(&mut self, device: &D, params: &Parameters<D>) -> Result<(), DeviceError> {
-        let partials = D::PARTIAL * (self.own.start / NORM_BLOCK)..D::PARTIAL * self.own.end.div_ceil(NORM_BLOCK);
-        device.adamw_squares(params.grads_of(self.own.clone()), self.partials.range_mut(partials))
+        let mut block = self.first_block;
+        for own in &self.own {
+            let blocks = own.len().div_ceil(NORM_BLOCK);
+            let partials = self.partials.range_mut(D::PARTIAL * block..D::PARTIAL * (block + blocks));
+            device.adamw_squares(params.grads_of(own.clone()), partials)?;
+            block += blocks;
+        }
+        Ok(())
     }
 
-    /// The second part of [`Self::apply`]: updates the own slice.
+    /// The second part of [`Self::apply`]: the norm, and the factor for gradients.
     ///
     /// # Errors
     /// If the device fails.
-    pub fn update(&mut self, device: &D, params: &mut Parameters<D>) -> Result<(), DeviceError> {
-        device.adamw_scale(&self.hyper, self.partials.view(), self.head.view_mut(), self.numbers.view())?;
-        let (values, shadow, grads) = params.for_update(self.own.clone());
+    pub fn scale(&mut self, device: &D) -> Result<(), DeviceError> {
+        let order = self.norm_order.as_ref().map(Buffer::view);
+        device.adamw_scale(&self.hyper, self.partials.view(), order, self.head.view_mut(), self.numbers.view())
+    }
+
+    /// The third part of [`Self::apply`], for each bucket: updates the own slice.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn update(&mut self, device: &D, params: &mut Parameters<D>, bucket: usize) -> Result<(), DeviceError> {
+        let start: usize = self.own[..bucket].iter().map(Range::len).sum();
+        let own = self.own[bucket].clone();
+        let held = start..start + own.len();
+        let (values, shadow, grads) = params.for_update(own);
         let update = Update {
             values,
             shadow,
             grads,
-            m: self.m.view_mut(),
-            v: self.v.view_mut(),
-            decay: self.decay.view(),
+            m: self.m.range_mut(held.clone()),
+            v: self.v.range_mut(held.clone()),
+            decay: self.decay.range(held.start / DECAY_BLOCK..held.end.div_ceil(DECAY_BLOCK)),
             head: self.head.view(),
             numbers: self.numbers.view(),
         };
         device.adamw_update(&self.hyper, update)
     }
 
-    /// What the norm needs of the whole arena, [`AdamW::PARTIAL`] floats for each [`NORM_BLOCK`].
+    /// What the norm needs of the whole arena, [`AdamW::PARTIAL`] floats for each [`NORM_BLOCK`], rank by rank.
     pub fn partials_mut(&mut self) -> &mut Buffer<D, f32> {
         &mut self.partials
     }
 
-    /// The part of the arena that this rank updates.
-    pub fn own(&self) -> Range<usize> {
-        self.own.clone()
+    /// The slices of the arena that this rank updates, one of each bucket.
+    pub fn own(&self) -> &[Range<usize>] {
+        &self.own
     }
 
     /// The L2 norm of the last step's gradients before clipping; not finite if any of them is not.
@@ -212,7 +219,7 @@ impl<D: AdamW> Optimizer<D> {
         self.head.download_async(device, 0..1)
     }
 
-    /// Moments of the own slice, and step, on the host.
+    /// Moments of the own slices, and step, on the host.
     ///
     /// # Errors
     /// If the device fails.
@@ -220,7 +227,7 @@ impl<D: AdamW> Optimizer<D> {
         Ok(Moments { m: self.m.download(device)?, v: self.v.download(device)?, step: self.hyper.step })
     }
 
-    /// Continues from `moments` of the own slice.
+    /// Continues from `moments` of the own slices.
     ///
     /// # Errors
     /// If the device fails.

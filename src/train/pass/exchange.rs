@@ -1,0 +1,336 @@
+//! Gradients of all ranks, exchanged bucket by bucket while the backward pass goes on. Only bytes move between ranks;
+//! sums are made here, in the tree over micro-batches.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+
+use rayon::prelude::*;
+
+use super::levels::{Level, Levels};
+use super::sum_leaves;
+use crate::autograd::{Parameters, Program};
+use crate::device::{Buffer, Device, DeviceError};
+use crate::group::{Exchange, Group, GroupError};
+use crate::optim::Slices;
+
+/// Buckets whose exchange through the host is not complete, at most.
+const IN_FLIGHT: usize = 4;
+
+/// Bytes of the buffers that an exchange takes besides the gradients, on the device or through the host.
+pub(crate) fn buffer_bytes(slices: &Slices, levels: &Levels, by_device: bool) -> usize {
+    let received = |level: &Level| level.peers.len() * level.owners().len() * slices.largest();
+    let elements = match by_device {
+        true => levels.0.iter().map(received).sum(),
+        // What is sent and what is received.
+        false => 2 * IN_FLIGHT.min(slices.buckets().len()) * slices.ranks() * slices.largest(),
+    };
+    size_of::<f32>() * elements
+}
+
+/// Turns the gradients of each rank's micro-batches into sums over all ranks, of which each rank has its own slices.
+pub(crate) struct GradientExchange<D: Device> {
+    group: Arc<dyn Group>,
+    slices: Slices,
+    levels: Levels,
+    /// For each level and each of its peers, what the device receives, if it exchanges its memory by itself.
+    received: Vec<Vec<Buffer<D, f32>>>,
+    /// Through the host: buckets that are being exchanged.
+    flights: VecDeque<Flight>,
+    /// The next bucket to start: the last one of the arena is complete first.
+    left: usize,
+}
+
+/// A bucket that is being exchanged through the host.
+struct Flight {
+    bucket: usize,
+    level: usize,
+    exchange: Box<dyn Exchange>,
+}
+
+impl<D: Device> GradientExchange<D> {
+    /// For all ranks of a group of several.
+    ///
+    /// # Errors
+    /// If the device has too little memory, or the group fails.
+    pub(crate) fn new(device: &D, group: Arc<dyn Group>, slices: Slices) -> Result<Self, DeviceError> {
+        let levels = Levels::of(&*group)?;
+        let buffers = |level: &Level| {
+            let len = level.owners().len() * slices.largest();
+            let buffer = |_| Buffer::unwritten(device, len, "the gradients of other ranks");
+            level.peers.iter().map(buffer).collect::<Result<Vec<_>, _>>()
+        };
+        let received = match device.connects_ranks() {
+            true => levels.0.iter().map(buffers).collect::<Result<_, _>>()?,
+            false => Vec::new(),
+        };
+        let left = slices.buckets().len();
+        Ok(Self { group, slices, levels, received, flights: VecDeque::new(), left })
+    }
+
+    /// The slices of the arena.
+    pub(crate) fn slices(&self) -> &Slices {
+        &self.slices
+    }
+
+    /// For each bucket the number of steps of `program` after which its gradients are complete, if a rank's last
+    /// micro-batch is computed by it.
+    pub(super) fn complete_after(&self, program: &Program<D>, params: &Parameters<D>) -> Vec<usize> {
+        let mut steps = vec![0; self.slices.buckets().len()];
+        let specs = params.layout().specs().iter().enumerate();
+        for (id, range) in specs.map(|(index, spec)| (params.layout().id(index), spec.range())) {
+            for (bucket, steps) in self.slices.buckets().iter().zip(&mut steps) {
+                if range.start < bucket.end && bucket.start < range.end {
+                    *steps = program.complete_after(id).max(*steps);
+                }
+            }
+        }
+        // Buckets are exchanged in the order of their numbers, from the last one.
+        for bucket in (1..steps.len()).rev() {
+            steps[bucket - 1] = steps[bucket - 1].max(steps[bucket]);
+        }
+        steps
+    }
+
+    /// The bucket that is to be exchanged next, and its part of the arena.
+    pub(super) fn next(&self) -> Option<(usize, Range<usize>)> {
+        let bucket = self.left.checked_sub(1)?;
+        Some((bucket, self.slices.buckets()[bucket].clone()))
+    }
+
+    /// Starts the exchange of the next bucket, whose gradients are complete.
+    ///
+    /// # Errors
+    /// If the device fails, or the group.
+    pub(super) fn start(&mut self, device: &D, grads: &mut Buffer<D, f32>) -> Result<(), DeviceError> {
+        let Some((bucket, range)) = self.next() else { return Ok(()) };
+        self.left = bucket;
+        if !self.received.is_empty() {
+            return device.fork(|| self.on_device(device, bucket, grads));
+        }
+        if self.flights.len() == IN_FLIGHT {
+            self.land(device, grads)?;
+        }
+        // All ranks start exchanges in the same order: those of second levels just before the next bucket.
+        self.climb()?;
+        let own = device.on_host(grads.range_mut(range.clone()), 0..range.len(), |bucket| bucket.to_vec())?;
+        let of = |owner: usize| {
+            let slice = self.slices.of(bucket, owner);
+            &own[slice.start - range.start..slice.end - range.start]
+        };
+        let owners = self.levels.0[0].peers.iter().flat_map(|peer| &peer.owners);
+        let parts: Vec<f32> = owners.flat_map(|owner| of(*owner)).copied().collect();
+        let exchange = self.send(bucket, 0, parts)?;
+        self.flights.push_back(Flight { bucket, level: 0, exchange });
+        Ok(())
+    }
+
+    /// Elements of the slices of these ranks.
+    fn len_of(&self, bucket: usize, owners: &[usize]) -> usize {
+        owners.iter().map(|owner| self.slices.of(bucket, *owner).len()).sum()
+    }
+
+    /// Sends `parts` to the peers of a level: the slices of each one's owners, one after the other.
+    fn send(&self, bucket: usize, level: usize, parts: Vec<f32>) -> Result<Box<dyn Exchange>, GroupError> {
+        let level = &self.levels.0[level];
+        let [mut to, mut from] = [(); 2].map(|()| vec![0; self.group.size()]);
+        for peer in &level.peers {
+            to[peer.rank] = self.len_of(bucket, &peer.owners);
+            from[peer.rank] = self.len_of(bucket, level.owners());
+        }
+        self.group.start_all_to_all(bytemuck::cast_vec(parts), &to, &from)
+    }
+
+    /// Moves the exchanges on.
+    pub(super) fn poll(&mut self) -> Result<(), GroupError> {
+        self.flights.iter_mut().try_for_each(|flight| flight.exchange.poll().map(drop))
+    }
+
+    /// Starts the next level of buckets that are not at the last one: of the newest bucket, at most.
+    fn climb(&mut self) -> Result<(), GroupError> {
+        let Some(at) = self.flights.iter().position(|flight| flight.level + 1 < self.levels.0.len()) else {
+            return Ok(());
+        };
+        while self.flights[at].level + 1 < self.levels.0.len() {
+            let Some(Flight { bucket, level, exchange }) = self.flights.remove(at) else { return Ok(()) };
+            let sums = self.sums(bucket, level, exchange)?;
+            let exchange = self.send(bucket, level + 1, sums)?;
+            self.flights.insert(at, Flight { bucket, level: level + 1, exchange });
+        }
+        Ok(())
+    }
+
+    /// Waits for an exchange, and adds up what arrives.
+    fn sums(&self, bucket: usize, level: usize, exchange: Box<dyn Exchange>) -> Result<Vec<f32>, GroupError> {
+        let mut sums = vec![0.0; self.len_of(bucket, self.levels.0[level].owners())];
+        let leaves = exchange.wait()?;
+        if !sums.is_empty() {
+            add_up(&mut sums, bytemuck::cast_slice(&leaves));
+        }
+        Ok(sums)
+    }
+
+    /// Completes the oldest bucket.
+    fn land(&mut self, device: &D, grads: &mut Buffer<D, f32>) -> Result<(), DeviceError> {
+        if self.flights.front().is_some_and(|flight| flight.level + 1 < self.levels.0.len()) {
+            self.climb()?;
+        }
+        let Some(Flight { bucket, level, exchange }) = self.flights.pop_front() else { return Ok(()) };
+        let sums = self.sums(bucket, level, exchange)?;
+        let own = self.slices.of(bucket, self.group.rank());
+        device.on_host(grads.range_mut(own), 0..0, |own| own.copy_from_slice(&sums))
+    }
+
+    /// Completes all buckets: the own slices of `grads` are sums over all ranks then.
+    ///
+    /// # Errors
+    /// If the device fails, or the group.
+    pub(super) fn finish(&mut self, device: &D, grads: &mut Buffer<D, f32>) -> Result<(), DeviceError> {
+        while self.next().is_some() {
+            self.start(device, grads)?;
+        }
+        while !self.flights.is_empty() {
+            self.land(device, grads)?;
+        }
+        self.left = self.slices.buckets().len();
+        device.join()
+    }
+
+    /// All levels of a bucket, without the host.
+    fn on_device(&mut self, device: &D, bucket: usize, grads: &mut Buffer<D, f32>) -> Result<(), DeviceError> {
+        let Self { slices, levels, received, group, .. } = self;
+        for (index, level) in levels.0.iter().enumerate() {
+            let (before, buffers) = received.split_at_mut(index);
+            let buffers = &mut buffers[0];
+            let ranges = consecutive(level.owners().iter().map(|owner| slices.of(bucket, *owner).len()));
+            let sends = level.peers.iter().flat_map(|peer| peer.owners.iter().map(|owner| (peer.rank, *owner)));
+            let sends = match before.last() {
+                None => sends.map(|(rank, owner)| (rank, grads.range(slices.of(bucket, owner)))).collect(),
+                // The sums of the level before lie one after the other.
+                Some(sums) => {
+                    let parts = consecutive(sends.clone().map(|(_, owner)| slices.of(bucket, owner).len()));
+                    sends.zip(parts).map(|((rank, _), part)| (rank, sums[0].range(part))).collect()
+                }
+            };
+            let receives = level
+                .peers
+                .iter()
+                .zip(buffers.iter_mut())
+                .flat_map(|(peer, buffer)| buffer.ranges_mut(ranges.iter().cloned()).map(|view| (peer.rank, view)));
+            device.all_to_all(sends, receives.collect())?;
+            let len = ranges.last().map_or(0, |last| last.end);
+            add_up_buffers(device, buffers, len)?;
+        }
+        let own = slices.of(bucket, group.rank());
+        let sums = received.last().map(|buffers| buffers[0].range(0..own.len()));
+        match sums.filter(|_| !own.is_empty()) {
+            Some(sums) => device.copy(grads.range_mut(own), sums),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Ranges of these lengths, one after the other.
+fn consecutive(lens: impl Iterator<Item = usize>) -> Vec<Range<usize>> {
+    let mut end = 0;
+    let range = |len: usize| {
+        end += len;
+        end - len..end
+    };
+    lens.map(range).collect()
+}
+
+/// Adds up the first `len` elements of the buffers in the tree; the first one has the sum.
+fn add_up_buffers<D: Device>(device: &D, buffers: &mut [Buffer<D, f32>], len: usize) -> Result<(), DeviceError> {
+    let mut distance = 1;
+    while distance < buffers.len() && len > 0 {
+        for left in (0..buffers.len() - distance).step_by(2 * distance) {
+            let (before, after) = buffers.split_at_mut(left + distance);
+            device.add_into(before[left].range_mut(0..len), after[0].range(0..len))?;
+        }
+        distance *= 2;
+    }
+    Ok(())
+}
+
+/// The sum in the tree over the `leaves`, each as long as `into`, which is not empty.
+fn add_up(into: &mut [f32], leaves: &[f32]) {
+    /// Small enough for a core's first cache with sixteen leaves.
+    const CHUNK: usize = 1 << 9;
+    let (piece, count) = (into.len(), leaves.len() / into.len());
+    into.par_chunks_mut(CHUNK).enumerate().for_each_init(
+        || vec![0.0; count * CHUNK],
+        |sums, (chunk, into)| {
+            let (first, len) = (chunk * CHUNK, into.len());
+            for (leaf, sum) in leaves.chunks(piece).zip(sums.chunks_mut(CHUNK)) {
+                sum[..len].copy_from_slice(&leaf[first..first + len]);
+            }
+            sum_leaves(sums, CHUNK);
+            into.copy_from_slice(&sums[..len]);
+        },
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::Cpu;
+    use crate::group::Threads;
+
+    /// The own slices of all ranks together are the sums in the tree, whatever the length and the levels.
+    #[test]
+    fn each_rank_has_the_sum_of_its_slices() {
+        let block = crate::ops::adamw::NORM_BLOCK;
+        for (size, local, len, bucket) in [
+            (2, 2, 64, 1),
+            (3, 3, 5 * block - 64, 1),
+            (5, 5, 3 * block, 3 * block),
+            (2, 2, 3 << 20, 1 << 18),
+            (8, 2, 21 * block - 64, 1),
+            (8, 4, 40 * block, 9 * block),
+            (6, 2, 40 * block - 128, 1),
+        ] {
+            let slices = Slices::in_buckets(len, size, bucket);
+            let grads = |rank: usize| -> Vec<f32> {
+                (0..len)
+                    .map(|at| libm::expf(((at * 37 + rank * 101) % 23) as f32) * if at % 3 == 0 { -1.0 } else { 1.1 })
+                    .collect()
+            };
+            let run = move |group: Threads, grads: Vec<f32>, slices: Slices| {
+                let (device, group) = (Cpu::default(), Arc::new(group));
+                let mut buffer = Buffer::new(&device, len, "gradients").unwrap();
+                let mut exchange = GradientExchange::new(&device, group.clone(), slices.clone()).unwrap();
+                // The second step starts as the first did.
+                for _ in 0..2 {
+                    buffer.upload(&device, &grads).unwrap();
+                    exchange.start(&device, &mut buffer).unwrap();
+                    exchange.poll().unwrap();
+                    exchange.finish(&device, &mut buffer).unwrap();
+                }
+                let all = buffer.download(&device).unwrap();
+                (
+                    slices.own(group.rank()).into_iter().map(|own| (own.start, all[own].to_vec())).collect::<Vec<_>>(),
+                    group,
+                )
+            };
+            let ranks: Vec<_> = Threads::on_machines(size, local)
+                .into_iter()
+                .map(|group| {
+                    let (grads, slices) = (grads(group.rank()), slices.clone());
+                    std::thread::spawn(move || run(group, grads, slices))
+                })
+                .collect();
+            let ranks: Vec<_> = ranks.into_iter().map(|rank| rank.join().unwrap()).collect();
+            let mut found: Vec<_> = ranks.into_iter().flat_map(|(own, _)| own).collect();
+            found.sort_by_key(|(start, _)| *start);
+            let found: Vec<f32> = found.into_iter().flat_map(|(_, own)| own).collect();
+            let all: Vec<Vec<f32>> = (0..size).map(grads).collect();
+            let expected = (0..len).map(|at| {
+                let mut leaves: Vec<f32> = all.iter().map(|grads| grads[at]).collect();
+                sum_leaves(&mut leaves, 1);
+                leaves[0]
+            });
+            assert!(found.iter().copied().eq(expected), "{size} ranks, {local} a machine, {len}");
+        }
+    }
+}
