@@ -58,8 +58,8 @@ fn rank<T: ActType>(group: Arc<dyn Group>, loss: Loss, micro_batches: usize, ncc
     trainer.download().unwrap().map(|(weights, moments)| (outcomes, weights, moments))
 }
 
-/// What `ranks` ranks leave.
-fn run<T: ActType>(ranks: usize, loss: Loss, micro_batches: usize) -> Left {
+/// What `ranks` ranks leave, `local` of them on each machine.
+fn run<T: ActType>(ranks: usize, local: usize, loss: Loss, micro_batches: usize) -> Left {
     // Destroyed together: a thread that ends early would end the others' group.
     let ended = Arc::new(Barrier::new(ranks));
     let start = |group: Threads| {
@@ -70,7 +70,7 @@ fn run<T: ActType>(ranks: usize, loss: Loss, micro_batches: usize) -> Left {
             left
         })
     };
-    let ranks: Vec<_> = Threads::group(ranks).into_iter().map(start).collect();
+    let ranks: Vec<_> = Threads::on_machines(ranks, local).into_iter().map(start).collect();
     let mut ranks: Vec<_> = ranks.into_iter().map(|rank| rank.join().unwrap()).collect();
     ranks.swap_remove(0).unwrap()
 }
@@ -109,12 +109,12 @@ fn ranks_that_nccl_connects_leave_the_bits_of_one() {
     for loss in [Loss::Infonce, Loss::Sigmoid] {
         let expected = rank::<bf16>(Arc::new(Alone), loss, 4, false).unwrap();
         assert!(expected.0[2].loss != expected.0[0].loss, "the steps do something");
-        for ranks in [1, 2, 4] {
-            assert!(run::<bf16>(ranks, loss, 4) == expected, "{loss:?}, {ranks} ranks");
+        for (ranks, local) in [(1, 1), (2, 2), (4, 4), (4, 2)] {
+            assert!(run::<bf16>(ranks, local, loss, 4) == expected, "{loss:?}, {ranks} ranks, {local} a machine");
         }
     }
     let before = totals(&library);
-    assert!(run::<f32>(3, Loss::Infonce, 6) == run::<f32>(6, Loss::Infonce, 6));
+    assert!(run::<f32>(3, 3, Loss::Infonce, 6) == run::<f32>(6, 2, Loss::Infonce, 6));
     let made: Vec<i64> = totals(&library).iter().zip(before).map(|(now, before)| now - before).collect();
     // Every sent message is received, and slices of unequal length are broadcast.
     assert!(made[2] > 0 && made[2] == made[3] && made[0] > 0 && made[1] > 0, "{made:?}");

@@ -128,8 +128,13 @@ impl<'a, D: Device> Access<'a, D> {
     }
 
     /// A parameter in full precision.
+    ///
+    /// # Panics
+    /// If it was added as one that is only read rounded: other ranks may not have sent its values in f32.
     pub fn master(&self, id: ParamId) -> D::View<'a, f32> {
-        self.params.values.range(self.params.layout().get(id).range())
+        let spec = self.params.layout().get(id);
+        assert!(!spec.rounded, "an op read {} in f32, which is only there rounded", spec.name);
+        self.params.values.range(spec.range())
     }
 
     /// The gradient of a parameter, to write or add to.

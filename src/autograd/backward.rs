@@ -7,6 +7,15 @@ use super::params::{ParamGrad, ParamId};
 use super::slot::{Slot, SlotId, Var};
 use crate::device::{Device, Elem};
 
+/// When the parameters are used.
+#[derive(Default)]
+pub(super) struct ParamUse {
+    /// For each parameter the number of steps after which its gradient is complete.
+    pub complete: Vec<usize>,
+    /// Each op's parameters.
+    pub params_of: Vec<(usize, ParamId)>,
+}
+
 /// What an op plans its backward pass with.
 pub struct Backward<'a, D: Device> {
     graph: &'a mut Graph,
@@ -15,8 +24,10 @@ pub struct Backward<'a, D: Device> {
     seen: Vec<bool>,
     /// For each parameter the number of steps after which its gradient is complete.
     complete: Vec<usize>,
-    /// Parameters whose gradients the current op writes.
+    /// Parameters of the current op.
     params: Vec<ParamId>,
+    /// Each op's parameters.
+    params_of: Vec<(usize, ParamId)>,
     /// Slots used by the current op.
     used: Vec<SlotId>,
     before: Vec<Step>,
@@ -28,7 +39,8 @@ impl<'a, D: Device> Backward<'a, D> {
     pub(super) fn new(graph: &'a mut Graph, forward: Vec<Step>, params: usize) -> Self {
         let (used, before, after) = (vec![], vec![], vec![]);
         let (seen, complete) = (vec![false; params], vec![0; params]);
-        Self { graph, steps: forward, seen, complete, params: vec![], used, before, after, device: PhantomData }
+        let (params, params_of) = (vec![], vec![]);
+        Self { graph, steps: forward, seen, complete, params, params_of, used, before, after, device: PhantomData }
     }
 
     /// Begins the next op; buffers made for it belong to its scope.
@@ -36,9 +48,9 @@ impl<'a, D: Device> Backward<'a, D> {
         self.graph.scope = scope;
     }
 
-    /// All steps, and for each parameter the number of steps after which its gradient is complete.
-    pub(super) fn into_steps(self) -> (Vec<Step>, Vec<usize>) {
-        (self.steps, self.complete)
+    /// All steps, and when which parameter is used.
+    pub(super) fn into_steps(self) -> (Vec<Step>, ParamUse) {
+        (self.steps, ParamUse { complete: self.complete, params_of: self.params_of })
     }
 
     /// The moment of the next step.
@@ -52,8 +64,11 @@ impl<'a, D: Device> Backward<'a, D> {
         self.steps.append(&mut self.before);
         self.steps.extend(op);
         self.steps.append(&mut self.after);
-        for ParamId(param) in self.params.drain(..) {
-            self.complete[param] = self.steps.len();
+        for param in self.params.drain(..) {
+            self.complete[param.0] = self.steps.len();
+            if let Some(Step::Backward(op)) = op {
+                self.params_of.push((op, param));
+            }
         }
         let moments = begin..self.now();
         for SlotId(slot) in self.used.drain(..) {

@@ -59,6 +59,9 @@ pub struct ParamSpec {
     pub init: Init,
     /// Whether AdamW's weight decay applies.
     pub decay: bool,
+    /// Whether ops read it rounded to the type of activations ([`Access::weight`](super::Access::weight)) and never in
+    /// f32.
+    pub rounded: bool,
     /// Where it starts in the arena, in elements.
     pub offset: usize,
     /// Its number of elements.
@@ -82,10 +85,17 @@ pub struct Layout {
 impl Layout {
     /// Appends a parameter; `decay`: whether AdamW's weight decay applies.
     pub fn add(&mut self, name: impl Into<String>, shape: &[usize], init: Init, decay: bool) -> ParamId {
-        let len = shape.iter().product();
-        self.specs.push(ParamSpec { name: name.into(), shape: shape.to_vec(), init, decay, offset: self.len, len });
+        let (len, shape, offset) = (shape.iter().product(), shape.to_vec(), self.len);
+        self.specs.push(ParamSpec { name: name.into(), shape, init, decay, rounded: false, offset, len });
         self.len = (self.len + len).next_multiple_of(ALIGNMENT);
         ParamId(self.specs.len() - 1)
+    }
+
+    /// As [`Self::add`], for a parameter that ops read rounded to the type of activations.
+    pub fn add_rounded(&mut self, name: impl Into<String>, shape: &[usize], init: Init, decay: bool) -> ParamId {
+        let id = self.add(name, shape, init, decay);
+        self.specs[id.0].rounded = true;
+        id
     }
 
     /// All parameters, in order.
@@ -232,6 +242,14 @@ impl<D: Device> Parameters<D> {
     /// If the device fails.
     pub fn download(&self, device: &D, id: ParamId) -> Result<Vec<f32>, DeviceError> {
         self.values.download_range(device, self.layout.get(id).range())
+    }
+
+    /// The values of a part of the arena on the host.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn download_range(&self, device: &D, range: Range<usize>) -> Result<Vec<f32>, DeviceError> {
+        self.values.download_range(device, range)
     }
 
     /// All values on the host.

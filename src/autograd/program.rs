@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::access::{Access, Params};
+use super::backward::ParamUse;
 use super::graph::Step;
 use super::liveness::{SlotInfo, Span};
 use super::op::{Cost, Op, Work};
@@ -28,7 +29,7 @@ pub struct Program<D: Device> {
     pub(super) memory: Buffer<D, u8>,
     scopes: Vec<String>,
     input_grads: Vec<Option<SlotId>>,
-    complete: Vec<usize>,
+    params: ParamUse,
     /// For each step, the buffers that become live with it; they are uninitialised until it writes them.
     begins: Vec<Vec<SlotId>>,
     /// Buffers, and the memory that receives their next contents.
@@ -44,14 +45,13 @@ pub(super) struct Closed<D: Device> {
     pub bytes: usize,
     pub scopes: Vec<String>,
     pub input_grads: Vec<Option<SlotId>>,
-    /// For each parameter the number of steps after which its gradient is complete.
-    pub complete: Vec<usize>,
+    pub params: ParamUse,
     pub constants: Vec<(SlotId, Vec<f32>)>,
 }
 
 impl<D: Device> Program<D> {
     pub(super) fn new(device: Arc<D>, closed: Closed<D>) -> Result<Self, DeviceError> {
-        let Closed { ops, steps, slots, spans, bytes, scopes, input_grads, complete, constants } = closed;
+        let Closed { ops, steps, slots, spans, bytes, scopes, input_grads, params, constants } = closed;
         let memory = Buffer::unwritten(&*device, bytes, "activations")?;
         let mut begins = vec![Vec::new(); steps.len()];
         for (index, slot) in slots.iter().enumerate() {
@@ -62,7 +62,7 @@ impl<D: Device> Program<D> {
         }
         let next_inputs = vec![];
         let mut this =
-            Self { device, ops, steps, slots, spans, memory, scopes, input_grads, complete, begins, next_inputs };
+            Self { device, ops, steps, slots, spans, memory, scopes, input_grads, params, begins, next_inputs };
         for (id, values) in constants {
             this.write(Slot::new(id), &values)?;
         }
@@ -173,9 +173,14 @@ impl<D: Device> Program<D> {
         })
     }
 
+    /// The parameters of an op, if the tape was closed for training.
+    pub fn params_of(&self, op: usize) -> impl Iterator<Item = ParamId> {
+        self.params.params_of.iter().filter(move |(of, _)| *of == op).map(|(_, param)| *param)
+    }
+
     /// The number of steps after which the gradient of a parameter is complete; 0 if no step writes it.
     pub fn complete_after(&self, id: ParamId) -> usize {
-        self.complete.get(id.0).copied().unwrap_or(0)
+        self.params.complete.get(id.0).copied().unwrap_or(0)
     }
 
     /// The steps of the forward pass, then those of the backward pass.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::backward::Backward;
+use super::backward::{Backward, ParamUse};
 use super::graph::{Activation, Graph, Step};
 use super::liveness::{Recompute, spans};
 use super::op::Op;
@@ -47,8 +47,7 @@ struct Planned {
     steps: Vec<Step>,
     /// The gradients of inputs.
     input_grads: Vec<Option<SlotId>>,
-    /// For each parameter the number of steps after which its gradient is complete.
-    complete: Vec<usize>,
+    params: ParamUse,
 }
 
 impl<D: Device> Tape<D> {
@@ -224,16 +223,16 @@ impl<D: Device> Tape<D> {
             let runs = recorded.op.plan_backward(&mut plan);
             plan.finish(runs.then_some(Step::Backward(index)));
         }
-        let (steps, complete) = plan.into_steps();
+        let (steps, params) = plan.into_steps();
         let Graph { vars, slots, .. } = &mut self.graph;
         let input_grads: Vec<Option<SlotId>> = vars.iter().map(|var| var.grad.filter(|_| var.input)).collect();
         input_grads.iter().flatten().for_each(|slot| slots[slot.0].retained = true);
-        Planned { steps, input_grads, complete }
+        Planned { steps, input_grads, params }
     }
 
-    fn close(self, Planned { steps, input_grads, complete }: Planned) -> Closed<D> {
+    fn close(self, Planned { steps, input_grads, params }: Planned) -> Closed<D> {
         let Self { ops, graph: Graph { slots, scopes, .. }, constants, .. } = self;
         let (spans, bytes) = spans(&slots, steps.len() + 2);
-        Closed { constants, ops, steps, slots, spans, bytes, scopes, input_grads, complete }
+        Closed { constants, ops, steps, slots, spans, bytes, scopes, input_grads, params }
     }
 }

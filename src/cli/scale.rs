@@ -10,7 +10,7 @@ use super::put;
 use super::table::table;
 use crate::model::Flip;
 use crate::profile::scale::{
-    Measured, Network, Plan, Schedule, Simulated, Source, StepTimes, Timing, fit, network_of, simulate, svg, time_calls,
+    Measured, Network, Plan, Simulated, Source, StepTimes, Timing, fit, network_of, simulate, svg, time_calls,
 };
 use crate::train::{Options, Settings, StepSize};
 use crate::units::Bytes;
@@ -18,8 +18,7 @@ use crate::units::Bytes;
 #[derive(Args)]
 pub(super) struct ScaleArgs {
     /// Simulate a step of data-parallel training on so many ranks (8,64,256) from the times of one rank's step, whose
-    /// batch is --batch: as training exchanges now, and with exchanges under the computation, which is planned. --json
-    /// and --picture then have the simulation
+    /// batch is --batch. --json and --picture then have the simulation
     #[arg(long, value_name = "N,...", value_delimiter = ',', conflicts_with_all = ["compare", "trace", "run"])]
     ranks: Vec<usize>,
     /// What connects the ranks: h100-ib400 (eight GPUs a node with NVLink, 400 Gb/s of InfiniBand for each), local-mpi
@@ -146,8 +145,7 @@ impl ScaleArgs {
         let times = StepTimes::new(&measured, flip.layout(), size.batch);
         let (gpus, bf16_copy) = (measured.on_gpu(), measured.bf16_copy);
         let plan = Plan { flip: &flip, size, times, network, gpus, bf16_copy };
-        let all = self.ranks.iter().flat_map(|&ranks| Schedule::ALL.map(|schedule| (schedule, ranks)));
-        let steps = all.map(|(schedule, ranks)| simulate(&plan, schedule, ranks)).collect();
+        let steps = self.ranks.iter().map(|&ranks| simulate(&plan, ranks)).collect();
         let alone = plan.times.alone();
         Ok(Simulation { measured, source, batch: size.batch, alone, network: plan.network, steps })
     }
@@ -187,9 +185,7 @@ impl Simulation {
         };
         format!(
             "simulated, not measured: {}\n\
-             one rank alone: {:.2} ms a step, {kind} ({}; {layers}){scaled}\n\
-             \"as it is\": exchanges after the computation, as training does it now\n\
-             \"overlapped\": exchanges under the computation, and within nodes first; planned\n",
+             one rank alone: {:.2} ms a step, {kind} ({}; {layers}){scaled}\n",
             self.title(),
             1e3 * self.alone,
             self.source,
@@ -197,7 +193,7 @@ impl Simulation {
     }
 
     fn name(step: &Simulated) -> String {
-        format!("{} ranks, {}", step.ranks, step.schedule.name())
+        format!("{} ranks", step.ranks)
     }
 
     fn speed(&self) -> String {
@@ -254,8 +250,8 @@ impl Simulation {
                 of(&["embeddings"]),
                 of(&["log-sum-exps and counts", "gradient norm"]),
                 of(&["gradients"]),
-                of(&["weights"]),
                 of(&["weights in bf16"]),
+                of(&["weights in f32"]),
                 megabytes(all),
                 megabytes(between),
             ]
@@ -265,8 +261,8 @@ impl Simulation {
             "embeddings",
             "numbers",
             "gradients",
-            "weights",
-            "in bf16",
+            "weights in bf16",
+            "in f32",
             "all",
             "to other nodes",
         ];

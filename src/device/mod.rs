@@ -399,6 +399,11 @@ pub trait Device: Sized + Send + Sync + 'static {
         Ok(())
     }
 
+    /// Lets later calls wait for an event, which may be one of [`Device::fork`].
+    fn wait_event(&self, _event: &Self::Event) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
     /// Whether [`Device::all_to_all`] is possible: the device moves its memory to other ranks by itself.
     fn connects_ranks(&self) -> bool {
         false

@@ -6,6 +6,7 @@
 //! | file | what it does |
 //! |---|---|
 //! | `launcher` | which rank this process is, by its launcher's environment variables |
+//! | `levels` | between whom ranks exchange: within machines, and then between them |
 //! | `library` | opens libraries at run time |
 //! | `exchange` | transfers that run while a rank computes |
 //! | `alone` | a group of one process |
@@ -19,6 +20,7 @@
 mod alone;
 mod exchange;
 mod launcher;
+mod levels;
 mod library;
 mod mpi;
 mod nccl;
@@ -33,6 +35,7 @@ use std::sync::Arc;
 pub use self::alone::Alone;
 pub use self::exchange::Exchange;
 pub use self::launcher::{Launched, Launcher};
+pub use self::levels::{Level, Levels, Peer};
 pub use self::mpi::Mpi;
 pub use self::nccl::{Message, Nccl, Transfer};
 pub use self::pulse::{Doing, Phase, Pulse, Watched};

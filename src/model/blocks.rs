@@ -24,9 +24,10 @@ pub(super) fn linear(
     inputs: usize,
     has_bias: bool,
 ) -> Weights {
+    let xavier = Init::Xavier { fan_in: inputs, fan_out: outputs };
     Weights {
-        weight: layout.add(weight, &[outputs, inputs], Init::Xavier { fan_in: inputs, fan_out: outputs }, true),
-        bias: has_bias.then(|| layout.add(bias, &[outputs], Init::Constant(0.0), false)),
+        weight: layout.add_rounded(weight, &[outputs, inputs], xavier, true),
+        bias: has_bias.then(|| layout.add_rounded(bias, &[outputs], Init::Constant(0.0), false)),
     }
 }
 

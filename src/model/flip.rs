@@ -95,7 +95,7 @@ impl Flip {
                 .then(|| norm(&mut layout, "visual.ln_pre", vision.width, vision.ln_eps.unwrap_or(eps))),
             vision: Transformer::new(&mut layout, names[0], vision, eps, false),
             vision_projection: projection(&mut layout, "visual.proj", vision.width, config.embed_dim),
-            tokens: layout.add("token_embedding.weight", &[config.vocab, text.width], normal, true),
+            tokens: layout.add_rounded("token_embedding.weight", &[config.vocab, text.width], normal, true),
             text_positions: layout.add("positional_embedding", &[config.context, text.width], normal, false),
             text: Transformer::new(&mut layout, names[1], text, eps, config.causal),
             text_projection: projection(&mut layout, "text_projection", text.width, config.embed_dim),

@@ -12,6 +12,7 @@ pub mod assemble;
 pub mod attention;
 pub mod bias;
 pub mod cast;
+pub mod copy_blocks;
 pub mod embedding;
 pub mod gather_patches;
 pub mod gelu;
@@ -41,6 +42,7 @@ all_ops!(
     assemble::Assemble,
     attention::Attention,
     cast::Cast,
+    copy_blocks::CopyBlocks,
     embedding::Embedding,
     gather_patches::GatherPatches,
     l2norm::L2Norm,

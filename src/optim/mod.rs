@@ -142,8 +142,7 @@ impl<D: AdamW> Optimizer<D> {
     /// If the device fails.
     pub fn apply(&mut self, device: &D, params: &mut Parameters<D>) -> Result<(), DeviceError> {
         self.square(device, params)?;
-        self.scale(device)?;
-        (0..self.own.len()).try_for_each(|bucket| self.update(device, params, bucket))
+        self.update(device, params)
     }
 
     /// The first part of [`Self::apply`]: what the norm needs of the gradients of the own slices. Then ranks gather
@@ -162,35 +161,31 @@ impl<D: AdamW> Optimizer<D> {
         Ok(())
     }
 
-    /// The second part of [`Self::apply`]: the norm, and the factor for gradients.
+    /// The second part of [`Self::apply`]: updates the own slices.
     ///
     /// # Errors
     /// If the device fails.
-    pub fn scale(&mut self, device: &D) -> Result<(), DeviceError> {
+    pub fn update(&mut self, device: &D, params: &mut Parameters<D>) -> Result<(), DeviceError> {
         let order = self.norm_order.as_ref().map(Buffer::view);
-        device.adamw_scale(&self.hyper, self.partials.view(), order, self.head.view_mut(), self.numbers.view())
-    }
-
-    /// The third part of [`Self::apply`], for each bucket: updates the own slice.
-    ///
-    /// # Errors
-    /// If the device fails.
-    pub fn update(&mut self, device: &D, params: &mut Parameters<D>, bucket: usize) -> Result<(), DeviceError> {
-        let start: usize = self.own[..bucket].iter().map(Range::len).sum();
-        let own = self.own[bucket].clone();
-        let held = start..start + own.len();
-        let (values, shadow, grads) = params.for_update(own);
-        let update = Update {
-            values,
-            shadow,
-            grads,
-            m: self.m.range_mut(held.clone()),
-            v: self.v.range_mut(held.clone()),
-            decay: self.decay.range(held.start / DECAY_BLOCK..held.end.div_ceil(DECAY_BLOCK)),
-            head: self.head.view(),
-            numbers: self.numbers.view(),
-        };
-        device.adamw_update(&self.hyper, update)
+        device.adamw_scale(&self.hyper, self.partials.view(), order, self.head.view_mut(), self.numbers.view())?;
+        let mut start = 0;
+        for own in &self.own {
+            let held = start..start + own.len();
+            let (values, shadow, grads) = params.for_update(own.clone());
+            let update = Update {
+                values,
+                shadow,
+                grads,
+                m: self.m.range_mut(held.clone()),
+                v: self.v.range_mut(held.clone()),
+                decay: self.decay.range(held.start / DECAY_BLOCK..held.end.div_ceil(DECAY_BLOCK)),
+                head: self.head.view(),
+                numbers: self.numbers.view(),
+            };
+            device.adamw_update(&self.hyper, update)?;
+            start = held.end;
+        }
+        Ok(())
     }
 
     /// What the norm needs of the whole arena, [`AdamW::PARTIAL`] floats for each [`NORM_BLOCK`], rank by rank.

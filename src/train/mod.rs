@@ -51,7 +51,7 @@ mod trainer;
 mod weights;
 mod window;
 
-pub(crate) use self::pass::{Levels, buffer_bytes};
+pub(crate) use self::pass::{buffer_bytes, master_bytes};
 pub use self::{
     error::{Cause, TrainError},
     folder::RunFolder,

@@ -145,7 +145,7 @@ impl<D: AllOps> Trainer<D> {
         let optimizer = Optimizer::of_slices(&*device, &params, adamw, &slices, group.rank())?;
         let exchange = match group.size() {
             1 => None,
-            _ => Some(GradientExchange::new(&*device, group.clone(), slices)?),
+            _ => Some(GradientExchange::new(&*device, group.clone(), flip.layout(), slices)?),
         };
         let pass = match size.micro_batches {
             1 => Pass::Whole(Whole::new(&device, &flip, size)?),
@@ -161,6 +161,7 @@ impl<D: AllOps> Trainer<D> {
     /// If the device fails.
     pub fn step(&mut self, batch: &Batch, lr: f64) -> Result<StepOutcome, DeviceError> {
         let submitted = self.run(batch, lr)?;
+        self.device.join()?;
         self.wait(submitted)
     }
 
@@ -179,6 +180,8 @@ impl<D: AllOps> Trainer<D> {
     /// # Errors
     /// If the device fails.
     pub fn drain(&mut self) -> Result<Option<StepOutcome>, DeviceError> {
+        // What follows reads weights that may still be gathered.
+        self.device.join()?;
         self.submitted.take().map(|last| self.wait(last)).transpose()
     }
 
@@ -272,7 +275,7 @@ impl<D: AllOps> Trainer<D> {
         &self.flip
     }
 
-    /// Weights and gradients.
+    /// Weights and gradients. With several ranks on GPUs, weights may still be gathered until [`Self::drain`].
     pub fn params(&self) -> &Parameters<D> {
         &self.params
     }
@@ -336,10 +339,16 @@ impl<D: AllOps> Trainer<D> {
     /// # Errors
     /// If the device fails, or the exchange with other ranks.
     pub fn download(&self) -> Result<Option<(Vec<f32>, Moments)>, DeviceError> {
+        self.device.join()?;
         let Moments { m, v, step } = self.optimizer.download(&self.device)?;
         let [m, v] = [self.whole(m)?, self.whole(v)?];
-        let (Some(m), Some(v)) = (m, v) else { return Ok(None) };
-        Ok(Some((self.params.download_values(&self.device)?, Moments { m, v, step })))
+        // Where products read a rounded copy, a rank only has its own slices in f32.
+        let mut own = Vec::new();
+        for range in self.optimizer.own() {
+            own.extend(self.params.download_range(&self.device, range.clone())?);
+        }
+        let weights = self.whole(own)?;
+        Ok(weights.zip(m.zip(v)).map(|(weights, (m, v))| (weights, Moments { m, v, step })))
     }
 
     /// An array of which each rank has its slices, on rank 0.

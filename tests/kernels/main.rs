@@ -8,6 +8,7 @@ mod budget;
 mod common;
 mod constants;
 mod contrastive;
+mod copy_blocks;
 mod elementwise;
 mod embedding;
 mod gather_patches;

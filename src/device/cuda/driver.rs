@@ -275,6 +275,8 @@ pub enum Event {
     Cuda(cudarc::driver::CudaEvent),
     /// What the emulator had done by then.
     Emulated(Done),
+    /// The number of calls on the emulator's communication stream by then.
+    EmulatedFork(usize),
 }
 
 /// A GPU, real or emulated. Calls are queued in order on one stream; [`Driver::download`] and [`Driver::synchronize`]
@@ -326,7 +328,7 @@ pub trait Driver: Send + Sync {
     fn begin_capture(&self) -> Result<(), DeviceError>;
     /// The captured calls.
     fn end_capture(&self) -> Result<Box<dyn Graph>, DeviceError>;
-    /// An event after all calls so far.
+    /// An event after all calls so far on the stream that they are queued on.
     fn record_event(&self) -> Result<Event, DeviceError>;
     /// Seconds from one event of this driver to another; waits for both.
     fn seconds(&self, from: &Event, to: &Event) -> Result<f64, DeviceError>;
@@ -352,6 +354,8 @@ pub trait Driver: Send + Sync {
     fn end_fork(&self);
     /// Lets later calls wait for those on the communication stream.
     fn join(&self) -> Result<(), DeviceError>;
+    /// Lets later calls on the main stream wait for an event.
+    fn wait_event(&self, event: &Event) -> Result<(), DeviceError>;
     /// Waits for all calls so far.
     fn synchronize(&self) -> Result<(), DeviceError>;
 }

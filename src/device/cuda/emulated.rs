@@ -1,7 +1,7 @@
 //! A GPU on the CPU: kernels run in the PTX emulator with every check on; products round operands as a GPU does and sum
 //! in f32.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use half::bf16;
@@ -43,7 +43,9 @@ pub struct Emulated {
 #[derive(Default)]
 struct Forked {
     active: bool,
-    calls: Vec<Call>,
+    calls: VecDeque<Call>,
+    /// The number of calls that have been made.
+    made: usize,
 }
 
 /// A call that can be captured and replayed, or delayed.
@@ -119,6 +121,17 @@ impl Emulated {
         self.machine.memory.allocated()
     }
 
+    /// Makes the calls on the communication stream up to this number of them.
+    fn make_forked(&self, until: usize) -> Result<(), DeviceError> {
+        loop {
+            let mut forked = self.forked();
+            let Some(call) = (forked.made < until).then(|| forked.calls.pop_front()).flatten() else { return Ok(()) };
+            forked.made += 1;
+            drop(forked);
+            self.machine.make(&call)?;
+        }
+    }
+
     fn forked(&self) -> MutexGuard<'_, Forked> {
         self.forked.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -127,7 +140,7 @@ impl Emulated {
     fn call(&self, call: Call) -> Result<(), DeviceError> {
         let mut forked = self.forked();
         if forked.active {
-            forked.calls.push(call);
+            forked.calls.push_back(call);
             return Ok(());
         }
         drop(forked);
@@ -412,8 +425,14 @@ impl Driver for Emulated {
     }
 
     fn join(&self) -> Result<(), DeviceError> {
-        let calls = std::mem::take(&mut self.forked().calls);
-        calls.iter().try_for_each(|call| self.machine.make(call))
+        self.make_forked(usize::MAX)
+    }
+
+    fn wait_event(&self, event: &Event) -> Result<(), DeviceError> {
+        match event {
+            Event::EmulatedFork(calls) => self.make_forked(*calls),
+            _ => Ok(()),
+        }
     }
 
     fn download_async(&self, from: u64, len: usize) -> Result<Pending, DeviceError> {
@@ -455,6 +474,11 @@ impl Driver for Emulated {
     }
 
     fn record_event(&self) -> Result<Event, DeviceError> {
+        let forked = self.forked();
+        if forked.active {
+            return Ok(Event::EmulatedFork(forked.made + forked.calls.len()));
+        }
+        drop(forked);
         Ok(Event::Emulated(*self.machine.done.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 

@@ -383,6 +383,10 @@ impl<T: ActType> Device for Cuda<T> {
     }
 
     fn fork<R>(&self, body: impl FnOnce() -> Result<R, DeviceError>) -> Result<R, DeviceError> {
+        // Without it, ranks exchange through the host, which does not wait for a stream of their own.
+        if self.nccl.is_none() {
+            return body();
+        }
         self.driver.begin_fork()?;
         let result = body();
         self.driver.end_fork();
@@ -391,6 +395,10 @@ impl<T: ActType> Device for Cuda<T> {
 
     fn join(&self) -> Result<(), DeviceError> {
         self.driver.join()
+    }
+
+    fn wait_event(&self, event: &Event) -> Result<(), DeviceError> {
+        self.driver.wait_event(event)
     }
 
     fn all_to_all(

@@ -299,6 +299,13 @@ impl Driver for Gpu {
         self.stream.wait(&self.join).map_err(wrong())
     }
 
+    fn wait_event(&self, event: &Event) -> Result<(), DeviceError> {
+        let Event::Cuda(event) = event else {
+            return Err(DeviceError::Unsupported { what: "events of another device".to_owned() });
+        };
+        self.stream.wait(event).map_err(failed("waiting for an event"))
+    }
+
     fn download_async(&self, from: u64, len: usize) -> Result<Pending, DeviceError> {
         self.bind()?;
         let wrong = |error| failed("a download of a step's outcome")(error);
@@ -357,7 +364,7 @@ impl Driver for Gpu {
 
     fn record_event(&self) -> Result<Event, DeviceError> {
         let event = self.context.new_event(Some(CUevent_flags::CU_EVENT_DEFAULT)).map_err(failed("making an event"))?;
-        event.record(&self.stream).map_err(failed("recording an event"))?;
+        event.record(self.current()).map_err(failed("recording an event"))?;
         Ok(Event::Cuda(event))
     }
 

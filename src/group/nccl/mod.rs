@@ -5,7 +5,7 @@ mod library;
 use std::fmt::{self, Debug, Formatter};
 
 use self::library::{Comm, NcclLibrary, To, UniqueId};
-use super::{Group, GroupError, block_of};
+use super::{Group, GroupError, Level, Levels, block_of};
 
 /// A collective transfer of words between the GPUs of all ranks. Addresses are in the memory of the rank's own GPU.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +46,7 @@ pub struct Nccl {
     comm: Comm,
     rank: usize,
     size: usize,
+    levels: Levels,
 }
 
 // SAFETY: NCCL's functions may be called from any thread; calls to one communicator must not overlap, and this one's
@@ -66,7 +67,8 @@ impl Nccl {
         let mut id = UniqueId([0; 128]);
         bytemuck::cast_slice_mut(&mut id.0).copy_from_slice(&bytes);
         let comm = library.join(group.size(), id, group.rank())?;
-        Ok(Self { library, comm, rank: group.rank(), size: group.size() })
+        let levels = Levels::of(group)?;
+        Ok(Self { library, comm, rank: group.rank(), size: group.size(), levels })
     }
 
     /// The number of this rank.
@@ -92,6 +94,19 @@ impl Nccl {
         match transfer {
             &Transfer::AllGather { address, block, len } => {
                 let place = |rank: usize| address + 4 * (rank * block) as u64;
+                if let [within, between] = &self.levels.0[..] {
+                    let part = |owner: usize, rank: usize| {
+                        let words = block_of(owner, block, len).len();
+                        Message { rank, address: place(owner), words }
+                    };
+                    // Between machines, ranks that have the same number on theirs; then each machine has all.
+                    return [between, within].into_iter().try_for_each(|level| {
+                        let own = if level == between { &[self.rank][..] } else { within.owners() };
+                        let (sends, receives) = messages(level, own, part);
+                        // SAFETY: as the caller promises.
+                        unsafe { self.exchange(&sends, &receives, to) }
+                    });
+                }
                 if len == self.size * block {
                     // SAFETY: as the caller promises.
                     return unsafe { self.library.all_gather(place(self.rank), address, block, to) };
@@ -105,23 +120,43 @@ impl Nccl {
                     })
                 })
             }
-            Transfer::AllToAll { sends, receives } => self.library.grouped(self.comm, || {
-                for &Message { rank, address, words } in sends.iter().filter(|message| message.words > 0) {
-                    // SAFETY: as the caller promises.
-                    unsafe { self.library.send(address, words, rank, to) }?;
-                }
-                receives.iter().filter(|message| message.words > 0).try_for_each(|&Message { rank, address, words }| {
-                    // SAFETY: as above.
-                    unsafe { self.library.receive(address, words, rank, to) }
-                })
-            }),
+            // SAFETY: as the caller promises.
+            Transfer::AllToAll { sends, receives } => unsafe { self.exchange(sends, receives, to) },
         }
+    }
+
+    /// # Safety
+    /// As [`Self::start`].
+    unsafe fn exchange(&self, sends: &[Message], receives: &[Message], to: To) -> Result<(), GroupError> {
+        self.library.grouped(self.comm, || {
+            for &Message { rank, address, words } in sends.iter().filter(|message| message.words > 0) {
+                // SAFETY: as the caller promises.
+                unsafe { self.library.send(address, words, rank, to) }?;
+            }
+            receives.iter().filter(|message| message.words > 0).try_for_each(|&Message { rank, address, words }| {
+                // SAFETY: as above.
+                unsafe { self.library.receive(address, words, rank, to) }
+            })
+        })
     }
 
     /// Aborts pending transfers, from any thread. The call itself may hang.
     pub fn abort(&self) {
         self.library.abort(self.comm);
     }
+}
+
+/// What a rank that has the blocks of the ranks `own` sends to its peers of a level, and what it receives from them.
+/// `part`: a rank's block, as a message to or from another.
+fn messages(
+    level: &Level,
+    own: &[usize],
+    part: impl Fn(usize, usize) -> Message + Copy,
+) -> (Vec<Message>, Vec<Message>) {
+    let others = || level.peers.iter().enumerate().filter(|(place, _)| *place != level.own).map(|(_, peer)| peer);
+    let sends = others().flat_map(|peer| own.iter().map(move |owner| part(*owner, peer.rank))).collect();
+    let receives = others().flat_map(|peer| peer.owners.iter().map(move |owner| part(*owner, peer.rank))).collect();
+    (sends, receives)
 }
 
 impl Debug for Nccl {

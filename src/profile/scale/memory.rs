@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::traffic::masters_bytes;
 use super::{Plan, levels};
 use crate::device::Cpu;
 use crate::model::Flip;
@@ -40,7 +41,10 @@ pub(super) fn held(plan: &Plan<'_>, ranks: usize) -> Vec<Held> {
     let [activations, gathered] = planned::<Cpu>(flip, size);
     let arena = flip.layout().arena_len();
     let slices = Slices::new(arena, ranks);
-    let buffers = if ranks == 1 { 0 } else { buffer_bytes(&slices, &levels(plan, ranks), plan.gpus) };
+    let buffers = match ranks {
+        1 => 0,
+        _ => buffer_bytes(&slices, &levels(plan, ranks), plan.gpus) + ranks * masters_bytes(plan, &slices),
+    };
     let held = [
         ("weights", 4 * arena),
         ("weights in bf16", if plan.bf16_copy { 2 * arena } else { 0 }),

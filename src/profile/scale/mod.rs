@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `times` | the times of one rank's step |
 //! | `network`, `measure` | how long an exchange takes; the network of a group that is there |
-//! | `step` | the events of a step, as it is and as it is planned |
+//! | `step` | the events of a step |
 //! | `traffic`, `memory` | bytes that a rank sends, and that it holds |
 //! | `picture` | the events as a picture |
 //!
@@ -29,8 +29,9 @@ pub use self::step::{Lane, Span};
 pub use self::times::{Layer, Measured, Source, StepTimes};
 pub use self::traffic::Sent;
 
+use crate::group::Levels;
 use crate::model::Flip;
-use crate::train::{Levels, StepSize};
+use crate::train::StepSize;
 
 /// What can be wrong with the input of a simulation.
 #[derive(Debug, thiserror::Error)]
@@ -53,30 +54,6 @@ pub enum ScaleError {
     },
 }
 
-/// In which order ranks compute and exchange.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Schedule {
-    /// What the trainer does: images' embeddings are gathered beside the text tower, gradients are exchanged in buckets
-    /// beside the backward pass, within nodes and then between them, and weights are gathered in f32 after the update.
-    AsItIs,
-    /// What is planned: weights are gathered in bf16, and beside the next forward pass.
-    Planned,
-}
-
-impl Schedule {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::AsItIs, Self::Planned];
-
-    /// For a user.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::AsItIs => "as it is",
-            Self::Planned => "planned",
-        }
-    }
-}
-
 /// What is simulated.
 #[derive(Clone)]
 pub struct Plan<'a> {
@@ -97,8 +74,6 @@ pub struct Plan<'a> {
 /// A simulated step.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Simulated {
-    /// Its schedule.
-    pub schedule: Schedule,
     /// Ranks.
     pub ranks: usize,
     /// Machines.
@@ -141,14 +116,13 @@ impl Simulated {
 }
 
 /// Simulates a step on so many ranks.
-pub fn simulate(plan: &Plan<'_>, schedule: Schedule, ranks: usize) -> Simulated {
+pub fn simulate(plan: &Plan<'_>, ranks: usize) -> Simulated {
     let ranks = ranks.max(1);
     let (batch, times) = (plan.times.batch * ranks, &plan.times);
-    let clock = step::events(plan, schedule, ranks);
+    let clock = step::events(plan, ranks);
     let waiting_seconds = step::waiting(plan, ranks);
     let step_seconds = clock.now() + waiting_seconds;
     Simulated {
-        schedule,
         ranks,
         nodes: plan.network.nodes(ranks).1,
         batch,
@@ -159,7 +133,7 @@ pub fn simulate(plan: &Plan<'_>, schedule: Schedule, ranks: usize) -> Simulated 
         efficiency: times.alone() / step_seconds,
         samples_per_second: batch as f64 / step_seconds,
         samples_per_second_and_rank: times.batch as f64 / step_seconds,
-        sent: traffic::sent(plan, schedule, ranks),
+        sent: traffic::sent(plan, ranks),
         memory: memory::held(plan, ranks),
         spans: clock.into_spans(),
     }

@@ -5,7 +5,7 @@ use plotters::prelude::*;
 use super::{Lane, Simulated, Span};
 
 const WIDTH: u32 = 960;
-const LEFT: i32 = 250;
+const LEFT: i32 = 110;
 const RIGHT: i32 = 130;
 const TOP: i32 = 64;
 const LANE: i32 = 18;
@@ -46,7 +46,7 @@ fn draw(root: &Area, steps: &[Simulated], title: &str) -> Result<(), Box<dyn std
     let scale = f64::from(WIDTH as i32 - LEFT - RIGHT) / longest;
     for (index, step) in steps.iter().enumerate() {
         let top = TOP + ROW * index as i32;
-        write(format!("{} ranks, {}", step.ranks, step.schedule.name()), 12, top + 10, 14)?;
+        write(format!("{} ranks", step.ranks), 12, top + 10, 14)?;
         for span in &step.spans {
             let top = top + if span.lane == Lane::Compute { 0 } else { LANE };
             let place = |seconds: f64| LEFT + (seconds * scale) as i32;

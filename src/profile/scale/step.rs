@@ -4,12 +4,10 @@ use std::ops::Range;
 
 use serde::Serialize;
 
-use super::traffic::{OUTCOME_BYTES, norm_bytes};
-use super::{Call, Plan, Schedule, Size, levels};
+use super::traffic::{OUTCOME_BYTES, masters_bytes, norm_bytes};
+use super::{Call, Plan, Size, levels};
 use crate::optim::Slices;
 
-/// Weights that the next forward pass waits for in any case, in bytes.
-const BUCKET: f64 = 25e6;
 /// The share of the next forward pass under which weights can be gathered: the last layers must not wait for theirs.
 const FORWARD_THAT_HIDES: f64 = 0.8;
 /// The share of the jitter's work that ranks wait for: what comes after the last exchange is not waited for.
@@ -113,9 +111,15 @@ fn needs_lse(plan: &Plan<'_>) -> bool {
 }
 
 /// The events of a step, in the order of `train/pass`.
-pub(super) fn events(plan: &Plan<'_>, schedule: Schedule, ranks: usize) -> Clock {
+pub(super) fn events(plan: &Plan<'_>, ranks: usize) -> Clock {
     let (mut clock, times) = (Clock::default(), &plan.times);
-    let gather = |bytes: f64, size| plan.network.one_level(Call::Gather, bytes, size, ranks);
+    let slices = Slices::new(plan.flip.layout().arena_len(), ranks);
+    let two_levels = levels(plan, ranks).0.len() > 1;
+    let gather = |bytes: f64, size| match two_levels {
+        _ if bytes == 0.0 => 0.0,
+        true => plan.network.two_level(bytes, size, ranks),
+        false => plan.network.one_level(Call::Gather, bytes, size, ranks),
+    };
     let few = |bytes: f64| gather(bytes, Size::Small);
     let embeddings = gather(embedding_bytes(plan, ranks), Size::Large);
     let loss = times.loss_over(times.batch * ranks, plan.flip.config.embed_dim);
@@ -127,28 +131,18 @@ pub(super) fn events(plan: &Plan<'_>, schedule: Schedule, ranks: usize) -> Clock
     let lse = if needs_lse(plan) { 2.0 * few(lse_bytes(plan, ranks)) } else { 0.0 };
     clock.exchange("log-sum-exps and counts", lse + few((OUTCOME_BYTES * ranks) as f64));
     clock.compute("loss backward", loss[1]);
-    let slices = Slices::new(plan.flip.layout().arena_len(), ranks);
     backward(plan, &mut clock, &slices);
     clock.exchange("norm", few(norm_bytes(plan, ranks * slices.norm_blocks()) as f64));
-    match schedule {
-        Schedule::AsItIs => {
-            for bucket in slices.buckets() {
-                let share = bucket.len() as f64 / slices.arena_len() as f64;
-                clock.compute("update", share * times.update / ranks as f64);
-                clock.start("weights", gather(4.0 * bucket.len() as f64, Size::Large));
-            }
-            clock.wait();
-        }
-        Schedule::Planned => {
-            clock.compute("update", times.update / ranks as f64);
-            let weights = if plan.bf16_copy { 2.0 } else { 4.0 } * slices.arena_len() as f64;
-            let [all, first] = [weights, weights.min(BUCKET)].map(|bytes| gather(bytes, Size::Large));
-            let hidden = FORWARD_THAT_HIDES * (times.forward[0] + times.forward[1]);
-            clock.exchange("weights", first.max(all - hidden));
-            // The rest runs under the next forward pass.
-            clock.compute("slower beside the weights", (all - first).max(0.0).min(hidden) * plan.network.steal);
-        }
-    }
+    clock.compute("update", times.update / ranks as f64);
+    let each = if plan.bf16_copy { 2.0 } else { 4.0 };
+    let weights = |elements: usize| gather(each * elements as f64, Size::Large);
+    let masters = gather((ranks * masters_bytes(plan, &slices)) as f64, Size::Large);
+    let first = masters + weights(slices.buckets()[0].len());
+    let all = masters + slices.buckets().iter().map(|bucket| weights(bucket.len())).sum::<f64>();
+    // On a GPU, the next forward pass starts with the first bucket; its ops are in the order of the arena.
+    let hidden = if plan.gpus { FORWARD_THAT_HIDES * (times.forward[0] + times.forward[1]) } else { 0.0 };
+    clock.exchange("weights", first.max(all - hidden));
+    clock.compute("slower beside the weights", (all - first).max(0.0).min(hidden) * plan.network.steal);
     clock
 }
 

@@ -2,11 +2,12 @@
 
 use serde::Serialize;
 
-use super::{Plan, Schedule, levels};
+use super::{Plan, levels};
 use crate::device::Cpu;
 use crate::ops::adamw::AdamW;
 use crate::ops::pairwise::OUTCOME_LEN;
 use crate::optim::Slices;
+use crate::train::master_bytes;
 
 /// What each rank tells about its loss.
 pub(super) const OUTCOME_BYTES: usize = 4 * OUTCOME_LEN;
@@ -22,6 +23,11 @@ pub(super) fn norm_bytes(plan: &Plan<'_>, blocks: usize) -> usize {
     4 * blocks * if plan.gpus { GPU_PARTIAL } else { Cpu::PARTIAL }
 }
 
+/// Bytes of the parameters that a rank sends in f32 besides the bf16 copy of all.
+pub(super) fn masters_bytes(plan: &Plan<'_>, slices: &Slices) -> usize {
+    if plan.bf16_copy && slices.ranks() > 1 { master_bytes(plan.flip.layout(), slices) } else { 0 }
+}
+
 /// Bytes of one kind that rank 0 sends in a step.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Sent {
@@ -35,7 +41,7 @@ pub struct Sent {
 
 /// By kind. In an all-gather, a rank sends its part once for each other rank, whoever passes it on; so between nodes go
 /// the parts of a node's ranks, once for each other node.
-pub(super) fn sent(plan: &Plan<'_>, schedule: Schedule, ranks: usize) -> Vec<Sent> {
+pub(super) fn sent(plan: &Plan<'_>, ranks: usize) -> Vec<Sent> {
     let (local, nodes) = plan.network.nodes(ranks);
     let others = ranks as u64 - 1;
     let gathered = |kind, own: usize| {
@@ -59,9 +65,10 @@ pub(super) fn sent(plan: &Plan<'_>, schedule: Schedule, ranks: usize) -> Vec<Sen
     }
     sent.push(Sent { kind: "gradients", bytes, between_nodes });
     sent.push(gathered("gradient norm", norm_bytes(plan, slices.norm_blocks())));
-    match schedule {
-        Schedule::Planned if plan.bf16_copy => sent.push(gathered("weights in bf16", 2 * own)),
-        _ => sent.push(gathered("weights", 4 * own)),
+    match plan.bf16_copy {
+        true => sent
+            .extend([gathered("weights in bf16", 2 * own), gathered("weights in f32", masters_bytes(plan, &slices))]),
+        false => sent.push(gathered("weights in f32", 4 * own)),
     }
     sent
 }

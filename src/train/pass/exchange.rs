@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::levels::{Level, Levels};
+use super::masters::Masters;
 use super::sum_leaves;
-use crate::autograd::{Parameters, Program};
+use crate::autograd::{Layout, Parameters, Program};
 use crate::device::{Buffer, Device, DeviceError};
-use crate::group::{Exchange, Group, GroupError};
+use crate::group::{Exchange, Group, GroupError, Level, Levels};
+use crate::ops::copy_blocks::CopyBlocks;
 use crate::optim::Slices;
 
 /// Buckets whose exchange through the host is not complete, at most.
@@ -39,6 +40,10 @@ pub(crate) struct GradientExchange<D: Device> {
     flights: VecDeque<Flight>,
     /// The next bucket to start: the last one of the arena is complete first.
     left: usize,
+    /// Where products read a rounded copy of the weights.
+    masters: Option<Masters<D>>,
+    /// The gathering of each bucket's weights, in the order of the arena, until something waits for it.
+    weights: VecDeque<(usize, D::Event)>,
 }
 
 /// A bucket that is being exchanged through the host.
@@ -48,12 +53,13 @@ struct Flight {
     exchange: Box<dyn Exchange>,
 }
 
-impl<D: Device> GradientExchange<D> {
+impl<D: CopyBlocks> GradientExchange<D> {
     /// For all ranks of a group of several.
     ///
     /// # Errors
     /// If the device has too little memory, or the group fails.
-    pub(crate) fn new(device: &D, group: Arc<dyn Group>, slices: Slices) -> Result<Self, DeviceError> {
+    pub(crate) fn new(device: &D, group: Arc<dyn Group>, layout: &Layout, slices: Slices) -> Result<Self, DeviceError> {
+        let masters = D::SHADOW_WEIGHTS.then(|| Masters::new(device, layout, &slices)).transpose()?;
         let levels = Levels::of(&*group)?;
         let buffers = |level: &Level| {
             let len = level.owners().len() * slices.largest();
@@ -65,12 +71,53 @@ impl<D: Device> GradientExchange<D> {
             false => Vec::new(),
         };
         let left = slices.buckets().len();
-        Ok(Self { group, slices, levels, received, flights: VecDeque::new(), left })
+        Ok(Self { group, slices, levels, received, flights: VecDeque::new(), left, masters, weights: VecDeque::new() })
     }
 
     /// The slices of the arena.
     pub(crate) fn slices(&self) -> &Slices {
         &self.slices
+    }
+
+    /// Gives all ranks the weights that each has updated: in f32, or rounded if products read a copy, and then those few
+    /// in f32 that other ops read. On a device that moves its memory by itself, this runs beside the next forward pass.
+    ///
+    /// # Errors
+    /// If the device fails, or the group.
+    pub(super) fn gather_weights(&mut self, device: &D, params: &mut Parameters<D>) -> Result<(), DeviceError> {
+        let Self { group, slices, masters, weights, .. } = self;
+        device.fork(|| {
+            if let Some(masters) = masters {
+                masters.gather(device, &**group, params)?;
+            }
+            for (bucket, range) in slices.buckets().iter().enumerate() {
+                let (each, (values, shadow)) = (slices.each(bucket), params.weights_mut());
+                match shadow {
+                    Some(shadow) => device.all_gather(&**group, shadow.range_mut(range.clone()), range.len(), each),
+                    None => device.all_gather(&**group, values.range_mut(range.clone()), range.len(), each),
+                }?;
+                weights.push_back((bucket, device.record_event()?));
+            }
+            Ok(())
+        })
+    }
+
+    /// For each op of `program`, the last bucket of which it reads weights.
+    pub(super) fn reads(&self, program: &Program<D>, layout: &Layout) -> Vec<Option<usize>> {
+        let last = |id| {
+            let end = layout.get(id).range().end;
+            self.slices.buckets().iter().position(|bucket| end <= bucket.end)
+        };
+        (0..program.op_count()).map(|op| program.params_of(op).filter_map(last).max()).collect()
+    }
+
+    /// Lets the device wait until the weights of all buckets up to this one are there.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub(super) fn wait_for_weights(&mut self, device: &D, bucket: usize) -> Result<(), DeviceError> {
+        let there = self.weights.iter().take_while(|(other, _)| *other <= bucket).count();
+        self.weights.drain(..there).last().map_or(Ok(()), |(_, event)| device.wait_event(&event))
     }
 
     /// For each bucket the number of steps of `program` after which its gradients are complete, if a rank's last
@@ -299,7 +346,8 @@ mod tests {
             let run = move |group: Threads, grads: Vec<f32>, slices: Slices| {
                 let (device, group) = (Cpu::default(), Arc::new(group));
                 let mut buffer = Buffer::new(&device, len, "gradients").unwrap();
-                let mut exchange = GradientExchange::new(&device, group.clone(), slices.clone()).unwrap();
+                let mut exchange =
+                    GradientExchange::new(&device, group.clone(), &Layout::default(), slices.clone()).unwrap();
                 // The second step starts as the first did.
                 for _ in 0..2 {
                     buffer.upload(&device, &grads).unwrap();

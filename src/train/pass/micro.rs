@@ -10,6 +10,7 @@
 //! If the activations of all micro-batches fit the memory, each has a program of its own, and no forward pass runs
 //! twice. The bits are the same: they depend on the sizes alone, not on where or when a micro-batch is computed.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::ranks::{all_gather, finish_all_gather, start_all_gather};
@@ -157,7 +158,7 @@ impl<D: AllOps> MicroBatches<D> {
     ) -> Result<(), DeviceError> {
         let (count, first, device) = (self.count(), self.first(), self.device.clone());
         let twice = self.runs_forward_twice();
-        self.embed(batch, params)?;
+        self.embed(batch, params, exchange.as_deref_mut())?;
         for micro_batch in 0..count {
             self.loss.forward(&device, first + micro_batch, params)?;
         }
@@ -190,9 +191,24 @@ impl<D: AllOps> MicroBatches<D> {
         Ok(())
     }
 
-    /// The embeddings of the whole batch.
-    fn embed(&mut self, batch: &Batch, params: &Parameters<D>) -> Result<(), DeviceError> {
+    /// The embeddings of the whole batch. The first micro-batch waits for the weights that its ops read.
+    fn embed(
+        &mut self,
+        batch: &Batch,
+        params: &Parameters<D>,
+        mut exchange: Option<&mut GradientExchange<D>>,
+    ) -> Result<(), DeviceError> {
         let (count, first, device, group) = (self.count(), self.first(), self.device.clone(), self.group.clone());
+        let reads = exchange.as_ref().map(|exchange| exchange.reads(self.program(), params.layout()));
+        let mut forward = |program: &mut Program<D>, ops: Range<usize>| match (&reads, &mut exchange) {
+            (Some(reads), Some(exchange)) => ops.into_iter().try_for_each(|op| {
+                if let Some(bucket) = reads[op] {
+                    exchange.wait_for_weights(&device, bucket)?;
+                }
+                program.forward_ops(op..op + 1, params)
+            }),
+            _ => program.forward_ops(ops, params),
+        };
         self.load(batch, 0)?;
         let mut gathering = None;
         for micro_batch in 0..count {
@@ -200,13 +216,13 @@ impl<D: AllOps> MicroBatches<D> {
             let place = self.place(micro_batch);
             let Towers { program, vision_ops, embeddings: [images, texts], .. } = &mut self.towers[place];
             program.swap_in()?;
-            program.forward_ops(0..*vision_ops, params)?;
+            forward(program, 0..*vision_ops)?;
             self.loss.put_images(&device, first + micro_batch, program.view(images.slot()))?;
             if micro_batch + 1 == count {
                 let (all, part) = self.loss.images_mut();
                 gathering = Some(start_all_gather(&*device, &*group, all, count * part)?);
             }
-            program.forward_ops(*vision_ops..program.op_count(), params)?;
+            forward(program, *vision_ops..program.op_count())?;
             self.loss.put_texts(&device, first + micro_batch, program.view(texts.slot()))?;
             if micro_batch + 1 < count {
                 self.load(batch, micro_batch + 1)?;
@@ -218,7 +234,9 @@ impl<D: AllOps> MicroBatches<D> {
             finish_all_gather(&*device, gathering, self.loss.images_mut().0)?;
         }
         let (all, part) = self.loss.texts_mut();
-        all_gather(&*device, &*group, all, count * part)
+        all_gather(&*device, &*group, all, count * part)?;
+        // The loss reads the temperature.
+        exchange.map_or(Ok(()), |exchange| exchange.wait_for_weights(&device, usize::MAX))
     }
 
     /// Starts the upload of the inputs of a micro-batch: its rows of the batch.

@@ -2,14 +2,14 @@
 //! ranks may share.
 
 mod exchange;
-mod levels;
+mod masters;
 mod micro;
 mod ranks;
 mod tree;
 mod whole;
 
 pub(crate) use self::exchange::{GradientExchange, buffer_bytes};
-pub(crate) use self::levels::Levels;
+pub(crate) use self::masters::master_bytes;
 pub use self::micro::MicroBatches;
 pub(super) use self::micro::{RecordedTowers, record_towers};
 pub(super) use self::ranks::update;

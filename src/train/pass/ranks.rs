@@ -5,7 +5,7 @@ use crate::autograd::Parameters;
 use crate::device::{Buffer, Device, DeviceError, Elem};
 use crate::group::{Exchange, Group, block_of};
 use crate::ops::adamw::AdamW;
-use crate::ops::cast::Cast;
+use crate::ops::copy_blocks::CopyBlocks;
 use crate::optim::Optimizer;
 
 /// Gives all ranks the blocks of all: rank `r` has written block `r` of `buffer`, `block` elements long.
@@ -59,28 +59,17 @@ pub(super) fn finish_all_gather<D: Device, T: Elem>(
     }
 }
 
-/// An update of which each rank does its own slices, whose gradients are sums over all ranks. All ranks have the new
-/// weights afterwards. The weights of a bucket are gathered while the next one is updated; each rank rounds their copy
-/// for matrix products itself.
-pub(crate) fn update<D: AdamW + Cast>(
+/// An update of which each rank does its own slices, whose gradients are sums over all ranks. Then all ranks get the new
+/// weights; the next forward pass waits for them ([`GradientExchange::wait_for_weights`]).
+pub(crate) fn update<D: AdamW + CopyBlocks>(
     device: &D,
     group: &dyn Group,
-    exchange: &GradientExchange<D>,
+    exchange: &mut GradientExchange<D>,
     params: &mut Parameters<D>,
     optimizer: &mut Optimizer<D>,
 ) -> Result<(), DeviceError> {
-    let slices = exchange.slices();
     optimizer.square(device, params)?;
-    all_gather(device, group, optimizer.partials_mut(), D::PARTIAL * slices.norm_blocks())?;
-    optimizer.scale(device)?;
-    for (bucket, range) in slices.buckets().iter().enumerate() {
-        optimizer.update(device, params, bucket)?;
-        let (each, (values, shadow)) = (slices.each(bucket), params.weights_mut());
-        device.fork(|| {
-            device.all_gather(group, values.range_mut(range.clone()), range.len(), each)?;
-            let Some(shadow) = shadow else { return Ok(()) };
-            device.cast_forward(values.range(range.clone()), shadow.range_mut(range.clone()))
-        })?;
-    }
-    device.join()
+    all_gather(device, group, optimizer.partials_mut(), D::PARTIAL * exchange.slices().norm_blocks())?;
+    optimizer.update(device, params)?;
+    exchange.gather_weights(device, params)
 }

@@ -1,32 +1,36 @@
-//! In which steps gradients are exchanged: between all ranks at once, or within each machine and then between machines,
-//! so that the network between machines carries each sum once for each machine and not once for each of its ranks.
+//! Between whom ranks exchange: between all at once, or within each machine and then between machines, so that the network
+//! between machines carries each sum once for each machine and not once for each of its ranks.
 
-use crate::group::{Group, GroupError};
+use super::{Group, GroupError};
 
 /// The exchanges of a bucket, one after the other. After the last one, a rank has the sums of its own slice.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Levels(pub(crate) Vec<Level>);
+pub struct Levels(
+    /// One or two.
+    pub Vec<Level>,
+);
 
 /// An exchange between some ranks. Sums over them, in this order, are a subtree of the tree over all ranks.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Level {
+pub struct Level {
     /// The ranks, this one included.
-    pub(crate) peers: Vec<Peer>,
+    pub peers: Vec<Peer>,
     /// This rank's place among them.
-    pub(super) own: usize,
+    pub own: usize,
 }
 
 /// A rank of an exchange.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Peer {
-    pub(crate) rank: usize,
+pub struct Peer {
+    /// Its number in the group.
+    pub rank: usize,
     /// The ranks whose slices it adds up.
-    pub(crate) owners: Vec<usize>,
+    pub owners: Vec<usize>,
 }
 
 impl Level {
     /// What this rank receives from each peer, and adds up.
-    pub(crate) fn owners(&self) -> &[usize] {
+    pub fn owners(&self) -> &[usize] {
         &self.peers[self.own].owners
     }
 }
@@ -37,14 +41,14 @@ impl Levels {
     ///
     /// # Errors
     /// If the group fails.
-    pub(super) fn of(group: &dyn Group) -> Result<Self, GroupError> {
+    pub fn of(group: &dyn Group) -> Result<Self, GroupError> {
         let place = group.place();
         let places = group.all([place.local_rank as u32, place.local_size as u32])?;
         Ok(Self::plan(group.rank(), &places))
     }
 
     /// As [`Self::of`]. `places`: number on its machine and ranks of its machine, for each rank.
-    pub(crate) fn plan(rank: usize, places: &[[u32; 2]]) -> Self {
+    pub fn plan(rank: usize, places: &[[u32; 2]]) -> Self {
         let (size, local) = (places.len(), places[0][1] as usize);
         let regular = local.is_power_of_two()
             && size.is_multiple_of(local)
