@@ -4,8 +4,8 @@
 // Floats of a block.
 constexpr int COPY_BLOCK = 64;  // launcher
 
-// dense[i] = arena[blocks[i]], or the other way round, for `count` blocks; negative numbers are skipped. A thread copies
-// 16 bytes. Grid: any; block: 256. Bytes moved per block: 512, and 4 for its number.
+// dense[i] = arena[blocks[i]], or the other way round, for `count` blocks; negative numbers are skipped. A thread
+// copies 16 bytes. Grid: any; block: 256. Bytes moved per block: 512, and 4 for its number.
 template <bool PACK> __device__ void copy_blocks(float4* arena, const int* blocks, float4* dense, int count) {
     constexpr int EACH = COPY_BLOCK / 4;
     for (size_t at = thread_index(); at < size_t(count) * EACH; at += thread_count()) {

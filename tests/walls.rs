@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 /// A row of a table: the names in its first column, and those in its last, which it must not import.
 type Row = (Vec<String>, Vec<String>);
 
-/// What stands between backticks, as a module: `src/ops/<op>/` and `src/optim.rs` are `ops` and `optim`.
+/// What stands between backticks, as a module: `src/ops/<op>/` and `src/simd.rs` are `ops` and `simd`.
 fn modules(column: &str) -> Vec<String> {
     let quoted = column.split('`').skip(1).step_by(2);
     let module = |path: &str| path.trim_start_matches("src/").split(['/', '.']).next().unwrap_or_default().to_owned();

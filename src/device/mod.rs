@@ -333,8 +333,8 @@ pub trait Device: Sized + Send + Sync + 'static {
 
     /// Bytes moved to and from memory between two events; only an emulated GPU counts them. A kernel counts the
     /// distinct 32-byte sectors that it reads and those that it writes; a matrix product, copy or fill counts its
-    /// operands and results once. So caches are taken to hold all that one kernel reads, and nothing from one kernel to
-    /// the next.
+    /// operands and results once. So caches are taken to hold all that one kernel reads, and nothing from one kernel
+    /// to the next.
     fn moved_bytes(&self, _from: &Self::Event, _to: &Self::Event) -> Option<u64> {
         None
     }
@@ -355,8 +355,8 @@ pub trait Device: Sized + Send + Sync + 'static {
     /// Starts a download ordered after all work so far; returns at once.
     fn download_async(&self, from: Self::View<'_, f32>) -> Result<Pending, DeviceError>;
 
-    /// Calls `body` with the elements in the host's memory, aligned to four bytes, after all work so far. Of what is on
-    /// the device, `body` may read the elements of `read`; all that it writes is on the device afterwards.
+    /// Calls `body` with the elements in the host's memory, aligned to four bytes, after all work so far. Of what is
+    /// on the device, `body` may read the elements of `read`; all that it writes is on the device afterwards.
     fn on_host<T: Elem, R>(
         &self,
         view: Self::ViewMut<'_, T>,
@@ -388,8 +388,8 @@ pub trait Device: Sized + Send + Sync + 'static {
         Ok(self.on_host(view, own, |all| group.all_gather(bytemuck::cast_slice_mut(all), words))??)
     }
 
-    /// Runs `body`, whose transfers, copies and sums are queued on a stream of their own, after all calls so far. Later
-    /// calls do not wait for them until [`Device::join`], so they must not touch the same memory.
+    /// Runs `body`, whose transfers, copies and sums are queued on a stream of their own, after all calls so far.
+    /// Later calls do not wait for them until [`Device::join`], so they must not touch the same memory.
     fn fork<R>(&self, body: impl FnOnce() -> Result<R, DeviceError>) -> Result<R, DeviceError> {
         body()
     }
@@ -409,7 +409,8 @@ pub trait Device: Sized + Send + Sync + 'static {
         false
     }
 
-    /// Sends each view to a rank, and receives from ranks. Between two ranks, messages arrive in the order of the lists.
+    /// Sends each view to a rank, and receives from ranks. Between two ranks, messages arrive in the order of the
+    /// lists.
     fn all_to_all(
         &self,
         _sends: Vec<(usize, Self::View<'_, f32>)>,

@@ -1,5 +1,5 @@
-//! Between whom ranks exchange: between all at once, or within each machine and then between machines, so that the network
-//! between machines carries each sum once for each machine and not once for each of its ranks.
+//! Between whom ranks exchange: between all at once, or within each machine and then between machines, so that the
+//! network between machines carries each sum once for each machine and not once for each of its ranks.
 
 use super::{Group, GroupError};
 
@@ -36,8 +36,8 @@ impl Level {
 }
 
 impl Levels {
-    /// Two levels, if there are several machines with equally many ranks each, a power of two, that are numbered machine
-    /// by machine; else one. All ranks must call this.
+    /// Two levels, if there are several machines with equally many ranks each, a power of two, that are numbered
+    /// machine by machine; else one. All ranks must call this.
     ///
     /// # Errors
     /// If the group fails.

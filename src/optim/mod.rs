@@ -136,7 +136,8 @@ impl<D: AdamW> Optimizer<D> {
         self.numbers.upload(device, &self.hyper.numbers())
     }
 
-    /// Updates all parameters from their gradients. Where these are not finite, nothing is changed but [`Self::norm`].
+    /// Updates all parameters from their gradients. Where these are not finite, nothing is changed but
+    /// [`Self::norm`].
     ///
     /// # Errors
     /// If the device fails.

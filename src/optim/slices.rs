@@ -5,9 +5,9 @@ use std::ops::Range;
 use crate::group::block_of;
 use crate::ops::adamw::NORM_BLOCK;
 
-/// The parts of the arena that each rank updates. The arena is cut into buckets, each of which is exchanged as soon as
-/// the backward pass has its gradients; of each bucket, ranks have equal slices, of which the last ones may be shorter,
-/// or empty. All cuts are at multiples of [`NORM_BLOCK`].
+/// The parts of the arena that each rank updates. The arena is cut into buckets, each of which is exchanged as soon
+/// as the backward pass has its gradients; of each bucket, ranks have equal slices, of which the last ones may be
+/// shorter, or empty. All cuts are at multiples of [`NORM_BLOCK`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Slices {
     len: usize,
@@ -31,8 +31,8 @@ impl Slices {
             1 => blocks.max(1),
             _ => ranks * elements.div_ceil(ranks * NORM_BLOCK).max(1),
         };
-        // The backward pass ends with the start of the arena, so nothing hides the exchange of the first bucket: it is
-        // the shorter one.
+        // The backward pass ends with the start of the arena, so nothing hides the exchange of the first bucket: it
+        // is the shorter one.
         let ends = (0..blocks.div_ceil(each)).rev().map(|later| (blocks - later * each) * NORM_BLOCK);
         let mut start = 0;
         let buckets = ends.map(|end| std::mem::replace(&mut start, end)..end.min(len)).collect();

@@ -66,8 +66,8 @@ pub struct Gpu {
 /// A captured stream.
 struct Captured(CudaGraph);
 
-// SAFETY: the driver wants one call to a graph at a time, which holds since this type is not `Sync`. Graphs belong to a
-// context, not to a thread.
+// SAFETY: the driver wants one call to a graph at a time, which holds since this type is not `Sync`. Graphs belong to
+// a context, not to a thread.
 unsafe impl Send for Captured {}
 
 impl Graph for Captured {
@@ -276,8 +276,8 @@ impl Driver for Gpu {
 
     fn transfer(&self, nccl: &Arc<Nccl>, transfer: Transfer) -> Result<(), DeviceError> {
         self.bind()?;
-        // SAFETY: the addresses are those of views, which lie in allocated memory; all use of it is on this stream, or
-        // ordered by `begin_fork` and `join`.
+        // SAFETY: the addresses are those of views, which lie in allocated memory; all use of it is on this stream,
+        // or ordered by `begin_fork` and `join`.
         Ok(unsafe { nccl.start(&transfer, self.current().cu_stream() as u64) }?)
     }
 

@@ -231,7 +231,8 @@ impl MpiLibrary {
     /// Starts an exchange and returns its request. MPICH's are 32 bits wide, and the rest of the handle stays zero.
     ///
     /// # Safety
-    /// All blocks lie in `parts` and `received`. These and the blocks stay where they are until the request is complete.
+    /// All blocks lie in `parts` and `received`. These and the blocks stay where they are until the request is
+    /// complete.
     pub(super) unsafe fn start_all_to_all(
         &self,
         (parts, to): (&[u32], &Blocks),

@@ -1,5 +1,5 @@
-//! Blocks of the parameter arena, gathered into a dense buffer and scattered back: what ranks send of the parameters that
-//! are read in f32.
+//! Blocks of the parameter arena, gathered into a dense buffer and scattered back: what ranks send of the parameters
+//! that are read in f32.
 
 mod cpu;
 #[cfg(feature = "cuda")]

@@ -4,8 +4,8 @@ use super::{Contrastive, Gradients, Inputs, Lse, OUTCOME_LEN, PairLoss, Pairwise
 use crate::autograd::{GradMut, ParamId, Parameters};
 use crate::device::{Buffer, Device, DeviceError, Pending};
 
-/// A loss over all pairs of a batch that is computed part by part: embeddings of all parts ([`Self::put_images`]), then the
-/// forward pass of each part, then the backward pass of each part.
+/// A loss over all pairs of a batch that is computed part by part: embeddings of all parts ([`Self::put_images`]),
+/// then the forward pass of each part, then the backward pass of each part.
 ///
 /// The results of a part depend on the embeddings and on the sizes alone, not on when or where other parts are
 /// computed.
@@ -37,8 +37,8 @@ fn scratch<D: Pairwise>(sizes: [usize; 3], bias: bool) -> usize {
 }
 
 impl<D: Pairwise> Parts<D> {
-    /// `count` parts of `rows` pairs with embeddings of width `width`; `scalars`: the inverse temperature's logarithm,
-    /// and the bias of the sigmoid loss, without which it is the contrastive one.
+    /// `count` parts of `rows` pairs with embeddings of width `width`; `scalars`: the inverse temperature's
+    /// logarithm, and the bias of the sigmoid loss, without which it is the contrastive one.
     ///
     /// # Errors
     /// If the device has too little memory.

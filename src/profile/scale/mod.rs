@@ -1,5 +1,5 @@
-//! A training step on many ranks, simulated before there are any: from the times of one rank's ops and a description of
-//! the network.
+//! A training step on many ranks, simulated before there are any: from the times of one rank's ops and a description
+//! of the network.
 //!
 //! | file | what it does |
 //! |---|---|

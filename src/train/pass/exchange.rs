@@ -79,8 +79,9 @@ impl<D: CopyBlocks> GradientExchange<D> {
         &self.slices
     }
 
-    /// Gives all ranks the weights that each has updated: in f32, or rounded if products read a copy, and then those few
-    /// in f32 that other ops read. On a device that moves its memory by itself, this runs beside the next forward pass.
+    /// Gives all ranks the weights that each has updated: in f32, or rounded if products read a copy, and then those
+    /// few in f32 that other ops read. On a device that moves its memory by itself, this runs beside the next forward
+    /// pass.
     ///
     /// # Errors
     /// If the device fails, or the group.

@@ -59,8 +59,8 @@ pub(super) fn finish_all_gather<D: Device, T: Elem>(
     }
 }
 
-/// An update of which each rank does its own slices, whose gradients are sums over all ranks. Then all ranks get the new
-/// weights; the next forward pass waits for them ([`GradientExchange::wait_for_weights`]).
+/// An update of which each rank does its own slices, whose gradients are sums over all ranks. Then all ranks get the
+/// new weights; the next forward pass waits for them ([`GradientExchange::wait_for_weights`]).
 pub(crate) fn update<D: AdamW + CopyBlocks>(
     device: &D,
     group: &dyn Group,
