@@ -16,7 +16,7 @@ use super::signals::{interrupt, interrupt_rank, stop_on_usr1};
 use super::table::{percent, table};
 use super::{launch, logging, put, report, restarts};
 use crate::device::DeviceError;
-use crate::group::{Group, GroupError, Watch};
+use crate::group::{Group, GroupError, RELAYING, Watch};
 use crate::ops::AllOps;
 use crate::train::{Ended, Options, Plan, Precision, Progress, Summary, TrainError, time, train};
 
@@ -56,8 +56,8 @@ pub(super) struct Train {
     /// default one each; the weights depend on the number of micro-batches and not on that of ranks, to the bit
     #[arg(long, value_name = "N")]
     ranks: Option<usize>,
-    /// If a rank waits for others so long, and one of them has not gone on for as long, an error names that one, its
-    /// machine and what it was doing, and all ranks end. The first step may take three times as long
+    /// If a rank has waited for others this long, and one of them has made no progress for as long, report which rank
+    /// that is, on which machine, and what it was doing, and end all ranks. The first step may take three times as long
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = time)]
     comm_timeout: Duration,
     /// With --ranks: if the run fails, continue from its newest checkpoint, up to so many times. Needs --out or
@@ -103,14 +103,20 @@ impl Train {
         }
         match self.run_in(&group) {
             Ok(()) => Ok(ExitCode::SUCCESS),
-            // Another rank says why, and all ranks end.
-            Err(error) if is_said_elsewhere(&error, &*group) => Ok(ExitCode::FAILURE),
+            // Another rank says why, and all ranks end. Launchers end all as soon as one has failed.
+            Err(error) if is_said_elsewhere(&error, &*group) => {
+                std::thread::sleep(2 * HEAD_START);
+                Ok(ExitCode::FAILURE)
+            }
             Err(error) => {
                 if !group.is_root() {
                     // Rank 0 may have the same problem: then it says so, and ends this rank.
                     std::thread::sleep(HEAD_START);
                 }
                 report(&error);
+                if group.size() > 1 {
+                    std::thread::sleep(RELAYING);
+                }
                 // Others may be waiting for this rank.
                 group.abort();
                 Ok(ExitCode::FAILURE)
@@ -156,7 +162,7 @@ impl Train {
     }
 }
 
-/// How long other ranks give rank 0 to report a problem that all have.
+/// How long other ranks wait for rank 0 to report a problem that all have.
 const HEAD_START: Duration = Duration::from_millis(500);
 
 /// What happens after Ctrl-C.

@@ -4,7 +4,7 @@ use super::GroupError;
 
 /// A transfer that has been started. Ranks start and complete them in the same order.
 pub trait Exchange: Send {
-    /// Whether it is complete. A library may only move data during its calls, so this is to be called now and then.
+    /// Whether it is complete. Some libraries only move data while they are called, so call this often.
     ///
     /// # Errors
     /// If the library fails.
@@ -17,7 +17,7 @@ pub trait Exchange: Send {
     fn wait(self: Box<Self>) -> Result<Vec<u32>, GroupError>;
 }
 
-/// What was received when the transfer was started, by a group that waits then.
+/// A transfer that was complete when it was started: some groups wait for it then.
 pub(super) struct Received(pub(super) Vec<u32>);
 
 impl Exchange for Received {

@@ -41,7 +41,7 @@ pub use self::nccl::{Message, Nccl, Transfer};
 pub use self::pulse::{Doing, Phase, Pulse, Watched};
 pub use self::tcp::Tcp;
 pub use self::threads::Threads;
-pub use self::watch::Watch;
+pub use self::watch::{RELAYING, Watch};
 
 /// What can go wrong between ranks.
 #[derive(Debug, thiserror::Error)]
@@ -143,7 +143,7 @@ pub trait Group: Debug + Send + Sync {
     /// another is in a call that does not return.
     fn abort(&self) {}
 
-    /// What this rank is doing, if someone wants to know.
+    /// What this rank is doing, if the group keeps track of it.
     fn pulse(&self) -> Option<&Arc<Pulse>> {
         None
     }
@@ -193,7 +193,7 @@ impl dyn Group + '_ {
         }
     }
 
-    /// Notes that this rank goes on.
+    /// Notes that this rank makes progress.
     pub fn tick(&self) {
         if let Some(pulse) = self.pulse() {
             pulse.tick();

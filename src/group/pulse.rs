@@ -154,12 +154,12 @@ impl Group for Watched {
 
     fn start_all_to_all(&self, parts: Vec<u32>, to: &[usize], from: &[usize]) -> Result<Box<dyn Exchange>, GroupError> {
         let exchange = self.pulse.waiting(|| self.group.start_all_to_all(parts, to, from))?;
-        Ok(Box::new(Noted { exchange, pulse: self.pulse.clone() }))
+        Ok(Box::new(WatchedExchange { exchange, pulse: self.pulse.clone() }))
     }
 
     fn start_all_gather(&self, own: Vec<u32>, block: usize, len: usize) -> Result<Box<dyn Exchange>, GroupError> {
         let exchange = self.pulse.waiting(|| self.group.start_all_gather(own, block, len))?;
-        Ok(Box::new(Noted { exchange, pulse: self.pulse.clone() }))
+        Ok(Box::new(WatchedExchange { exchange, pulse: self.pulse.clone() }))
     }
 
     fn broadcast(&self, words: &mut [u32]) -> Result<(), GroupError> {
@@ -176,12 +176,12 @@ impl Group for Watched {
 }
 
 /// An exchange of a [`Watched`] group.
-struct Noted {
+struct WatchedExchange {
     exchange: Box<dyn Exchange>,
     pulse: Arc<Pulse>,
 }
 
-impl Exchange for Noted {
+impl Exchange for WatchedExchange {
     fn poll(&mut self) -> Result<bool, GroupError> {
         self.exchange.poll()
     }

@@ -342,13 +342,18 @@ impl<D: AllOps> Trainer<D> {
         self.device.join()?;
         let Moments { m, v, step } = self.optimizer.download(&self.device)?;
         let [m, v] = [self.whole(m)?, self.whole(v)?];
-        // Where products read a rounded copy, a rank only has its own slices in f32.
-        let mut own = Vec::new();
-        for range in self.optimizer.own() {
-            own.extend(self.params.download_range(&self.device, range.clone())?);
-        }
-        let weights = self.whole(own)?;
+        let weights = self.whole(self.own_values()?)?;
         Ok(weights.zip(m.zip(v)).map(|(weights, (m, v))| (weights, Moments { m, v, step })))
+    }
+
+    /// The weights of this rank's slices. Where products read a rounded copy, others may be out of date in f32.
+    fn own_values(&self) -> Result<Vec<f32>, DeviceError> {
+        if self.exchange.is_none() {
+            return self.params.download_values(&self.device);
+        }
+        let own = self.optimizer.own().iter();
+        let parts = own.map(|range| self.params.download_range(&self.device, range.clone()));
+        Ok(parts.collect::<Result<Vec<_>, _>>()?.concat())
     }
 
     /// An array of which each rank has its slices, on rank 0.

@@ -108,6 +108,13 @@ fn any_number_of_ranks_writes_the_same_checkpoints() {
     }
 }
 
+/// Trains on one rank, and returns the flags of the run.
+pub fn train_60_steps(out: &Path, data: &[String]) -> [&'static str; 2] {
+    let flags = ["--micro-batches=4", "--steps=60"];
+    flipk(&args(out, data, &[&flags[..], &["--save-every=0"]].concat())).expect(0);
+    flags
+}
+
 /// Some ranks are killed, and the run goes on with other numbers of them.
 #[test]
 fn a_killed_rank_ends_all_and_other_numbers_go_on_to_the_bit() {
@@ -115,8 +122,7 @@ fn a_killed_rank_ends_all_and_other_numbers_go_on_to_the_bit() {
     let folder = tempfile::tempdir().unwrap();
     let data = data(folder.path());
     let [whole, killed] = ["whole", "killed"].map(|name| folder.path().join(name));
-    let flags = ["--micro-batches=4", "--steps=60"];
-    flipk(&args(&whole, &data, &[&flags[..], &["--save-every=0"]].concat())).expect(0);
+    let flags = train_60_steps(&whole, &data);
     let first = args(&killed, &data, &[&flags[..], &["--save-every=3"]].concat());
     let resume: Vec<String> = ["train", &format!("--resume={}", killed.display())].map(str::to_owned).into();
     for (ranks, rank, args, at) in [(4, 2, &first, 9), (2, 0, &resume, 24)] {

@@ -6,7 +6,7 @@ use std::process::Child;
 use std::time::{Duration, Instant};
 
 use crate::harness::{FLIPK, Ran, checkpoint, ended, flipk, json};
-use crate::ranks::{args, data, mpi, process_of, start, wait_for, with_mpi};
+use crate::ranks::{args, data, mpi, process_of, start, train_60_steps, wait_for, with_mpi};
 use crate::shards::{shard, vocab};
 
 /// Far more than the ranks take to end, and far less than for ever.
@@ -104,8 +104,7 @@ fn a_killed_rank_starts_again_by_itself_to_the_bit() {
     let folder = tempfile::tempdir().unwrap();
     let data = data(folder.path());
     let [whole, killed] = ["whole", "killed"].map(|name| folder.path().join(name));
-    let flags = ["--micro-batches=4", "--steps=60"];
-    flipk(&args(&whole, &data, &[&flags[..], &["--save-every=0"]].concat())).expect(0);
+    let flags = train_60_steps(&whole, &data);
     let mut command = with_mpi(Path::new(FLIPK), &mpi);
     let more = ["--save-every=3", "--ranks=2", "--restarts=2", "--comm-timeout=3s"];
     let mut child = command.args(args(&killed, &data, &[&flags[..], &more].concat())).spawn().unwrap();

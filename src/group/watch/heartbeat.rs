@@ -72,12 +72,12 @@ impl Seen {
         (0..size).map(read).collect()
     }
 
-    /// Time without progress, as far as anyone can know.
+    /// Time without progress, as of now.
     fn quiet(&self) -> Duration {
         Duration::try_from_secs_f64(self.beat.seconds).unwrap_or_default() + self.age
     }
 
-    /// Whether the process was able to write lately.
+    /// Whether the process has written a heartbeat within the limit.
     pub(super) fn is_alive(&self, limit: Duration) -> bool {
         self.age <= limit
     }
@@ -88,12 +88,12 @@ impl Seen {
     }
 }
 
-/// What heartbeats say to a rank that has waited longer than the limit.
+/// What a rank that has waited longer than the limit concludes from all heartbeats.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// Some rank is slow, but goes on.
+    /// Some rank is slow, but makes progress.
     Wait,
-    /// These do not go on, and others wait for them.
+    /// These make no progress, and others wait for them.
     Stuck(Vec<usize>),
     /// All wait for each other.
     AllWait,
@@ -141,7 +141,7 @@ pub(super) fn message(verdict: &Verdict, seen: &[Option<Seen>], waited: Duration
     format!("no answer for {waited} s: {problem}")
 }
 
-/// Enough names to know where to look.
+/// The first few names.
 fn shortened(named: &[String]) -> String {
     const MAX_NAMED: usize = 4;
     match named.len() {

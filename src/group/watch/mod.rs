@@ -17,11 +17,14 @@ use super::{Group, GroupError, Phase, Pulse};
 /// The folder of heartbeats within that of a run.
 const FOLDER: &str = "ranks";
 
-/// How many times the limit the first step may take, and ranks whose heartbeats cannot be read.
-const PATIENCE: u32 = 3;
+/// The first step, and ranks whose heartbeats cannot be read, get this many times the limit.
+const FIRST_STEP_FACTOR: u32 = 3;
 
-/// Ranks that look at all heartbeats often. Others do so now and then: many ranks share a file system.
-const GUARDS: usize = 4;
+/// So many ranks check all heartbeats at each interval. Others do so once a minute, to spare the shared file system.
+const FREQUENT_CHECKERS: usize = 4;
+
+/// How long launchers get to relay what a rank has printed, which is lost if they end before.
+pub const RELAYING: Duration = Duration::from_millis(300);
 
 /// The exit code of a rank that ends because another is stuck.
 const EXIT_CODE: i32 = 75;
@@ -29,8 +32,8 @@ const EXIT_CODE: i32 = 75;
 /// Writes heartbeats of this rank and watches the others until it is dropped.
 ///
 /// If this rank has waited for others longer than a limit, and a rank that does not wait has made no progress for as
-/// long, or has shown no sign of life, one error names it and all ranks end. A rank that is slow but goes on is
-/// awaited: an evaluation may take as long as it likes.
+/// long, or has written no heartbeat, one error names it and all ranks end. A rank that is slow but makes progress is
+/// waited for: an evaluation may take as long as it likes.
 #[derive(Debug)]
 pub struct Watch {
     /// Dropped to end the thread.
@@ -88,7 +91,7 @@ impl Drop for Watch {
             let _ = thread.join();
         }
         let _ = fs::remove_file(Heartbeat::path(&self.folder, self.rank));
-        // The last rank succeeds.
+        // This only succeeds on the last rank, when the folder is empty.
         let _ = fs::remove_dir(&self.folder);
     }
 }
@@ -111,7 +114,7 @@ impl Watcher {
     fn watch(&self, stopped: &Receiver<()>) {
         let interval = self.interval();
         let tick = (self.limit / 10).clamp(Duration::from_millis(10), Duration::from_secs(1));
-        let between_looks = match self.group.rank() < GUARDS {
+        let between_looks = match self.group.rank() < FREQUENT_CHECKERS {
             true => interval,
             false => interval.max(self.limit.min(Duration::from_secs(60))),
         };
@@ -125,13 +128,13 @@ impl Watcher {
             woke = Instant::now();
             let doing = self.pulse.now();
             let waited = doing.quiet.min(awake_since.elapsed());
-            let limit = if self.pulse.is_warm() { self.limit } else { self.limit * PATIENCE };
+            let limit = if self.pulse.is_warm() { self.limit } else { self.limit * FIRST_STEP_FACTOR };
             let looks = matches!(doing.phase, Phase::Gathering | Phase::Step)
                 && waited > limit
                 && looked.is_none_or(|looked: Instant| looked.elapsed() >= between_looks);
             if looks || beaten.elapsed() >= interval {
                 beaten = Instant::now();
-                // Without one, others are judged by theirs all the same.
+                // If that fails, others can still be checked.
                 let _ = Heartbeat::own(self.group.rank(), doing).write(&self.folder);
             }
             if looks {
@@ -147,11 +150,11 @@ impl Watcher {
         let verdict = judge(&seen, limit);
         match verdict {
             Verdict::Wait => return,
-            Verdict::Unknown(_) if waited <= limit * PATIENCE => return,
+            Verdict::Unknown(_) if waited <= limit * FIRST_STEP_FACTOR => return,
             _ => {}
         }
-        if speaker(&verdict, &seen, limit) != Some(self.group.rank()) {
-            // One rank speaks, and ends this one, too. If it does not, this one does so in its place.
+        if reporter(&verdict, &seen, limit) != Some(self.group.rank()) {
+            // Another rank reports the problem and ends this one. If it does not, this one does.
             std::thread::sleep(Duration::from_secs(2));
             if self.pulse.now().quiet < waited {
                 return;
@@ -166,8 +169,8 @@ impl Watcher {
     }
 }
 
-/// The first rank that is able to speak, and not at fault.
-fn speaker(verdict: &Verdict, seen: &[Option<Seen>], limit: Duration) -> Option<usize> {
+/// The rank that reports the problem: the first one that is alive and not stuck.
+fn reporter(verdict: &Verdict, seen: &[Option<Seen>], limit: Duration) -> Option<usize> {
     let is_stuck = |rank: &usize| matches!(verdict, Verdict::Stuck(stuck) if stuck.contains(rank));
     let is_alive = |rank: &usize| seen[*rank].as_ref().is_some_and(|seen| seen.is_alive(limit));
     (0..seen.len()).find(|rank| is_alive(rank) && !is_stuck(rank))
@@ -176,6 +179,7 @@ fn speaker(verdict: &Verdict, seen: &[Option<Seen>], limit: Duration) -> Option<
 /// Ends all processes, or at least this one, for which launchers end the others. The library may be in a call that
 /// never returns.
 fn end(group: &Arc<dyn Group>) -> ! {
+    std::thread::sleep(RELAYING);
     let group = group.clone();
     let aborting = std::thread::Builder::new().spawn(move || {
         group.abort();
@@ -188,6 +192,6 @@ fn end(group: &Arc<dyn Group>) -> ! {
 }
 
 fn exit() -> ! {
-    // SAFETY: the process ends here. Handlers of exit are left out on purpose, as they may wait for the stuck call.
+    // SAFETY: the process ends here. Exit handlers are skipped, because they may wait for the stuck call.
     unsafe { libc::_exit(EXIT_CODE) }
 }

@@ -2,9 +2,13 @@
 
 use super::{COPY_BLOCK, CopyBlocks};
 use crate::device::DeviceError;
-use crate::device::cuda::{ActType, Cuda, LaunchConfig, View, ViewMut, args, kernels};
+use crate::device::cuda::{ActType, Arg, Cuda, LaunchConfig, View, ViewMut, args, kernels};
 
 const _: () = assert!(kernels::copy_blocks::COPY_BLOCK == COPY_BLOCK);
+
+fn copy_blocks<T: ActType>(device: &Cuda<T>, kernel: &str, count: usize, args: &[Arg]) -> Result<(), DeviceError> {
+    device.launch("copy_blocks", kernel, LaunchConfig::for_elements(count * COPY_BLOCK, 4, 256), args)
+}
 
 impl<T: ActType> CopyBlocks for Cuda<T> {
     fn pack_blocks(
@@ -13,10 +17,8 @@ impl<T: ActType> CopyBlocks for Cuda<T> {
         blocks: View<'_, i32>,
         dense: ViewMut<'_, f32>,
     ) -> Result<(), DeviceError> {
-        let count = blocks.len();
-        debug_assert!(dense.len() >= count * COPY_BLOCK);
-        let config = LaunchConfig::for_elements(count * COPY_BLOCK, 4, 256);
-        self.launch("copy_blocks", "pack_blocks", config, args![arena, blocks, dense, count])
+        debug_assert!(dense.len() >= blocks.len() * COPY_BLOCK);
+        copy_blocks(self, "pack_blocks", blocks.len(), args![arena, blocks, dense, blocks.len()])
     }
 
     fn unpack_blocks(
@@ -25,9 +27,7 @@ impl<T: ActType> CopyBlocks for Cuda<T> {
         blocks: View<'_, i32>,
         dense: View<'_, f32>,
     ) -> Result<(), DeviceError> {
-        let count = blocks.len();
-        debug_assert!(dense.len() >= count * COPY_BLOCK);
-        let config = LaunchConfig::for_elements(count * COPY_BLOCK, 4, 256);
-        self.launch("copy_blocks", "unpack_blocks", config, args![arena, blocks, dense, count])
+        debug_assert!(dense.len() >= blocks.len() * COPY_BLOCK);
+        copy_blocks(self, "unpack_blocks", blocks.len(), args![arena, blocks, dense, blocks.len()])
     }
 }

@@ -37,7 +37,7 @@ pub(crate) struct GradientExchange<D: Device> {
     /// For each level and each of its peers, what the device receives, if it exchanges its memory by itself.
     received: Vec<Vec<Buffer<D, f32>>>,
     /// Through the host: buckets that are being exchanged.
-    flights: VecDeque<Flight>,
+    in_flight: VecDeque<InFlight>,
     /// The next bucket to start: the last one of the arena is complete first.
     left: usize,
     /// Where products read a rounded copy of the weights.
@@ -47,7 +47,7 @@ pub(crate) struct GradientExchange<D: Device> {
 }
 
 /// A bucket that is being exchanged through the host.
-struct Flight {
+struct InFlight {
     bucket: usize,
     level: usize,
     exchange: Box<dyn Exchange>,
@@ -71,7 +71,16 @@ impl<D: CopyBlocks> GradientExchange<D> {
             false => Vec::new(),
         };
         let left = slices.buckets().len();
-        Ok(Self { group, slices, levels, received, flights: VecDeque::new(), left, masters, weights: VecDeque::new() })
+        Ok(Self {
+            group,
+            slices,
+            levels,
+            received,
+            in_flight: VecDeque::new(),
+            left,
+            masters,
+            weights: VecDeque::new(),
+        })
     }
 
     /// The slices of the arena.
@@ -156,20 +165,21 @@ impl<D: CopyBlocks> GradientExchange<D> {
         if !self.received.is_empty() {
             return device.fork(|| self.on_device(device, bucket, grads));
         }
-        if self.flights.len() == IN_FLIGHT {
-            self.land(device, grads)?;
+        if self.in_flight.len() == IN_FLIGHT {
+            self.complete_oldest(device, grads)?;
         }
         // All ranks start exchanges in the same order: those of second levels just before the next bucket.
-        self.climb()?;
-        let own = device.on_host(grads.range_mut(range.clone()), 0..range.len(), |bucket| bucket.to_vec())?;
-        let of = |owner: usize| {
-            let slice = self.slices.of(bucket, owner);
-            &own[slice.start - range.start..slice.end - range.start]
-        };
-        let owners = self.levels.0[0].peers.iter().flat_map(|peer| &peer.owners);
-        let parts: Vec<f32> = owners.flat_map(|owner| of(*owner)).copied().collect();
+        self.start_next_level()?;
+        let parts = device.on_host(grads.range_mut(range.clone()), 0..range.len(), |own| {
+            let mut parts = Vec::with_capacity(own.len());
+            for owner in self.levels.0[0].peers.iter().flat_map(|peer| &peer.owners) {
+                let slice = self.slices.of(bucket, *owner);
+                parts.extend_from_slice(&own[slice.start - range.start..slice.end - range.start]);
+            }
+            parts
+        })?;
         let exchange = self.send(bucket, 0, parts)?;
-        self.flights.push_back(Flight { bucket, level: 0, exchange });
+        self.in_flight.push_back(InFlight { bucket, level: 0, exchange });
         Ok(())
     }
 
@@ -191,20 +201,21 @@ impl<D: CopyBlocks> GradientExchange<D> {
 
     /// Moves the exchanges on.
     pub(super) fn poll(&mut self) -> Result<(), GroupError> {
-        self.flights.iter_mut().try_for_each(|flight| flight.exchange.poll().map(drop))
+        self.in_flight.iter_mut().try_for_each(|one| one.exchange.poll().map(drop))
     }
 
-    /// Starts the next level of buckets that are not at the last one: of the newest bucket, at most.
-    fn climb(&mut self) -> Result<(), GroupError> {
-        let Some(at) = self.flights.iter().position(|flight| flight.level + 1 < self.levels.0.len()) else {
-            return Ok(());
+    /// Starts the next level of the newest bucket, if it has not reached the last one.
+    fn start_next_level(&mut self) -> Result<(), GroupError> {
+        let last = self.levels.0.len() - 1;
+        let Some(newest) = self.in_flight.pop_back() else { return Ok(()) };
+        let next = match newest {
+            InFlight { level, .. } if level == last => newest,
+            InFlight { bucket, level, exchange } => {
+                let sums = self.sums(bucket, level, exchange)?;
+                InFlight { bucket, level: level + 1, exchange: self.send(bucket, level + 1, sums)? }
+            }
         };
-        while self.flights[at].level + 1 < self.levels.0.len() {
-            let Some(Flight { bucket, level, exchange }) = self.flights.remove(at) else { return Ok(()) };
-            let sums = self.sums(bucket, level, exchange)?;
-            let exchange = self.send(bucket, level + 1, sums)?;
-            self.flights.insert(at, Flight { bucket, level: level + 1, exchange });
-        }
+        self.in_flight.push_back(next);
         Ok(())
     }
 
@@ -219,11 +230,11 @@ impl<D: CopyBlocks> GradientExchange<D> {
     }
 
     /// Completes the oldest bucket.
-    fn land(&mut self, device: &D, grads: &mut Buffer<D, f32>) -> Result<(), DeviceError> {
-        if self.flights.front().is_some_and(|flight| flight.level + 1 < self.levels.0.len()) {
-            self.climb()?;
+    fn complete_oldest(&mut self, device: &D, grads: &mut Buffer<D, f32>) -> Result<(), DeviceError> {
+        if self.in_flight.len() == 1 {
+            self.start_next_level()?;
         }
-        let Some(Flight { bucket, level, exchange }) = self.flights.pop_front() else { return Ok(()) };
+        let Some(InFlight { bucket, level, exchange }) = self.in_flight.pop_front() else { return Ok(()) };
         let sums = self.sums(bucket, level, exchange)?;
         let own = self.slices.of(bucket, self.group.rank());
         device.on_host(grads.range_mut(own), 0..0, |own| own.copy_from_slice(&sums))
@@ -237,8 +248,8 @@ impl<D: CopyBlocks> GradientExchange<D> {
         while self.next().is_some() {
             self.start(device, grads)?;
         }
-        while !self.flights.is_empty() {
-            self.land(device, grads)?;
+        while !self.in_flight.is_empty() {
+            self.complete_oldest(device, grads)?;
         }
         self.left = self.slices.buckets().len();
         device.join()
