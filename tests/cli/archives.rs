@@ -124,6 +124,11 @@ fn archives_that_end_early_late_or_in_the_middle() {
     says(&ran, &["the rest of the archive", "14 x lost sample", "larger --max-bad"]);
     place.train_shards("patient", &[&half], &["--steps=1", "--max-bad=0.8"]).expect(0);
     assert_eq!(place.skipped("patient")["lost_sample"], 14);
+    // The second shard of the pack begins within the damaged one, which is counted once.
+    let out = format!("--out={}", place.path("pack").display());
+    let packed = flipk(&["data", "pack", &half, &out, "--shard-samples=4", "--json"]).expect(0);
+    let packed: Value = serde_json::from_str(&packed.stdout).unwrap();
+    assert_eq!((&packed["samples"], &packed["lost"]), (&6.into(), &14.into()));
 
     let other = finished(good(20, |n| format!("other{n}")));
     let joined = place.file("joined.tar", [finished(members), other].concat());

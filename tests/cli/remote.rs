@@ -136,6 +136,16 @@ fn a_run_from_an_object_store_has_the_bits_of_a_local_one() {
     let whole = [&common[..], &[&local, "--steps=400", "--save-every=0"]].concat();
     train(&run("whole"), &whole).expect(0);
     assert!(tensors(&checkpoint(&run("killed"), 400)) == tensors(&checkpoint(&run("whole"), 400)));
+    // A limit of files' sizes stands in for a full disk: a shard fits into it, but not with its record in the cache.
+    let args = ["data", "check", "s3://bucket/f/", &format!("--cache={}", run("full").display())].map(str::to_owned);
+    let limit = format!("ulimit -f {}; trap '' XFSZ; exec \"$0\" \"$@\"", shard(0).len() / 1024 + 1);
+    let mut limited = Command::new("bash");
+    let whole = store.command(&args);
+    limited.arg("-c").arg(limit).arg(whole.get_program()).args(whole.get_args());
+    limited.envs(whole.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let said = limited.output().expect("bash");
+    let warned = String::from_utf8_lossy(&said.stderr).matches("are not cached").count();
+    assert!(said.status.success() && warned == 1, "{said:?}");
     for (data, words) in [
         ("bucket/none.tar", "the bucket `bucket` has no `none.tar`"),
         ("nowhere/", "there is no bucket `nowhere`"),

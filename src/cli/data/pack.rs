@@ -111,6 +111,9 @@ fn summary(packed: &Packed) -> String {
     if packed.unusable_shards > 0 {
         rows.push(["skipped: unusable shards".to_owned(), packed.unusable_shards.to_string()]);
     }
+    if packed.lost > 0 {
+        rows.push(["lost samples (estimate)".to_owned(), packed.lost.to_string()]);
+    }
     rows.extend(kinds(&packed.skipped).into_iter().map(|[kind, count]| [format!("skipped: {kind}"), count]));
     table(["", ""], &rows).trim_start().to_owned()
 }

@@ -183,29 +183,43 @@ fn cached(
         io::Error::new(error.kind(), format!("cannot use the cache {}: {error}", folder.folder.display()))
     };
     let cache = Cache::open(folder).map_err(failed)?;
-    let found = match cache.find(of.address(), &version).map_err(failed)? {
-        Some(found) => {
-            tracing::debug!(address = of.address(), "found in the cache");
-            found
-        }
-        None => {
-            let Some(mut part) = cache.room(version.len.unwrap_or(0)).map_err(failed)? else {
-                return fresh(of, Some(version), spool, with);
-            };
-            let (len, version) = remote::fetch(of, Some(version), &mut part, with)?;
-            (cache.finish(&part, of.address(), &version, len).map_err(failed)?, len)
-        }
+    let keep = || {
+        let Some(mut part) = cache.room(version.len.unwrap_or(0)).map_err(failed)? else { return Ok(None) };
+        let (len, version) = remote::fetch(of, Some(version.clone()), &mut part, with)?;
+        Ok(Some((cache.finish(&part, of.address(), &version, len).map_err(failed)?, len)))
     };
-    match Held::new(found.0, found.1) {
+    let found = cache.find(of.address(), &version).map_err(failed)?;
+    if found.is_some() {
+        tracing::debug!(address = of.address(), "found in the cache");
+    }
+    let (file, len) = match found.map_or_else(keep, |found| Ok(Some(found))) {
+        Ok(Some(found)) => found,
+        Ok(None) => return fresh(of, Some(version), spool, with),
+        // The part that was written is removed, so there may be room for later shards.
+        Err(error) if is_full(&error) => {
+            static WARNED: Once = Once::new();
+            WARNED.call_once(|| tracing::warn!("{error}; shards for which there is no room are not cached"));
+            return fresh(of, Some(version), spool, with);
+        }
+        Err(error) => return Err(error),
+    };
+    match Held::new(file, len) {
         Ok(held) => Ok(Store::Held(held)),
         // Too many are open.
         Err(file) => {
-            let mut file = file.take(found.1);
+            let mut file = file.take(len);
             std::io::Seek::rewind(file.get_mut())?;
             let (spooled, problem) = spool.unpack(file)?;
             problem.map_or(Ok(Store::Spooled(spooled)), Err)
         }
     }
+}
+
+/// Whether a disk, a quota or a limit of files' sizes leaves no room.
+#[cfg(feature = "remote")]
+fn is_full(error: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
 }
 
 /// A small file in the folder of a shard, or `None` if there is none, or folders have no files there.

@@ -79,6 +79,9 @@ pub(super) struct Line {
     /// Shards so far that could not be used.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub(super) unusable_shards: u64,
+    /// An estimate of the samples that damage has erased from shards that were read whole.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(super) lost: u64,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
@@ -115,10 +118,8 @@ impl Journal {
         {
             return refuse(format!("it holds {other}, which is not part of a pack; choose a new or empty folder"));
         }
-        if !path.exists() {
-            write_whole(&path, &head.line()).map_err(io(&path))?;
-        }
-        let mut file = OpenOptions::new().read(true).write(true).open(&path).map_err(io(&path))?;
+        let mut file =
+            OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path).map_err(io(&path))?;
         if file.try_lock().is_err() {
             return refuse("another program is packing into it".to_owned());
         }
@@ -139,6 +140,8 @@ impl Journal {
             Ok(()) => true,
             // Nothing that is whole would be lost.
             Err(_) if rest.is_empty() && !has_shards && serde_json::from_slice::<Head>(first).is_ok() => false,
+            // It is new, or its first line was being written.
+            Err(_) if whole.is_empty() && !has_shards && head.line().starts_with(&text) => false,
             Err(problem) => return refuse(problem),
         };
         // After a power failure the last line may be anything, but not one before it.
@@ -283,7 +286,7 @@ mod tests {
             let (bytes, next) = (shard.len() as u64, (0, number + 1));
             let skipped = Skipped::new();
             let line =
-                Line { shard, samples: 1, bytes, crc32c, next, visited: number + 1, skipped, unusable_shards: 0 };
+                Line { shard, samples: 1, bytes, crc32c, next, visited: number + 1, skipped, unusable_shards: 0, lost: 0 };
             journal.add(line).unwrap();
         }
         journal.complete().unwrap();

@@ -79,6 +79,8 @@ pub struct Packed {
     pub skipped: Skipped,
     /// Shards that could not be used and were left out.
     pub unusable_shards: u64,
+    /// An estimate of the samples that damage has erased from the other shards.
+    pub lost: u64,
     /// Shards of an earlier call that was stopped.
     pub resumed_shards: u64,
     /// Whether everything is packed.
@@ -161,9 +163,9 @@ impl Pack {
         }
         let last = journal.lines.last();
         let (start, visited) = last.map_or(((0, 0), 0), |last| (last.next, last.visited));
-        let (skipped, unusable) =
-            last.map_or_else(Default::default, |last| (last.skipped.clone(), last.unusable_shards));
-        let writer = Writer { pack: self, folder, journal: &mut journal, open: None, visited, skipped, unusable };
+        let (skipped, unusable, lost) =
+            last.map_or_else(Default::default, |last| (last.skipped.clone(), last.unusable_shards, last.lost));
+        let writer = Writer { pack: self, folder, journal: &mut journal, open: None, visited, skipped, unusable, lost };
         let complete = match self.shuffle {
             None => self.in_order(input, start, writer, stop, progress, warn)?,
             Some(seed) => self.shuffled(input, seed, start.1, writer, stop, progress, warn)?,
@@ -203,6 +205,8 @@ impl Pack {
                     next = (number as u64, chunk.last().map_or(0, |last| last + 1));
                     progress(writer.visited, None);
                 }
+                // Not before: a pack that goes on opens its last shard again.
+                writer.lost += shard.lost;
             }
         }
         writer.end(next)
@@ -223,9 +227,10 @@ impl Pack {
         // The number of the first sample of each shard.
         let mut firsts = vec![0];
         // All are opened, also after an earlier call.
-        writer.unusable = 0;
+        (writer.unusable, writer.lost) = (0, 0);
         for opened in input.open_all(0..input.shards()) {
             let Some(shard) = writer.usable(opened, warn)? else { continue };
+            writer.lost += shard.lost;
             firsts.push(firsts[shards.len()] + shard.samples.len() as u64);
             shards.push(shard);
         }
@@ -288,6 +293,7 @@ fn packed(journal: &Journal, resumed_shards: u64, complete: bool) -> Packed {
         bytes: sum(|line| line.bytes),
         skipped: journal.lines.last().map_or_else(BTreeMap::new, |line| line.skipped.clone()),
         unusable_shards: journal.lines.last().map_or(0, |line| line.unusable_shards),
+        lost: journal.lines.last().map_or(0, |line| line.lost),
         resumed_shards,
         complete,
     }
@@ -301,6 +307,7 @@ struct Writer<'a> {
     visited: u64,
     skipped: Skipped,
     unusable: u64,
+    lost: u64,
 }
 
 impl Writer<'_> {
@@ -372,8 +379,8 @@ impl Writer<'_> {
         let Some((shard, mut archive)) = self.open.take() else { return Ok(()) };
         archive.finish().map_err(|source| self.write_error(&shard, source))?;
         let Archive { samples, bytes, crc: crc32c, .. } = archive;
-        let (visited, skipped, unusable_shards) = (self.visited, self.skipped.clone(), self.unusable);
-        self.journal.add(Line { shard, samples, bytes, crc32c, next, visited, skipped, unusable_shards })
+        let (visited, skipped, unusable_shards, lost) = (self.visited, self.skipped.clone(), self.unusable, self.lost);
+        self.journal.add(Line { shard, samples, bytes, crc32c, next, visited, skipped, unusable_shards, lost })
     }
 
     /// After the last sample.
