@@ -8,7 +8,7 @@ use memmap2::Mmap;
 
 /// The bytes of a file, read from disk when they are first used.
 ///
-/// Only for files that are replaced by renaming, or that nobody changes: checkpoints and golden states. If the file is
+/// Only for files that are replaced by renaming, or that never change: checkpoints and golden states. If the file is
 /// shortened while it is mapped, reading what is gone ends the process with SIGBUS, so training data is read instead
 /// (`data/store/`).
 pub(crate) struct MappedFile(Mmap);

@@ -86,7 +86,7 @@ fn git_commit() -> Option<String> {
     Some(String::from_utf8_lossy(&described.stdout).trim().to_owned())
 }
 
-/// Of today, UTC, as `2026-01-31`.
+/// Today's date, UTC, as `2026-01-31`.
 fn date() -> String {
     let mut days = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() / 86_400);
     let leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));

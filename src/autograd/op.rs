@@ -17,9 +17,9 @@ pub struct Work {
 /// The least work of an op, forwards and backwards.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cost {
-    /// Of the forward pass.
+    /// Work of the forward pass.
     pub forward: Work,
-    /// Of the backward pass as planned; zero if there is none.
+    /// Work of the backward pass as planned; zero without one.
     pub backward: Work,
 }
 

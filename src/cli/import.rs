@@ -42,7 +42,7 @@ impl Import {
         checkpoint::save_weights(&file, weights.model(), weights.loss(), flip.layout(), &values)?;
         folder.write("model.json", &(serde_json::to_string_pretty(weights.model())? + "\n"))?;
         let path = self.tokenizer.or_else(|| weights.tokenizer());
-        // Written anew: the file then says how the model expects its texts.
+        // Rewritten: the file then says how the model expects its texts.
         let missing = match open_tokenizer(path.as_deref(), &weights.described(), TokenizerOptions::default()) {
             Ok(Some(tokenizer)) => {
                 folder.write("tokenizer.json", &tokenizer.to_json()?)?;

@@ -70,7 +70,7 @@ pub(super) fn has_bars() -> bool {
 /// Prints all events from now on.
 ///
 /// # Errors
-/// If the variable `FLIPK_LOG` is set to something that is no filter.
+/// If the variable `FLIPK_LOG` is set to something that is not a filter.
 pub(super) fn start(format: LogFormat) -> anyhow::Result<()> {
     let filter = filter(std::env::var(VARIABLE).ok().as_deref())?;
     let layer = tracing_subscriber::fmt::layer().with_writer(AboveBars).log_internal_errors(false);

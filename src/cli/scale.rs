@@ -17,7 +17,7 @@ use crate::units::Bytes;
 
 #[derive(Args)]
 pub(super) struct ScaleArgs {
-    /// Simulate a step of data-parallel training on so many ranks (8,64,256) from the times of one rank's step, whose
+    /// Simulate a step of data-parallel training on these numbers of ranks (8,64,256) from the times of one rank's step, whose
     /// batch is --batch. --json and --picture then have the simulation
     #[arg(long, value_name = "N,...", value_delimiter = ',', conflicts_with_all = ["compare", "trace", "run"])]
     ranks: Vec<usize>,
@@ -121,7 +121,7 @@ impl ScaleArgs {
         }
         let names = Network::BUILT_IN.join(", ");
         let text = std::fs::read_to_string(name)
-            .with_context(|| format!("--network {name} is none that is built in ({names}), and no file"))?;
+            .with_context(|| format!("--network {name} is neither built in ({names}) nor a file"))?;
         let mut network = Network::parse(&text).with_context(|| format!("--network {name}"))?;
         if network.name.is_empty() {
             name.clone_into(&mut network.name);

@@ -1,4 +1,4 @@
-//! Ctrl-C and its kin.
+//! Ctrl-C, SIGTERM and SIGUSR1.
 
 use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -33,7 +33,7 @@ use crate::train::{Ended, Options, Plan, Precision, Progress, Summary, TrainErro
   flipk train --model b16 --data 'cc12m/{00000..01242}.tar' --tokenizer vocab.txt --batch 1024 --epochs 10
   flipk train --config my.toml --seed 1        # keys are the options with _ for -
   flipk train --ranks 2 --micro-batches 4      # two processes; on many machines: mpirun or srun flipk train ...
-  flipk train --ranks 2 --restarts 3 --out runs/two   # goes on by itself if a rank dies
+  flipk train --ranks 2 --restarts 3 --out runs/two   # restarts by itself if a rank dies
   flipk train --resume runs/b16-001            # continue from the last checkpoint, to the bit
   flipk train --resume runs/b16-001/checkpoints/step-00012000.safetensors --lr 1e-4   # from an older one
   flipk train --init-from runs/b16-001 --mask-ratio 0 --base-lr 4e-8 --samples 128000000   # unmasked tuning")]
@@ -60,7 +60,7 @@ pub(super) struct Train {
     /// that is, on which machine, and what it was doing, and end all ranks. The first step may take three times as long
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = time)]
     comm_timeout: Duration,
-    /// With --ranks: if the run fails, continue from its newest checkpoint, up to so many times. Needs --out or
+    /// With --ranks: if the run fails, continue from its newest checkpoint, up to N times. Needs --out or
     /// --resume
     #[arg(long, value_name = "N", requires = "ranks")]
     restarts: Option<usize>,

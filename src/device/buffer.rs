@@ -62,7 +62,7 @@ impl<D: Device, T: Elem> Buffer<D, T> {
     /// If `range` does not lie in the buffer.
     pub fn range(&self, range: Range<usize>) -> D::View<'_, T> {
         self.check::<T>(range.start * size_of::<T>(), range.len());
-        // SAFETY: the range lies in the block and is aligned. `&self` excludes `range_mut`; whoever uses `alias_mut`
+        // SAFETY: the range lies in the block and is aligned. `&self` excludes `range_mut`; a caller of `alias_mut`
         // keeps away from its elements.
         unsafe { D::view(&self.memory, range.start * size_of::<T>(), range.len()) }
     }

@@ -53,7 +53,7 @@ unsafe impl Sync for CpuMemory {}
 const ALIGNMENT: usize = 4096;
 
 /// Where control groups (version 2, version 1) say how much memory a container may use, and how much it uses. Without a
-/// limit the first file is missing, or is no number, or a huge one.
+/// limit the first file is missing, or is not a number, or a huge one.
 const CONTAINER: [[&str; 2]; 2] = [
     ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"],
     ["/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"],

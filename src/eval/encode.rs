@@ -68,7 +68,7 @@ pub struct Encoder<D: Device> {
 /// The embeddings of a data set's images.
 #[derive(Clone, Debug, Default)]
 pub struct Images {
-    /// Of length 1, `[samples, embed_dim]`.
+    /// Unit vectors, `[samples, embed_dim]`.
     pub rows: Vec<f32>,
     /// `[samples]`.
     pub labels: Vec<Label>,
@@ -185,7 +185,7 @@ impl<D: AllOps> Encoder<D> {
     /// Embeds image files: rows of length 1, `[paths, embed_dim]`.
     ///
     /// # Errors
-    /// A file that cannot be read or is no image, or a failure of the device.
+    /// A file that cannot be read or is not an image, or a failure of the device.
     pub fn image_files(&mut self, params: &Parameters<D>, paths: &[PathBuf]) -> Result<Vec<f32>, EvalError> {
         let mut all = Vec::with_capacity(paths.len() * self.width);
         let mut square = Square::new(self.sides[0], self.sides[1]);

@@ -28,9 +28,9 @@ pub struct Retrieval {
     pub images: usize,
     /// Distinct captions.
     pub texts: usize,
-    /// Of texts for each image.
+    /// Recall of texts for each image.
     pub image_to_text: Recall,
-    /// Of images for each text.
+    /// Recall of images for each text.
     pub text_to_image: Recall,
 }
 

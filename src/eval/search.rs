@@ -15,10 +15,10 @@ pub struct Match<T> {
 
 /// For each query the best of any number of rows, which are added a few at a time.
 ///
-/// Of equal rows the first is ahead. Rows without a direction (zeros, NaN, infinity) are never found, but counted.
+/// Equal rows keep their order. Rows without a direction (zeros, NaN, infinity) are never found, but counted.
 #[derive(Clone, Debug)]
 pub struct Best<T> {
-    /// Of length 1, `[queries, width]`.
+    /// Unit vectors, `[queries, width]`.
     queries: Vec<f32>,
     width: usize,
     top: usize,

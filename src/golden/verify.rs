@@ -18,13 +18,13 @@ use crate::optim::{AdamWConfig, Optimizer};
 pub struct Tolerances {
     /// Largest absolute difference of a unit embedding's elements.
     pub embeddings: f64,
-    /// Relative, as all below.
+    /// Relative difference of the loss.
     pub loss: f64,
     /// L2 norm of the difference over the L2 norm of the gradient.
     pub gradients: f64,
-    /// Of each step of training.
+    /// Relative difference of each training step's loss.
     pub training_losses: f64,
-    /// Of each parameter after training.
+    /// Relative difference of each parameter's norm after training.
     pub final_norms: f64,
 }
 
@@ -71,13 +71,13 @@ pub(super) struct Run<'a, D: AllOps> {
     tokens: Vec<i32>,
 }
 
-/// Makes what computes gradients: of a model, for a batch of so many pairs, with so many visible patches each.
+/// Makes what computes gradients: of a model, for a batch of this many pairs with this many visible patches each.
 pub type OpenPass<'a, D> = dyn Fn(&Flip, usize, usize) -> Result<Box<dyn Pass<D>>, DeviceError> + 'a;
 
 /// Compares every quantity in the golden state at `path` with what `device` computes.
 ///
 /// # Errors
-/// A file that is no golden state, or if the device fails.
+/// A file that is not a golden state, or if the device fails.
 pub fn verify<D: AllOps>(path: &Path, device: Arc<D>, tolerances: Tolerances) -> Result<Vec<Check>, GoldenError> {
     let one_pass = device.clone();
     let open = move |flip: &Flip, batch: usize, kept: usize| {

@@ -1,4 +1,4 @@
-//! Reads a JSON object key by key, and refuses keys that nobody asked for: each could change the model.
+//! Reads a JSON object key by key, and refuses keys that were not read: each could change the model.
 
 use serde_json::{Map, Value};
 

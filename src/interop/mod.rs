@@ -1,6 +1,6 @@
 //! Models of other programs: their configurations and tensors, and ours.
 //!
-//! A model is the same [`crate::model::Flip`] whoever made it: what tells CLIP models apart are choices of
+//! A model is the same [`crate::model::Flip`] whatever program made it: CLIP models differ in choices of
 //! [`crate::model::ModelConfig`].
 
 mod architecture;

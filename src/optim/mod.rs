@@ -38,13 +38,13 @@ impl Default for AdamWConfig {
 pub struct Optimizer<D: Device> {
     /// The slices of the arena that this rank updates, one of each bucket: all of it, if there is one rank.
     own: Vec<Range<usize>>,
-    /// Of `own`, one slice after the other.
+    /// Whether each element of `own` decays, one slice after the other.
     decay: Buffer<D, u8>,
     m: Buffer<D, f32>,
     v: Buffer<D, f32>,
     /// The result of [`AdamW::adamw_scale`].
     head: Buffer<D, f32>,
-    /// Of the blocks of all ranks, rank by rank.
+    /// Partial sums of the squared norm, for the blocks of all ranks, rank by rank.
     partials: Buffer<D, f32>,
     /// This rank's place in `partials`, in blocks.
     first_block: usize,

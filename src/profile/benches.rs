@@ -16,9 +16,9 @@ pub struct BenchRow {
     pub shape: String,
     /// Median over the repetitions.
     pub seconds: f64,
-    /// Of the bytes that must be read or written at least once.
+    /// Rate of the bytes that must be read or written at least once.
     pub gigabytes_per_second: f64,
-    /// Of matrix products.
+    /// Rate of matrix products.
     pub teraflops: f64,
     /// What sets the limit: `compute` or `memory`.
     pub bound: String,
@@ -49,7 +49,7 @@ pub struct Benches {
     pub device: String,
     /// Samples in a batch, by model.
     pub batch: BTreeMap<String, usize>,
-    /// Of the repository, with `-dirty` if files were changed; `None` outside a repository.
+    /// The repository's commit, with `-dirty` if files were changed; `None` outside a repository.
     pub commit: Option<String>,
     /// `2026-01-31`, UTC
     pub date: String,

@@ -20,11 +20,11 @@ use crate::random::{Purpose, Random};
 /// The two ceilings that bind everything.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Ceilings {
-    /// Of a copy, or on a CPU of a sum in place; read and written bytes both counted.
+    /// Rate of a copy, or on a CPU of a sum in place; read and written bytes both count.
     pub bytes_per_second: f64,
-    /// Of the fastest of many matrix products on random data.
+    /// Rate of the fastest of many matrix products on random data.
     pub flops_per_second: f64,
-    /// Of matrix products back to back for five seconds; `None` if it was not measured.
+    /// Rate of matrix products back to back for five seconds; `None` if it was not measured.
     #[serde(default)]
     pub sustained_flops_per_second: Option<f64>,
     /// Taken from a data sheet, not measured.

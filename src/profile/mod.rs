@@ -47,7 +47,7 @@ pub struct Scope {
     pub direction: String,
     /// Median over the steps.
     pub seconds: f64,
-    /// Of matrix products; model work, except in lines of recomputation.
+    /// FLOPs of matrix products; model work, except in lines of recomputation.
     pub flops: u64,
     /// The minimum that its passes read and write ([`Work`]).
     pub bytes: u64,
@@ -71,8 +71,8 @@ pub struct Profile {
     pub mask_ratio: f64,
     /// Pairs per step.
     pub batch: usize,
-    /// Of steps as training runs them, or if these are not measured, of [`Self::step_seconds`]; without waiting for
-    /// data.
+    /// Speed of steps as training runs them, or if these are not measured, by [`Self::step_seconds`]; without waiting
+    /// for data.
     pub samples_per_second: f64,
     /// Upload, forward, backward and update, op by op: the sum of the scopes.
     pub step_seconds: f64,
@@ -88,11 +88,11 @@ pub struct Profile {
     pub first_step_seconds: Option<f64>,
     /// Median wait for the next batch before a step.
     pub data_wait_seconds: f64,
-    /// Of forward and backward matrix products, without recomputation.
+    /// FLOPs of forward and backward matrix products, without recomputation.
     pub model_flops_per_sample: u64,
     /// Model FLOPs over time, as a share of the ceiling.
     pub model_flop_utilisation: f64,
-    /// On the device.
+    /// Memory of the device that was in use at most.
     pub peak_memory_bytes: usize,
     /// Bytes by what holds them.
     pub memory: Vec<(String, usize)>,
@@ -110,7 +110,7 @@ pub struct Profile {
     pub gpu: Vec<(String, GpuState)>,
     /// In the order in which they run.
     pub scopes: Vec<Scope>,
-    /// Of the last step; only in emulation.
+    /// Counts of the last step's kernels; only in emulation.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kernels: Vec<KernelCounts>,
 }

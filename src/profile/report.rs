@@ -21,13 +21,13 @@ pub enum Group {
 /// The sum over some scopes in one direction.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Line {
-    /// Of the layer, op, tower or kernel.
+    /// Name of the layer, op, tower or kernel.
     pub name: String,
     /// As [`Scope::direction`].
     pub direction: String,
     /// Sum of medians.
     pub seconds: f64,
-    /// Of matrix products.
+    /// FLOPs of matrix products.
     pub flops: u64,
     /// The minimum to read and write.
     pub bytes: u64,

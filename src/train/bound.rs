@@ -54,7 +54,7 @@ impl Watch {
 /// A stretch of training.
 struct Stretch<'a> {
     time: Duration,
-    /// Of `time`, what was spent waiting for data.
+    /// The part of `time` that was spent waiting for data.
     waited: Duration,
     effort: Effort,
     /// Time that all threads of the process computed.

@@ -24,7 +24,7 @@ pub struct Metrics {
     pub loss: f64,
     /// Share of images whose own text is the nearest in the batch, averaged with the same share of texts.
     pub accuracy: f64,
-    /// Of the last step.
+    /// Learning rate of the last step.
     pub learning_rate: f64,
     /// L2 norm of all gradients together, before clipping, at the last step.
     pub grad_norm: f64,

@@ -39,7 +39,7 @@ pub struct Plan {
     pub(super) resume: Option<Point>,
     /// The ranks of the run.
     pub(super) group: Arc<dyn Group>,
-    /// Of rank 0.
+    /// The lock of the run's folder; only on rank 0.
     _lock: Option<Lock>,
 }
 
@@ -269,7 +269,7 @@ impl Plan {
     }
 }
 
-/// Whether a run with these settings and data can go on from `checkpoint`.
+/// Whether a run with these settings and data can continue from `checkpoint`.
 fn check_checkpoint(checkpoint: &Checkpoint, settings: &Settings, data: u32) -> Result<(), TrainError> {
     if settings.time.is_some() {
         let problem = "time: the length of a run is fixed once it has started; change it with --samples or --steps";

@@ -59,7 +59,7 @@ pub struct Settings {
     pub epoch_samples: Option<u64>,
     /// If given, the number of samples that fit this time replaces `length` before the run starts.
     pub time: Option<Duration>,
-    /// Of all random numbers.
+    /// Seed of all random numbers.
     pub seed: u64,
     /// Checkpoint or run folder to take the initial weights from.
     pub init_from: Option<PathBuf>,

@@ -29,9 +29,9 @@ pub struct Summary {
     pub zero_shot_top5: Option<f64>,
     /// Classes of the held-out data.
     pub classes: Option<usize>,
-    /// While training, without evaluation and checkpoints.
+    /// Speed while training, without evaluation and checkpoints.
     pub samples_per_second: f64,
-    /// Of the whole run, including evaluation and checkpoints.
+    /// Time of the whole run, including evaluation and checkpoints.
     pub wall_seconds: f64,
     /// Samples seen.
     pub samples: u64,
@@ -47,7 +47,7 @@ pub struct Summary {
     pub activation_bytes: usize,
     /// As the device describes itself.
     pub device: String,
-    /// Of all random numbers.
+    /// Seed of all random numbers.
     pub seed: u64,
     /// Share of patches left out.
     pub mask_ratio: f64,

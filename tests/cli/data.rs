@@ -232,7 +232,7 @@ fn broken_samples_are_left_out_and_too_many_stop_it() {
     place.file("in/01.tar", &whole[..whole.len() - 3000]);
     let stopped = pack(&place, &data, "few", &[]).expect(1);
     assert!(stopped.stderr.contains("1 of the 8 samples read so far are broken"), "{}", stopped.stderr);
-    assert!(stopped.stderr.contains("a larger --max-bad goes on"), "{}", stopped.stderr);
+    assert!(stopped.stderr.contains("a larger --max-bad continues"), "{}", stopped.stderr);
     let ran = pack(&place, &data, "few", &["--max-bad=0.5"]).expect(0);
     assert!(ran.stdout.contains("skipped: truncated member"), "{}", ran.stdout);
 }
@@ -364,7 +364,7 @@ fn ctrl_c_leaves_whole_shards_and_the_rest_follows() {
     let child = start_until(&args, &out.join("000001.tar"));
     assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
     let ran = ended(child).expect(130);
-    assert!(ran.stderr.contains("run the same command again to go on"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("run the same command again to continue"), "{}", ran.stderr);
     let left = files(&out);
     assert!(!left.contains_key("sizes.json") && !left.keys().any(|name| name.ends_with(".part")), "{:?}", left.keys());
     flipk(&args).expect(0);

@@ -115,7 +115,7 @@ pub fn train_60_steps(out: &Path, data: &[String]) -> [&'static str; 2] {
     flags
 }
 
-/// Some ranks are killed, and the run goes on with other numbers of them.
+/// Some ranks are killed, and the run continues with other numbers of them.
 #[test]
 fn a_killed_rank_ends_all_and_other_numbers_go_on_to_the_bit() {
     let Some(mpi) = mpi() else { return };

@@ -63,7 +63,7 @@ fn the_papers_own_model_comes_back_as_it_went() {
     convert(&place, "import", "moved", "ours-again", &[]);
     assert_eq!(description(&place, "run"), description(&place, "ours-again"));
 
-    // Training goes on from it, and it goes out once more.
+    // Training starts from it, and it is exported once more.
     let init = format!("--init-from={}", place.path("moved").display());
     place.train("next", &["--steps=1", &init]).expect(0);
     convert(&place, "export", "ours", "flip", &["--format=flip"]);

@@ -60,7 +60,7 @@ fn a_stopped_rank_is_named_and_ends_all() {
         assert!(said.contains(&stopped) && said.contains(" phase of step "), "{said}");
         assert!(said.contains("; all others wait in step"), "{said}");
         assert!(said.contains(&format!("flipk train --resume {}", out.display())), "{said}");
-        // Nobody is left.
+        // No process is left.
         let begun = Instant::now();
         while Path::new(&format!("/proc/{pid}")).exists() {
             assert!(begun.elapsed() < SOON, "process {pid} is still there");

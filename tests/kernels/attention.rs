@@ -53,7 +53,7 @@ fn whole_rows_of_the_presets() {
 }
 
 /// Around the ends of the kernel for which a head fills an SM, of its slabs and of its blocks of queries; three heads,
-/// so that some block goes on to a second one.
+/// so that some block takes a second one.
 #[test]
 fn rows_that_fill_an_sm() {
     for (head_dim, tokens) in

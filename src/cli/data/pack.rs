@@ -19,7 +19,7 @@ use crate::units::{self, Bytes};
 /// Images are resized to a short side of --size and stored as JPEG in WebDataset shards that other programs read too,
 /// or as raw pixels, which only flipk reads. A JPEG that is not larger than --size is copied as it is. Captions, JSON
 /// and class numbers stay as they are. Broken samples are left out. Shards that are not archives are left out too, and
-/// then the exit code is 1. After Ctrl-C or a crash, the same command checks the shards that are there and goes on
+/// then the exit code is 1. After Ctrl-C or a crash, the same command checks the shards that are there and continues
 /// after the last whole one, unless the data has changed.
 #[derive(Args)]
 #[command(after_help = "Examples:
@@ -92,7 +92,7 @@ impl Pack {
             false => put(format_args!("{}", summary(&packed)))?,
         }
         if !packed.complete {
-            tracing::info!("stopped; run the same command again to go on");
+            tracing::info!("stopped; run the same command again to continue");
             return Ok(ExitCode::from(INTERRUPTED));
         }
         Ok(if packed.unusable_shards == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })

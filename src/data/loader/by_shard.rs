@@ -11,7 +11,7 @@ use crate::data::sample::CaptionKeys;
 use crate::data::sample::image::Decoding;
 use crate::data::testing::Archive;
 
-/// Shards with so many samples in a folder; `broken` ones are added to the first.
+/// Shards with these numbers of samples in a folder; `broken` ones are added to the first.
 pub(super) struct Shards {
     folder: tempfile::TempDir,
     lengths: Vec<u64>,

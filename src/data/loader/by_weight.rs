@@ -9,7 +9,7 @@ use crate::data::dataset::{Order, ShardList};
 use crate::data::sample::CaptionKeys;
 use crate::data::sample::image::Decoding;
 
-/// Sources of so many shards each, one after the other.
+/// Sources with these numbers of shards, one after the other.
 fn open(shards: &Shards, sources: &[usize], order: Order) -> TrainingData {
     let mut first = 0;
     let specs: Vec<String> = sources

@@ -74,7 +74,7 @@ impl Counters {
         result
     }
 
-    /// Counts shards of so many bytes.
+    /// Counts shards of `bytes` bytes.
     pub(super) fn opened(&self, bytes: u64) {
         self.opened.fetch_add(bytes, Ordering::Relaxed);
     }

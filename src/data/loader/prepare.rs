@@ -13,9 +13,9 @@ use crate::random::{Purpose, Random};
 /// What a sample of a batch was made from.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Origin {
-    /// Of the image in pixels, after its EXIF orientation, if that is applied.
+    /// Width of the image in pixels, after its EXIF orientation, if that is applied.
     pub width: u32,
-    /// As `width`.
+    /// Height, likewise.
     pub height: u32,
     /// The part of the image that became the square. The square may be mirrored.
     pub crop: CropRect,
@@ -48,7 +48,7 @@ impl Preparer {
         Self { tokenizer, config, square }
     }
 
-    /// Starts anew after a panic, which may have left it in a bad state.
+    /// Starts again after a panic, which may have left it in a bad state.
     pub(super) fn reset(&mut self) {
         self.square = Square::new(self.config.image_size, self.config.patch_size);
     }

@@ -297,7 +297,7 @@ fn nothing_but_broken_samples_is_an_error_even_if_all_may_be_broken() {
     let config = LoaderConfig { max_bad: 1.0, ..config(4, 2) };
     let error = loader(&open(&[&archive]), config.clone(), Position::default()).next_batch().unwrap_err();
     assert!(matches!(error, DataError::NoGoodSample { visited: 39, .. }), "{error}");
-    // Two good ones are enough to go on, however far apart they come in two epochs.
+    // Two good ones are enough to continue, however far apart they come in two epochs.
     for number in [3, 11] {
         archive.add(&format!("good{number}.png"), &png(8, 8, number)).add(&format!("good{number}.txt"), b"name");
     }

@@ -44,7 +44,7 @@ impl Label {
 pub struct Content(usize, u32, u64);
 
 impl Content {
-    /// Of the bytes of an image file.
+    /// Hashes the bytes of an image file.
     pub fn of(bytes: &[u8]) -> Self {
         use std::hash::Hasher;
         let mut hasher = std::hash::DefaultHasher::new();

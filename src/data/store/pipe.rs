@@ -40,7 +40,7 @@ pub(super) fn run(command: &str, into: &mut Spooled, with: Fetching<'_>) -> io::
     let written = write(&output, &messages, &mut end, into, with);
     let ended = written.and_then(|()| running.wait(with));
     drop(running);
-    // What it said last, but nobody waits for a process that outlives it.
+    // Its last words, but without waiting for a process that outlives it.
     let ended_at = Instant::now();
     while ended_at.elapsed() < LAST_WORDS
         && let Ok(Ok(said)) = messages.recv_timeout(TICK)
@@ -105,7 +105,7 @@ fn keep(end: &mut Vec<u8>, said: &[u8]) {
     end.drain(..end.len().saturating_sub(QUOTED_BYTES));
 }
 
-/// Reads on a thread of its own, which ends when nobody listens.
+/// Reads on a thread of its own, which ends when no one receives.
 fn pass_on(mut from: impl Read + Send + 'static) -> io::Result<Receiver<io::Result<Vec<u8>>>> {
     let (send, receive) = sync_channel(4);
     let work = move || {

@@ -15,7 +15,7 @@ pub(crate) enum Values {
     Fixed(Vec<Option<Vec<u8>>>),
     Ints(Vec<Option<i64>>),
     Floats(Vec<Option<f64>>),
-    /// Of a column that is repeated.
+    /// A repeated column.
     Lists(Vec<Vec<&'static str>>),
 }
 

@@ -65,7 +65,7 @@ impl Server {
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let serves = serves.clone();
-                // A client that is gone is no failure.
+                // A client that is gone is not a failure.
                 thread::spawn(move || drop(serves.answer(&stream)));
             }
         });

@@ -11,7 +11,7 @@ use super::draw::{BLACK, DARK, EMPTY, PAGE, fill, fitted, note};
 use crate::data::error::{DataError, Result};
 use crate::data::sample::image::MAX_PIXELS;
 
-/// Of a sheet whose number of columns is not given.
+/// Width in pixels of a sheet whose number of columns is not given.
 const USUAL_WIDTH: u32 = 1600;
 /// Side of an image's square.
 const SIDE: u32 = 224;
@@ -19,10 +19,10 @@ const SIDE: u32 = 224;
 const GAP: u32 = 6;
 /// Around each image.
 const MARGIN: u32 = 20;
-/// At most, for a caption.
+/// Most lines of a caption.
 const CAPTION_LINES: u32 = 2;
 
-/// Of a sheet as JPEG, which has letters in it.
+/// Quality of a sheet as JPEG: high, because it has letters in it.
 const JPEG_QUALITY: u8 = 92;
 
 /// The formats of a sheet's file.

@@ -18,7 +18,7 @@ use crate::units::Bytes;
 const NAME: &str = "pack.jsonl";
 /// Written last, for programs that want the number of samples beforehand (OpenCLIP).
 const SIZES: &str = "sizes.json";
-/// Of the journal. Version 1 knew sources by their lengths alone.
+/// Version of the journal. Version 1 compared sources by their lengths alone.
 const VERSION: u32 = 2;
 /// Bytes of a pack whose checksums take long enough for a line that says so.
 const NOTED_BYTES: u64 = 4 << 30;
@@ -39,7 +39,7 @@ impl Head {
         (serde_json::to_string(self).unwrap_or_default() + "\n").into_bytes()
     }
 
-    /// Whether a pack with this first line goes on.
+    /// Whether a pack with this first line can be continued.
     ///
     /// # Errors
     /// Why not.
@@ -96,7 +96,7 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    /// Begins a pack in `folder`, which is created, or goes on with the one that is there, once the checksums of its
+    /// Begins a pack in `folder`, which is created, or continues the one that is there, once the checksums of its
     /// shards have been compared.
     pub(super) fn open(folder: &Path, options: &Pack, source: u32) -> Result<Self, PackError> {
         let io = |what: &Path| {
@@ -275,7 +275,7 @@ mod tests {
         let (form, filter, limit) = (Form::Raw, Filter::Area, ShardLimit::Samples(1));
         let options = Pack { size: 8, form, filter, limit, shuffle: None, max_bad: 0.1 };
         let open = || Journal::open(folder.path(), &options, 1).map_err(|error| error.to_string());
-        // Without a whole shard, other options begin anew.
+        // Without a whole shard, other options start from the beginning.
         drop(Journal::open(folder.path(), &options, 2).unwrap());
         drop(Journal::open(folder.path(), &Pack { size: 9, ..options.clone() }, 1).unwrap());
         let mut journal = open().unwrap();

@@ -8,7 +8,7 @@
 //! | `contact` | draws images that were found, with a line about each |
 //! | `draw` | what both draw with |
 //! | `pack` | writes shards with smaller images |
-//! | `journal` | what a pack has so far, so that it can go on |
+//! | `journal` | what a pack has so far, so that it can be continued |
 //! | `archive` | writes one shard |
 //! | `shrink` | makes an image smaller |
 //! | `input` | shards that are opened in order |

@@ -26,7 +26,7 @@ use crate::random::{Permutation, Purpose};
 
 /// Samples per thread that are packed before they are written.
 const CHUNK: usize = 16;
-/// Broken samples are not too many before so many were read.
+/// Samples to read before `--max-bad` counts.
 const MIN_VISITS: u64 = 1000;
 
 /// How images are stored.
@@ -103,7 +103,7 @@ pub enum PackError {
         problem: String,
     },
     /// A file cannot be written.
-    #[error("cannot write {}: {source}; run the same command again to go on after the last whole shard", path.display())]
+    #[error("cannot write {}: {source}; run the same command again to continue after the last whole shard", path.display())]
     Write {
         /// The file.
         path: PathBuf,
@@ -113,7 +113,7 @@ pub enum PackError {
     /// More broken samples than allowed.
     #[error(
         "{bad} of the {visited} samples read so far are broken, more than --max-bad {max_bad} allows: {reasons}; \
-         `flipk data check` names them, and the same command with a larger --max-bad goes on"
+         `flipk data check` names them, and the same command with a larger --max-bad continues"
     )]
     TooManyBroken {
         /// Broken ones.
@@ -134,7 +134,7 @@ pub enum PackError {
 }
 
 impl Pack {
-    /// Packs `input` into `folder`, or goes on after the last whole shard of an earlier call with the same options. The
+    /// Packs `input` into `folder`, or continues after the last whole shard of an earlier call with the same options. The
     /// bits do not depend on the number of threads. Samples without a usable image, caption or class number are left
     /// out, and so are shards that are not archives. If `stop` is set, it ends after the samples that are being packed.
     /// `progress` is called with the samples read so far, and with their number if it is known; `warn` with warnings.
@@ -205,7 +205,7 @@ impl Pack {
                     next = (number as u64, chunk.last().map_or(0, |last| last + 1));
                     progress(writer.visited, None);
                 }
-                // Not before: a pack that goes on opens its last shard again.
+                // Not before: a pack that is continued opens its last shard again.
                 writer.lost += shard.lost;
             }
         }

@@ -164,7 +164,7 @@ impl DType {
 /// A dense row-major operand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Operand {
-    /// Of the first element.
+    /// Address of the first element.
     pub address: u64,
     /// Whether memory holds its transpose.
     pub transposed: bool,

@@ -27,12 +27,12 @@ pub struct Strides {
 }
 
 impl Strides {
-    /// Of dense rows of `columns` elements.
+    /// Strides of dense rows of `columns` elements.
     pub fn row_major(columns: usize) -> Self {
         Self { rows: columns, columns: 1 }
     }
 
-    /// Of the transpose.
+    /// Strides of the transpose.
     pub fn transposed(self) -> Self {
         Self { rows: self.columns, columns: self.rows }
     }

@@ -15,7 +15,7 @@ use ::parquet::schema::types::ColumnPath;
 
 use super::Part;
 
-/// Of a row group: what is kept in memory until it is written.
+/// Size of a row group, which is kept in memory until it is written.
 const GROUP_BYTES: usize = 16 << 20;
 
 /// A file that is written a row group at a time.
@@ -78,7 +78,7 @@ impl ParquetFile {
             }
         }
         if let Some(mut column) = group.next_column()? {
-            // A value starts a row (0) or goes on with it (1); all are there.
+            // A value starts a row (0) or continues it (1); all are there.
             let starts: Vec<i16> = (0..self.values.len()).map(|at| i16::from(at % self.width != 0)).collect();
             let levels = vec![1; self.values.len()];
             column.typed::<FloatType>().write_batch(&self.values, Some(&levels), Some(&starts))?;

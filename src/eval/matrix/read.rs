@@ -15,13 +15,13 @@ use super::{Format, Part, keys_path};
 use crate::data::ParquetVectors;
 use crate::eval::EvalError;
 
-/// Of a header, which has a few lines in any sensible file.
+/// Largest header that is read; sensible files have a few lines.
 const MAX_HEADER: u64 = 100 << 20;
 
 /// The embeddings in a `.npy`, `.safetensors` or `.parquet` file, of flipk or of another program: numbers of 16, 32 or
 /// 64 bits, `[rows, width]`.
 ///
-/// Of several tensors in a safetensors file it is `images`. In Parquet it is the column `embedding`.
+/// If a safetensors file has several tensors, `images` is read. In Parquet it is the column `embedding`.
 pub struct MatrixReader {
     path: PathBuf,
     rows: u64,

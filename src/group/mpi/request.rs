@@ -67,7 +67,7 @@ impl Exchange for Request {
 }
 
 impl Drop for Request {
-    /// If this rank has failed, others may not answer, and the library goes on to use the memory.
+    /// If this rank has failed, others may not answer, and the library still uses the memory.
     fn drop(&mut self) {
         if !self.complete {
             let [parts, received] = [&mut self.parts, &mut self.received].map(std::mem::take);

@@ -49,7 +49,7 @@ impl Hyper {
     }
 }
 
-/// Elements of the gradients whose squares are added up together, whoever computes it: so the norm has the same bits
+/// Elements of the gradients whose squares are added up together, on whichever rank: so the norm has the same bits
 /// when several ranks compute it.
 pub const NORM_BLOCK: usize = 1 << 14;
 

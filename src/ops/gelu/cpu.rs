@@ -13,7 +13,7 @@ const CUBIC: f32 = 0.044_715;
 /// `-2 √(2/π)`: the tanh form is `x σ(2 √(2/π) (x + CUBIC x³))`, with one division and no cancellation.
 const SLOPE: f32 = -1.595_769;
 
-/// Of the quick form, `x σ(QUICK x)`.
+/// Factor of the quick form, `x σ(QUICK x)`.
 const QUICK: f32 = 1.702;
 
 /// `σ(2 √(2/π) (x + CUBIC x³))`, and the square of `x`.

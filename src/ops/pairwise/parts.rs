@@ -11,7 +11,7 @@ use crate::device::{Buffer, Device, DeviceError, Pending};
 /// computed.
 pub struct Parts<D: Device> {
     count: usize,
-    /// Of a part.
+    /// Rows of a part.
     rows: usize,
     width: usize,
     logit_scale: ParamId,

@@ -1,4 +1,4 @@
-//! The network as it is: times of the group's own calls.
+//! Measures the network by timing the group's calls.
 
 use std::time::Instant;
 
@@ -13,7 +13,7 @@ const REPEATS: usize = 5;
 /// A call's bytes and seconds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Timing {
-    /// That each rank receives from others.
+    /// Bytes that each rank receives from others.
     pub bytes: f64,
     /// The median over some calls of the slowest rank's time.
     pub seconds: f64,
@@ -53,8 +53,8 @@ fn slowest(group: &dyn Group, mut call: impl FnMut() -> Result<(), GroupError>) 
     Ok(found[REPEATS / 2])
 }
 
-/// Latency and bytes per second of the times. Medians decide, so single calls that took long do not: the rate is that
-/// of the largest calls besides the latency, and the latency that of the smallest besides their bytes.
+/// Latency in seconds, and bytes per second. The rate comes from the largest calls and the latency from the smallest;
+/// both are medians, so that outliers do not count.
 pub fn fit(timings: &[Timing]) -> (f64, f64) {
     let sizes = || timings.iter().map(|timing| timing.bytes);
     let (least, most) = (sizes().fold(f64::INFINITY, f64::min), sizes().fold(0.0, f64::max));
@@ -74,8 +74,8 @@ pub fn fit(timings: &[Timing]) -> (f64, f64) {
     (latency, 1.0 / seconds_a_byte)
 }
 
-/// The network that `timings` of `group` fit. On several nodes, calls do not show how fast one node is within: that is
-/// the rate of all that a rank receives then.
+/// The network that fits `timings` of `group`. On several nodes, the calls do not show the rate within a node; it is
+/// assumed to be that of all that a rank receives.
 pub fn network_of(group: &dyn Group, timings: &[Timing]) -> Network {
     let (ranks, local) = (group.size(), group.place().local_size.max(1));
     let (latency, rate) = fit(timings);

@@ -1,15 +1,15 @@
-//! A training step on many ranks, simulated before there are any: from the times of one rank's ops and a description
-//! of the network.
+//! Simulates a training step on many ranks, from the times of one rank's ops and a description of the network.
 //!
 //! | file | what it does |
 //! |---|---|
 //! | `times` | the times of one rank's step |
-//! | `network`, `measure` | how long an exchange takes; the network of a group that is there |
+//! | `network`, `measure` | how long an exchange takes; measuring a group's network |
 //! | `step` | the events of a step |
 //! | `traffic`, `memory` | bytes that a rank sends, and that it holds |
 //! | `picture` | the events as a picture |
 //!
-//! All ranks are alike: they differ only by the jitter, of which the slowest counts. Data always arrive in time.
+//! All ranks are alike apart from jitter, by which the slowest rank decides. The loader is assumed never to be the
+//! bottleneck.
 
 mod measure;
 mod memory;
@@ -74,25 +74,25 @@ pub struct Plan<'a> {
 /// A simulated step.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Simulated {
-    /// Ranks.
+    /// Number of ranks.
     pub ranks: usize,
-    /// Machines.
+    /// Number of machines.
     pub nodes: usize,
     /// Pairs of all ranks.
     pub batch: usize,
-    /// From the start of a step to that of the next.
+    /// Seconds from the start of a step to that of the next.
     pub step_seconds: f64,
-    /// Of it, time in which a rank computes nothing because it exchanges.
+    /// Exposed communication: seconds of the step in which a rank waits for an exchange.
     pub exposed_seconds: f64,
-    /// Of it, time in which it waits for the slowest rank.
+    /// Seconds of the step in which a rank waits for the slowest one.
     pub waiting_seconds: f64,
-    /// Of it, the loss, whose work per rank grows with the number of ranks.
+    /// Seconds of the step for the loss, whose work per rank grows with the number of ranks.
     pub loss_seconds: f64,
-    /// A step of one rank with the same batch per rank and no communication, over this one.
+    /// Time of a step of one rank with the same batch per rank and no communication, over `step_seconds`.
     pub efficiency: f64,
-    /// Of all ranks.
+    /// Speed of all ranks together.
     pub samples_per_second: f64,
-    /// What the loader of each rank must feed.
+    /// Speed that the loader of each rank must reach.
     pub samples_per_second_and_rank: f64,
     /// Bytes that rank 0 sends in a step.
     pub sent: Vec<Sent>,
@@ -115,7 +115,7 @@ impl Simulated {
     }
 }
 
-/// Simulates a step on so many ranks.
+/// Simulates a step on `ranks` ranks.
 pub fn simulate(plan: &Plan<'_>, ranks: usize) -> Simulated {
     let ranks = ranks.max(1);
     let (batch, times) = (plan.times.batch * ranks, &plan.times);
@@ -139,7 +139,7 @@ pub fn simulate(plan: &Plan<'_>, ranks: usize) -> Simulated {
     }
 }
 
-/// The places of ranks, as they tell each other: number on the node, and ranks of the node.
+/// The levels of exchange of rank 0.
 fn levels(plan: &Plan<'_>, ranks: usize) -> Levels {
     let (local, _) = plan.network.nodes(ranks);
     let left = |rank: usize| (ranks - rank / local * local).min(local);

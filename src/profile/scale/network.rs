@@ -4,27 +4,27 @@ use serde::{Deserialize, Serialize};
 
 use super::ScaleError;
 
-/// Seconds that an algorithm takes besides moving bytes, whose steps go around a ring of ranks.
+/// Latency of a ring algorithm, in seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Ring {
-    /// Of a call.
+    /// Latency of a call.
     pub base: f64,
-    /// Of a step between neighbours in one node.
+    /// Latency of a step between neighbours in one node.
     pub within: f64,
-    /// Of a step from node to node.
+    /// Latency of a step from node to node.
     pub between: f64,
 }
 
-/// The same for a tree of nodes.
+/// Latency of a tree of nodes, in seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tree {
-    /// Of a call.
+    /// Latency of a call.
     pub base: f64,
-    /// Of each level.
+    /// Latency of each level.
     pub level: f64,
-    /// For each node.
+    /// Latency for each node.
     pub node: f64,
 }
 
@@ -54,7 +54,7 @@ pub struct Network {
     pub efficiency: Vec<(usize, f64)>,
     /// Standard deviation of the time that a rank computes, as a share of it.
     pub jitter: f64,
-    /// The share of the computing speed that an exchange takes while it runs beside the computation.
+    /// The share of the computing speed that an exchange takes while it overlaps with the computation.
     pub steal: f64,
 }
 
@@ -174,7 +174,7 @@ impl Network {
         self.between * share
     }
 
-    /// The least latency of a ring with so many steps within nodes and between them.
+    /// The least latency of a ring with these numbers of steps within nodes and between them.
     fn ring(&self, size: Size, within: usize, between: usize) -> f64 {
         let of = |ring: &Ring| ring.base + within as f64 * ring.within + between as f64 * ring.between;
         match (size, &self.small) {
@@ -204,7 +204,7 @@ impl Network {
     }
 
     /// Seconds of a call within nodes and then between nodes (exchange), or the other way round (all-gather): both take
-    /// as long.
+    /// the same time.
     pub fn two_level(&self, bytes: f64, size: Size, ranks: usize) -> f64 {
         if ranks < 2 {
             return 0.0;

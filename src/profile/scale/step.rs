@@ -8,9 +8,10 @@ use super::traffic::{OUTCOME_BYTES, masters_bytes, norm_bytes};
 use super::{Call, Plan, Size, levels};
 use crate::optim::Slices;
 
-/// The share of the next forward pass under which weights can be gathered: the last layers must not wait for theirs.
+/// Share of the next forward pass that can hide the gathering of weights. It is less than 1 because each layer needs
+/// its weights before it starts; 0.8 is an estimate.
 const FORWARD_THAT_HIDES: f64 = 0.8;
-/// The share of the jitter's work that ranks wait for: what comes after the last exchange is not waited for.
+/// Share of the jitter's work before the last exchange of a step, so that other ranks wait for it. An estimate.
 const WAITED: f64 = 0.9;
 
 /// Where something happens.
@@ -142,11 +143,11 @@ pub(super) fn events(plan: &Plan<'_>, ranks: usize) -> Clock {
     // On a GPU, the next forward pass starts with the first bucket; its ops are in the order of the arena.
     let hidden = if plan.gpus { FORWARD_THAT_HIDES * (times.forward[0] + times.forward[1]) } else { 0.0 };
     clock.exchange("weights", first.max(all - hidden));
-    clock.compute("slower beside the weights", (all - first).max(0.0).min(hidden) * plan.network.steal);
+    clock.compute("slower during the weights", (all - first).max(0.0).min(hidden) * plan.network.steal);
     clock
 }
 
-/// The backward pass, beside which each bucket is exchanged once its layers are done.
+/// The backward pass, during which each bucket is exchanged once its layers are done.
 fn backward(plan: &Plan<'_>, clock: &mut Clock, slices: &Slices) {
     let (times, network, ranks) = (&plan.times, &plan.network, slices.ranks());
     let levels = levels(plan, ranks);

@@ -29,7 +29,7 @@ pub struct Measured {
     pub mask_ratio: f64,
     /// Pairs of the step.
     pub batch: usize,
-    /// Of a step as training runs it, if that was measured.
+    /// Seconds of a step as training runs it, if that was measured.
     pub training_step_seconds: Option<f64>,
     /// Whether times are estimates.
     pub estimated: bool,
@@ -201,7 +201,7 @@ fn work_of_calls(flip: &Flip, kept: usize) -> Result<Vec<(String, &'static str, 
 pub struct Layer {
     /// `vision/block_03`
     pub name: String,
-    /// Of its backward pass.
+    /// Seconds of its backward pass.
     pub seconds: f64,
     /// Elements of the arena whose gradients are complete after it.
     pub elements: usize,
@@ -212,13 +212,13 @@ pub struct Layer {
 pub struct StepTimes {
     /// Pairs of the rank.
     pub batch: usize,
-    /// Of the vision and of the text tower, forwards.
+    /// Seconds of the vision and of the text tower, forwards.
     pub forward: [f64; 2],
-    /// Of the loss over the rank's own pairs alone, forwards and backwards.
+    /// Seconds of the loss over the rank's own pairs alone, forwards and backwards.
     pub loss: [f64; 2],
     /// The layers in the order of the backward pass.
     pub backward: Vec<Layer>,
-    /// Of an update of all weights.
+    /// Seconds of an update of all weights.
     pub update: f64,
     /// FLOP/s of products in a loss over more pairs; `None` if the loss takes time in proportion to its pairs.
     pub loss_rate: Option<f64>,
@@ -238,7 +238,7 @@ impl StepTimes {
         let with = |of: &dyn Fn(&Timed) -> bool| -> f64 {
             measured.scopes.iter().filter(|timed| of(timed)).map(|timed| timed.seconds).sum()
         };
-        // The upload runs beside the step before.
+        // The upload overlaps with the step before.
         let is_upload = |timed: &Timed| timed.scope == "upload";
         let ops = with(&|timed| !is_upload(timed));
         let trained = measured.training_step_seconds.filter(|_| ops > 0.0).map_or(1.0, |seconds| seconds / ops);

@@ -9,7 +9,7 @@ use crate::ops::pairwise::OUTCOME_LEN;
 use crate::optim::Slices;
 use crate::train::master_bytes;
 
-/// What each rank tells about its loss.
+/// Bytes of each rank's loss and counts.
 pub(super) const OUTCOME_BYTES: usize = 4 * OUTCOME_LEN;
 
 /// Floats for each block of the gradients' norm on a GPU.
@@ -18,7 +18,7 @@ const GPU_PARTIAL: usize = <crate::device::Cuda<half::bf16> as AdamW>::PARTIAL;
 #[cfg(not(feature = "cuda"))]
 const GPU_PARTIAL: usize = 1;
 
-/// Bytes of so many blocks of the gradients' norm.
+/// Bytes of the partial sums of the gradients' norm over `blocks` blocks.
 pub(super) fn norm_bytes(plan: &Plan<'_>, blocks: usize) -> usize {
     4 * blocks * if plan.gpus { GPU_PARTIAL } else { Cpu::PARTIAL }
 }
@@ -35,12 +35,12 @@ pub struct Sent {
     pub kind: &'static str,
     /// To all other ranks.
     pub bytes: u64,
-    /// Of these, the average rank's that go to another node.
+    /// Bytes that a rank sends to other nodes, averaged over the ranks.
     pub between_nodes: u64,
 }
 
-/// By kind. In an all-gather, a rank sends its part once for each other rank, whoever passes it on; so between nodes go
-/// the parts of a node's ranks, once for each other node.
+/// Bytes by kind. An all-gather counts a rank's part once for each other rank, whichever rank forwards it; between
+/// nodes, it counts the parts of a node's ranks once for each other node.
 pub(super) fn sent(plan: &Plan<'_>, ranks: usize) -> Vec<Sent> {
     let (local, nodes) = plan.network.nodes(ranks);
     let others = ranks as u64 - 1;

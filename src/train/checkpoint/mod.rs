@@ -51,15 +51,15 @@ pub struct State {
     pub samples: u64,
     /// Where the next batch starts.
     pub position: Position,
-    /// Of all random numbers.
+    /// Seed of all random numbers.
     pub seed: u64,
-    /// Of the training data ([`crate::data::Dataset::fingerprint`]).
+    /// Fingerprint of the training data ([`crate::data::Dataset::fingerprint`]).
     pub fingerprint: u32,
     /// Seconds of training so far, in checkpoints of earlier versions. Now they are in `metrics.jsonl`, so that equal
     /// runs have equal checkpoints.
     #[serde(default, skip_serializing)]
     pub seconds: f64,
-    /// Of the device ([`crate::device::Device::arithmetic`]); older checkpoints lack it.
+    /// Arithmetic of the device ([`crate::device::Device::arithmetic`]); older checkpoints lack it.
     #[serde(default)]
     pub arithmetic: Option<String>,
     /// Equal parts in which each batch was computed, if there were several.

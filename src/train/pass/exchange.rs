@@ -1,4 +1,4 @@
-//! Gradients of all ranks, exchanged bucket by bucket while the backward pass goes on. Only bytes move between ranks;
+//! Gradients of all ranks, exchanged bucket by bucket during the backward pass. Only bytes move between ranks;
 //! sums are made here, in the tree over micro-batches.
 
 use std::collections::VecDeque;

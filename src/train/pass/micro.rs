@@ -41,7 +41,7 @@ pub(crate) struct RecordedTowers<D: Device> {
     pub(crate) tape: Tape<D>,
     vision_ops: usize,
     inputs: Inputs,
-    /// Of images and texts; they are retained.
+    /// Embeddings of images and texts; they are retained.
     pub(crate) embeddings: [Var<f32>; 2],
 }
 

@@ -23,7 +23,7 @@ pub(super) enum Kind {
     Int,
     Unsigned,
     Float,
-    /// Of two bytes.
+    /// f16.
     Half,
     /// An integer, or one in big-endian bytes, that counts units of ten to the minus this.
     Decimal(u32),

@@ -253,7 +253,7 @@ fn open_elsewhere(bytes: &[u8]) -> Result<(Store, Indexed)> {
     super::open(Path::new("s3://b/a.parquet"), None, Store::Memory(bytes.to_vec()), None, &Spool::default())
 }
 
-/// A file that can no longer be read is no damaged one.
+/// A file that can no longer be read does not count as damaged.
 #[test]
 fn a_disk_that_fails_ends_the_run() {
     struct Failing(Vec<u8>);

@@ -3,7 +3,7 @@
 //!
 //! Each row is a sample. Its `.txt` is the caption; its `.json` is the whole row, so that `--caption-key` can name any
 //! column. A row with more fields than the header is broken, and so is one that ends before its caption, or whose
-//! quotation mark took other rows: its caption would be wrong, and nobody would notice.
+//! quotation mark took other rows: its caption would be wrong, and no one would notice.
 //!
 //! | file | what it does |
 //! |---|---|
@@ -57,7 +57,7 @@ impl Columns {
                 Some(key) => place(key),
                 None => IMAGES.iter().find_map(|wanted| place(wanted)),
             };
-            // A single column is no table: any text could begin with the word.
+            // A single column is not a table: any text could begin with the word.
             let image = image.filter(|_| names.len() > 1)?;
             let caption = CAPTIONS.iter().find_map(|wanted| place(wanted));
             Some(Self { separator, names, image, caption })

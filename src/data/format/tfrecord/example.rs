@@ -13,7 +13,7 @@ use serde_json::{Map, Value as Json};
 
 use crate::data::format::as_written;
 
-/// A longer text is no field of a record.
+/// A longer text is not a field of a record.
 const MAX_TEXT: usize = 64 << 10;
 
 /// The features of a record that hold bytes.
@@ -128,7 +128,7 @@ fn messages(data: &[u8], within: Range<usize>, wanted: u64) -> impl Iterator<Ite
 /// The value of a field.
 enum Value {
     Varint(u64),
-    /// Of four or eight bytes.
+    /// Four or eight bytes.
     Fixed(Range<usize>),
     /// Length-delimited.
     Bytes(Range<usize>),

@@ -53,7 +53,7 @@ pub(crate) struct Mix {
 }
 
 impl Mix {
-    /// For sources with so many `items` each; no `weights` means that all are 1.
+    /// For sources with `items` items each; no `weights` means that all are 1.
     ///
     /// # Errors
     /// Another number of weights than of sources, a weight out of range, or one so small that no item gets a slot.

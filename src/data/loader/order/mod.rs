@@ -80,7 +80,7 @@ impl From<Position> for Saved {
 }
 
 impl Position {
-    /// The very beginning, for so many streams.
+    /// The very beginning, for `streams` streams.
     pub fn start(streams: usize) -> Self {
         Self { streams: vec![StreamPosition::default(); streams] }
     }

@@ -33,7 +33,7 @@ pub(super) const WINDOW: usize = 8192;
 pub(crate) struct ShardOrder {
     pub(crate) seed: u64,
     pub(crate) share: Share,
-    /// Of the shards in the list.
+    /// How the shards of the list are mixed.
     pub(crate) mix: Mix,
 }
 

@@ -60,7 +60,7 @@ fn streams_of_the_global_order_resume_anywhere_and_share_each_epoch() {
     }
 }
 
-/// Computed by another implementation, in Python. A change would make resumed runs go on with other samples.
+/// Computed by another implementation, in Python. A change would make resumed runs continue with other samples.
 #[test]
 fn the_order_of_a_group_is_the_same_for_ever() {
     let order = ShardOrder { seed: 1, share: Share { stream: 0, streams: 1 }, mix: Mix::plain(40) };

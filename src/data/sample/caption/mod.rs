@@ -73,7 +73,7 @@ pub enum CaptionLines {
 pub struct CaptionVariation {
     /// Probability of appending tags, in `[0, 1]`.
     pub tag_chance: f32,
-    /// At most so many.
+    /// Most captions of a sample.
     pub max_tags: usize,
 }
 
@@ -159,7 +159,7 @@ impl CaptionKeys {
     /// Checks the list of fields, if there are several.
     ///
     /// # Errors
-    /// A field without a name, or twice; a probability that is no number above 0; one that only some fields have.
+    /// A field without a name, or twice; a probability that is not a number above 0; one that only some fields have.
     pub(crate) fn check(&self) -> Result<(), DataError> {
         let (Some(value), Some(choices)) = (&self.caption_key, self.choices()) else { return Ok(()) };
         let with_share = value.split(',').filter(|part| part.contains(':')).count();

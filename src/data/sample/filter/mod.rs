@@ -8,7 +8,7 @@
 //!             | ["not"] "in" "(" literal { "," literal } ")"
 //!             | "is" ["not"] "null"
 //! operand     = field | literal
-//! field       = name { "." name }        a name that is no word stands between backticks
+//! field       = name { "." name }        a name that is not a word stands between backticks
 //! literal     = number | 'text' | "text" | true | false          a quote in a text is doubled
 //! ```
 //!
@@ -41,7 +41,7 @@ pub struct Filter {
     fields: Vec<Vec<String>>,
 }
 
-/// Why a text is no filter, with the column.
+/// Why a text is not a filter, with the column.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("column {column}: {problem}")]
 pub struct FilterError {

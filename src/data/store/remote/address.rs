@@ -1,4 +1,4 @@
-//! `s3://bucket/key` and its kin, taken apart.
+//! Parses `s3://bucket/key` and similar addresses.
 
 /// A kind of server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

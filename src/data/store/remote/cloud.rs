@@ -123,7 +123,7 @@ fn is_azure_credential(name: &str) -> bool {
         .any(|part| name.starts_with("AZURE_") && name.contains(part))
 }
 
-/// The keys in the folder of a pattern, and in those below it if the pattern goes on.
+/// The keys in the folder of a pattern, and in folders below it if the pattern has more parts.
 pub(super) async fn list(address: Address<'_>, timeout: Duration) -> Result<Vec<String>, Failure> {
     let store = store(address, timeout)?;
     let fixed = address.key.find(['*', '?', '[']).unwrap_or(address.key.len());

@@ -19,7 +19,7 @@ pub(super) enum Failure {
     },
     /// The object is another one than at the first request.
     Changed,
-    /// Of the file that is written.
+    /// The file cannot be written.
     Disk(io::Error),
     Stopped,
 }

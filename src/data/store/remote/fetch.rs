@@ -75,7 +75,7 @@ pub(in crate::data::store) fn fetch(
     })
 }
 
-/// The keys in the folder of a pattern, and in those below it if the pattern goes on.
+/// The keys in the folder of a pattern, and in folders below it if the pattern has more parts.
 ///
 /// # Errors
 /// A bucket that is missing or may not be listed, or a server that does not answer.

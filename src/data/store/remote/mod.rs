@@ -2,7 +2,7 @@
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `address` | `s3://bucket/key` and its kin, taken apart |
+//! | `address` | parses `s3://bucket/key` and similar addresses |
 //! | `place` | one object at its server: what it is, and ranges of it |
 //! | `fetch` | an object in ranges, each with its own attempts |
 //! | `cache` | a folder that keeps what was fetched |

@@ -68,7 +68,7 @@ fn a_cache_that_cannot_be_made_is_one_error() {
     let error = Source::parse_with("http://host/{0..9}.tar", &access).unwrap_err().to_string();
     let start = format!("cannot use the cache folder {} (--cache): it is a file", file.path().display());
     assert_eq!(error, start);
-    // Nobody can make a folder there.
+    // No one can make a folder there.
     let cache = Some(CacheFolder { folder: "/proc/flipk/cache".into(), bytes: 1 << 30 });
     let access = Access { cache, ..Access::default() };
     let error = Source::parse_with("http://host/{0..9}.tar", &access).unwrap_err();

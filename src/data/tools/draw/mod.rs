@@ -16,7 +16,7 @@ pub(super) const BLACK: Rgb<u8> = Rgb([0; 3]);
 pub(super) const RED: Rgb<u8> = Rgb([220, 0, 0]);
 /// Text of less weight.
 pub(super) const DARK: Rgb<u8> = Rgb([110; 3]);
-/// Around an image that is no square.
+/// Around an image that is not square.
 pub(super) const EMPTY: Rgb<u8> = Rgb([226; 3]);
 
 /// `image` as large as fits into a square of `side` pixels.

@@ -12,7 +12,7 @@ pub(in crate::data::tools) const WIDTH: u32 = get_raster_width(WEIGHT, HEIGHT) a
 /// Pixels from one line to the next.
 pub(in crate::data::tools) const LINE: u32 = HEIGHT.val() as u32 + 2;
 
-/// Where a text goes on, or was cut.
+/// Where a text continues, or was cut.
 const ELLIPSIS: &str = "...";
 
 /// Draws a line of text from its upper left corner. What is beyond the picture is left out.

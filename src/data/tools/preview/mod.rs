@@ -76,7 +76,7 @@ pub fn preview(
     let skipped = loader.skipped();
     drop(loader);
     all.samples.truncate(count);
-    // Damage beside the crop is found only here.
+    // Damage outside the crop is found only here.
     let originals = data.each(&all.samples, |view| {
         let image = confined(|| view.decoded()).map(|image| sheet.fitted(&image));
         (view.shard(), view.key().into_owned(), image)

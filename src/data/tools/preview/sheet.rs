@@ -13,7 +13,7 @@ use crate::data::sample::image::MAX_PIXELS;
 use crate::data::tools::draw::text::{self, LINE, WIDTH};
 use crate::data::tools::draw::{BLACK, DARK, EMPTY, PAGE, RED, fill, fitted, frame, note, scaled};
 
-/// Of the sheet, if the number of columns is not given.
+/// Width of the sheet in pixels, if the number of columns is not given.
 const USUAL_WIDTH: u32 = 1600;
 /// Smaller squares are enlarged by a whole factor, so that there is room for the caption.
 const MIN_SIDE: u32 = 192;

@@ -60,7 +60,7 @@ struct Decoder<'a> {
     /// The alignment of dynamic shared memory, if the kernel uses it.
     dynamic_align: Option<usize>,
     local_bytes: usize,
-    /// Of the current instruction.
+    /// Line of the current instruction.
     line: u32,
     location: Option<std::sync::Arc<crate::location::Location>>,
     guard: Option<Guard>,

@@ -120,7 +120,7 @@ fn a_producer_and_a_consumer_need_not_both_wait() {
     let (read, given) = ("ld.shared.u32 %t7, [%u3+-128];", "bar.arrive %t6, 64;");
     let early = RING.replace(read, "HERE").replace(given, read).replace("HERE", given);
     race(&early, &[5, 11]);
-    // Whoever only arrives learns nothing.
+    // A thread that only arrives learns nothing.
     let deaf = "@%p0 st.shared.u32 [%u1], %t0;
         @%p0 bar.arrive 1, 64; @%p1 bar.arrive 1, 64;
         @%p1 ld.shared.u32 %t3, [cell];";

@@ -86,7 +86,7 @@ fn floats(format: Format) -> Vec<u64> {
         let limit = 2f64.powi(bits);
         values.extend([limit, limit - 0.5, limit.next_down(), limit.next_up(), limit * (1.0 - 2f64.powi(-24))]);
     }
-    // Half way between two f16, two bf16 and two f32, and just beside that.
+    // Half way between two f16, two bf16 and two f32, and just next to that.
     for bits in [8, 9, 11, 12, 24, 25] {
         let near = 1.0 + 2f64.powi(-bits);
         values.extend([near, near.next_down(), near.next_up(), near + 2f64.powi(-bits + 1)]);

@@ -92,7 +92,7 @@ fn matrix_stores_undo_loads() {
 struct Product {
     k: usize,
     ty: &'static str,
-    /// Of the accumulators.
+    /// Type of the accumulators.
     sum: &'static str,
 }
 

@@ -36,7 +36,7 @@ fn reference(text: &str) -> (Cow<'_, str>, usize) {
         }
         let end = start + digits.len();
         let end = end + usize::from(text.as_bytes().get(end) == Some(&b';'));
-        // Zeros at the front do not count; what is still too long is no character.
+        // Zeros at the front do not count; what is still too long is not a character.
         let number = u32::from_str_radix(digits, base).ok();
         return (Cow::Owned(number.map_or_else(|| "\u{FFFD}".to_owned(), numbered)), end);
     }
