@@ -52,15 +52,19 @@ fn rank<T: ActType>(group: Arc<dyn Group>, loss: Loss, micro_batches: usize, ncc
     let size = StepSize { micro_batches, ..StepSize::whole(BATCH, kept, Recompute::None) };
     let (own, of) = (group.rank(), group.size());
     let mut trainer = Trainer::in_group(device, flip, &values, adamw, size, group).unwrap();
-    let mut step =
-        |step| trainer.step(&batch(step, kept).part(own, of), 1e-3).unwrap_or_else(|error| panic!("{error}"));
-    let outcomes = (0..STEPS).map(&mut step).collect();
+    let mut outcomes = Vec::new();
+    for step in 0..STEPS {
+        // Not `step`, which waits for gathered weights: the ops of the next step must do so themselves.
+        let before = trainer.submit(&batch(step, kept).part(own, of), 1e-3).unwrap_or_else(|error| panic!("{error}"));
+        outcomes.extend(before);
+    }
+    outcomes.extend(trainer.drain().unwrap());
     trainer.download().unwrap().map(|(weights, moments)| (outcomes, weights, moments))
 }
 
 /// What `ranks` ranks leave, `local` of them on each machine.
 fn run<T: ActType>(ranks: usize, local: usize, loss: Loss, micro_batches: usize) -> Left {
-    // Destroyed together: a thread that ends early would end the others' group.
+    // Dropped together: a thread that ends early would end the others' group.
     let ended = Arc::new(Barrier::new(ranks));
     let start = |group: Threads| {
         let ended = ended.clone();

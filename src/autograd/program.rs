@@ -173,7 +173,8 @@ impl<D: Device> Program<D> {
         })
     }
 
-    /// The parameters of an op, if the tape was closed for training.
+    /// The parameters of which an op computes gradients, if the tape was closed for training. They must be all that it
+    /// reads, because a device may wait for their values alone.
     pub fn params_of(&self, op: usize) -> impl Iterator<Item = ParamId> {
         self.params.params_of.iter().filter(move |(of, _)| *of == op).map(|(_, param)| *param)
     }

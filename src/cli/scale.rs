@@ -17,17 +17,17 @@ use crate::units::Bytes;
 
 #[derive(Args)]
 pub(super) struct ScaleArgs {
-    /// Simulate a step of data-parallel training on these numbers of ranks (8,64,256) from the times of one rank's step, whose
-    /// batch is --batch. --json and --picture then have the simulation
+    /// Simulate a step of data-parallel training on these numbers of ranks (8,64,256), from the times of one rank's
+    /// step, whose batch is --batch. --json and --picture then write the simulation
     #[arg(long, value_name = "N,...", value_delimiter = ',', conflicts_with_all = ["compare", "trace", "run"])]
     ranks: Vec<usize>,
     /// What connects the ranks: h100-ib400 (eight GPUs a node with NVLink, 400 Gb/s of InfiniBand for each), local-mpi
-    /// (ranks on one machine), or a file in TOML or JSON with numbers like theirs, which --json writes [default:
+    /// (ranks on one machine), or a file in TOML or JSON with such numbers (`network` in what --json writes) [default:
     /// h100-ib400, or local-mpi with a CPU's times]
     #[arg(long, value_name = "NAME|FILE", requires = "ranks")]
     network: Option<String>,
-    /// Take the times from a profile that --json wrote, or from benches/results/gpu-h200.json, and run nothing. Of
-    /// several steps, --model and --mask-ratio choose one. With another --batch, times are scaled
+    /// Take the times from a profile that --json wrote, or from benches/results/gpu-h200.json, and run nothing. If it
+    /// has several steps, --model and --mask-ratio choose one. With another --batch, times are scaled
     #[arg(long, value_name = "FILE", requires = "ranks")]
     from: Option<PathBuf>,
     /// Time the exchanges of this run's ranks, write the network that fits them (JSON), and run nothing else. For
@@ -77,6 +77,9 @@ pub(super) struct Chosen {
     index: usize,
 }
 
+/// The most ranks of a simulation, which lists them all.
+const MAX_RANKS: usize = 1 << 16;
+
 impl ScaleArgs {
     /// Whether a step is to be simulated.
     pub(super) fn asked(&self) -> bool {
@@ -85,8 +88,8 @@ impl ScaleArgs {
 
     /// Chooses a step from the file of `--from`, and fills in the options that were left open.
     pub(super) fn choose(&self, options: &mut Options) -> Result<Option<Chosen>> {
-        if self.ranks.contains(&0) {
-            bail!("--ranks must be at least 1");
+        if !self.ranks.iter().all(|ranks| (1..=MAX_RANKS).contains(ranks)) {
+            bail!("--ranks must be from 1 to {MAX_RANKS}");
         }
         if options.micro_batches.is_some_and(|count| count > 1) {
             bail!("--ranks takes one micro-batch per rank: leave out --micro-batches");

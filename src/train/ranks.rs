@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use bytemuck::{Pod, Zeroable};
 
-use super::plan::is_path;
 use super::{Options, Settings, TrainError};
 use crate::data::{Position, StreamPosition};
 use crate::group::{Group, GroupError};
@@ -77,6 +76,22 @@ pub(super) fn broadcast_path(group: &dyn Group, own: &Path) -> Result<PathBuf, T
     }
 }
 
+/// Options that may differ between ranks: where files lie on each machine, and how they are read. The data's fingerprint
+/// is compared instead. All others decide what is computed, or when ranks call each other.
+const OF_MACHINE: [&str; 11] = [
+    "cache",
+    "cache_size",
+    "classes",
+    "data",
+    "eval_data",
+    "index_cache",
+    "io_timeout",
+    "labels",
+    "loader_threads",
+    "templates",
+    "tokenizer",
+];
+
 /// Checks that all ranks run the same version with the same options on the same data.
 ///
 /// # Errors
@@ -86,7 +101,10 @@ pub(super) fn compare(group: &dyn Group, options: &Options, fingerprint: u32) ->
         return Ok(());
     }
     let mut table = toml::Table::try_from(options)?;
-    table.retain(|key, _| !is_path(key));
+    table.retain(|key, _| !OF_MACHINE.contains(&key));
+    // Whether there are any decides which calls ranks make.
+    let evaluates = options.eval_data.as_ref().map(|data| !data.is_empty());
+    table.extend(evaluates.map(|evaluates| ("eval_data".to_owned(), evaluates.into())));
     let hash = |bytes: &[u8]| crc32c::crc32c(bytes);
     let own = [hash(env!("CARGO_PKG_VERSION").as_bytes()), hash(table.to_string().as_bytes()), fingerprint];
     let all = group.all(own)?;
@@ -214,6 +232,23 @@ mod tests {
         };
         assert_eq!(compared([1; 3], [5; 3]), "");
         assert!(compared([1, 1, 2], [5; 3]).contains("rank 2 has other options than rank 0"));
+        let changed: [fn(&mut Options); 5] = [
+            |options| options.save_every = Some(7),
+            |options| options.log_every = Some(7),
+            |options| options.eval_every = Some(7),
+            |options| options.prefetch = Some(7),
+            |options| options.eval_data = Some(Vec::new()),
+        ];
+        for change in changed {
+            let found = on_ranks(2, move |group| {
+                let mut options = Options { eval_data: Some(vec![group.rank().to_string()]), ..Options::default() };
+                if group.rank() == 1 {
+                    change(&mut options);
+                }
+                compare(group, &options, 5).is_err()
+            });
+            assert_eq!(found, [true; 2]);
+        }
         assert!(compared([1; 3], [5, 6, 5]).contains("rank 1 has other training data"));
     }
 }

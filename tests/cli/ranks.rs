@@ -108,6 +108,23 @@ fn any_number_of_ranks_writes_the_same_checkpoints() {
     }
 }
 
+/// Two machines with two ranks each, by the variables that say so: gradients are exchanged within machines, and then
+/// between them.
+#[test]
+fn ranks_on_several_machines_write_the_same_checkpoints() {
+    let Some(mpi) = mpi() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let data = data(folder.path());
+    let [one, four] = ["one", "four"].map(|name| folder.path().join(name));
+    let flags = ["--micro-batches=4", "--steps=4"];
+    flipk(&args(&one, &data, &flags)).expect(0);
+    let place = "export MPI_LOCALRANKID=$((PMI_RANK % 2)) MPI_LOCALNRANKS=2; exec \"$0\" \"$@\"";
+    let mut command = with_mpi(&mpi.join("mpiexec"), &mpi);
+    command.args(["-n", "4", "sh", "-c", place, FLIPK]).args(args(&four, &data, &flags));
+    ended(command.spawn().unwrap()).expect(0);
+    assert!(fs::read(checkpoint(&one, 4)).unwrap() == fs::read(checkpoint(&four, 4)).unwrap());
+}
+
 /// Trains on one rank, and returns the flags of the run.
 pub fn train_60_steps(out: &Path, data: &[String]) -> [&'static str; 2] {
     let flags = ["--micro-batches=4", "--steps=60"];

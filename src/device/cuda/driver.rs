@@ -279,8 +279,8 @@ pub enum Event {
     EmulatedFork(usize),
 }
 
-/// A GPU, real or emulated. Calls are queued in order on one stream; [`Driver::download`] and [`Driver::synchronize`]
-/// wait.
+/// A GPU, real or emulated. Calls are queued in order on one stream, and after [`Driver::begin_fork`] on another;
+/// [`Driver::download`] waits.
 ///
 /// Addresses come from [`Driver::allocate`], or point into such a block.
 pub trait Driver: Send + Sync {
@@ -356,6 +356,4 @@ pub trait Driver: Send + Sync {
     fn join(&self) -> Result<(), DeviceError>;
     /// Lets later calls on the main stream wait for an event.
     fn wait_event(&self, event: &Event) -> Result<(), DeviceError>;
-    /// Waits for all calls so far.
-    fn synchronize(&self) -> Result<(), DeviceError>;
 }

@@ -394,6 +394,9 @@ impl<T: ActType> Device for Cuda<T> {
     }
 
     fn join(&self) -> Result<(), DeviceError> {
+        if self.nccl.is_none() {
+            return Ok(());
+        }
         self.driver.join()
     }
 

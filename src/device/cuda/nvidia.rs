@@ -118,7 +118,7 @@ impl Gpu {
             sm_count: attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
             shared: attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
         };
-        // SAFETY: this device orders its two streams itself, so nothing relies on cudarc's events between streams.
+        // SAFETY: this device orders its streams itself, so nothing relies on cudarc's events between streams.
         unsafe { context.disable_event_tracking() };
         let stream = context.new_stream().map_err(failed("making a stream"))?;
         let copy_stream = context.new_stream().map_err(failed("making a stream"))?;
@@ -162,6 +162,11 @@ impl Gpu {
     /// The stream that calls are queued on.
     fn current(&self) -> &CudaStream {
         if self.forked.load(Ordering::Relaxed) { &self.comm_stream } else { &self.stream }
+    }
+
+    /// Waits for the main stream.
+    fn synchronize(&self) -> Result<(), DeviceError> {
+        self.stream.synchronize().map_err(failed("waiting for the GPU (a kernel before may have failed)"))
     }
 
     fn bind(&self) -> Result<(), DeviceError> {
@@ -277,7 +282,7 @@ impl Driver for Gpu {
     fn transfer(&self, nccl: &Arc<Nccl>, transfer: Transfer) -> Result<(), DeviceError> {
         self.bind()?;
         // SAFETY: the addresses are those of views, which lie in allocated memory; all use of it is on this stream,
-        // or ordered by `begin_fork` and `join`.
+        // or ordered by `begin_fork`, and by `join` or `wait_event`.
         Ok(unsafe { nccl.start(&transfer, self.current().cu_stream() as u64) }?)
     }
 
@@ -378,9 +383,5 @@ impl Driver for Gpu {
 
     fn gpu_state(&self) -> Option<GpuState> {
         self.nvml.get_or_init(|| self.open_nvml()).as_ref().map(Nvml::state)
-    }
-
-    fn synchronize(&self) -> Result<(), DeviceError> {
-        self.stream.synchronize().map_err(failed("waiting for the GPU (a kernel before may have failed)"))
     }
 }

@@ -142,6 +142,11 @@ impl MpiLibrary {
             )
         };
         this.check("MPI_Init_thread", code)?;
+        // Levels are in ascending order in every ABI.
+        if given < abi.serialized {
+            let problem = format!("{} allows calls from the first thread alone", this.name);
+            return Err(GroupError::Call { call: "MPI_Init_thread", problem });
+        }
         Ok(this)
     }
 
@@ -199,7 +204,7 @@ impl MpiLibrary {
             .join(" ")
     }
 
-    /// `counts` and `starts`: words of each rank's block in `all`, whose own block is in place.
+    /// `counts` and `starts`: words of each rank's block in `all`; this rank's block is already in place.
     pub(super) fn all_gather(&self, all: &mut [u32], counts: &[c_int], starts: &[c_int]) -> Result<(), GroupError> {
         const NAME: &str = "MPI_Allgatherv";
         let Abi { world, word, in_place, .. } = self.abi;

@@ -23,6 +23,8 @@ struct Connection {
     library: MpiLibrary,
     /// Calls must not overlap.
     calls: Mutex<()>,
+    /// What exchanges have sent: memory for what the next ones receive.
+    spare: Mutex<Vec<Vec<u32>>>,
 }
 
 impl Connection {
@@ -30,11 +32,16 @@ impl Connection {
     fn call(&self) -> MutexGuard<'_, ()> {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn spare(&self) -> MutexGuard<'_, Vec<Vec<u32>>> {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.library.finalize();
+        // A rank that panics must not wait for the others.
+        if std::thread::panicking() { self.library.abort() } else { self.library.finalize() }
     }
 }
 
@@ -59,7 +66,11 @@ impl Mpi {
             return Err(GroupError::Launch { problem });
         }
         let version = library.version();
-        Ok(Self { connection: Arc::new(Connection { library, calls: Mutex::new(()) }), launched, version })
+        Ok(Self {
+            connection: Arc::new(Connection { library, calls: Mutex::new(()), spare: Mutex::default() }),
+            launched,
+            version,
+        })
     }
 
     /// Numbers and starts of words that lie one after the other.

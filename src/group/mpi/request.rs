@@ -24,7 +24,8 @@ impl Request {
         [to, from]: [Blocks; 2],
         len: usize,
     ) -> Result<Self, GroupError> {
-        let mut received = vec![0; len];
+        let mut received = connection.spare().pop().unwrap_or_default();
+        received.resize(len, 0);
         let handle = {
             let _call = connection.call();
             // SAFETY: the memory of vectors stays where it is when they are moved, and `drop` leaks what is in use.
@@ -62,6 +63,10 @@ impl Exchange for Request {
             self.connection.library.wait(&mut self.handle)?;
         }
         self.complete = true;
+        let parts = std::mem::take(&mut self.parts);
+        if !parts.is_empty() {
+            self.connection.spare().push(parts);
+        }
         Ok(std::mem::take(&mut self.received))
     }
 }

@@ -27,7 +27,6 @@ type Broadcast = unsafe extern "C" fn(*const c_void, *mut c_void, usize, c_int, 
 type Send = unsafe extern "C" fn(*const c_void, usize, c_int, c_int, Comm, Stream) -> c_int;
 type Receive = unsafe extern "C" fn(*mut c_void, usize, c_int, c_int, Comm, Stream) -> c_int;
 type Plain = unsafe extern "C" fn() -> c_int;
-type OfComm = unsafe extern "C" fn(Comm) -> c_int;
 type GetVersion = unsafe extern "C" fn(*mut c_int) -> c_int;
 type ErrorText = unsafe extern "C" fn(c_int) -> *const c_char;
 type LastError = unsafe extern "C" fn(Comm) -> *const c_char;
@@ -42,8 +41,6 @@ pub(super) struct NcclLibrary {
     receive: Receive,
     group_start: Plain,
     group_end: Plain,
-    destroy: OfComm,
-    abort: OfComm,
     version: c_int,
     error_text: ErrorText,
     last_error: LastError,
@@ -90,8 +87,6 @@ impl NcclLibrary {
             receive: function(&library, "ncclRecv")?,
             group_start: function(&library, "ncclGroupStart")?,
             group_end: function(&library, "ncclGroupEnd")?,
-            destroy: function(&library, "ncclCommDestroy")?,
-            abort: function(&library, "ncclCommAbort")?,
             version,
             error_text: function(&library, "ncclGetErrorString")?,
             last_error: function(&library, "ncclGetLastError")?,
@@ -177,16 +172,6 @@ impl NcclLibrary {
         // SAFETY: as above.
         let ended = self.check("ncclGroupEnd", unsafe { (self.group_end)() }, comm);
         done.and(ended)
-    }
-
-    pub(super) fn destroy(&self, comm: Comm) {
-        // SAFETY: the communicator is not used any more.
-        unsafe { (self.destroy)(comm) };
-    }
-
-    pub(super) fn abort(&self, comm: Comm) {
-        // SAFETY: NCCL allows this at any time, from any thread.
-        unsafe { (self.abort)(comm) };
     }
 }
 

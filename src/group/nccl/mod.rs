@@ -3,6 +3,7 @@
 mod library;
 
 use std::fmt::{self, Debug, Formatter};
+use std::sync::{Mutex, PoisonError};
 
 use self::library::{Comm, NcclLibrary, To, UniqueId};
 use super::{Group, GroupError, Level, Levels, block_of};
@@ -41,18 +42,22 @@ pub struct Message {
 }
 
 /// This rank's connection to the GPUs of the others.
+///
+/// It lasts until the process ends: `ncclCommDestroy` waits for the other ranks of the machine, and a rank that has
+/// failed would wait for ever before it can say why.
 pub struct Nccl {
     library: NcclLibrary,
     comm: Comm,
+    /// Calls must not overlap.
+    calls: Mutex<()>,
     rank: usize,
     size: usize,
     levels: Levels,
 }
 
-// SAFETY: NCCL's functions may be called from any thread; calls to one communicator must not overlap, and this one's
-// stream is used by one thread at a time.
+// SAFETY: NCCL's functions may be called from any thread.
 unsafe impl Send for Nccl {}
-// SAFETY: as above; `abort` alone may be called at any time.
+// SAFETY: calls to one communicator must not overlap, and `calls` is held during each.
 unsafe impl Sync for Nccl {}
 
 impl Nccl {
@@ -68,7 +73,7 @@ impl Nccl {
         bytemuck::cast_slice_mut(&mut id.0).copy_from_slice(&bytes);
         let comm = library.join(group.size(), id, group.rank())?;
         let levels = Levels::of(group)?;
-        Ok(Self { library, comm, rank: group.rank(), size: group.size(), levels })
+        Ok(Self { library, comm, calls: Mutex::new(()), rank: group.rank(), size: group.size(), levels })
     }
 
     /// The number of this rank.
@@ -87,9 +92,10 @@ impl Nccl {
     /// If NCCL fails.
     ///
     /// # Safety
-    /// All addresses are memory of this rank's GPU with as many words, which nothing else uses until the stream is past
-    /// the transfer.
+    /// All addresses are memory of this rank's GPU, which holds the stated number of words, and which nothing else uses
+    /// until the stream is past the transfer.
     pub unsafe fn start(&self, transfer: &Transfer, stream: u64) -> Result<(), GroupError> {
+        let _call = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
         let to = To { comm: self.comm, stream };
         match transfer {
             &Transfer::AllGather { address, block, len } => {
@@ -99,7 +105,7 @@ impl Nccl {
                         let words = block_of(owner, block, len).len();
                         Message { rank, address: place(owner), words }
                     };
-                    // Between machines, ranks that have the same number on theirs; then each machine has all.
+                    // First between ranks of equal local rank on different machines, then within each machine.
                     return [between, within].into_iter().try_for_each(|level| {
                         let own = if level == between { &[self.rank][..] } else { within.owners() };
                         let (sends, receives) = messages(level, own, part);
@@ -139,11 +145,6 @@ impl Nccl {
             })
         })
     }
-
-    /// Aborts pending transfers, from any thread. The call itself may hang.
-    pub fn abort(&self) {
-        self.library.abort(self.comm);
-    }
 }
 
 /// What a rank that has the blocks of the ranks `own` sends to its peers of a level, and what it receives from them.
@@ -162,11 +163,5 @@ fn messages(
 impl Debug for Nccl {
     fn fmt(&self, f: &mut Formatter) -> fmt::Result {
         f.debug_struct("Nccl").field("rank", &self.rank).field("size", &self.size).finish()
-    }
-}
-
-impl Drop for Nccl {
-    fn drop(&mut self) {
-        self.library.destroy(self.comm);
     }
 }

@@ -157,8 +157,9 @@ fn backward(plan: &Plan<'_>, clock: &mut Clock, slices: &Slices) {
             1 => network.one_level(Call::Exchange, bytes, Size::Large, ranks),
             _ => network.two_level(bytes, Size::Large, ranks),
         };
-        // Additions read two numbers and write one. Through the host, parts are copied, and what arrives is read.
-        let passes = if plan.gpus { 3.0 } else { 6.0 };
+        // On a GPU, additions read two numbers and write one. Through the host, parts are copied, and sums are made of
+        // what arrives while it is in the caches.
+        let passes = if plan.gpus { 3.0 } else { 4.0 };
         if ranks > 1 { moved + passes * bytes / times.memory_rate } else { 0.0 }
     };
     let mut buckets = slices.buckets().iter().rev().map(Range::len).peekable();

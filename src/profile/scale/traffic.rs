@@ -35,7 +35,7 @@ pub struct Sent {
     pub kind: &'static str,
     /// To all other ranks.
     pub bytes: u64,
-    /// Bytes that a rank sends to other nodes, averaged over the ranks.
+    /// Bytes that a rank sends to other nodes, averaged over its node.
     pub between_nodes: u64,
 }
 

@@ -29,7 +29,7 @@ pub(crate) fn buffer_bytes(slices: &Slices, levels: &Levels, by_device: bool) ->
     size_of::<f32>() * elements
 }
 
-/// Turns the gradients of each rank's micro-batches into sums over all ranks, of which each rank has its own slices.
+/// Turns the gradients of each rank's micro-batches into sums over all ranks; each rank keeps its own slices.
 pub(crate) struct GradientExchange<D: Device> {
     group: Arc<dyn Group>,
     slices: Slices,
@@ -38,7 +38,9 @@ pub(crate) struct GradientExchange<D: Device> {
     received: Vec<Vec<Buffer<D, f32>>>,
     /// Through the host: buckets that are being exchanged.
     in_flight: VecDeque<InFlight>,
-    /// The next bucket to start: the last one of the arena is complete first.
+    /// Memory of exchanges that are over, for the next ones: touching new memory takes as long as moving the data.
+    spare: Vec<Vec<f32>>,
+    /// Buckets to start, from the last one of the arena, which is complete first.
     left: usize,
     /// Where products read a rounded copy of the weights.
     masters: Option<Masters<D>>,
@@ -54,7 +56,7 @@ struct InFlight {
 }
 
 impl<D: CopyBlocks> GradientExchange<D> {
-    /// For all ranks of a group of several.
+    /// For a group of several ranks.
     ///
     /// # Errors
     /// If the device has too little memory, or the group fails.
@@ -77,6 +79,7 @@ impl<D: CopyBlocks> GradientExchange<D> {
             levels,
             received,
             in_flight: VecDeque::new(),
+            spare: Vec::new(),
             left,
             masters,
             weights: VecDeque::new(),
@@ -88,9 +91,8 @@ impl<D: CopyBlocks> GradientExchange<D> {
         &self.slices
     }
 
-    /// Gives all ranks the weights that each has updated: in f32, or rounded if products read a copy, and then those
-    /// few in f32 that other ops read. On a device that moves its memory by itself, this runs beside the next forward
-    /// pass.
+    /// All-gathers the updated weights. If products read bf16 copies, it gathers those, and in f32 the few parameters
+    /// that other ops read. On a device that moves its memory by itself, this overlaps with the next forward pass.
     ///
     /// # Errors
     /// If the device fails, or the group.
@@ -170,13 +172,13 @@ impl<D: CopyBlocks> GradientExchange<D> {
         }
         // All ranks start exchanges in the same order: those of second levels just before the next bucket.
         self.start_next_level()?;
-        let parts = device.on_host(grads.range_mut(range.clone()), 0..range.len(), |own| {
-            let mut parts = Vec::with_capacity(own.len());
+        let mut parts = self.spare.pop().unwrap_or_default();
+        parts.clear();
+        device.on_host(grads.range_mut(range.clone()), 0..range.len(), |own| {
             for owner in self.levels.0[0].peers.iter().flat_map(|peer| &peer.owners) {
                 let slice = self.slices.of(bucket, *owner);
                 parts.extend_from_slice(&own[slice.start - range.start..slice.end - range.start]);
             }
-            parts
         })?;
         let exchange = self.send(bucket, 0, parts)?;
         self.in_flight.push_back(InFlight { bucket, level: 0, exchange });
@@ -199,7 +201,7 @@ impl<D: CopyBlocks> GradientExchange<D> {
         self.group.start_all_to_all(bytemuck::cast_vec(parts), &to, &from)
     }
 
-    /// Moves the exchanges on.
+    /// Polls the exchanges.
     pub(super) fn poll(&mut self) -> Result<(), GroupError> {
         self.in_flight.iter_mut().try_for_each(|one| one.exchange.poll().map(drop))
     }
@@ -211,7 +213,11 @@ impl<D: CopyBlocks> GradientExchange<D> {
         let next = match newest {
             InFlight { level, .. } if level == last => newest,
             InFlight { bucket, level, exchange } => {
-                let sums = self.sums(bucket, level, exchange)?;
+                let leaves = bytemuck::cast_vec(exchange.wait()?);
+                let mut sums = self.spare.pop().unwrap_or_default();
+                sums.resize(self.len_of(bucket, self.levels.0[level].owners()), 0.0);
+                add_up(&mut sums, &leaves);
+                self.spare.push(leaves);
                 InFlight { bucket, level: level + 1, exchange: self.send(bucket, level + 1, sums)? }
             }
         };
@@ -219,35 +225,25 @@ impl<D: CopyBlocks> GradientExchange<D> {
         Ok(())
     }
 
-    /// Waits for an exchange, and adds up what arrives.
-    fn sums(&self, bucket: usize, level: usize, exchange: Box<dyn Exchange>) -> Result<Vec<f32>, GroupError> {
-        let mut sums = vec![0.0; self.len_of(bucket, self.levels.0[level].owners())];
-        let leaves = exchange.wait()?;
-        if !sums.is_empty() {
-            add_up(&mut sums, bytemuck::cast_slice(&leaves));
-        }
-        Ok(sums)
-    }
-
     /// Completes the oldest bucket.
     fn complete_oldest(&mut self, device: &D, grads: &mut Buffer<D, f32>) -> Result<(), DeviceError> {
         if self.in_flight.len() == 1 {
             self.start_next_level()?;
         }
-        let Some(InFlight { bucket, level, exchange }) = self.in_flight.pop_front() else { return Ok(()) };
-        let sums = self.sums(bucket, level, exchange)?;
+        let Some(InFlight { bucket, exchange, .. }) = self.in_flight.pop_front() else { return Ok(()) };
+        let leaves = bytemuck::cast_vec(exchange.wait()?);
         let own = self.slices.of(bucket, self.group.rank());
-        device.on_host(grads.range_mut(own), 0..0, |own| own.copy_from_slice(&sums))
+        device.on_host(grads.range_mut(own), 0..0, |own| add_up(own, &leaves))?;
+        self.spare.push(leaves);
+        Ok(())
     }
 
-    /// Completes all buckets: the own slices of `grads` are sums over all ranks then.
+    /// Completes all buckets, which must have been started: this rank's slices of `grads` are sums over all ranks then.
     ///
     /// # Errors
     /// If the device fails, or the group.
     pub(super) fn finish(&mut self, device: &D, grads: &mut Buffer<D, f32>) -> Result<(), DeviceError> {
-        while self.next().is_some() {
-            self.start(device, grads)?;
-        }
+        debug_assert!(self.next().is_none(), "a bucket without its last gradients");
         while !self.in_flight.is_empty() {
             self.complete_oldest(device, grads)?;
         }
@@ -312,10 +308,13 @@ fn add_up_buffers<D: Device>(device: &D, buffers: &mut [Buffer<D, f32>], len: us
     Ok(())
 }
 
-/// The sum in the tree over the `leaves`, each as long as `into`, which is not empty.
+/// The sum in the tree over the `leaves`, each as long as `into`.
 fn add_up(into: &mut [f32], leaves: &[f32]) {
     /// Small enough for a core's first cache with sixteen leaves.
     const CHUNK: usize = 1 << 9;
+    if into.is_empty() {
+        return;
+    }
     let (piece, count) = (into.len(), leaves.len() / into.len());
     into.par_chunks_mut(CHUNK).enumerate().for_each_init(
         || vec![0.0; count * CHUNK],
@@ -363,8 +362,10 @@ mod tests {
                 // The second step starts as the first did.
                 for _ in 0..2 {
                     buffer.upload(&device, &grads).unwrap();
-                    exchange.start(&device, &mut buffer).unwrap();
-                    exchange.poll().unwrap();
+                    while exchange.next().is_some() {
+                        exchange.start(&device, &mut buffer).unwrap();
+                        exchange.poll().unwrap();
+                    }
                     exchange.finish(&device, &mut buffer).unwrap();
                 }
                 let all = buffer.download(&device).unwrap();

@@ -8,7 +8,7 @@ use crate::ops::adamw::AdamW;
 use crate::ops::copy_blocks::CopyBlocks;
 use crate::optim::Optimizer;
 
-/// Gives all ranks the blocks of all: rank `r` has written block `r` of `buffer`, `block` elements long.
+/// All-gather: rank `r` has written block `r` of `buffer`, `block` elements long; then every rank has all blocks.
 pub(super) fn all_gather<D: Device, T: Elem>(
     device: &D,
     group: &dyn Group,
@@ -21,6 +21,16 @@ pub(super) fn all_gather<D: Device, T: Elem>(
 
 /// An all-gather that has been started; one of the device itself is queued on a stream of its own.
 pub(super) struct Gathering(Option<Box<dyn Exchange>>);
+
+impl Gathering {
+    /// Lets the library work on it: some move data only while they are called.
+    pub(super) fn poll(&mut self) -> Result<(), DeviceError> {
+        if let Some(exchange) = &mut self.0 {
+            exchange.poll()?;
+        }
+        Ok(())
+    }
+}
 
 /// As [`all_gather`], but only starts it. `buffer` must not be used until it is finished.
 pub(super) fn start_all_gather<D: Device, T: Elem>(
@@ -59,8 +69,8 @@ pub(super) fn finish_all_gather<D: Device, T: Elem>(
     }
 }
 
-/// An update of which each rank does its own slices, whose gradients are sums over all ranks. Then all ranks get the
-/// new weights; the next forward pass waits for them ([`GradientExchange::wait_for_weights`]).
+/// Updates this rank's slices from the summed gradients; then all ranks get the new weights. The next forward pass
+/// waits for them ([`GradientExchange::wait_for_weights`]).
 pub(crate) fn update<D: AdamW + CopyBlocks>(
     device: &D,
     group: &dyn Group,

@@ -294,8 +294,4 @@ impl Driver for Emulated {
         };
         self.take_launches().into_iter().map(counts).collect()
     }
-
-    fn synchronize(&self) -> Result<(), DeviceError> {
-        self.not_capturing("waiting")
-    }
 }
