@@ -41,8 +41,10 @@
 //! | [`train`] | options, whole runs, checkpoints; [`train::Trainer`] for a loop of your own |
 //! | [`golden`] | comparison with the numbers of another implementation |
 //! | [`eval`] | [`eval::Encoder`] for embeddings of a data set; zero-shot classification and retrieval |
-//! | [`model`] | FLIP's two towers, and the sizes of the paper's models |
+//! | [`interop`] | models of OpenCLIP, Hugging Face, timm and the FLIP authors, in and out; ONNX |
+//! | [`model`] | the two towers of FLIP, and of OpenCLIP's models, and their sizes |
 //! | [`optim`] | AdamW's state, the learning-rate schedule |
+//! | [`group`] | ranks, and the bytes that they exchange by MPI, NCCL or TCP |
 //! | [`data`] | [`data::Dataset`] and [`data::Loader`]: from shards on disk to batches |
 //! | [`ops`] | the ops: one module each, with its formula |
 //! | [`autograd`] | the tape, gradients, where buffers lie, the parameters |
@@ -51,7 +53,8 @@
 //! | [`random`], [`units`] | random numbers from a counter; sizes as users read them |
 //!
 //! `examples/` has whole programs: `embed.rs` (embeddings of a data set by the model of a run), `train_loop.rs` (a
-//! training loop of your own), `new_op.rs` (an op from outside the crate) and `tokens.rs` (a text's token numbers).
+//! training loop of your own), `new_op.rs` (an op from outside the crate), `tokens.rs` (a text's token numbers) and
+//! `load.rs` (how fast samples are loaded).
 //!
 //! Before version 1.0 nothing in this API is stable: any minor version may change it. Formats of files are: checkpoints
 //! and run folders that one version wrote stay readable.

@@ -1,8 +1,8 @@
 //! A room imports only from rooms below it in the table of docs/architecture.md, a room of `data` only from those below
 //! it in the table of `data/mod.rs`, and a file of `autograd` only from files before it in the table of
-//! `autograd/mod.rs`.
+//! `autograd/mod.rs`. In no folder do modules import each other in a circle.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -137,6 +137,81 @@ fn files_of_autograd_import_only_from_files_before_them() {
         wrong.extend(forbidden(&rows, file, &imports(&fs::read_to_string(&path).unwrap(), "super::")));
     }
     assert!(wrong.is_empty(), "against the table of src/autograd/mod.rs:\n{}", wrong.join("\n"));
+}
+
+/// The code of a module without its tests.
+fn code(path: &Path) -> String {
+    let source = fs::read_to_string(path).unwrap();
+    source
+        .split(
+            "\
+#[cfg(test)]\
+mod tests {",
+        )
+        .next()
+        .unwrap_or_default()
+        .to_owned()
+}
+
+/// For each module of a folder, the others that it imports from. What `mod.rs` exports comes from the module that has
+/// it.
+fn siblings(folder: &Path) -> BTreeMap<String, BTreeSet<String>> {
+    let name = |path: &Path| path.file_stem().unwrap().to_string_lossy().into_owned();
+    let is_test = |name: &str| name.ends_with("tests") || ["testing", "fuzzing", "mod"].contains(&name);
+    let paths = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let modules: BTreeSet<String> = paths.map(|path| name(&path)).filter(|name| !is_test(name)).collect();
+    let exports = code(&folder.join("mod.rs"));
+    let of_module = |module: &String| {
+        let items = imports(&exports, &format!("{module}::"));
+        items.into_iter().map(|item| (item, module.clone())).collect::<Vec<_>>()
+    };
+    let exports: BTreeMap<String, String> = modules.iter().flat_map(of_module).collect();
+    let inside = folder.strip_prefix(root().join("src")).unwrap();
+    let absolute = inside.iter().fold("crate::".to_owned(), |path, part| path + part.to_str().unwrap() + "::");
+    let mut found = BTreeMap::new();
+    for path in sources(folder) {
+        let within = path.strip_prefix(folder).unwrap();
+        let module = name(Path::new(within.iter().next().unwrap()));
+        if is_test(&module) || is_test(&name(&path)) && !path.ends_with("mod.rs") {
+            continue;
+        }
+        let (code, depth) = (code(&path), within.iter().count() - usize::from(path.ends_with("mod.rs")));
+        let mut words = imports(&code, &absolute);
+        words.append(&mut imports(&code, &"super::".repeat(depth.max(1))));
+        let others = words.iter().map(|word| exports.get(word).unwrap_or(word));
+        let others = others.filter(|other| **other != module && modules.contains(*other)).cloned();
+        found.entry(module.clone()).or_insert_with(BTreeSet::new).extend(others);
+    }
+    found
+}
+
+/// The modules that are left when those that import from none of the others are taken away again and again.
+fn circle(mut modules: BTreeMap<String, BTreeSet<String>>) -> BTreeMap<String, BTreeSet<String>> {
+    loop {
+        let left: BTreeSet<String> = modules.keys().cloned().collect();
+        modules.values_mut().for_each(|others| others.retain(|other| left.contains(other)));
+        modules.retain(|_, others| !others.is_empty());
+        if modules.len() == left.len() {
+            return modules;
+        }
+    }
+}
+
+#[test]
+fn modules_of_a_folder_do_not_import_each_other_in_a_circle() {
+    let files = sources(&root().join("src"));
+    let folders: BTreeSet<&Path> =
+        files.iter().filter(|path| path.ends_with("mod.rs")).filter_map(|path| path.parent()).collect();
+    assert!(folders.len() > 40, "{folders:?}");
+    let circles: Vec<_> = folders
+        .into_iter()
+        .map(|folder| (folder, circle(siblings(folder))))
+        .filter(|(_, modules)| !modules.is_empty())
+        .collect();
+    assert!(circles.is_empty(), "{circles:#?}");
+    let planted = [("a", "b"), ("b", "c"), ("c", "b"), ("d", "a")];
+    let planted = planted.map(|(from, to)| (from.to_owned(), BTreeSet::from([to.to_owned()])));
+    assert!(!circle(planted.into_iter().collect()).is_empty());
 }
 
 #[test]

@@ -195,6 +195,6 @@ fn choose() -> Result<()> {
             let plan = Plan { models, losses: vec![256], optimizers, left_out };
             run(Cuda::<bf16>::new(driver)?, "", "estimates from what the kernels did", false, plan)
         }
-        other => bail!("FLIPK_BENCH_DEVICE is `{other}`; known are cpu, cuda and emulator"),
+        other => bail!("FLIPK_BENCH_DEVICE is `{other}`; it must be cpu, cuda or emulator"),
     }
 }

@@ -13,7 +13,7 @@ use crate::interop::NewFolder;
 use crate::interop::export::{Export as Model, Numbers, flip, hugging_face, onnx, open_clip};
 use crate::train::{Weights, open_tokenizer};
 
-/// Write a model in the form of another program
+/// Convert a model to the format of another program
 #[derive(Args)]
 #[command(after_help = "Examples:
   flipk export runs/b16-001 --format open_clip --out b16
@@ -22,7 +22,7 @@ use crate::train::{Weights, open_tokenizer};
 pub(super) struct Export {
     /// Run folder (its newest checkpoint), checkpoint file, or folder of an OpenCLIP or Hugging Face model
     model: PathBuf,
-    /// The form
+    /// The format
     #[arg(long, value_enum)]
     format: Format,
     /// Folder to create

@@ -14,7 +14,7 @@ use crate::train::{Weights, checkpoint, open_tokenizer};
 
 /// Make a checkpoint of flipk from a model of OpenCLIP or Hugging Face
 ///
-/// It takes a folder with open_clip_config.json or config.json and its safetensors, or the safetensors file in one.
+/// It takes a folder with open_clip_config.json or config.json and its safetensors, or that safetensors file.
 /// Vision towers are OpenCLIP's own, or plain ViTs of timm.
 /// Every flipk command takes such a folder as it is, too; an imported one is checked once and has checksums.
 #[derive(Args)]

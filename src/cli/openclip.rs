@@ -22,7 +22,7 @@ impl OpenClip {
     /// Fills in the options that these flags stand for.
     ///
     /// # Errors
-    /// A flag that has to be written in another way, which the error says.
+    /// If a flag must be written differently; the error says how.
     pub(super) fn apply(&self, options: &mut Options) -> Result<()> {
         if let Some(factors) = &self.train_data_upsampling_factors {
             let weights = factors.split("::").map(str::parse).collect::<Result<_, _>>();

@@ -68,7 +68,7 @@ pub const VARIABLE: &str = "FLIPK_CPU";
 fn asked(word: Option<&str>) -> Result<Isa, String> {
     let Some(word) = word.filter(|word| !word.is_empty()) else { return Ok(Isa::best()) };
     let named = Isa::ALL.into_iter().find(|isa| isa.name() == word);
-    let isa = named.ok_or_else(|| format!("{VARIABLE}={word}: known are avx512, avx2 and portable"))?;
+    let isa = named.ok_or_else(|| format!("{VARIABLE}={word}: it must be avx512, avx2 or portable"))?;
     match isa.is_there() {
         true => Ok(isa),
         false => Err(format!("{VARIABLE}={word}: this processor has at most {}", Isa::best())),
@@ -140,6 +140,6 @@ mod tests {
         for isa in Isa::ALL {
             assert_eq!(asked(Some(isa.name())).is_ok(), isa.is_there(), "{isa}");
         }
-        assert!(asked(Some("sse9")).unwrap_err().contains("FLIPK_CPU=sse9: known are avx512, avx2 and portable"));
+        assert!(asked(Some("sse9")).unwrap_err().contains("FLIPK_CPU=sse9: it must be avx512, avx2 or portable"));
     }
 }

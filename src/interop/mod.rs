@@ -17,6 +17,7 @@ mod piece;
 mod source;
 mod tensors;
 pub mod timm;
+mod vision;
 
 pub use architecture::Architecture;
 pub use error::InteropError;
@@ -24,3 +25,4 @@ pub use fit::{Model, fit};
 pub use new_folder::NewFolder;
 pub use piece::{Order, Piece};
 pub use source::Source;
+pub use vision::Trunk;

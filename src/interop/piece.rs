@@ -1,5 +1,7 @@
 //! Parts of our parameters that are tensors of another program.
 
+use crate::autograd::ParamSpec;
+
 /// A part of one of our parameters that is one tensor of another program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Piece {
@@ -57,6 +59,19 @@ impl Piece {
             Some([rows, columns]) => transposed(ours, columns, rows),
         }
     }
+}
+
+/// The tensor of OpenCLIP that is this parameter: it has the same name.
+pub fn open_clip_piece(spec: &ParamSpec) -> Piece {
+    let (shape, order) = match (spec.name.as_str(), spec.shape.as_slice()) {
+        ("visual.conv1.weight", &[width, numbers]) => {
+            let patch = (numbers / 3).isqrt();
+            (vec![width, 3, patch, patch], Order::ChannelsFirst)
+        }
+        ("logit_scale" | "logit_bias", _) => (vec![], Order::Same),
+        (_, shape) => (shape.to_vec(), Order::Same),
+    };
+    Piece { name: spec.name.clone(), shape, offset: 0, order }
 }
 
 /// Each matrix of `[rows, columns]` transposed.

@@ -6,10 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::{Options, Settings, TrainError, described, resume};
+use super::{Settings, TrainError};
 use crate::data::Tokenizer;
-use crate::interop::Architecture;
-use crate::model::ModelConfig;
 
 /// Keeps other processes from training in a run folder until it is dropped.
 #[derive(Debug)]
@@ -31,7 +29,7 @@ impl RunFolder {
     /// The folder of a run's checkpoints.
     pub const CHECKPOINTS: &str = "checkpoints";
     /// The file with the model of a run.
-    const MODEL: &str = "model.json";
+    pub(super) const MODEL: &str = "model.json";
 
     /// Creates the folder of a run: `path`, or the first free one of `runs/NAME-001`, `runs/NAME-002`, ...
     ///
@@ -110,15 +108,6 @@ impl RunFolder {
         }
     }
 
-    /// The folder of the run that `target` refers to: a run folder, its `checkpoints` folder, a file in that, or
-    /// `latest`.
-    ///
-    /// # Errors
-    /// If there is no such run.
-    pub fn find(target: &Path) -> Result<Self, TrainError> {
-        resume::find(target).map(|(folder, _)| folder)
-    }
-
     /// Opens the folder of an existing run.
     ///
     /// # Errors
@@ -173,18 +162,6 @@ impl RunFolder {
     /// The folder.
     pub fn path(&self) -> &Path {
         &self.path
-    }
-
-    /// The model of the run, or the one that `options` name: earlier versions wrote no `model.json`.
-    ///
-    /// # Errors
-    /// If it cannot be read.
-    pub fn model(&self, options: &Options) -> Result<ModelConfig, TrainError> {
-        let file = self.path.join(Self::MODEL);
-        match file.is_file() {
-            true => Ok(Architecture::File(file).describe()?.model),
-            false => Ok(described(options)?.model),
-        }
     }
 
     /// The path of `config.toml`.

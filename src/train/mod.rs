@@ -3,14 +3,14 @@
 //! | file | what it does |
 //! |---|---|
 //! | `options`, `precision`, `settings` | what the user asks for, and the complete configuration that results |
+//! | `duration` | times as users write them |
 //! | `access` | how shards are fetched |
 //! | `trainer` | one optimizer step: batch in, loss out, weights updated |
-//! | `pass` | the gradient of a step: in one pass over the batch, or in micro-batches |
+//! | `pass` | the gradient of a step: in one pass over the batch, or in micro-batches; the memory that it needs |
 //! | `plan`, `resume` | what a run is made of; which run and checkpoint to resume from |
 //! | `pace` | what is known only on the device: how many samples fit a time, and the precision |
 //! | `run`, `summary` | the loop: data, steps, metrics, checkpoints, evaluation; its result |
 //! | `ranks` | what the ranks of a run agree on |
-//! | `memory` | how much memory a step needs, and which batch fits |
 //! | `held_out` | the data for evaluation |
 //! | `bound` | what a run waits for, if it waits for data |
 //! | `advice` | warnings about settings that cannot work, and about training that learns nothing |
@@ -24,13 +24,13 @@ mod advice;
 mod bound;
 pub mod checkpoint;
 mod curve;
+mod duration;
 mod error;
 mod folder;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod held_out;
 mod introduction;
-mod memory;
 mod metrics;
 mod options;
 mod pace;
@@ -53,13 +53,12 @@ mod window;
 
 pub(crate) use self::pass::{buffer_bytes, master_bytes};
 pub use self::{
+    duration::time,
     error::{Cause, TrainError},
     folder::RunFolder,
-    memory::{largest_batch, step_bytes},
     metrics::Metrics,
     options::Options,
-    pace::time,
-    pass::{Keep, MicroBatches, StepSize},
+    pass::{Keep, MicroBatches, StepSize, largest_batch, step_bytes},
     plan::{Plan, described, tokenizer},
     precision::Precision,
     progress::{Progress, Report},

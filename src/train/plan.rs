@@ -22,7 +22,7 @@ use crate::group::{Alone, Group};
 use crate::interop::Architecture;
 use crate::interop::open_clip::Described;
 use crate::log;
-use crate::model::Preset;
+use crate::model::{ModelConfig, Preset};
 
 /// Everything a run needs except the device.
 pub struct Plan {
@@ -64,11 +64,6 @@ const HARMLESS: &[&str] = &[
     "templates",
     "tokenizer",
 ];
-
-/// Whether an option may differ between ranks.
-pub(super) fn is_path(key: &str) -> bool {
-    HARMLESS.contains(&key)
-}
 
 /// Whether changing `key` leaves the resulting weights the same. Recomputed activations have the same bits, except with
 /// `cheap` in bf16.
@@ -311,6 +306,20 @@ pub fn described(options: &Options) -> Result<Described, TrainError> {
         (Some(name), _) => Ok(name.describe()?),
         (None, Some(path)) => Ok(Weights::open(path)?.described()),
         (None, None) => Ok(Architecture::from(Preset::Tiny).describe()?),
+    }
+}
+
+impl RunFolder {
+    /// The model of the run, or the one that `options` name: earlier versions wrote no `model.json`.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn model(&self, options: &Options) -> Result<ModelConfig, TrainError> {
+        let file = self.path().join(Self::MODEL);
+        match file.is_file() {
+            true => Ok(Architecture::File(file).describe()?.model),
+            false => Ok(described(options)?.model),
+        }
     }
 }
 

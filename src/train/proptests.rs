@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use proptest::{collection::vec, option, prelude::*};
 
-use super::{Options, pace};
+use super::{Options, duration};
 use crate::{
     autograd::Recompute,
     data::CaptionLines,
@@ -83,11 +83,11 @@ proptest! {
     #[test]
     fn times_are_read_as_they_are_written(hours in 0..1000_u64, minutes in 0..1000_u64, seconds in 1..1000_u64) {
         let text = format!("{hours}h{minutes}m{seconds}s");
-        prop_assert_eq!(pace::parse(&text).map(|time| time.as_secs()), Some(hours * 3600 + minutes * 60 + seconds));
+        prop_assert_eq!(duration::parse(&text).map(|time| time.as_secs()), Some(hours * 3600 + minutes * 60 + seconds));
     }
 
     #[test]
     fn no_text_makes_the_reader_of_times_panic(text in "[0-9hms -]{0,30}") {
-        pace::parse(&text);
+        duration::parse(&text);
     }
 }

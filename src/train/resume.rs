@@ -17,6 +17,17 @@ use super::{RunFolder, TrainError};
 /// What `--resume` accepts for the newest run.
 const LATEST: &str = "latest";
 
+impl RunFolder {
+    /// The folder of the run that `target` refers to: a run folder, its `checkpoints` folder, a file in that, or
+    /// `latest`.
+    ///
+    /// # Errors
+    /// If there is no such run.
+    pub fn find(target: &Path) -> Result<Self, TrainError> {
+        find(target).map(|(folder, _)| folder)
+    }
+}
+
 /// The run folder that `target` refers to, and the checkpoint if `target` is one. `target`: a run folder, its
 /// `checkpoints` folder, a file in that, or `latest`.
 ///

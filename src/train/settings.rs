@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Options, StepSize, TrainError, pace};
+use super::{Options, StepSize, TrainError, duration};
 use crate::autograd::Recompute;
 use crate::data::image::{Decoding, ExifOrientation, JpegDecoder};
 use crate::data::{Augmentation, CaptionKeys, CaptionLines, CaptionVariation, LoaderConfig, Order, TrainingData};
@@ -384,7 +384,7 @@ fn peak_lr(o: &mut Options, recipe: Rate, batch: usize) -> Result<f64, TrainErro
 
 fn time(o: &Options) -> Result<Option<Duration>, TrainError> {
     let Some(text) = &o.time else { return Ok(None) };
-    pace::parse(text).map(Some).ok_or_else(|| wrong("time", text, pace::FORM))
+    duration::parse(text).map(Some).ok_or_else(|| wrong("time", text, duration::FORM))
 }
 
 fn length(o: &mut Options, recipe: Length) -> Result<Length, TrainError> {

@@ -29,7 +29,7 @@ use crate::units::{self, Bytes};
 pub(super) struct Pack {
     #[command(flatten)]
     shards: Shards,
-    /// Folder for the new shards, which has nothing else
+    /// Empty folder for the new shards; it is created if it does not exist
     #[arg(long, value_name = "FOLDER")]
     out: PathBuf,
     /// Short side of images in pixels; smaller ones keep their size

@@ -92,7 +92,7 @@ impl<'a> View<'a> {
     }
 
     /// The `.txt`, `.json` and `.cls` members, as they are; several captions as lines. A caption in a table is a line,
-    /// even if it has several, so that whoever reads the lines finds one caption; and the record of a row is UTF-8,
+    /// even if it has several, so that a reader of lines finds one caption; and the record of a row is UTF-8,
     /// even if the row is not, so that other programs read it.
     pub(crate) fn texts(self) -> Result<[Option<Cow<'a, [u8]>>; 3], Broken> {
         let shard = self.whole()?;

@@ -13,12 +13,12 @@ use super::access::{CacheFolder, NEVER};
 use super::braces::expand_braces;
 #[cfg(feature = "remote")]
 use super::local::Held;
+use super::location::problem;
 use super::pipe;
 #[cfg(feature = "remote")]
 use super::remote::{self, Address, Cache, Version};
 #[cfg(feature = "remote")]
-use super::source::by_kind;
-use super::source::problem;
+use super::shards::by_kind;
 use super::{Location, Spool, Store};
 use crate::data::error::{DataError, Result};
 #[cfg(feature = "remote")]

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::folder::is_image;
-use super::source::Location;
+use super::location::Location;
 
 /// Extensions of the files of a sample next to its image.
 pub(crate) const BESIDE: [&str; 3] = ["txt", "json", "cls"];

@@ -2,10 +2,12 @@
 //!
 //! | file | what it does |
 //! |---|---|
+//! | `location` | where a shard is |
 //! | `source` | from what a user writes to a list of shards |
 //! | `embedded` | the data set inside the program |
 //! | `braces` | `{000..127}` and `{a,b}` |
 //! | `local` | files on disk |
+//! | `shards` | the shards in a folder |
 //! | `folder`, `image_files` | the files in a folder; image files that are named one by one |
 //! | `joined` | many small files as one store |
 //! | `access`, `elsewhere` | how shards that are not on disk are fetched; which there are, and their bytes |
@@ -27,9 +29,11 @@ mod gunzip;
 mod image_files;
 mod joined;
 mod local;
+mod location;
 mod pipe;
 #[cfg(feature = "remote")]
 mod remote;
+mod shards;
 pub(crate) mod source;
 mod spool;
 mod unzstd;
@@ -52,10 +56,12 @@ pub(crate) use self::image_files::BESIDE;
 pub(crate) use self::joined::Joined;
 use self::local::read_unchanged;
 pub(crate) use self::local::{Files, OpenFile};
+pub use self::location::Location;
 #[cfg(all(test, feature = "remote"))]
 pub(crate) use self::remote::{ATTEMPTS, RANGE};
-pub use self::source::{Location, Source};
-pub(crate) use self::source::{by_kind, embedded_names, left_out, parquet_stem, shards_in};
+pub(crate) use self::shards::{by_kind, left_out, parquet_stem, shards_in};
+pub use self::source::Source;
+pub(crate) use self::source::embedded_names;
 #[cfg(feature = "parquet")]
 pub(crate) use self::spool::Appended;
 pub(crate) use self::spool::{Spool, Spooled};

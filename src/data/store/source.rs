@@ -4,10 +4,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::ffi::OsString;
-use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use super::access::Access;
 use super::braces::expand_braces;
@@ -15,50 +12,10 @@ use super::elsewhere;
 use super::embedded;
 use super::folder::{has_images, table_in};
 use super::image_files::with_images;
+use super::location::{Location, problem};
+use super::shards::{SHARDS, folders_with_shards, shards_in};
 use crate::data::error::{DataError, Result};
 use crate::data::text::list_some;
-
-/// How the names of shards end, in upper or lower case, in the order in which a folder's shards are taken; and how
-/// those of archives end that are not read: they are errors, and not silently ignored.
-const SHARDS: [&str; 8] = [".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst", ".tfrecord", ".tfrecords", PARQUET];
-const PARQUET: &str = ".parquet";
-const UNREAD_SHARDS: [&str; 6] = [".tar.bz2", ".tbz", ".tbz2", ".tar.xz", ".txz", ".tar.lz4"];
-
-/// Where one shard is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Location {
-    /// On disk.
-    File(PathBuf),
-    /// A folder of images, on disk.
-    Folder(PathBuf),
-    /// Some of the images in a folder, by name.
-    Images(PathBuf, Arc<[OsString]>),
-    /// At an address such as `s3://bucket/a.tar`, from which it is fetched when it is opened.
-    Remote(String),
-    /// The output of a command.
-    Pipe(String),
-    /// In the program, by the name after `embedded:`.
-    Embedded(&'static str),
-}
-
-impl fmt::Display for Location {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Images(path, _) if path.as_os_str().is_empty() => f.write_str("."),
-            Self::File(path) | Self::Folder(path) | Self::Images(path, _) => path.display().fmt(f),
-            Self::Remote(address) => f.write_str(address),
-            Self::Pipe(command) => write!(f, "pipe:{command}"),
-            Self::Embedded(name) => write!(f, "embedded:{name}"),
-        }
-    }
-}
-
-impl Location {
-    /// Whether it is fetched when it is opened.
-    pub(crate) fn is_elsewhere(&self) -> bool {
-        matches!(self, Self::Remote(_) | Self::Pipe(_))
-    }
-}
 
 /// One entry of the user's list of sources.
 #[derive(Clone, Debug)]
@@ -103,7 +60,7 @@ impl Source {
         let shards = match spec.strip_prefix("embedded:") {
             Some(name) => match embedded::SHARDS.iter().find(|(known, _)| *known == name) {
                 Some((known, _)) => vec![Location::Embedded(known)],
-                None => return Err(problem(spec, format!("known are {}", embedded_names()))),
+                None => return Err(problem(spec, format!("there are only {}", embedded_names()))),
             },
             None => match unread(spec).filter(|_| !Path::new(spec).exists()) {
                 Some(why) => return Err(problem(spec, why)),
@@ -164,10 +121,6 @@ pub(crate) fn unread(spec: &str) -> Option<String> {
             )
         }),
     }
-}
-
-pub(super) fn problem(spec: &str, problem: impl Into<String>) -> DataError {
-    DataError::Spec { spec: spec.to_owned(), problem: problem.into() }
 }
 
 fn locations(spec: &str) -> Result<Vec<Location>> {
@@ -260,85 +213,6 @@ pub(crate) fn hint(spec: &str) -> &'static str {
     } else {
         ""
     }
-}
-
-/// Whether a file of this name is a shard of one of these kinds. macOS writes `._a.tar` next to `a.tar`.
-fn is_shard(name: &str, ends: &[&str]) -> bool {
-    let name = name.to_ascii_lowercase();
-    // TensorFlow numbers its files as in `train.tfrecord-00000-of-00100`.
-    let is_numbered = |end: &str| end == ".tfrecord" && name.contains(".tfrecord-");
-    !name.starts_with("._") && ends.iter().any(|end| name.ends_with(end) || is_numbered(end))
-}
-
-/// The name or path of a Parquet file without its ending; `None` if it has another one.
-pub(crate) fn parquet_stem(name: &str) -> Option<&str> {
-    let (stem, end) = name.split_at_checked(name.len().checked_sub(PARQUET.len())?)?;
-    end.eq_ignore_ascii_case(PARQUET).then_some(stem)
-}
-
-/// Whether a Parquet file is img2dataset's table about the shard or the folder `STEM` next to it. `has` says whether
-/// there is a shard of a name, `has_folder` whether there is a folder.
-fn is_about(name: &str, has: impl Fn(&str) -> bool, has_folder: impl Fn(&str) -> bool) -> bool {
-    let Some(stem) = parquet_stem(name) else { return false };
-    let others = SHARDS.iter().filter(|end| **end != PARQUET);
-    has_folder(stem) || others.into_iter().any(|end| has(&format!("{stem}{end}")))
-}
-
-/// The shards in a folder, by kind and name.
-pub(crate) fn shards_in(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
-    let entries: Vec<_> = std::fs::read_dir(folder)?.collect::<std::io::Result<_>>()?;
-    let mut names: Vec<_> = entries.into_iter().map(|entry| entry.file_name()).collect();
-    names.sort();
-    let has = |name: &str| names.binary_search_by(|other| other.as_os_str().cmp(name.as_ref())).is_ok();
-    let has_folder = |name: &str| has(name) && folder.join(name).is_dir();
-    let of = |ends: &[&str]| -> Vec<PathBuf> {
-        let is_one = |name: &str| is_shard(name, ends) && !is_about(name, has, has_folder);
-        let of_kind = names.iter().filter(|name| is_one(&name.to_string_lossy()));
-        of_kind.map(|name| folder.join(name)).filter(|path| !path.is_dir()).collect()
-    };
-    let kinds = SHARDS.iter().map(|end| of(&[*end]));
-    Ok(kinds.chain([of(&UNREAD_SHARDS)]).flatten().collect())
-}
-
-/// The shards among the keys of a folder in an object store, by kind and name as those on disk.
-pub(crate) fn by_kind(keys: &[String]) -> Vec<&str> {
-    let mut keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-    keys.sort_unstable();
-    let has = |key: &str| keys.binary_search(&key).is_ok();
-    let of = |ends: &[&str]| -> Vec<&str> {
-        let is_one =
-            |key: &str| is_shard(key.rsplit('/').next().unwrap_or(key), ends) && !is_about(key, has, |_| false);
-        keys.iter().copied().filter(|key| is_one(key)).collect()
-    };
-    let kinds = SHARDS.iter().map(|end| of(&[*end]));
-    kinds.chain([of(&UNREAD_SHARDS)]).flatten().collect()
-}
-
-/// How many of the first subfolders of a folder have shards, and how the names of these end, for a pattern.
-fn folders_with_shards(folder: &Path) -> Option<(usize, &'static str)> {
-    const PROBE_FOLDERS: usize = 100;
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
-    let folders = entries.filter(|path| path.is_dir()).take(PROBE_FOLDERS);
-    let first = |path: PathBuf| shards_in(&path).ok()?.into_iter().next();
-    let shards: Vec<PathBuf> = folders.filter_map(first).collect();
-    let name = shards.first()?.to_string_lossy().to_ascii_lowercase();
-    let end = SHARDS.iter().chain(&UNREAD_SHARDS).find(|end| name.ends_with(**end));
-    // Those that TensorFlow has numbered.
-    Some((shards.len(), end.map_or(".tfrecord*", |end| *end)))
-}
-
-/// A warning for each folder in `specs` that has subfolders with shards.
-pub(crate) fn left_out(specs: &[impl AsRef<str>]) -> Vec<String> {
-    let specs = specs.iter().map(|spec| -> &str { spec.as_ref() });
-    let folders = specs.filter(|spec| Path::new(spec).is_dir());
-    let counted = folders.filter_map(|spec| Some((spec, folders_with_shards(Path::new(spec))?)));
-    let warnings = counted.map(|(spec, (count, end))| {
-        let folder = spec.trim_end_matches('/');
-        format!(
-            "warning: shards in {count} of the subfolders of {spec} are not used; `{folder}/**/*{end}` takes them all"
-        )
-    });
-    warnings.collect()
 }
 
 /// Files that match a glob, in alphabetical order.

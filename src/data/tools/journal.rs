@@ -285,8 +285,17 @@ mod tests {
             let crc32c = crc32c::crc32c(shard.as_bytes());
             let (bytes, next) = (shard.len() as u64, (0, number + 1));
             let skipped = Skipped::new();
-            let line =
-                Line { shard, samples: 1, bytes, crc32c, next, visited: number + 1, skipped, unusable_shards: 0, lost: 0 };
+            let line = Line {
+                shard,
+                samples: 1,
+                bytes,
+                crc32c,
+                next,
+                visited: number + 1,
+                skipped,
+                unusable_shards: 0,
+                lost: 0,
+            };
             journal.add(line).unwrap();
         }
         journal.complete().unwrap();

@@ -7,7 +7,7 @@
 //! | `preview` | draws samples as a model sees them |
 //! | `contact` | draws images that were found, with a line about each |
 //! | `draw` | what both draw with |
-//! | `pack` | writes shards with smaller images |
+//! | `pack`, `packer` | shards with smaller images: what they are; writing them |
 //! | `journal` | what a pack has so far, so that it can be continued |
 //! | `archive` | writes one shard |
 //! | `shrink` | makes an image smaller |
@@ -22,6 +22,7 @@ mod draw;
 mod input;
 mod journal;
 mod pack;
+mod packer;
 #[cfg(feature = "cli")]
 mod preview;
 mod shrink;

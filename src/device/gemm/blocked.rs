@@ -7,7 +7,7 @@
 use std::cell::Cell;
 use std::ops::Range;
 
-use super::pack::{Kernel, LANES, Operand, Tile, at_least};
+use super::pack::{Kernel, LANES, Operand, Tile, Vector, at_least};
 use super::{Epilogue, Gemm, GemmOptions};
 
 /// Columns whose results stay in the L2 cache, together with a block of rows, until the epilogue.
@@ -31,11 +31,6 @@ thread_local! {
     static WHOLE: Cell<Vec<Vector>> = const { Cell::new(Vec::new()) };
     static BLOCK: Cell<Vec<Vector>> = const { Cell::new(Vec::new()) };
 }
-
-/// A cache line.
-#[derive(Clone, Copy, Default, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C, align(64))]
-pub(super) struct Vector([u32; LANES]);
 
 /// As [`Gemm::run`], which has checked that the operands fit the sizes and that no size is zero.
 pub(super) fn run<K: Kernel>(kernel: K, operands: Gemm<'_>) {

@@ -1,9 +1,12 @@
 //! The layout of packed operands, the order of sums, and what a kernel has to provide.
 
-use super::blocked::Vector;
-
 /// Columns of a strip of `b`: the 32-bit lanes of an AVX-512 register, a row of an AMX tile.
 pub(super) const LANES: usize = 16;
+
+/// A cache line.
+#[derive(Clone, Copy, Default, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C, align(64))]
+pub(super) struct Vector([u32; LANES]);
 
 /// The most units in a piece: a tile's two strips of that length fit an L1 cache of 32 KiB.
 const DEPTH: usize = 256;

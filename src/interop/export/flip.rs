@@ -2,7 +2,7 @@
 
 use super::super::flip::{POSITIONS, pieces};
 use super::super::{InteropError, NewFolder};
-use super::open_clip::positions;
+use super::values::positions;
 use super::{Export, cannot, tokenizer};
 use crate::autograd::Activation;
 use crate::model::{ImagePool, Loss, ModelConfig, TextPool};

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::super::hugging_face::pieces;
 use super::super::{InteropError, NewFolder};
-use super::open_clip::shortest;
+use super::values::shortest;
 use super::{Export, Tensor, cannot, tokenizer};
 use crate::autograd::Activation;
 use crate::data::image::ResizeMode;

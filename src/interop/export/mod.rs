@@ -6,6 +6,7 @@ mod onnx;
 mod open_clip;
 mod timm;
 mod tokenizer;
+mod values;
 
 use std::collections::HashMap;
 

@@ -4,9 +4,10 @@ use serde_json::{Map, Value, json};
 
 use super::super::open_clip::piece;
 use super::super::{InteropError, NewFolder};
+use super::values::{biased_positions, mlp_ratio, shortest};
 use super::{Export, Tensor, cannot, timm, tokenizer};
 use crate::autograd::Activation;
-use crate::model::{ImagePool, Loss, ModelConfig, Positions, TextPool, TowerConfig, sincos_2d};
+use crate::model::{ImagePool, Loss, ModelConfig, Positions, TextPool, TowerConfig};
 
 /// Writes `open_clip_config.json`, `open_clip_model.safetensors` and the tokenizer. A model that pools all tokens gets
 /// a vision tower of timm, since OpenCLIP's own leaves the CLS token out of the mean.
@@ -65,11 +66,6 @@ pub fn open_clip(export: &Export<'_>, folder: &NewFolder) -> Result<(), InteropE
     tokenizer::write(export, folder)
 }
 
-/// An f32 as the f64 with the same shortest decimals, so that JSON has these.
-pub(super) fn shortest(value: f32) -> f64 {
-    value.to_string().parse().unwrap_or_else(|_| value.into())
-}
-
 pub(super) fn object(value: Value) -> Map<String, Value> {
     match value {
         Value::Object(map) => map,
@@ -96,13 +92,6 @@ fn tower(tower: &TowerConfig, model_eps: f32) -> Map<String, Value> {
         set("ls_init_value", json!(shortest(start)));
     }
     keys
-}
-
-/// A ratio of which Python's `int(width * ratio)` is the width of the MLP.
-pub(super) fn mlp_ratio(tower: &TowerConfig) -> f64 {
-    let (width, hidden) = (tower.width as f64, tower.mlp_width());
-    let ratio = hidden as f64 / width;
-    if (width * ratio) as usize == hidden { ratio } else { (hidden as f64 + 0.5) / width }
 }
 
 /// OpenCLIP's own vision tower.
@@ -132,22 +121,4 @@ fn native_tensors(export: &Export<'_>) -> Vec<Tensor> {
     let (table, width) = (biased_positions(export), export.model.vision.width);
     tensors.push(("visual.positional_embedding".to_owned(), vec![table.len() / width, width], table));
     tensors
-}
-
-/// The position table with the bias of the patch embedding, for a tower that has none.
-pub(super) fn biased_positions(export: &Export<'_>) -> Vec<f32> {
-    let mut table = positions(export);
-    if let Some(bias) = export.value("visual.conv1.bias") {
-        for row in table.chunks_exact_mut(export.model.vision.width).skip(1) {
-            row.iter_mut().zip(bias).for_each(|(position, bias)| *position += bias);
-        }
-    }
-    table
-}
-
-/// The position table of the vision tower, `[patches + 1, width]`.
-pub(super) fn positions(export: &Export<'_>) -> Vec<f32> {
-    let ModelConfig { image_size, patch_size, vision, .. } = export.model;
-    let learned = export.value("visual.positional_embedding").map(<[f32]>::to_vec);
-    learned.unwrap_or_else(|| sincos_2d(image_size / patch_size, vision.width))
 }

@@ -2,9 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::super::timm::{POSITIONS, Trunk, piece};
+use super::super::Trunk;
+use super::super::timm::{POSITIONS, piece};
 use super::super::{InteropError, NewFolder};
-use super::open_clip::{biased_positions, mlp_ratio, positions, shortest};
+use super::values::{biased_positions, mlp_ratio, positions, shortest};
 use super::{Export, Tensor, cannot};
 use crate::autograd::Activation;
 use crate::model::ModelConfig;

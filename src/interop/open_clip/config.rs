@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 
 use super::super::InteropError;
 use super::super::keys::Keys;
-use super::super::timm::{self, Trunk};
+use super::super::timm;
+use super::super::vision::{Trunk, VisionTower};
 use crate::autograd::Activation;
 use crate::data::image::ResizeMode;
 use crate::model::{ImagePool, Loss, ModelConfig, Positions, TextPool, TowerConfig};
@@ -43,20 +44,6 @@ pub enum Tokens {
         /// Whether its separator is left out (`strip_sep_token`).
         strip_sep: bool,
     },
-}
-
-/// A vision tower, with the choices of [`ModelConfig`] that are its own.
-#[derive(Clone, Copy, Debug)]
-pub(in crate::interop) struct VisionTower {
-    pub image_size: usize,
-    pub patch_size: usize,
-    pub tower: TowerConfig,
-    pub patch_bias: bool,
-    pub positions: Positions,
-    pub ln_pre: bool,
-    pub image_pool: ImagePool,
-    pub ln_after_pool: bool,
-    pub trunk: Option<Trunk>,
 }
 
 /// Reads `open_clip_config.json`, one of OpenCLIP's `model_configs/*.json`, or the same object. `beside` is the folder

@@ -2,10 +2,9 @@
 //! tensors.
 
 mod config;
-mod names;
 mod presets;
 
+pub use super::piece::open_clip_piece as piece;
+pub(super) use config::normalisation;
 pub use config::{Described, Tokens, describe, describe_state};
-pub(super) use config::{VisionTower, normalisation};
-pub use names::piece;
 pub use presets::{NAMES, named};

@@ -9,8 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::super::InteropError;
 use super::super::keys::Keys;
-use super::super::open_clip::VisionTower;
-use super::Trunk;
+use super::super::vision::{Trunk, VisionTower};
 use crate::autograd::Activation;
 use crate::model::{ImagePool, Positions, TowerConfig};
 

@@ -1,8 +1,7 @@
 //! Our parameters in terms of the tensors of an OpenCLIP model whose vision tower is timm's.
 
-use super::super::open_clip;
-use super::super::piece::{Order, Piece};
-use super::Trunk;
+use super::super::Trunk;
+use super::super::piece::{Order, Piece, open_clip_piece};
 use crate::autograd::ParamSpec;
 
 /// The position table of the vision tower.
@@ -24,7 +23,7 @@ const NAMES: [(&str, &str); 10] = [
 
 /// The tensor that holds this parameter. Without a row of positions for the CLS token, ours starts with zeros.
 pub(in crate::interop) fn piece(spec: &ParamSpec, trunk: Trunk) -> Piece {
-    let same = open_clip::piece(spec);
+    let same = open_clip_piece(spec);
     let Some(name) = spec.name.strip_prefix("visual.") else { return same };
     let trunk_of = |name: &str| format!("visual.trunk.{name}");
     let shaped = |name: &str, shape: Vec<usize>| Piece { name: trunk_of(name), shape, ..same.clone() };

@@ -23,7 +23,8 @@ impl<T: ActType> SelectToken for Cuda<T> {
     ) -> Result<(), DeviceError> {
         let id = match find {
             Find::Largest => -1i32,
-            Find::Id(id) => id as i32,
+            // No token is larger, so such a number is not found.
+            Find::Id(id) => i32::try_from(id).unwrap_or(i32::MAX),
         };
         let batch = places.len();
         let config = LaunchConfig::blocks(batch.div_ceil(8), 256);

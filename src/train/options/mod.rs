@@ -25,12 +25,12 @@ use crate::model::{ImagePool, Loss};
 pub struct Options {
     /// Training data: tar archives, TFRecord and Parquet files, as paths with {000..127}, {a,b} and *; folders of
     /// these, or of images with captions in .txt; tables (CSV, TSV) by their own paths; archives at s3://, gs://,
-    /// az://, http:// and https:// addresses; pipe:COMMAND for the output of a command; embedded:NAME. A::B is A B
+    /// az://, http:// and https:// addresses; pipe:COMMAND for the output of a command; embedded:NAME. A::B is the same as A B
     /// [default: embedded:noto embedded:twemoji]
     #[cfg_attr(feature = "cli", arg(long, num_args = 1.., value_name = "SHARDS", help_heading = "Data"))]
     pub data: Option<Vec<String>>,
     /// How often each epoch visits the samples of each source of --data, one number per source. In the order of shards,
-    /// what is beyond a whole number goes to some shards, others in each epoch [default: 1 each]
+    /// a fractional weight visits a different part of the shards in each epoch [default: 1 each]
     #[cfg_attr(feature = "cli", arg(long, num_args = 1.., value_name = "W", help_heading = "Data"))]
     pub weight: Option<Vec<f64>>,
     /// Draw samples (with --order shards, whole shards) with replacement, by weight and size of their sources
@@ -197,7 +197,7 @@ pub struct Options {
     #[cfg_attr(feature = "cli", arg(long, value_name = "RATIO", help_heading = "Model"))]
     pub mask_ratio: Option<f64>,
     /// Start from the weights of this checkpoint or run folder (for unmasked tuning, for example), or of a folder of
-    /// OpenCLIP or Hugging Face, with a new optimizer. Positions are made to fit other sizes
+    /// OpenCLIP or Hugging Face, with a new optimizer. Position tables are resized if the sizes differ
     #[cfg_attr(feature = "cli", arg(long, value_name = "PATH", help_heading = "Model"))]
     pub init_from: Option<PathBuf>,
 
@@ -441,7 +441,7 @@ fn unknown_key(key: &str, known: &[String]) -> String {
     let near = known.iter().map(|known| (strsim::jaro_winkler(key, known), known)).max_by(|a, b| a.0.total_cmp(&b.0));
     match near {
         Some((likeness, near)) if likeness > 0.8 => format!("unknown key `{key}`; did you mean `{near}`?"),
-        _ => format!("unknown key `{key}`; known are {}", known.join(", ")),
+        _ => format!("unknown key `{key}`; the keys are {}", known.join(", ")),
     }
 }
 

@@ -58,7 +58,7 @@ fn mistakes_in_the_file_are_named() {
     let error = |text: &str| read(text, Options::default()).unwrap_err();
     assert!(error("mask_ration = 0.5").contains("unknown key `mask_ration`; did you mean `mask_ratio`?"));
     assert!(error("device = 'cpu'").contains("on the command line as --device"));
-    assert!(error("zzz = 1").contains("known are data, weight, resample, eval_data"));
+    assert!(error("zzz = 1").contains("the keys are data, weight, resample, eval_data"));
     assert!(error("lower_case = \"maybe\"").contains("\"yes\" or \"no\""));
     assert!(error("batch = \"many\"").contains("batch = \"many\""));
     assert!(error("[train]\nlr = 1.0").contains("no sections such as [train]"));

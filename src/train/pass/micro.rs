@@ -13,9 +13,9 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::ranks::{all_gather, finish_all_gather, start_all_gather};
-use super::{GradientExchange, GradientTree, Keep, StepSize, sum_leaves};
-use crate::autograd::{Parameters, Program, Slot, Step, Tape, Var};
+use super::ranks::{Gathering, all_gather, finish_all_gather, start_all_gather};
+use super::{GradientExchange, GradientTree, Keep, RecordedTowers, StepSize, memory, record_towers, sum_leaves};
+use crate::autograd::{Parameters, Program, Slot, Step, Var};
 use crate::data::{Batch, part_of};
 use crate::device::{Buffer, Device, DeviceError, Pending};
 use crate::golden;
@@ -23,7 +23,6 @@ use crate::group::{Alone, Group};
 use crate::model::{Flip, Inputs};
 use crate::ops::AllOps;
 use crate::ops::pairwise::{LOSS, OUTCOME_LEN, Parts, Shape};
-use crate::train::memory;
 use crate::units::Bytes;
 
 /// The towers of one micro-batch, and where the gradients of its embeddings go.
@@ -34,28 +33,6 @@ struct Towers<D: Device> {
     inputs: Inputs,
     embeddings: [Var<f32>; 2],
     seeds: [Slot<f32>; 2],
-}
-
-/// Both towers without a loss.
-pub(crate) struct RecordedTowers<D: Device> {
-    pub(crate) tape: Tape<D>,
-    vision_ops: usize,
-    inputs: Inputs,
-    /// Embeddings of images and texts; they are retained.
-    pub(crate) embeddings: [Var<f32>; 2],
-}
-
-/// Records both towers.
-pub(crate) fn record_towers<D: AllOps>(flip: &Flip, size: StepSize) -> RecordedTowers<D> {
-    let mut tape = Tape::new(flip.layout().clone());
-    tape.recompute(size.recompute);
-    let (images, ids_keep, z_images) = flip.vision(&mut tape, size.rows(), size.kept);
-    let vision_ops = tape.op_count();
-    let (tokens, z_texts) = flip.text(&mut tape, size.rows());
-    tape.retain(z_images.slot());
-    tape.retain(z_texts.slot());
-    let inputs = Inputs { images, ids_keep, tokens };
-    RecordedTowers { tape, vision_ops, inputs, embeddings: [z_images, z_texts] }
 }
 
 /// Computes gradients in micro-batches.
@@ -133,8 +110,7 @@ impl<D: AllOps> MicroBatches<D> {
         &mut self.towers[place]
     }
 
-    /// Leaves the gradients of the loss of the whole batch, as far as this rank's micro-batches share in them, in
-    /// `params`. `batch`: the rows of this rank. [`Self::outcomes_async`] has the loss.
+    /// Computes this rank's share of the gradients of the whole batch's loss, in `params`. `batch`: the rows of this rank. [`Self::outcomes_async`] has the loss.
     ///
     /// # Errors
     /// If the device fails, or the exchange with other ranks.
@@ -145,8 +121,8 @@ impl<D: AllOps> MicroBatches<D> {
     /// As [`Self::gradients`]. With `exchange`, which is needed if there are other ranks, gradients become sums over
     /// all ranks, in this rank's slices.
     ///
-    /// What can run beside the computation does: uploads of the next micro-batch, the gathering of all images'
-    /// embeddings beside the text tower, and the exchange of gradients beside the rest of the backward pass.
+    /// Overlaps with the computation: uploads of the next micro-batch, the all-gather of images' embeddings (with the
+    /// text tower), and the exchange of gradients (with the rest of the backward pass).
     ///
     /// # Errors
     /// As [`Self::gradients`].
@@ -222,7 +198,10 @@ impl<D: AllOps> MicroBatches<D> {
                 let (all, part) = self.loss.images_mut();
                 gathering = Some(start_all_gather(&*device, &*group, all, count * part)?);
             }
-            forward(program, *vision_ops..program.op_count())?;
+            for op in *vision_ops..program.op_count() {
+                forward(program, op..op + 1)?;
+                gathering.as_mut().map_or(Ok(()), Gathering::poll)?;
+            }
             self.loss.put_texts(&device, first + micro_batch, program.view(texts.slot()))?;
             if micro_batch + 1 < count {
                 self.load(batch, micro_batch + 1)?;

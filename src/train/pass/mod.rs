@@ -3,16 +3,19 @@
 
 mod exchange;
 mod masters;
+mod memory;
 mod micro;
 mod ranks;
+mod towers;
 mod tree;
 mod whole;
 
 pub(crate) use self::exchange::{GradientExchange, buffer_bytes};
 pub(crate) use self::masters::master_bytes;
+pub use self::memory::{largest_batch, step_bytes};
 pub use self::micro::MicroBatches;
-pub(super) use self::micro::{RecordedTowers, record_towers};
 pub(super) use self::ranks::update;
+use self::towers::{RecordedTowers, record_towers};
 pub(super) use self::tree::{GradientTree, sum_leaves};
 pub(super) use self::whole::Whole;
 

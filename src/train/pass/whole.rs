@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use super::StepSize;
+use super::{StepSize, memory};
 use crate::autograd::{Parameters, Program, Tape};
 use crate::data::Batch;
 use crate::device::{Device, DeviceError};
 use crate::model::{Embedded, Flip};
 use crate::ops::AllOps;
-use crate::train::memory;
 
 pub(crate) struct Whole<D: Device> {
     pub program: Program<D>,

@@ -10,6 +10,7 @@
 //! | `columns` | which column is what |
 //! | `nesting` | how deep columns are nested, before they are read |
 //! | `pages` | the pages of a column, checked |
+//! | `cell` | a value of a column |
 //! | `read` | the values of a column, a few rows at a time |
 //! | `number` | decimals, and floats of two bytes |
 //! | `unpack` | from rows to samples |
@@ -17,6 +18,7 @@
 //!
 //! The crate `parquet` may panic on damaged files; [`confined`] makes that an error.
 
+mod cell;
 mod columns;
 mod nesting;
 mod number;

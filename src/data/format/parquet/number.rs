@@ -2,7 +2,7 @@
 
 use half::f16;
 
-use super::read::Cell;
+use super::cell::Cell;
 
 /// `unscaled` units of ten to the minus `scale`. Whole numbers stay exact: 64-bit identifiers without a sign are often
 /// written as `decimal(20, 0)`.

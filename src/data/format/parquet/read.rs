@@ -8,24 +8,12 @@ use ::parquet::errors::{ParquetError, Result};
 use ::parquet::file::metadata::RowGroupMetaData;
 use ::parquet::file::serialized_reader::SerializedPageReader;
 
+use super::cell::Cell;
 use super::columns::{Column, Kind};
 use super::number::{decimal, decimal_of_bytes, half};
 use super::pages::Pages;
 use super::{Source, plain};
 use crate::data::format::as_written;
-
-/// The value of a column in one row.
-#[derive(Debug)]
-pub(super) enum Cell {
-    Null,
-    /// Bytes or text.
-    Bytes(ByteArray),
-    Bool(bool),
-    Int(i64),
-    Unsigned(u64),
-    Float(f64),
-    List(Vec<ByteArray>),
-}
 
 /// A column of a row group.
 pub(super) struct Chunk<'a> {

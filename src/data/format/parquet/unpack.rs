@@ -10,8 +10,9 @@ use rayon::prelude::*;
 use serde_json::{Map, Value};
 
 use super::Source;
+use super::cell::Cell;
 use super::columns::Columns;
-use super::read::{Cell, Chunk};
+use super::read::Chunk;
 use crate::data::broken::{Broken, Kind};
 use crate::data::format::members::Entry;
 use crate::data::format::table;

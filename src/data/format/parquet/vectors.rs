@@ -11,8 +11,9 @@ use ::parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
 use ::parquet::file::serialized_reader::SerializedPageReader;
 use ::parquet::schema::types::SchemaDescriptor;
 
+use super::cell::Cell;
 use super::pages::{MAX_IN_LISTS, Pages};
-use super::read::{Cell, cells};
+use super::read::cells;
 use super::{Source, plain};
 use crate::data::broken::confined;
 use crate::data::store::OpenFile;

@@ -10,7 +10,7 @@ use super::error::ImageError;
 use super::format::{Format, format};
 #[cfg(feature = "turbo")]
 use super::turbo;
-use super::{MAX_PIXELS, jpeg, png, raw};
+use super::{MAX_PIXELS, Part, jpeg, png, raw};
 use crate::data::sample::augment::CropRect;
 
 /// What is done with a photo that has an EXIF orientation.
@@ -56,14 +56,6 @@ pub struct Decoding {
     pub orientation: ExifOrientation,
     /// What decodes JPEG.
     pub jpeg: JpegDecoder,
-}
-
-/// An image, or a part of it.
-pub struct Part {
-    /// The pixels that were decoded.
-    pub image: RgbImage,
-    /// What was asked for, in `image`.
-    pub crop: CropRect,
 }
 
 /// Decodes JPEG, PNG, WebP, GIF (the first frame), BMP or TIFF (the first page), detected by content, to RGB8: grey

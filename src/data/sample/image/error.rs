@@ -4,6 +4,9 @@ use ::image::ImageFormat;
 
 use super::MAX_PIXELS;
 
+/// The version of [raw pixels](super::raw) that is written and read.
+pub(super) const RAW_VERSION: u32 = 1;
+
 /// Why an image cannot be decoded or resized.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -39,7 +42,7 @@ pub enum ImageError {
     #[error(transparent)]
     Decoder(::image::ImageError),
     /// Raw pixels of a version that this program does not know.
-    #[error("it has raw pixels of version {0}, and this flipk reads version {v}", v = super::raw::VERSION)]
+    #[error("it has raw pixels of version {0}, and this flipk reads version {v}", v = RAW_VERSION)]
     RawVersion(u32),
     /// Raw pixels of another length than the header says, and that length.
     #[error("its raw pixels have {0} bytes, and {1} by its header")]

@@ -24,10 +24,21 @@ mod square;
 #[cfg(feature = "turbo")]
 mod turbo;
 
-pub use self::decode::{Decoding, ExifOrientation, JpegDecoder, Part, decode, decode_part};
+use ::image::RgbImage;
+
+pub use self::decode::{Decoding, ExifOrientation, JpegDecoder, decode, decode_part};
 pub use self::error::ImageError;
 pub(crate) use self::kind::kind;
 pub use self::square::{ResizeMode, Square};
+use crate::data::sample::augment::CropRect;
 
 /// Images with more pixels are refused before they are decoded.
 pub const MAX_PIXELS: u64 = 100_000_000;
+
+/// An image, or a part of it.
+pub struct Part {
+    /// The pixels that were decoded.
+    pub image: RgbImage,
+    /// What was asked for, in `image`.
+    pub crop: CropRect,
+}

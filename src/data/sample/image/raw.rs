@@ -12,12 +12,11 @@
 
 use ::image::RgbImage;
 
-use super::error::ImageError;
+use super::error::{ImageError, RAW_VERSION};
 use super::{MAX_PIXELS, Part};
 use crate::data::sample::augment::CropRect;
 
 pub(super) const MAGIC: &[u8] = b"\x8AflipkR\n";
-pub(super) const VERSION: u32 = 1;
 const HEADER: usize = 24;
 
 /// The bytes of an image.
@@ -25,7 +24,7 @@ pub(crate) fn encode(image: &RgbImage) -> Vec<u8> {
     let pixels = image.as_raw();
     let mut bytes = Vec::with_capacity(HEADER + pixels.len());
     bytes.extend_from_slice(MAGIC);
-    for number in [VERSION, image.width(), image.height(), crc32c::crc32c(pixels)] {
+    for number in [RAW_VERSION, image.width(), image.height(), crc32c::crc32c(pixels)] {
         bytes.extend_from_slice(&number.to_le_bytes());
     }
     bytes.extend_from_slice(pixels);
@@ -43,7 +42,7 @@ pub(super) fn decode(bytes: &[u8], mut choose: impl FnMut(u32, u32) -> CropRect)
         found.map(|four| u32::from_le_bytes(*four))
     };
     let Some(version) = number(8) else { return wrong_length(0) };
-    if version != VERSION {
+    if version != RAW_VERSION {
         return Err(ImageError::RawVersion(version));
     }
     let (Some(width), Some(height), Some(checksum)) = (number(12), number(16), number(20)) else {

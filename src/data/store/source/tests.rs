@@ -1,6 +1,7 @@
 //! What users write for their data.
 
 use super::*;
+use crate::data::store::left_out;
 
 #[test]
 fn shards_are_found_by_brace_glob_and_folder() {
@@ -148,5 +149,5 @@ fn errors_say_what_is_missing_and_what_is_there() {
         assert!(error("gone.tar").contains("a link to /nowhere/x.tar, which cannot be followed"));
     }
     assert!(error("nowhere/*.tar").contains("cannot be read"));
-    assert!(Source::parse("embedded:nonesuch").unwrap_err().to_string().contains("known are"));
+    assert!(Source::parse("embedded:nonesuch").unwrap_err().to_string().contains("there are only embedded:noto"));
 }

@@ -14,7 +14,7 @@ use prost::Message;
 use serde_json::{Value, json};
 
 use super::super::{InteropError, NewFolder};
-use super::open_clip::shortest;
+use super::values::shortest;
 use super::{Export, Numbers, cannot, tokenizer};
 use crate::model::Loss;
 use graph::{Graph, batch};

@@ -2,7 +2,7 @@
 
 use super::super::super::InteropError;
 use super::super::super::piece::Order;
-use super::super::open_clip::positions;
+use super::super::values::positions;
 use super::super::{Export, Numbers};
 use super::blocks::{Pick, Transformer, layer_norm};
 use super::graph::{Graph, Value, int, ints};

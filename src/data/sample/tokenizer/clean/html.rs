@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::ftfy::windows_1252;
+use super::tables::windows_1252;
 
 /// Bytes of the longest name, without `;`.
 const LONGEST: usize = 32;

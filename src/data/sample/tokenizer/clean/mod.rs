@@ -2,6 +2,7 @@
 
 mod ftfy;
 mod html;
+mod tables;
 
 use std::borrow::Cow;
 

@@ -1,6 +1,6 @@
 //! How much memory a training step needs, and what fits.
 
-use super::pass::{GradientTree, Keep, RecordedTowers, StepSize, record_towers};
+use super::{GradientTree, Keep, RecordedTowers, StepSize, record_towers};
 use crate::autograd::{Recompute, Tape};
 use crate::device::DeviceError;
 use crate::model::Flip;
