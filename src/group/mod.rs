@@ -31,6 +31,7 @@ mod watch;
 
 use std::fmt::Debug;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use self::alone::Alone;
 pub use self::exchange::Exchange;
@@ -208,6 +209,11 @@ impl dyn Group + '_ {
         }
     }
 
+    /// Time that this rank has waited for others, or for a device that does, if the group keeps track of it.
+    pub fn waited(&self) -> Duration {
+        self.pulse().map_or(Duration::ZERO, |pulse| pulse.waited())
+    }
+
     /// Waits until all ranks are here.
     ///
     /// # Errors
@@ -240,14 +246,43 @@ impl dyn Group + '_ {
     pub fn broadcast_bytes(&self, own: &[u8]) -> Result<Vec<u8>, GroupError> {
         let mut len = [own.len() as u32];
         self.broadcast(&mut len)?;
-        let len = len[0] as usize;
-        let mut words = vec![0u32; len.div_ceil(4)];
-        if self.is_root() {
-            bytemuck::cast_slice_mut::<u32, u8>(&mut words)[..len].copy_from_slice(own);
-        }
+        let own = if self.is_root() { own } else { &[] };
+        let mut words = words_with(own, len[0]);
         self.broadcast(&mut words)?;
-        Ok(bytemuck::cast_slice::<u32, u8>(&words)[..len].to_vec())
+        Ok(bytemuck::cast_slice::<u32, u8>(&words)[..len[0] as usize].to_vec())
     }
+
+    /// The bytes of all ranks, in their order, on rank 0; other ranks take part, and have none.
+    ///
+    /// # Errors
+    /// If the library fails.
+    pub fn gather_bytes(&self, own: &[u8]) -> Result<Vec<Vec<u8>>, GroupError> {
+        let lens = self.all(own.len() as u32)?;
+        let own = words_with(own, lens.iter().copied().max().unwrap_or_default());
+        let len = own.len() * self.size();
+        let mut all = vec![0; if self.is_root() { len } else { 0 }];
+        self.gather(&own, &mut all, own.len(), len)?;
+        let bytes = |(block, len): (&[u32], u32)| bytemuck::cast_slice(block)[..len as usize].to_vec();
+        Ok(all.chunks(own.len()).zip(lens).map(bytes).collect())
+    }
+
+    /// What a user may call each rank, `rank 3 (node03, process 4711)`, on rank 0; other ranks take part, and have
+    /// none.
+    ///
+    /// # Errors
+    /// If the library fails.
+    pub fn names(&self) -> Result<Vec<String>, GroupError> {
+        let own = format!("rank {} ({}, process {})", self.rank(), watch::host(), std::process::id());
+        let names = self.gather_bytes(own.as_bytes())?;
+        Ok(names.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect())
+    }
+}
+
+/// Words with these bytes, room for `len` of them, and at least one word.
+fn words_with(bytes: &[u8], len: u32) -> Vec<u32> {
+    let mut words = vec![0; (len as usize).div_ceil(4).max(1)];
+    bytemuck::cast_slice_mut(&mut words)[..bytes.len()].copy_from_slice(bytes);
+    words
 }
 
 fn words_of<T: bytemuck::Pod>(values: &[T]) -> Vec<u32> {

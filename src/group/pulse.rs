@@ -63,6 +63,8 @@ pub struct Pulse {
     waits: AtomicU32,
     /// Milliseconds from `created` to the last progress.
     moved: AtomicU64,
+    /// Nanoseconds spent waiting.
+    waited: AtomicU64,
     /// Batches that were asked for.
     batches: AtomicU64,
 }
@@ -75,6 +77,7 @@ impl Default for Pulse {
             step: AtomicU64::new(0),
             waits: AtomicU32::new(0),
             moved: AtomicU64::new(0),
+            waited: AtomicU64::new(0),
             batches: AtomicU64::new(0),
         }
     }
@@ -97,12 +100,20 @@ impl Pulse {
 
     /// Runs `call`, which waits for other ranks.
     pub fn waiting<T>(&self, call: impl FnOnce() -> T) -> T {
+        let begun = Instant::now();
         self.waits.fetch_add(1, Ordering::Relaxed);
         self.tick();
         let done = call();
-        self.waits.fetch_sub(1, Ordering::Relaxed);
+        if self.waits.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.waited.fetch_add(begun.elapsed().as_nanos() as u64, Ordering::Relaxed);
+        }
         self.tick();
         done
+    }
+
+    /// Time that this process has spent waiting, as far as it is over.
+    pub fn waited(&self) -> Duration {
+        Duration::from_nanos(self.waited.load(Ordering::Relaxed))
     }
 
     /// What this process is doing.
@@ -218,6 +229,7 @@ mod tests {
         group.all(2u32).unwrap();
         let first = waiting.join().unwrap();
         assert_eq!(pulse.now().phase, Phase::Data);
+        assert!(pulse.waited() >= Duration::from_millis(20) && second.pulse.waited() > Duration::ZERO);
         first.pulse.enter(Phase::Data, 8);
         assert!(pulse.is_warm());
     }

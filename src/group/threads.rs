@@ -162,6 +162,9 @@ pub(super) mod tests {
         assert!(rank != 0 || at_first == expected);
         check_exchanges(group);
         assert_eq!(group.broadcast_bytes(&[7, round as u8, rank as u8]).unwrap(), [7, round as u8, 0]);
+        let bytes = |rank: usize| vec![rank as u8; (5 * rank) % 8];
+        let gathered = group.gather_bytes(&bytes(rank)).unwrap();
+        assert!(gathered.into_iter().eq((0..if rank == 0 { size } else { 0 }).map(bytes)));
         assert_eq!(group.all(rank as u64).unwrap(), (0..size as u64).collect::<Vec<_>>());
     }
 

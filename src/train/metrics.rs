@@ -45,9 +45,19 @@ pub struct Metrics {
     /// Seconds since the run began, evaluation, checkpoints and time before it was resumed included.
     #[serde(default)]
     pub seconds: f64,
-    /// If there are several ranks: the one that waited longest for data.
+    /// If there are several ranks: the one that computed longest, for which the others wait.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slowest_rank: Option<usize>,
+    /// Seconds per step that this rank computed: it waited neither for data nor for others. On GPUs that NCCL connects,
+    /// those of its backward pass.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slowest_compute: Option<f64>,
+    /// As `slowest_compute`, the median of all ranks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub median_compute: Option<f64>,
+    /// If there are several ranks: the one that waited longest for data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slowest_data_rank: Option<usize>,
     /// As `data_wait`, of that rank.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slowest_data_wait: Option<f64>,

@@ -10,7 +10,7 @@
 //! | `plan`, `resume` | what a run is made of; which run and checkpoint to resume from |
 //! | `pace` | what is known only on the device: how many samples fit a time, and the precision |
 //! | `run`, `summary` | the loop: data, steps, metrics, checkpoints, evaluation; its result |
-//! | `ranks` | what the ranks of a run agree on |
+//! | `ranks`, `stragglers` | what the ranks of a run agree on; which of them is slow |
 //! | `held_out` | the data for evaluation |
 //! | `bound` | what a run waits for, if it waits for data |
 //! | `advice` | warnings about settings that cannot work, and about training that learns nothing |
@@ -44,6 +44,7 @@ mod ranks;
 mod resume;
 mod run;
 mod settings;
+mod stragglers;
 mod summary;
 mod tensorboard;
 mod tokenizer;

@@ -143,6 +143,9 @@ pub(super) fn gather_positions(
 pub(super) struct RankStats {
     /// Seconds spent waiting for data.
     pub waited: f64,
+    /// Seconds of its steps in which it waited neither for data nor for other ranks; where devices move data between
+    /// ranks by themselves, those of its device's backward passes.
+    pub busy: f64,
     /// Seconds that its threads computed.
     pub computed: f64,
     /// Images decoded.
@@ -169,10 +172,9 @@ impl GroupStats {
         Duration::try_from_secs_f64(self.sum(|share| share.waited) / self.0.len() as f64).unwrap_or_default()
     }
 
-    /// The rank that waited longest for data, and how many seconds, if there are several ranks.
-    pub(super) fn slowest(&self) -> Option<(usize, f64)> {
-        let ranks = self.0.iter().map(|share| share.waited).enumerate();
-        ranks.max_by(|a, b| a.1.total_cmp(&b.1)).filter(|_| self.0.len() > 1)
+    /// A quantity of each rank.
+    pub(super) fn each(&self, of: impl Fn(&RankStats) -> f64) -> Vec<f64> {
+        self.0.iter().map(of).collect()
     }
 }
 

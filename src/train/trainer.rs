@@ -63,7 +63,9 @@ pub struct Trainer<D: Device> {
     /// The calls of a step, once they are captured.
     graph: Option<Box<dyn Graph>>,
     /// The last step, until its outcome is read.
-    submitted: Option<Submitted>,
+    submitted: Option<Submitted<D>>,
+    /// Seconds of backward passes, if their events are recorded.
+    backward_seconds: Option<f64>,
 }
 
 /// What computes the gradients.
@@ -73,9 +75,10 @@ enum Pass<D: Device> {
 }
 
 /// A step that may still be computed.
-struct Submitted {
+struct Submitted<D: Device> {
     outcome: Pending,
     grad_norm: Pending,
+    backward: Option<[D::Event; 2]>,
 }
 
 /// The results of a step.
@@ -151,8 +154,20 @@ impl<D: AllOps> Trainer<D> {
             1 => Pass::Whole(Whole::new(&device, &flip, size)?),
             _ => Pass::Micro(MicroBatches::in_group(device.clone(), &flip, size, group.clone())?),
         };
-        let (graph, submitted) = (None, None);
-        Ok(Self { device, group, exchange, flip, params, optimizer, pass, size, plain_steps: 0, graph, submitted })
+        Ok(Self {
+            device,
+            group,
+            exchange,
+            flip,
+            params,
+            optimizer,
+            pass,
+            size,
+            plain_steps: 0,
+            graph: None,
+            submitted: None,
+            backward_seconds: None,
+        })
     }
 
     /// Forward, backward, update. Weights stay as they are if the loss or a gradient is not finite.
@@ -188,7 +203,7 @@ impl<D: AllOps> Trainer<D> {
     /// A device that can capture its calls does so in the second step (the first one loads kernels) and replays the
     /// graph from then on, with the same bits. Micro-batches are computed call by call: their inputs are uploaded
     /// within the step, which is not possible during capture.
-    fn run(&mut self, batch: &Batch, lr: f64) -> Result<Submitted, DeviceError> {
+    fn run(&mut self, batch: &Batch, lr: f64) -> Result<Submitted<D>, DeviceError> {
         if let Pass::Whole(whole) = &mut self.pass {
             whole.load(batch)?;
         }
@@ -207,20 +222,29 @@ impl<D: AllOps> Trainer<D> {
                 self.compute(batch)?;
             }
         }
-        let outcome = match &self.pass {
-            Pass::Whole(whole) => whole.program.read_async(whole.embedded.outcome)?,
-            Pass::Micro(micro) => micro.outcomes_async()?,
+        let (outcome, backward) = match &mut self.pass {
+            Pass::Whole(whole) => (whole.program.read_async(whole.embedded.outcome)?, None),
+            Pass::Micro(micro) => (micro.outcomes_async()?, micro.take_backward()),
         };
-        Ok(Submitted { outcome, grad_norm: self.optimizer.norm_async(&self.device)? })
+        Ok(Submitted { outcome, grad_norm: self.optimizer.norm_async(&self.device)?, backward })
     }
 
-    fn wait(&self, submitted: Submitted) -> Result<StepOutcome, DeviceError> {
+    fn wait(&mut self, submitted: Submitted<D>) -> Result<StepOutcome, DeviceError> {
         let read = || Ok::<_, DeviceError>(((submitted.outcome)()?, (submitted.grad_norm)()?[0]));
         let (mut outcome, grad_norm) = self.group.waiting(read)?;
+        if let Some([begun, ended]) = &submitted.backward {
+            *self.backward_seconds.get_or_insert_default() += self.device.seconds(begun, ended)?;
+        }
         sum_leaves(&mut outcome, OUTCOME_LEN);
         let correct = f64::from(outcome[IMAGE_CORRECT] + outcome[TEXT_CORRECT]);
         let accuracy = correct / (2 * self.size.batch) as f64;
         Ok(StepOutcome { loss: f64::from(outcome[LOSS]), accuracy, grad_norm: f64::from(grad_norm) })
+    }
+
+    /// Seconds of the device's backward passes since the last call, on a device that moves data between ranks by itself:
+    /// the host cannot tell when such a device waits for other ranks, but in these passes it does not.
+    pub(super) fn take_backward_seconds(&mut self) -> Option<f64> {
+        self.backward_seconds.take()
     }
 
     /// Disables graph capture, for comparisons.

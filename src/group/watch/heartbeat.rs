@@ -45,7 +45,8 @@ impl Heartbeat {
     }
 }
 
-fn host() -> String {
+/// The name of this machine.
+pub(in crate::group) fn host() -> String {
     let name = fs::read_to_string("/proc/sys/kernel/hostname").ok().or_else(|| std::env::var("HOSTNAME").ok());
     name.map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).unwrap_or_else(|| "unknown".to_owned())
 }

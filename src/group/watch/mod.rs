@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{error, warn};
 
+pub(super) use self::heartbeat::host;
 use self::heartbeat::{Heartbeat, Seen, Verdict, judge, message};
 use super::{Group, GroupError, Phase, Pulse};
 

@@ -45,6 +45,8 @@ pub struct MicroBatches<D: Device> {
     towers: Vec<Towers<D>>,
     loss: Parts<D>,
     tree: GradientTree<D>,
+    /// Begin and end of the last backward passes, on a device that moves data between ranks by itself.
+    backward: Option<[D::Event; 2]>,
 }
 
 impl<D: AllOps> MicroBatches<D> {
@@ -82,7 +84,7 @@ impl<D: AllOps> MicroBatches<D> {
         let programs = if all { size.leaves() } else { 1 };
         let towers = (0..programs).map(|_| Towers::new(&device, flip, size)).collect::<Result<_, _>>();
         let towers = towers.map_err(|error| advise(error, 0))?;
-        Ok(Self { device, group, size, width: flip.config.embed_dim, towers, loss, tree })
+        Ok(Self { device, group, size, width: flip.config.embed_dim, towers, loss, tree, backward: None })
     }
 
     /// The number of micro-batches of this rank.
@@ -141,6 +143,7 @@ impl<D: AllOps> MicroBatches<D> {
         let group = self.group.clone();
         let gather = |buffer: &mut Buffer<D, f32>, part| all_gather(&*device, &*group, buffer, count * part);
         self.loss.share_outcomes(gather)?;
+        let mut begun = device.connects_ranks().then(|| device.record_event()).transpose()?;
         for micro_batch in 0..count {
             self.group.tick();
             if twice {
@@ -157,6 +160,10 @@ impl<D: AllOps> MicroBatches<D> {
             match &mut exchange {
                 Some(exchange) if micro_batch + 1 == count => {
                     backward_and_exchange(&*device, program, params, &self.tree, exchange)?;
+                    if let Some(begun) = begun.take() {
+                        self.backward = Some([begun, device.record_event()?]);
+                    }
+                    exchange.finish(&*device, params.values_and_grads().1)?;
                 }
                 _ => {
                     program.backward(params)?;
@@ -236,6 +243,12 @@ impl<D: AllOps> MicroBatches<D> {
         self.loss.outcomes_async(&self.device)
     }
 
+    /// Begin and end of the last backward passes, in which a device that moves data between ranks by itself does not wait
+    /// for them.
+    pub(crate) fn take_backward(&mut self) -> Option<[D::Event; 2]> {
+        self.backward.take()
+    }
+
     /// As [`super::super::Trainer::embeddings`].
     ///
     /// # Errors
@@ -293,7 +306,8 @@ impl<D: AllOps> MicroBatches<D> {
     }
 }
 
-/// The backward pass of a rank's last micro-batch. Each bucket is exchanged as soon as its gradients are complete.
+/// The backward pass of a rank's last micro-batch. The exchange of each bucket begins as soon as its gradients are
+/// complete.
 fn backward_and_exchange<D: AllOps>(
     device: &D,
     program: &mut Program<D>,
@@ -310,8 +324,7 @@ fn backward_and_exchange<D: AllOps>(
             exchange.start(device, grads)?;
         }
         Ok(())
-    })?;
-    exchange.finish(device, params.values_and_grads().1)
+    })
 }
 
 impl<D: AllOps> golden::Pass<D> for MicroBatches<D> {

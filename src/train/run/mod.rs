@@ -1,6 +1,8 @@
 //! The loop of a run.
 
 mod report;
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,6 +16,7 @@ use super::checkpoint::{self, State};
 use super::held_out::HeldOut;
 use super::metrics::{Metrics, MetricsLog};
 use super::ranks::{self, Vote};
+use super::stragglers::Stragglers;
 use super::window::{Start, Window};
 use super::{Ended, Plan, Progress, Report, Settings, StepOutcome, Summary, TrainError, Trainer};
 use crate::data::{Batch, Loader, Position, Skipped};
@@ -43,9 +46,10 @@ pub fn train<D: AllOps>(
     let group = run.plan.group.clone();
     while run.state.step < run.total {
         group.enter(Phase::Data, run.state.step + 1);
-        let start = Start::now();
+        let mut start = Start::now(&*group);
         // The data may be far away.
         let batch = run.loader.wait(stop).then(|| run.loader.next_batch());
+        start.has_data();
         log::lines(run.loader.take_warnings());
         let own = match &batch {
             Some(Err(_)) => Vote::Fail,
@@ -90,6 +94,7 @@ struct Run<'a, D: Device> {
     seconds_before: f64,
     window: Window,
     watch: Watch,
+    stragglers: Stragglers,
     /// Steps of this process, and the time they took.
     steps: u64,
     stepping: Duration,
@@ -154,6 +159,7 @@ impl<'a, D: AllOps> Run<'a, D> {
         }
         let log = plan.group.is_root().then(|| MetricsLog::open(plan.folder.path(), state.step)).transpose()?;
         let last = log.as_ref().and_then(MetricsLog::last).map_or(0.0, |metrics| metrics.seconds);
+        let stragglers = Stragglers::new(&*plan.group)?;
         let this = Self {
             seconds_before: state.seconds.max(last),
             saved: resume.map(|checkpoint| checkpoint.path().to_owned()),
@@ -169,6 +175,7 @@ impl<'a, D: AllOps> Run<'a, D> {
             begun: Instant::now(),
             window: Window::default(),
             watch: Watch::default(),
+            stragglers,
             steps: 0,
             stepping: Duration::ZERO,
             latest: Metrics::default(),
@@ -197,10 +204,9 @@ impl<'a, D: AllOps> Run<'a, D> {
         self.state.step += 1;
         self.state.samples += self.plan.settings.loader.batch as u64;
         self.state.position.clone_from(&batch.next);
-        self.window.waited += batch.waited;
         self.in_flight = Some(batch);
         self.steps += 1;
-        self.stepping += self.window.add(start);
+        self.stepping += self.window.add(&*self.plan.group, start);
         if self.is_root() {
             (self.report)(Progress::Step { done: self.state.step, total: self.total });
         }
@@ -251,10 +257,10 @@ impl<'a, D: AllOps> Run<'a, D> {
 
     /// Waits until all submitted steps are computed, and records the last one's outcome.
     fn drain(&mut self) -> Result<(), TrainError> {
-        let start = Start::now();
+        let start = Start::now(&*self.plan.group);
         let outcome = self.trainer.drain()?;
         self.record_outcome(outcome, self.state.step)?;
-        self.stepping += self.window.add(start);
+        self.stepping += self.window.add(&*self.plan.group, start);
         Ok(())
     }
 

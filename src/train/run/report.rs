@@ -13,6 +13,7 @@ use crate::log;
 use crate::ops::AllOps;
 use crate::train::metrics::{Metrics, MetricsLog};
 use crate::train::ranks::{GroupStats, RankStats};
+use crate::train::stragglers::Spread;
 use crate::train::{Progress, Settings, TrainError, advice, curve, introduction};
 use crate::units::Bytes;
 
@@ -86,12 +87,15 @@ impl<D: AllOps> Run<'_, D> {
         let (images, warning) = self.watch.end(&window, &self.loader, from);
         let own = RankStats {
             waited: window.waited.as_secs_f64(),
+            busy: self.trainer.take_backward_seconds().unwrap_or(window.busy.as_secs_f64()),
             computed: window.computed.as_secs_f64(),
             images,
             skipped: self.loader.skipped().values().sum(),
         };
         let stats = GroupStats::gather(&*self.plan.group, own)?;
-        let slowest = stats.slowest();
+        let busy = stats.each(|share| share.busy);
+        let compute = Spread::of(&busy);
+        let data = Spread::of(&stats.each(|share| share.waited));
         let metrics = Metrics {
             step: self.state.step,
             samples: self.state.samples,
@@ -110,8 +114,11 @@ impl<D: AllOps> Run<'_, D> {
             images_per_second: stats.sum(|share| share.images) as f64 / seconds,
             cores_busy: stats.sum(|share| share.computed) / seconds,
             seconds: self.seconds(),
-            slowest_rank: slowest.map(|(rank, _)| rank),
-            slowest_data_wait: slowest.map(|(_, waited)| waited / seconds),
+            slowest_rank: compute.map(|of| of.slowest),
+            slowest_compute: compute.map(|of| of.longest / steps),
+            median_compute: compute.map(|of| of.median / steps),
+            slowest_data_rank: data.map(|of| of.slowest),
+            slowest_data_wait: data.map(|of| of.longest / seconds),
             zero_shot_top1: evaluated.map(|found| found.top1),
             zero_shot_top5: evaluated.map(|found| found.top5),
         };
@@ -126,6 +133,7 @@ impl<D: AllOps> Run<'_, D> {
             self.warn_once(written);
         }
         log::lines(warning);
+        log::lines(self.stragglers.end(window.steps, &busy));
         Ok(())
     }
 
