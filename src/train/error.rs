@@ -63,18 +63,18 @@ pub enum TrainError {
     },
     /// A loss or a gradient that is not finite.
     #[error(
-        "the {what} of step {step} is {value}: training has diverged. Its samples were {keys}. {last}; \
+        "the {what} of step {step} is {value}: training has diverged. {suspects}. {last}; \
          try a lower --lr, a longer --warmup-samples or --clip-norm 1"
     )]
     Diverged {
         /// `loss` or `gradient norm`.
         what: &'static str,
-        /// The step, from 0.
+        /// The step, from 1.
         step: u64,
         /// Its value.
         value: f64,
-        /// The names of some samples of its batch.
-        keys: String,
+        /// On rank 0, a sentence with the names of some samples of its batch.
+        suspects: String,
         /// A sentence about the last good checkpoint.
         last: String,
     },

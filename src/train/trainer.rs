@@ -358,6 +358,29 @@ impl<D: AllOps> Trainer<D> {
         }
     }
 
+    /// Embeds `batch` once more, and returns the rows whose image or text has an embedding that is not finite. All ranks
+    /// take part; each has its own rows.
+    ///
+    /// # Errors
+    /// If the device fails, or the exchange with other ranks.
+    pub fn rows_not_finite(&mut self, batch: &Batch) -> Result<Vec<usize>, DeviceError> {
+        self.device.join()?;
+        match &mut self.pass {
+            Pass::Whole(whole) => {
+                whole.load(batch)?;
+                whole.program.forward(&self.params)?;
+            }
+            Pass::Micro(micro) => micro.embed(batch, &self.params, self.exchange.as_mut())?,
+        }
+        let (width, rows) = (self.flip.config.embed_dim, self.size.batch / self.size.ranks);
+        let (embeddings, first) = (self.embeddings()?, self.group.rank() * rows);
+        let is_finite = |row: usize| {
+            let at = (first + row) * width..(first + row + 1) * width;
+            embeddings.iter().all(|all| all[at.clone()].iter().all(|value| value.is_finite()))
+        };
+        Ok((0..rows).filter(|row| !is_finite(*row)).collect())
+    }
+
     /// Weights and moments of the whole arena on the host, on rank 0; other ranks take part, and have `None`.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::harness::{FLIPK, Ran, checkpoint, ended, flipk, hear_signals, train_args};
+use crate::harness::{FLIPK, Ran, checkpoint, ended, flipk, hear_signals, json, train_args};
 use crate::shards::{shard, vocab};
 
 /// The folder with mpiexec: that of tools/mpich, or one in PATH.
@@ -246,6 +246,22 @@ fn what_does_not_fit_is_refused_before_the_first_step() {
     alone.env("PATH", "").stdout(Stdio::piped()).stderr(Stdio::piped()).args(args(&out, &data, &["--ranks=2"]));
     let said = ended(alone.spawn().unwrap()).expect(1).stderr;
     assert!(said.contains("there is no mpiexec in PATH") && said.contains("pip install mpich"), "{said}");
+}
+
+/// After the first step with a rate, no weight is usable.
+#[test]
+fn a_diverged_run_names_samples_of_all_ranks() {
+    let Some(mpi) = mpi() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let (data, out) = (data(folder.path()), folder.path().join("run"));
+    let ran = run(&mpi, 2, &args(&out, &data, &["--steps=20", "--save-every=1", "--lr=1e30", "--warmup-samples=24"]));
+    assert_ne!(ran.code, Some(0));
+    assert_eq!(ran.stderr.matches("training has diverged").count(), 1, "{}", ran.stderr);
+    assert!(ran.stderr.contains("of its 24 samples are not finite: ") && ran.stderr.contains(" (rank 0), "));
+    let report = json(&out.join("diverged.json"));
+    assert_eq!(report["samples"].as_array().unwrap().len(), 24);
+    let names = report["not_finite"].as_array().unwrap().iter().map(|name| name.as_str().unwrap());
+    assert!(names.last().unwrap().ends_with(" (rank 1)"), "{report}");
 }
 
 /// Every sample of the second rank's streams is broken.

@@ -175,7 +175,7 @@ impl<D: AllOps> MicroBatches<D> {
     }
 
     /// The embeddings of the whole batch. The first micro-batch waits for the weights that its ops read.
-    fn embed(
+    pub(crate) fn embed(
         &mut self,
         batch: &Batch,
         params: &Parameters<D>,

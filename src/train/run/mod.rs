@@ -1,5 +1,6 @@
 //! The loop of a run.
 
+mod divergence;
 mod report;
 #[cfg(test)]
 mod tests;
@@ -214,11 +215,11 @@ impl<'a, D: AllOps> Run<'a, D> {
         let (step, last) = (self.state.step, self.state.step == self.total);
         let due = |every: u64| every > 0 && step.is_multiple_of(every);
         // The last evaluation may take long; save the weights before it.
-        if last
-            && self.plan.evaluates()
-            && let Err(error) = self.save()
-        {
-            warn!("{error}");
+        if last && self.plan.evaluates() {
+            match self.save() {
+                Err(error @ TrainError::Io { .. }) => warn!("{error}"),
+                saved => drop(saved?),
+            }
         }
         let evaluates = (due(eval_every) || last) && self.plan.evaluates();
         let evaluated = match evaluates && self.is_root() {
@@ -269,7 +270,7 @@ impl<'a, D: AllOps> Run<'a, D> {
         let (Some(outcome), Some(batch)) = (outcome, self.in_flight.take()) else { return Ok(()) };
         let quantities = [("loss", outcome.loss), ("gradient norm", outcome.grad_norm)];
         if let Some((what, value)) = quantities.into_iter().find(|(_, value)| !value.is_finite()) {
-            return Err(self.diverged(what, value, step, &batch));
+            return Err(self.diverged(what, value, step, &batch)?);
         }
         let window = &mut self.window;
         window.steps += 1;

@@ -1,13 +1,12 @@
-//! What a run says: at its start, in metrics, and when it goes wrong.
+//! What a run says: at its start, and in metrics.
 
 use std::fs;
 use std::time::Duration;
 
-use serde::Serialize;
 use tracing::{info, warn};
 
 use super::Run;
-use crate::data::{Batch, Variety};
+use crate::data::Variety;
 use crate::eval::ZeroShot;
 use crate::log;
 use crate::ops::AllOps;
@@ -51,31 +50,6 @@ impl<D: AllOps> Run<'_, D> {
         info!("run folder: {}", self.plan.folder.path().display());
         let held_out = self.plan.held_out.iter().flat_map(|held_out| held_out.dataset.warnings());
         log::lines(self.plan.data.warnings().iter().chain(&self.plan.epoch.notes).chain(held_out));
-    }
-
-    pub(super) fn diverged(&self, what: &'static str, value: f64, step: u64, batch: &Batch) -> TrainError {
-        #[derive(Serialize)]
-        struct Report<'a> {
-            step: u64,
-            what: &'a str,
-            value: String,
-            samples: &'a [String],
-        }
-        const MAX_SHOWN: usize = 8;
-        let names: Vec<String> = self.plan.data.names(&batch.samples);
-        let report = Report { step, what, value: value.to_string(), samples: &names };
-        let mut keys = names[..names.len().min(MAX_SHOWN)].join(", ");
-        if names.len() > MAX_SHOWN {
-            keys += &match self.plan.folder.write_json("diverged.json", &report) {
-                Ok(path) => format!(" and {} more, all in {}", names.len() - MAX_SHOWN, path.display()),
-                Err(_) => format!(" and {} more", names.len() - MAX_SHOWN),
-            };
-        }
-        let last = match &self.saved {
-            Some(path) => format!("The last good checkpoint is {}", path.display()),
-            None => "There is no checkpoint yet".to_owned(),
-        };
-        TrainError::Diverged { what, step, value, keys, last }
     }
 
     /// Writes a line of metrics and starts the next window.

@@ -7,7 +7,8 @@ use super::*;
 use crate::data::testing::{Archive, png};
 use crate::device::Cpu;
 use crate::group::{Group, Threads, Watched};
-use crate::train::Options;
+use crate::model::Loss;
+use crate::train::{Options, described};
 
 fn options(folder: &Path, data: &Archive) -> Options {
     let vocab = folder.join("vocab.txt");
@@ -62,4 +63,59 @@ fn metrics_tell_the_slowest_of_two_ranks() {
         assert!(line.slowest_rank.unwrap() < 2 && slowest >= median && median > 0.0, "{line:?}");
         assert!(line.slowest_data_rank.unwrap() < 2 && line.slowest_data_wait.unwrap() >= line.data_wait, "{line:?}");
     }
+}
+
+/// The number of the token `odd`.
+const ODD: usize = 2;
+
+/// Weights in which the row of the token `odd` is not a number.
+fn odd_weights(options: &Options, path: &Path) {
+    let base = described(options).unwrap().model;
+    let model = Settings::resolve(options.clone(), base, 12).unwrap().model;
+    let flip = Flip::with_loss(&model, Loss::Infonce, true);
+    let mut values = flip.layout().initial_values(1);
+    let tokens = flip.layout().specs().iter().find(|spec| spec.name == "token_embedding.weight").unwrap();
+    let width = model.text.width;
+    values[tokens.offset + ODD * width..][..width].fill(f32::NAN);
+    checkpoint::save_weights(path, &model, Loss::Infonce, flip.layout(), &values).unwrap();
+}
+
+/// The sample whose embedding is not a number is named, whichever rank has it.
+#[test]
+fn a_sample_that_is_not_finite_is_named_with_its_rank() {
+    let (folder, data) = (tempfile::tempdir().unwrap(), data());
+    let weights = folder.path().join("step-00000000.safetensors");
+    let options = options(folder.path(), &data);
+    odd_weights(&options, &weights);
+    let mut found = Vec::new();
+    for (ranks, micro_batches, seed) in [(1, 1, 0), (1, 2, 0), (2, 2, 0), (2, 2, 1), (2, 4, 2), (4, 4, 3)] {
+        let out = folder.path().join(format!("{ranks}-{micro_batches}-{seed}"));
+        let options = Options {
+            init_from: Some(weights.clone()),
+            micro_batches: Some(micro_batches),
+            seed: Some(seed),
+            // An outcome is read at once, or while the next step is computed.
+            log_every: Some(if seed == 0 { 1 } else { 100 }),
+            ..options.clone()
+        };
+        let said = run(ranks, &options, &out).unwrap_err().to_string();
+        let report: serde_json::Value = serde_json::from_slice(&fs::read(out.join("diverged.json")).unwrap()).unwrap();
+        let samples = report["samples"].as_array().unwrap();
+        let odd = samples.iter().position(|name| name.as_str().unwrap().ends_with(".tar:4")).unwrap();
+        assert_eq!(samples.len(), 8);
+        let rank = odd / (8 / ranks);
+        let name = match ranks {
+            1 => ".tar:4".to_owned(),
+            _ => format!(".tar:4 (rank {rank})"),
+        };
+        assert!(
+            said.contains("the loss of step 1 is NaN: training has diverged. The embeddings of 1 of its 8"),
+            "{said}"
+        );
+        assert!(said.contains(&format!("{name} (all are in ")), "{said}");
+        assert_eq!(report["not_finite"].as_array().unwrap().len(), 1);
+        assert!(report["not_finite"][0].as_str().unwrap().ends_with(&name), "{report}");
+        found.push(rank);
+    }
+    assert!(found.iter().any(|rank| *rank > 0), "another rank than the first has it: {found:?}");
 }
