@@ -148,4 +148,6 @@ fn levels(plan: &Plan<'_>, ranks: usize) -> Levels {
 }
 
 #[cfg(test)]
+mod many_ranks;
+#[cfg(test)]
 mod tests;

@@ -13,16 +13,16 @@ use crate::model::{Loss, ModelConfig, Preset, TowerConfig};
 use crate::optim::{AdamWConfig, Slices};
 use crate::train::{Trainer, master_bytes};
 
-const KEPT: usize = 2;
+pub(super) const KEPT: usize = 2;
 
 /// A small model; `vocab` sets the size of its arena.
-fn small(vocab: usize, loss: Loss) -> Flip {
+pub(super) fn small(vocab: usize, loss: Loss) -> Flip {
     let tower = TowerConfig::new(1, 64, 2);
     let sizes = ModelConfig { image_size: 16, context: 4, vocab, embed_dim: 16, ..Preset::Tiny.config() };
     Flip::with_loss(&ModelConfig { vision: tower, text: tower, ..sizes }, loss, true)
 }
 
-fn plan(flip: &Flip, network: Network) -> Plan<'_> {
+pub(super) fn plan(flip: &Flip, network: Network) -> Plan<'_> {
     let times = two_layers();
     Plan {
         flip,
@@ -31,6 +31,25 @@ fn plan(flip: &Flip, network: Network) -> Plan<'_> {
         network,
         gpus: true,
         bf16_copy: true,
+    }
+}
+
+/// The plan of ranks that are CPUs.
+pub(super) fn plan_on_cpus(flip: &Flip, rows: usize, ranks_per_node: usize) -> Plan<'_> {
+    let mut plan = plan(flip, Network { ranks_per_node, ..ideal() });
+    (plan.gpus, plan.bf16_copy) = (false, false);
+    (plan.times.batch, plan.size.batch) = (rows, rows);
+    plan
+}
+
+/// The rows of a rank.
+pub(super) fn batch(flip: &Flip, rows: usize, rank: usize) -> Batch {
+    let pixels = KEPT * flip.config.patch_len();
+    Batch {
+        images: (0..rows * pixels).map(|at| (at * 7 + rank) as u8).collect(),
+        tokens: (0..rows * 4).map(|at| (1 + at + 5 * rank) as i32 % 60).collect(),
+        ids_keep: (0..rows).flat_map(|_| [0, 3]).collect(),
+        ..Batch::default()
     }
 }
 
@@ -81,18 +100,12 @@ fn trained(ranks: usize, rows: usize, vocab: usize, loss: Loss) -> (Vec<u64>, us
         let sent = Arc::new(Mutex::new(Vec::new()));
         let group: Arc<dyn Group> = Arc::new(Counting { group, sent: sent.clone() });
         let flip = small(vocab, loss);
-        let pixels = KEPT * flip.config.patch_len();
+        let batch = batch(&flip, rows, group.rank());
         let values = flip.layout().initial_values(1);
         let size = StepSize { micro_batches: ranks, ..StepSize::whole(ranks * rows, KEPT, Recompute::None) };
         let device = Arc::new(Cpu::default());
         let adamw = AdamWConfig::default();
-        let mut trainer = Trainer::in_group(device, flip, &values, adamw, size, group.clone()).unwrap();
-        let batch = Batch {
-            images: (0..rows * pixels).map(|at| (at * 7 + group.rank()) as u8).collect(),
-            tokens: (0..rows * 4).map(|at| (1 + at + 5 * group.rank()) as i32 % 60).collect(),
-            ids_keep: (0..rows).flat_map(|_| [0, 3]).collect(),
-            ..Batch::default()
-        };
+        let mut trainer = Trainer::in_group(device, flip, &values, adamw, size, group).unwrap();
         // The first call follows what the trainer exchanges before its first step.
         let before = sent.lock().unwrap().len();
         trainer.step(&batch, 1e-3).unwrap();
@@ -115,10 +128,7 @@ fn the_trainer_moves_the_bytes_that_are_simulated() {
     {
         let rows = 6;
         let flip = small(vocab, loss);
-        let mut plan = plan(&flip, Network { ranks_per_node: 2, ..ideal() });
-        (plan.gpus, plan.bf16_copy) = (false, false);
-        (plan.times.batch, plan.size.batch) = (rows, rows);
-        let simulated = simulate(&plan, ranks);
+        let simulated = simulate(&plan_on_cpus(&flip, rows, 2), ranks);
         let (calls, activations) = trained(ranks, rows, vocab, loss);
         let of_loss = if loss == Loss::Infonce { 3 } else { 1 };
         let buckets = Slices::new(flip.layout().arena_len(), ranks).buckets().len();
