@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 
+use super::launch::Gpus;
 use crate::device::{Cpu, DeviceError};
 use crate::group::Group;
 #[cfg(feature = "cuda")]
@@ -58,6 +59,40 @@ impl DeviceArgs {
     /// The precision that the user asked for, if any.
     pub(super) fn precision(&self) -> Option<Precision> {
         Some(self.precision).filter(|precision| *precision != Precision::Auto)
+    }
+
+    /// The number of GPUs that `--gpus` asks for.
+    ///
+    /// # Errors
+    /// If this machine has fewer.
+    pub(super) fn gpus(&self, asked: Gpus) -> Result<usize> {
+        #[cfg(feature = "emulator")]
+        if let Kind::Emulator = self.kind {
+            return Ok(if let Gpus::Number(number) = asked { number } else { 1 });
+        }
+        #[cfg(feature = "cuda")]
+        let there = super::gpu::count()?;
+        #[cfg(not(feature = "cuda"))]
+        let there = 0;
+        match asked {
+            Gpus::Number(number) if number > there => bail!("--gpus {number}: this machine has {there}"),
+            Gpus::Number(number) => Ok(number),
+            Gpus::All => Ok(there),
+        }
+    }
+
+    /// Computes on a GPU, real or emulated.
+    ///
+    /// # Errors
+    /// If the user asked for the CPU.
+    pub(super) fn need_gpu(&mut self) -> Result<()> {
+        match self.kind {
+            Kind::Cpu => bail!("--gpus contradicts --device cpu"),
+            #[cfg(feature = "cuda")]
+            Kind::Auto => self.kind = Kind::Cuda,
+            _ => {}
+        }
+        Ok(())
     }
 
     /// Divides this machine's cores and GPUs among the ranks of `group` on it.

@@ -30,20 +30,32 @@ pub(super) fn driver(kind: Kind, ordinal: usize) -> Result<Option<Arc<dyn Driver
     })
 }
 
-/// The GPU of a rank: launchers may show each rank its own alone.
-fn visible(ordinal: usize) -> std::result::Result<usize, DeviceError> {
-    if ordinal == 0 {
-        return Ok(0);
+/// The number of GPUs that the driver shows this process, at least 1.
+pub(super) fn count() -> std::result::Result<usize, DeviceError> {
+    let none = |problem| DeviceError::NoGpu { problem };
+    if !Gpu::has_driver() {
+        return Err(none("there is no NVIDIA driver (libcuda)".to_owned()));
     }
     let count = || {
         result::init()?;
         result::device::get_count()
     };
-    let count = count().map_err(|error: DriverError| DeviceError::NoGpu { problem: error.to_string() })? as usize;
-    match count {
+    match count() {
+        Ok(count @ 1..) => Ok(count as usize),
+        Ok(_) => Err(none("the driver finds no device".to_owned())),
+        Err(error) => Err(none(DriverError::to_string(&error))),
+    }
+}
+
+/// The GPU of a rank: launchers may show each rank its own alone.
+fn visible(ordinal: usize) -> std::result::Result<usize, DeviceError> {
+    if ordinal == 0 {
+        return Ok(0);
+    }
+    match count()? {
         1 => Ok(0),
-        _ if ordinal < count => Ok(ordinal),
-        _ => Err(DeviceError::NoGpu {
+        count if ordinal < count => Ok(ordinal),
+        count => Err(DeviceError::NoGpu {
             problem: format!("there are {count}, and this is rank {ordinal} of this machine"),
         }),
     }

@@ -1,72 +1,184 @@
-//! `flipk train` on several ranks: starting them, and joining those of a launcher.
+//! `flipk train` on several ranks: how they are started, and how they join.
 
 use std::ffi::{OsStr, OsString};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::str::FromStr;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
+use clap::{ArgGroup, Args};
 
-use crate::group::{Alone, Group, Launched, Launcher, Mpi, Tcp, Watched};
+use super::device::DeviceArgs;
+use crate::group::{Alone, Children, Group, Launched, Launcher, Mpi, Place, Share, Tcp, Watched};
+use crate::log;
 
-/// Whether this process is one of a launch, or alone because the user asked for no more.
-///
-/// # Errors
-/// If the launcher's variables contradict each other.
-pub(super) fn is_started(ranks: Option<usize>) -> Result<bool> {
-    Ok(Launched::from_environment()?.is_some() || ranks.is_none_or(|ranks| ranks < 2))
+/// The ranks to start on this machine.
+#[derive(Args)]
+#[command(group = ArgGroup::new("launch").args(["ranks", "gpus"]))]
+pub(super) struct LaunchArgs {
+    /// Number of processes to start on this machine, connected by MPI if mpiexec is in PATH (`pip install mpich`), else
+    /// by TCP, which is slower. On several machines, start flipk with mpirun, srun or torchrun instead. The ranks share
+    /// the --micro-batches of each batch, by default one each; the weights depend on the number of micro-batches and
+    /// not on that of ranks, to the bit
+    #[arg(long, value_name = "N")]
+    ranks: Option<usize>,
+    /// Number of GPUs of this machine to train on, or `all`: starts a process for each, as --ranks does. NCCL connects
+    /// them (`pip install nvidia-nccl-cu13`); MPI is not needed
+    #[arg(long, value_name = "N|all")]
+    gpus: Option<Gpus>,
+    /// With --ranks or --gpus: if the run fails, continue from its newest checkpoint, up to so many times. Needs --out
+    /// or --resume
+    #[arg(long, value_name = "N", requires = "launch")]
+    pub(super) restarts: Option<usize>,
 }
 
-/// The group of this process: that of its launcher, or itself alone. `ranks`: the number that the user asked for. If
-/// they are not started yet, `mpiexec` replaces this process, and this does not return.
-///
-/// # Errors
-/// If there is no launcher, or it says something else.
-pub(super) fn group(ranks: Option<usize>) -> Result<Arc<dyn Group>> {
-    match (Launched::from_environment()?, ranks) {
-        (Some(launched), Some(ranks)) if ranks != launched.place.size => {
-            bail!("--ranks {ranks} contradicts the launcher, which has started {}", launched.place.size)
-        }
-        (Some(launched), _) => {
-            let group: Arc<dyn Group> = match launched.by {
-                Launcher::Torchrun => Arc::new(Tcp::join(launched)?),
-                _ => Arc::new(Mpi::join(launched)?),
-            };
-            Ok(Arc::new(Watched::new(group)))
-        }
-        (None, None | Some(1)) => Ok(Arc::new(Alone)),
-        (None, Some(0)) => bail!("--ranks must be at least 1"),
-        (None, Some(ranks)) => {
-            let mut command = command(ranks, without(&["--ranks"], std::env::args_os().skip(1)))?;
-            // It returns only the error.
-            let error = command.exec();
-            bail!("cannot start {}: {error}", command.get_program().display())
+/// A number of GPUs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Gpus {
+    /// All of this machine.
+    All,
+    /// So many.
+    Number(usize),
+}
+
+impl FromStr for Gpus {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> std::result::Result<Self, Self::Err> {
+        match (text, text.parse()) {
+            ("all", _) => Ok(Self::All),
+            (_, Ok(number @ 1..)) => Ok(Self::Number(number)),
+            _ => Err("it must be a number of GPUs, at least 1, or `all`"),
         }
     }
 }
 
-/// The command of `mpiexec` that starts `ranks` processes of this program with `args`.
+impl LaunchArgs {
+    /// The ranks that this process is to start; `None` if it is one itself. `--gpus` chooses the device.
+    ///
+    /// # Errors
+    /// If there are fewer GPUs, or the launcher's variables contradict each other.
+    pub(super) fn launch(&self, device: &mut DeviceArgs) -> Result<Option<Launch>> {
+        if self.gpus.is_some() {
+            device.need_gpu()?;
+        }
+        if Launched::from_environment()?.is_some() {
+            return Ok(None);
+        }
+        let ranks = match (self.ranks, self.gpus) {
+            (Some(0), _) => bail!("--ranks must be at least 1"),
+            (ranks, None) => ranks.unwrap_or(1),
+            (_, Some(gpus)) => device.gpus(gpus)?,
+        };
+        if ranks == 1 && self.restarts.is_none() {
+            return Ok(None);
+        }
+        if ranks == 1 || self.gpus.is_some() {
+            return Ok(Some(Launch::Own { ranks }));
+        }
+        Ok(Some(match find(std::env::var_os("PATH").as_deref()) {
+            Some(mpiexec) => Launch::Mpi { mpiexec, ranks },
+            None => {
+                log::line(&format!(
+                    "there is no mpiexec in PATH: TCP connects the {ranks} ranks; MPI (`pip install mpich`) is faster"
+                ));
+                Launch::Own { ranks }
+            }
+        }))
+    }
+
+    /// Compares what the user asked for with what a launcher has started.
+    ///
+    /// # Errors
+    /// If they differ.
+    pub(super) fn check(&self, place: Place, device: &DeviceArgs) -> Result<()> {
+        if let Some(ranks) = self.ranks.filter(|ranks| *ranks != place.size) {
+            bail!("--ranks {ranks} contradicts the launcher, which has started {}", place.size);
+        }
+        if self.restarts.is_some() {
+            bail!("--restarts is for ranks that flipk starts itself; a launcher has started these");
+        }
+        // A launcher may show each rank its own GPU alone.
+        let wanted = match self.gpus {
+            None => return Ok(()),
+            Some(Gpus::Number(wanted)) => wanted,
+            Some(Gpus::All) => Some(device.gpus(Gpus::All)?).filter(|seen| *seen > 1).unwrap_or(place.local_size),
+        };
+        if wanted != place.local_size {
+            bail!(
+                "--gpus asks for {wanted} ranks on this machine, and the launcher has started {}: start a rank for each \
+                 GPU with it, and leave out --gpus",
+                place.local_size
+            );
+        }
+        Ok(())
+    }
+}
+
+/// How ranks are started on this machine.
+#[derive(Debug)]
+pub(super) enum Launch {
+    /// By `mpiexec`.
+    Mpi { mpiexec: PathBuf, ranks: usize },
+    /// As children of this process, which TCP connects.
+    Own { ranks: usize },
+}
+
+impl Launch {
+    /// The commands to start this program with `args`: that of `mpiexec`, or one for each rank.
+    ///
+    /// # Errors
+    /// If the program is not found, or there is no port for it.
+    pub(super) fn commands(&self, args: &[OsString]) -> Result<Vec<Command>> {
+        let program = std::env::current_exe().context("cannot find the program itself")?;
+        match self {
+            Self::Mpi { mpiexec, ranks } => {
+                let mut command = Command::new(mpiexec);
+                command.arg("-n").arg(ranks.to_string()).arg(program).args(args);
+                // Open MPI starts neither as root nor more ranks than cores unless it is told to.
+                command.envs([
+                    ("OMPI_ALLOW_RUN_AS_ROOT", "1"),
+                    ("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"),
+                    ("OMPI_MCA_rmaps_base_oversubscribe", "1"),
+                    ("PRTE_MCA_rmaps_default_mapping_policy", ":oversubscribe"),
+                ]);
+                Ok(vec![command])
+            }
+            &Self::Own { ranks } => {
+                let children = Children::new(ranks).context("cannot listen for the ranks")?;
+                let command = |rank| {
+                    let mut command = Command::new(&program);
+                    command.args(args);
+                    if ranks > 1 {
+                        children.hand_to(rank, &mut command);
+                    }
+                    if rank > 0 {
+                        command.stdout(Stdio::null());
+                    }
+                    command
+                };
+                Ok((0..ranks).map(command).collect())
+            }
+        }
+    }
+}
+
+/// The group of this process: that of its launcher, or itself alone.
 ///
 /// # Errors
-/// If there is no `mpiexec`.
-pub(super) fn command(ranks: usize, args: Vec<OsString>) -> Result<Command> {
-    let Some(mpiexec) = find(std::env::var_os("PATH").as_deref()) else {
-        bail!("there is no mpiexec in PATH: install an MPI, for example with `pip install mpich`");
+/// If the launcher's variables contradict each other, or the ranks cannot be connected.
+pub(super) fn group() -> Result<Arc<dyn Group>> {
+    let Some(launched) = Launched::from_environment()? else { return Ok(Arc::new(Alone)) };
+    let group: Arc<dyn Group> = match launched.by {
+        Launcher::Flipk | Launcher::Torchrun => Arc::new(Tcp::join(launched)?),
+        Launcher::Hydra | Launcher::OpenMpi | Launcher::Slurm => Arc::new(Mpi::join(launched)?),
     };
-    let program = std::env::current_exe().context("cannot find the program itself")?;
-    let mut command = Command::new(mpiexec);
-    command.arg("-n").arg(ranks.to_string()).arg(program).args(args);
-    // Open MPI starts neither as root nor more ranks than cores unless it is told to.
-    for (name, value) in [
-        ("OMPI_ALLOW_RUN_AS_ROOT", "1"),
-        ("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"),
-        ("OMPI_MCA_rmaps_base_oversubscribe", "1"),
-        ("PRTE_MCA_rmaps_default_mapping_policy", ":oversubscribe"),
-    ] {
-        command.env(name, value);
+    let (share, mut place) = (Share::of(&*group)?, launched.place);
+    if !launched.local {
+        (place.local_rank, place.local_size) = (share.rank, share.ranks);
     }
-    Ok(command)
+    Ok(Arc::new(Watched::new(group, place, share.cores)))
 }
 
 fn find(path: Option<&OsStr>) -> Option<PathBuf> {
@@ -104,6 +216,14 @@ mod tests {
     fn ranks_start_with_the_other_arguments() {
         let given = ["train", "--ranks", "4", "--batch=8", "--ranks=2", "--seed", "1"].map(OsString::from);
         assert_eq!(without(&["--ranks"], given.into_iter()), ["train", "--batch=8", "--seed", "1"]);
+    }
+
+    #[test]
+    fn gpus_are_a_number_or_all() {
+        assert_eq!(["1", "8", "all"].map(str::parse), [Ok(Gpus::Number(1)), Ok(Gpus::Number(8)), Ok(Gpus::All)]);
+        for wrong in ["0", "-1", "", "ALL", "two"] {
+            assert!(wrong.parse::<Gpus>().is_err(), "{wrong}");
+        }
     }
 
     #[test]

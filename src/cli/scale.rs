@@ -38,7 +38,7 @@ pub(super) struct ScaleArgs {
 
 /// Measures the network between the ranks that a launcher has started; rank 0 writes `file`.
 pub(super) fn measure_network(file: &Path) -> Result<()> {
-    let group = super::launch::group(None)?;
+    let group = super::launch::group()?;
     if group.size() < 2 {
         bail!("--measure-network needs several ranks: mpiexec -n 4 flipk profile --measure-network {}", file.display());
     }

@@ -10,11 +10,13 @@ use anyhow::Result;
 use clap::Args;
 
 use super::device::{DeviceArgs, Job};
+use super::launch::LaunchArgs;
 use super::openclip::OpenClip;
 use super::progress::Screen;
 use super::signals::{interrupt, interrupt_rank, stop_on_usr1};
+use super::supervise::{self, Restarts};
 use super::table::{percent, table};
-use super::{launch, logging, put, report, restarts};
+use super::{launch, logging, put, report};
 use crate::device::DeviceError;
 use crate::group::{Group, GroupError, RELAYING, Watch};
 use crate::ops::AllOps;
@@ -32,8 +34,9 @@ use crate::train::{Ended, Options, Plan, Precision, Progress, Summary, TrainErro
   flipk train --time 5m                        # as many samples as fit
   flipk train --model b16 --data 'cc12m/{00000..01242}.tar' --tokenizer vocab.txt --batch 1024 --epochs 10
   flipk train --config my.toml --seed 1        # keys are the options with _ for -
-  flipk train --ranks 2 --micro-batches 4      # two processes; on many machines: mpirun or srun flipk train ...
-  flipk train --ranks 2 --restarts 3 --out runs/two   # restarts by itself if a rank dies
+  flipk train --gpus 8                         # a process for each GPU; on many machines: srun flipk train ...
+  flipk train --ranks 2 --micro-batches 4      # two processes on CPUs
+  flipk train --gpus all --restarts 3 --out runs/a    # restarts by itself if a rank dies
   flipk train --resume runs/b16-001            # continue from the last checkpoint, to the bit
   flipk train --resume runs/b16-001/checkpoints/step-00012000.safetensors --lr 1e-4   # from an older one
   flipk train --init-from runs/b16-001 --mask-ratio 0 --base-lr 4e-8 --samples 128000000   # unmasked tuning")]
@@ -51,19 +54,12 @@ pub(super) struct Train {
     out: Option<PathBuf>,
     #[command(flatten)]
     device: DeviceArgs,
-    /// Number of processes to start on this machine, connected by MPI; needs mpiexec in PATH (`pip install mpich`). On
-    /// several machines, start flipk with mpirun or srun instead. The ranks share the --micro-batches of each batch, by
-    /// default one each; the weights depend on the number of micro-batches and not on that of ranks, to the bit
-    #[arg(long, value_name = "N")]
-    ranks: Option<usize>,
+    #[command(flatten)]
+    launch: LaunchArgs,
     /// If a rank has waited for others this long, and one of them has made no progress for as long, report which rank
     /// that is, on which machine, and what it was doing, and end all ranks. The first step may take three times as long
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = time)]
     comm_timeout: Duration,
-    /// With --ranks: if the run fails, continue from its newest checkpoint, up to N times. Needs --out or
-    /// --resume
-    #[arg(long, value_name = "N", requires = "ranks")]
-    restarts: Option<usize>,
     #[command(flatten)]
     options: Options,
     #[command(flatten)]
@@ -91,13 +87,12 @@ impl Job for Training {
 }
 
 impl Train {
-    pub(super) fn run(self) -> Result<ExitCode> {
-        if let (Some(restarts), Some(ranks)) = (self.restarts, self.ranks)
-            && !launch::is_started(self.ranks)?
-        {
-            return restarts::run(ranks, restarts, self.out.as_deref(), self.resume.as_deref());
+    pub(super) fn run(mut self) -> Result<ExitCode> {
+        if let Some(launch) = self.launch.launch(&mut self.device)? {
+            let restarts = |max| Restarts::new(max, self.out.as_deref(), self.resume.as_deref());
+            return supervise::run(&launch, self.launch.restarts.map(restarts).transpose()?.as_ref());
         }
-        let group = launch::group(self.ranks)?;
+        let group = launch::group()?;
         if !group.is_root() {
             logging::prefix_rank(group.rank());
         }
@@ -110,8 +105,11 @@ impl Train {
             }
             Err(error) => {
                 if !group.is_root() {
-                    // Rank 0 may have the same problem: then it says so, and ends this rank.
+                    // Rank 0 may have the same problem: then it says so, and ends this rank, or the group.
                     std::thread::sleep(HEAD_START);
+                    if group.has_ended() {
+                        return Ok(ExitCode::FAILURE);
+                    }
                 }
                 report(&error);
                 if group.size() > 1 {
@@ -125,6 +123,7 @@ impl Train {
     }
 
     fn run_in(mut self, group: &Arc<dyn Group>) -> Result<()> {
+        self.launch.check(group.place(), &self.device)?;
         let mut options = Options { precision: self.device.precision(), ..self.options };
         self.openclip.apply(&mut options)?;
         let plan = match (&self.resume, &self.config) {

@@ -1,10 +1,12 @@
 //! Which rank this process is, by the environment variables of the program that started it.
 
-use super::{GroupError, Place};
+use super::{GroupError, Place, children};
 
 /// A program that starts ranks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Launcher {
+    /// flipk itself.
+    Flipk,
     /// Open MPI's `mpirun`.
     OpenMpi,
     /// `mpiexec` of MPICH, Intel MPI and other MPIs with the Hydra launcher.
@@ -22,6 +24,8 @@ pub struct Launched {
     pub by: Launcher,
     /// Its place.
     pub place: Place,
+    /// Whether the launcher says which ranks are on this machine; if not, the place is as if all were.
+    pub local: bool,
 }
 
 /// The names of a launcher's variables: rank, size, and both on this machine where it sets them.
@@ -29,39 +33,41 @@ struct Variables {
     by: Launcher,
     rank: &'static str,
     size: &'static str,
-    local_rank: &'static str,
-    local_size: Option<&'static str>,
+    local: Option<[&'static str; 2]>,
 }
 
 /// The innermost launcher first: `srun` may start `mpiexec`, which starts ranks.
-const KNOWN: [Variables; 4] = [
+const KNOWN: [Variables; 5] = [
+    Variables {
+        by: Launcher::Flipk,
+        rank: children::RANK,
+        size: children::RANKS,
+        local: Some([children::RANK, children::RANKS]),
+    },
     Variables {
         by: Launcher::Torchrun,
         rank: "RANK",
         size: "WORLD_SIZE",
-        local_rank: "LOCAL_RANK",
-        local_size: Some("LOCAL_WORLD_SIZE"),
+        local: Some(["LOCAL_RANK", "LOCAL_WORLD_SIZE"]),
     },
     Variables {
         by: Launcher::OpenMpi,
         rank: "OMPI_COMM_WORLD_RANK",
         size: "OMPI_COMM_WORLD_SIZE",
-        local_rank: "OMPI_COMM_WORLD_LOCAL_RANK",
-        local_size: Some("OMPI_COMM_WORLD_LOCAL_SIZE"),
+        local: Some(["OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"]),
     },
     Variables {
         by: Launcher::Hydra,
         rank: "PMI_RANK",
         size: "PMI_SIZE",
-        local_rank: "MPI_LOCALRANKID",
-        local_size: Some("MPI_LOCALNRANKS"),
+        local: Some(["MPI_LOCALRANKID", "MPI_LOCALNRANKS"]),
     },
     Variables {
         by: Launcher::Slurm,
         rank: "SLURM_PROCID",
         size: "SLURM_STEP_NUM_TASKS",
-        local_rank: "SLURM_LOCALID",
-        local_size: None,
+        // It gives the processes of each machine as `4(x2),3`.
+        local: None,
     },
 ];
 
@@ -86,15 +92,18 @@ impl Launched {
                 let (what, all) = (known.rank, known.size);
                 return Err(problem(format!("{what}={rank} and {all}={size}: there is no such rank")));
             }
-            let local_rank = number(known.local_rank)?.unwrap_or(rank);
-            let local_size = known.local_size.map(number).transpose()?.flatten();
-            // SLURM gives the processes of all nodes (`4(x2),3`). This lower bound only decides the number of threads.
-            let local_size = local_size.unwrap_or(local_rank + 1).max(local_rank + 1);
-            let this = Self { by: known.by, place: Place { rank, size, local_rank, local_size } };
+            let local = match known.local {
+                Some([local_rank, local_size]) => number(local_rank)?.zip(number(local_size)?),
+                None => None,
+            };
+            // `srun --mpi=pmi2` sets the first two of Hydra's variables.
+            let (local_rank, local_size) = local.unwrap_or((rank, size));
+            let place = Place { rank, size, local_rank, local_size: local_size.max(local_rank + 1) };
+            let this = Self { by: known.by, place, local: local.is_some() };
             match found {
-                // SLURM's variables are inherited by what other launchers start inside an allocation.
-                Some(_) if known.by == Launcher::Slurm => {}
-                Some(Self { by, place: Place { rank: other, size: of, .. } }) if (other, of) != (rank, size) => {
+                // Inherited: `srun` may start another launcher, and any of them may start flipk, which starts ranks.
+                Some(Self { by, .. }) if by == Launcher::Flipk || known.by == Launcher::Slurm => {}
+                Some(Self { by, place: Place { rank: other, size: of, .. }, .. }) if (other, of) != (rank, size) => {
                     return Err(problem(format!(
                         "the environment names two launches: rank {other} of {of} ({by:?}) and rank {rank} of {size} ({:?}); \
                          unset the variables of one of them",
@@ -127,16 +136,21 @@ mod tests {
         assert_eq!(found(&[]), Ok(None));
         assert_eq!(found(&[("PMI_RANK", "0"), ("PMI_SIZE", "1")]), Ok(None));
         let hydra = [("PMI_RANK", "5"), ("PMI_SIZE", "8"), ("MPI_LOCALRANKID", "1"), ("MPI_LOCALNRANKS", "4")];
-        let expected =
-            Launched { by: Launcher::Hydra, place: Place { rank: 5, size: 8, local_rank: 1, local_size: 4 } };
+        let place = Place { rank: 5, size: 8, local_rank: 1, local_size: 4 };
+        let expected = Launched { by: Launcher::Hydra, place, local: true };
         assert_eq!(found(&hydra), Ok(Some(expected)));
-        let slurm = [("SLURM_PROCID", "3"), ("SLURM_STEP_NUM_TASKS", "4"), ("SLURM_LOCALID", "1")];
-        let place = Place { rank: 3, size: 4, local_rank: 1, local_size: 2 };
-        let by_srun = Launched { by: Launcher::Slurm, place };
-        assert_eq!(found(&slurm), Ok(Some(by_srun)));
+        let slurm = [("SLURM_PROCID", "3"), ("SLURM_STEP_NUM_TASKS", "4")];
+        let somewhere = |by| Launched { by, place: Place::on_one_machine(3, 4), local: false };
+        assert_eq!(found(&slurm), Ok(Some(somewhere(Launcher::Slurm))));
+        let pmi = [("PMI_RANK", "3"), ("PMI_SIZE", "4")];
+        assert_eq!(found(&[&slurm[..], &pmi].concat()), Ok(Some(somewhere(Launcher::Hydra))));
         // mpiexec within an allocation takes precedence.
         let inside = [("SLURM_PROCID", "0"), ("SLURM_STEP_NUM_TASKS", "2")];
         assert_eq!(found(&[&hydra[..], &inside].concat()), Ok(Some(expected)));
+        // flipk was one process of a launch, and has started ranks.
+        let own = [("FLIPK_RANK", "2"), ("FLIPK_RANKS", "3"), ("PMI_RANK", "0"), ("PMI_SIZE", "1")];
+        let expected = Launched { by: Launcher::Flipk, place: Place::on_one_machine(2, 3), local: true };
+        assert_eq!(found(&[&own[..], &inside].concat()), Ok(Some(expected)));
     }
 
     #[test]

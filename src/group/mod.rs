@@ -5,7 +5,9 @@
 //!
 //! | file | what it does |
 //! |---|---|
+//! | `children` | what flipk hands to ranks that it starts itself |
 //! | `launcher` | which rank this process is, by its launcher's environment variables |
+//! | `cores` | how the ranks of a machine share its cores |
 //! | `levels` | between whom ranks exchange: within machines, and then between them |
 //! | `library` | opens libraries at run time |
 //! | `exchange` | transfers that run while a rank computes |
@@ -18,6 +20,8 @@
 //! | `watch` | heartbeats, and a watchdog that ends all ranks if one is stuck |
 
 mod alone;
+mod children;
+mod cores;
 mod exchange;
 mod launcher;
 mod levels;
@@ -34,6 +38,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::alone::Alone;
+pub use self::children::Children;
+pub use self::cores::Share;
 pub use self::exchange::Exchange;
 pub use self::launcher::{Launched, Launcher};
 pub use self::levels::{Level, Levels, Peer};
@@ -99,6 +105,12 @@ pub trait Group: Debug + Send + Sync {
         self.place().size
     }
 
+    /// This process's share of the machine's cores, at least 1.
+    fn cores(&self) -> usize {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        (cores / self.place().local_size).max(1)
+    }
+
     /// For a user: `MPICH 5.0.2`.
     fn describe(&self) -> String;
 
@@ -144,6 +156,12 @@ pub trait Group: Debug + Send + Sync {
     /// another is in a call that does not return.
     fn abort(&self) {}
 
+    /// Whether another rank has ended the group, if that can be seen without waiting. For a rank that makes no other
+    /// calls any more.
+    fn has_ended(&self) -> bool {
+        false
+    }
+
     /// What this rank is doing, if the group keeps track of it.
     fn pulse(&self) -> Option<&Arc<Pulse>> {
         None
@@ -179,12 +197,6 @@ impl dyn Group + '_ {
     /// Whether this is rank 0, which writes files and prints.
     pub fn is_root(&self) -> bool {
         self.rank() == 0
-    }
-
-    /// This process's share of the machine's cores, at least 1.
-    pub fn cores(&self) -> usize {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        (cores / self.place().local_size).max(1)
     }
 
     /// Notes that this rank begins a phase of step number `step`, which counts from 1.
@@ -272,7 +284,7 @@ impl dyn Group + '_ {
     /// # Errors
     /// If the library fails.
     pub fn names(&self) -> Result<Vec<String>, GroupError> {
-        let own = format!("rank {} ({}, process {})", self.rank(), watch::host(), std::process::id());
+        let own = format!("rank {} ({}, process {})", self.rank(), cores::host(), std::process::id());
         let names = self.gather_bytes(own.as_bytes())?;
         Ok(names.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect())
     }

@@ -132,23 +132,29 @@ impl Pulse {
     }
 }
 
-/// A group whose rank has a [`Pulse`].
+/// A group whose rank has a [`Pulse`], and knows what it has of its machine.
 #[derive(Debug)]
 pub struct Watched {
     group: Arc<dyn Group>,
+    place: Place,
+    cores: usize,
     pulse: Arc<Pulse>,
 }
 
 impl Watched {
-    /// Notes the calls of `group`.
-    pub fn new(group: Arc<dyn Group>) -> Self {
-        Self { group, pulse: Arc::default() }
+    /// Notes the calls of `group`. `place` may say more exactly than the group which of its ranks are on this machine.
+    pub fn new(group: Arc<dyn Group>, place: Place, cores: usize) -> Self {
+        Self { group, place, cores, pulse: Arc::default() }
     }
 }
 
 impl Group for Watched {
     fn place(&self) -> Place {
-        self.group.place()
+        self.place
+    }
+
+    fn cores(&self) -> usize {
+        self.cores
     }
 
     fn describe(&self) -> String {
@@ -181,6 +187,10 @@ impl Group for Watched {
         self.group.abort();
     }
 
+    fn has_ended(&self) -> bool {
+        self.group.has_ended()
+    }
+
     fn pulse(&self) -> Option<&Arc<Pulse>> {
         Some(&self.pulse)
     }
@@ -210,7 +220,8 @@ mod tests {
 
     #[test]
     fn a_rank_waits_while_another_is_late() {
-        let mut ranks = Threads::group(2).into_iter().map(|rank| Arc::new(Watched::new(Arc::new(rank))));
+        let watched = |rank: Threads| Arc::new(Watched::new(Arc::new(rank), Place::on_one_machine(0, 2), 1));
+        let mut ranks = Threads::group(2).into_iter().map(watched);
         let (first, second) = (ranks.next().unwrap(), ranks.next().unwrap());
         let pulse = first.pulse.clone();
         pulse.enter(Phase::Data, 7);

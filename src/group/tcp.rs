@@ -1,5 +1,5 @@
 //! Ranks connected by TCP, in a star around rank 0. GPUs exchange by NCCL what is large; this carries the rest. Under
-//! `torchrun` it also connects ranks on CPUs.
+//! `torchrun`, and where flipk starts the ranks itself, it also connects ranks on CPUs.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream, ToSocketAddrs};
@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::exchange::{Received, message, part_for};
-use super::{Exchange, Group, GroupError, Launched, Place, block_of};
+use super::{Exchange, Group, GroupError, Launched, Launcher, Place, block_of, children};
 
 /// A rank of a group that is connected by TCP.
 #[derive(Debug)]
@@ -19,8 +19,25 @@ pub struct Tcp {
     clones: Vec<TcpStream>,
 }
 
-/// A rank first sends this number, its rank, and the number of ranks.
+/// Where ranks meet.
+#[derive(Debug)]
+pub(super) struct Meeting {
+    /// The host of rank 0.
+    pub(super) host: String,
+    /// Where it listens.
+    pub(super) port: u16,
+    /// On rank 0, the socket of that port, if it is open already.
+    pub(super) listener: Option<TcpListener>,
+    /// A number that only ranks of this group know.
+    pub(super) secret: u64,
+}
+
+/// A rank first sends this number, the secret, its rank, and the number of ranks.
 const MAGIC: u32 = u32::from_be_bytes(*b"flpk");
+
+fn hello(secret: u64, rank: usize, size: usize) -> [u32; 5] {
+    [MAGIC, secret as u32, (secret >> 32) as u32, rank as u32, size as u32]
+}
 
 /// How long ranks wait for each other at the start.
 const TIMEOUT: Duration = Duration::from_secs(300);
@@ -41,30 +58,22 @@ fn receive(stream: &mut TcpStream, words: &mut [u32]) -> Result<(), GroupError> 
 }
 
 impl Tcp {
-    /// Joins the group, at the address that `MASTER_ADDR` and the port after `MASTER_PORT` name; the port itself is
-    /// the launcher's.
+    /// Joins the group that `launched` describes.
     ///
     /// # Errors
-    /// If there is no such address, or a rank does not connect.
+    /// If the launcher does not say where ranks meet, or a rank does not connect.
     pub fn join(launched: Launched) -> Result<Self, GroupError> {
-        let variable = |name: &str| {
-            let missing = || GroupError::Launch { problem: format!("{name} is not set; torchrun sets it") };
-            std::env::var(name).map_err(|_| missing())
+        let meeting = match launched.by {
+            Launcher::Flipk => children::meeting(launched.place.rank)?,
+            _ => Meeting::of_torchrun()?,
         };
-        let (host, port) = (variable("MASTER_ADDR")?, variable("MASTER_PORT")?);
-        let next = port.trim().parse::<u16>().ok().and_then(|port| port.checked_add(1));
-        let problem = || GroupError::Launch { problem: format!("MASTER_PORT={port} is not a port") };
-        Self::at(launched, &host, next.ok_or_else(problem)?)
+        Self::meet(launched, meeting)
     }
 
-    /// Joins the group whose rank 0 listens at `port` of `host`.
-    ///
-    /// # Errors
-    /// As [`Self::join`].
-    pub fn at(launched: Launched, host: &str, port: u16) -> Result<Self, GroupError> {
+    fn meet(launched: Launched, meeting: Meeting) -> Result<Self, GroupError> {
         let streams = match launched.place.rank {
-            0 => listen(launched.place.size, port)?,
-            _ => vec![connect(launched, host, port)?],
+            0 => accept(launched.place.size, meeting)?,
+            _ => vec![connect(launched.place, &meeting)?],
         };
         for stream in &streams {
             stream.set_nodelay(true).map_err(failed("connecting"))?;
@@ -79,9 +88,24 @@ impl Tcp {
     }
 }
 
+impl Meeting {
+    /// The address that `MASTER_ADDR` and the port after `MASTER_PORT` name; the port itself is the launcher's.
+    fn of_torchrun() -> Result<Self, GroupError> {
+        let variable = |name: &str| {
+            let missing = || GroupError::Launch { problem: format!("{name} is not set; torchrun sets it") };
+            std::env::var(name).map_err(|_| missing())
+        };
+        let (host, port) = (variable("MASTER_ADDR")?, variable("MASTER_PORT")?);
+        let next = port.trim().parse::<u16>().ok().and_then(|port| port.checked_add(1));
+        let problem = || GroupError::Launch { problem: format!("MASTER_PORT={port} is not a port") };
+        Ok(Self { host, port: next.ok_or_else(problem)?, listener: None, secret: 0 })
+    }
+}
+
 /// The connections of rank 0, by rank.
-fn listen(size: usize, port: u16) -> Result<Vec<TcpStream>, GroupError> {
-    let listener = TcpListener::bind(("0.0.0.0", port)).map_err(failed("listening"))?;
+fn accept(size: usize, meeting: Meeting) -> Result<Vec<TcpStream>, GroupError> {
+    let Meeting { port, listener, secret, .. } = meeting;
+    let listener = listener.map_or_else(|| TcpListener::bind(("0.0.0.0", port)), Ok).map_err(failed("listening"))?;
     listener.set_nonblocking(true).map_err(failed("listening"))?;
     let begun = Instant::now();
     let mut found: Vec<Option<TcpStream>> = (1..size).map(|_| None).collect();
@@ -101,26 +125,27 @@ fn listen(size: usize, port: u16) -> Result<Vec<TcpStream>, GroupError> {
         stream.set_nonblocking(false).map_err(failed("listening"))?;
         // A client that is not a rank must not block the others.
         stream.set_read_timeout(Some(Duration::from_secs(10))).map_err(failed("listening"))?;
-        let mut hello = [0; 3];
-        if receive(&mut stream, &mut hello).is_err() || hello[0] != MAGIC || hello[2] as usize != size {
+        let mut said = [0; 5];
+        let heard = receive(&mut stream, &mut said);
+        let rank = said[3] as usize;
+        if heard.is_err() || said != hello(secret, rank, size) || !(1..size).contains(&rank) {
             continue;
         }
         stream.set_read_timeout(None).map_err(failed("listening"))?;
-        if let Some(place) = (hello[1] as usize).checked_sub(1).and_then(|place| found.get_mut(place)) {
-            *place = Some(stream);
-        }
+        found[rank - 1] = Some(stream);
     }
     Ok(found.into_iter().flatten().collect())
 }
 
-fn connect(launched: Launched, host: &str, port: u16) -> Result<TcpStream, GroupError> {
+fn connect(place: Place, meeting: &Meeting) -> Result<TcpStream, GroupError> {
+    let Meeting { host, port, secret, .. } = meeting;
     let begun = Instant::now();
     loop {
-        let addresses = (host, port).to_socket_addrs().map_err(failed("looking up rank 0"))?;
+        let addresses = (host.as_str(), *port).to_socket_addrs().map_err(failed("looking up rank 0"))?;
         let opened = addresses.into_iter().find_map(|address| TcpStream::connect_timeout(&address, TIMEOUT).ok());
         match opened {
             Some(mut stream) => {
-                send(&mut stream, &[MAGIC, launched.place.rank as u32, launched.place.size as u32])?;
+                send(&mut stream, &hello(*secret, place.rank, place.size))?;
                 return Ok(stream);
             }
             None if begun.elapsed() > TIMEOUT => {
@@ -203,20 +228,35 @@ impl Group for Tcp {
             let _ = stream.shutdown(Shutdown::Both);
         }
     }
+
+    fn has_ended(&self) -> bool {
+        let is_closed = |stream: &TcpStream| matches!(stream.peek(&mut [0]), Ok(0));
+        self.clones.iter().any(|stream| stream.set_nonblocking(true).is_ok() && is_closed(stream))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::group::Launcher;
 
     fn group(size: usize) -> Vec<Tcp> {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let rank = move |rank| Launched { by: Launcher::Torchrun, place: Place::on_one_machine(rank, size) };
-        let join = |number| std::thread::spawn(move || Tcp::at(rank(number), "127.0.0.1", port).unwrap());
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let meeting = |secret| Meeting { host: "127.0.0.1".to_owned(), port, listener: None, secret };
+        // A stranger comes first.
+        let stranger = connect(Place::on_one_machine(1, size), &meeting(1)).unwrap();
+        let join = |rank| {
+            let place = Place::on_one_machine(rank, size);
+            let launched = Launched { by: Launcher::Torchrun, place, local: true };
+            let listener = (rank == 0).then(|| listener.try_clone().unwrap());
+            let meeting = Meeting { listener, ..meeting(2) };
+            std::thread::spawn(move || Tcp::meet(launched, meeting).unwrap())
+        };
         // The others may start before rank 0.
         let ranks: Vec<_> = (0..size).rev().map(join).collect();
-        ranks.into_iter().rev().map(|rank| rank.join().unwrap()).collect()
+        let group = ranks.into_iter().rev().map(|rank| rank.join().unwrap()).collect();
+        drop(stranger);
+        group
     }
 
     #[test]
@@ -239,6 +279,16 @@ mod tests {
             }
             drop(ranks);
             assert!(matches!(waiting.join().unwrap(), Err(GroupError::Gone)));
+        }
+    }
+
+    #[test]
+    fn a_rank_can_see_that_another_has_ended_the_group() {
+        let ranks = group(2);
+        assert!(!ranks[1].has_ended());
+        ranks[0].abort();
+        while !ranks[1].has_ended() {
+            std::thread::yield_now();
         }
     }
 }

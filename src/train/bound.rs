@@ -16,6 +16,8 @@ const LONG: Duration = Duration::from_secs(20);
 /// Watches a run.
 #[derive(Default)]
 pub(super) struct Watch {
+    /// Cores of this process.
+    cores: usize,
     /// Up to the last window, and since when a warning was considered.
     before: Effort,
     stretch: Effort,
@@ -26,6 +28,11 @@ pub(super) struct Watch {
 }
 
 impl Watch {
+    /// Watches a run of a process that has so many cores.
+    pub(super) fn new(cores: usize) -> Self {
+        Self { cores, ..Self::default() }
+    }
+
     /// Takes note of the steps since the last call. Returns the number of images decoded meanwhile, and, once, a
     /// warning if the run waits for data `from` there.
     pub(super) fn end(&mut self, window: &Window, loader: &Loader, from: &str) -> (u64, Option<String>) {
@@ -43,7 +50,7 @@ impl Watch {
             effort: effort.since(&std::mem::replace(&mut self.stretch, effort)),
             computed: std::mem::take(&mut self.computed),
             threads: loader.threads(),
-            cores: std::thread::available_parallelism().map_or(1, usize::from),
+            cores: self.cores,
             from,
         });
         self.warned = warning.is_some();

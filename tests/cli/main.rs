@@ -4,6 +4,8 @@
 mod advice;
 mod archives;
 mod bits;
+#[cfg(target_os = "linux")]
+mod children;
 mod clip;
 mod data;
 mod emulator;

@@ -72,12 +72,13 @@ pub fn wait_for(path: &Path, child: &mut Child) {
 
 /// The process of a rank whose command line names `out`.
 pub fn process_of(rank: usize, out: &Path) -> i32 {
-    let wanted = format!("PMI_RANK={rank}\0");
+    let wanted = ["PMI_RANK", "FLIPK_RANK"].map(|name| format!("{name}={rank}\0"));
     let is_wanted = |pid: &i32| {
         let read = |name: &str| fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
         let [command, environment] =
             ["cmdline", "environ"].map(|name| String::from_utf8_lossy(&read(name)).into_owned());
-        command.starts_with(FLIPK) && command.contains(&*out.to_string_lossy()) && environment.contains(&wanted)
+        let is_rank = wanted.iter().any(|wanted| environment.contains(wanted));
+        command.starts_with(FLIPK) && command.contains(&*out.to_string_lossy()) && is_rank
     };
     let processes = fs::read_dir("/proc").unwrap().flatten();
     let mut pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
@@ -194,14 +195,8 @@ fn ranks_start_by_themselves_and_only_the_first_speaks() {
     assert!(fs::read_to_string(out.join("config.toml")).unwrap().contains("micro_batches = 2"));
 }
 
-/// torchrun's variables, without torchrun.
-#[test]
-fn ranks_of_torchrun_need_no_mpi() {
-    let folder = tempfile::tempdir().unwrap();
-    let data = data(folder.path());
-    let [one, two] = ["one", "two"].map(|name| folder.path().join(name));
-    let flags = ["--micro-batches=4", "--steps=6"];
-    flipk(&args(&one, &data, &flags)).expect(0);
+/// How rank 1 and rank 0 end, with torchrun's variables, without torchrun.
+pub fn as_torchrun(args: &[String]) -> [Ran; 2] {
     // The port after this one is used.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port() - 1;
     let start = |rank: usize| {
@@ -209,11 +204,20 @@ fn ranks_of_torchrun_need_no_mpi() {
         for (name, value) in [("RANK", rank), ("LOCAL_RANK", rank), ("WORLD_SIZE", 2), ("LOCAL_WORLD_SIZE", 2)] {
             command.env(name, value.to_string());
         }
-        command.env("MASTER_ADDR", "127.0.0.1").env("MASTER_PORT", port.to_string()).args(args(&two, &data, &flags));
+        command.env("MASTER_ADDR", "127.0.0.1").env("MASTER_PORT", port.to_string()).args(args);
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     };
-    let ranks: Vec<Child> = [1, 0].map(start).into();
-    let said: Vec<Ran> = ranks.into_iter().map(|rank| ended(rank).expect(0)).collect();
+    [1, 0].map(start).map(ended)
+}
+
+#[test]
+fn ranks_of_torchrun_need_no_mpi() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = data(folder.path());
+    let [one, two] = ["one", "two"].map(|name| folder.path().join(name));
+    let flags = ["--micro-batches=4", "--steps=6"];
+    flipk(&args(&one, &data, &flags)).expect(0);
+    let said = as_torchrun(&args(&two, &data, &flags)).map(|rank| rank.expect(0));
     assert!(said[1].stderr.contains("2 ranks, connected by TCP") && said[0].stdout.is_empty(), "{}", said[1].stderr);
     assert!(fs::read(checkpoint(&one, 6)).unwrap() == fs::read(checkpoint(&two, 6)).unwrap());
 }
@@ -242,10 +246,6 @@ fn what_does_not_fit_is_refused_before_the_first_step() {
     let said = with("FLIPK_MPI", "/nowhere/libmpi.so");
     assert!(said.contains("no MPI library can be opened") && said.contains("pip install mpich"), "{said}");
     assert!(!out.exists(), "nothing was begun");
-    let mut alone = Command::new(FLIPK);
-    alone.env("PATH", "").stdout(Stdio::piped()).stderr(Stdio::piped()).args(args(&out, &data, &["--ranks=2"]));
-    let said = ended(alone.spawn().unwrap()).expect(1).stderr;
-    assert!(said.contains("there is no mpiexec in PATH") && said.contains("pip install mpich"), "{said}");
 }
 
 /// After the first step with a rate, no weight is usable.

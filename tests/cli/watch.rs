@@ -12,13 +12,13 @@ use crate::shards::{shard, vocab};
 /// Far more than the ranks take to end, and far less than for ever.
 const SOON: Duration = Duration::from_secs(60);
 
-fn signal(process: i32, signal: i32) {
+pub fn signal(process: i32, signal: i32) {
     // SAFETY: a signal to a child, to a child of a child, or to the process group of a child.
     assert_eq!(unsafe { libc::kill(process, signal) }, 0, "process {process} is gone");
 }
 
 /// How `child` ends, which must not take long.
-fn ended_soon(child: Child) -> Ran {
+pub fn ended_soon(child: Child) -> Ran {
     let begun = Instant::now();
     let ran = ended(child);
     assert!(begun.elapsed() < SOON, "it took {:?} to end: {}", begun.elapsed(), ran.stderr);
@@ -26,13 +26,13 @@ fn ended_soon(child: Child) -> Ran {
 }
 
 /// The line about a rank that is stuck, of which there must be one.
-fn complaint(ran: &Ran) -> &str {
+pub fn complaint(ran: &Ran) -> &str {
     assert!(!matches!(ran.code, Some(0)), "{}", ran.stderr);
     assert_eq!(ran.stderr.matches("no answer for").count(), 1, "{}", ran.stderr);
     ran.stderr.lines().find(|line| line.contains("no answer for")).unwrap_or_default()
 }
 
-fn number_in(text: &str, before: &str, after: &str) -> u64 {
+pub fn number_in(text: &str, before: &str, after: &str) -> u64 {
     let number = text.split(before).nth(1).and_then(|rest| rest.split(after).next());
     number.and_then(|number| number.trim().parse().ok()).unwrap_or_else(|| panic!("{text}"))
 }

@@ -99,7 +99,7 @@ fn candidates(
     let names: &[&str] = match launcher {
         Launcher::OpenMpi => &["libmpi.so.40"],
         Launcher::Hydra => &["libmpi_abi.so.1", "libmpi.so.12"],
-        Launcher::Slurm | Launcher::Torchrun => &NAMES,
+        Launcher::Flipk | Launcher::Slurm | Launcher::Torchrun => &NAMES,
     };
     // A launcher's library lies beside it: `bin/mpiexec`, `lib/libmpi_abi.so.1`.
     let mut folders = path.iter().flat_map(std::env::split_paths);

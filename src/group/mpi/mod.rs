@@ -56,7 +56,7 @@ impl Mpi {
     pub fn join(launched: Launched) -> Result<Self, GroupError> {
         let library = MpiLibrary::open(launched.by)?;
         let (rank, size) = (library.rank()?, library.size()?);
-        let Launched { by, place: Place { rank: said, size: of, .. } } = launched;
+        let Launched { by, place: Place { rank: said, size: of, .. }, .. } = launched;
         if (rank, size) != (said, of) {
             let problem = format!(
                 "the launcher ({by:?}) says rank {said} of {of}, and {} says rank {rank} of {size}: they belong to \

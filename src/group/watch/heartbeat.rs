@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+use crate::group::cores::host;
 use crate::group::{Doing, Phase};
 
 /// The content of `RUN/ranks/NNNN.json`.
@@ -43,12 +44,6 @@ impl Heartbeat {
         fs::write(&partial, serde_json::to_string(self)? + "\n")?;
         fs::rename(&partial, &path)
     }
-}
-
-/// The name of this machine.
-pub(in crate::group) fn host() -> String {
-    let name = fs::read_to_string("/proc/sys/kernel/hostname").ok().or_else(|| std::env::var("HOSTNAME").ok());
-    name.map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).unwrap_or_else(|| "unknown".to_owned())
 }
 
 /// A heartbeat, and how long ago it was written.

@@ -431,7 +431,8 @@ fn wrong_value(key: &str, value: &Value, message: &str) -> String {
 }
 
 /// Flags that say where and how this process runs; they are not part of a run's configuration.
-const FLAGS_ONLY: &[&str] = &["comm_timeout", "config", "device", "out", "ranks", "restarts", "resume", "threads"];
+const FLAGS_ONLY: &[&str] =
+    &["comm_timeout", "config", "device", "gpus", "out", "ranks", "restarts", "resume", "threads"];
 
 fn unknown_key(key: &str, known: &[String]) -> String {
     if FLAGS_ONLY.contains(&key) {

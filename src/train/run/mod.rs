@@ -164,6 +164,7 @@ impl<'a, D: AllOps> Run<'a, D> {
         let this = Self {
             seconds_before: state.seconds.max(last),
             saved: resume.map(|checkpoint| checkpoint.path().to_owned()),
+            watch: Watch::new(plan.group.cores()),
             plan,
             trainer,
             loader,
@@ -175,7 +176,6 @@ impl<'a, D: AllOps> Run<'a, D> {
             total,
             begun: Instant::now(),
             window: Window::default(),
-            watch: Watch::default(),
             stragglers,
             steps: 0,
             stepping: Duration::ZERO,

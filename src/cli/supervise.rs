@@ -1,0 +1,251 @@
+//! The process that starts the ranks of `flipk train`: it waits for them, passes signals on, and starts them again.
+
+use std::ffi::OsString;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use tracing::{error, warn};
+
+use super::launch::{Launch, without};
+use super::signals::{count, stop_on_usr1};
+use super::train::STOPPING;
+use crate::train::RunFolder;
+
+/// Flags of the parent alone.
+const OF_PARENT: [&str; 2] = ["--ranks", "--restarts"];
+
+/// Flags that only make sense when a run starts, and those that name it.
+const OF_START: [&str; 5] = ["--out", "--resume", "--config", "--init-from", "--time"];
+
+/// Between two looks at what is waited for.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// How long ranks that are still there are waited for: launchers may end before a process that was stopped.
+const LEAVING: Duration = Duration::from_secs(60);
+
+/// How long the other ranks may take to end after one has failed, and again after SIGTERM.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// What becomes of the first, second and third Ctrl-C. Every launcher passes SIGUSR1 on to its ranks, so that they save
+/// a checkpoint; Open MPI kills its ranks a second after others.
+const PASSED_ON: [libc::c_int; 3] = [libc::SIGUSR1, libc::SIGINT, libc::SIGKILL];
+
+/// Starts the ranks as children. If they end badly, and not because of a signal to this process, starts them again from
+/// the newest checkpoint of the run, as often as `restarts` says.
+///
+/// # Errors
+/// If the ranks cannot be started.
+pub(super) fn run(launch: &Launch, restarts: Option<&Restarts>) -> Result<ExitCode> {
+    let signals = Signals::listen()?;
+    let given = without(&OF_PARENT, std::env::args_os().skip(1));
+    let (mut args, mut restarted) = (given.clone(), 0);
+    loop {
+        let status = Ranks::start(launch.commands(&args)?)?.wait(&signals)?;
+        let Some(restarts) = restarts.filter(|_| !status.success() && !signals.heard()) else {
+            return Ok(code_of(status));
+        };
+        if !restarts.allow(restarted, status, &signals) {
+            return Ok(code_of(status));
+        }
+        restarted += 1;
+        args = resumed(&given, &restarts.run);
+    }
+}
+
+/// `--restarts`.
+pub(super) struct Restarts {
+    max: usize,
+    /// The folder of the run.
+    run: PathBuf,
+}
+
+impl Restarts {
+    /// Up to `max` restarts. `out` and `resume`: those of the command line, one of which must be given, so that the
+    /// folder of the run is known.
+    ///
+    /// # Errors
+    /// If it is not, or if it contains another run.
+    pub(super) fn new(max: usize, out: Option<&Path>, resume: Option<&Path>) -> Result<Self> {
+        let run = match (out, resume) {
+            (_, Some(target)) => RunFolder::find(target)?.path().to_owned(),
+            (Some(out), None) if RunFolder::open(out).is_ok() => bail!(
+                "{0} already contains a run: continue it with --resume {0}, or choose another --out",
+                out.display()
+            ),
+            (Some(out), None) => out.to_owned(),
+            (None, None) => bail!("--restarts needs --out or --resume, to know the run that is to be continued"),
+        };
+        Ok(Self { max, run })
+    }
+
+    /// Whether ranks that ended with `status`, after so many restarts, may start again; says so, and waits until the
+    /// run's folder is free.
+    fn allow(&self, restarted: usize, status: ExitStatus, signals: &Signals) -> bool {
+        if restarted == self.max {
+            error!("the ranks ended ({status}) after {restarted} restarts");
+            return false;
+        }
+        let folder = match RunFolder::open(&self.run) {
+            Ok(folder) => folder,
+            Err(problem) => {
+                error!("the ranks ended ({status}), and nothing can be continued: {problem}");
+                return false;
+            }
+        };
+        let (run, next, max) = (self.run.display(), restarted + 1, self.max);
+        warn!("the ranks ended ({status}); restart {next} of {max}, from the newest checkpoint of {run}");
+        let begun = Instant::now();
+        // If it stays locked, the next launch says so.
+        while folder.lock().is_err() && begun.elapsed() < LEAVING && !signals.heard() {
+            std::thread::sleep(PAUSE);
+        }
+        !signals.heard()
+    }
+}
+
+/// The arguments that continue `run`. Other flags stay: they override its config.toml with what is already there.
+fn resumed(given: &[OsString], run: &Path) -> Vec<OsString> {
+    let mut resume = OsString::from("--resume=");
+    resume.push(run);
+    without(&OF_START, given.iter().cloned()).into_iter().chain([resume]).collect()
+}
+
+/// The children: a launcher, or ranks in their order. Those that are left when it is dropped are killed.
+struct Ranks(Vec<Child>);
+
+impl Ranks {
+    fn start(commands: Vec<Command>) -> Result<Self> {
+        let mut this = Self(Vec::new());
+        for command in commands {
+            this.0.push(start(command)?);
+        }
+        Ok(this)
+    }
+
+    /// Waits until all have ended, and returns how the first one did that failed, if any. After that, the others get
+    /// some time to report what they have to.
+    fn wait(&mut self, signals: &Signals) -> Result<ExitStatus> {
+        let (mut passed, mut ending) = (0, [libc::SIGTERM, libc::SIGKILL].into_iter());
+        let mut failed: Option<(ExitStatus, Instant)> = None;
+        let several = self.0.len() > 1;
+        loop {
+            let mut running = 0;
+            for (rank, child) in self.0.iter_mut().enumerate() {
+                match child.try_wait().context("cannot wait for the ranks")? {
+                    None => running += 1,
+                    Some(status) if !status.success() && failed.is_none() => {
+                        failed = Some((status, Instant::now()));
+                        // It cannot say so itself.
+                        if status.signal().is_some() && several && !signals.heard() {
+                            error!("rank {rank} was killed ({status}); all ranks end");
+                        }
+                    }
+                    Some(_) => {}
+                }
+            }
+            if running == 0 {
+                return Ok(failed.map_or_else(ExitStatus::default, |(status, _)| status));
+            }
+            while passed < signals.number() {
+                self.send(PASSED_ON[passed.min(2)]);
+                passed += 1;
+            }
+            if let Some((_, since)) = &mut failed
+                && since.elapsed() > GRACE
+                && let Some(signal) = ending.next()
+            {
+                *since = Instant::now();
+                self.send(signal);
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    fn send(&mut self, signal: libc::c_int) {
+        for child in &mut self.0 {
+            if let Ok(None) = child.try_wait() {
+                // SAFETY: the child was not waited for, so its number is not another process's.
+                unsafe { libc::kill(child.id() as libc::pid_t, signal) };
+            }
+        }
+    }
+}
+
+impl Drop for Ranks {
+    fn drop(&mut self) {
+        self.send(libc::SIGKILL);
+        self.0.iter_mut().for_each(|child| drop(child.wait()));
+    }
+}
+
+/// A child in a process group of its own: a terminal sends Ctrl-C to this process alone, which passes it on in the way
+/// that leaves time for a checkpoint.
+fn start(mut command: Command) -> Result<Child> {
+    command.process_group(0).stdin(Stdio::null());
+    #[cfg(target_os = "linux")]
+    // SAFETY: `prctl` may be called between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            // The ranks must not outlive this process. Without it, they run on.
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM);
+            Ok(())
+        })
+    };
+    command.spawn().with_context(|| format!("cannot start {}", command.get_program().display()))
+}
+
+/// Signals to this process.
+struct Signals {
+    presses: Arc<AtomicUsize>,
+    usr1: Arc<AtomicBool>,
+}
+
+impl Signals {
+    fn listen() -> Result<Self> {
+        let this = Self { presses: count(STOPPING)?, usr1: Arc::default() };
+        stop_on_usr1(&this.usr1);
+        Ok(this)
+    }
+
+    /// The number of Ctrl-C and the like so far; SIGUSR1 counts as the first one.
+    fn number(&self) -> usize {
+        self.presses.load(Ordering::Relaxed).max(self.usr1.load(Ordering::Relaxed).into())
+    }
+
+    fn heard(&self) -> bool {
+        self.number() > 0
+    }
+}
+
+/// The exit code of a child, as a shell has it.
+fn code_of(status: ExitStatus) -> ExitCode {
+    let code = status.code().or_else(|| Some(128 + status.signal()?)).unwrap_or(1);
+    u8::try_from(code).map_or(ExitCode::FAILURE, ExitCode::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_restart_resumes_the_run_with_the_other_flags() {
+        let given = ["train", "--out", "a", "--time=5m", "--batch", "8", "--config", "c.toml", "--device=cpu"];
+        let again = resumed(&given.map(OsString::from), Path::new("a"));
+        assert_eq!(again, ["train", "--batch", "8", "--device=cpu", "--resume=a"]);
+        let again = resumed(&["train", "--resume=a/checkpoints/x", "--lr", "1"].map(OsString::from), Path::new("a"));
+        assert_eq!(again, ["train", "--lr", "1", "--resume=a"]);
+    }
+
+    #[test]
+    fn exit_codes_are_those_of_a_shell() {
+        let code = |raw| format!("{:?}", code_of(ExitStatus::from_raw(raw)));
+        assert_eq!(code(0), format!("{:?}", ExitCode::SUCCESS));
+        assert_eq!(code(7 << 8), format!("{:?}", ExitCode::from(7)));
+        assert_eq!(code(libc::SIGKILL), format!("{:?}", ExitCode::from(137)));
+    }
+}
