@@ -142,15 +142,7 @@ fn files_of_autograd_import_only_from_files_before_them() {
 /// The code of a module without its tests.
 fn code(path: &Path) -> String {
     let source = fs::read_to_string(path).unwrap();
-    source
-        .split(
-            "\
-#[cfg(test)]\
-mod tests {",
-        )
-        .next()
-        .unwrap_or_default()
-        .to_owned()
+    source.split("\n#[cfg(test)]\nmod tests {").next().unwrap_or_default().to_owned()
 }
 
 /// For each module of a folder, the others that it imports from. What `mod.rs` exports comes from the module that has
@@ -163,7 +155,9 @@ fn siblings(folder: &Path) -> BTreeMap<String, BTreeSet<String>> {
     let exports = code(&folder.join("mod.rs"));
     let of_module = |module: &String| {
         let items = imports(&exports, &format!("{module}::"));
-        items.into_iter().map(|item| (item, module.clone())).collect::<Vec<_>>()
+        // A list in braces has no first word.
+        let items = items.into_iter().filter(|item| !item.is_empty());
+        items.map(|item| (item, module.clone())).collect::<Vec<_>>()
     };
     let exports: BTreeMap<String, String> = modules.iter().flat_map(of_module).collect();
     let inside = folder.strip_prefix(root().join("src")).unwrap();

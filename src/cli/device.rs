@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use clap::{Args, ValueEnum};
+use clap::Args;
 
-use super::launch::Gpus;
+use super::choice::{Gpus, Kind};
 use crate::device::{Cpu, DeviceError};
 use crate::group::Group;
 #[cfg(feature = "cuda")]
@@ -37,17 +37,6 @@ pub(super) struct DeviceArgs {
     group: Option<Arc<dyn Group>>,
 }
 
-#[derive(Clone, Copy, Default, ValueEnum)]
-pub(super) enum Kind {
-    #[default]
-    Auto,
-    Cpu,
-    #[cfg(feature = "cuda")]
-    Cuda,
-    #[cfg(feature = "emulator")]
-    Emulator,
-}
-
 /// Work to run on the chosen device.
 pub(super) trait Job: Send {
     type Output: Send;
@@ -70,12 +59,13 @@ impl DeviceArgs {
         if let Kind::Emulator = self.kind {
             return Ok(if let Gpus::Number(number) = asked { number } else { 1 });
         }
+        #[cfg(not(feature = "cuda"))]
+        bail!("--gpus: this build has no GPU support; build flipk with the feature `cuda`");
         #[cfg(feature = "cuda")]
         let there = super::gpu::count()?;
-        #[cfg(not(feature = "cuda"))]
-        let there = 0;
+        #[cfg(feature = "cuda")]
         match asked {
-            Gpus::Number(number) if number > there => bail!("--gpus {number}: this machine has {there}"),
+            Gpus::Number(number) if number > there => bail!("--gpus {number}: this machine has only {there}"),
             Gpus::Number(number) => Ok(number),
             Gpus::All => Ok(there),
         }
@@ -111,6 +101,21 @@ impl DeviceArgs {
         self.group.as_ref().map_or(0, |group| group.place().local_rank)
     }
 
+    /// Checks that all ranks compute on the same kind of device.
+    fn agree(&self, on_gpu: bool) -> Result<()> {
+        let Some(group) = &self.group else { return Ok(()) };
+        let on_gpus = group.waiting(|| group.all(u32::from(on_gpu)))?;
+        if let Some(other) = on_gpus.iter().position(|other| *other != on_gpus[0]) {
+            let name = |on_gpu: u32| if on_gpu == 1 { "a GPU" } else { "the CPU" };
+            let [first, second] = [on_gpus[0], on_gpus[other]].map(name);
+            bail!(
+                "rank 0 computes on {first}, and rank {other} on {second}: start as many ranks as there are GPUs, or \\
+                 choose with --device"
+            );
+        }
+        Ok(())
+    }
+
     /// What connects the GPUs of several ranks; an emulated one's data pass through the host.
     #[cfg(feature = "cuda")]
     fn connect(&self, emulated: bool) -> Result<Option<Arc<Nccl>>> {
@@ -135,7 +140,13 @@ impl DeviceArgs {
         let asked = self.precision().or(earlier).unwrap_or_default();
         pool.install(|| {
             #[cfg(feature = "cuda")]
-            if let Some(driver) = super::gpu::driver(self.kind, self.local_rank())? {
+            let driver = super::gpu::driver(self.kind, self.local_rank())?;
+            #[cfg(feature = "cuda")]
+            self.agree(driver.is_some())?;
+            #[cfg(not(feature = "cuda"))]
+            self.agree(false)?;
+            #[cfg(feature = "cuda")]
+            if let Some(driver) = driver {
                 use crate::device::Cuda;
                 let nccl = self.connect(driver.estimates())?;
                 return match if asked == Precision::Auto { gpu } else { asked } {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use cudarc::driver::{DriverError, result};
 
-use super::device::Kind;
+use super::choice::Kind;
 use crate::device::DeviceError;
 use crate::device::cuda::{Driver, Gpu, kernels};
 
@@ -56,7 +56,7 @@ fn visible(ordinal: usize) -> std::result::Result<usize, DeviceError> {
         1 => Ok(0),
         count if ordinal < count => Ok(ordinal),
         count => Err(DeviceError::NoGpu {
-            problem: format!("there are {count}, and this is rank {ordinal} of this machine"),
+            problem: format!("this machine has {count} GPUs, and this is rank {ordinal} on it, counted from 0"),
         }),
     }
 }

@@ -1,14 +1,15 @@
 //! `flipk train` on several ranks: how they are started, and how they join.
 
 use std::ffi::{OsStr, OsString};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::str::FromStr;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use clap::{ArgGroup, Args};
 
+use super::choice::Gpus;
 use super::device::DeviceArgs;
 use crate::group::{Alone, Children, Group, Launched, Launcher, Mpi, Place, Share, Tcp, Watched};
 use crate::log;
@@ -18,40 +19,19 @@ use crate::log;
 #[command(group = ArgGroup::new("launch").args(["ranks", "gpus"]))]
 pub(super) struct LaunchArgs {
     /// Number of processes to start on this machine, connected by MPI if mpiexec is in PATH (`pip install mpich`), else
-    /// by TCP, which is slower. On several machines, start flipk with mpirun, srun or torchrun instead. The ranks share
-    /// the --micro-batches of each batch, by default one each; the weights depend on the number of micro-batches and
-    /// not on that of ranks, to the bit
+    /// by TCP, where all data passes through rank 0. On several machines, start flipk with mpirun, srun or torchrun
+    /// instead. The ranks share the --micro-batches of each batch, by default one each; the weights depend on the
+    /// number of micro-batches and not on that of ranks, to the bit
     #[arg(long, value_name = "N")]
     ranks: Option<usize>,
     /// Number of GPUs of this machine to train on, or `all`: starts a process for each, as --ranks does. NCCL connects
     /// them (`pip install nvidia-nccl-cu13`); MPI is not needed
     #[arg(long, value_name = "N|all")]
     gpus: Option<Gpus>,
-    /// With --ranks or --gpus: if the run fails, continue from its newest checkpoint, up to so many times. Needs --out
+    /// With --ranks or --gpus: if the run fails, continue from its newest checkpoint, up to N times. Needs --out
     /// or --resume
     #[arg(long, value_name = "N", requires = "launch")]
     pub(super) restarts: Option<usize>,
-}
-
-/// A number of GPUs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Gpus {
-    /// All of this machine.
-    All,
-    /// So many.
-    Number(usize),
-}
-
-impl FromStr for Gpus {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> std::result::Result<Self, Self::Err> {
-        match (text, text.parse()) {
-            ("all", _) => Ok(Self::All),
-            (_, Ok(number @ 1..)) => Ok(Self::Number(number)),
-            _ => Err("it must be a number of GPUs, at least 1, or `all`"),
-        }
-    }
 }
 
 impl LaunchArgs {
@@ -81,7 +61,8 @@ impl LaunchArgs {
             Some(mpiexec) => Launch::Mpi { mpiexec, ranks },
             None => {
                 log::line(&format!(
-                    "there is no mpiexec in PATH: TCP connects the {ranks} ranks; MPI (`pip install mpich`) is faster"
+                    "there is no mpiexec in PATH: TCP connects the {ranks} ranks, and all data passes through rank 0; for \
+                     MPI, `pip install mpich`"
                 ));
                 Launch::Own { ranks }
             }
@@ -142,14 +123,19 @@ impl Launch {
                     ("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"),
                     ("OMPI_MCA_rmaps_base_oversubscribe", "1"),
                     ("PRTE_MCA_rmaps_default_mapping_policy", ":oversubscribe"),
+                    // Nor does it let two ranks use more than a core each.
+                    ("OMPI_MCA_hwloc_base_binding_policy", "none"),
+                    ("PRTE_MCA_hwloc_default_binding_policy", "none"),
                 ]);
                 Ok(vec![command])
             }
             &Self::Own { ranks } => {
                 let children = Children::new(ranks).context("cannot listen for the ranks")?;
                 let command = |rank| {
-                    let mut command = Command::new(&program);
-                    command.args(args);
+                    // The file may have been replaced since this process started.
+                    let this = if cfg!(target_os = "linux") { Path::new("/proc/self/exe") } else { &program };
+                    let mut command = Command::new(this);
+                    command.arg0(&program).args(args);
                     if ranks > 1 {
                         children.hand_to(rank, &mut command);
                     }

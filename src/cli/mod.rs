@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand; each parses, calls and prints, and computes nothing.
 
 pub mod benches;
+mod choice;
 mod data;
 mod device;
 mod embed;

@@ -7,6 +7,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+/// What happens after Ctrl-C while a model is trained.
+pub(super) const STOPPING: &str = "a checkpoint is saved after this step";
+
 /// What SIGUSR1 sets.
 static ON_USR1: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
@@ -32,17 +35,15 @@ const ECHO: Duration = Duration::from_secs(1);
 /// A flag that the first Ctrl-C (or SIGTERM, or SIGHUP) sets; the second one ends the program. Signals that are ignored
 /// stay ignored: `nohup` ignores SIGHUP, and a shell ignores SIGINT for what a script starts in the background.
 pub(super) fn interrupt(what: &'static str) -> Result<Arc<AtomicBool>> {
-    interrupt_unless_echoed(what, Duration::ZERO, true)
+    let stop = Arc::default();
+    interrupt_rank(&stop, what, true, false)?;
+    Ok(stop)
 }
 
-/// As [`interrupt`], on one of several ranks. Only rank 0 prints.
-pub(super) fn interrupt_rank(what: &'static str, is_root: bool) -> Result<Arc<AtomicBool>> {
-    interrupt_unless_echoed(what, ECHO, is_root)
-}
-
-fn interrupt_unless_echoed(what: &'static str, echo: Duration, prints: bool) -> Result<Arc<AtomicBool>> {
-    let stop = Arc::new(AtomicBool::new(false));
+/// As [`interrupt`], perhaps on one of several ranks. Only rank 0 prints.
+pub(super) fn interrupt_rank(stop: &Arc<AtomicBool>, what: &'static str, is_root: bool, several: bool) -> Result<()> {
     let flag = stop.clone();
+    let echo = if several { ECHO } else { Duration::ZERO };
     let mut first = None;
     listen(move || {
         if flag.swap(true, Ordering::Relaxed) {
@@ -52,11 +53,10 @@ fn interrupt_unless_echoed(what: &'static str, echo: Duration, prints: bool) -> 
             std::process::exit(130);
         }
         first = Some(Instant::now());
-        if prints {
+        if is_root {
             say_stopping(what);
         }
-    })?;
-    Ok(stop)
+    })
 }
 
 fn say_stopping(what: &str) {

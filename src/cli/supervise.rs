@@ -12,8 +12,7 @@ use anyhow::{Context, Result, bail};
 use tracing::{error, warn};
 
 use super::launch::{Launch, without};
-use super::signals::{count, stop_on_usr1};
-use super::train::STOPPING;
+use super::signals::{STOPPING, count, stop_on_usr1};
 use crate::train::RunFolder;
 
 /// Flags of the parent alone.
@@ -22,18 +21,18 @@ const OF_PARENT: [&str; 2] = ["--ranks", "--restarts"];
 /// Flags that only make sense when a run starts, and those that name it.
 const OF_START: [&str; 5] = ["--out", "--resume", "--config", "--init-from", "--time"];
 
-/// Between two looks at what is waited for.
+/// Interval between polls.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// How long ranks that are still there are waited for: launchers may end before a process that was stopped.
+/// How long to wait for ranks that have not ended: launchers may end before a process that was stopped.
 const LEAVING: Duration = Duration::from_secs(60);
 
-/// How long the other ranks may take to end after one has failed, and again after SIGTERM.
+/// How long the other ranks may take to end after one has failed. Then they are killed.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// What becomes of the first, second and third Ctrl-C. Every launcher passes SIGUSR1 on to its ranks, so that they save
-/// a checkpoint; Open MPI kills its ranks a second after others.
-const PASSED_ON: [libc::c_int; 3] = [libc::SIGUSR1, libc::SIGINT, libc::SIGKILL];
+/// a checkpoint; Open MPI kills its ranks a second after others. What a script starts in the background ignores SIGINT.
+const PASSED_ON: [libc::c_int; 3] = [libc::SIGUSR1, libc::SIGTERM, libc::SIGKILL];
 
 /// Starts the ranks as children. If they end badly, and not because of a signal to this process, starts them again from
 /// the newest checkpoint of the run, as often as `restarts` says.
@@ -43,7 +42,8 @@ const PASSED_ON: [libc::c_int; 3] = [libc::SIGUSR1, libc::SIGINT, libc::SIGKILL]
 pub(super) fn run(launch: &Launch, restarts: Option<&Restarts>) -> Result<ExitCode> {
     let signals = Signals::listen()?;
     let given = without(&OF_PARENT, std::env::args_os().skip(1));
-    let (mut args, mut restarted) = (given.clone(), 0);
+    let first = |restarts: &Restarts| if restarts.resumes { resumed(&given, &restarts.run) } else { given.clone() };
+    let (mut args, mut restarted) = (restarts.map_or(given.clone(), first), 0);
     loop {
         let status = Ranks::start(launch.commands(&args)?)?.wait(&signals)?;
         let Some(restarts) = restarts.filter(|_| !status.success() && !signals.heard()) else {
@@ -53,7 +53,9 @@ pub(super) fn run(launch: &Launch, restarts: Option<&Restarts>) -> Result<ExitCo
             return Ok(code_of(status));
         }
         restarted += 1;
-        args = resumed(&given, &restarts.run);
+        if RunFolder::open(&restarts.run).is_ok() {
+            args = resumed(&given, &restarts.run);
+        }
     }
 }
 
@@ -62,6 +64,8 @@ pub(super) struct Restarts {
     max: usize,
     /// The folder of the run.
     run: PathBuf,
+    /// Whether it exists already.
+    resumes: bool,
 }
 
 impl Restarts {
@@ -69,9 +73,14 @@ impl Restarts {
     /// folder of the run is known.
     ///
     /// # Errors
-    /// If it is not, or if it contains another run.
+    /// If it is not, or if it contains another run, or if `resume` is one checkpoint.
     pub(super) fn new(max: usize, out: Option<&Path>, resume: Option<&Path>) -> Result<Self> {
         let run = match (out, resume) {
+            (_, Some(target)) if target.is_file() => {
+                bail!(
+                    "--restarts continues from the newest checkpoint: give --resume the run's folder, not a checkpoint"
+                )
+            }
             (_, Some(target)) => RunFolder::find(target)?.path().to_owned(),
             (Some(out), None) if RunFolder::open(out).is_ok() => bail!(
                 "{0} already contains a run: continue it with --resume {0}, or choose another --out",
@@ -80,11 +89,11 @@ impl Restarts {
             (Some(out), None) => out.to_owned(),
             (None, None) => bail!("--restarts needs --out or --resume, to know the run that is to be continued"),
         };
-        Ok(Self { max, run })
+        Ok(Self { max, run, resumes: resume.is_some() })
     }
 
-    /// Whether ranks that ended with `status`, after so many restarts, may start again; says so, and waits until the
-    /// run's folder is free.
+    /// Whether ranks that ended with `status`, after `restarted` restarts, may start again; says so, and waits until
+    /// the run's folder is free.
     fn allow(&self, restarted: usize, status: ExitStatus, signals: &Signals) -> bool {
         if restarted == self.max {
             error!("the ranks ended ({status}) after {restarted} restarts");
@@ -92,6 +101,11 @@ impl Restarts {
         }
         let folder = match RunFolder::open(&self.run) {
             Ok(folder) => folder,
+            // Nothing has begun yet.
+            Err(_) if status.signal().is_some() => {
+                warn!("the ranks ended ({status}); restart {} of {}, from the beginning", restarted + 1, self.max);
+                return true;
+            }
             Err(problem) => {
                 error!("the ranks ended ({status}), and nothing can be continued: {problem}");
                 return false;
@@ -130,37 +144,36 @@ impl Ranks {
     /// Waits until all have ended, and returns how the first one did that failed, if any. After that, the others get
     /// some time to report what they have to.
     fn wait(&mut self, signals: &Signals) -> Result<ExitStatus> {
-        let (mut passed, mut ending) = (0, [libc::SIGTERM, libc::SIGKILL].into_iter());
-        let mut failed: Option<(ExitStatus, Instant)> = None;
+        let (mut passed, mut ending) = (0, false);
+        // The first that was killed by another process, and the first that failed.
+        let (mut killed, mut failed) = (None, None);
         let several = self.0.len() > 1;
         loop {
             let mut running = 0;
             for (rank, child) in self.0.iter_mut().enumerate() {
                 match child.try_wait().context("cannot wait for the ranks")? {
                     None => running += 1,
-                    Some(status) if !status.success() && failed.is_none() => {
-                        failed = Some((status, Instant::now()));
+                    Some(status) if status.success() => {}
+                    Some(status) => {
+                        failed.get_or_insert((status, Instant::now()));
                         // It cannot say so itself.
-                        if status.signal().is_some() && several && !signals.heard() {
+                        if status.signal().is_some() && several && killed.is_none() && !ending && !signals.heard() {
                             error!("rank {rank} was killed ({status}); all ranks end");
+                            killed = Some(status);
                         }
                     }
-                    Some(_) => {}
                 }
             }
             if running == 0 {
-                return Ok(failed.map_or_else(ExitStatus::default, |(status, _)| status));
+                return Ok(killed.or(failed.map(|(status, _)| status)).unwrap_or_default());
             }
             while passed < signals.number() {
                 self.send(PASSED_ON[passed.min(2)]);
                 passed += 1;
             }
-            if let Some((_, since)) = &mut failed
-                && since.elapsed() > GRACE
-                && let Some(signal) = ending.next()
-            {
-                *since = Instant::now();
-                self.send(signal);
+            if !ending && failed.is_some_and(|(_, since)| since.elapsed() > GRACE) {
+                ending = true;
+                self.send(libc::SIGKILL);
             }
             std::thread::sleep(PAUSE);
         }
@@ -187,13 +200,19 @@ impl Drop for Ranks {
 /// that leaves time for a checkpoint.
 fn start(mut command: Command) -> Result<Child> {
     command.process_group(0).stdin(Stdio::null());
-    #[cfg(target_os = "linux")]
-    // SAFETY: `prctl` may be called between fork and exec.
+    let parent = std::process::id();
+    // SAFETY: these functions may be called between fork and exec.
     unsafe {
-        command.pre_exec(|| {
-            // The ranks must not outlive this process. Without it, they run on.
+        command.pre_exec(move || {
+            // A terminal with `stty tostop` would stop a group in the background that writes to it.
+            libc::signal(libc::SIGTTOU, libc::SIG_IGN);
+            // If this process dies, ranks save a checkpoint and end.
+            #[cfg(target_os = "linux")]
             libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM);
-            Ok(())
+            match libc::getppid() as u32 == parent {
+                true => Ok(()),
+                false => Err(std::io::Error::from_raw_os_error(libc::ESRCH)),
+            }
         })
     };
     command.spawn().with_context(|| format!("cannot start {}", command.get_program().display()))
@@ -212,7 +231,7 @@ impl Signals {
         Ok(this)
     }
 
-    /// The number of Ctrl-C and the like so far; SIGUSR1 counts as the first one.
+    /// The number of Ctrl-C, SIGTERM and SIGHUP so far. SIGUSR1 and the first of them count once: SLURM sends both.
     fn number(&self) -> usize {
         self.presses.load(Ordering::Relaxed).max(self.usr1.load(Ordering::Relaxed).into())
     }

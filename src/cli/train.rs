@@ -13,7 +13,7 @@ use super::device::{DeviceArgs, Job};
 use super::launch::LaunchArgs;
 use super::openclip::OpenClip;
 use super::progress::Screen;
-use super::signals::{interrupt, interrupt_rank, stop_on_usr1};
+use super::signals::{STOPPING, interrupt_rank, stop_on_usr1};
 use super::supervise::{self, Restarts};
 use super::table::{percent, table};
 use super::{launch, logging, put, report};
@@ -92,11 +92,14 @@ impl Train {
             let restarts = |max| Restarts::new(max, self.out.as_deref(), self.resume.as_deref());
             return supervise::run(&launch, self.launch.restarts.map(restarts).transpose()?.as_ref());
         }
+        // From the start: a signal that comes while ranks are connected or shards are listed must not kill this one.
+        let stop = Arc::default();
+        stop_on_usr1(&stop);
         let group = launch::group()?;
         if !group.is_root() {
             logging::prefix_rank(group.rank());
         }
-        match self.run_in(&group) {
+        match self.run_in(&group, stop) {
             Ok(()) => Ok(ExitCode::SUCCESS),
             // Another rank says why, and all ranks end. Launchers end all as soon as one has failed.
             Err(error) if is_said_elsewhere(&error, &*group) => {
@@ -122,7 +125,7 @@ impl Train {
         }
     }
 
-    fn run_in(mut self, group: &Arc<dyn Group>) -> Result<()> {
+    fn run_in(mut self, group: &Arc<dyn Group>, stop: Arc<AtomicBool>) -> Result<()> {
         self.launch.check(group.place(), &self.device)?;
         let mut options = Options { precision: self.device.precision(), ..self.options };
         self.openclip.apply(&mut options)?;
@@ -133,11 +136,7 @@ impl Train {
         };
         let folder = plan.folder.clone();
         let precision = plan.settings.options.precision;
-        let stop = match group.size() {
-            1 => interrupt(STOPPING)?,
-            _ => interrupt_rank(STOPPING, group.is_root())?,
-        };
-        stop_on_usr1(&stop);
+        interrupt_rank(&stop, STOPPING, group.is_root(), group.size() > 1)?;
         let _watch = Watch::start(group, folder.path(), self.comm_timeout)?;
         self.device.share(group);
         let ended =
@@ -163,9 +162,6 @@ impl Train {
 
 /// How long other ranks wait for rank 0 to report a problem that all have.
 const HEAD_START: Duration = Duration::from_millis(500);
-
-/// What happens after Ctrl-C.
-pub(super) const STOPPING: &str = "a checkpoint is saved after this step";
 
 /// Whether the error of this rank is the consequence of another's, or the same as that of rank 0.
 fn is_said_elsewhere(error: &anyhow::Error, group: &dyn Group) -> bool {

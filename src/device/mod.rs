@@ -389,8 +389,8 @@ pub trait Device: Sized + Send + Sync + 'static {
     }
 
     /// Runs `body`, whose transfers, copies and sums are queued on a stream of their own, after all calls so far.
-    /// Later calls do not wait for them until [`Device::join`], or [`Device::wait_event`] for an event among them, so they
-    /// must not touch the same memory.
+    /// Later calls do not wait for them until [`Device::join`], or [`Device::wait_event`] for an event among them, so
+    /// they must not touch the same memory.
     fn fork<R>(&self, body: impl FnOnce() -> Result<R, DeviceError>) -> Result<R, DeviceError> {
         body()
     }

@@ -11,7 +11,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use super::GroupError;
-use super::tcp::Meeting;
+use super::meeting::Meeting;
 
 /// The number of a rank.
 pub(super) const RANK: &str = "FLIPK_RANK";

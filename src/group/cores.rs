@@ -7,7 +7,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::{Group, GroupError};
 
-/// CPUs that are told apart.
+/// Number of CPUs in the mask.
 const CPUS: usize = 1024;
 
 /// The name of this machine.
@@ -120,7 +120,7 @@ mod tests {
 
     #[test]
     fn shared_cpus_are_divided_and_own_ones_are_not() {
-        // Nobody is bound: three ranks on one machine, one on another.
+        // No rank is bound: three ranks on one machine, one on another.
         let free = |machine| rank(machine, 96, 0..96);
         let all = [free(1), free(1), free(2), free(1)];
         assert_eq!(shares(&all), [(3, 32), (3, 32), (1, 96), (3, 32)]);

@@ -13,6 +13,7 @@
 //! | `exchange` | transfers that run while a rank computes |
 //! | `alone` | a group of one process |
 //! | `mpi` | ranks connected by any MPI library |
+//! | `meeting` | where ranks that TCP connects meet |
 //! | `tcp` | ranks connected by TCP, in a star around rank 0 |
 //! | `nccl` | transfers between the GPUs of all ranks |
 //! | `threads` | ranks that are threads of one process, for tests |
@@ -26,6 +27,7 @@ mod exchange;
 mod launcher;
 mod levels;
 mod library;
+mod meeting;
 mod mpi;
 mod nccl;
 mod pulse;

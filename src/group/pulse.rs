@@ -93,7 +93,7 @@ impl Pulse {
         self.tick();
     }
 
-    /// Notes that the work goes on.
+    /// Notes progress.
     pub fn tick(&self) {
         self.moved.store(self.created.elapsed().as_millis() as u64, Ordering::Relaxed);
     }

@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::exchange::{Received, message, part_for};
+use super::meeting::Meeting;
 use super::{Exchange, Group, GroupError, Launched, Launcher, Place, block_of, children};
 
 /// A rank of a group that is connected by TCP.
@@ -17,19 +18,6 @@ pub struct Tcp {
     streams: Mutex<Vec<TcpStream>>,
     /// Clones of them, to end calls that are waiting.
     clones: Vec<TcpStream>,
-}
-
-/// Where ranks meet.
-#[derive(Debug)]
-pub(super) struct Meeting {
-    /// The host of rank 0.
-    pub(super) host: String,
-    /// Where it listens.
-    pub(super) port: u16,
-    /// On rank 0, the socket of that port, if it is open already.
-    pub(super) listener: Option<TcpListener>,
-    /// A number that only ranks of this group know.
-    pub(super) secret: u64,
 }
 
 /// A rank first sends this number, the secret, its rank, and the number of ranks.
@@ -88,20 +76,6 @@ impl Tcp {
     }
 }
 
-impl Meeting {
-    /// The address that `MASTER_ADDR` and the port after `MASTER_PORT` name; the port itself is the launcher's.
-    fn of_torchrun() -> Result<Self, GroupError> {
-        let variable = |name: &str| {
-            let missing = || GroupError::Launch { problem: format!("{name} is not set; torchrun sets it") };
-            std::env::var(name).map_err(|_| missing())
-        };
-        let (host, port) = (variable("MASTER_ADDR")?, variable("MASTER_PORT")?);
-        let next = port.trim().parse::<u16>().ok().and_then(|port| port.checked_add(1));
-        let problem = || GroupError::Launch { problem: format!("MASTER_PORT={port} is not a port") };
-        Ok(Self { host, port: next.ok_or_else(problem)?, listener: None, secret: 0 })
-    }
-}
-
 /// The connections of rank 0, by rank.
 fn accept(size: usize, meeting: Meeting) -> Result<Vec<TcpStream>, GroupError> {
     let Meeting { port, listener, secret, .. } = meeting;
@@ -110,13 +84,13 @@ fn accept(size: usize, meeting: Meeting) -> Result<Vec<TcpStream>, GroupError> {
     let begun = Instant::now();
     let mut found: Vec<Option<TcpStream>> = (1..size).map(|_| None).collect();
     while let Some(missing) = found.iter().position(Option::is_none) {
+        if begun.elapsed() > TIMEOUT {
+            let problem = format!("rank {} did not connect within {} s", missing + 1, TIMEOUT.as_secs());
+            return Err(GroupError::Launch { problem });
+        }
         let mut stream = match listener.accept() {
             Ok((stream, _)) => stream,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                if begun.elapsed() > TIMEOUT {
-                    let problem = format!("rank {} did not connect within {} s", missing + 1, TIMEOUT.as_secs());
-                    return Err(GroupError::Launch { problem });
-                }
                 std::thread::sleep(Duration::from_millis(10));
                 continue;
             }
@@ -127,9 +101,13 @@ fn accept(size: usize, meeting: Meeting) -> Result<Vec<TcpStream>, GroupError> {
         stream.set_read_timeout(Some(Duration::from_secs(10))).map_err(failed("listening"))?;
         let mut said = [0; 5];
         let heard = receive(&mut stream, &mut said);
-        let rank = said[3] as usize;
-        if heard.is_err() || said != hello(secret, rank, size) || !(1..size).contains(&rank) {
+        let [rank, ranks] = [said[3], said[4]].map(|number| number as usize);
+        if heard.is_err() || said != hello(secret, rank, ranks) {
             continue;
+        }
+        if ranks != size || !(1..size).contains(&rank) || found[rank - 1].is_some() {
+            let problem = format!("a process says that it is rank {rank} of {ranks}; this is rank 0 of {size}");
+            return Err(GroupError::Launch { problem });
         }
         stream.set_read_timeout(None).map_err(failed("listening"))?;
         found[rank - 1] = Some(stream);

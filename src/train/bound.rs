@@ -28,7 +28,7 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// Watches a run of a process that has so many cores.
+    /// Watches a run of a process that has `cores` cores.
     pub(super) fn new(cores: usize) -> Self {
         Self { cores, ..Self::default() }
     }

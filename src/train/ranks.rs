@@ -76,8 +76,8 @@ pub(super) fn broadcast_path(group: &dyn Group, own: &Path) -> Result<PathBuf, T
     }
 }
 
-/// Options that may differ between ranks: where files lie on each machine, and how they are read. The data's fingerprint
-/// is compared instead. All others decide what is computed, or when ranks call each other.
+/// Options that may differ between ranks: where files lie on each machine, and how they are read. The data's
+/// fingerprint is compared instead. All others decide what is computed, or when ranks call each other.
 const OF_MACHINE: [&str; 11] = [
     "cache",
     "cache_size",

@@ -241,8 +241,8 @@ impl<D: AllOps> Trainer<D> {
         Ok(StepOutcome { loss: f64::from(outcome[LOSS]), accuracy, grad_norm: f64::from(grad_norm) })
     }
 
-    /// Seconds of the device's backward passes since the last call, on a device that moves data between ranks by itself:
-    /// the host cannot tell when such a device waits for other ranks, but in these passes it does not.
+    /// Seconds of the device's backward passes since the last call, on a device that moves data between ranks by
+    /// itself: the host cannot tell when it waits for other ranks, but in these passes it does not.
     pub(super) fn take_backward_seconds(&mut self) -> Option<f64> {
         self.backward_seconds.take()
     }
@@ -358,8 +358,8 @@ impl<D: AllOps> Trainer<D> {
         }
     }
 
-    /// Embeds `batch` once more, and returns the rows whose image or text has an embedding that is not finite. All ranks
-    /// take part; each has its own rows.
+    /// Embeds `batch` once more, and returns the rows whose image or text has an embedding that is not finite. All
+    /// ranks take part; each has its own rows.
     ///
     /// # Errors
     /// If the device fails, or the exchange with other ranks.

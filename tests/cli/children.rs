@@ -51,7 +51,7 @@ fn ranks_of(out: &Path) -> [i32; 2] {
     [0, 1].map(|rank| process_of(rank, out))
 }
 
-/// Waits until none of these processes is there any more. Those that are nobody's children may be left as zombies.
+/// Waits until none of these processes is there any more. Orphans may be left as zombies.
 fn assert_gone(processes: &[i32]) {
     let begun = Instant::now();
     let is_running = |process: &i32| {

@@ -23,7 +23,7 @@ pub enum Form {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ShardLimit {
-    /// So many samples.
+    /// This many samples.
     Samples(u64),
     /// No more bytes than this, unless a single sample has more.
     Bytes(u64),

@@ -29,10 +29,11 @@ const CHUNK: usize = 16;
 const MIN_VISITS: u64 = 1000;
 
 impl Pack {
-    /// Packs `input` into `folder`, or continues after the last whole shard of an earlier call with the same options. The
-    /// bits do not depend on the number of threads. Samples without a usable image, caption or class number are left
-    /// out, and so are shards that are not archives. If `stop` is set, it ends after the samples that are being packed.
-    /// `progress` is called with the samples read so far, and with their number if it is known; `warn` with warnings.
+    /// Packs `input` into `folder`, or continues after the last whole shard of an earlier call with the same options.
+    /// The bits do not depend on the number of threads. Samples without a usable image, caption or class number are
+    /// left out, and so are shards that are not archives. If `stop` is set, it ends after the samples that are being
+    /// packed. `progress` is called with the samples read so far, and with their number if it is known; `warn` with
+    /// warnings.
     ///
     /// With `shuffle`, all shards are open at the same time.
     ///

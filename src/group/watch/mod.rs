@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use tracing::{error, warn};
 
-pub(super) use self::heartbeat::host;
 use self::heartbeat::{Heartbeat, Seen, Verdict, judge, message};
 use super::{Group, GroupError, Phase, Pulse};
 

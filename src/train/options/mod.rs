@@ -25,8 +25,8 @@ use crate::model::{ImagePool, Loss};
 pub struct Options {
     /// Training data: tar archives, TFRecord and Parquet files, as paths with {000..127}, {a,b} and *; folders of
     /// these, or of images with captions in .txt; tables (CSV, TSV) by their own paths; archives at s3://, gs://,
-    /// az://, http:// and https:// addresses; pipe:COMMAND for the output of a command; embedded:NAME. A::B is the same as A B
-    /// [default: embedded:noto embedded:twemoji]
+    /// az://, http:// and https:// addresses; pipe:COMMAND for the output of a command; embedded:NAME. A::B is the same
+    /// as A B [default: embedded:noto embedded:twemoji]
     #[cfg_attr(feature = "cli", arg(long, num_args = 1.., value_name = "SHARDS", help_heading = "Data"))]
     pub data: Option<Vec<String>>,
     /// How often each epoch visits the samples of each source of --data, one number per source. In the order of shards,

@@ -112,7 +112,8 @@ impl<D: AllOps> MicroBatches<D> {
         &mut self.towers[place]
     }
 
-    /// Computes this rank's share of the gradients of the whole batch's loss, in `params`. `batch`: the rows of this rank. [`Self::outcomes_async`] has the loss.
+    /// Computes this rank's share of the gradients of the whole batch's loss, in `params`. `batch`: the rows of this
+    /// rank. [`Self::outcomes_async`] has the loss.
     ///
     /// # Errors
     /// If the device fails, or the exchange with other ranks.
@@ -243,8 +244,8 @@ impl<D: AllOps> MicroBatches<D> {
         self.loss.outcomes_async(&self.device)
     }
 
-    /// Begin and end of the last backward passes, in which a device that moves data between ranks by itself does not wait
-    /// for them.
+    /// Begin and end of the last backward passes, on a device that moves data between ranks by itself. It does not wait
+    /// for other ranks meanwhile.
     pub(crate) fn take_backward(&mut self) -> Option<[D::Event; 2]> {
         self.backward.take()
     }

@@ -23,8 +23,8 @@ struct Divergence<'a> {
 }
 
 impl<D: AllOps> Run<'_, D> {
-    /// The error for `batch`, after which the loss or the gradient's norm was not finite. All ranks call this; the error
-    /// of rank 0 names samples of all.
+    /// The error for `batch`, after which the loss or the gradient's norm was not finite. All ranks call this; the
+    /// error of rank 0 names samples of all.
     ///
     /// # Errors
     /// If the device fails, or the group.

@@ -38,7 +38,10 @@ fn run(ranks: usize, options: &Options, out: &Path) -> Result<Ended, TrainError>
     let start = |group: Threads| {
         let (options, out) = (options.clone(), out.to_owned());
         std::thread::spawn(move || {
-            let group: Arc<dyn Group> = Arc::new(Watched::new(Arc::new(group)));
+            let group: Arc<dyn Group> = {
+                let place = group.place();
+                Arc::new(Watched::new(Arc::new(group), place, 1))
+            };
             let plan = Plan::start_in(group.clone(), options, Some(&out)).unwrap();
             (train(Arc::new(Cpu::default()), plan, &AtomicBool::new(false), &mut |_| {}), group)
         })
