@@ -137,7 +137,8 @@ fn a_run_from_an_object_store_has_the_bits_of_a_local_one() {
     train(&run("whole"), &whole).expect(0);
     assert!(tensors(&checkpoint(&run("killed"), 400)) == tensors(&checkpoint(&run("whole"), 400)));
     // A limit of files' sizes stands in for a full disk: a shard fits into it, but not with its record in the cache.
-    let args = ["data", "check", "s3://bucket/f/", &format!("--cache={}", run("full").display())].map(str::to_owned);
+    let args =
+        ["data", "check", "s3://bucket/f/000.tar", &format!("--cache={}", run("full").display())].map(str::to_owned);
     let limit = format!("ulimit -f {}; trap '' XFSZ; exec \"$0\" \"$@\"", shard(0).len() / 1024 + 1);
     let mut limited = Command::new("bash");
     let whole = store.command(&args);
