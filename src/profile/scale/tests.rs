@@ -274,7 +274,9 @@ fn more_ranks_and_slower_cards_cost_more() {
     assert_eq!(held(&steps[5], "moments"), moments);
     // Two of the batch in f32, and as much for their halves in f16.
     let gathered = held(&steps[5], "gathered embeddings") as f64 / (2 * 2 * 4 * 256 * 256 * 512) as f64;
-    assert!((1.0..1.2).contains(&gathered), "{gathered}");
+    // Without CUDA, memory is planned as on a CPU, which needs no halves.
+    let expected = if cfg!(feature = "cuda") { 1.0..1.2 } else { 0.5..0.6 };
+    assert!(expected.contains(&gathered), "{gathered}");
     let (all, between) = steps[5].sent_bytes();
     assert!(between < all / 2);
 }
