@@ -71,7 +71,7 @@ impl DeviceArgs {
         }
     }
 
-    /// Computes on a GPU, real or emulated.
+    /// Requires a GPU, real or emulated: `auto` becomes `cuda`.
     ///
     /// # Errors
     /// If the user asked for the CPU.

@@ -21,7 +21,7 @@ pub(super) struct LaunchArgs {
     /// Number of processes to start on this machine, connected by MPI if mpiexec is in PATH (`pip install mpich`), else
     /// by TCP, where all data passes through rank 0. On several machines, start flipk with mpirun, srun or torchrun
     /// instead. The ranks share the --micro-batches of each batch, by default one each; the weights depend on the
-    /// number of micro-batches and not on that of ranks, to the bit
+    /// number of micro-batches, not on the number of ranks, to the bit
     #[arg(long, value_name = "N")]
     ranks: Option<usize>,
     /// Number of GPUs of this machine to train on, or `all`: starts a process for each, as --ranks does. NCCL connects
@@ -88,8 +88,8 @@ impl LaunchArgs {
         };
         if wanted != place.local_size {
             bail!(
-                "--gpus asks for {wanted} ranks on this machine, and the launcher has started {}: start a rank for each \
-                 GPU with it, and leave out --gpus",
+                "--gpus asks for {wanted} ranks on this machine, and the launcher has started {}: let the launcher \
+                 start one rank per GPU, and leave out --gpus",
                 place.local_size
             );
         }

@@ -77,7 +77,7 @@ pub(super) struct Chosen {
     index: usize,
 }
 
-/// The most ranks of a simulation, which lists them all.
+/// Maximum number of ranks: a simulation lists them all.
 const MAX_RANKS: usize = 1 << 16;
 
 impl ScaleArgs {

@@ -24,18 +24,19 @@ const OF_START: [&str; 5] = ["--out", "--resume", "--config", "--init-from", "--
 /// Interval between polls.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// How long to wait for ranks that have not ended: launchers may end before a process that was stopped.
+/// How long a restart waits for the lock of the run's folder: a stopped rank may outlive its launcher.
 const LEAVING: Duration = Duration::from_secs(60);
 
 /// How long the other ranks may take to end after one has failed. Then they are killed.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// What becomes of the first, second and third Ctrl-C. Every launcher passes SIGUSR1 on to its ranks, so that they save
-/// a checkpoint; Open MPI kills its ranks a second after others. What a script starts in the background ignores SIGINT.
+/// What the first, second and third Ctrl-C are passed on as. SIGUSR1, because every launcher passes it on to its ranks,
+/// which save a checkpoint; Open MPI kills its ranks a second after any other signal. Then SIGTERM, because programs
+/// that a script starts in the background ignore SIGINT.
 const PASSED_ON: [libc::c_int; 3] = [libc::SIGUSR1, libc::SIGTERM, libc::SIGKILL];
 
-/// Starts the ranks as children. If they end badly, and not because of a signal to this process, starts them again from
-/// the newest checkpoint of the run, as often as `restarts` says.
+/// Starts the ranks as children. If they fail, and this process has got no signal, starts them again from the newest
+/// checkpoint of the run, as often as `restarts` says.
 ///
 /// # Errors
 /// If the ranks cannot be started.
@@ -73,7 +74,7 @@ impl Restarts {
     /// folder of the run is known.
     ///
     /// # Errors
-    /// If it is not, or if it contains another run, or if `resume` is one checkpoint.
+    /// If neither is given, if `out` already contains a run, or if `resume` is a checkpoint file.
     pub(super) fn new(max: usize, out: Option<&Path>, resume: Option<&Path>) -> Result<Self> {
         let run = match (out, resume) {
             (_, Some(target)) if target.is_file() => {
@@ -141,8 +142,8 @@ impl Ranks {
         Ok(this)
     }
 
-    /// Waits until all have ended, and returns how the first one did that failed, if any. After that, the others get
-    /// some time to report what they have to.
+    /// Waits until all have ended, and returns how the first one did that failed, if any. Once one has failed, the
+    /// others have [`GRACE`] to report their errors.
     fn wait(&mut self, signals: &Signals) -> Result<ExitStatus> {
         let (mut passed, mut ending) = (0, false);
         // The first that was killed by another process, and the first that failed.

@@ -21,7 +21,7 @@ pub(super) const RANKS: &str = "FLIPK_RANKS";
 const LISTENER: &str = "FLIPK_LISTENER";
 /// For the others: its port.
 const PORT: &str = "FLIPK_PORT";
-/// A random number that ranks show to each other.
+/// A random number by which ranks recognise each other.
 const SECRET: &str = "FLIPK_SECRET";
 
 /// Ranks that are about to be started.
@@ -41,7 +41,7 @@ impl Children {
     pub fn new(ranks: usize) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let port = listener.local_addr()?.port();
-        // Its keys are random.
+        // `RandomState` has random keys.
         let secret = RandomState::new().hash_one(port);
         Ok(Self { ranks, listener: Arc::new(listener), port, secret })
     }

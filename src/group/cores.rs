@@ -45,7 +45,7 @@ impl Share {
         let users = |cpu: usize| local.iter().filter(|other| other.may_use(cpu)).count();
         let parts: Vec<f64> = (0..CPUS).filter(|&cpu| own.may_use(cpu)).map(|cpu| 1.0 / users(cpu) as f64).collect();
         let cores = own.cores as f64 * parts.iter().sum::<f64>() / parts.len().max(1) as f64;
-        // Parts such as a third are rounded.
+        // A sum of thirds may be just below a whole number.
         let cores = ((cores + 1e-6) as usize).max(1);
         Self { rank: all[..rank].iter().filter(is_local).count(), ranks: local.len(), cores }
     }
@@ -81,8 +81,8 @@ impl Usable {
 #[cfg(target_os = "linux")]
 fn affinity() -> Option<[u64; CPUS / 64]> {
     let mut cpus = [0; CPUS / 64];
-    // SAFETY: the mask has the size that is given; a machine with more CPUs is an error. The words of a kernel with 32
-    // bits are in the same order on a processor that stores the lowest byte first.
+    // SAFETY: the mask has the size that is given; with more CPUs the call fails. A 32-bit kernel's words make the same
+    // mask on a little-endian processor.
     let done = unsafe { libc::sched_getaffinity(0, size_of_val(&cpus), cpus.as_mut_ptr().cast()) };
     (done == 0).then_some(cpus)
 }

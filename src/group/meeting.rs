@@ -18,7 +18,7 @@ pub(super) struct Meeting {
 }
 
 impl Meeting {
-    /// The address that `MASTER_ADDR` and the port after `MASTER_PORT` name; the port itself is the launcher's.
+    /// Rank 0 listens at `MASTER_ADDR`, on the port after `MASTER_PORT`, which torchrun itself uses.
     pub(super) fn of_torchrun() -> Result<Self, GroupError> {
         let variable = |name: &str| {
             let missing = || GroupError::Launch { problem: format!("{name} is not set; torchrun sets it") };

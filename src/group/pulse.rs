@@ -132,7 +132,7 @@ impl Pulse {
     }
 }
 
-/// A group whose rank has a [`Pulse`], and knows what it has of its machine.
+/// A group that keeps a [`Pulse`], and knows this rank's place and cores on its machine.
 #[derive(Debug)]
 pub struct Watched {
     group: Arc<dyn Group>,

@@ -2,7 +2,7 @@
 
 use crate::model::{ImagePool, Positions, TowerConfig};
 
-/// A vision tower, with the choices of [`ModelConfig`] that are its own.
+/// A vision tower, with those choices of [`crate::model::ModelConfig`] that belong to it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct VisionTower {
     pub image_size: usize,

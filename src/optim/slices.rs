@@ -24,7 +24,7 @@ impl Slices {
         Self::in_buckets(len, ranks, Self::BUCKET.min(len / 4))
     }
 
-    /// As [`Self::new`], with buckets of at least `bucket` elements. A single rank has a single bucket.
+    /// As [`Self::new`], with buckets of at least `elements` elements. A single rank has a single bucket.
     pub fn in_buckets(len: usize, ranks: usize, elements: usize) -> Self {
         let blocks = len.div_ceil(NORM_BLOCK);
         let each = match ranks {

@@ -5,19 +5,19 @@ use crate::group::{Group, GroupError};
 /// Steps over which ranks are compared.
 const STEPS: u64 = 50;
 
-/// A rank is slow if it computes this many times as long as the median,
+/// A rank is slow if it computes more than this many times as long as the median.
 const FACTOR: f64 = 1.2;
-/// and this many seconds longer in each step.
+/// The least difference to the median that counts, in seconds per step.
 const SECONDS: f64 = 5e-3;
 
-/// How long ranks computed.
+/// The slowest rank and the median, of the times that ranks computed or waited for data.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Spread {
-    /// The rank that computed longest.
+    /// The rank with the longest time.
     pub(super) slowest: usize,
-    /// How long it computed.
+    /// Its time.
     pub(super) longest: f64,
-    /// Of an even number of ranks, the shorter one of the two in the middle.
+    /// The median; of an even number of ranks, the lower of the two middle times.
     pub(super) median: f64,
 }
 
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_short_or_brief_or_at_the_start_is_no_warning() {
+    fn what_is_short_or_brief_or_at_the_start_is_not_a_warning() {
         // A fifth longer, and no more.
         assert_eq!(stragglers(3).end(50, &[5.0, 6.0, 5.0]), None);
         // Twice as long, but by 4 ms.

@@ -242,7 +242,7 @@ impl<D: AllOps> Trainer<D> {
     }
 
     /// Seconds of the device's backward passes since the last call, on a device that moves data between ranks by
-    /// itself: the host cannot tell when it waits for other ranks, but in these passes it does not.
+    /// itself. The host cannot tell when such a device waits for other ranks; during these passes it never does.
     pub(super) fn take_backward_seconds(&mut self) -> Option<f64> {
         self.backward_seconds.take()
     }

@@ -14,7 +14,7 @@ pub(super) struct Window {
     pub(super) grad_norm: f64,
     pub(super) waited: Duration,
     pub(super) time: Duration,
-    /// Of `time`, what was spent waiting neither for data nor for other ranks.
+    /// The part of `time` in which it waited neither for data nor for other ranks.
     pub(super) busy: Duration,
     /// Time that all threads of the process computed.
     pub(super) computed: Duration,

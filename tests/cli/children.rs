@@ -92,7 +92,7 @@ fn emulated_gpus_train_as_one() {
     }
     let (_folder, data, [one, two]) = two_runs();
     let flags = ["--device=emulator", "--micro-batches=2", "--batch=8", "--steps=3"];
-    // One is started in this process.
+    // A single rank needs no child.
     flipk(&args(&one, &data, &[&flags[..], &["--gpus=1"]].concat())).expect(0);
     let ran = run(&args(&two, &data, &[&flags[..], &["--gpus=2"]].concat())).expect(0);
     assert!(ran.stderr.contains("2 ranks, connected by TCP") && !ran.stderr.contains("mpiexec"), "{}", ran.stderr);

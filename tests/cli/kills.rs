@@ -67,7 +67,7 @@ fn a_run_survives_200_kills() {
     survives(200, 20_000, 300);
 }
 
-/// Any rank of two or four is killed, and the run goes on with the other number of ranks.
+/// Any rank of two or four is killed, and the run continues with the other number of ranks.
 #[test]
 #[ignore = "takes some minutes, and other tests kill ranks twice: run it by `cargo test --release --test cli -- --ignored --nocapture 50`"]
 fn a_run_on_ranks_survives_50_kills() {

@@ -9,7 +9,7 @@ use crate::data::sample::{CaptionKeys, ClassNumbers, Record};
 use crate::data::store::{Location, table_in};
 use crate::data::text::list_some;
 
-/// Most samples, evenly spread over the source, that are looked at until one is good.
+/// Maximum number of samples, evenly spread over the source, to look at until one is good.
 const PROBE_SAMPLES: usize = 100_000;
 /// Samples whose records are searched for names of fields.
 const PROBE_RECORDS: usize = 32;

@@ -19,7 +19,7 @@ const SIDE: u32 = 224;
 const GAP: u32 = 6;
 /// Around each image.
 const MARGIN: u32 = 20;
-/// Most lines of a caption.
+/// Maximum number of lines of a caption.
 const CAPTION_LINES: u32 = 2;
 
 /// Quality of a sheet as JPEG: high, because it has letters in it.

@@ -1,4 +1,4 @@
-//! What a pack is, and why there is none.
+//! The options, result and errors of a pack.
 
 use std::io;
 use std::path::PathBuf;

@@ -144,7 +144,7 @@ impl MpiLibrary {
         this.check("MPI_Init_thread", code)?;
         // Levels are in ascending order in every ABI.
         if given < abi.serialized {
-            let problem = format!("{} allows calls from the first thread alone", this.name);
+            let problem = format!("{} does not allow calls from several threads (MPI_THREAD_SERIALIZED)", this.name);
             return Err(GroupError::Call { call: "MPI_Init_thread", problem });
         }
         Ok(this)

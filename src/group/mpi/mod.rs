@@ -60,7 +60,7 @@ impl Mpi {
         if (rank, size) != (said, of) {
             let problem = format!(
                 "the launcher ({by:?}) says rank {said} of {of}, and {} says rank {rank} of {size}: they belong to \
-                 different MPIs; set FLIPK_MPI to the launcher's own library, or tell it which MPI this is (srun --mpi=pmi2)",
+                 different MPIs; set FLIPK_MPI to the launcher's own library, or let the launcher start this MPI's ranks (srun --mpi=pmi2)",
                 library.name
             );
             return Err(GroupError::Launch { problem });

@@ -29,8 +29,7 @@ impl Cut {
         let [down, across] = tiles;
         // A part of few rows is cut into more shares than a whole batch.
         let most = across.min((BLOCKS / down.max(1)).max(16));
-        // Across so many shares, and down as many as there are blocks left; the candidate with the smallest blocks is
-        // taken.
+        // For each number of shares across, as many down as blocks are left; the cut with the smallest blocks is taken.
         let cuts = (1..=most).map(|shares| [down.div_ceil((BLOCKS / shares).max(1)), across.div_ceil(shares)]);
         let forward = cuts.min_by_key(|[down, across]| (down * across, down.abs_diff(*across))).unwrap_or([1, 1]);
         let across = across.div_ceil((BLOCKS / down.max(1)).clamp(1, across.max(1)));

@@ -23,7 +23,7 @@ impl<T: ActType> SelectToken for Cuda<T> {
     ) -> Result<(), DeviceError> {
         let id = match find {
             Find::Largest => -1i32,
-            // No token is larger, so such a number is not found.
+            // Tokens are i32, so a larger number is never found.
             Find::Id(id) => i32::try_from(id).unwrap_or(i32::MAX),
         };
         let batch = places.len();

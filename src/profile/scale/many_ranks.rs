@@ -27,7 +27,7 @@ struct Call {
 
 type Calls = Arc<Mutex<Vec<Call>>>;
 
-/// Rank 0. What the others would send is what it sends itself, except that their weights stay as they are.
+/// Rank 0. The others are assumed to send what it sends; their slices of the weights never change.
 #[derive(Debug, Default)]
 struct First {
     calls: Calls,

@@ -8,8 +8,8 @@
 //! | `traffic`, `memory` | bytes that a rank sends, and that it holds |
 //! | `picture` | the events as a picture |
 //!
-//! All ranks are alike apart from jitter, by which the slowest rank decides. The loader is assumed never to be the
-//! bottleneck.
+//! All ranks are alike apart from jitter: a step takes as long as its slowest rank. The loader is assumed never to be
+//! the bottleneck.
 
 mod measure;
 mod memory;

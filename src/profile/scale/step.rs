@@ -11,7 +11,7 @@ use crate::optim::Slices;
 /// Share of the next forward pass that can hide the gathering of weights. It is less than 1 because each layer needs
 /// its weights before it starts; 0.8 is an estimate.
 const FORWARD_THAT_HIDES: f64 = 0.8;
-/// Share of the jitter's work before the last exchange of a step, so that other ranks wait for it. An estimate.
+/// Share of a step's work that comes before its last exchange: jitter in it delays all ranks. An estimate.
 const WAITED: f64 = 0.9;
 
 /// Where something happens.

@@ -238,7 +238,8 @@ impl<D: CopyBlocks> GradientExchange<D> {
         Ok(())
     }
 
-    /// Completes all buckets, which must have been started: this rank's slices of `grads` are sums over all ranks then.
+    /// Completes all buckets, which must have been started. Afterwards this rank's slices of `grads` are sums over all
+    /// ranks.
     ///
     /// # Errors
     /// If the device fails, or the group.

@@ -244,8 +244,8 @@ impl<D: AllOps> MicroBatches<D> {
         self.loss.outcomes_async(&self.device)
     }
 
-    /// Begin and end of the last backward passes, on a device that moves data between ranks by itself. It does not wait
-    /// for other ranks meanwhile.
+    /// Begin and end of the last backward passes, on a device that moves data between ranks by itself. Between them, the
+    /// device does not wait for other ranks.
     pub(crate) fn take_backward(&mut self) -> Option<[D::Event; 2]> {
         self.backward.take()
     }

@@ -23,7 +23,7 @@ pub(super) fn all_gather<D: Device, T: Elem>(
 pub(super) struct Gathering(Option<Box<dyn Exchange>>);
 
 impl Gathering {
-    /// Lets the library work on it: some move data only while they are called.
+    /// Lets MPI make progress: some libraries move data only during calls.
     pub(super) fn poll(&mut self) -> Result<(), DeviceError> {
         if let Some(exchange) = &mut self.0 {
             exchange.poll()?;

@@ -8,7 +8,7 @@ use crate::group::{Group, GroupError};
 use crate::ops::AllOps;
 use crate::train::TrainError;
 
-/// Samples that an error names.
+/// Maximum number of samples that an error names.
 const MAX_NAMED: usize = 5;
 
 /// What `diverged.json` says.

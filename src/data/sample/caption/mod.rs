@@ -73,7 +73,7 @@ pub enum CaptionLines {
 pub struct CaptionVariation {
     /// Probability of appending tags, in `[0, 1]`.
     pub tag_chance: f32,
-    /// Most captions of a sample.
+    /// Maximum number of tags that are appended.
     pub max_tags: usize,
 }
 
