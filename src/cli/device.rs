@@ -77,7 +77,7 @@ impl DeviceArgs {
     /// If the user asked for the CPU.
     pub(super) fn need_gpu(&mut self) -> Result<()> {
         match self.kind {
-            Kind::Cpu => bail!("--gpus contradicts --device cpu"),
+            Kind::Cpu => bail!("--gpus contradicts --device cpu: leave out one of them, or give --ranks"),
             #[cfg(feature = "cuda")]
             Kind::Auto => self.kind = Kind::Cuda,
             _ => {}
@@ -109,7 +109,7 @@ impl DeviceArgs {
             let name = |on_gpu: u32| if on_gpu == 1 { "a GPU" } else { "the CPU" };
             let [first, second] = [on_gpus[0], on_gpus[other]].map(name);
             bail!(
-                "rank 0 computes on {first}, and rank {other} on {second}: start as many ranks as there are GPUs, or \\
+                "rank 0 computes on {first}, and rank {other} on {second}: start as many ranks as there are GPUs, or \
                  choose with --device"
             );
         }
@@ -141,10 +141,9 @@ impl DeviceArgs {
         pool.install(|| {
             #[cfg(feature = "cuda")]
             let driver = super::gpu::driver(self.kind, self.local_rank())?;
-            #[cfg(feature = "cuda")]
-            self.agree(driver.is_some())?;
             #[cfg(not(feature = "cuda"))]
-            self.agree(false)?;
+            let driver = None::<std::convert::Infallible>;
+            self.agree(driver.is_some())?;
             #[cfg(feature = "cuda")]
             if let Some(driver) = driver {
                 use crate::device::Cuda;

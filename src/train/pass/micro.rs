@@ -244,7 +244,7 @@ impl<D: AllOps> MicroBatches<D> {
         self.loss.outcomes_async(&self.device)
     }
 
-    /// Begin and end of the last backward passes, on a device that moves data between ranks by itself. Between them, the
+    /// Begin and end of the last backward passes, on a device that moves data between ranks by itself. In between, the
     /// device does not wait for other ranks.
     pub(crate) fn take_backward(&mut self) -> Option<[D::Event; 2]> {
         self.backward.take()
@@ -279,8 +279,9 @@ impl<D: AllOps> MicroBatches<D> {
         };
         let per_rank = if self.size.ranks > 1 { " on each rank" } else { "" };
         format!(
-            "{} micro-batches of {}{per_rank}: activations {} (in one pass: {}), sums of gradients {}; {time}",
+            "{} {} of {}{per_rank}: activations {} (in one pass: {}), sums of gradients {}; {time}",
             self.count(),
+            if self.count() == 1 { "micro-batch" } else { "micro-batches" },
             self.size.rows(),
             Bytes(self.activation_bytes()),
             Bytes(one_pass),
