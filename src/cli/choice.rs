@@ -36,3 +36,16 @@ impl FromStr for Gpus {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Gpus;
+
+    #[test]
+    fn gpus_are_a_number_or_all() {
+        assert_eq!(["1", "8", "all"].map(str::parse), [Ok(Gpus::Number(1)), Ok(Gpus::Number(8)), Ok(Gpus::All)]);
+        for wrong in ["0", "-1", "", "ALL", "two"] {
+            assert!(wrong.parse::<Gpus>().is_err(), "{wrong}");
+        }
+    }
+}

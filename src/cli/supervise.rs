@@ -43,9 +43,12 @@ const PASSED_ON: [libc::c_int; 3] = [libc::SIGUSR1, libc::SIGTERM, libc::SIGKILL
 pub(super) fn run(launch: &Launch, restarts: Option<&Restarts>) -> Result<ExitCode> {
     let signals = Signals::listen()?;
     let given = without(&OF_PARENT, std::env::args_os().skip(1));
-    let first = |restarts: &Restarts| if restarts.resumes { resumed(&given, &restarts.run) } else { given.clone() };
-    let (mut args, mut restarted) = (restarts.map_or(given.clone(), first), 0);
+    let mut restarted = 0;
     loop {
+        let args = match restarts {
+            Some(restarts) if RunFolder::open(&restarts.run).is_ok() => resumed(&given, &restarts.run),
+            _ => given.clone(),
+        };
         let status = Ranks::start(launch.commands(&args)?)?.wait(&signals)?;
         let Some(restarts) = restarts.filter(|_| !status.success() && !signals.heard()) else {
             return Ok(code_of(status));
@@ -54,9 +57,6 @@ pub(super) fn run(launch: &Launch, restarts: Option<&Restarts>) -> Result<ExitCo
             return Ok(code_of(status));
         }
         restarted += 1;
-        if RunFolder::open(&restarts.run).is_ok() {
-            args = resumed(&given, &restarts.run);
-        }
     }
 }
 
@@ -65,8 +65,6 @@ pub(super) struct Restarts {
     max: usize,
     /// The folder of the run.
     run: PathBuf,
-    /// Whether it exists already.
-    resumes: bool,
 }
 
 impl Restarts {
@@ -90,7 +88,7 @@ impl Restarts {
             (Some(out), None) => out.to_owned(),
             (None, None) => bail!("--restarts needs --out or --resume, to know the run that is to be continued"),
         };
-        Ok(Self { max, run, resumes: resume.is_some() })
+        Ok(Self { max, run })
     }
 
     /// Whether ranks that ended with `status`, after `restarted` restarts, may start again; says so, and waits until

@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `children` | what flipk hands to ranks that it starts itself |
 //! | `launcher` | which rank this process is, by its launcher's environment variables |
-//! | `cores` | how the ranks of a machine share its cores |
+//! | `machine` | this machine: its name, and how its ranks share its cores |
 //! | `levels` | between whom ranks exchange: within machines, and then between them |
 //! | `library` | opens libraries at run time |
 //! | `exchange` | transfers that run while a rank computes |
@@ -22,11 +22,11 @@
 
 mod alone;
 mod children;
-mod cores;
 mod exchange;
 mod launcher;
 mod levels;
 mod library;
+mod machine;
 mod meeting;
 mod mpi;
 mod nccl;
@@ -41,10 +41,10 @@ use std::time::Duration;
 
 pub use self::alone::Alone;
 pub use self::children::Children;
-pub use self::cores::Share;
 pub use self::exchange::Exchange;
 pub use self::launcher::{Launched, Launcher};
 pub use self::levels::{Level, Levels, Peer};
+pub use self::machine::Share;
 pub use self::mpi::Mpi;
 pub use self::nccl::{Message, Nccl, Transfer};
 pub use self::pulse::{Doing, Phase, Pulse, Watched};
@@ -280,15 +280,22 @@ impl dyn Group + '_ {
         Ok(all.chunks(own.len()).zip(lens).map(bytes).collect())
     }
 
+    /// As [`Self::gather_bytes`], for texts.
+    ///
+    /// # Errors
+    /// If the library fails.
+    pub fn gather_text(&self, own: &str) -> Result<Vec<String>, GroupError> {
+        let all = self.gather_bytes(own.as_bytes())?;
+        Ok(all.into_iter().map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).collect())
+    }
+
     /// What a user may call each rank, `rank 3 (node03, process 4711)`, on rank 0; other ranks take part, and have
     /// none.
     ///
     /// # Errors
     /// If the library fails.
     pub fn names(&self) -> Result<Vec<String>, GroupError> {
-        let own = format!("rank {} ({}, process {})", self.rank(), cores::host(), std::process::id());
-        let names = self.gather_bytes(own.as_bytes())?;
-        Ok(names.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect())
+        self.gather_text(&format!("rank {} ({}, process {})", self.rank(), machine::host(), std::process::id()))
     }
 }
 

@@ -1,16 +1,12 @@
 //! Ranks that flipk starts itself.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::harness::{FLIPK, Ran, checkpoint, ended, flipk, hear_signals};
-use crate::ranks::{args, as_torchrun, data, process_of, train_60_steps, wait_for};
-use crate::watch::{complaint, ended_soon, number_in, signal};
-
-/// Far more than the ranks take to end.
-const SOON: Duration = Duration::from_secs(60);
+use crate::harness::{FLIPK, Ran, assert_same, checkpoint, ended, flipk, hear_signals, number_in, wait_for};
+use crate::ranks::{args, as_torchrun, process_of, train_60_steps, two_runs};
+use crate::watch::{assert_gone, complaint, ended_soon, signal};
 
 /// Whether flipk can start itself.
 fn can_start() -> bool {
@@ -19,6 +15,11 @@ fn can_start() -> bool {
         eprintln!("skipped: flipk cannot start itself in another runner");
     }
     alone
+}
+
+/// As [`two_runs`]; `None` where flipk cannot start itself.
+fn start_two() -> Option<(tempfile::TempDir, Vec<String>, [PathBuf; 2])> {
+    can_start().then(two_runs)
 }
 
 /// Starts flipk where it finds no mpiexec.
@@ -33,43 +34,14 @@ fn run(args: &[String]) -> Ran {
     ended(start(args))
 }
 
-/// A folder with two runs in it that do not exist yet, and the data for both.
-fn two_runs() -> (tempfile::TempDir, Vec<String>, [PathBuf; 2]) {
-    let folder = tempfile::tempdir().unwrap();
-    let data = data(folder.path());
-    let runs = ["one", "two"].map(|name| folder.path().join(name));
-    (folder, data, runs)
-}
-
-fn assert_same(runs: [&Path; 2], step: u64) {
-    let [one, two] = runs.map(|run| fs::read(checkpoint(run, step)).unwrap());
-    assert!(one == two, "the checkpoints of step {step} differ");
-}
-
 /// The processes of two ranks.
 fn ranks_of(out: &Path) -> [i32; 2] {
     [0, 1].map(|rank| process_of(rank, out))
 }
 
-/// Waits until none of these processes is there any more. Orphans may be left as zombies.
-fn assert_gone(processes: &[i32]) {
-    let begun = Instant::now();
-    let is_running = |process: &i32| {
-        let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
-        stat.rsplit(')').next().is_some_and(|state| !state.is_empty() && !state.starts_with(" Z"))
-    };
-    while processes.iter().any(is_running) {
-        assert!(begun.elapsed() < SOON, "some of {processes:?} are still there");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
 #[test]
 fn any_number_of_own_ranks_writes_the_same_checkpoint() {
-    if !can_start() {
-        return;
-    }
-    let (folder, data, [one, _]) = two_runs();
+    let Some((folder, data, [one, _])) = start_two() else { return };
     let flags = ["--micro-batches=4", "--steps=6", "--save-every=3"];
     flipk(&args(&one, &data, &flags)).expect(0);
     for ranks in ["2", "4"] {
@@ -87,10 +59,7 @@ fn any_number_of_own_ranks_writes_the_same_checkpoint() {
 
 #[test]
 fn emulated_gpus_train_as_one() {
-    if !can_start() {
-        return;
-    }
-    let (_folder, data, [one, two]) = two_runs();
+    let Some((_folder, data, [one, two])) = start_two() else { return };
     let flags = ["--device=emulator", "--micro-batches=2", "--batch=8", "--steps=3"];
     // A single rank needs no child.
     flipk(&args(&one, &data, &[&flags[..], &["--gpus=1"]].concat())).expect(0);
@@ -101,10 +70,7 @@ fn emulated_gpus_train_as_one() {
 
 #[test]
 fn a_killed_rank_ends_all_and_another_launch_goes_on_to_the_bit() {
-    if !can_start() {
-        return;
-    }
-    let (_folder, data, [whole, killed]) = two_runs();
+    let Some((_folder, data, [whole, killed])) = start_two() else { return };
     let flags = train_60_steps(&whole, &data);
     let mut child = start(&args(&killed, &data, &[&flags[..], &["--save-every=3", "--ranks=4"]].concat()));
     wait_for(&checkpoint(&killed, 9), &mut child);
@@ -127,10 +93,7 @@ fn a_killed_rank_ends_all_and_another_launch_goes_on_to_the_bit() {
 /// A stopped process does not react to SIGTERM.
 #[test]
 fn a_stopped_rank_is_named_and_killed() {
-    if !can_start() {
-        return;
-    }
-    let (_folder, data, [out, _]) = two_runs();
+    let Some((_folder, data, [out, _])) = start_two() else { return };
     let flags = ["--steps=1000000", "--save-every=3", "--ranks=2", "--comm-timeout=3s"];
     let mut child = start(&args(&out, &data, &flags));
     wait_for(&checkpoint(&out, 6), &mut child);
@@ -143,10 +106,7 @@ fn a_stopped_rank_is_named_and_killed() {
 
 #[test]
 fn signals_reach_all_ranks() {
-    if !can_start() {
-        return;
-    }
-    let (folder, data, _) = two_runs();
+    let Some((folder, data, _)) = start_two() else { return };
     let begin = |name: &str| {
         let out = folder.path().join(name);
         let mut child = start(&args(&out, &data, &["--steps=1000000", "--save-every=3", "--ranks=2"]));

@@ -117,13 +117,35 @@ pub fn data_flags(folder: &Path, captions: &[impl AsRef<str>], words: &str) -> [
 /// Starts the program and waits until `path` exists.
 pub fn start_until(args: &[String], path: &Path) -> Child {
     let mut child = command().args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    wait_for(path, &mut child);
+    child
+}
+
+/// Waits until `path` exists.
+pub fn wait_for(path: &Path, child: &mut Child) {
     let begun = Instant::now();
     while !path.exists() {
         assert!(child.try_wait().unwrap().is_none(), "it ended before {} was there", path.display());
         assert!(begun.elapsed() < Duration::from_secs(120), "{} never came", path.display());
         std::thread::sleep(Duration::from_millis(2));
     }
-    child
+}
+
+/// The arguments that continue a run.
+pub fn resume(out: &Path) -> Vec<String> {
+    ["train".to_owned(), format!("--resume={}", out.display())].into()
+}
+
+/// The number between two parts of a text.
+pub fn number_in(text: &str, before: &str, after: &str) -> u64 {
+    let number = text.split(before).nth(1).and_then(|rest| rest.split(after).next());
+    number.and_then(|number| number.trim().parse().ok()).unwrap_or_else(|| panic!("{text}"))
+}
+
+/// Two runs must have the same checkpoint of a step.
+pub fn assert_same(runs: [&Path; 2], step: u64) {
+    let [one, two] = runs.map(|run| std::fs::read(checkpoint(run, step)).unwrap());
+    assert!(one == two, "the checkpoints of step {step} differ");
 }
 
 pub fn ended(child: Child) -> Ran {

@@ -5,9 +5,10 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use crate::harness::{checkpoint, command, ended, flipk, tensors, train, train_args};
-use crate::ranks::{args, data, find_process, mpi, start};
+use crate::harness::{assert_same, checkpoint, command, ended, flipk, number_in, resume, tensors, train, train_args};
+use crate::ranks::{args, find_process, mpi, start, two_runs};
 use crate::shards::{shard, vocab};
+use crate::watch::signal;
 
 /// The loss of each step as it stands in the metrics. Equal batches have equal losses.
 fn losses(run: &Path) -> Vec<(u64, f64)> {
@@ -37,7 +38,7 @@ fn survives(kills: usize, steps: u64, longest: u64) {
     let common = [&*data, &vocab, &steps_flag, "--order=shards", "--streams=2", "--batch=8", "--max-bad=0.5"];
     train(&whole, &[&common[..], &["--save-every=0"]].concat()).expect(0);
     let start = train_args(&killed, &[&common[..], &["--save-every=5"]].concat());
-    let resume = ["train".to_owned(), format!("--resume={}", killed.display())];
+    let resume = resume(&killed);
     let mut next = random();
     for kill in 0..kills {
         // A run that was killed before it had described itself is started again.
@@ -52,8 +53,8 @@ fn survives(kills: usize, steps: u64, longest: u64) {
     let said = flipk(&resume).expect(0).stderr;
     assert!(tensors(&checkpoint(&whole, steps)) == tensors(&checkpoint(&killed, steps)), "{said}");
     assert!(losses(&whole) == losses(&killed), "{said}");
-    let step = said.split(" steps from ").nth(1).and_then(|rest| rest.split(';').next());
-    println!("{kills} kills; the last part began at step {} of {steps}", step.unwrap_or_default());
+    let step = number_in(&said, " steps from ", ";");
+    println!("{kills} kills; the last part began at step {} of {steps}", step);
 }
 
 #[test]
@@ -74,38 +75,35 @@ fn a_run_on_ranks_survives_50_kills() {
     const STEPS: u64 = 2000;
     const KILLS: u64 = 50;
     let Some(mpi) = mpi() else { return };
-    let folder = tempfile::tempdir().unwrap();
-    let data = data(folder.path());
-    let [whole, killed] = ["whole", "killed"].map(|name| folder.path().join(name));
+    let (_folder, data, [whole, killed]) = two_runs();
     let steps = format!("--steps={STEPS}");
     let flags = |save_every| ["--micro-batches=4", &steps, save_every];
     flipk(&args(&whole, &data, &flags("--save-every=0"))).expect(0);
     let first = args(&killed, &data, &flags("--save-every=5"));
-    let resume = ["train".to_owned(), format!("--resume={}", killed.display())];
+    let resume = resume(&killed);
     let (mut next, mut longest_end) = (random(), Duration::ZERO);
     for kill in 0..KILLS {
         let ranks = if kill % 2 == 0 { 4 } else { 2 };
         let args = if killed.join("config.toml").exists() { &resume[..] } else { &first };
         let child = start(&mpi, ranks, args);
         let (rank, delay) = (next() as usize % ranks, Duration::from_millis(next() % 3000));
-        let process = wait_for(|| find_process(rank, &killed));
+        let process = poll(|| find_process(rank, &killed));
         // On a fast machine, each part is so short that steps are left for all kills.
         let (begun, most) = (Instant::now(), STEPS * (kill + 1) / (KILLS + 1));
         while begun.elapsed() < delay && newest(&killed) < most {
             std::thread::sleep(Duration::from_millis(2));
         }
-        // SAFETY: the process is a child of a child of this one.
-        unsafe { libc::kill(process, libc::SIGKILL) };
+        signal(process, libc::SIGKILL);
         let begun = Instant::now();
         let ran = ended(child);
         assert!(ran.code != Some(0), "it ended before kill {kill}: {}", ran.stderr);
-        wait_for(|| (0..ranks).all(|rank| find_process(rank, &killed).is_none()).then_some(()));
+        poll(|| (0..ranks).all(|rank| find_process(rank, &killed).is_none()).then_some(()));
         longest_end = longest_end.max(begun.elapsed());
     }
     let said = ended(start(&mpi, 4, &resume)).expect(0).stderr;
-    assert!(fs::read(checkpoint(&whole, STEPS)).unwrap() == fs::read(checkpoint(&killed, STEPS)).unwrap(), "{said}");
+    assert_same([&whole, &killed], STEPS);
     assert!(losses(&whole) == losses(&killed), "{said}");
-    let step = said.split(" steps from ").nth(1).and_then(|rest| rest.split(';').next()).unwrap_or_default();
+    let step = number_in(&said, " steps from ", ";");
     println!("{KILLS} kills; all ranks ended within {longest_end:?}; the last part began at step {step} of {STEPS}");
 }
 
@@ -118,7 +116,7 @@ fn newest(run: &Path) -> u64 {
 }
 
 /// What `look` finds in the end.
-fn wait_for<T>(mut look: impl FnMut() -> Option<T>) -> T {
+fn poll<T>(mut look: impl FnMut() -> Option<T>) -> T {
     let begun = Instant::now();
     loop {
         match look() {

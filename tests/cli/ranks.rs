@@ -5,8 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::harness::{FLIPK, Ran, checkpoint, ended, flipk, hear_signals, json, train_args};
+use crate::harness::{
+    FLIPK, Ran, assert_same, checkpoint, ended, flipk, hear_signals, json, number_in, resume, train_args, wait_for,
+};
 use crate::shards::{shard, vocab};
+use crate::watch::signal;
 
 /// The folder with mpiexec: that of tools/mpich, or one in PATH.
 pub fn mpi() -> Option<PathBuf> {
@@ -55,19 +58,17 @@ pub fn data(folder: &Path) -> Vec<String> {
     [data, vocab(folder)].into_iter().chain(fixed.map(str::to_owned)).collect()
 }
 
+/// A folder with two runs in it that do not exist yet, and the data for both.
+pub fn two_runs() -> (tempfile::TempDir, Vec<String>, [PathBuf; 2]) {
+    let folder = tempfile::tempdir().unwrap();
+    let data = data(folder.path());
+    let runs = ["one", "two"].map(|name| folder.path().join(name));
+    (folder, data, runs)
+}
+
 pub fn args(out: &Path, data: &[String], more: &[&str]) -> Vec<String> {
     let data: Vec<&str> = data.iter().map(String::as_str).collect();
     train_args(out, &[&data[..], more].concat())
-}
-
-/// Waits until `path` exists.
-pub fn wait_for(path: &Path, child: &mut Child) {
-    let begun = Instant::now();
-    while !path.exists() {
-        assert!(child.try_wait().unwrap().is_none(), "it ended before {} was there", path.display());
-        assert!(begun.elapsed() < Duration::from_secs(120), "{} never came", path.display());
-        std::thread::sleep(Duration::from_millis(2));
-    }
 }
 
 /// The process of a rank whose command line names `out`, if it is running.
@@ -119,16 +120,29 @@ fn any_number_of_ranks_writes_the_same_checkpoints() {
 #[test]
 fn ranks_on_several_machines_write_the_same_checkpoints() {
     let Some(mpi) = mpi() else { return };
-    let folder = tempfile::tempdir().unwrap();
-    let data = data(folder.path());
-    let [one, four] = ["one", "four"].map(|name| folder.path().join(name));
+    let (_folder, data, [one, four]) = two_runs();
     let flags = ["--micro-batches=4", "--steps=4"];
     flipk(&args(&one, &data, &flags)).expect(0);
     let place = "export MPI_LOCALRANKID=$((PMI_RANK % 2)) MPI_LOCALNRANKS=2; exec \"$0\" \"$@\"";
     let mut command = with_mpi(&mpi.join("mpiexec"), &mpi);
     command.args(["-n", "4", "sh", "-c", place, FLIPK]).args(args(&four, &data, &flags));
     ended(command.spawn().unwrap()).expect(0);
-    assert!(fs::read(checkpoint(&one, 4)).unwrap() == fs::read(checkpoint(&four, 4)).unwrap());
+    assert_same([&one, &four], 4);
+}
+
+/// Rank 0 computes on the CPU, rank 1 on an emulated GPU.
+#[test]
+fn ranks_on_different_devices_are_refused() {
+    let Some(mpi) = mpi() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let data = data(folder.path());
+    let devices = "[ $PMI_RANK = 0 ] && device=cpu || device=emulator; exec \"$0\" \"$@\" --device=$device";
+    let mut command = with_mpi(&mpi.join("mpiexec"), &mpi);
+    command.args(["-n", "2", "sh", "-c", devices, FLIPK]).args(args(&folder.path().join("run"), &data, &["--steps=1"]));
+    let ran = ended(command.spawn().unwrap());
+    let words =
+        "rank 0 computes on the CPU, and rank 1 on a GPU: start as many ranks as there are GPUs, or choose with";
+    assert!(ran.code != Some(0) && ran.stderr.matches(words).count() == 1, "{}", ran.stderr);
 }
 
 /// Trains on one rank, and returns the flags of the run.
@@ -142,17 +156,14 @@ pub fn train_60_steps(out: &Path, data: &[String]) -> [&'static str; 2] {
 #[test]
 fn a_killed_rank_ends_all_and_other_numbers_go_on_to_the_bit() {
     let Some(mpi) = mpi() else { return };
-    let folder = tempfile::tempdir().unwrap();
-    let data = data(folder.path());
-    let [whole, killed] = ["whole", "killed"].map(|name| folder.path().join(name));
+    let (_folder, data, [whole, killed]) = two_runs();
     let flags = train_60_steps(&whole, &data);
     let first = args(&killed, &data, &[&flags[..], &["--save-every=3"]].concat());
-    let resume: Vec<String> = ["train", &format!("--resume={}", killed.display())].map(str::to_owned).into();
+    let resume = resume(&killed);
     for (ranks, rank, args, at) in [(4, 2, &first, 9), (2, 0, &resume, 24)] {
         let mut child = start(&mpi, ranks, args);
         wait_for(&checkpoint(&killed, at), &mut child);
-        // SAFETY: the process is a child of a child of this one.
-        unsafe { libc::kill(process_of(rank, &killed), libc::SIGKILL) };
+        signal(process_of(rank, &killed), libc::SIGKILL);
         let begun = Instant::now();
         let ran = ended(child);
         assert_ne!(ran.code, Some(0), "{}", ran.stderr);
@@ -160,7 +171,7 @@ fn a_killed_rank_ends_all_and_other_numbers_go_on_to_the_bit() {
         assert!(!checkpoint(&killed, 60).exists(), "it was to be killed on the way");
     }
     flipk(&resume).expect(0);
-    assert!(fs::read(checkpoint(&whole, 60)).unwrap() == fs::read(checkpoint(&killed, 60)).unwrap());
+    assert_same([&whole, &killed], 60);
 }
 
 #[test]
@@ -169,17 +180,15 @@ fn ctrl_c_saves_a_checkpoint() {
     let folder = tempfile::tempdir().unwrap();
     let (data, out) = (data(folder.path()), folder.path().join("run"));
     let mut last: u64 = 0;
-    for signal in [libc::SIGINT, libc::SIGUSR1] {
+    for number in [libc::SIGINT, libc::SIGUSR1] {
         let first = args(&out, &data, &["--steps=100000", "--save-every=5", "--keep=1000000"]);
-        let resume = ["train".to_owned(), format!("--resume={}", out.display())].to_vec();
+        let resume = resume(&out);
         let mut child = start(&mpi, 2, if out.exists() { &resume } else { &first });
         wait_for(&checkpoint(&out, last / 5 * 5 + 10), &mut child);
-        // SAFETY: a signal to a child.
-        unsafe { libc::kill(child.id() as i32, signal) };
+        signal(child.id() as i32, number);
         let ran = ended(child);
-        assert_eq!(ran.code, Some(0), "signal {signal}: {}{}", ran.stdout, ran.stderr);
-        let stopped = ran.stdout.split("stopped after step ").nth(1).and_then(|rest| rest.split(';').next());
-        last = stopped.and_then(|step| step.parse().ok()).unwrap_or_else(|| panic!("{}", ran.stdout));
+        assert_eq!(ran.code, Some(0), "signal {number}: {}{}", ran.stdout, ran.stderr);
+        last = number_in(&ran.stdout, "stopped after step ", ";");
         assert!(checkpoint(&out, last).exists());
     }
 }
@@ -217,14 +226,12 @@ pub fn as_torchrun(args: &[String]) -> [Ran; 2] {
 
 #[test]
 fn ranks_of_torchrun_need_no_mpi() {
-    let folder = tempfile::tempdir().unwrap();
-    let data = data(folder.path());
-    let [one, two] = ["one", "two"].map(|name| folder.path().join(name));
+    let (_folder, data, [one, two]) = two_runs();
     let flags = ["--micro-batches=4", "--steps=6"];
     flipk(&args(&one, &data, &flags)).expect(0);
     let said = as_torchrun(&args(&two, &data, &flags)).map(|rank| rank.expect(0));
     assert!(said[1].stderr.contains("2 ranks, connected by TCP") && said[0].stdout.is_empty(), "{}", said[1].stderr);
-    assert!(fs::read(checkpoint(&one, 6)).unwrap() == fs::read(checkpoint(&two, 6)).unwrap());
+    assert_same([&one, &two], 6);
 }
 
 #[test]
@@ -284,12 +291,11 @@ fn a_rank_without_data_ends_all_with_its_reason() {
 #[test]
 fn the_emulated_gpus_of_two_ranks_train_as_one() {
     let Some(mpi) = mpi() else { return };
-    let folder = tempfile::tempdir().unwrap();
-    let [one, two] = ["one", "two"].map(|name| folder.path().join(name));
-    let (data, flags) = (data(folder.path()), ["--device=emulator", "--micro-batches=2", "--batch=8", "--steps=3"]);
+    let (_folder, data, [one, two]) = two_runs();
+    let flags = ["--device=emulator", "--micro-batches=2", "--batch=8", "--steps=3"];
     flipk(&args(&one, &data, &flags)).expect(0);
     run(&mpi, 2, &args(&two, &data, &flags)).expect(0);
-    assert!(fs::read(checkpoint(&one, 3)).unwrap() == fs::read(checkpoint(&two, 3)).unwrap());
+    assert_same([&one, &two], 3);
 }
 
 /// MPI, NCCL and CUDA are opened when they are needed.

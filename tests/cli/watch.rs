@@ -5,8 +5,8 @@ use std::path::Path;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
-use crate::harness::{FLIPK, Ran, checkpoint, ended, flipk, json};
-use crate::ranks::{args, data, mpi, process_of, start, train_60_steps, wait_for, with_mpi};
+use crate::harness::{FLIPK, Ran, assert_same, checkpoint, ended, flipk, json, number_in, wait_for};
+use crate::ranks::{args, data, mpi, process_of, start, train_60_steps, two_runs, with_mpi};
 use crate::shards::{shard, vocab};
 
 /// Far more than the ranks take to end, and far less than for ever.
@@ -32,9 +32,17 @@ pub fn complaint(ran: &Ran) -> &str {
     ran.stderr.lines().find(|line| line.contains("no answer for")).unwrap_or_default()
 }
 
-pub fn number_in(text: &str, before: &str, after: &str) -> u64 {
-    let number = text.split(before).nth(1).and_then(|rest| rest.split(after).next());
-    number.and_then(|number| number.trim().parse().ok()).unwrap_or_else(|| panic!("{text}"))
+/// Waits until none of these processes is there any more. Orphans may be left as zombies.
+pub fn assert_gone(processes: &[i32]) {
+    let begun = Instant::now();
+    let is_running = |process: &i32| {
+        let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+        stat.rsplit(')').next().is_some_and(|state| !state.is_empty() && !state.starts_with(" Z"))
+    };
+    while processes.iter().any(is_running) {
+        assert!(begun.elapsed() < SOON, "some of {processes:?} are still there");
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 #[test]
@@ -60,12 +68,7 @@ fn a_stopped_rank_is_named_and_ends_all() {
         assert!(said.contains(&stopped) && said.contains(" phase of step "), "{said}");
         assert!(said.contains("; all others wait in step"), "{said}");
         assert!(said.contains(&format!("flipk train --resume {}", out.display())), "{said}");
-        // No process is left.
-        let begun = Instant::now();
-        while Path::new(&format!("/proc/{pid}")).exists() {
-            assert!(begun.elapsed() < SOON, "process {pid} is still there");
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        assert_gone(&[pid]);
     }
 }
 
@@ -101,9 +104,7 @@ fn a_rank_without_its_data_is_named_with_its_phase() {
 #[test]
 fn a_killed_rank_starts_again_by_itself_to_the_bit() {
     let Some(mpi) = mpi() else { return };
-    let folder = tempfile::tempdir().unwrap();
-    let data = data(folder.path());
-    let [whole, killed] = ["whole", "killed"].map(|name| folder.path().join(name));
+    let (_folder, data, [whole, killed]) = two_runs();
     let flags = train_60_steps(&whole, &data);
     let mut command = with_mpi(Path::new(FLIPK), &mpi);
     let more = ["--save-every=3", "--ranks=2", "--restarts=2", "--comm-timeout=3s"];
@@ -119,7 +120,7 @@ fn a_killed_rank_starts_again_by_itself_to_the_bit() {
         let said = format!("restart {restart} of 2, from the newest checkpoint of {}", killed.display());
         assert_eq!(ran.stderr.matches(&said).count(), 1, "{}", ran.stderr);
     }
-    assert!(fs::read(checkpoint(&whole, 60)).unwrap() == fs::read(checkpoint(&killed, 60)).unwrap());
+    assert_same([&whole, &killed], 60);
     assert!(!killed.join("ranks").exists(), "heartbeats of a run that has ended");
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use crate::group::cores::host;
+use crate::group::machine::host;
 use crate::group::{Doing, Phase};
 
 /// The content of `RUN/ranks/NNNN.json`.

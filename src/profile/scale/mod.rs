@@ -148,6 +148,4 @@ fn levels(plan: &Plan<'_>, ranks: usize) -> Levels {
 }
 
 #[cfg(test)]
-mod many_ranks;
-#[cfg(test)]
 mod tests;

@@ -1,5 +1,7 @@
 //! The simulator against sums by hand, and its bytes against those that the trainer moves.
 
+mod many_ranks;
+
 use std::sync::{Arc, Mutex};
 
 use super::network::tests::ideal;
@@ -13,16 +15,16 @@ use crate::model::{Loss, ModelConfig, Preset, TowerConfig};
 use crate::optim::{AdamWConfig, Slices};
 use crate::train::{Trainer, master_bytes};
 
-pub(super) const KEPT: usize = 2;
+const KEPT: usize = 2;
 
 /// A small model; `vocab` sets the size of its arena.
-pub(super) fn small(vocab: usize, loss: Loss) -> Flip {
+fn small(vocab: usize, loss: Loss) -> Flip {
     let tower = TowerConfig::new(1, 64, 2);
     let sizes = ModelConfig { image_size: 16, context: 4, vocab, embed_dim: 16, ..Preset::Tiny.config() };
     Flip::with_loss(&ModelConfig { vision: tower, text: tower, ..sizes }, loss, true)
 }
 
-pub(super) fn plan(flip: &Flip, network: Network) -> Plan<'_> {
+fn plan(flip: &Flip, network: Network) -> Plan<'_> {
     let times = two_layers();
     Plan {
         flip,
@@ -35,7 +37,7 @@ pub(super) fn plan(flip: &Flip, network: Network) -> Plan<'_> {
 }
 
 /// The plan of ranks that are CPUs.
-pub(super) fn plan_on_cpus(flip: &Flip, rows: usize, ranks_per_node: usize) -> Plan<'_> {
+fn plan_on_cpus(flip: &Flip, rows: usize, ranks_per_node: usize) -> Plan<'_> {
     let mut plan = plan(flip, Network { ranks_per_node, ..ideal() });
     (plan.gpus, plan.bf16_copy) = (false, false);
     (plan.times.batch, plan.size.batch) = (rows, rows);
@@ -43,7 +45,7 @@ pub(super) fn plan_on_cpus(flip: &Flip, rows: usize, ranks_per_node: usize) -> P
 }
 
 /// The rows of a rank.
-pub(super) fn batch(flip: &Flip, rows: usize, rank: usize) -> Batch {
+fn batch(flip: &Flip, rows: usize, rank: usize) -> Batch {
     let pixels = KEPT * flip.config.patch_len();
     Batch {
         images: (0..rows * pixels).map(|at| (at * 7 + rank) as u8).collect(),

@@ -72,9 +72,8 @@ impl<D: AllOps> Run<'_, D> {
 
 /// The names of all ranks, on rank 0.
 fn gather(group: &dyn Group, own: &[String]) -> Result<Vec<String>, GroupError> {
-    let all = group.gather_bytes(own.join("\0").as_bytes())?;
-    let texts: Vec<_> = all.iter().map(|names| String::from_utf8_lossy(names)).collect();
-    Ok(texts.iter().flat_map(|names| names.split('\0')).filter(|name| !name.is_empty()).map(str::to_owned).collect())
+    let all = group.gather_text(&own.join("\0"))?;
+    Ok(all.iter().flat_map(|names| names.split('\0')).filter(|name| !name.is_empty()).map(str::to_owned).collect())
 }
 
 /// The first few names.

@@ -1,4 +1,4 @@
-//! How the ranks of a machine share its cores.
+//! This machine: its name, and how its ranks share its cores.
 
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};

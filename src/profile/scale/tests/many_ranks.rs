@@ -2,8 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use super::simulate;
-use super::tests::{KEPT, batch, plan_on_cpus, small};
+use super::{KEPT, batch, plan_on_cpus, simulate, small};
 use crate::autograd::Recompute;
 use crate::device::Cpu;
 use crate::group::{Exchange, Group, GroupError, Place, block_of};
