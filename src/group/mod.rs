@@ -280,7 +280,7 @@ impl dyn Group + '_ {
         Ok(all.chunks(own.len()).zip(lens).map(bytes).collect())
     }
 
-    /// As [`Self::gather_bytes`], for texts.
+    /// As `gather_bytes`, for texts.
     ///
     /// # Errors
     /// If the library fails.
