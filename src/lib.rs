@@ -80,6 +80,7 @@ mod mapped;
 pub mod model;
 pub mod ops;
 pub mod optim;
+mod plot;
 pub mod profile;
 pub mod random;
 pub mod simd;

@@ -118,6 +118,7 @@ impl std::fmt::Display for GpuState {
 
 /// What can go wrong on a device.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum DeviceError {
     #[error(
         "{device}: out of memory: {} for {purpose}{}{}",

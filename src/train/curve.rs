@@ -1,9 +1,9 @@
 //! The picture of a run: loss and accuracies over the samples seen, as an SVG.
 
-use plotters::coord::Shift;
 use plotters::prelude::*;
 
 use super::metrics::Metrics;
+use crate::plot::{self, Area, Drawn};
 
 const SIZE: (u32, u32) = (960, 720);
 /// Larger values are left out, as are those that are not numbers: the axes cannot show them.
@@ -33,22 +33,14 @@ pub(super) fn svg(title: &str, history: &[Metrics]) -> String {
         line("zero-shot top-1", TOP1, history, |at| at.zero_shot_top1.map(|share| 100.0 * share)),
         line("zero-shot top-5", TOP5, history, |at| at.zero_shot_top5.map(|share| 100.0 * share)),
     ];
-    let mut text = String::new();
-    {
-        let root = SVGBackend::with_string(&mut text, SIZE).into_drawing_area();
-        let (upper, lower) = root.split_vertically(SIZE.1 / 2);
-        // Drawing into a string cannot fail.
-        let _ = root.fill(&WHITE);
-        let _ = panel(&upper, title, "loss (nats)", &loss);
-        let _ = panel(&lower, "", "accuracy (%)", &accuracies);
-        let _ = root.present();
-    }
-    text
+    plot::svg(SIZE, |area| {
+        let (upper, lower) = area.split_vertically(SIZE.1 / 2);
+        panel(&upper, title, "loss (nats)", &loss)?;
+        panel(&lower, "", "accuracy (%)", &accuracies)
+    })
 }
 
-type Drawn = Result<(), Box<dyn std::error::Error>>;
-
-fn panel(area: &DrawingArea<SVGBackend, Shift>, title: &str, unit: &str, lines: &[Line]) -> Drawn {
+fn panel(area: &Area, title: &str, unit: &str, lines: &[Line]) -> Drawn {
     let points = || lines.iter().flat_map(|line| &line.points);
     let right = points().map(|point| point.0).fold(1.0, f64::max);
     let top = points().map(|point| point.1).fold(f64::MIN_POSITIVE, f64::max);

@@ -29,6 +29,7 @@ pub use self::step::{Lane, Span};
 pub use self::times::{Layer, Measured, Source, StepTimes};
 pub use self::traffic::Sent;
 
+use crate::device::DeviceError;
 use crate::group::Levels;
 use crate::model::Flip;
 use crate::train::StepSize;
@@ -47,11 +48,8 @@ pub enum ScaleError {
     #[error("neither a profile that --json wrote nor the record of a GPU's measurements")]
     Times,
     /// The step cannot be planned.
-    #[error("the step cannot be planned: {problem}")]
-    Plan {
-        /// Why.
-        problem: String,
-    },
+    #[error("the step cannot be planned: {0}")]
+    Plan(#[from] DeviceError),
 }
 
 /// What is simulated.

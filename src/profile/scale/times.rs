@@ -180,7 +180,7 @@ fn work_of_calls(flip: &Flip, kept: usize) -> Result<Vec<(String, &'static str, 
     const BATCH: usize = 2;
     let mut tape = Tape::<Cpu>::new(flip.layout().clone());
     flip.record(&mut tape, BATCH, kept);
-    let program = tape.train(Cpu::default().into()).map_err(|error| ScaleError::Plan { problem: error.to_string() })?;
+    let program = tape.train(Cpu::default().into())?;
     // Calls of one kind of op all have products, or none has.
     let amount = |work: Work| if work.flops > 0 { work.flops as f64 } else { work.bytes as f64 };
     let calls = program.steps().iter().filter_map(|step| {
