@@ -349,7 +349,8 @@ template <int HEAD_DIM> struct BackwardRow {
             int end = min(tokens - at.block, STAGE);
             // The first query that sees the rest.
             int rest_first = rest == padded ? end : causal ? max(0, rest - at.block) : 0;
-            int query = thread() / 32 % GROUPS * 16, lane = thread() % 32;
+            int query = thread() / 32 % GROUPS * 16;
+            int lane = thread() % 32;
             bool second = thread() / 32 >= GROUPS;
             if (!second && rest_first <= query && query < end)
                 rest_scores(keys_of(at.set) + Tile::a_order(lane) + rest * Tile::BYTES,

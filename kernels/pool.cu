@@ -37,7 +37,9 @@ template <typename T> __device__ void backward(const float* dy, T* dx, int batch
     for (size_t at = thread_index() * N; at < total; at += thread_count() * N) {
         float v[N] = {};
         // 32-bit pack numbers, since a 64-bit division takes a hundred instructions.
-        unsigned pack = at / N, packs = sample / N, in_sample = pack % packs;
+        unsigned pack = at / N;
+        unsigned packs = sample / N;
+        unsigned in_sample = pack % packs;
         if (in_sample >= (unsigned)(skip * width / N)) {
             load_params(dy + (size_t)(pack / packs) * width + in_sample % (unsigned)(width / N) * N, v);
 #pragma unroll

@@ -40,7 +40,8 @@ extern "C" __global__ void __launch_bounds__(256)
     find_token(const int* tokens, uint32_t* places, int batch, int context, int id) {
     int lane = threadIdx.x % 32;
     for (size_t row = thread_index() / 32; row < batch; row += thread_count() / 32) {
-        int best = -1, place = 0;
+        int best = -1;
+        int place = 0;
         for (int at = lane; at < context; at += 32) {
             int token = tokens[row * context + at];
             int rank = id < 0 ? token : token == id;
