@@ -16,7 +16,7 @@ fn path(name: &str) -> PathBuf {
 
 /// All quantities of a golden state, with their errors and tolerances.
 fn checks_of<D: AllOps>(name: &str, device: Arc<D>) -> Vec<Check> {
-    let tolerances = Tolerances::of(&*device);
+    let tolerances = Tolerances::for_device(&*device);
     verify(&path(name), device, tolerances).unwrap()
 }
 
@@ -27,7 +27,7 @@ fn checks_in_micro_batches<D: AllOps>(name: &str, device: &Arc<D>, micro_batches
         let pass: Box<dyn Pass<D>> = Box::new(MicroBatches::new(device.clone(), flip, size)?);
         Ok(pass)
     };
-    verify_pass(&path(name), device.clone(), Tolerances::of(&**device), &open).unwrap()
+    verify_pass(&path(name), device.clone(), Tolerances::for_device(&**device), &open).unwrap()
 }
 
 fn checks<D: AllOps>(device: Arc<D>) -> Vec<Check> {

@@ -154,7 +154,7 @@ impl Eval {
                 };
                 let numbers = if names.is_some() { ClassNumbers::Prefer } else { ClassNumbers::Accept };
                 let dataset = common.open(&run, numbers)?;
-                let classes = Classes::of(&dataset, names.as_ref(), labels)?;
+                let classes = Classes::from_dataset(&dataset, names.as_ref(), labels)?;
                 log::lines(classes.notes());
                 (dataset, Kind::ZeroShot { classes, templates }, names.is_some())
             }
@@ -165,7 +165,7 @@ impl Eval {
         log::lines(dataset.warnings());
         // With class names, captions may be class numbers, which are not embedded.
         if !named {
-            let survey = Survey::of(&dataset, &tokenizer, model.model().context)?;
+            let survey = Survey::run(&dataset, &tokenizer, model.model().context)?;
             log::lines(survey.warnings(false));
         }
         let (found, skipped) = common.device.run(Evaluation { common, kind, model, dataset, tokenizer })?;

@@ -160,7 +160,7 @@ pub(super) fn group() -> Result<Arc<dyn Group>> {
         Launcher::Flipk | Launcher::Torchrun => Arc::new(Tcp::join(launched)?),
         Launcher::Hydra | Launcher::OpenMpi | Launcher::Slurm => Arc::new(Mpi::join(launched)?),
     };
-    let (share, mut place) = (Share::of(&*group)?, launched.place);
+    let (share, mut place) = (Share::in_group(&*group)?, launched.place);
     if !launched.local {
         (place.local_rank, place.local_size) = (share.rank, share.ranks);
     }

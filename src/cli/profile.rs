@@ -157,7 +157,7 @@ impl Profile {
         let measurement = Measurement { job, again: self.ceilings, group: self.group };
         let found = self.device.run_in(precision, Precision::Bf16, measurement)?;
         if self.scale.asked() {
-            let measured = profile::scale::Measured::of(&found);
+            let measured = profile::scale::Measured::from_profile(&found);
             return self.simulated(&self.scale.simulate(measured, "profiled here".to_owned(), &settings)?);
         }
         put(format_args!("{}", render(&found, self.group)))?;

@@ -116,7 +116,7 @@ impl Search {
         if self.picture.is_some() && specs.is_none() {
             bail!("a picture needs the images, not only their embeddings: add --images with what was embedded");
         }
-        let format = self.picture.as_deref().map(SheetFormat::of).transpose()?;
+        let format = self.picture.as_deref().map(SheetFormat::from_path).transpose()?;
         let model = Weights::open(&self.model)?;
         let dataset = specs.map(|specs| self.encode.open(specs)).transpose()?;
         let tokenizer = (!self.texts.is_empty()).then(|| self.encode.tokenizer(&model)).transpose()?;

@@ -30,7 +30,7 @@ pub(super) struct Verify {
 impl Job for &Verify {
     type Output = Vec<Check>;
     fn run<D: AllOps>(self, device: Arc<D>) -> Result<Vec<Check>> {
-        let tolerances = Tolerances::of(&*device);
+        let tolerances = Tolerances::for_device(&*device);
         Ok(verify(&self.file, device, tolerances)?)
     }
 }

@@ -102,7 +102,7 @@ impl Classes {
     ///
     /// # Errors
     /// A sample of no class, class numbers without names, captions that fit as names and as numbers.
-    pub fn of(dataset: &Dataset, names: Option<&ClassNames>, labels: Labels) -> Result<Self, EvalError> {
+    pub fn from_dataset(dataset: &Dataset, names: Option<&ClassNames>, labels: Labels) -> Result<Self, EvalError> {
         let read: Vec<Option<Label>> =
             (0..dataset.len() as u64).into_par_iter().map(|sample| dataset.label(sample).ok()).collect();
         let name = |sample: usize| dataset.name(sample as u64);

@@ -38,7 +38,7 @@ impl Tolerances {
         Self { embeddings: 1e-2, loss: 5e-3, gradients: 3e-2, training_losses: 2e-2, final_norms: 1e-2 };
 
     /// The tolerances for the arithmetic of `device`.
-    pub fn of(device: &impl Device) -> Self {
+    pub fn for_device(device: &impl Device) -> Self {
         if device.gemm_is_bf16() { Self::BF16 } else { Self::F32 }
     }
 }

@@ -41,13 +41,13 @@ impl Levels {
     ///
     /// # Errors
     /// If the group fails.
-    pub fn of(group: &dyn Group) -> Result<Self, GroupError> {
+    pub fn in_group(group: &dyn Group) -> Result<Self, GroupError> {
         let place = group.place();
         let places = group.all([place.local_rank as u32, place.local_size as u32])?;
         Ok(Self::plan(group.rank(), &places))
     }
 
-    /// As [`Self::of`]. `places`: number on its machine and ranks of its machine, for each rank.
+    /// As [`Self::in_group`]. `places`: number on its machine and ranks of its machine, for each rank.
     pub fn plan(rank: usize, places: &[[u32; 2]]) -> Self {
         let (size, local) = (places.len(), places[0][1] as usize);
         let regular = local.is_power_of_two()

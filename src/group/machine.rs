@@ -32,7 +32,7 @@ impl Share {
     ///
     /// # Errors
     /// If the group fails.
-    pub fn of(group: &dyn Group) -> Result<Self, GroupError> {
+    pub fn in_group(group: &dyn Group) -> Result<Self, GroupError> {
         Ok(Self::among(&group.all(Usable::here())?, group.rank()))
     }
 
@@ -144,7 +144,7 @@ mod tests {
     #[test]
     fn ranks_of_this_machine_find_each_other() {
         let cores = std::thread::available_parallelism().unwrap().get();
-        let share = |rank: Threads| std::thread::spawn(move || Share::of(&rank).unwrap());
+        let share = |rank: Threads| std::thread::spawn(move || Share::in_group(&rank).unwrap());
         let ranks: Vec<_> = Threads::group(2).into_iter().map(share).collect();
         for (rank, found) in ranks.into_iter().enumerate() {
             assert_eq!(found.join().unwrap(), Share { rank, ranks: 2, cores: (cores / 2).max(1) });

@@ -30,7 +30,7 @@ impl HeldOut {
         let class_numbers = if names.is_some() { ClassNumbers::Prefer } else { ClassNumbers::Accept };
         let keys = CaptionKeys { class_numbers, filter: None, ..settings.captions.clone() };
         let (dataset, note) = eval::open(&settings.eval_data, &keys)?;
-        let classes = Classes::of(&dataset, names.as_ref(), settings.labels)?;
+        let classes = Classes::from_dataset(&dataset, names.as_ref(), settings.labels)?;
         let notes = note.into_iter().chain(classes.notes().iter().cloned()).collect();
         Ok(Some(Self { dataset: Arc::new(dataset.with_decoding(settings.decoding)), classes, templates, notes }))
     }

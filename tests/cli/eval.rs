@@ -21,7 +21,7 @@ fn a_checkpoint_is_evaluated_as_at_the_end_of_its_run() {
     // The same classes from a file, a template of the name alone, or another batch size change nothing.
     let names = folder.path().join("names.txt");
     let data = flipk::data::Dataset::open(&["embedded:twemoji"], flipk::data::CaptionKeys::default()).unwrap();
-    let classes = flipk::eval::Classes::of(&data, None, flipk::eval::Labels::default()).unwrap();
+    let classes = flipk::eval::Classes::from_dataset(&data, None, flipk::eval::Labels::default()).unwrap();
     std::fs::write(&names, classes.names().join("\n")).unwrap();
     let templates = folder.path().join("templates.txt");
     std::fs::write(&templates, "{}\n\n{}\n").unwrap();

@@ -60,7 +60,7 @@ fn norm(values: impl Iterator<Item = f32>) -> f64 {
 
 fn compare<T: ActType>(name: &str, config: &ModelConfig, batch: usize, kept: usize, expected: &Found) {
     let (device, _) = gpu::<T>(EmulatorOptions::default());
-    let (found, tolerances) = (run(&device, config, batch, kept), Tolerances::of(&*device));
+    let (found, tolerances) = (run(&device, config, batch, kept), Tolerances::for_device(&*device));
     for (found, expected) in [(&found.images, &expected.images), (&found.texts, &expected.texts)] {
         let off = found.iter().zip(expected).map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max);
         assert!(off <= tolerances.embeddings, "{name}: an embedding is off by {off:e}");

@@ -50,7 +50,7 @@ impl Survey {
     ///
     /// # Errors
     /// If the tokenizer refuses a caption.
-    pub fn of(dataset: &Dataset, tokenizer: &Tokenizer, context: usize) -> Result<Self> {
+    pub fn run(dataset: &Dataset, tokenizer: &Tokenizer, context: usize) -> Result<Self> {
         let of = dataset.len() as u64;
         // Broken samples are reported when training visits them.
         let found: Vec<(u64, Caption, Vec<(usize, Vec<String>)>)> = dataset
@@ -175,7 +175,7 @@ mod tests {
             archive.add(&format!("{number}.png"), &png(4, 4, 1)).add(&format!("{number}.json"), record.as_bytes());
         }
         let dataset = Dataset::open(&[archive.file()], CaptionKeys::default()).unwrap();
-        Survey::of(&dataset, &Tokenizer::from_bytes(vocab, "vocab.txt").unwrap(), context).unwrap()
+        Survey::run(&dataset, &Tokenizer::from_bytes(vocab, "vocab.txt").unwrap(), context).unwrap()
     }
 
     fn record(caption: &str) -> String {

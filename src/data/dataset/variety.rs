@@ -30,7 +30,7 @@ pub struct Variety {
 
 impl Variety {
     /// Looks at up to 8,192 samples, evenly spread over the data set.
-    pub fn of(dataset: &Dataset) -> Self {
+    pub fn from_dataset(dataset: &Dataset) -> Self {
         let samples = dataset.spread(PROBE_SAMPLES);
         let all = samples.len() == dataset.len();
         let captions = samples.filter_map(|sample| dataset.caption(sample).ok()?.texts.into_iter().next());

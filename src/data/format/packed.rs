@@ -16,7 +16,7 @@ pub(super) enum Packing {
 
 impl Packing {
     /// By the first bytes of a file.
-    pub(super) fn of(head: &[u8]) -> Option<Self> {
+    pub(super) fn detect(head: &[u8]) -> Option<Self> {
         match head {
             [0x1F, 0x8B, ..] => Some(Self::Gzip),
             // A frame of data, or one that is skipped.

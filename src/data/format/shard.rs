@@ -179,7 +179,7 @@ fn file(number: u32, path: &Path, common: &Common, report: &mut Report) -> Resul
     if head.is_empty() {
         return Err(no_bytes(name));
     }
-    if let Some(packing) = Packing::of(head) {
+    if let Some(packing) = Packing::detect(head) {
         return unpacked(packing, &file, path, true, common, report);
     }
     if table::is_table(path, head, image_key) {
@@ -258,7 +258,7 @@ fn fetched(location: &Location, common: &Common, stop: &AtomicBool, report: &mut
     if head.is_empty() {
         return Err(no_bytes(name));
     }
-    if let Some(packing) = Packing::of(head) {
+    if let Some(packing) = Packing::detect(head) {
         return unpacked(packing, &store, path, false, common, report);
     }
     if table::is_table(path, head, common.image_key.as_deref()) {

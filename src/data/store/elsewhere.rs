@@ -44,7 +44,7 @@ fn remote_locations(_: &str, _: &Access) -> Option<Result<Vec<Location>>> {
 #[cfg(feature = "remote")]
 fn remote_locations(spec: &str, access: &Access) -> Option<Result<Vec<Location>>> {
     let all = |address: &str| -> Result<Vec<Location>> {
-        let of = Address::of(address).ok_or_else(|| problem(spec, "it is not an address"))?;
+        let of = Address::parse(address).ok_or_else(|| problem(spec, "it is not an address"))?;
         if !of.has_bucket() {
             return Err(problem(spec, "the name after :// is missing"));
         }
@@ -69,7 +69,7 @@ fn remote_locations(spec: &str, access: &Access) -> Option<Result<Vec<Location>>
         }
         Ok(found.into_iter().map(|key| Location::Remote(of.with_key(key))).collect())
     };
-    Address::of(spec)?;
+    Address::parse(spec)?;
     // Checked once here, and not once per shard.
     if let Some(Err(error)) = access.cache.as_ref().map(check) {
         return Some(Err(error));
@@ -121,7 +121,7 @@ pub(crate) fn fetch(location: &Location, spool: &Spool, with: Fetching<'_>) -> R
 pub(crate) fn version(location: &Location, access: &Access) -> Result<String> {
     #[cfg(feature = "remote")]
     if let Location::Remote(address) = location
-        && let Some(of) = Address::of(address)
+        && let Some(of) = Address::parse(address)
     {
         let read = |source| DataError::Read { path: PathBuf::from(address), source };
         let version = remote::describe(of, Fetching { access, stop: &NEVER }).map_err(read)?;
@@ -146,7 +146,7 @@ fn remote_bytes(_: &str, _: &Spool, _: Fetching<'_>) -> io::Result<Store> {
 
 #[cfg(feature = "remote")]
 fn remote_bytes(address: &str, spool: &Spool, with: Fetching<'_>) -> io::Result<Store> {
-    let of = Address::of(address).ok_or(io::ErrorKind::InvalidInput)?;
+    let of = Address::parse(address).ok_or(io::ErrorKind::InvalidInput)?;
     if let Some(folder) = &with.access.cache {
         let version = remote::describe(of, with)?;
         // Without tag and length, a later version could be taken for this one.
@@ -228,7 +228,7 @@ fn is_full(error: &io::Error) -> bool {
 /// A server that does not answer.
 pub(crate) fn beside(folder: &str, name: &str, access: &Access) -> io::Result<Option<Vec<u8>>> {
     #[cfg(feature = "remote")]
-    if let Some(of) = Address::of(&format!("{folder}{name}")) {
+    if let Some(of) = Address::parse(&format!("{folder}{name}")) {
         return remote::small(of, Fetching { access, stop: &NEVER });
     }
     let _ = (folder, name, access);
@@ -238,7 +238,7 @@ pub(crate) fn beside(folder: &str, name: &str, access: &Access) -> io::Result<Op
 /// The names in a folder, if it can be listed.
 pub(crate) fn names_in(folder: &str, access: &Access) -> Option<Vec<String>> {
     #[cfg(feature = "remote")]
-    if let Some(of) = Address::of(folder).filter(|of| of.has_lists()) {
+    if let Some(of) = Address::parse(folder).filter(|of| of.has_lists()) {
         let keys = remote::list(of, Fetching { access, stop: &NEVER }).ok()?;
         return Some(keys.iter().map(|key| key.rsplit('/').next().unwrap_or(key).to_owned()).collect());
     }

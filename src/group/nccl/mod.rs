@@ -72,7 +72,7 @@ impl Nccl {
         let mut id = UniqueId([0; 128]);
         bytemuck::cast_slice_mut(&mut id.0).copy_from_slice(&bytes);
         let comm = library.join(group.size(), id, group.rank())?;
-        let levels = Levels::of(group)?;
+        let levels = Levels::in_group(group)?;
         Ok(Self { library, comm, calls: Mutex::new(()), rank: group.rank(), size: group.size(), levels })
     }
 

@@ -104,7 +104,7 @@ impl Source {
     /// If there is none, or the model cannot be planned.
     pub fn measured(&self, index: usize, flip: &Flip, kept: usize) -> Result<Measured, ScaleError> {
         match &self.0 {
-            File::Profile(profile) => Ok(Measured::of(profile)),
+            File::Profile(profile) => Ok(Measured::from_profile(profile)),
             File::Record(record) => {
                 let step = record.steps.get(index).ok_or(ScaleError::Times)?;
                 Measured::recorded(&record.card, step, flip, kept)
@@ -120,7 +120,7 @@ impl Measured {
     }
 
     /// The times of a profile.
-    pub fn of(profile: &Profile) -> Self {
+    pub fn from_profile(profile: &Profile) -> Self {
         let scopes = profile.scopes.iter().map(|scope| Timed {
             scope: scope.scope.clone(),
             direction: scope.direction.clone(),

@@ -62,7 +62,7 @@ impl<D: CopyBlocks> GradientExchange<D> {
     /// If the device has too little memory, or the group fails.
     pub(crate) fn new(device: &D, group: Arc<dyn Group>, layout: &Layout, slices: Slices) -> Result<Self, DeviceError> {
         let masters = D::SHADOW_WEIGHTS.then(|| Masters::new(device, layout, &slices)).transpose()?;
-        let levels = Levels::of(&*group)?;
+        let levels = Levels::in_group(&*group)?;
         let buffers = |level: &Level| {
             let len = level.owners().len() * slices.largest();
             let buffer = |_| Buffer::unwritten(device, len, "the gradients of other ranks");

@@ -38,7 +38,7 @@ impl<D: AllOps> Run<'_, D> {
         log::lines(self.trainer.cost_of_micro_batches());
         let captions = introduction::captions(self.plan.data.looked_at(), &self.plan.tokenizer, loader);
         let held_out = self.plan.held_out.iter().flat_map(|held_out| &held_out.notes);
-        let variety = Variety::of(self.plan.data.looked_at());
+        let variety = Variety::from_dataset(self.plan.data.looked_at());
         let warnings = advice::warnings(&advice::Run {
             samples: self.plan.data.samples(),
             captions: &variety,

@@ -21,7 +21,7 @@ pub(in crate::data::store) struct Address<'a> {
 
 impl<'a> Address<'a> {
     /// `None` if it is not an address that can be read.
-    pub(in crate::data::store) fn of(whole: &'a str) -> Option<Self> {
+    pub(in crate::data::store) fn parse(whole: &'a str) -> Option<Self> {
         let (scheme, rest) = whole.split_once("://")?;
         let service = match scheme {
             "s3" => Service::S3,
