@@ -92,6 +92,10 @@ impl Device for Cpu {
         format!("cpu, {}", self.operands)
     }
 
+    fn has_faster_bf16(&self) -> bool {
+        !self.gemm_is_bf16() && Operands::fast_bf16() == Some(Operands::Bf16Tiles)
+    }
+
     fn gemm_is_bf16(&self) -> bool {
         self.operands != Operands::F32
     }

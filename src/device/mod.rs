@@ -255,6 +255,11 @@ pub trait Device: Sized + Send + Sync + 'static {
     /// Whether the operands of the towers' matrix products are bf16.
     fn gemm_is_bf16(&self) -> bool;
 
+    /// Whether they are not, although this device multiplies bf16 several times as fast.
+    fn has_faster_bf16(&self) -> bool {
+        false
+    }
+
     /// A zeroed block, aligned for every [`Elem`].
     ///
     /// # Errors

@@ -16,7 +16,10 @@ impl Plan {
         let mut notes = Vec::new();
         let precision = if device.gemm_is_bf16() { Precision::Bf16 } else { Precision::F32 };
         if matches!(before.precision, None | Some(Precision::Auto)) {
-            notes.push(format!("--precision auto: {precision:?} on this device").to_lowercase());
+            let chosen = format!("--precision auto: {precision:?} on this device").to_lowercase();
+            let faster = "; with --precision bf16 it multiplies several times as fast (AMX), but other processors give \
+                          other bits";
+            notes.push(chosen + if device.has_faster_bf16() { faster } else { "" });
         }
         self.settings.options.precision = Some(precision);
         if let Some(time) = self.settings.time.take() {

@@ -10,6 +10,8 @@ fn what_auto_chooses_is_printed_and_kept() {
     let run = folder.path().join("run");
     let ran = train(&run, &["--device=cpu", "--steps=1"]).expect(0);
     assert!(ran.stderr.contains("--precision auto: f32 on this device"), "{}", ran.stderr);
+    let has_amx = std::fs::read_to_string("/proc/cpuinfo").is_ok_and(|info| info.contains("amx_bf16"));
+    assert_eq!(ran.stderr.contains("--precision bf16 it multiplies"), has_amx, "{}", ran.stderr);
     let config = std::fs::read_to_string(run.join("config.toml")).unwrap();
     assert!(config.contains("precision = \"f32\""), "{config}");
     let ran = flipk(&["train", "--device=cpu", &format!("--resume={}", run.display())]).expect(0);
