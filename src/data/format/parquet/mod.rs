@@ -225,7 +225,9 @@ pub(super) fn open(
         if let Some(error) = source.failure() {
             return Err(read(error));
         }
-        let (rows, done) = (group.num_rows() as u64, unpacker.rows() - before);
+        // Damage can make either number anything.
+        let rows = group.num_rows().min(footer.file_metadata().num_rows()).max(0) as u64;
+        let done = unpacker.rows() - before;
         let gone = rows.saturating_sub(done);
         lost += gone;
         let groups = footer.num_row_groups();

@@ -156,6 +156,7 @@ fn damage_anywhere_is_an_error_or_lost_samples() {
         let mut bytes = whole.clone();
         bytes[at] ^= 1 << (at % 8);
         let Ok((shard, _)) = open(&bytes) else { continue };
+        assert!(shard.lost <= 7, "byte {at}: {}", shard.lost);
         for entry in &shard.samples {
             assert!(shard.part(entry.image).is_ok() && shard.part(entry.json).is_ok() && shard.txts(entry).is_ok());
         }
