@@ -33,6 +33,7 @@ fn main() -> Result<()> {
     for variable in ["NVCC", "CUDA_HOME", "CUDA_PATH", "PATH"] {
         println!("cargo::rerun-if-env-changed={variable}");
     }
+    println!("cargo::rustc-env=FLIPK_OPT_LEVEL={}", env::var("OPT_LEVEL")?);
     let nvcc = find_nvcc(&root).filter(|_| env::var_os("CARGO_FEATURE_CUDA").is_some());
     let sources = match nvcc {
         Some(_) => files(&root.join("kernels"), "cu")?,

@@ -94,8 +94,12 @@ fn ceilings<D: AllOps>(device: &Arc<D>, again: bool, time: Duration) -> Result<C
     Ok(ceilings)
 }
 
-/// Where measured ceilings are kept: `$XDG_CACHE_HOME/flipk` or `~/.cache/flipk`.
+/// Where measured ceilings are kept: `$XDG_CACHE_HOME/flipk` or `~/.cache/flipk`. Builds that are not fully optimised
+/// keep none: theirs would be taken for the machine's.
 fn cache(device: &str) -> Option<PathBuf> {
+    if env!("FLIPK_OPT_LEVEL") != "3" {
+        return None;
+    }
     let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
     let folder = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home)?;
     let name: String = device.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
