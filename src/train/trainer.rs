@@ -143,12 +143,12 @@ impl<D: AllOps> Trainer<D> {
             let what = format!("{} micro-batches on {} ranks", size.micro_batches, size.ranks);
             return Err(DeviceError::Unsupported { what });
         }
-        let params = Parameters::new(&*device, flip.layout().clone(), values)?;
         let slices = Slices::new(flip.layout().arena_len(), group.size());
+        let params = Parameters::of_slices(&*device, flip.layout().clone(), values, &slices.own(group.rank()))?;
         let optimizer = Optimizer::of_slices(&*device, &params, adamw, &slices, group.rank())?;
         let exchange = match group.size() {
             1 => None,
-            _ => Some(GradientExchange::new(&*device, group.clone(), flip.layout(), slices)?),
+            _ => Some(GradientExchange::new(&*device, group.clone(), &params, slices)?),
         };
         let pass = match size.micro_batches {
             1 => Pass::Whole(Whole::new(&device, &flip, size)?),
@@ -393,11 +393,8 @@ impl<D: AllOps> Trainer<D> {
         Ok(weights.zip(m.zip(v)).map(|(weights, (m, v))| (weights, Moments { m, v, step })))
     }
 
-    /// The weights of this rank's slices. Where products read a rounded copy, others may be out of date in f32.
+    /// The weights of this rank's slices. Where products read a rounded copy, it has few others in f32.
     fn own_values(&self) -> Result<Vec<f32>, DeviceError> {
-        if self.exchange.is_none() {
-            return self.params.download_values(&self.device);
-        }
         let own = self.optimizer.own().iter();
         let parts = own.map(|range| self.params.download_range(&self.device, range.clone()));
         Ok(parts.collect::<Result<Vec<_>, _>>()?.concat())

@@ -60,8 +60,13 @@ impl<D: CopyBlocks> GradientExchange<D> {
     ///
     /// # Errors
     /// If the device has too little memory, or the group fails.
-    pub(crate) fn new(device: &D, group: Arc<dyn Group>, layout: &Layout, slices: Slices) -> Result<Self, DeviceError> {
-        let masters = D::SHADOW_WEIGHTS.then(|| Masters::new(device, layout, &slices)).transpose()?;
+    pub(crate) fn new(
+        device: &D,
+        group: Arc<dyn Group>,
+        params: &Parameters<D>,
+        slices: Slices,
+    ) -> Result<Self, DeviceError> {
+        let masters = D::SHADOW_WEIGHTS.then(|| Masters::new(device, params, &slices)).transpose()?;
         let levels = Levels::of(&*group)?;
         let buffers = |level: &Level| {
             let len = level.owners().len() * slices.largest();
@@ -358,8 +363,8 @@ mod tests {
             let run = move |group: Threads, grads: Vec<f32>, slices: Slices| {
                 let (device, group) = (Cpu::default(), Arc::new(group));
                 let mut buffer = Buffer::new(&device, len, "gradients").unwrap();
-                let mut exchange =
-                    GradientExchange::new(&device, group.clone(), &Layout::default(), slices.clone()).unwrap();
+                let params = Parameters::new(&device, Arc::default(), &[]).unwrap();
+                let mut exchange = GradientExchange::new(&device, group.clone(), &params, slices.clone()).unwrap();
                 // The second step starts as the first did.
                 for _ in 0..2 {
                     buffer.upload(&device, &grads).unwrap();
