@@ -200,8 +200,8 @@ impl<D: Device> Parameters<D> {
         values: &[f32],
         own: &[Range<usize>],
     ) -> Result<Self, DeviceError> {
-        let len = layout.arena_len();
-        let parts = if D::SHADOW_WEIGHTS { layout.f32_parts(own) } else { Vec::from([0..len]) };
+        let (len, all) = (layout.arena_len(), 0..layout.arena_len());
+        let parts = if D::SHADOW_WEIGHTS { layout.f32_parts(own) } else { vec![all] };
         let shadow = D::SHADOW_WEIGHTS.then(|| Buffer::new(device, len, "the weights' compute copy")).transpose()?;
         let weights = Values::new(device, parts)?;
         let grads = Buffer::new(device, len, "the weights' gradients")?;
@@ -335,7 +335,8 @@ mod tests {
         assert_eq!(layout.f32_parts(&[]), [256..384, 640..704]);
         assert_eq!(layout.f32_parts(&[128..320, 704..704]), [128..384, 640..704]);
         assert_eq!(layout.f32_parts(&[0..64, 384..448]), [0..64, 256..448, 640..704]);
-        assert_eq!(layout.f32_parts(&[0..layout.arena_len()]), Vec::from([0..704]));
+        let all = 0..layout.arena_len();
+        assert_eq!(layout.f32_parts(std::slice::from_ref(&all)), [all]);
     }
 
     #[test]
