@@ -38,20 +38,35 @@ fn batch(step: u64, kept: usize) -> Batch {
     }
 }
 
+/// How a rank computes.
+#[derive(Clone, Copy)]
+enum How {
+    /// Without NCCL, call by call.
+    Plain,
+    /// With NCCL; whether passes of the towers are captured and replayed.
+    Nccl { record: bool },
+}
+
 type Left = (Vec<StepOutcome>, Vec<f32>, Moments);
 
 /// Trains as one rank; what is left is on rank 0.
-fn rank<T: ActType>(group: Arc<dyn Group>, loss: Loss, micro_batches: usize, nccl: bool) -> Option<Left> {
+fn rank<T: ActType>(group: Arc<dyn Group>, loss: Loss, micro_batches: usize, how: How) -> Option<Left> {
     let flip = Flip::with_loss(&config(), loss, true);
     let values = flip.layout().initial_values(1);
     let adamw = AdamWConfig { clip_norm: 0.5, ..AdamWConfig::default() };
     let driver = Arc::new(Emulated::new(EmulatorOptions::default()));
-    let nccl = nccl.then(|| Arc::new(Nccl::join(&*group).unwrap()));
+    let (nccl, record) = match how {
+        How::Plain => (None, false),
+        How::Nccl { record } => (Some(Arc::new(Nccl::join(&*group).unwrap())), record),
+    };
     let device = Arc::new(Cuda::<T>::new(driver).unwrap().connected(nccl));
     let kept = kept_patches(config().patches(), 0.5);
     let size = StepSize { micro_batches, ..StepSize::whole(BATCH, kept, Recompute::None) };
     let (own, of) = (group.rank(), group.size());
     let mut trainer = Trainer::in_group(device, flip, &values, adamw, size, group).unwrap();
+    if !record {
+        trainer.disable_capture();
+    }
     let mut outcomes = Vec::new();
     for step in 0..STEPS {
         // Not `step`, which waits for gathered weights: the ops of the next step must do so themselves.
@@ -59,17 +74,18 @@ fn rank<T: ActType>(group: Arc<dyn Group>, loss: Loss, micro_batches: usize, ncc
         outcomes.extend(before);
     }
     outcomes.extend(trainer.drain().unwrap());
+    assert_eq!(trainer.graphs() > 0, record);
     trainer.download().unwrap().map(|(weights, moments)| (outcomes, weights, moments))
 }
 
 /// What `ranks` ranks leave, `local` of them on each machine.
-fn run<T: ActType>(ranks: usize, local: usize, loss: Loss, micro_batches: usize) -> Left {
+fn run<T: ActType>([ranks, local]: [usize; 2], loss: Loss, micro_batches: usize, record: bool) -> Left {
     // Dropped together: a thread that ends early would end the others' group.
     let ended = Arc::new(Barrier::new(ranks));
     let start = |group: Threads| {
         let ended = ended.clone();
         std::thread::spawn(move || {
-            let left = rank::<T>(Arc::new(group), loss, micro_batches, true);
+            let left = rank::<T>(Arc::new(group), loss, micro_batches, How::Nccl { record });
             ended.wait();
             left
         })
@@ -89,6 +105,11 @@ fn totals(library: &Path) -> [i64; 4] {
         read(totals.as_mut_ptr());
     }
     totals
+}
+
+fn made_since(library: &Path, before: [i64; 4]) -> [i64; 4] {
+    let now = totals(library);
+    [0, 1, 2, 3].map(|kind| now[kind] - before[kind])
 }
 
 /// One test, since it sets a variable of the process.
@@ -111,15 +132,20 @@ fn ranks_that_nccl_connects_leave_the_bits_of_one() {
     // SAFETY: as above.
     unsafe { std::env::set_var("FLIPK_NCCL", &library) };
     for loss in [Loss::Infonce, Loss::Sigmoid] {
-        let expected = rank::<bf16>(Arc::new(Alone), loss, 4, false).unwrap();
+        let expected = rank::<bf16>(Arc::new(Alone), loss, 4, How::Plain).unwrap();
         assert!(expected.0[2].loss != expected.0[0].loss, "the steps do something");
-        for (ranks, local) in [(1, 1), (2, 2), (4, 4), (4, 2)] {
-            assert!(run::<bf16>(ranks, local, loss, 4) == expected, "{loss:?}, {ranks} ranks, {local} a machine");
+        for ranks in [[1, 1], [2, 2], [4, 4], [4, 2]] {
+            let [recorded, plain] = [true, false].map(|record| {
+                let before = totals(&library);
+                assert!(run::<bf16>(ranks, loss, 4, record) == expected, "{loss:?}, {ranks:?}, recorded: {record}");
+                made_since(&library, before)
+            });
+            assert_eq!(recorded, plain, "replayed steps make the same calls");
         }
     }
     let before = totals(&library);
-    assert!(run::<f32>(3, 3, Loss::Infonce, 6) == run::<f32>(6, 2, Loss::Infonce, 6));
-    let made: Vec<i64> = totals(&library).iter().zip(before).map(|(now, before)| now - before).collect();
+    assert!(run::<f32>([3, 3], Loss::Infonce, 6, true) == run::<f32>([6, 2], Loss::Infonce, 6, true));
+    let made = made_since(&library, before);
     // Every sent message is received, and slices of unequal length are broadcast.
     assert!(made[2] > 0 && made[2] == made[3] && made[0] > 0 && made[1] > 0, "{made:?}");
     let without = Cuda::<f32>::new(Arc::new(Emulated::new(EmulatorOptions::default()))).unwrap();

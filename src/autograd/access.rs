@@ -123,7 +123,7 @@ impl<'a, D: Device> Access<'a, D> {
         match &self.params.shadow {
             Some(shadow) => shadow.range(range),
             // Without a shadow, activations are f32 as the values are.
-            None => self.params.values.cast(range.start * size_of::<D::Act>(), range.len()),
+            None => self.params.values.buffer().cast(range.start * size_of::<D::Act>(), range.len()),
         }
     }
 

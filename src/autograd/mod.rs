@@ -15,7 +15,7 @@
 //! |---|---|
 //! | `slot.rs` | names of buffers and tensors |
 //! | `planner.rs`, `liveness.rs` | where buffers lie in memory; when they live, and which are recomputed |
-//! | `params.rs` | the parameter arena |
+//! | `values.rs`, `params.rs` | which parts of the arena are kept in f32; the parameter arena |
 //! | `graph.rs` | the record, whatever the device |
 //! | `access.rs`, `backward.rs` | the buffers of an op while it runs; the same while its backward pass is planned |
 //! | `op.rs` | what an op is |
@@ -35,6 +35,7 @@ mod program;
 mod proptests;
 mod slot;
 mod tape;
+mod values;
 
 pub use access::{Access, GradMut};
 pub use backward::Backward;
@@ -45,3 +46,4 @@ pub use params::{DECAY_BLOCK, Init, Layout, ParamGrad, ParamId, ParamSpec, Param
 pub use program::Program;
 pub use slot::{Slot, SlotId, Var};
 pub use tape::Tape;
+pub use values::Values;

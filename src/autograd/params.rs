@@ -6,6 +6,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::values::Values;
 use crate::device::{Buffer, Device, DeviceError, Float};
 use crate::random::{Purpose, Random};
 
@@ -132,6 +133,23 @@ impl Layout {
         blocks
     }
 
+    /// The parts of the arena whose values a rank needs in f32 if products read a rounded copy: the slices `own`, which
+    /// it updates, and the parameters that ops read in f32. They are in order, and none touches the next.
+    pub fn f32_parts(&self, own: &[Range<usize>]) -> Vec<Range<usize>> {
+        let read = self.specs.iter().filter(|spec| !spec.rounded);
+        let read = read.map(|spec| spec.offset..spec.range().end.next_multiple_of(ALIGNMENT));
+        let mut parts: Vec<_> = own.iter().cloned().chain(read).filter(|part| !part.is_empty()).collect();
+        parts.sort_by_key(|part| part.start);
+        parts.dedup_by(|next, part| {
+            let touch = next.start <= part.end;
+            if touch {
+                part.end = part.end.max(next.end);
+            }
+            touch
+        });
+        parts
+    }
+
     /// The initial values of the whole arena. A parameter's values depend on the seed and its index alone.
     pub fn initial_values(&self, seed: u64) -> Vec<f32> {
         let mut values = vec![0.0; self.len];
@@ -154,7 +172,8 @@ impl Layout {
 /// The arena of one model on one device.
 pub struct Parameters<D: Device> {
     layout: Arc<Layout>,
-    pub(super) values: Buffer<D, f32>,
+    /// Of the whole arena, or of what a rank needs of it.
+    pub(super) values: Values<D>,
     /// The copy that matrix products read, where it is not `values` itself.
     pub(super) shadow: Option<Buffer<D, D::Act>>,
     pub(super) grads: Buffer<D, f32>,
@@ -166,9 +185,25 @@ impl<D: Device> Parameters<D> {
     /// # Errors
     /// If the device has too little memory.
     pub fn new(device: &D, layout: Arc<Layout>, values: &[f32]) -> Result<Self, DeviceError> {
-        let len = layout.arena_len();
+        let all = 0..layout.arena_len();
+        Self::of_slices(device, layout, values, &[all])
+    }
+
+    /// As [`Self::new`], for a rank that updates the slices `own` of the arena. Where products read a rounded copy, it
+    /// keeps [`Layout::f32_parts`] in f32 and no more.
+    ///
+    /// # Errors
+    /// If the device has too little memory.
+    pub fn of_slices(
+        device: &D,
+        layout: Arc<Layout>,
+        values: &[f32],
+        own: &[Range<usize>],
+    ) -> Result<Self, DeviceError> {
+        let (len, all) = (layout.arena_len(), 0..layout.arena_len());
+        let parts = if D::SHADOW_WEIGHTS { layout.f32_parts(own) } else { vec![all] };
         let shadow = D::SHADOW_WEIGHTS.then(|| Buffer::new(device, len, "the weights' compute copy")).transpose()?;
-        let weights = Buffer::new(device, len, "the weights")?;
+        let weights = Values::new(device, parts)?;
         let grads = Buffer::new(device, len, "the weights' gradients")?;
         let mut this = Self { layout, values: weights, shadow, grads };
         this.set_values(device, values)?;
@@ -191,9 +226,9 @@ impl<D: Device> Parameters<D> {
         shadow.upload(device, &shadowed)
     }
 
-    /// All values, `[arena_len]`.
-    pub fn values(&self) -> D::View<'_, f32> {
-        self.values.view()
+    /// The values in f32.
+    pub fn values(&self) -> &Values<D> {
+        &self.values
     }
 
     /// All gradients, `[arena_len]`.
@@ -201,9 +236,9 @@ impl<D: Device> Parameters<D> {
         self.grads.view()
     }
 
-    /// All values, exclusively.
-    pub fn values_mut(&mut self) -> D::ViewMut<'_, f32> {
-        self.values.view_mut()
+    /// The values in f32, exclusively.
+    pub fn values_mut(&mut self) -> &mut Values<D> {
+        &mut self.values
     }
 
     /// The gradients of a part of the arena.
@@ -221,13 +256,13 @@ impl<D: Device> Parameters<D> {
         (self.values.range_mut(range.clone()), shadow, self.grads.range(range))
     }
 
-    /// All values exclusively, and their compute copy.
-    pub fn weights_mut(&mut self) -> (&mut Buffer<D, f32>, Option<&mut Buffer<D, D::Act>>) {
+    /// The values in f32 exclusively, and their compute copy.
+    pub fn weights_mut(&mut self) -> (&mut Values<D>, Option<&mut Buffer<D, D::Act>>) {
         (&mut self.values, self.shadow.as_mut())
     }
 
-    /// All values, and all gradients exclusively, as what computes gradients outside a program needs them.
-    pub fn values_and_grads(&mut self) -> (&Buffer<D, f32>, &mut Buffer<D, f32>) {
+    /// The values in f32, and all gradients exclusively, as what computes gradients outside a program needs them.
+    pub fn values_and_grads(&mut self) -> (&Values<D>, &mut Buffer<D, f32>) {
         (&self.values, &mut self.grads)
     }
 
@@ -241,23 +276,29 @@ impl<D: Device> Parameters<D> {
     /// # Errors
     /// If the device fails.
     pub fn download(&self, device: &D, id: ParamId) -> Result<Vec<f32>, DeviceError> {
-        self.values.download_range(device, self.layout.get(id).range())
+        self.download_range(device, self.layout.get(id).range())
     }
 
     /// The values of a part of the arena on the host.
     ///
     /// # Errors
     /// If the device fails.
+    ///
+    /// # Panics
+    /// If this rank does not keep all of them in f32.
     pub fn download_range(&self, device: &D, range: Range<usize>) -> Result<Vec<f32>, DeviceError> {
-        self.values.download_range(device, range)
+        self.values.buffer().download_range(device, self.values.place(range))
     }
 
     /// All values on the host.
     ///
     /// # Errors
     /// If the device fails.
+    ///
+    /// # Panics
+    /// As [`Self::download_range`].
     pub fn download_values(&self, device: &D) -> Result<Vec<f32>, DeviceError> {
-        self.values.download(device)
+        self.download_range(device, 0..self.layout.arena_len())
     }
 
     /// All gradients on the host.
@@ -282,6 +323,20 @@ mod tests {
         layout.add("c", &[2], Init::Constant(0.0), true);
         assert_eq!(layout.decay_blocks(), [1, 1, 0, 1]);
         assert_eq!((layout.arena_len(), layout.count()), (256, 88));
+    }
+
+    #[test]
+    fn a_rank_keeps_its_slices_and_what_ops_read_in_f32() {
+        let mut layout = Layout::default();
+        layout.add_rounded("w", &[256], Init::Constant(0.0), true);
+        layout.add("bias", &[70], Init::Constant(0.0), false);
+        layout.add_rounded("v", &[256], Init::Constant(0.0), true);
+        layout.add("scale", &[1], Init::Constant(0.0), false);
+        assert_eq!(layout.f32_parts(&[]), [256..384, 640..704]);
+        assert_eq!(layout.f32_parts(&[128..320, 704..704]), [128..384, 640..704]);
+        assert_eq!(layout.f32_parts(&[0..64, 384..448]), [0..64, 256..448, 640..704]);
+        let all = 0..layout.arena_len();
+        assert_eq!(layout.f32_parts(std::slice::from_ref(&all)), [all]);
     }
 
     #[test]

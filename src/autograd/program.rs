@@ -154,23 +154,7 @@ impl<D: Device> Program<D> {
     /// # Errors
     /// If the device fails.
     pub fn backward(&mut self, params: &mut Parameters<D>) -> Result<(), DeviceError> {
-        self.backward_with(params, |_, _| Ok(()))
-    }
-
-    /// As [`Self::backward`], and calls `after` after each step, with the number of steps done so far
-    /// ([`Self::complete_after`]).
-    ///
-    /// # Errors
-    /// If the device fails, or `after`.
-    pub fn backward_with(
-        &mut self,
-        params: &mut Parameters<D>,
-        mut after: impl FnMut(usize, &mut Parameters<D>) -> Result<(), DeviceError>,
-    ) -> Result<(), DeviceError> {
-        (self.ops.len()..self.steps.len()).try_for_each(|index| {
-            self.run(index, Params::Write(params))?;
-            after(index + 1, params)
-        })
+        (self.ops.len()..self.steps.len()).try_for_each(|index| self.run(index, Params::Write(params)))
     }
 
     /// The parameters of which an op computes gradients, if the tape was closed for training. They must be all that it

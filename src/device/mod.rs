@@ -16,11 +16,13 @@ mod cpu;
 pub mod cuda;
 pub mod gemm;
 pub mod isa;
+mod recorded;
 
 pub use buffer::Buffer;
 pub use cpu::{Cpu, CpuMemory};
 #[cfg(feature = "cuda")]
 pub use cuda::Cuda;
+pub use recorded::Recorded;
 
 /// A number type that tensors can hold.
 pub trait Elem: bytemuck::Pod + Send + Sync + 'static {

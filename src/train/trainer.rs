@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::pass::{self, GradientExchange, MicroBatches, StepSize, Whole, sum_leaves};
 use crate::autograd::{Parameters, Program, Recompute};
 use crate::data::Batch;
-use crate::device::{Device, DeviceError, Graph, Pending};
+use crate::device::{Device, DeviceError, Pending, Recorded};
 use crate::group::{Alone, Group};
 use crate::model::Flip;
 use crate::ops::AllOps;
@@ -58,10 +58,8 @@ pub struct Trainer<D: Device> {
     optimizer: Optimizer<D>,
     pass: Pass<D>,
     size: StepSize,
-    /// Steps that were run call by call.
-    plain_steps: u64,
-    /// The calls of a step, once they are captured.
-    graph: Option<Box<dyn Graph>>,
+    /// The calls of a step in one pass, unless capture is disabled.
+    recorded: Option<Recorded>,
     /// The last step, until its outcome is read.
     submitted: Option<Submitted<D>>,
     /// Seconds of backward passes, if their events are recorded.
@@ -143,16 +141,20 @@ impl<D: AllOps> Trainer<D> {
             let what = format!("{} micro-batches on {} ranks", size.micro_batches, size.ranks);
             return Err(DeviceError::Unsupported { what });
         }
-        let params = Parameters::new(&*device, flip.layout().clone(), values)?;
         let slices = Slices::new(flip.layout().arena_len(), group.size());
+        let params = Parameters::of_slices(&*device, flip.layout().clone(), values, &slices.own(group.rank()))?;
         let optimizer = Optimizer::of_slices(&*device, &params, adamw, &slices, group.rank())?;
         let exchange = match group.size() {
             1 => None,
-            _ => Some(GradientExchange::new(&*device, group.clone(), flip.layout(), slices)?),
+            _ => Some(GradientExchange::new(&*device, group.clone(), &params, slices)?),
         };
         let pass = match size.micro_batches {
             1 => Pass::Whole(Whole::new(&device, &flip, size)?),
-            _ => Pass::Micro(MicroBatches::in_group(device.clone(), &flip, size, group.clone())?),
+            _ => {
+                let mut micro = MicroBatches::in_group(device.clone(), &flip, size, group.clone())?;
+                micro.record(true);
+                Pass::Micro(micro)
+            }
         };
         Ok(Self {
             device,
@@ -163,8 +165,7 @@ impl<D: AllOps> Trainer<D> {
             optimizer,
             pass,
             size,
-            plain_steps: 0,
-            graph: None,
+            recorded: Some(Recorded::default()),
             submitted: None,
             backward_seconds: None,
         })
@@ -200,28 +201,15 @@ impl<D: AllOps> Trainer<D> {
         self.submitted.take().map(|last| self.wait(last)).transpose()
     }
 
-    /// A device that can capture its calls does so in the second step (the first one loads kernels) and replays the
-    /// graph from then on, with the same bits. Micro-batches are computed call by call: their inputs are uploaded
-    /// within the step, which is not possible during capture.
+    /// A device that can capture its calls does so in the second step (the first one loads kernels) and replays them
+    /// from then on, with the same bits: the whole step, or of one in micro-batches the passes of the towers. Uploads
+    /// of micro-batches and exchanges between ranks are not captured.
     fn run(&mut self, batch: &Batch, lr: f64) -> Result<Submitted<D>, DeviceError> {
         if let Pass::Whole(whole) = &mut self.pass {
             whole.load(batch)?;
         }
         self.optimizer.prepare(&self.device, lr)?;
-        if self.plain_steps == 1 && matches!(self.pass, Pass::Whole(_)) && self.device.begin_capture()? {
-            let computed = self.compute(batch);
-            // The capture must end even if the step failed.
-            let graph = self.device.end_capture();
-            computed?;
-            self.graph = graph?;
-        }
-        match &self.graph {
-            Some(graph) => graph.replay()?,
-            None => {
-                self.plain_steps += 1;
-                self.compute(batch)?;
-            }
-        }
+        self.compute(batch)?;
         let (outcome, backward) = match &mut self.pass {
             Pass::Whole(whole) => (whole.program.read_async(whole.embedded.outcome)?, None),
             Pass::Micro(micro) => (micro.outcomes_async()?, micro.take_backward()),
@@ -249,14 +237,33 @@ impl<D: AllOps> Trainer<D> {
 
     /// Disables graph capture, for comparisons.
     pub fn disable_capture(&mut self) {
-        self.graph = None;
-        self.plain_steps = u64::MAX / 2;
+        self.recorded = None;
+        if let Pass::Micro(micro) = &mut self.pass {
+            micro.record(false);
+        }
+    }
+
+    /// The number of graphs that are captured, and replayed in each step.
+    pub fn graphs(&self) -> usize {
+        match &self.pass {
+            Pass::Whole(_) => usize::from(self.recorded.as_ref().is_some_and(Recorded::is_captured)),
+            Pass::Micro(micro) => micro.graphs(),
+        }
     }
 
     fn compute(&mut self, batch: &Batch) -> Result<(), DeviceError> {
-        let Self { device, group, exchange, params, optimizer, pass, .. } = self;
+        let Self { device, group, exchange, params, optimizer, pass, recorded, .. } = self;
         match pass {
-            Pass::Whole(whole) => whole.compute(params)?,
+            Pass::Whole(whole) => {
+                let mut calls = || {
+                    whole.compute(params)?;
+                    optimizer.apply(device, params)
+                };
+                return match recorded {
+                    Some(recorded) => recorded.run(&**device, calls),
+                    None => calls(),
+                };
+            }
             Pass::Micro(micro) => micro.exchanged_gradients(batch, params, exchange.as_mut())?,
         }
         match exchange {
@@ -393,11 +400,8 @@ impl<D: AllOps> Trainer<D> {
         Ok(weights.zip(m.zip(v)).map(|(weights, (m, v))| (weights, Moments { m, v, step })))
     }
 
-    /// The weights of this rank's slices. Where products read a rounded copy, others may be out of date in f32.
+    /// The weights of this rank's slices. Where products read a rounded copy, it has few others in f32.
     fn own_values(&self) -> Result<Vec<f32>, DeviceError> {
-        if self.exchange.is_none() {
-            return self.params.download_values(&self.device);
-        }
         let own = self.optimizer.own().iter();
         let parts = own.map(|range| self.params.download_range(&self.device, range.clone()));
         Ok(parts.collect::<Result<Vec<_>, _>>()?.concat())

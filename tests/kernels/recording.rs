@@ -6,7 +6,7 @@ use flipk::device::cuda::EmulatorOptions;
 use flipk::model::{Flip, ModelConfig, Preset, TowerConfig};
 use flipk::optim::AdamWConfig;
 use flipk::random::{Purpose, Random};
-use flipk::train::Trainer;
+use flipk::train::{Keep, StepSize, Trainer};
 use half::bf16;
 
 use crate::harness::gpu;
@@ -36,13 +36,13 @@ fn recorded_steps_give_the_same_bits() {
         embed_dim: 16,
         ..Preset::Tiny.config()
     };
-    let run = |record: bool, wait: bool| {
+    let run = |size: StepSize, record: bool, wait: bool| {
         let (device, _) = gpu::<bf16>(EmulatorOptions::default());
         let flip = Flip::new(&config, true);
         let values = flip.layout().initial_values(2);
         // A norm that clips, so that what changes from step to step reaches every kernel of the update.
         let adamw = AdamWConfig { clip_norm: 0.5, ..AdamWConfig::default() };
-        let mut trainer = Trainer::new(device, flip, &values, adamw, 8, 8, Recompute::None).unwrap();
+        let mut trainer = Trainer::of_size(device, flip, &values, adamw, size).unwrap();
         if !record {
             trainer.disable_capture();
         }
@@ -52,10 +52,20 @@ fn recorded_steps_give_the_same_bits() {
             false => batches.filter_map(|(batch, lr)| trainer.submit(&batch, lr).unwrap()).collect(),
         };
         outcomes.extend(trainer.drain().unwrap());
-        (outcomes, trainer.download().unwrap())
+        (outcomes, trainer.download().unwrap(), trainer.graphs())
     };
-    let (plain, recorded) = (run(false, true), run(true, true));
-    assert!(plain == recorded);
-    assert!(plain == run(true, false), "not waiting changes nothing");
-    assert!(plain.0[4].loss != plain.0[0].loss, "the steps do something");
+    let whole = StepSize::whole(8, 8, Recompute::None);
+    let one = StepSize { micro_batches: 4, keep: Keep::One, ..whole };
+    let all = StepSize { keep: Keep::All, ..one };
+    // Of micro-batches, the passes of the towers: vision, text, and backwards.
+    for (size, graphs) in [(whole, 1), (one, 3), (all, 4 * 3)] {
+        let (outcomes, weights, none) = run(size, false, true);
+        assert!(outcomes[4].loss != outcomes[0].loss, "the steps do something");
+        assert_eq!(none, 0);
+        for wait in [true, false] {
+            let recorded = run(size, true, wait);
+            assert!((&recorded.0, &recorded.1) == (&outcomes, &weights), "{size:?}, waiting: {wait}");
+            assert_eq!(recorded.2, graphs, "{size:?}");
+        }
+    }
 }

@@ -1,5 +1,7 @@
 //! Bytes that a rank holds.
 
+use std::ops::Range;
+
 use serde::Serialize;
 
 use super::traffic::masters_bytes;
@@ -41,12 +43,14 @@ pub(super) fn held(plan: &Plan<'_>, ranks: usize) -> Vec<Held> {
     let [activations, gathered] = planned::<Cpu>(flip, size);
     let arena = flip.layout().arena_len();
     let slices = Slices::new(arena, ranks);
+    let parts = || flip.layout().f32_parts(&slices.own(0));
+    let weights = if plan.bf16_copy { parts().iter().map(Range::len).sum() } else { arena };
     let buffers = match ranks {
         1 => 0,
         _ => buffer_bytes(&slices, &levels(plan, ranks), plan.gpus) + ranks * masters_bytes(plan, &slices),
     };
     let held = [
-        ("weights", 4 * arena),
+        ("weights", 4 * weights),
         ("weights in bf16", if plan.bf16_copy { 2 * arena } else { 0 }),
         ("gradients", 4 * arena),
         ("moments", 8 * slices.own_len(0)),

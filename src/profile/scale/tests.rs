@@ -1,6 +1,8 @@
 //! The simulator against sums by hand, and its bytes against those that the trainer moves.
 
 mod many_ranks;
+#[cfg(feature = "emulator")]
+mod sharded;
 
 use std::sync::{Arc, Mutex};
 

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use super::masters::Masters;
 use super::sum_leaves;
-use crate::autograd::{Layout, Parameters, Program};
+use crate::autograd::Parameters;
 use crate::device::{Buffer, Device, DeviceError};
 use crate::group::{Exchange, Group, GroupError, Level, Levels};
 use crate::ops::copy_blocks::CopyBlocks;
@@ -60,8 +60,13 @@ impl<D: CopyBlocks> GradientExchange<D> {
     ///
     /// # Errors
     /// If the device has too little memory, or the group fails.
-    pub(crate) fn new(device: &D, group: Arc<dyn Group>, layout: &Layout, slices: Slices) -> Result<Self, DeviceError> {
-        let masters = D::SHADOW_WEIGHTS.then(|| Masters::new(device, layout, &slices)).transpose()?;
+    pub(crate) fn new(
+        device: &D,
+        group: Arc<dyn Group>,
+        params: &Parameters<D>,
+        slices: Slices,
+    ) -> Result<Self, DeviceError> {
+        let masters = D::SHADOW_WEIGHTS.then(|| Masters::new(device, params, &slices)).transpose()?;
         let levels = Levels::in_group(&*group)?;
         let buffers = |level: &Level| {
             let len = level.owners().len() * slices.largest();
@@ -114,15 +119,6 @@ impl<D: CopyBlocks> GradientExchange<D> {
         })
     }
 
-    /// For each op of `program`, the last bucket of which it reads weights.
-    pub(super) fn reads(&self, program: &Program<D>, layout: &Layout) -> Vec<Option<usize>> {
-        let last = |id| {
-            let end = layout.get(id).range().end;
-            self.slices.buckets().iter().position(|bucket| end <= bucket.end)
-        };
-        (0..program.op_count()).map(|op| program.params_of(op).filter_map(last).max()).collect()
-    }
-
     /// Lets the device wait until the weights of all buckets up to this one are there.
     ///
     /// # Errors
@@ -130,25 +126,6 @@ impl<D: CopyBlocks> GradientExchange<D> {
     pub(super) fn wait_for_weights(&mut self, device: &D, bucket: usize) -> Result<(), DeviceError> {
         let there = self.weights.iter().take_while(|(other, _)| *other <= bucket).count();
         self.weights.drain(..there).last().map_or(Ok(()), |(_, event)| device.wait_event(&event))
-    }
-
-    /// For each bucket the number of steps of `program` after which its gradients are complete, if a rank's last
-    /// micro-batch is computed by it.
-    pub(super) fn complete_after(&self, program: &Program<D>, params: &Parameters<D>) -> Vec<usize> {
-        let mut steps = vec![0; self.slices.buckets().len()];
-        let specs = params.layout().specs().iter().enumerate();
-        for (id, range) in specs.map(|(index, spec)| (params.layout().id(index), spec.range())) {
-            for (bucket, steps) in self.slices.buckets().iter().zip(&mut steps) {
-                if range.start < bucket.end && bucket.start < range.end {
-                    *steps = program.complete_after(id).max(*steps);
-                }
-            }
-        }
-        // Buckets are exchanged in the order of their numbers, from the last one.
-        for bucket in (1..steps.len()).rev() {
-            steps[bucket - 1] = steps[bucket - 1].max(steps[bucket]);
-        }
-        steps
     }
 
     /// The bucket that is to be exchanged next, and its part of the arena.
@@ -358,8 +335,8 @@ mod tests {
             let run = move |group: Threads, grads: Vec<f32>, slices: Slices| {
                 let (device, group) = (Cpu::default(), Arc::new(group));
                 let mut buffer = Buffer::new(&device, len, "gradients").unwrap();
-                let mut exchange =
-                    GradientExchange::new(&device, group.clone(), &Layout::default(), slices.clone()).unwrap();
+                let params = Parameters::new(&device, Arc::default(), &[]).unwrap();
+                let mut exchange = GradientExchange::new(&device, group.clone(), &params, slices.clone()).unwrap();
                 // The second step starts as the first did.
                 for _ in 0..2 {
                     buffer.upload(&device, &grads).unwrap();

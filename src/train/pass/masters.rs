@@ -11,23 +11,23 @@ use crate::optim::Slices;
 pub(super) struct Masters<D: Device> {
     /// Blocks of a rank, at most.
     each: usize,
-    /// `[ranks, each]`: numbers of blocks of the arena, then -1.
+    /// `[ranks, each]`: numbers of blocks of the values that this rank keeps, then -1.
     blocks: Buffer<D, i32>,
     /// `[ranks, each, COPY_BLOCK]`
     values: Buffer<D, f32>,
 }
 
 /// For each rank the blocks of parameters that are read in f32 and that it updates.
-fn blocks_of(layout: &Layout, slices: &Slices) -> Vec<Vec<i32>> {
+fn blocks_of(layout: &Layout, slices: &Slices) -> Vec<Vec<usize>> {
     let read = layout.specs().iter().filter(|spec| !spec.rounded);
     let read: Vec<_> = read.map(|spec| spec.offset / COPY_BLOCK..spec.range().end.div_ceil(COPY_BLOCK)).collect();
-    let of = |rank: usize| -> Vec<i32> {
+    let of = |rank: usize| -> Vec<usize> {
         let own = slices.own(rank);
         let own = own.iter().map(|own| own.start / COPY_BLOCK..own.end.div_ceil(COPY_BLOCK));
         let both = |own: std::ops::Range<usize>| {
             read.iter().flat_map(move |read| read.start.max(own.start)..read.end.min(own.end))
         };
-        own.flat_map(both).map(|block| i32::try_from(block).unwrap_or(i32::MAX)).collect()
+        own.flat_map(both).collect()
     };
     (0..slices.ranks()).map(of).collect()
 }
@@ -41,11 +41,15 @@ pub(crate) fn master_bytes(layout: &Layout, slices: &Slices) -> usize {
 impl<D: CopyBlocks> Masters<D> {
     /// # Errors
     /// If the device has too little memory.
-    pub(super) fn new(device: &D, layout: &Layout, slices: &Slices) -> Result<Self, DeviceError> {
-        let blocks = blocks_of(layout, slices);
+    pub(super) fn new(device: &D, params: &Parameters<D>, slices: &Slices) -> Result<Self, DeviceError> {
+        let blocks = blocks_of(params.layout(), slices);
         let each = blocks.iter().map(Vec::len).max().unwrap_or(0);
-        let padded: Vec<i32> =
-            blocks.into_iter().flat_map(|blocks| blocks.into_iter().chain(std::iter::repeat(-1)).take(each)).collect();
+        let place = |block: usize| {
+            let place = params.values().place(block * COPY_BLOCK..(block + 1) * COPY_BLOCK).start / COPY_BLOCK;
+            i32::try_from(place).unwrap_or(i32::MAX)
+        };
+        let padded = |blocks: Vec<usize>| blocks.into_iter().map(place).chain(std::iter::repeat(-1)).take(each);
+        let padded: Vec<i32> = blocks.into_iter().flat_map(padded).collect();
         let mut this = Self {
             each,
             blocks: Buffer::new(device, padded.len(), "the numbers of blocks")?,
@@ -68,9 +72,9 @@ impl<D: CopyBlocks> Masters<D> {
         let Self { each, blocks, values } = self;
         let own = group.rank() * *each..(group.rank() + 1) * *each;
         let packed = own.start * COPY_BLOCK..own.end * COPY_BLOCK;
-        device.pack_blocks(params.values(), blocks.range(own), values.range_mut(packed))?;
+        device.pack_blocks(params.values().buffer().view(), blocks.range(own), values.range_mut(packed))?;
         let len = values.len();
         device.all_gather(group, values.view_mut(), len, *each * COPY_BLOCK)?;
-        device.unpack_blocks(params.values_mut(), blocks.view(), values.view())
+        device.unpack_blocks(params.values_mut().buffer_mut().view_mut(), blocks.view(), values.view())
     }
 }

@@ -10,30 +10,22 @@
 //! If the activations of all micro-batches fit the memory, each has a program of its own, and no forward pass runs
 //! twice. The bits are the same: they depend on the sizes alone, not on where or when a micro-batch is computed.
 
-use std::ops::Range;
+use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::cuts::Cuts;
 use super::ranks::{Gathering, all_gather, finish_all_gather, start_all_gather};
-use super::{GradientExchange, GradientTree, Keep, RecordedTowers, StepSize, memory, record_towers, sum_leaves};
-use crate::autograd::{Parameters, Program, Slot, Step, Var};
+use super::{GradientExchange, GradientTree, Keep, StepSize, Towers, memory, sum_leaves};
+use crate::autograd::{Parameters, Program, Step};
 use crate::data::{Batch, part_of};
 use crate::device::{Buffer, Device, DeviceError, Pending};
 use crate::golden;
 use crate::group::{Alone, Group};
-use crate::model::{Flip, Inputs};
+use crate::model::Flip;
 use crate::ops::AllOps;
 use crate::ops::pairwise::{LOSS, OUTCOME_LEN, Parts, Shape};
+use crate::optim::Slices;
 use crate::units::Bytes;
-
-/// The towers of one micro-batch, and where the gradients of its embeddings go.
-struct Towers<D: Device> {
-    program: Program<D>,
-    /// The number of ops of the vision tower, which come first.
-    vision_ops: usize,
-    inputs: Inputs,
-    embeddings: [Var<f32>; 2],
-    seeds: [Slot<f32>; 2],
-}
 
 /// Computes gradients in micro-batches.
 pub struct MicroBatches<D: Device> {
@@ -43,6 +35,7 @@ pub struct MicroBatches<D: Device> {
     width: usize,
     /// One for each of this rank's micro-batches, or one for all.
     towers: Vec<Towers<D>>,
+    cuts: Arc<Cuts>,
     loss: Parts<D>,
     tree: GradientTree<D>,
     /// Begin and end of the last backward passes, on a device that moves data between ranks by itself.
@@ -82,9 +75,23 @@ impl<D: AllOps> MicroBatches<D> {
         let tree = GradientTree::new(&*device, size.leaves(), flip.layout().arena_len());
         let tree = tree.map_err(|error| advise(error, 0))?;
         let programs = if all { size.leaves() } else { 1 };
-        let towers = (0..programs).map(|_| Towers::new(&device, flip, size)).collect::<Result<_, _>>();
+        let towers = (0..programs).map(|_| Towers::new(&device, flip, size)).collect::<Result<Vec<_>, _>>();
         let towers = towers.map_err(|error| advise(error, 0))?;
-        Ok(Self { device, group, size, width: flip.config.embed_dim, towers, loss, tree, backward: None })
+        let slices = Slices::new(flip.layout().arena_len(), group.size());
+        let cuts = Arc::new(Cuts::new(&towers[0].program, towers[0].vision_ops, flip.layout(), &slices));
+        Ok(Self { device, group, size, width: flip.config.embed_dim, towers, cuts, loss, tree, backward: None })
+    }
+
+    /// Whether a device that can capture calls replays the towers' passes, with the same bits. If so, `params` must be
+    /// the same in all calls.
+    pub(crate) fn record(&mut self, record: bool) {
+        self.towers.iter_mut().for_each(|towers| towers.recorded = record.then(HashMap::new));
+    }
+
+    /// The number of captured graphs.
+    pub(crate) fn graphs(&self) -> usize {
+        let recorded = self.towers.iter().filter_map(|towers| towers.recorded.as_ref());
+        recorded.flat_map(HashMap::values).filter(|recorded| recorded.is_captured()).count()
     }
 
     /// The number of micro-batches of this rank.
@@ -135,7 +142,7 @@ impl<D: AllOps> MicroBatches<D> {
         params: &mut Parameters<D>,
         mut exchange: Option<&mut GradientExchange<D>>,
     ) -> Result<(), DeviceError> {
-        let (count, first, device) = (self.count(), self.first(), self.device.clone());
+        let (count, first, device, cuts) = (self.count(), self.first(), self.device.clone(), self.cuts.clone());
         let twice = self.runs_forward_twice();
         self.embed(batch, params, exchange.as_deref_mut())?;
         for micro_batch in 0..count {
@@ -150,24 +157,28 @@ impl<D: AllOps> MicroBatches<D> {
             if twice {
                 let towers = self.towers(micro_batch);
                 towers.program.swap_in()?;
-                towers.program.forward(params)?;
+                for part in &cuts.forward {
+                    towers.run(&device, part, |program, op| program.forward_ops(op..op + 1, params))?;
+                }
                 if micro_batch + 1 < count {
                     self.load(batch, micro_batch + 1)?;
                 }
             }
             let place = self.place(micro_batch);
-            let Towers { program, seeds, .. } = &mut self.towers[place];
-            self.loss.backward(&device, first + micro_batch, params, program.views_mut(*seeds))?;
+            let towers = &mut self.towers[place];
+            self.loss.backward(&device, first + micro_batch, params, towers.program.views_mut(towers.seeds))?;
             match &mut exchange {
                 Some(exchange) if micro_batch + 1 == count => {
-                    backward_and_exchange(&*device, program, params, &self.tree, exchange)?;
+                    backward_and_exchange(&*device, (towers, &cuts), params, &self.tree, exchange)?;
                     if let Some(begun) = begun.take() {
                         self.backward = Some([begun, device.record_event()?]);
                     }
                     exchange.finish(&*device, params.values_and_grads().1)?;
                 }
                 _ => {
-                    program.backward(params)?;
+                    for part in &cuts.backward {
+                        towers.run(&device, part, |program, step| program.run_step(step, params))?;
+                    }
                     self.tree.add(&device, micro_batch, params)?;
                 }
             }
@@ -183,34 +194,32 @@ impl<D: AllOps> MicroBatches<D> {
         mut exchange: Option<&mut GradientExchange<D>>,
     ) -> Result<(), DeviceError> {
         let (count, first, device, group) = (self.count(), self.first(), self.device.clone(), self.group.clone());
-        let reads = exchange.as_ref().map(|exchange| exchange.reads(self.program(), params.layout()));
-        let mut forward = |program: &mut Program<D>, ops: Range<usize>| match (&reads, &mut exchange) {
-            (Some(reads), Some(exchange)) => ops.into_iter().try_for_each(|op| {
-                if let Some(bucket) = reads[op] {
-                    exchange.wait_for_weights(&device, bucket)?;
-                }
-                program.forward_ops(op..op + 1, params)
-            }),
-            _ => program.forward_ops(ops, params),
-        };
+        let cuts = self.cuts.clone();
         self.load(batch, 0)?;
         let mut gathering = None;
         for micro_batch in 0..count {
             self.group.tick();
             let place = self.place(micro_batch);
-            let Towers { program, vision_ops, embeddings: [images, texts], .. } = &mut self.towers[place];
-            program.swap_in()?;
-            forward(program, 0..*vision_ops)?;
-            self.loss.put_images(&device, first + micro_batch, program.view(images.slot()))?;
-            if micro_batch + 1 == count {
-                let (all, part) = self.loss.images_mut();
-                gathering = Some(start_all_gather(&*device, &*group, all, count * part)?);
+            let towers = &mut self.towers[place];
+            let [images, texts] = towers.embeddings;
+            towers.program.swap_in()?;
+            for part in &cuts.forward {
+                if part.start == towers.vision_ops {
+                    self.loss.put_images(&device, first + micro_batch, towers.program.view(images.slot()))?;
+                    if micro_batch + 1 == count {
+                        let (all, part) = self.loss.images_mut();
+                        gathering = Some(start_all_gather(&*device, &*group, all, count * part)?);
+                    }
+                }
+                if let (Some(exchange), Some(bucket)) = (&mut exchange, cuts.reads[part.start]) {
+                    exchange.wait_for_weights(&device, bucket)?;
+                }
+                towers.run(&device, part, |program, op| {
+                    program.forward_ops(op..op + 1, params)?;
+                    gathering.as_mut().map_or(Ok(()), Gathering::poll)
+                })?;
             }
-            for op in *vision_ops..program.op_count() {
-                forward(program, op..op + 1)?;
-                gathering.as_mut().map_or(Ok(()), Gathering::poll)?;
-            }
-            self.loss.put_texts(&device, first + micro_batch, program.view(texts.slot()))?;
+            self.loss.put_texts(&device, first + micro_batch, towers.program.view(texts.slot()))?;
             if micro_batch + 1 < count {
                 self.load(batch, micro_batch + 1)?;
             } else if self.runs_forward_twice() {
@@ -312,21 +321,23 @@ impl<D: AllOps> MicroBatches<D> {
 /// complete.
 fn backward_and_exchange<D: AllOps>(
     device: &D,
-    program: &mut Program<D>,
+    (towers, cuts): (&mut Towers<D>, &Cuts),
     params: &mut Parameters<D>,
     tree: &GradientTree<D>,
     exchange: &mut GradientExchange<D>,
 ) -> Result<(), DeviceError> {
-    let complete_after = exchange.complete_after(program, params);
-    program.backward_with(params, |done, params| {
+    for steps in &cuts.backward {
+        towers.run(device, steps, |program, step| {
+            program.run_step(step, params)?;
+            Ok(exchange.poll()?)
+        })?;
         let (_, grads) = params.values_and_grads();
-        exchange.poll()?;
-        while let Some((_, part)) = exchange.next().filter(|(bucket, _)| complete_after[*bucket] <= done) {
+        while let Some((_, part)) = exchange.next().filter(|(bucket, _)| cuts.complete_after[*bucket] <= steps.end) {
             tree.add_last(device, part, grads)?;
             exchange.start(device, grads)?;
         }
-        Ok(())
-    })
+    }
+    Ok(())
 }
 
 impl<D: AllOps> golden::Pass<D> for MicroBatches<D> {
@@ -339,15 +350,5 @@ impl<D: AllOps> golden::Pass<D> for MicroBatches<D> {
 
     fn embeddings(&self) -> Result<[Vec<f32>; 2], DeviceError> {
         Self::embeddings(self)
-    }
-}
-
-impl<D: AllOps> Towers<D> {
-    fn new(device: &Arc<D>, flip: &Flip, size: StepSize) -> Result<Self, DeviceError> {
-        let RecordedTowers { tape, vision_ops, inputs, embeddings } = record_towers::<D>(flip, size);
-        let mut seeds = embeddings.map(Var::slot);
-        let mut program = tape.train_from(device.clone(), |plan| seeds = embeddings.map(|var| plan.seed(var)))?;
-        program.reserve_prefetch(&[inputs.images.id(), inputs.tokens.id(), inputs.ids_keep.id()])?;
-        Ok(Self { program, vision_ops, inputs, embeddings, seeds })
     }
 }

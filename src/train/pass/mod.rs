@@ -1,6 +1,7 @@
 //! The gradient of a step: by one program over the whole batch, or exactly the same in micro-batches, which several
 //! ranks may share.
 
+mod cuts;
 mod exchange;
 mod masters;
 mod memory;
@@ -15,7 +16,7 @@ pub(crate) use self::masters::master_bytes;
 pub use self::memory::{largest_batch, step_bytes};
 pub use self::micro::MicroBatches;
 pub(super) use self::ranks::update;
-use self::towers::{RecordedTowers, record_towers};
+use self::towers::{RecordedTowers, Towers, record_towers};
 pub(super) use self::tree::{GradientTree, sum_leaves};
 pub(super) use self::whole::Whole;
 

@@ -1,8 +1,12 @@
 //! The towers as they are recorded for micro-batches.
 
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+
 use super::StepSize;
-use crate::autograd::{Tape, Var};
-use crate::device::Device;
+use crate::autograd::{Program, Slot, Tape, Var};
+use crate::device::{Device, DeviceError, Recorded};
 use crate::model::{Flip, Inputs};
 use crate::ops::AllOps;
 
@@ -27,4 +31,41 @@ pub(crate) fn record_towers<D: AllOps>(flip: &Flip, size: StepSize) -> RecordedT
     tape.retain(z_texts.slot());
     let inputs = Inputs { images, ids_keep, tokens };
     RecordedTowers { tape, vision_ops, inputs, embeddings: [z_images, z_texts] }
+}
+
+/// The towers of one micro-batch, and where the gradients of its embeddings go.
+pub(super) struct Towers<D: Device> {
+    pub(super) program: Program<D>,
+    /// The number of ops of the vision tower, which come first.
+    pub(super) vision_ops: usize,
+    pub(super) inputs: Inputs,
+    pub(super) embeddings: [Var<f32>; 2],
+    pub(super) seeds: [Slot<f32>; 2],
+    /// Parts of the program that are captured and replayed, if any may be.
+    pub(super) recorded: Option<HashMap<Range<usize>, Recorded>>,
+}
+
+impl<D: AllOps> Towers<D> {
+    pub(super) fn new(device: &Arc<D>, flip: &Flip, size: StepSize) -> Result<Self, DeviceError> {
+        let RecordedTowers { tape, vision_ops, inputs, embeddings } = record_towers::<D>(flip, size);
+        let mut seeds = embeddings.map(Var::slot);
+        let mut program = tape.train_from(device.clone(), |plan| seeds = embeddings.map(|var| plan.seed(var)))?;
+        program.reserve_prefetch(&[inputs.images.id(), inputs.tokens.id(), inputs.ids_keep.id()])?;
+        Ok(Self { program, vision_ops, inputs, embeddings, seeds, recorded: None })
+    }
+
+    /// Runs a part of the program, of which `step` runs one step. It has to do the same each time, since the part may
+    /// be replayed.
+    pub(super) fn run(
+        &mut self,
+        device: &D,
+        part: &Range<usize>,
+        mut step: impl FnMut(&mut Program<D>, usize) -> Result<(), DeviceError>,
+    ) -> Result<(), DeviceError> {
+        let mut calls = || part.clone().try_for_each(|index| step(&mut self.program, index));
+        match &mut self.recorded {
+            Some(recorded) => recorded.entry(part.clone()).or_default().run(device, calls),
+            None => calls(),
+        }
+    }
 }
