@@ -11,7 +11,7 @@ use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
 use rayon::prelude::*;
 
 use super::Input;
-use super::archive::Archive;
+use super::archive::{Archive, Written};
 use super::journal::{Journal, Line};
 use super::pack::{Form, Pack, PackError, Packed, ShardLimit};
 use super::shrink::shrink;
@@ -235,10 +235,9 @@ impl Writer<'_> {
         for ((held, made), place) in samples.iter().zip(made).zip(places) {
             match made {
                 Ok(members) => {
-                    let size = Archive::size(&members);
                     let is_full = |archive: &Archive| match pack.limit {
-                        ShardLimit::Samples(max) => archive.samples >= max,
-                        ShardLimit::Bytes(max) => archive.bytes + size > max,
+                        ShardLimit::Samples(max) => archive.samples() >= max,
+                        ShardLimit::Bytes(max) => archive.bytes_with(held.view().raw_key(), &members) > max,
                     };
                     if self.open.as_ref().is_some_and(|(_, archive)| is_full(archive)) {
                         self.close(place)?;
@@ -272,9 +271,8 @@ impl Writer<'_> {
 
     /// Ends the open shard; `next` is where the next one begins.
     fn close(&mut self, next: (u64, u64)) -> Result<(), PackError> {
-        let Some((shard, mut archive)) = self.open.take() else { return Ok(()) };
-        archive.finish().map_err(|source| self.write_error(&shard, source))?;
-        let Archive { samples, bytes, crc: crc32c, .. } = archive;
+        let Some((shard, archive)) = self.open.take() else { return Ok(()) };
+        let Written { samples, bytes, crc32c } = archive.finish().map_err(|source| self.write_error(&shard, source))?;
         let (visited, skipped, unusable_shards, lost) = (self.visited, self.skipped.clone(), self.unusable, self.lost);
         self.journal.add(Line { shard, samples, bytes, crc32c, next, visited, skipped, unusable_shards, lost })
     }
