@@ -181,7 +181,7 @@ pub(super) fn texts() -> Vec<Vec<u8>> {
 }
 
 /// Every kind of model, and many of the steps before it.
-pub(super) fn tokenizers() -> Vec<Vec<u8>> {
+pub(crate) fn tokenizers() -> Vec<Vec<u8>> {
     let file = |normalizer: Value, pre: Value, model: Value| {
         json!({
             "version": "1.0", "truncation": null, "padding": null,

@@ -163,6 +163,38 @@ fn training_on_a_pack_repeats_to_the_bit() {
     }
 }
 
+#[test]
+fn training_on_stored_tokens_repeats_to_the_bit() {
+    let place = Place::new();
+    let data = shards(&place, 2, 6);
+    let tokenizer = format!("--tokenizer={}", vocab(&place));
+    let other = format!("--tokenizer={}", place.file("other.txt", "[PAD]\n[UNK]\na\nblue\nred\none\nsquare\n"));
+    pack(&place, &data, "plain", &["--raw"]).expect(0);
+    let tokens = ["--raw", "--tokens", &tokenizer];
+    pack(&place, &data, "tokens", &tokens).expect(0);
+    let shard = fs::read(place.path("tokens/000000.tar")).unwrap();
+    let names: Vec<String> = members(&shard).into_iter().take(3).map(|(name, _)| name).collect();
+    assert_eq!(names, ["000.rgb", "000.txt", "000.tokens"]);
+    let train = |tokenizer: &str, said: &str| {
+        let losses = ["plain", "tokens"].map(|from| {
+            let data = format!("--data={}", place.path(from).display());
+            let run = format!("run-{from}-{}", said.len());
+            let flags = [&data, tokenizer, "--steps=6", "--batch=4", "--max-bad=0", "--context=2"];
+            let ran = place.train(&run, &flags).expect(0);
+            assert_eq!(ran.stderr.contains(said), from == "tokens", "{}", ran.stderr);
+            json(&place.path(&run).join("summary.json"))["final_loss"].as_f64().unwrap()
+        });
+        assert!(losses[0] == losses[1], "{losses:?}");
+    };
+    train(&tokenizer, "; their tokens are stored");
+    train(&other, "their stored tokens are another tokenizer's, and are not used");
+    let refused = pack(&place, &data, "tokens", &["--raw", "--tokens", &other]).expect(1);
+    assert!(refused.stderr.contains("a pack with other options: tokens was"), "{}", refused.stderr);
+    pack(&place, &data, "new", &["--tokens"]).expect(2);
+    let alone = pack(&place, &data, "new", &[&tokenizer]).expect(1);
+    assert!(alone.stderr.contains("--tokenizer has no effect without --tokens"), "{}", alone.stderr);
+}
+
 /// Whatever an interrupted call has left, the next one makes of it what an uninterrupted one writes.
 #[test]
 fn a_pack_goes_on_after_the_last_whole_shard() {

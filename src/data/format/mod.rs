@@ -31,7 +31,7 @@ mod table;
 pub(crate) mod tar;
 mod tfrecord;
 
-pub(crate) use self::members::{Entry, printable};
+pub(crate) use self::members::{Entry, MAX_TOKENS, printable};
 pub(crate) use self::naming::Naming;
 pub(crate) use self::notes::{is_damage, lines as note_lines};
 #[cfg(feature = "parquet")]

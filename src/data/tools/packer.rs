@@ -1,5 +1,8 @@
 //! Writes shards with smaller images: a data set that is read many times needs large ones only once.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
@@ -152,7 +155,13 @@ impl Pack {
     fn members(&self, view: View<'_>) -> Result<Vec<(&'static str, Vec<u8>)>, Broken> {
         let image = view.decoded()?;
         let texts = view.texts()?;
-        if let (Err(why), None) = (view.caption(), &texts[2]) {
+        let caption = view.caption();
+        let tokenizer = self.tokens.as_ref().and_then(|tokens| tokens.tokenizer.as_ref());
+        let tokens = match &caption {
+            Ok(caption) => tokenizer.and_then(|tokenizer| tokenizer.store(&caption.texts)),
+            Err(_) => None,
+        };
+        if let (Err(why), None) = (caption, &texts[2]) {
             return Err(why);
         }
         let smaller = shrink(&image, self.size, self.filter);
@@ -166,7 +175,8 @@ impl Pack {
         };
         let texts = ["txt", "json", "cls"].into_iter().zip(texts);
         let texts = texts.filter_map(|(extension, text)| Some((extension, text?.into_owned())));
-        Ok([(extension, data)].into_iter().chain(texts).collect())
+        let tokens = tokens.map(|tokens| ("tokens", tokens));
+        Ok([(extension, data)].into_iter().chain(texts).chain(tokens).collect())
     }
 }
 
