@@ -1,6 +1,7 @@
 //! Fuzz targets of this room: each takes the bytes of a file, reads them as flipk does, and checks what must hold of
 //! the result whatever the bytes are. See `crate::fuzzing`.
 
+use super::format::front::{self, Front};
 use super::format::tar::{self, Content};
 use super::format::{Common, Naming, Shard};
 use super::sample::image::{self, Decoding, ExifOrientation, JpegDecoder, MAX_PIXELS, Square};
@@ -37,6 +38,27 @@ pub fn shard(bytes: &[u8]) {
             }
         }
     });
+}
+
+/// The index in front of a packed shard: as it is, and with what is checked first put right, so that the rest is
+/// reached.
+pub fn front(bytes: &[u8]) {
+    const HEAD: &[u8] = b"\x8AflipkI\n\x01\0\0\0";
+    let len = 1 << 20;
+    let check = |bytes: &[u8]| {
+        let Ok(Front { entries, .. }) = front::parse(bytes, len) else { return };
+        assert!(!entries.is_empty());
+        for entry in entries {
+            for span in entry.parts().into_iter().flatten() {
+                assert!(span.start.get().checked_add(span.len).is_some_and(|end| end <= len), "{span:?}");
+            }
+        }
+    };
+    check(bytes);
+    if let Some(body) = bytes.get(HEAD.len() + 12..) {
+        let body = [&len.to_le_bytes(), body].concat();
+        check(&[HEAD, &crc32c::crc32c(&body).to_le_bytes(), &body].concat());
+    }
 }
 
 /// A Parquet file, as [`shard`]; its magic is put right, so that the rest is reached.

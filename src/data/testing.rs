@@ -12,6 +12,9 @@ use ::image::{ImageFormat, RgbImage};
 use tar::{Builder, EntryType, Header};
 use tempfile::NamedTempFile;
 
+use super::format::front::Front;
+use super::format::{Common, Shard};
+use super::store::Location;
 use crate::random::{Purpose, Random};
 
 /// Adds members to an archive that has no end mark.
@@ -105,6 +108,22 @@ pub(crate) fn png(width: u32, height: u32, seed: u64) -> Vec<u8> {
 
 pub(crate) fn jpeg(width: u32, height: u32, seed: u64) -> Vec<u8> {
     encode(&noise(width, height, seed), ImageFormat::Jpeg)
+}
+
+/// A shard of a pack, with its index in front, and the bytes of the index alone.
+pub(crate) fn indexed(samples: u8) -> (Vec<u8>, Vec<u8>) {
+    let mut archive = Archive::default();
+    for number in 0..samples {
+        let image = png(60, 50, number.into());
+        archive.add(&format!("{number}.png"), &image).add(&format!("{number}.txt"), b"a name");
+    }
+    let path = archive.file();
+    let bytes = std::fs::read(&path).unwrap();
+    let (shard, report) = Shard::open(0, &Location::File(path.into()), &Common::default()).unwrap();
+    let front = Front { entries: shard.samples, extensions: report.extensions }.write(bytes.len() as u64);
+    let size = u64::from_str_radix(std::str::from_utf8(&front[124..135]).unwrap(), 8).unwrap() as usize;
+    let index = front[512..512 + size].to_vec();
+    ([front, bytes].concat(), index)
 }
 
 /// Raw pixels, as in a pack.

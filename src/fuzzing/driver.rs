@@ -288,6 +288,12 @@ fn shard() {
 }
 
 #[test]
+fn front() {
+    Target { name: "front", run: super::front, seeds: seeds::fronts, words: &[&[0; 4], &[0; 8], b"\x01"], ..PLAIN }
+        .fuzz();
+}
+
+#[test]
 fn raw() {
     Target { name: "raw", run: super::raw, seeds: seeds::raws, words: &[&[0; 4], b"\x01\0\0\0"], ..PLAIN }.fuzz();
 }

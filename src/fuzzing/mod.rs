@@ -18,7 +18,7 @@ use tempfile::NamedTempFile;
 #[cfg(feature = "parquet")]
 pub use crate::data::fuzzing::parquet;
 pub use crate::{
-    data::fuzzing::{filter, image, pattern, raw, record, shard, text, tokenizer},
+    data::fuzzing::{filter, front, image, pattern, raw, record, shard, text, tokenizer},
     train::fuzzing::metrics,
 };
 use crate::{

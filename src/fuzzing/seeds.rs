@@ -36,6 +36,11 @@ pub(super) fn raws() -> Vec<Vec<u8>> {
     [(3, 2), (17, 9)].map(|(width, height)| crate::data::testing::raw(width, height)).to_vec()
 }
 
+/// Indexes in front of packed shards.
+pub(super) fn fronts() -> Vec<Vec<u8>> {
+    [1, 9].map(|samples| crate::data::testing::indexed(samples).1).to_vec()
+}
+
 /// An archive of these members: name, type, target of a link, data.
 fn archive(members: &[(&str, tar::EntryType, &str, &[u8])], pax: &[(&str, &[u8])]) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
@@ -82,7 +87,9 @@ pub(super) fn shards() -> Vec<Vec<u8>> {
     let zstd = zstd::encode_all(&plain[..], 1).unwrap();
     let records = fixtures("tfrecord", 16 << 10).into_iter().filter(|file| !file.starts_with(b"#"));
     let table = b"filepath\ttitle\ta\na.png\t\"a \"\"red\"\" cat\"\t1\nb.png\ta dog\n";
-    [plain, linked, pax, gzip.finish().unwrap(), zstd, joined, table.to_vec()].into_iter().chain(records).collect()
+    let indexed = crate::data::testing::indexed(2).0;
+    let archives = [plain, linked, pax, gzip.finish().unwrap(), zstd, joined, indexed, table.to_vec()];
+    archives.into_iter().chain(records).collect()
 }
 
 /// Arrow's files, and one whose pages have no checksums.
@@ -174,7 +181,7 @@ pub(super) fn texts() -> Vec<Vec<u8>> {
 }
 
 /// Every kind of model, and many of the steps before it.
-pub(super) fn tokenizers() -> Vec<Vec<u8>> {
+pub(crate) fn tokenizers() -> Vec<Vec<u8>> {
     let file = |normalizer: Value, pre: Value, model: Value| {
         json!({
             "version": "1.0", "truncation": null, "padding": null,

@@ -32,7 +32,9 @@ fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     entries.map(|path| (path.file_name().unwrap().display().to_string(), fs::read(&path).unwrap())).collect()
 }
 
+/// The members of a packed shard behind its index.
 fn members(shard: &[u8]) -> Vec<(String, Vec<u8>)> {
+    assert!(shard.starts_with(b"__index__\0"));
     let mut archive = tar::Archive::new(shard);
     let read = |entry: Result<tar::Entry<'_, &[u8]>, _>| {
         let mut entry = entry.unwrap();
@@ -40,7 +42,17 @@ fn members(shard: &[u8]) -> Vec<(String, Vec<u8>)> {
         std::io::Read::read_to_end(&mut entry, &mut data).unwrap();
         (entry.path().unwrap().display().to_string(), data)
     };
-    archive.entries().unwrap().map(read).collect()
+    archive.entries().unwrap().map(read).skip(1).collect()
+}
+
+/// The shards of a pack as earlier versions wrote them, without an index.
+fn without_index(pack: &Path, out: &Path) {
+    fs::create_dir(out).unwrap();
+    for (name, bytes) in files(pack).into_iter().filter(|(name, _)| name.ends_with(".tar")) {
+        let size = std::str::from_utf8(&bytes[124..135]).unwrap();
+        let size = usize::from_str_radix(size, 8).unwrap().next_multiple_of(512);
+        fs::write(out.join(name), &bytes[512 + size..]).unwrap();
+    }
 }
 
 fn pack(place: &Place, data: &str, out: &str, more: &[&str]) -> Ran {
@@ -130,9 +142,12 @@ fn training_on_a_pack_repeats_to_the_bit() {
     for (name, flags) in [("jpg", &[][..]), ("raw", &["--raw", "--filter=bicubic"])] {
         let mut losses = Vec::new();
         for order in ["global", "shards"] {
-            for again in ["a", "b"] {
+            for again in ["a", "b", "old"] {
                 let out = format!("{name}-{order}-{again}");
-                pack(&place, &data, &out, flags).expect(0);
+                match again {
+                    "old" => without_index(&place.path(&format!("{name}-{order}-a")), &place.path(&out)),
+                    _ => drop(pack(&place, &data, &out, flags).expect(0)),
+                }
                 let run = format!("run-{out}");
                 let from = format!("--data={}", place.path(&out).display());
                 let order = format!("--order={order}");
@@ -140,10 +155,44 @@ fn training_on_a_pack_repeats_to_the_bit() {
                 losses.push(json(&place.path(&run).join("summary.json"))["final_loss"].as_f64().unwrap());
             }
         }
-        assert!(losses[0] == losses[1] && losses[2] == losses[3] && losses[0] != losses[2], "{losses:?}");
+        let [global, shards] = [&losses[..3], &losses[3..]];
+        let all_equal = |losses: &[f64]| losses.iter().all(|loss| *loss == losses[0]);
+        assert!(all_equal(global) && all_equal(shards) && global[0] != shards[0], "{losses:?}");
         let checked = flipk(&["data", "check", &place.path(&format!("{name}-global-a")).display().to_string()]);
         assert!(checked.expect(0).stdout.contains("good     21"));
     }
+}
+
+#[test]
+fn training_on_stored_tokens_repeats_to_the_bit() {
+    let place = Place::new();
+    let data = shards(&place, 2, 6);
+    let tokenizer = format!("--tokenizer={}", vocab(&place));
+    let other = format!("--tokenizer={}", place.file("other.txt", "[PAD]\n[UNK]\na\nblue\nred\none\nsquare\n"));
+    pack(&place, &data, "plain", &["--raw"]).expect(0);
+    let tokens = ["--raw", "--tokens", &tokenizer];
+    pack(&place, &data, "tokens", &tokens).expect(0);
+    let shard = fs::read(place.path("tokens/000000.tar")).unwrap();
+    let names: Vec<String> = members(&shard).into_iter().take(3).map(|(name, _)| name).collect();
+    assert_eq!(names, ["000.rgb", "000.txt", "000.tokens"]);
+    let train = |tokenizer: &str, said: &str| {
+        let losses = ["plain", "tokens"].map(|from| {
+            let data = format!("--data={}", place.path(from).display());
+            let run = format!("run-{from}-{}", said.len());
+            let flags = [&data, tokenizer, "--steps=6", "--batch=4", "--max-bad=0", "--context=2"];
+            let ran = place.train(&run, &flags).expect(0);
+            assert_eq!(ran.stderr.contains(said), from == "tokens", "{}", ran.stderr);
+            json(&place.path(&run).join("summary.json"))["final_loss"].as_f64().unwrap()
+        });
+        assert!(losses[0] == losses[1], "{losses:?}");
+    };
+    train(&tokenizer, "; their tokens are stored");
+    train(&other, "their stored tokens are another tokenizer's, and are not used");
+    let refused = pack(&place, &data, "tokens", &["--raw", "--tokens", &other]).expect(1);
+    assert!(refused.stderr.contains("a pack with other options: tokens was"), "{}", refused.stderr);
+    pack(&place, &data, "new", &["--tokens"]).expect(2);
+    let alone = pack(&place, &data, "new", &[&tokenizer]).expect(1);
+    assert!(alone.stderr.contains("--tokenizer has no effect without --tokens"), "{}", alone.stderr);
 }
 
 /// Whatever an interrupted call has left, the next one makes of it what an uninterrupted one writes.

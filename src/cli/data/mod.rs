@@ -128,6 +128,10 @@ struct TokenizerArgs {
 }
 
 impl TokenizerArgs {
+    fn is_given(&self) -> bool {
+        self.tokenizer.is_some()
+    }
+
     fn open(&self) -> Result<Option<Tokenizer>> {
         let options = TokenizerOptions {
             lower_case: self.lower_case,

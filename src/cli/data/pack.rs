@@ -3,14 +3,14 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
 
-use super::{INTERRUPTED, Shards, bar, kinds, log_filtered};
+use super::{INTERRUPTED, Shards, TokenizerArgs, bar, kinds, log_filtered};
 use crate::cli::put;
 use crate::cli::signals::interrupt;
 use crate::cli::table::table;
-use crate::data::tools::{self, Filter, Form, Packed, ShardLimit};
+use crate::data::tools::{self, Filter, Form, Packed, ShardLimit, Tokens};
 use crate::log;
 use crate::units::{self, Bytes};
 
@@ -25,6 +25,7 @@ use crate::units::{self, Bytes};
 #[command(after_help = "Examples:
   flipk data pack 'cc12m/{00000..01242}.tar' --out packed
   flipk train --data packed --tokenizer vocab.txt
+  flipk data pack photos/ --out tokens --tokens --tokenizer vocab.txt
   flipk data pack photos/ --out raw --raw --size 240 --shuffle --seed 1")]
 pub(super) struct Pack {
     #[command(flatten)]
@@ -56,6 +57,11 @@ pub(super) struct Pack {
     /// Seed of the shuffle
     #[arg(long, value_name = "N", default_value_t = 0, requires = "shuffle")]
     seed: u64,
+    /// Store the tokens of captions too (.tokens), so that `flipk train` with the same tokenizer need not make them
+    #[arg(long, requires = "tokenizer")]
+    tokens: bool,
+    #[command(flatten)]
+    tokenizer: TokenizerArgs,
     /// Share of broken samples above which packing stops
     #[arg(long, value_name = "SHARE", default_value_t = 0.1)]
     max_bad: f32,
@@ -66,6 +72,9 @@ pub(super) struct Pack {
 
 impl Pack {
     pub(super) fn run(self) -> Result<ExitCode> {
+        if self.tokenizer.is_given() && !self.tokens {
+            bail!("--tokenizer has no effect without --tokens");
+        }
         let input = self.shards.find()?;
         let pack = tools::Pack {
             size: self.size,
@@ -74,6 +83,7 @@ impl Pack {
             limit: self.shard_samples.map_or(ShardLimit::Bytes(self.shard_size), ShardLimit::Samples),
             shuffle: self.shuffle.then_some(self.seed),
             max_bad: self.max_bad,
+            tokens: self.tokenizer.open()?.map(Tokens::of),
         };
         let stop = interrupt("whole shards are kept")?;
         let bar = bar(0, "samples");

@@ -36,6 +36,8 @@ pub struct Survey {
     context: usize,
     /// Tokens of each caption, sorted.
     lengths: Vec<usize>,
+    /// Samples whose tokens are stored by this tokenizer, and by another.
+    stored: [u64; 2],
     tagged: u64,
     tags_lost: u64,
     /// The first sample whose tags could not be read, and why.
@@ -64,6 +66,10 @@ impl Survey {
         let mut survey = Self { of, context, lowers: tokenizer.lowers(), ..Self::default() };
         for (sample, caption, tokens) in &found {
             survey.samples += 1;
+            let stored = dataset.view(*sample).tokens().ok().flatten();
+            if let Some(own) = stored.and_then(|stored| tokenizer.has_stored(&stored)) {
+                survey.stored[usize::from(!own)] += 1;
+            }
             survey.tagged += u64::from(!caption.tags.is_empty());
             if let Some(why) = &caption.tags_lost {
                 survey.tags_lost += 1;
@@ -97,9 +103,15 @@ impl Survey {
             true => " (one at each visit)",
             false => "",
         };
+        let stored = match self.stored {
+            [0, 0] => "",
+            [_, 0] => "; their tokens are stored",
+            [0, _] => "; their stored tokens are another tokenizer's, and are not used",
+            _ => "; the stored tokens of some are another tokenizer's, and are not used",
+        };
         format!(
             "captions: {} in {} of {} samples{several}; {:.1} tokens on average, {} of them unknown; {} of captions cut to \
-             {} tokens; {} samples with tags (.json)",
+             {} tokens; {} samples with tags (.json){stored}",
             self.captions,
             self.samples,
             self.of,

@@ -91,6 +91,11 @@ impl<'a> View<'a> {
         self.reader.keys.read_all(&shard.txts(self.entry)?, shard.part(self.entry.json)?.as_deref(), shard.naming)
     }
 
+    /// The tokens that a pack stores beside the captions.
+    pub(crate) fn tokens(self) -> Result<Option<Cow<'a, [u8]>>, Broken> {
+        self.whole()?.part(self.entry.tokens)
+    }
+
     /// The `.txt`, `.json` and `.cls` members, as they are; several captions as lines. A caption in a table is a line,
     /// even if it has several, so that a reader of lines finds one caption; and the record of a row is UTF-8,
     /// even if the row is not, so that other programs read it.

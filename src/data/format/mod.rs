@@ -6,6 +6,7 @@
 //! | `packed` | compressed files |
 //! | `tar` | which bytes belong to which member of an archive |
 //! | `members` | which members make which sample |
+//! | `front` | the index in front of a packed shard |
 //! | `tfrecord`, `table`, `folder` | other formats: TFRecord; CSV and TSV; images in a folder |
 //! | `parquet` | Parquet, which is unpacked |
 //! | `shard` | one shard: its bytes and its samples |
@@ -17,6 +18,7 @@
 
 mod damage;
 mod folder;
+pub(crate) mod front;
 mod members;
 mod naming;
 mod notes;
@@ -29,7 +31,7 @@ mod table;
 pub(crate) mod tar;
 mod tfrecord;
 
-pub(crate) use self::members::{Entry, printable};
+pub(crate) use self::members::{Entry, MAX_TOKENS, printable};
 pub(crate) use self::naming::Naming;
 pub(crate) use self::notes::{is_damage, lines as note_lines};
 #[cfg(feature = "parquet")]

@@ -8,6 +8,10 @@ pub(crate) enum NoteKind {
     Lost,
     Packed,
     NoEnd,
+    /// An index in front that is damaged.
+    Index,
+    /// An index in front of another version, or of a shorter or longer file.
+    OtherIndex,
     Trailing,
     Repeated,
     Compound,
@@ -18,7 +22,7 @@ pub(crate) enum NoteKind {
 
 /// Whether a note says that a shard is damaged, and not only that a part of it is not used.
 pub(crate) fn is_damage(kind: NoteKind) -> bool {
-    matches!(kind, NoteKind::Lost | NoteKind::Packed | NoteKind::NoEnd)
+    matches!(kind, NoteKind::Lost | NoteKind::Packed | NoteKind::NoEnd | NoteKind::Index)
 }
 
 /// Notes of each kind that are shown.

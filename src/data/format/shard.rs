@@ -13,6 +13,7 @@ use std::time::Instant;
 use tracing::debug;
 
 use super::damage::{self, Inflation};
+use super::front::{self, Front};
 use super::members::{self, Entry, printable};
 use super::notes::NoteKind;
 use super::packed::{self, Packing};
@@ -296,8 +297,19 @@ fn index<R: ReadAt + ?Sized>(
     if let Some(found) = found.as_ref().filter(|found| found.sure && !tar::is_start(head)) {
         return Err(not_tar(format!("{it_is} {}", found.what)));
     }
+    // Where unpacking ended early, the length of the archive is unknown.
+    let front = if inflation.is_none() { front::read(bytes).map_err(read)? } else { None };
+    let unused = match front {
+        Some(Ok(Front { entries, extensions })) => return Ok(Indexed { entries, extensions, ..Indexed::default() }),
+        Some(Err(unused)) => Some(unused.note()),
+        None => None,
+    };
     match tar::index(bytes) {
-        Ok(index) => Ok(archive(index, bytes.len(), inflation)),
+        Ok(index) => {
+            let mut indexed = archive(index, bytes.len(), inflation);
+            indexed.notes.extend(unused);
+            Ok(indexed)
+        }
         Err(TarError::Read(source)) => Err(read(source)),
         Err(TarError::NotTar(problem)) => {
             let what = found.map_or_else(|| problem.to_string(), |found| format!("{it_is} {}", found.what));

@@ -9,7 +9,7 @@ use crate::data::sample::image::Decoding;
 use crate::data::sample::{CaptionKeys, Tokenizer};
 use crate::data::store::{ATTEMPTS, Access, CacheFolder, RANGE};
 use crate::data::testing::server::{Mood, Server};
-use crate::data::testing::{Archive, png};
+use crate::data::testing::{Archive, indexed, png};
 
 /// What takes longer than this hangs.
 const BOUND: Duration = Duration::from_secs(15);
@@ -72,6 +72,23 @@ fn batches_are_those_of_local_files_whatever_the_server_does() {
     // The whole file in one answer that is cut at first.
     let server = Server::new(|number| if number == 0 { Mood::Busy } else { Mood::NoRanges });
     assert_eq!(batches(&server.put("a.tar", bytes), Order::Global).unwrap(), local(Order::Global));
+}
+
+/// A shard is fetched whole when it is opened, so an index changes no request either.
+#[test]
+fn an_index_in_front_changes_no_batch() {
+    let archive = archive();
+    let server = Server::new(|_| Mood::Honest);
+    let archives = [std::fs::read(archive.file()).unwrap(), indexed(20).0];
+    let [plain, front] = ["plain.tar", "front.tar"].map(|name| server.address(name));
+    ["plain.tar", "front.tar"].iter().zip(&archives).for_each(|(name, bytes)| drop(server.put(name, bytes.clone())));
+    for order in [Order::Global, Order::Shards] {
+        assert_eq!(batches(&front, order).unwrap(), batches(&plain, order).unwrap());
+    }
+    // How often each was fetched.
+    let [plain, front] = ["plain.tar", "front.tar"].map(|name| server.count("GET", name));
+    let [of_plain, of_front] = archives.map(|bytes| bytes.len().div_ceil(RANGE as usize));
+    assert_eq!(plain / of_plain, front / of_front);
 }
 
 #[test]

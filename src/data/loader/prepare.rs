@@ -63,8 +63,11 @@ impl Preparer {
         *caption = view.caption()?.vary(&config.captions, &mut random(Purpose::Caption));
         if let Some(tokenizer) = tokenizer {
             item.tokens.resize(config.context, 0);
-            let refused = |error: DataError| Broken { kind: Kind::MissingCaption, detail: error.to_string() };
-            tokenizer.encode(caption, &mut item.tokens).map_err(refused)?;
+            let stored = view.tokens()?;
+            if !stored.is_some_and(|stored| tokenizer.encode_stored(&stored, caption, &mut item.tokens)) {
+                let refused = |error: DataError| Broken { kind: Kind::MissingCaption, detail: error.to_string() };
+                tokenizer.encode(caption, &mut item.tokens).map_err(refused)?;
+            }
         }
 
         item.ids_keep.resize(config.kept(), 0);

@@ -32,7 +32,7 @@ pub use self::check::{Checked, Finding, check};
 #[cfg(feature = "cli")]
 pub use self::contact::{Section, SheetFormat, Thumbnail, contact_sheet};
 pub use self::input::Input;
-pub use self::pack::{Filter, Form, Pack, PackError, Packed, ShardLimit};
+pub use self::pack::{Filter, Form, Pack, PackError, Packed, ShardLimit, Tokens};
 #[cfg(feature = "cli")]
 pub use self::preview::{Previewed, Shown, preview};
 pub use self::stat::{Distribution, Speed, Statistics, stat};

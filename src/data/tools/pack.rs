@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 pub use super::shrink::Filter;
 use crate::data::error::DataError;
 use crate::data::loader::Skipped;
+use crate::data::sample::Tokenizer;
 
 /// How images are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +45,34 @@ pub struct Pack {
     pub shuffle: Option<u64>,
     /// Share of broken samples above which packing stops.
     pub max_bad: f32,
+    /// The tokenizer whose tokens are stored beside captions, if any are.
+    #[serde(default)]
+    pub tokens: Option<Tokens>,
+}
+
+/// A tokenizer whose tokens are stored. Two are equal if they give all texts the same tokens.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Tokens {
+    /// Over all that decides on the tokens of a text, as 16 hexadecimal digits.
+    fingerprint: String,
+    /// What the tokenizer is, in one line.
+    description: String,
+    #[serde(skip)]
+    pub(super) tokenizer: Option<Tokenizer>,
+}
+
+impl Tokens {
+    /// The tokens of `tokenizer`.
+    pub fn of(tokenizer: Tokenizer) -> Self {
+        let (fingerprint, description) = (format!("{:016x}", tokenizer.fingerprint()), tokenizer.describe());
+        Self { fingerprint, description, tokenizer: Some(tokenizer) }
+    }
+}
+
+impl PartialEq for Tokens {
+    fn eq(&self, other: &Self) -> bool {
+        self.fingerprint == other.fingerprint
+    }
 }
 
 /// A pack as far as it got.

@@ -1,5 +1,8 @@
 //! Writes shards with smaller images: a data set that is read many times needs large ones only once.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
@@ -11,7 +14,7 @@ use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
 use rayon::prelude::*;
 
 use super::Input;
-use super::archive::Archive;
+use super::archive::{Archive, Written};
 use super::journal::{Journal, Line};
 use super::pack::{Form, Pack, PackError, Packed, ShardLimit};
 use super::shrink::shrink;
@@ -152,7 +155,13 @@ impl Pack {
     fn members(&self, view: View<'_>) -> Result<Vec<(&'static str, Vec<u8>)>, Broken> {
         let image = view.decoded()?;
         let texts = view.texts()?;
-        if let (Err(why), None) = (view.caption(), &texts[2]) {
+        let caption = view.caption();
+        let tokenizer = self.tokens.as_ref().and_then(|tokens| tokens.tokenizer.as_ref());
+        let tokens = match &caption {
+            Ok(caption) => tokenizer.and_then(|tokenizer| tokenizer.store(&caption.texts)),
+            Err(_) => None,
+        };
+        if let (Err(why), None) = (caption, &texts[2]) {
             return Err(why);
         }
         let smaller = shrink(&image, self.size, self.filter);
@@ -166,7 +175,8 @@ impl Pack {
         };
         let texts = ["txt", "json", "cls"].into_iter().zip(texts);
         let texts = texts.filter_map(|(extension, text)| Some((extension, text?.into_owned())));
-        Ok([(extension, data)].into_iter().chain(texts).collect())
+        let tokens = tokens.map(|tokens| ("tokens", tokens));
+        Ok([(extension, data)].into_iter().chain(texts).chain(tokens).collect())
     }
 }
 
@@ -235,10 +245,9 @@ impl Writer<'_> {
         for ((held, made), place) in samples.iter().zip(made).zip(places) {
             match made {
                 Ok(members) => {
-                    let size = Archive::size(&members);
                     let is_full = |archive: &Archive| match pack.limit {
-                        ShardLimit::Samples(max) => archive.samples >= max,
-                        ShardLimit::Bytes(max) => archive.bytes + size > max,
+                        ShardLimit::Samples(max) => archive.samples() >= max,
+                        ShardLimit::Bytes(max) => archive.bytes_with(held.view().raw_key(), &members) > max,
                     };
                     if self.open.as_ref().is_some_and(|(_, archive)| is_full(archive)) {
                         self.close(place)?;
@@ -272,9 +281,8 @@ impl Writer<'_> {
 
     /// Ends the open shard; `next` is where the next one begins.
     fn close(&mut self, next: (u64, u64)) -> Result<(), PackError> {
-        let Some((shard, mut archive)) = self.open.take() else { return Ok(()) };
-        archive.finish().map_err(|source| self.write_error(&shard, source))?;
-        let Archive { samples, bytes, crc: crc32c, .. } = archive;
+        let Some((shard, archive)) = self.open.take() else { return Ok(()) };
+        let Written { samples, bytes, crc32c } = archive.finish().map_err(|source| self.write_error(&shard, source))?;
         let (visited, skipped, unusable_shards, lost) = (self.visited, self.skipped.clone(), self.unusable, self.lost);
         self.journal.add(Line { shard, samples, bytes, crc32c, next, visited, skipped, unusable_shards, lost })
     }

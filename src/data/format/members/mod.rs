@@ -12,7 +12,7 @@ mod slot;
 mod tests;
 mod unused;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use self::draft::{COMPOUND, Part, draft};
 use self::name::key_and_extension;
@@ -25,6 +25,12 @@ use crate::data::store::Span;
 
 /// Members are read as a whole, by several threads at once, so huge ones would take all memory.
 pub(crate) const MAX_MEMBER: u64 = 1 << 30;
+/// Parts of a sample in an index in front.
+pub(crate) const PARTS: usize = 5;
+/// The extension of stored tokens, which alone are no sample.
+const TOKENS: &[u8] = b"tokens";
+/// Stored tokens are shorter; others may have anything in members of that name.
+pub(crate) const MAX_TOKENS: u64 = 1 << 20;
 
 /// One sample: where its parts are in the archive.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -38,11 +44,30 @@ pub(crate) struct Entry {
     pub(crate) json: Option<Span>,
     /// A class number, for evaluation.
     pub(crate) cls: Option<Span>,
+    /// Tokens of its captions, in a pack.
+    pub(crate) tokens: Option<Span>,
     /// Why the sample is broken, if the index alone shows that.
     pub(crate) flaw: Option<Box<Broken>>,
 }
 
 impl Entry {
+    /// The part of this extension, in lower case; `None` if no part has it.
+    pub(crate) fn part_of(&mut self, extension: &[u8]) -> Option<&mut Option<Span>> {
+        match Slot::of(extension) {
+            Some((slot, _)) => Some(self.part_mut(slot)),
+            None => (extension == TOKENS).then_some(&mut self.tokens),
+        }
+    }
+
+    /// Its parts but for further captions, in the order of an index in front.
+    pub(crate) fn parts(&self) -> [Option<Span>; PARTS] {
+        [self.image, self.txt, self.json, self.cls, self.tokens]
+    }
+
+    pub(crate) fn parts_mut(&mut self) -> [&mut Option<Span>; PARTS] {
+        [&mut self.image, &mut self.txt, &mut self.json, &mut self.cls, &mut self.tokens]
+    }
+
     pub(crate) fn part_mut(&mut self, slot: Slot) -> &mut Option<Span> {
         match slot {
             Slot::Image => &mut self.image,
@@ -70,8 +95,9 @@ pub(crate) fn group(members: &[Member]) -> Samples {
     let mut extensions = HashSet::new();
     let mut others: Vec<(&[u8], Vec<u8>)> = Vec::new();
     let mut has_plain = [false; SLOTS];
-    for (member, Member { name, .. }) in members.iter().enumerate() {
-        let Some((key, extension)) = key_and_extension(name) else { continue };
+    let mut tokens: HashMap<&[u8], Span> = HashMap::new();
+    for (number, member) in members.iter().enumerate() {
+        let Some((key, extension)) = key_and_extension(&member.name) else { continue };
         let extension = extension.to_ascii_lowercase();
         let last = extension.rsplit(|&byte| byte == b'.').next().unwrap_or_default();
         if !extensions.contains(last) {
@@ -80,10 +106,16 @@ pub(crate) fn group(members: &[Member]) -> Samples {
         match (Slot::of(&extension), Slot::of(last)) {
             (Some((slot, rank)), _) => {
                 has_plain[slot as usize] = true;
-                parts.push(Part { member, key, extension, slot, rank });
+                parts.push(Part { member: number, key, extension, slot, rank });
             }
-            (None, Some((slot, _))) => parts.push(Part { member, key, extension, slot, rank: COMPOUND }),
-            (None, None) => others.push((key, last.to_owned())),
+            (None, Some((slot, _))) => parts.push(Part { member: number, key, extension, slot, rank: COMPOUND }),
+            (None, None) => {
+                match (&*extension, &member.content) {
+                    (TOKENS, Content::Data(span)) if span.len <= MAX_TOKENS => drop(tokens.insert(key, *span)),
+                    _ => {}
+                }
+                others.push((key, last.to_owned()));
+            }
         }
     }
     let mut unused = Unused::default();
@@ -92,7 +124,8 @@ pub(crate) fn group(members: &[Member]) -> Samples {
     let mut entries = Vec::with_capacity(drafts.len());
     let mut of_member = vec![None; members.len()];
     for (number, draft) in drafts.iter().enumerate() {
-        let mut entry = Entry { key: parts[draft.first].key.into(), ..Entry::default() };
+        let key = parts[draft.first].key;
+        let mut entry = Entry { key: key.into(), tokens: tokens.get(key).copied(), ..Entry::default() };
         for part in draft.parts.iter().flatten().map(|&part| &parts[part]) {
             of_member[part.member] = Some(number as u32);
             fill(&mut entry, part, &members[part.member]);

@@ -1,6 +1,8 @@
 //! One block of a tar archive: a member's header, and the records of extension headers.
 
-pub(super) const BLOCK: usize = 512;
+pub(crate) const BLOCK: usize = 512;
+/// Bytes of a name in a header.
+pub(crate) const NAME: usize = 100;
 
 /// Why a block is not a header, or why it cannot be right.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -21,11 +23,11 @@ pub(crate) enum HeaderError {
     Zeros,
 }
 
-pub(super) struct Header {
+pub(crate) struct Header {
     /// With the prefix of POSIX archives.
-    pub(super) name: Vec<u8>,
+    pub(crate) name: Vec<u8>,
     /// Bytes of the member, which begin after the header.
-    pub(super) size: u64,
+    pub(crate) size: u64,
     pub(super) kind: u8,
     /// What a link points to.
     pub(super) link: Vec<u8>,
@@ -36,7 +38,7 @@ pub(super) struct Header {
 impl Header {
     /// # Errors
     /// Why `block` is not a header.
-    pub(super) fn parse(block: &[u8]) -> Result<Self, HeaderError> {
+    pub(crate) fn parse(block: &[u8]) -> Result<Self, HeaderError> {
         if block.len() < BLOCK {
             return Err(HeaderError::Cut(block.len()));
         }
@@ -52,7 +54,7 @@ impl Header {
         // GNU tar leaves it blank in the label of a volume (`tar -V`).
         let is_blank = size.iter().all(|byte| matches!(byte, b' ' | 0));
         let size = if is_blank { 0 } else { number(size).ok_or(HeaderError::NoSize)? };
-        let (name, prefix) = (text(&block[..100]), text(&block[345..500]));
+        let (name, prefix) = (text(&block[..NAME]), text(&block[345..500]));
         // GNU archives (`ustar  `) have other fields where POSIX ones have the prefix.
         let posix = &block[257..263] == b"ustar\0" && !prefix.is_empty();
         let name = if posix { [prefix, name].join(&b'/') } else { name.to_owned() };
@@ -60,6 +62,26 @@ impl Header {
         let sparse_map = kind == b'S' && block[482] != 0;
         Ok(Self { name, size, kind, link: text(&block[157..257]).to_owned(), sparse_map })
     }
+}
+
+/// A header in GNU's format, for a packed shard. A name is cut to the bytes that fit; `padding` goes behind the fields,
+/// where other programs write zeros.
+pub(crate) fn write(name: &[u8], kind: u8, size: u64, padding: &[u8]) -> [u8; BLOCK] {
+    let mut header = [0; BLOCK];
+    let mut field = |at: usize, text: &[u8]| header[at..at + text.len()].copy_from_slice(text);
+    field(0, &name[..name.len().min(NAME)]);
+    for (at, value) in [(100, 0o644), (108, 0), (116, 0)] {
+        field(at, format!("{value:07o}\0").as_bytes());
+    }
+    field(124, format!("{size:011o}\0").as_bytes());
+    field(136, format!("{:011o}\0", 0).as_bytes());
+    field(148, &[b' '; 8]);
+    field(156, &[kind]);
+    field(257, b"ustar  \0");
+    field(BLOCK - padding.len(), padding);
+    let sum: u32 = header.iter().map(|&byte| u32::from(byte)).sum();
+    header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    header
 }
 
 /// The bytes up to the first NUL.

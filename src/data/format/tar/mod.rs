@@ -16,8 +16,8 @@ mod tests;
 use std::io;
 use std::num::NonZeroU64;
 
-pub(crate) use self::header::HeaderError;
-use self::header::{BLOCK, Header, pax_records, text};
+pub(crate) use self::header::{BLOCK, Header, HeaderError, NAME, write as header};
+use self::header::{pax_records, text};
 use crate::data::store::{ReadAt, Span, fill_from};
 
 /// One file of an archive.
@@ -330,7 +330,7 @@ impl<R: ReadAt + ?Sized> Walk<'_, R> {
 }
 
 /// The size of a member with the zeros that fill its last block.
-fn padded(size: u64) -> u64 {
+pub(crate) fn padded(size: u64) -> u64 {
     size.next_multiple_of(BLOCK as u64)
 }
 

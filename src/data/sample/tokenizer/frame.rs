@@ -78,10 +78,17 @@ pub(super) fn ends(tokenizer: &Tokenizer) -> Option<[u32; 2]> {
 
 /// Writes a start token, a text's tokens and an end token to `out`, and `pad` behind them. The end token is kept if the
 /// text is cut.
-pub(super) fn fill([start, end]: [i32; 2], ids: &[u32], strip_sep: bool, pad: i32, out: &mut [i32]) {
-    let row = [start].into_iter().chain(ids.iter().map(|&id| id as i32)).chain([end]);
+pub(super) fn fill(
+    [start, end]: [i32; 2],
+    ids: impl ExactSizeIterator<Item = u32>,
+    strip_sep: bool,
+    pad: i32,
+    out: &mut [i32],
+) {
+    let len = ids.len() + 2;
+    let row = [start].into_iter().chain(ids.map(|id| id as i32)).chain([end]);
     let used = out.iter_mut().zip(row).map(|(to, id)| *to = id).count();
-    if let (true, Some(last)) = (ids.len() + 2 > used, out.last_mut()) {
+    if let (true, Some(last)) = (len > used, out.last_mut()) {
         *last = end;
     }
     if strip_sep {

@@ -9,16 +9,17 @@ mod clip_tests;
 mod frame;
 mod misfit;
 mod special;
+mod stored;
 #[cfg(test)]
 mod tests;
 
 use std::borrow::Cow;
 use std::path::Path;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use serde_json::Value;
-use tokenizers::{NormalizedString, Normalizer};
+use tokenizers::{Encoding, NormalizedString, Normalizer};
 
 use self::case::set_case;
 pub use self::frame::Texts;
@@ -54,6 +55,8 @@ pub struct Tokenizer {
     ends: Option<[i32; 2]>,
     /// Why case is kept or not, and why this is the padding token, unless the file says so.
     reasons: [Option<String>; 2],
+    /// See [`Self::fingerprint`].
+    fingerprint: Arc<OnceLock<u64>>,
 }
 
 /// Bytes of a text that are tokenised. A text this long fills any context, and a text of megabytes would take seconds
@@ -132,7 +135,8 @@ impl Tokenizer {
         };
         let ends = frame.special_tokens.then_some([clip::VOCAB as i32 - 2, clip::VOCAB as i32 - 1]);
         let reasons = [None, why];
-        Ok(Self { inner, pad: pad as i32, unknown: None, vocab_size: clip::VOCAB, frame, ends, reasons })
+        let (vocab_size, fingerprint) = (clip::VOCAB, Arc::default());
+        Ok(Self { inner, pad: pad as i32, unknown: None, vocab_size, frame, ends, reasons, fingerprint })
     }
 
     /// As [`Self::read`], with the default options.
@@ -208,7 +212,8 @@ impl Tokenizer {
         }
         let vocab_size = highest.map_or(0, |(_, number)| number as usize + 1);
         let unknown = unknown(&inner);
-        Ok(Self { inner: Arc::new(inner), pad: pad as i32, unknown, vocab_size, frame, ends, reasons: [case, pads] })
+        let (inner, pad, reasons) = (Arc::new(inner), pad as i32, [case, pads]);
+        Ok(Self { inner, pad, unknown, vocab_size, frame, ends, reasons, fingerprint: Arc::default() })
     }
 
     /// Rows that a token embedding table needs: the highest token number plus one.
@@ -313,19 +318,25 @@ impl Tokenizer {
     /// # Errors
     /// [`DataError::Encode`] if the tokenizer's model refuses the text (one without an unknown token may).
     pub fn encode(&self, text: &str, out: &mut [i32]) -> Result<()> {
+        self.row(self.encoding(text)?.get_ids().iter().copied(), out);
+        Ok(())
+    }
+
+    fn encoding(&self, text: &str) -> Result<Encoding> {
         let text = &*self.clean(text);
-        let encoding = self.inner.encode_fast(text, false).map_err(|source| refused(text, source))?;
-        let ids = encoding.get_ids();
+        self.inner.encode_fast(text, false).map_err(|source| refused(text, source))
+    }
+
+    /// Fills `out` with a text's tokens, those around them, and padding.
+    fn row(&self, ids: impl ExactSizeIterator<Item = u32>, out: &mut [i32]) {
         if let Some(ends) = self.ends {
-            fill(ends, ids, self.frame.strip_sep, self.pad, out);
-            return Ok(());
+            return fill(ends, ids, self.frame.strip_sep, self.pad, out);
         }
         let used = ids.len().min(out.len());
-        for (to, &id) in out.iter_mut().zip(ids) {
+        for (to, id) in out.iter_mut().zip(ids) {
             *to = id as i32;
         }
         out[used..].fill(self.pad);
-        Ok(())
     }
 
     /// The tokenizer as a `tokenizer.json`, to be stored with a model.
