@@ -11,8 +11,8 @@ mod misfit;
 mod special;
 #[cfg(test)]
 mod tests;
+mod words;
 
-use std::borrow::Cow;
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -24,6 +24,7 @@ use self::case::set_case;
 pub use self::frame::Texts;
 use self::frame::{Frame, ends, fill};
 use self::special::{padding, shared_number, unknown};
+pub(crate) use self::words::Words;
 use crate::data::broken::confined;
 use crate::data::error::{DataError, Result};
 use crate::data::store::embedded;
@@ -279,19 +280,21 @@ impl Tokenizer {
 
     /// A text after the tokenizer's normalizer, in composed form.
     fn normalised(&self, text: &str) -> String {
-        let text = &*self.clean(text);
+        let (mut cleaned, inner) = (String::new(), &self.inner);
+        let text = self.clean(text, &mut cleaned);
         let mut normalised = NormalizedString::from(text);
-        let done = self.inner.get_normalizer().map_or(Ok(()), |normalizer| normalizer.normalize(&mut normalised));
+        let done = inner.get_normalizer().map_or(Ok(()), |normalizer| normalizer.normalize(&mut normalised));
         if done.is_ok() { text::compose(normalised.get()).into_owned() } else { text.to_owned() }
     }
 
-    /// The beginning of a text, cleaned if that is asked for.
-    fn clean<'a>(&self, text: &'a str) -> Cow<'a, str> {
+    /// The beginning of a text, cleaned if that is asked for; `cleaned` is memory for it.
+    fn clean<'a>(&self, text: &'a str, cleaned: &'a mut String) -> &'a str {
         let text = head(text, MAX_TEXT);
-        match self.frame.clean {
-            true => Cow::Owned(clean::clean(text, self.frame.lower && self.is_built_in())),
-            false => Cow::Borrowed(text),
+        if !self.frame.clean {
+            return text;
         }
+        clean::clean(text, self.frame.lower && self.is_built_in(), cleaned);
+        cleaned
     }
 
     /// How many tokens `text` has with those around it, without truncation, and its unknown words.
@@ -299,7 +302,8 @@ impl Tokenizer {
     /// # Errors
     /// As [`Self::encode`].
     pub(crate) fn unknown_words(&self, text: &str) -> Result<(usize, Vec<String>)> {
-        let text = &*self.clean(text);
+        let mut cleaned = String::new();
+        let text = self.clean(text, &mut cleaned);
         let encoding = self.inner.encode(text, false).map_err(|source| refused(text, source))?;
         let pairs = encoding.get_ids().iter().zip(encoding.get_offsets());
         let unknown = pairs.filter(|(id, _)| Some(**id) == self.unknown);
@@ -313,19 +317,23 @@ impl Tokenizer {
     /// # Errors
     /// [`DataError::Encode`] if the tokenizer's model refuses the text (one without an unknown token may).
     pub fn encode(&self, text: &str, out: &mut [i32]) -> Result<()> {
-        let text = &*self.clean(text);
+        let mut cleaned = String::new();
+        let text = self.clean(text, &mut cleaned);
         let encoding = self.inner.encode_fast(text, false).map_err(|source| refused(text, source))?;
-        let ids = encoding.get_ids();
+        self.fill(encoding.get_ids(), out);
+        Ok(())
+    }
+
+    /// Writes the tokens of a text to `out` (`[context]`).
+    fn fill(&self, ids: &[u32], out: &mut [i32]) {
         if let Some(ends) = self.ends {
-            fill(ends, ids, self.frame.strip_sep, self.pad, out);
-            return Ok(());
+            return fill(ends, ids, self.frame.strip_sep, self.pad, out);
         }
         let used = ids.len().min(out.len());
         for (to, &id) in out.iter_mut().zip(ids) {
             *to = id as i32;
         }
         out[used..].fill(self.pad);
-        Ok(())
     }
 
     /// The tokenizer as a `tokenizer.json`, to be stored with a model.
