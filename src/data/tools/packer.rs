@@ -150,7 +150,7 @@ impl Pack {
 
     /// The members of a sample, but for their key.
     fn members(&self, view: View<'_>) -> Result<Vec<(&'static str, Vec<u8>)>, Broken> {
-        let image = view.decoded()?;
+        let image = view.scaled_to(self.jpeg_scaling.then_some(self.size))?;
         let texts = view.texts()?;
         if let (Err(why), None) = (view.caption(), &texts[2]) {
             return Err(why);
