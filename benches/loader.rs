@@ -60,7 +60,16 @@ fn batches(group: &mut Group, name: &str, dataset: &Arc<Dataset>, tokenizer: &To
 fn pack(shard: &str, form: Form, out: &Path) {
     let input = Input::find(&[shard], CaptionKeys::default(), image::Decoding::default()).expect("the archive");
     let limit = ShardLimit::Samples(SAMPLES);
-    let pack = Pack { size: 256, form, filter: Filter::Area, limit, shuffle: None, max_bad: 0.0, tokens: None };
+    let pack = Pack {
+        size: 256,
+        form,
+        filter: Filter::Area,
+        jpeg_scaling: false,
+        limit,
+        shuffle: None,
+        max_bad: 0.0,
+        tokens: None,
+    };
     pack.run(&input, out, &AtomicBool::new(false), &mut |_, _| {}, &mut |_| {}).expect("packing");
 }
 

@@ -40,7 +40,8 @@ impl Image {
     /// What is wrong with flipk's reading of it; `pixels` are Pillow's.
     fn fault(&self, bytes: &[u8], pixels: &[u8], jpeg: JpegDecoder) -> Option<String> {
         let orientation = if self.upright { ExifOrientation::Apply } else { ExifOrientation::Ignore };
-        let decoded = decode(bytes, Decoding { orientation, jpeg }).map_err(|error| error.to_string());
+        let decoded =
+            decode(bytes, Decoding { orientation, jpeg, ..Decoding::default() }).map_err(|error| error.to_string());
         if let Some(said) = &self.said {
             return match decoded {
                 Err(message) if message.contains(said) => None,

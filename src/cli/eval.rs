@@ -160,7 +160,7 @@ impl Eval {
             }
         };
         let orientation = common.exif_orientation.or(run.exif_orientation).unwrap_or_default();
-        let decoding = Decoding { orientation, jpeg: run.jpeg.unwrap_or_default() };
+        let decoding = Decoding { orientation, jpeg: run.jpeg.unwrap_or_default(), scale_to: None };
         let dataset = Arc::new(dataset.with_decoding(decoding));
         log::lines(dataset.warnings());
         // With class names, captions may be class numbers, which are not embedded.

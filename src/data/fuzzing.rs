@@ -75,10 +75,11 @@ pub fn parquet(bytes: &[u8]) {
 
 /// An image of any format: decoding, and both ways to a square.
 pub fn image(bytes: &[u8]) {
-    let decoders = [JpegDecoder::Rust, JpegDecoder::default()];
-    for decoding in decoders.into_iter().flat_map(|jpeg| {
-        [ExifOrientation::Ignore, ExifOrientation::Apply].map(|orientation| Decoding { orientation, jpeg })
-    }) {
+    let decodings = [JpegDecoder::Rust, JpegDecoder::default()].into_iter().flat_map(|jpeg| {
+        let orientations = [ExifOrientation::Ignore, ExifOrientation::Apply];
+        orientations.map(|orientation| Decoding { orientation, jpeg, scale_to: None })
+    });
+    for decoding in decodings.chain([Decoding { scale_to: Some(4), ..Decoding::default() }]) {
         let Ok(image) = image::decode(bytes, decoding) else { continue };
         let pixels = u64::from(image.width()) * u64::from(image.height());
         assert!((1..=MAX_PIXELS).contains(&pixels));

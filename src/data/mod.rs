@@ -38,7 +38,8 @@ pub(crate) use self::format::ParquetVectors;
 pub(crate) use self::format::masked_crc;
 pub(crate) use self::loader::part_of;
 pub use self::loader::{
-    Batch, Effort, Epoch, EvalBatch, EvalBatches, Loader, LoaderConfig, Origin, Position, Skipped, StreamPosition,
+    Batch, Effort, Epoch, EvalBatch, EvalBatches, Loader, LoaderConfig, Origin, Position, Skipped, Stages,
+    StreamPosition,
 };
 pub use self::sample::{
     Augmentation, Caption, CaptionKeys, CaptionLines, CaptionVariation, ClassNumbers, Content, CropRect, Filter,

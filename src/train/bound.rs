@@ -125,7 +125,8 @@ mod tests {
     fn said([waited, busy, decoding, opening, cores]: [u64; 5]) -> String {
         let [waited, busy, decoded, opening, computed] =
             [waited, 10 * busy, 10 * decoding, opening, 10 * cores].map(Duration::from_secs);
-        let effort = Effort { images: 5000, busy, computed: decoded, opening, opened: 3_000_000_000 };
+        let effort =
+            Effort { images: 5000, busy, computed: decoded, opening, opened: 3_000_000_000, ..Effort::default() };
         let time = Duration::from_secs(10);
         warning(&Stretch { time, waited, effort, computed, threads: 8, cores: 16, from: "data/*.tar" })
             .unwrap_or_default()

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{Settings, TrainError};
+use crate::data::image::Decoding;
 use crate::data::{CaptionKeys, ClassNumbers, Dataset};
 use crate::eval::{self, ClassNames, Classes, Templates};
 
@@ -32,6 +33,7 @@ impl HeldOut {
         let (dataset, note) = eval::open(&settings.eval_data, &keys)?;
         let classes = Classes::from_dataset(&dataset, names.as_ref(), settings.labels)?;
         let notes = note.into_iter().chain(classes.notes().iter().cloned()).collect();
-        Ok(Some(Self { dataset: Arc::new(dataset.with_decoding(settings.decoding)), classes, templates, notes }))
+        let decoding = Decoding { scale_to: None, ..settings.decoding };
+        Ok(Some(Self { dataset: Arc::new(dataset.with_decoding(decoding)), classes, templates, notes }))
     }
 }

@@ -163,6 +163,7 @@ impl Plan {
             ("--special-tokens", adds(&options) == adds(&before)),
             ("--streams", options.streams.unwrap_or(1) == before.streams.unwrap_or(1)),
             ("--weight", weights(&options) == weights(&before)),
+            ("--jpeg-scaling", options.jpeg_scaling.unwrap_or(false) == before.jpeg_scaling.unwrap_or(false)),
             ("--resample", options.resample.unwrap_or(false) == before.resample.unwrap_or(false)),
         ];
         if let Some((flag, _)) = fixed.iter().find(|(_, is_same)| !is_same) {

@@ -192,6 +192,7 @@ impl Settings {
             decoding: Decoding {
                 orientation: or(&mut o.exif_orientation, ExifOrientation::default()),
                 jpeg: or(&mut o.jpeg, JpegDecoder::default()),
+                scale_to: or(&mut o.jpeg_scaling, false).then_some(model.image_size as u32),
             },
             tokenizer: o.tokenizer.clone(),
             loss: or(&mut o.loss, Loss::default()),
@@ -227,6 +228,9 @@ impl Settings {
         if !settings.decoding.jpeg.is_built_in() {
             let problem = "this build has no libjpeg-turbo; build flipk with the feature `turbo`, or use --jpeg rust";
             return Err(wrong("jpeg", "turbo", problem));
+        }
+        if settings.decoding.scale_to.is_some() && settings.decoding.jpeg != JpegDecoder::Turbo {
+            return Err(wrong("jpeg_scaling", true, "only libjpeg-turbo scales JPEGs; it takes jpeg = \"turbo\""));
         }
         Ok(settings)
     }
@@ -340,6 +344,7 @@ fn loader(o: &mut Options, recipe: &Recipe, model: &ModelConfig, seed: u64) -> R
         threads: or(&mut o.loader_threads, base.threads),
         prefetch: or(&mut o.prefetch, base.prefetch),
         max_bad: or(&mut o.max_bad, base.max_bad),
+        time_stages: base.time_stages,
     };
     loader.validate()?;
     Ok(loader)

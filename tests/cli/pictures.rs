@@ -5,7 +5,7 @@ use std::path::Path;
 
 use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
 
-use crate::harness::{flipk, json, train};
+use crate::harness::{checkpoint, flipk, json, tensors, train};
 use crate::pack;
 
 fn encoded(number: u8, format: ImageFormat) -> Vec<u8> {
@@ -72,6 +72,43 @@ fn every_format_is_read_whatever_its_name() {
     let run = folder.path().join("run").display().to_string();
     let data = format!("--data={}", folder.path().join("shard.tar").display());
     flipk(&["eval", "retrieval", &run, &data]).expect(0);
+}
+
+#[test]
+fn a_run_keeps_whether_jpegs_are_scaled() {
+    let folder = tempfile::tempdir().unwrap();
+    let photo = |number: u8| {
+        let pixels = RgbImage::from_fn(320, 300, |x, y| {
+            Rgb([x * x / 9, y * x / 7, (x + y) * u32::from(number)].map(|value| value as u8))
+        });
+        let mut bytes = Cursor::new(Vec::new());
+        DynamicImage::from(pixels).write_to(&mut bytes, ImageFormat::Jpeg).unwrap();
+        (format!("{number:03}.jpg"), bytes.into_inner())
+    };
+    let photos: Vec<_> = (0..32).map(photo).collect();
+    let weights = |scaling: &str| {
+        train_on(folder.path(), &photos, &[scaling, "--save-every=2", "--loader-threads=1"]);
+        let saved = checkpoint(&folder.path().join("run"), 4);
+        let weights = tensors(&saved);
+        (weights, saved)
+    };
+    let (expected, saved) = weights("--jpeg-scaling");
+    let run = folder.path().join("run");
+    let config = std::fs::read_to_string(run.join("config.toml")).unwrap();
+    assert!(config.contains("jpeg_scaling = true"), "{config}");
+    // Resumed in the middle, and refused with other pixels.
+    std::fs::remove_file(saved).unwrap();
+    let resume = format!("--resume={}", run.display());
+    let ran = flipk(&["train", &resume, "--jpeg-scaling=false"]).expect(1);
+    assert!(ran.stderr.contains("--jpeg-scaling is not what the run"), "{}", ran.stderr);
+    flipk(&["train", &resume, "--loader-threads=3"]).expect(0);
+    assert!(tensors(&checkpoint(&run, 4)) == expected);
+    std::fs::remove_dir_all(&run).unwrap();
+    let (full, _) = weights("--jpeg-scaling=false");
+    assert!(full != expected);
+    let other = folder.path().join("other");
+    let ran = train(&other, &["--jpeg=rust", "--jpeg-scaling"]).expect(1);
+    assert!(ran.stderr.contains("only libjpeg-turbo scales JPEGs"), "{}", ran.stderr);
 }
 
 #[test]

@@ -14,7 +14,7 @@ use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::cli::logging::show;
-use crate::data::image::{Decoding, ExifOrientation, JpegDecoder};
+use crate::data::image::{Decoding, ExifOrientation};
 use crate::data::tools::Input;
 use crate::data::{CaptionKeys, CaptionLines, Filter, Skipped, Tokenizer, TokenizerOptions};
 use crate::log;
@@ -97,7 +97,7 @@ impl Shards {
     }
 
     fn decoding(&self) -> Decoding {
-        Decoding { orientation: self.exif_orientation, jpeg: JpegDecoder::default() }
+        Decoding { orientation: self.exif_orientation, ..Decoding::default() }
     }
 
     fn find(&self) -> Result<Input> {

@@ -10,6 +10,7 @@ use super::{INTERRUPTED, Shards, TokenizerArgs, bar, kinds, log_filtered};
 use crate::cli::put;
 use crate::cli::signals::interrupt;
 use crate::cli::table::table;
+use crate::data::image::JpegDecoder;
 use crate::data::tools::{self, Filter, Form, Packed, ShardLimit, Tokens};
 use crate::log;
 use crate::units::{self, Bytes};
@@ -45,6 +46,9 @@ pub(super) struct Pack {
     /// How images are made smaller
     #[arg(long, value_enum, default_value_t)]
     filter: Filter,
+    /// Scale large JPEGs down while they are decoded, as long as they keep twice the --size: faster, with other pixels
+    #[arg(long)]
+    jpeg_scaling: bool,
     /// Size of a shard, such as 500MB or 1GiB
     #[arg(long, value_name = "SIZE", default_value = "500MB", value_parser = units::parse_bytes)]
     shard_size: u64,
@@ -75,11 +79,15 @@ impl Pack {
         if self.tokenizer.is_given() && !self.tokens {
             bail!("--tokenizer has no effect without --tokens");
         }
+        if self.jpeg_scaling && !JpegDecoder::Turbo.is_built_in() {
+            bail!("--jpeg-scaling needs libjpeg-turbo, and this build has none: build flipk with the feature `turbo`");
+        }
         let input = self.shards.find()?;
         let pack = tools::Pack {
             size: self.size,
             form: if self.raw { Form::Raw } else { Form::Jpeg(self.quality) },
             filter: self.filter,
+            jpeg_scaling: self.jpeg_scaling,
             limit: self.shard_samples.map_or(ShardLimit::Bytes(self.shard_size), ShardLimit::Samples),
             shuffle: self.shuffle.then_some(self.seed),
             max_bad: self.max_bad,

@@ -66,8 +66,8 @@ impl Survey {
         let mut survey = Self { of, context, lowers: tokenizer.lowers(), ..Self::default() };
         for (sample, caption, tokens) in &found {
             survey.samples += 1;
-            let stored = dataset.view(*sample).tokens().ok().flatten();
-            if let Some(own) = stored.and_then(|stored| tokenizer.has_stored(&stored)) {
+            let stored = dataset.view(*sample).with_tokens(|stored| tokenizer.has_stored(stored));
+            if let Ok(Some(Some(own))) = stored {
                 survey.stored[usize::from(!own)] += 1;
             }
             survey.tagged += u64::from(!caption.tags.is_empty());

@@ -10,8 +10,12 @@ use crate::data::broken::{Broken, Kind};
 use crate::data::error::Result;
 use crate::data::format::{Entry, Naming, Shard, printable};
 use crate::data::sample::CropRect;
-use crate::data::sample::image::{self, Decoding, ExifOrientation, Part};
-use crate::data::sample::{Caption, CaptionKeys, ClassNumbers, Label, label};
+use crate::data::sample::image::{self, Decoding, ExifOrientation, ImageError, Part};
+use crate::data::sample::{Caption, CaptionKeys, CaptionVariation, ClassNumbers, Label, label};
+use crate::random::Random;
+
+/// Memory for pixels is kept for the next sample up to this many bytes: 10 megapixels and more.
+const MAX_KEPT: usize = 32 << 20;
 
 /// How samples are read: the same for all of a data set.
 pub(crate) struct Reader {
@@ -20,6 +24,15 @@ pub(crate) struct Reader {
     pub(super) cache: Arc<Cache>,
     /// In the data set.
     pub(super) samples: usize,
+}
+
+impl Reader {
+    /// Whether the cache keeps an image of this size. It keeps whole images at their full size, so none that may be
+    /// scaled while it is decoded.
+    fn keeps(&self, width: u32, height: u32) -> bool {
+        self.cache.fits(width as usize * height as usize * 3, self.samples)
+            && self.decoding.scale(CropRect::whole(width, height)) == 1
+    }
 }
 
 /// A sample that keeps its shard open.
@@ -91,9 +104,30 @@ impl<'a> View<'a> {
         self.reader.keys.read_all(&shard.txts(self.entry)?, shard.part(self.entry.json)?.as_deref(), shard.naming)
     }
 
-    /// The tokens that a pack stores beside the captions.
-    pub(crate) fn tokens(self) -> Result<Option<Cow<'a, [u8]>>, Broken> {
-        self.whole()?.part(self.entry.tokens)
+    /// Calls `use_it` with the tokens that a pack stores next to the captions, if it does.
+    pub(crate) fn with_tokens<T>(self, use_it: impl FnOnce(&[u8]) -> T) -> Result<Option<T>, Broken> {
+        self.whole()?.with_part(self.entry.tokens, use_it)
+    }
+
+    /// One of the captions, varied ([`Caption::vary`]), into `out`.
+    pub(crate) fn vary_caption(
+        self,
+        variation: &CaptionVariation,
+        random: &mut Random,
+        out: &mut String,
+    ) -> Result<(), Broken> {
+        let (shard, keys, entry) = (self.whole()?, &self.reader.keys, self.entry);
+        // The usual case, without an allocation. If nothing can be drawn, the other way says why.
+        if let (Some(txt), []) = (entry.txt, &*entry.more_txt) {
+            let start = random.clone();
+            let drawn = shard.with_part(Some(txt), |bytes| keys.draw(bytes, shard.naming, random, out))?;
+            if drawn == Some(true) && (entry.json.is_none() || !variation.has_tags(random)) {
+                return Ok(());
+            }
+            *random = start;
+        }
+        *out = self.caption()?.vary(variation, random);
+        Ok(())
     }
 
     /// The `.txt`, `.json` and `.cls` members, as they are; several captions as lines. A caption in a table is a line,
@@ -143,37 +177,69 @@ impl<'a> View<'a> {
         }
     }
 
-    /// The whole image.
+    /// The whole image, at its full size.
     pub(crate) fn decoded(self) -> Result<Arc<RgbImage>, Broken> {
-        self.decoded_part(CropRect::whole).map(|(image, _)| image)
-    }
-
-    /// The image, or the part of it that `choose` picks, given its width and height; and where that part is in what is
-    /// returned.
-    pub(crate) fn decoded_part(
-        self,
-        mut choose: impl FnMut(u32, u32) -> CropRect,
-    ) -> Result<(Arc<RgbImage>, CropRect), Broken> {
-        let Reader { decoding, cache, samples, .. } = self.reader;
+        let cache = &self.reader.cache;
         if let Some(image) = cache.get(self.place) {
-            let crop = choose(image.width(), image.height());
-            return Ok((image, crop));
+            return Ok(image);
         }
-        let mut whole = None;
-        let chosen = |width, height| {
-            let crop = choose(width, height);
-            // An image is cached as a whole.
-            whole = cache.fits(width as usize * height as usize * 3, *samples).then_some(crop);
-            if whole.is_some() { CropRect::whole(width, height) } else { crop }
-        };
-        let decode = |bytes: &[u8]| image::decode_part(bytes, *decoding, chosen);
-        let decoded = self.whole()?.with_part(self.entry.image, decode)?.ok_or_else(|| self.no_image())?;
-        let Part { image, crop } = decoded.map_err(|why| Broken { kind: Kind::BadImage, detail: why.to_string() })?;
-        let image = Arc::new(image);
-        if whole.is_some() {
+        let image = Arc::new(self.scaled_to(None)?);
+        if self.reader.keeps(image.width(), image.height()) {
             cache.put(self.place, &image);
         }
-        Ok((image, whole.unwrap_or(crop)))
+        Ok(image)
+    }
+
+    /// The whole image; a JPEG may be scaled down while it is decoded, if its short side will be resized to this length
+    /// ([`Decoding::scale_to`]).
+    pub(crate) fn scaled_to(self, side: Option<u32>) -> Result<RgbImage, Broken> {
+        let decoding = Decoding { scale_to: side, ..self.reader.decoding };
+        self.read_image(|bytes| image::decode(bytes, decoding))
+    }
+
+    /// Calls `use_it` with the image, or the part of it that `choose` picks, given its width and height. `memory` is for
+    /// its pixels, and is kept for the next sample. `opened` is called once the encoded image is in memory.
+    pub(crate) fn with_part<T>(
+        self,
+        memory: &mut Vec<u8>,
+        opened: impl FnOnce(),
+        mut choose: impl FnMut(u32, u32) -> CropRect,
+        use_it: impl FnOnce(&Part) -> T,
+    ) -> Result<T, Broken> {
+        let Reader { decoding, cache, .. } = &*self.reader;
+        if let Some(image) = cache.get(self.place) {
+            opened();
+            return Ok(use_it(&Part::of(&image, choose(image.width(), image.height()))));
+        }
+        self.read_image(|bytes| {
+            opened();
+            let mut kept = None;
+            let chosen = |width, height| {
+                let crop = choose(width, height);
+                // An image is cached as a whole.
+                kept = self.reader.keeps(width, height).then_some(crop);
+                if kept.is_some() { CropRect::whole(width, height) } else { crop }
+            };
+            let part = image::decode_part(bytes, *decoding, std::mem::take(memory), chosen)?;
+            if let Some(crop) = kept {
+                let image = Arc::new(part.into_image()?);
+                cache.put(self.place, &image);
+                return Ok(use_it(&Part::of(&image, crop)));
+            }
+            let used = use_it(&part);
+            if let Cow::Owned(pixels) = part.pixels
+                && pixels.capacity() <= MAX_KEPT
+            {
+                *memory = pixels;
+            }
+            Ok(used)
+        })
+    }
+
+    /// Calls `decode` with the encoded image.
+    fn read_image<T>(self, decode: impl FnOnce(&[u8]) -> Result<T, ImageError>) -> Result<T, Broken> {
+        let decoded = self.whole()?.with_part(self.entry.image, decode)?.ok_or_else(|| self.no_image())?;
+        decoded.map_err(|why| Broken { kind: Kind::BadImage, detail: why.to_string() })
     }
 
     /// Its shard, if the index shows no flaw of the sample.

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crossbeam::channel::{Receiver, Sender};
 
 use super::Batch;
+use super::effort::{Counters, Laps, Stage};
 use super::health::{Health, Skipped};
 use super::order::{Position, Visit, Visits};
 use super::prepare::Item;
@@ -30,6 +31,8 @@ pub(super) struct Assembler {
     pub(super) done: Receiver<Done>,
     pub(super) health: Health,
     pub(super) stop: Arc<AtomicBool>,
+    pub(super) laps: Laps,
+    pub(super) counters: Arc<Counters>,
     /// Unused buffers.
     pub(super) spare: Vec<Item>,
 }
@@ -84,7 +87,6 @@ impl Assembler {
         batch.tokens.clear();
         batch.ids_keep.clear();
         batch.samples.clear();
-        batch.origins.clear();
         while batch.samples.len() < self.each * self.streams.len() {
             let number = self.stream_of(batch.samples.len() as u64);
             let (visit, (mut item, result)) = self.next_outcome(number)?;
@@ -94,11 +96,9 @@ impl Assembler {
             self.health.visit(visit.epoch, visit.sample, visit.held.view(), result.as_ref().err())?;
             match result {
                 Ok(()) => {
-                    batch.images.extend_from_slice(&item.image);
-                    batch.tokens.extend_from_slice(&item.tokens);
-                    batch.ids_keep.extend_from_slice(&item.ids_keep);
-                    batch.samples.push(visit.sample);
-                    batch.origins.push(std::mem::take(&mut item.origin));
+                    self.laps.begin();
+                    batch.push(visit.sample, &mut item);
+                    self.laps.end(Stage::Copying);
                     self.position.streams[self.first + number] = visit.next;
                     self.streams[number].passes = visit.passes;
                 }
@@ -107,7 +107,9 @@ impl Assembler {
             }
             self.spare.push(item);
         }
-        batch.next.clone_from(&self.position);
+        self.counters.add(&self.laps);
+        batch.origins.truncate(batch.samples.len());
+        batch.next.streams.clone_from(&self.position.streams);
         Ok(batch)
     }
 

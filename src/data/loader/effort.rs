@@ -1,5 +1,6 @@
 //! How much the loader's threads do, from which a run finds out what it waits for.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,83 @@ pub struct Effort {
     pub opening: Duration,
     /// Bytes of the shards that were opened, unpacked; 0 for tables and folders, and in the global order.
     pub opened: u64,
+    /// What `computed` is spent on, and copying; only with [`LoaderConfig::time_stages`](super::LoaderConfig).
+    pub stages: Stages,
+}
+
+/// For how long the loader's threads computed, by what they did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stages {
+    /// Reading captions and encoded images from shards.
+    pub reading: Duration,
+    /// Tokenising captions.
+    pub tokenizing: Duration,
+    /// Decoding images, and checking that they are whole.
+    pub decoding: Duration,
+    /// Drawing masks, cropping and resizing.
+    pub resizing: Duration,
+    /// Copying samples into batches, on the thread that puts them in order.
+    pub copying: Duration,
+}
+
+/// Number of [`Stages`].
+const STAGES: usize = 5;
+
+/// One of [`Stages`], in their order.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Stage {
+    Reading,
+    Tokenizing,
+    Decoding,
+    Resizing,
+    Copying,
+}
+
+impl Stages {
+    fn of([reading, tokenizing, decoding, resizing, copying]: [Duration; STAGES]) -> Self {
+        Self { reading, tokenizing, decoding, resizing, copying }
+    }
+
+    fn since(&self, before: &Self) -> Self {
+        Self {
+            reading: self.reading - before.reading,
+            tokenizing: self.tokenizing - before.tokenizing,
+            decoding: self.decoding - before.decoding,
+            resizing: self.resizing - before.resizing,
+            copying: self.copying - before.copying,
+        }
+    }
+}
+
+/// Times the stages of one thread's work, if that is asked for.
+#[derive(Debug)]
+pub(super) struct Laps {
+    is_on: bool,
+    last: Cell<Duration>,
+    sums: Cell<[Duration; STAGES]>,
+}
+
+impl Laps {
+    pub(super) fn new(is_on: bool) -> Self {
+        Self { is_on, last: Cell::default(), sums: Cell::default() }
+    }
+
+    /// Begins the first stage.
+    pub(super) fn begin(&self) {
+        if self.is_on {
+            self.last.set(cpu_time::of_thread());
+        }
+    }
+
+    /// Ends a stage, and begins the next.
+    pub(super) fn end(&self, stage: Stage) {
+        if self.is_on {
+            let now = cpu_time::of_thread();
+            let mut sums = self.sums.get();
+            sums[stage as usize] += now.saturating_sub(self.last.replace(now));
+            self.sums.set(sums);
+        }
+    }
 }
 
 impl Effort {
@@ -30,6 +108,7 @@ impl Effort {
             computed: self.computed - before.computed,
             opening: self.opening - before.opening,
             opened: self.opened - before.opened,
+            stages: self.stages.since(&before.stages),
         }
     }
 }
@@ -42,6 +121,7 @@ pub(super) struct Counters {
     computed: AtomicU64,
     opening: AtomicU64,
     opened: AtomicU64,
+    stages: [AtomicU64; STAGES],
 }
 
 impl Counters {
@@ -53,6 +133,7 @@ impl Counters {
             computed: time(&self.computed),
             opening: time(&self.opening),
             opened: self.opened.load(Ordering::Relaxed),
+            stages: Stages::of(self.stages.each_ref().map(time)),
         }
     }
 
@@ -64,6 +145,13 @@ impl Counters {
         add(&self.computed, cpu_time::of_thread().saturating_sub(computed));
         self.images.fetch_add(1, Ordering::Relaxed);
         result
+    }
+
+    /// Adds what `laps` has timed, which begins again at 0.
+    pub(super) fn add(&self, laps: &Laps) {
+        if laps.is_on {
+            self.stages.iter().zip(laps.sums.take()).for_each(|(counter, time)| add(counter, time));
+        }
     }
 
     /// Runs `wait`, which waits for shards.

@@ -16,12 +16,14 @@
 //! |---|---|
 //! | `order` | epochs, shuffles, streams, the position that a run resumes from |
 //! | `worker`, `assemble` | the threads |
+//! | `batch` | what they make |
 //! | `prepare` | what a worker does with a sample |
 //! | `health` | counts broken samples |
 //! | `effort` | counts what the threads do |
 //! | `eval` | batches for evaluation |
 
 mod assemble;
+mod batch;
 #[cfg(test)]
 mod by_shard;
 #[cfg(test)]
@@ -35,6 +37,8 @@ mod order;
 mod prepare;
 #[cfg(test)]
 mod proptests;
+#[cfg(all(test, feature = "turbo"))]
+mod scaled;
 #[cfg(test)]
 mod tests;
 #[cfg(all(test, feature = "parquet"))]
@@ -50,8 +54,10 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Receiver, Select, Sender, bounded};
 
 use self::assemble::{Assembler, Made, Stream};
-use self::effort::Counters;
-pub use self::effort::Effort;
+pub use self::batch::Batch;
+pub(crate) use self::batch::part_of;
+use self::effort::{Counters, Laps};
+pub use self::effort::{Effort, Stages};
 pub use self::eval::{EvalBatch, EvalBatches};
 pub use self::health::Skipped;
 use self::health::{Health, Visited};
@@ -98,6 +104,8 @@ pub struct LoaderConfig {
     pub prefetch: usize,
     /// Share of broken samples above which loading stops; 1 stops only if no sample is good.
     pub max_bad: f32,
+    /// Whether the threads time what they do ([`Effort::stages`]); takes a microsecond or two per sample.
+    pub time_stages: bool,
 }
 
 impl Default for LoaderConfig {
@@ -117,6 +125,7 @@ impl Default for LoaderConfig {
             threads: 0,
             prefetch: 2,
             max_bad: 0.1,
+            time_stages: false,
         }
     }
 }
@@ -222,47 +231,6 @@ pub struct Epoch {
     pub notes: Vec<String>,
 }
 
-/// One training batch.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Batch {
-    /// RGB of the visible patches, in the order of `ids_keep`: `[batch, kept, patch, patch, 3]`. The rows of a stream
-    /// follow one another.
-    pub images: Vec<u8>,
-    /// `[batch, context]`.
-    pub tokens: Vec<i32>,
-    /// Visible patches in ascending order, `[batch, kept]`.
-    pub ids_keep: Vec<u32>,
-    /// Numbers that identify the samples in the data set, `[batch]`.
-    pub samples: Vec<u64>,
-    /// What they were made from, `[batch]`.
-    pub origins: Vec<Origin>,
-    /// The position after this batch.
-    pub next: Position,
-    /// How long [`Loader::next_batch`] waited for this batch.
-    pub waited: Duration,
-}
-
-/// The elements of one of `parts` equal parts.
-pub(crate) fn part_of<T>(all: &[T], part: usize, parts: usize) -> &[T] {
-    let each = all.len() / parts;
-    &all[part * each..(part + 1) * each]
-}
-
-impl Batch {
-    /// The inputs of one of `parts` equal parts of the batch, such as those of a rank; `parts` divides the batch.
-    ///
-    /// # Panics
-    /// If there is no such part.
-    pub fn part(&self, part: usize, parts: usize) -> Self {
-        Self {
-            images: part_of(&self.images, part, parts).to_vec(),
-            tokens: part_of(&self.tokens, part, parts).to_vec(),
-            ids_keep: part_of(&self.ids_keep, part, parts).to_vec(),
-            ..Self::default()
-        }
-    }
-}
-
 /// Prepares batches on threads, which decode, crop, mask and tokenise.
 #[derive(Debug)]
 pub struct Loader {
@@ -349,8 +317,23 @@ impl Loader {
         let streams = loader.streams(&data, &mix, &config, workers, &start, own.clone())?;
         let (position, first, each) = (start, own.start, config.batch / config.streams);
         let (in_flight, next_row, spare) = (0, 0, Vec::new());
-        let assembler =
-            Assembler { streams, first, each, position, window, in_flight, next_row, jobs, done, health, stop, spare };
+        let (laps, counters) = (Laps::new(config.time_stages), loader.counters.clone());
+        let assembler = Assembler {
+            streams,
+            first,
+            each,
+            position,
+            window,
+            in_flight,
+            next_row,
+            jobs,
+            done,
+            health,
+            stop,
+            laps,
+            counters,
+            spare,
+        };
         loader.spawn("assemble".to_owned(), move || assembler.run(&recycled_out, &batches_in))?;
         Ok(loader)
     }

@@ -1,13 +1,16 @@
 //! From an open sample to an item of a batch.
 
+use std::cell::RefCell;
+
 use serde::Serialize;
 
 use super::LoaderConfig;
+use super::effort::{Laps, Stage};
 use crate::data::broken::{Broken, Kind};
 use crate::data::dataset::View;
 use crate::data::error::DataError;
-use crate::data::sample::image::Square;
-use crate::data::sample::{CropRect, Tokenizer, visible_patches};
+use crate::data::sample::image::{Part, Square};
+use crate::data::sample::{CropRect, Masks, Tokenizer, Words};
 use crate::random::{Purpose, Random};
 
 /// What a sample of a batch was made from.
@@ -35,17 +38,22 @@ pub(crate) struct Item {
     pub(super) origin: Origin,
 }
 
-/// Decodes, crops, masks and tokenises, on one thread.
+/// Decodes, crops, masks and tokenises, on one thread; reuses its work space.
 pub(crate) struct Preparer {
-    tokenizer: Option<Tokenizer>,
+    words: Option<Words>,
     config: LoaderConfig,
+    masks: Masks,
+    /// Of a decoded image.
+    pixels: Vec<u8>,
     square: Square,
+    pub(super) laps: Laps,
 }
 
 impl Preparer {
     pub(crate) fn new(tokenizer: Option<Tokenizer>, config: LoaderConfig) -> Self {
+        let (words, laps) = (tokenizer.map(Words::new), Laps::new(config.time_stages));
         let square = Square::new(config.image_size, config.patch_size);
-        Self { tokenizer, config, square }
+        Self { words, config, masks: Masks::default(), pixels: Vec::new(), square, laps }
     }
 
     /// Starts again after a panic, which may have left it in a bad state.
@@ -56,32 +64,41 @@ impl Preparer {
     /// Prepares a sample into `item`. Random numbers are keyed by `epoch` and `key`. If the sample is broken, the item
     /// is meaningless.
     pub(crate) fn prepare(&mut self, view: View, epoch: u64, key: u64, item: &mut Item) -> Result<(), Broken> {
-        let Self { tokenizer, config, square } = self;
+        let Self { words, config, masks, pixels, square, laps } = self;
         let random = |purpose| Random::new(config.seed, purpose, epoch, key);
 
+        laps.begin();
         let caption = &mut item.origin.caption;
-        *caption = view.caption()?.vary(&config.captions, &mut random(Purpose::Caption));
-        if let Some(tokenizer) = tokenizer {
+        view.vary_caption(&config.captions, &mut random(Purpose::Caption), caption)?;
+        laps.end(Stage::Reading);
+        if let Some(words) = words {
             item.tokens.resize(config.context, 0);
-            let stored = view.tokens()?;
-            if !stored.is_some_and(|stored| tokenizer.encode_stored(&stored, caption, &mut item.tokens)) {
+            let stored = view.with_tokens(|stored| words.encode_stored(stored, caption, &mut item.tokens))?;
+            if stored != Some(true) {
                 let refused = |error: DataError| Broken { kind: Kind::MissingCaption, detail: error.to_string() };
-                tokenizer.encode(caption, &mut item.tokens).map_err(refused)?;
+                words.encode(caption, &mut item.tokens).map_err(refused)?;
             }
         }
+        laps.end(Stage::Tokenizing);
 
         item.ids_keep.resize(config.kept(), 0);
-        visible_patches(config.seed, epoch, key, config.patches(), &mut item.ids_keep);
+        masks.draw(config.seed, epoch, key, config.patches(), &mut item.ids_keep);
+        laps.end(Stage::Resizing);
         item.image.resize(config.kept() * config.patch_size.pow(2) * 3, 0);
-        let (augmentation, mut random) = (&config.augmentation, random(Purpose::Crop));
-        let origin = &mut item.origin;
-        let (image, crop) = view.decoded_part(|width, height| {
+        let Item { image, ids_keep, origin, .. } = item;
+        let (augmentation, random) = (&config.augmentation, RefCell::new(random(Purpose::Crop)));
+        let choose = |width, height| {
             (origin.width, origin.height) = (width, height);
-            origin.crop = augmentation.crop(width, height, &mut random);
+            origin.crop = augmentation.crop(width, height, &mut random.borrow_mut());
             origin.crop
-        })?;
-        square
-            .cropped(&image, crop, augmentation, &mut random, &item.ids_keep, &mut item.image)
+        };
+        let cut = |part: &Part| {
+            laps.end(Stage::Decoding);
+            let cut = square.cropped(part, augmentation, &mut random.borrow_mut(), ids_keep, image);
+            laps.end(Stage::Resizing);
+            cut
+        };
+        view.with_part(pixels, || laps.end(Stage::Reading), choose, cut)?
             .map_err(|why| Broken { kind: Kind::BadImage, detail: why.to_string() })
     }
 }

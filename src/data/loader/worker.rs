@@ -43,6 +43,7 @@ impl Worker {
             let Self { preparer, counters } = &mut self;
             let prepare = || preparer.prepare(visit.held.view(), visit.epoch, visit.key, &mut item);
             let result = counters.decoding(|| confined(prepare));
+            counters.add(&preparer.laps);
             if matches!(result, Err(Broken { kind: Kind::Panic, .. })) {
                 preparer.reset();
             }

@@ -44,6 +44,13 @@ impl CropRect {
     pub fn whole(width: u32, height: u32) -> Self {
         Self { left: 0, top: 0, width, height }
     }
+
+    /// The pixels that it touches where `scale` pixels in each direction are one.
+    pub(crate) fn scaled(self, scale: u32) -> Self {
+        let part = |first: u32, length: u32| (first / scale, (first + length).div_ceil(scale) - first / scale);
+        let ((left, width), (top, height)) = (part(self.left, self.width), part(self.top, self.height));
+        Self { left, top, width, height }
+    }
 }
 
 impl Augmentation {

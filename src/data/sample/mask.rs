@@ -17,17 +17,31 @@ pub fn kept_patches(patches: usize, ratio: f64) -> usize {
 /// # Panics
 /// If `ids_keep` is longer than `patches`.
 pub fn visible_patches(seed: u64, epoch: u64, sample: u64, patches: usize, ids_keep: &mut [u32]) {
-    let kept = ids_keep.len();
-    assert!(kept <= patches, "{kept} of {patches} patches cannot be kept");
-    let mut random = Random::new(seed, Purpose::Mask, epoch, sample);
-    let mut noise: Vec<(u32, u32)> = (0..patches as u32).map(|patch| (random.next_u32(), patch)).collect();
-    if kept < patches {
-        noise.select_nth_unstable(kept);
+    Masks::default().draw(seed, epoch, sample, patches, ids_keep);
+}
+
+/// Draws visible patches for one sample after another; reuses its work space.
+#[derive(Debug, Default)]
+pub(crate) struct Masks {
+    noise: Vec<(u32, u32)>,
+}
+
+impl Masks {
+    /// As [`visible_patches`].
+    pub(crate) fn draw(&mut self, seed: u64, epoch: u64, sample: u64, patches: usize, ids_keep: &mut [u32]) {
+        let kept = ids_keep.len();
+        assert!(kept <= patches, "{kept} of {patches} patches cannot be kept");
+        let mut random = Random::new(seed, Purpose::Mask, epoch, sample);
+        self.noise.clear();
+        self.noise.extend((0..patches as u32).map(|patch| (random.next_u32(), patch)));
+        if kept < patches {
+            self.noise.select_nth_unstable(kept);
+        }
+        for (id, (_, patch)) in ids_keep.iter_mut().zip(&self.noise) {
+            *id = *patch;
+        }
+        ids_keep.sort_unstable();
     }
-    for (id, (_, patch)) in ids_keep.iter_mut().zip(noise) {
-        *id = patch;
-    }
-    ids_keep.sort_unstable();
 }
 
 /// The pixels of the patches `ids` of an RGB image (`[side, side, 3]`), `[ids, patch, patch, 3]`. The loader never has

@@ -27,5 +27,7 @@ pub use self::caption::{Caption, CaptionKeys, CaptionLines, CaptionVariation};
 pub use self::filter::{Filter, FilterError};
 pub(crate) use self::json::Record;
 pub use self::label::{ClassNumbers, Content, Label};
+pub(crate) use self::mask::Masks;
 pub use self::mask::{cut_patches, kept_patches, visible_patches};
+pub(crate) use self::tokenizer::Words;
 pub use self::tokenizer::{Texts, Tokenizer, TokenizerOptions};

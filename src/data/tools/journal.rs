@@ -258,7 +258,8 @@ mod tests {
     fn a_second_program_leaves_the_shard_of_the_first_alone() {
         let folder = tempfile::tempdir().unwrap();
         let (form, filter, limit) = (Form::Raw, Filter::Area, ShardLimit::Samples(1));
-        let options = Pack { size: 8, form, filter, limit, shuffle: None, max_bad: 0.1, tokens: None };
+        let options =
+            Pack { size: 8, form, filter, jpeg_scaling: false, limit, shuffle: None, max_bad: 0.1, tokens: None };
         let first = Journal::open(folder.path(), &options, 1).unwrap();
         let partial = folder.path().join("000000.tar.part");
         std::fs::write(&partial, "half").unwrap();
@@ -273,7 +274,8 @@ mod tests {
     fn damage_before_the_last_line_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let (form, filter, limit) = (Form::Raw, Filter::Area, ShardLimit::Samples(1));
-        let options = Pack { size: 8, form, filter, limit, shuffle: None, max_bad: 0.1, tokens: None };
+        let options =
+            Pack { size: 8, form, filter, jpeg_scaling: false, limit, shuffle: None, max_bad: 0.1, tokens: None };
         let open = || Journal::open(folder.path(), &options, 1).map_err(|error| error.to_string());
         // Without a whole shard, other options start from the beginning.
         drop(Journal::open(folder.path(), &options, 2).unwrap());

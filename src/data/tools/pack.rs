@@ -39,6 +39,9 @@ pub struct Pack {
     pub form: Form,
     /// How they are made smaller.
     pub filter: Filter,
+    /// Whether JPEGs are scaled down while they are decoded, as long as they keep twice the size.
+    #[serde(default)]
+    pub jpeg_scaling: bool,
     /// When a shard is full.
     pub limit: ShardLimit,
     /// The seed of a shuffle; `None` keeps the order.

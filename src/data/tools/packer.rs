@@ -153,7 +153,7 @@ impl Pack {
 
     /// The members of a sample, but for their key.
     fn members(&self, view: View<'_>) -> Result<Vec<(&'static str, Vec<u8>)>, Broken> {
-        let image = view.decoded()?;
+        let image = view.scaled_to(self.jpeg_scaling.then_some(self.size))?;
         let texts = view.texts()?;
         let caption = view.caption();
         let tokenizer = self.tokens.as_ref().and_then(|tokens| tokens.tokenizer.as_ref());

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
 
@@ -83,6 +85,13 @@ impl Default for CaptionVariation {
     }
 }
 
+impl CaptionVariation {
+    /// Whether tags are appended at a visit, if there are any.
+    pub(crate) fn has_tags(&self, random: &mut Random) -> bool {
+        random.uniform() < self.tag_chance
+    }
+}
+
 /// The captions and tags of one sample.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Caption {
@@ -129,7 +138,7 @@ impl Caption {
             several => &texts[random.below(several as u32) as usize],
         };
         let max = self.tags.len().min(variation.max_tags);
-        if random.uniform() >= variation.tag_chance || max == 0 {
+        if !variation.has_tags(random) || max == 0 {
             return text.to_owned();
         }
         let count = 1 + random.below(max as u32) as usize;
@@ -208,6 +217,24 @@ impl CaptionKeys {
             (None, None) if naming == Naming::Columns => naming.txt().to_owned(),
             (None, None) => format!("{} or {}", naming.txt(), naming.field("caption")),
         }
+    }
+
+    /// Draws one of the captions in a `.txt` member into `out`, as [`Caption::vary`] does before it appends tags. Returns
+    /// false if captions are not read from there alone, or there is none that can be used; [`Self::read_all`] says why.
+    pub(crate) fn draw(&self, txt: &[u8], naming: Naming, random: &mut Random, out: &mut String) -> bool {
+        let Ok(txt) = text::decode(txt) else { return false };
+        if !self.takes_txt() {
+            return false;
+        }
+        let captions = || self.captions(txt, naming);
+        let drawn = match captions().count() {
+            0 => return false,
+            1 => captions().next(),
+            several => captions().nth(random.below(several as u32) as usize),
+        };
+        out.clear();
+        out.push_str(&drawn.unwrap_or_default());
+        true
     }
 
     /// Reads a sample's captions and tags from its `.txt` and `.json` members.
@@ -309,17 +336,18 @@ impl CaptionKeys {
                 };
                 broken(Kind::NonUtf8Caption, detail)
             };
-            texts.extend(self.captions(text::decode(txt.as_ref()).map_err(wrong)?, naming));
+            texts.extend(self.captions(text::decode(txt.as_ref()).map_err(wrong)?, naming).map(Cow::into_owned));
         }
         Ok(texts)
     }
 
     /// The captions in a text: its lines, or only one if it is a value of a table, as a text in JSON is.
-    fn captions(&self, txt: &str, naming: Naming) -> Vec<String> {
-        match self.caption_lines {
-            CaptionLines::Each if naming != Naming::Columns => text::lines(txt).filter_map(words).collect(),
-            CaptionLines::Each | CaptionLines::Join => words(txt).into_iter().collect(),
-        }
+    fn captions<'a>(&self, txt: &'a str, naming: Naming) -> impl Iterator<Item = Cow<'a, str>> {
+        let (lines, whole) = match self.caption_lines {
+            CaptionLines::Each if naming != Naming::Columns => (txt, ""),
+            CaptionLines::Each | CaptionLines::Join => ("", txt),
+        };
+        text::lines(lines).filter_map(words).chain(words(whole))
     }
 
     /// The tags in a record, and why they could not be read, if so.
@@ -357,7 +385,7 @@ fn caption_in(record: &Record, field: &str, naming: Naming) -> Result<Vec<String
     let empty = |what: &str| Err(broken(Kind::EmptyCaption, format!("{} is {what}", name())));
     let texts = match record.get(field) {
         Some(Value::Text(text)) => match words(text) {
-            Some(text) => vec![text],
+            Some(text) => vec![text.into_owned()],
             None => return empty("blank"),
         },
         Some(Value::List(list)) if list.is_empty() => return empty("an empty list"),
@@ -406,15 +434,15 @@ fn broken(kind: Kind, detail: String) -> Broken {
 
 fn text_of(value: &Value) -> Option<String> {
     match value {
-        Value::Text(text) => words(text),
+        Value::Text(text) => words(text).map(Cow::into_owned),
         _ => None,
     }
 }
 
 /// Trimmed and in composed form, or `None` if nothing is left.
-fn words(text: &str) -> Option<String> {
+fn words(text: &str) -> Option<Cow<'_, str>> {
     let text = text::strip_bom(text).trim();
-    text.chars().any(is_visible).then(|| text::compose(text).into_owned())
+    text.chars().any(is_visible).then(|| text::compose(text))
 }
 
 /// Whether a character can be seen: not space, control, direction or joiner.

@@ -188,3 +188,33 @@ fn one_of_several_captions_is_chosen_at_random() {
     assert!(seen.len() == 3 && seen.values().all(|count| (count - 1000.0_f64).abs() < 5.0 * deviation), "{seen:?}");
     assert_eq!(visit(3), visit(3));
 }
+
+#[test]
+fn a_text_alone_is_drawn_from_as_all_captions_are() {
+    let texts: [&[u8]; 7] = [
+        b"one",
+        b"one\ntwo\r\n \nthree\n",
+        "\u{FEFF} e\u{301} \nx".as_bytes(),
+        b"",
+        b" \n",
+        b"\xE9t\xE9",
+        b"\xFF\xFEa\0",
+    ];
+    for (caption_key, caption_lines) in [None, Some("txt"), Some("caption"), Some("txt,caption")]
+        .into_iter()
+        .flat_map(|key| [(key, CaptionLines::Each), (key, CaptionLines::Join)])
+    {
+        let caption_key = caption_key.map(str::to_owned);
+        let keys = CaptionKeys { caption_key, caption_lines, ..CaptionKeys::default() };
+        for (txt, naming) in texts.iter().flat_map(|txt| [(txt, Naming::Members), (txt, Naming::Columns)]) {
+            let caption = keys.read_all(&[txt], None, naming).ok().filter(|_| keys.takes_txt());
+            for epoch in 0..8 {
+                let random = || Random::new(5, Purpose::Caption, epoch, 9);
+                let mut out = "before".to_owned();
+                let drawn = keys.draw(txt, naming, &mut random(), &mut out).then_some(out);
+                let expected = caption.as_ref().map(|all| all.vary(&CaptionVariation::default(), &mut random()));
+                assert_eq!(drawn, expected, "{caption_lines:?} {naming:?} {txt:?}");
+            }
+        }
+    }
+}

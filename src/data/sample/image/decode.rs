@@ -56,6 +56,24 @@ pub struct Decoding {
     pub orientation: ExifOrientation,
     /// What decodes JPEG.
     pub jpeg: JpegDecoder,
+    /// The side, in pixels, of what images are resized to, if libjpeg-turbo may scale large JPEGs down while it decodes
+    /// them (DCT scaling, Pillow's `draft`): by 2, 4 or 8, as long as the crop keeps twice this side. `None` decodes
+    /// every pixel.
+    pub scale_to: Option<u32>,
+}
+
+/// How many times as long as the side that it is resized to a scaled crop must be. With DCT scaling to twice the side,
+/// images differ from those of full decoding by 42 dB in the mean, and with scaling right to the side by 36 dB.
+const MARGIN: u64 = 2;
+
+impl Decoding {
+    /// By how much a JPEG is scaled down if `crop` is what is needed of it: 1, 2, 4 or 8. Never more than for a larger
+    /// crop.
+    pub(crate) fn scale(self, crop: CropRect) -> u32 {
+        let Some(side) = self.scale_to else { return 1 };
+        let (short, least) = (u64::from(crop.width.min(crop.height)), MARGIN * u64::from(side.max(1)));
+        [8, 4, 2].into_iter().find(|scale| short >= u64::from(*scale) * least).unwrap_or(1)
+    }
 }
 
 /// Decodes JPEG, PNG, WebP, GIF (the first frame), BMP or TIFF (the first page), detected by content, to RGB8: grey
@@ -67,24 +85,26 @@ pub struct Decoding {
 /// What is wrong with the image, or what the bytes are if they are not an image in one of these formats. A truncated
 /// JPEG is an error, although most of it could be shown.
 pub fn decode(bytes: &[u8], decoding: Decoding) -> Result<RgbImage, ImageError> {
-    decode_part(bytes, decoding, CropRect::whole).map(|part| part.image)
+    decode_part(bytes, decoding, Vec::new(), CropRect::whole)?.into_image()
 }
 
 /// As [`decode`], but of a JPEG only the part that `choose` picks, given the image's width and height. The pixels are
-/// the same. Damage elsewhere goes unnoticed, except that a truncated JPEG is an error all the same.
+/// the same. Damage elsewhere goes unnoticed, except that a truncated JPEG is an error all the same. `memory` is used for
+/// the pixels, if it is needed; its content does not matter.
 ///
 /// # Errors
 /// As [`decode`].
 pub fn decode_part(
     bytes: &[u8],
     decoding: Decoding,
-    mut choose: impl FnMut(u32, u32) -> CropRect,
-) -> Result<Part, ImageError> {
+    memory: Vec<u8>,
+    choose: impl FnMut(u32, u32) -> CropRect,
+) -> Result<Part<'_>, ImageError> {
     if bytes.is_empty() {
         return Err(ImageError::Empty);
     }
     let image = match format(bytes) {
-        Format::Read(ImageFormat::Jpeg) => return read_jpeg(bytes, decoding, choose),
+        Format::Read(ImageFormat::Jpeg) => return read_jpeg(bytes, decoding, memory, choose),
         Format::Read(ImageFormat::Png) => {
             let whole: Cow<[u8]> = png::with_end(bytes);
             read(&whole, ImageFormat::Png, decoding.orientation)?
@@ -93,21 +113,28 @@ pub fn decode_part(
         Format::Read(format) => read(bytes, format, decoding.orientation)?,
         Format::Named(name) => return Err(ImageError::OtherKind(name)),
         Format::Unknown => match jpeg::start(bytes) {
-            Some(start) => return read_jpeg(&bytes[start..], decoding, choose),
+            Some(start) => return read_jpeg(&bytes[start..], decoding, memory, choose),
             None => {
                 let first: Vec<String> = bytes.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
                 return Err(ImageError::Unknown(first.join(" ")));
             }
         },
     };
-    Ok(Part { crop: choose(image.width(), image.height()), image })
+    Ok(part_of(image, choose))
+}
+
+/// A part of an image that had to be decoded as a whole.
+fn part_of(image: RgbImage, mut choose: impl FnMut(u32, u32) -> CropRect) -> Part<'static> {
+    let (width, crop) = (image.width(), choose(image.width(), image.height()));
+    Part { pixels: Cow::Owned(image.into_raw()), width, scale: 1, crop }
 }
 
 fn read_jpeg(
     bytes: &[u8],
     decoding: Decoding,
+    memory: Vec<u8>,
     mut choose: impl FnMut(u32, u32) -> CropRect,
-) -> Result<Part, ImageError> {
+) -> Result<Part<'static>, ImageError> {
     let bytes = jpeg::picture(bytes)?;
     #[cfg(feature = "turbo")]
     if decoding.jpeg == JpegDecoder::Turbo {
@@ -122,19 +149,25 @@ fn read_jpeg(
             ExifOrientation::Ignore => Orientation::NoTransforms,
         };
         let part = match turned {
-            Orientation::NoTransforms => turbo::decode(bytes, &mut choose)?,
-            turned => turbo::decode(bytes, CropRect::whole)?.map(|part| {
-                let mut image = DynamicImage::from(part.image);
-                image.apply_orientation(turned);
-                Part { crop: choose(image.width(), image.height()), image: image.into_rgb8() }
-            }),
+            Orientation::NoTransforms => turbo::decode(bytes, memory, |width, height| {
+                let crop = choose(width, height);
+                (crop, decoding.scale(crop))
+            })?,
+            // Turned as a whole, and not scaled: the turned edges of a scaled image lie between pixels.
+            turned => match turbo::decode(bytes, memory, |width, height| (CropRect::whole(width, height), 1))? {
+                Some(whole) => {
+                    let mut image = DynamicImage::from(whole.into_image()?);
+                    image.apply_orientation(turned);
+                    return Ok(part_of(image.into_rgb8(), choose));
+                }
+                None => None,
+            },
         };
         if let Some(part) = part {
             return Ok(part);
         }
     }
-    let image = read(bytes, ImageFormat::Jpeg, decoding.orientation)?;
-    Ok(Part { crop: choose(image.width(), image.height()), image })
+    Ok(part_of(read(bytes, ImageFormat::Jpeg, decoding.orientation)?, choose))
 }
 
 fn read(bytes: &[u8], format: ImageFormat, orientation: ExifOrientation) -> Result<RgbImage, ImageError> {

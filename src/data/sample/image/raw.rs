@@ -10,6 +10,8 @@
 //!
 //! Numbers are little-endian.
 
+use std::borrow::Cow;
+
 use ::image::RgbImage;
 
 use super::error::{ImageError, RAW_VERSION};
@@ -35,7 +37,7 @@ pub(crate) fn encode(image: &RgbImage) -> Vec<u8> {
 ///
 /// # Errors
 /// Another version, a file that is cut or too long, or a wrong checksum (of the whole image).
-pub(super) fn decode(bytes: &[u8], mut choose: impl FnMut(u32, u32) -> CropRect) -> Result<Part, ImageError> {
+pub(super) fn decode(bytes: &[u8], mut choose: impl FnMut(u32, u32) -> CropRect) -> Result<Part<'_>, ImageError> {
     let wrong_length = |expected: u64| Err(ImageError::RawLength(bytes.len().saturating_sub(HEADER) as u64, expected));
     let number = |at: usize| {
         let found = bytes.get(at..).and_then(|rest| rest.first_chunk::<4>());
@@ -60,10 +62,9 @@ pub(super) fn decode(bytes: &[u8], mut choose: impl FnMut(u32, u32) -> CropRect)
     }
     let mut crop = choose(width, height);
     let row = width as usize * 3;
-    let rows = pixels[crop.top as usize * row..][..crop.height as usize * row].to_vec();
+    let rows = &pixels[crop.top as usize * row..][..crop.height as usize * row];
     crop.top = 0;
-    let image = RgbImage::from_raw(width, crop.height, rows).ok_or(ImageError::RawChecksum)?;
-    Ok(Part { image, crop })
+    Ok(Part { pixels: Cow::Borrowed(rows), width, scale: 1, crop })
 }
 
 #[cfg(test)]
@@ -78,9 +79,12 @@ mod tests {
         let bytes = encode(&image);
         assert_eq!(decode(&bytes, Decoding::default()).unwrap(), image);
         let crop = CropRect { left: 3, top: 5, width: 20, height: 7 };
-        let part = decode_part(&bytes, Decoding::default(), |_, _| crop).unwrap();
+        let part = decode_part(&bytes, Decoding::default(), Vec::new(), |_, _| crop).unwrap();
+        assert!(matches!(part.pixels, Cow::Borrowed(_)));
+        let at = part.crop;
+        let found = part.into_image().unwrap();
         for (x, y) in [(0, 0), (19, 0), (0, 6), (19, 6)] {
-            let found = part.image.get_pixel(part.crop.left + x, part.crop.top + y);
+            let found = found.get_pixel(at.left + x, at.top + y);
             assert_eq!(found, image.get_pixel(3 + x, 5 + y));
         }
     }

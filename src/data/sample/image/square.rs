@@ -4,6 +4,7 @@
 use ::image::RgbImage;
 use serde::{Deserialize, Serialize};
 
+use super::Part;
 use super::error::ImageError;
 use super::resize::{Resizer, Source, Span};
 use crate::data::sample::augment::{Augmentation, CropRect};
@@ -61,10 +62,10 @@ impl Square {
         out: &mut [u8],
     ) -> Result<(), ImageError> {
         let crop = augmentation.crop(image.width(), image.height(), random);
-        self.cropped(image, crop, augmentation, random, ids, out)
+        self.cropped(&Part::of(image, crop), augmentation, random, ids, out)
     }
 
-    /// As [`Self::augmented`], with a crop that was drawn before (`Augmentation::crop`) and lies inside the image.
+    /// As [`Self::augmented`], of a part of an image with a crop that was drawn before (`Augmentation::crop`).
     ///
     /// # Errors
     /// As [`Self::augmented`].
@@ -73,8 +74,7 @@ impl Square {
     /// If there is no such patch, or the crop is not inside the image.
     pub fn cropped(
         &mut self,
-        image: &RgbImage,
-        crop: CropRect,
+        part: &Part,
         augmentation: &Augmentation,
         random: &mut Random,
         ids: &[u32],
@@ -82,8 +82,17 @@ impl Square {
     ) -> Result<(), ImageError> {
         check(ids.len() * self.patch_bytes(), out)?;
         let mirrored = random.uniform() < augmentation.flip;
-        let (rows, columns) = (Span::whole(crop.height), Span::whole(crop.width));
-        let source = Source { image, crop, rows, columns, mirrored };
+        let Part { pixels, width, scale, crop: asked } = part;
+        let crop = asked.scaled(*scale);
+        // In a scaled image, the crop may begin and end within pixels.
+        let span = |first: u32, length: u32, touched: u32| Span {
+            source: touched as usize,
+            first: f64::from(first % scale) / f64::from(*scale),
+            length: f64::from(length) / f64::from(*scale),
+        };
+        let rows = span(asked.top, asked.height, crop.height);
+        let columns = span(asked.left, asked.width, crop.width);
+        let source = Source { pixels, width: *width, crop, rows, columns, mirrored };
         if augmentation.color_jitter == 0.0 || ids == self.all {
             self.resizer.resize(&source, ids, out);
             augmentation.colour(out, random).apply(out);
@@ -112,7 +121,8 @@ impl Square {
                 let (width, height) = image.dimensions();
                 let crop = CropRect { left: 0, top: 0, width, height };
                 let (rows, columns) = (Span::whole(height), Span::whole(width));
-                self.resizer.resize(&Source { image, crop, rows, columns, mirrored: false }, &self.all, out);
+                let source = Source { pixels: image.as_raw(), width, crop, rows, columns, mirrored: false };
+                self.resizer.resize(&source, &self.all, out);
                 Ok(())
             }
         }
@@ -141,9 +151,10 @@ impl Square {
             let source = (to - from) as usize;
             (from, to - from, Span { source, first: first - f64::from(from), length: covered })
         };
-        let ((top, height, rows), (left, width, columns)) = (span(height), span(width));
-        let crop = CropRect { left, top, width, height };
-        self.resizer.resize(&Source { image, crop, rows, columns, mirrored: false }, &self.all, out);
+        let ((top, rows_used, rows), (left, columns_used, columns)) = (span(height), span(width));
+        let crop = CropRect { left, top, width: columns_used, height: rows_used };
+        let source = Source { pixels: image.as_raw(), width, crop, rows, columns, mirrored: false };
+        self.resizer.resize(&source, &self.all, out);
         Ok(())
     }
 
@@ -159,7 +170,7 @@ fn check(expected: usize, out: &[u8]) -> Result<(), ImageError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::sample::image::{Decoding, ExifOrientation, JpegDecoder, decode};
+    use crate::data::sample::image::{Decoding, JpegDecoder, decode};
     use crate::data::testing::{jpeg, noise};
     use crate::random::Purpose;
 
@@ -210,7 +221,7 @@ mod tests {
             let mut out = vec![0; (side * side * 3) as usize];
             let crop = CropRect { left, top, width, height };
             let (rows, columns) = (Span::whole(height), Span::whole(width));
-            let source = Source { image: &image, crop, rows, columns, mirrored: false };
+            let source = Source { pixels: image.as_raw(), width: 60, crop, rows, columns, mirrored: false };
             Resizer::new(side as usize, side as usize).resize(&source, &[0], &mut out);
             let cut = ::image::imageops::crop_imm(&image, left, top, width, height).to_image();
             let scale = (f64::from(width) / f64::from(side), f64::from(height) / f64::from(side));
@@ -272,7 +283,7 @@ mod tests {
             // The only way to disable all intrinsics.
             let options = DecoderOptions::new_safe();
             let plain = zune_jpeg::JpegDecoder::new_with_options(ZCursor::new(&bytes), options).decode().unwrap();
-            let decoding = Decoding { orientation: ExifOrientation::Ignore, jpeg: JpegDecoder::Rust };
+            let decoding = Decoding { jpeg: JpegDecoder::Rust, ..Decoding::default() };
             assert!(decode(&bytes, decoding).unwrap().as_raw() == &plain, "{width} x {height}");
         }
     }

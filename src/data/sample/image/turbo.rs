@@ -1,14 +1,15 @@
-//! JPEG through libjpeg-turbo (as MozJPEG ships it): all of an image, or the part that a crop needs.
+//! JPEG through libjpeg-turbo (as MozJPEG ships it): all of an image, or the part that a crop needs, in full or at 1/2,
+//! 1/4 or 1/8 of its size.
 //!
 //! Blocks left and right of the part are not transformed, rows above it are only read past, and reading stops after
-//! its last row. The pixels are those of decoding everything: neighbours that the upsampling of colours looks at are
-//! decoded too.
+//! its last row. The pixels are those of decoding everything (at that size): neighbours that the upsampling of colours
+//! looks at are decoded too.
 
+use std::borrow::Cow;
 use std::ffi::{c_int, c_ulong};
 use std::mem::MaybeUninit;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-use ::image::RgbImage;
 use mozjpeg_sys::{
     DCTSIZE, J_COLOR_SPACE, JWRN_ADOBE_XFORM, JWRN_BOGUS_ICC, JWRN_EXTRANEOUS_DATA, JWRN_JFIF_MAJOR,
     jpeg_common_struct, jpeg_create_decompress, jpeg_crop_scanline, jpeg_decompress_struct, jpeg_destroy_decompress,
@@ -27,12 +28,16 @@ const HARMLESS: [c_int; 4] =
 /// Rows that are asked for at once; libjpeg-turbo delivers fewer.
 const ROWS: usize = 16;
 
-/// Decodes at least what `choose` picks, given the image's width and height. `None` if the image has colours that
-/// libjpeg-turbo does not convert to RGB (CMYK).
+/// Decodes into `pixels` at least the part that `choose` picks, given the image's width and height, scaled down by what
+/// it picks: 1, 2, 4 or 8. `None` if the image has colours that libjpeg-turbo does not convert to RGB (CMYK).
 ///
 /// # Errors
 /// Damage in what is read, or sizes that are refused.
-pub(super) fn decode(bytes: &[u8], choose: impl FnOnce(u32, u32) -> CropRect) -> Result<Option<Part>, ImageError> {
+pub(super) fn decode(
+    bytes: &[u8],
+    pixels: Vec<u8>,
+    choose: impl FnOnce(u32, u32) -> (CropRect, u32),
+) -> Result<Option<Part<'static>>, ImageError> {
     // Zeros are what the library expects before `jpeg_create_decompress`.
     let (mut errors, mut info) = (MaybeUninit::<jpeg_error_mgr>::zeroed(), MaybeUninit::zeroed());
     // SAFETY: all fields of both are integers, pointers, optional functions, enums with a variant 0, and arrays of
@@ -48,7 +53,7 @@ pub(super) fn decode(bytes: &[u8], choose: impl FnOnce(u32, u32) -> CropRect) ->
     let decoded = catch_unwind(AssertUnwindSafe(|| {
         // SAFETY: `info` has an error manager, and neither moves until it is destroyed.
         unsafe { jpeg_create_decompress(info) };
-        read(info, bytes, choose)
+        read(info, bytes, pixels, choose)
     }));
     // SAFETY: whatever was made of `info`, also nothing, is freed; it is not used again.
     unsafe { jpeg_destroy_decompress(info) };
@@ -62,8 +67,9 @@ pub(super) fn decode(bytes: &[u8], choose: impl FnOnce(u32, u32) -> CropRect) ->
 fn read(
     info: &mut jpeg_decompress_struct,
     bytes: &[u8],
-    choose: impl FnOnce(u32, u32) -> CropRect,
-) -> Result<Option<Part>, ImageError> {
+    mut pixels: Vec<u8>,
+    choose: impl FnOnce(u32, u32) -> (CropRect, u32),
+) -> Result<Option<Part<'static>>, ImageError> {
     // SAFETY: `info` was created, and `bytes` outlives its use.
     unsafe {
         jpeg_mem_src(info, bytes.as_ptr(), bytes.len() as c_ulong);
@@ -77,27 +83,31 @@ fn read(
     if !known.contains(&info.jpeg_color_space) {
         return Ok(None);
     }
-    let crop = choose(width, height);
+    let (asked, scale) = choose(width, height);
     info.out_color_space = J_COLOR_SPACE::JCS_RGB;
+    (info.scale_num, info.scale_denom) = (1, scale);
+    // In pixels of the output from here on.
+    let (width, crop) = (width.div_ceil(scale), asked.scaled(scale));
+    let margin = |factor: c_int| factor as u32 * DCTSIZE as u32 / scale;
     // SAFETY: the header was read.
     unsafe { jpeg_start_decompress(info) };
     let (mut left, mut columns, mut top, bottom) = (0, width, 0, crop.top + crop.height);
     if columns > crop.width {
         // The neighbours of the first and the last column lie in the blocks next to theirs.
-        let margin = info.max_h_samp_factor as u32 * DCTSIZE as u32;
+        let margin = margin(info.max_h_samp_factor);
         left = crop.left.saturating_sub(margin);
         columns = (crop.left + crop.width + margin).min(width) - left;
         // SAFETY: decoding has started and no row was read; the columns lie in the image. The library moves `left` to
         // the start of a block.
         unsafe { jpeg_crop_scanline(info, &mut left, &mut columns) };
     }
-    let margin = info.max_v_samp_factor as u32 * DCTSIZE as u32;
+    let margin = margin(info.max_v_samp_factor);
     if crop.top > margin {
         // SAFETY: decoding has started, and there are more rows than that.
         top = unsafe { jpeg_skip_scanlines(info, crop.top - margin) };
     }
     let stride = columns as usize * 3;
-    let mut pixels = vec![0; stride * (bottom - top) as usize];
+    pixels.resize(stride * (bottom - top) as usize, 0);
     while info.output_scanline < bottom {
         let rest = &mut pixels[(info.output_scanline - top) as usize * stride..];
         let mut rows = [std::ptr::null_mut(); ROWS];
@@ -110,8 +120,8 @@ fn read(
         // ask for.
         unsafe { jpeg_read_scanlines(info, rows.as_mut_ptr(), count) };
     }
-    let image = RgbImage::from_raw(columns, bottom - top, pixels).ok_or(ImageError::NoPixels(columns, bottom - top))?;
-    Ok(Some(Part { image, crop: CropRect { left: crop.left - left, top: crop.top - top, ..crop } }))
+    let crop = CropRect { left: asked.left - left * scale, top: asked.top - top * scale, ..asked };
+    Ok(Some(Part { pixels: Cow::Owned(pixels), width: columns, scale, crop }))
 }
 
 /// What the library says is wrong.
@@ -145,9 +155,11 @@ extern "C-unwind" fn note(info: &mut jpeg_common_struct, level: c_int) {
 
 #[cfg(test)]
 mod tests {
+    use ::image::RgbImage;
     use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
 
     use super::*;
+    use crate::data::sample::image::{self, Decoding};
     use crate::data::testing::noise;
     use crate::random::{Purpose, Random};
 
@@ -161,10 +173,21 @@ mod tests {
         bytes
     }
 
-    fn part(bytes: &[u8], crop: impl FnOnce(u32, u32) -> CropRect) -> Part {
-        decode(bytes, crop).unwrap().unwrap()
+    /// At a fraction, into memory that held something else.
+    fn scaled(bytes: &[u8], scale: u32, crop: impl FnOnce(u32, u32) -> CropRect) -> Part<'static> {
+        decode(bytes, vec![0x5A; 1000], |width, height| (crop(width, height), scale)).unwrap().unwrap()
     }
 
+    fn whole(bytes: &[u8]) -> Result<Option<Part<'static>>, ImageError> {
+        decode(bytes, Vec::new(), |width, height| (CropRect::whole(width, height), 1))
+    }
+
+    fn random_part(width: u32, height: u32, random: &mut Random) -> CropRect {
+        let (left, top) = (random.below(width), random.below(height));
+        CropRect { left, top, width: 1 + random.below(width - left), height: 1 + random.below(height - top) }
+    }
+
+    /// For each kind of file: what is asked for is the same part of the whole image at that scale.
     #[test]
     fn a_part_has_the_pixels_of_the_whole() {
         use SamplingFactor::{F_1_1, F_1_2, F_2_1, F_2_2, F_4_1};
@@ -176,23 +199,89 @@ mod tests {
                 .into_iter()
                 .flat_map(|s| [(s, false, 0), (s, true, 0), (s, false, 3)])
             {
-                let bytes = encode(&image, sampling, progressive, restarts);
-                let Part { image: whole, .. } = part(&bytes, CropRect::whole);
-                assert_eq!(whole.dimensions(), (width, height));
-                for _ in 0..20 {
-                    let (left, top) = (random.below(width), random.below(height));
-                    let (w, h) = (1 + random.below(width - left), 1 + random.below(height - top));
-                    let asked = CropRect { left, top, width: w, height: h };
-                    let Part { image, crop } = part(&bytes, |_, _| asked);
-                    let cut = |image: &RgbImage, at: CropRect| {
-                        ::image::imageops::crop_imm(image, at.left, at.top, at.width, at.height).to_image()
-                    };
-                    assert!(cut(&image, crop) == cut(&whole, asked), "{width} x {height}, {sampling:?}, {asked:?}");
-                    smaller += usize::from(image.width() < width && image.height() < height);
-                }
+                smaller += parts_of(&encode(&image, sampling, progressive, restarts), [width, height], &mut random);
+            }
+            let grey = ::image::DynamicImage::from(image).into_luma8();
+            let mut bytes = Vec::new();
+            Encoder::new(&mut bytes, 85).encode(&grey, width as u16, height as u16, ColorType::Luma).unwrap();
+            smaller += parts_of(&bytes, [width, height], &mut random);
+        }
+        assert!(smaller > 400, "{smaller} parts were decoded alone");
+    }
+
+    /// Checks parts of an image at every scale. Returns how many of them were decoded alone.
+    fn parts_of(bytes: &[u8], [width, height]: [u32; 2], random: &mut Random) -> usize {
+        let mut smaller = 0;
+        for scale in [1, 2, 4, 8] {
+            let whole = scaled(bytes, scale, CropRect::whole).into_image().unwrap();
+            assert_eq!(whole.dimensions(), (width.div_ceil(scale), height.div_ceil(scale)));
+            for _ in 0..20 {
+                let asked = random_part(width, height, random);
+                let part = scaled(bytes, scale, |_, _| asked);
+                let crop = part.crop;
+                assert_eq!(
+                    [crop.left % scale, crop.width, crop.height],
+                    [asked.left % scale, asked.width, asked.height]
+                );
+                let image = part.into_image().unwrap();
+                let cut = |image: &RgbImage, at: CropRect| {
+                    ::image::imageops::crop_imm(image, at.left, at.top, at.width, at.height).to_image()
+                };
+                let same = cut(&image, crop.scaled(scale)) == cut(&whole, asked.scaled(scale));
+                assert!(same, "{width} x {height} at 1/{scale}, {asked:?}");
+                smaller += usize::from(image.width() < whole.width() && image.height() < whole.height());
             }
         }
-        assert!(smaller > 100, "{smaller} parts were decoded alone");
+        smaller
+    }
+
+    /// A photograph's spectrum: waves whose amplitude falls with their frequency.
+    fn photograph(width: u32, height: u32) -> RgbImage {
+        let mut random = Random::new(3, Purpose::Test, 0, 0);
+        let waves: Vec<[f32; 5]> = (1..40)
+            .map(|number| {
+                let [angle, phase] = [0, 1].map(|_| random.uniform() * std::f32::consts::TAU);
+                let (frequency, colour) = (0.02 * number as f32, random.uniform() * 3.0);
+                [frequency * angle.cos(), frequency * angle.sin(), phase, 40.0 / number as f32, colour]
+            })
+            .collect();
+        RgbImage::from_fn(width, height, |x, y| {
+            ::image::Rgb([0, 1, 2].map(|channel| {
+                let wave = |[a, b, phase, size, colour]: &[f32; 5]| {
+                    let share = if *colour as usize == channel { 1.0 } else { 0.6 };
+                    share * size * (a * x as f32 + b * y as f32 + phase).sin()
+                };
+                (128.0 + waves.iter().map(wave).sum::<f32>()) as u8
+            }))
+        })
+    }
+
+    /// Crops, resized to training's squares, are close to those of full decoding, and lie at the same place to a
+    /// fraction of a pixel.
+    #[test]
+    fn scaled_crops_are_those_of_full_decoding_but_for_noise() {
+        let bytes = encode(&photograph(1003, 757), SamplingFactor::F_2_2, false, 0);
+        let mut random = Random::new(4, Purpose::Test, 0, 0);
+        for (side, expected) in [(64, 2..=4), (160, 2..=2), (30, 8..=8), (400, 1..=1)] {
+            for sample in 0..10 {
+                let (left, top) = (random.below(200), random.below(100));
+                let asked = CropRect { left, top, width: 803 - left / 2, height: 657 - top / 3 };
+                let [full, scaled] = [None, Some(side)].map(|scale_to| {
+                    let decoding = Decoding { scale_to, ..Decoding::default() };
+                    let part = image::decode_part(&bytes, decoding, Vec::new(), |_, _| asked).unwrap();
+                    let mut square = image::Square::new(side as usize, side as usize);
+                    let (mut out, mut random) = (vec![0; square.bytes()], Random::new(5, Purpose::Crop, 0, sample));
+                    square.cropped(&part, &Default::default(), &mut random, &[0], &mut out).unwrap();
+                    (out, part.scale)
+                });
+                assert!(full.1 == 1 && expected.contains(&scaled.1), "{} for {side}", scaled.1);
+                let squares = full.0.iter().zip(&scaled.0).map(|(a, b)| f64::from(a.abs_diff(*b)).powi(2));
+                let mean = squares.sum::<f64>() / full.0.len() as f64;
+                let psnr = 10.0 * (255.0 * 255.0 / mean).log10();
+                println!("{side} at 1/{}: {psnr:.1} dB", scaled.1);
+                assert!(psnr > 40.0, "{psnr:.1} dB at {side} pixels and 1/{}", scaled.1);
+            }
+        }
     }
 
     #[test]
@@ -201,18 +290,18 @@ mod tests {
         // An end marker in the middle of the data.
         let middle = bytes.len() / 2;
         bytes[middle..middle + 2].copy_from_slice(&[0xFF, 0xD9]);
-        let problem = decode(&bytes, CropRect::whole).err().unwrap().to_string();
+        let problem = whole(&bytes).err().unwrap().to_string();
         assert_eq!(problem, "JPEG: Corrupt JPEG data: premature end of data segment");
-        let above = |width, _| CropRect { left: 0, top: 0, width, height: 16 };
-        assert!(decode(&bytes, above).is_ok());
-        let problem = decode(b"\xFF\xD8\xFF\xDA", CropRect::whole).err().unwrap().to_string();
+        let above = |width, _| (CropRect { left: 0, top: 0, width, height: 16 }, 1);
+        assert!(decode(&bytes, Vec::new(), above).is_ok());
+        let problem = whole(b"\xFF\xD8\xFF\xDA").err().unwrap().to_string();
         assert!(problem.starts_with("JPEG: "), "{problem}");
     }
 
     #[test]
     fn a_panic_of_the_caller_goes_on() {
         let bytes = encode(&noise(16, 16, 7), SamplingFactor::F_1_1, false, 0);
-        let panic = catch_unwind(|| decode(&bytes, |_, _| resume_unwind(Box::new("mine")))).err().unwrap();
+        let panic = catch_unwind(|| decode(&bytes, Vec::new(), |_, _| resume_unwind(Box::new("mine")))).err().unwrap();
         assert_eq!(panic.downcast_ref(), Some(&"mine"));
     }
 
@@ -227,7 +316,7 @@ mod tests {
         let jfif = version.windows(5).position(|bytes| bytes == b"JFIF\0").unwrap();
         version[jfif + 5] = 9;
         for bytes in [good, stray, version] {
-            assert_eq!(part(&bytes, CropRect::whole).image.dimensions(), (32, 32));
+            assert_eq!(scaled(&bytes, 1, CropRect::whole).into_image().unwrap().dimensions(), (32, 32));
         }
     }
 }

@@ -12,8 +12,8 @@ mod special;
 mod stored;
 #[cfg(test)]
 mod tests;
+mod words;
 
-use std::borrow::Cow;
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::{Arc, OnceLock};
@@ -25,6 +25,7 @@ use self::case::set_case;
 pub use self::frame::Texts;
 use self::frame::{Frame, ends, fill};
 use self::special::{padding, shared_number, unknown};
+pub(crate) use self::words::Words;
 use crate::data::broken::confined;
 use crate::data::error::{DataError, Result};
 use crate::data::store::embedded;
@@ -284,19 +285,21 @@ impl Tokenizer {
 
     /// A text after the tokenizer's normalizer, in composed form.
     fn normalised(&self, text: &str) -> String {
-        let text = &*self.clean(text);
+        let (mut cleaned, inner) = (String::new(), &self.inner);
+        let text = self.clean(text, &mut cleaned);
         let mut normalised = NormalizedString::from(text);
-        let done = self.inner.get_normalizer().map_or(Ok(()), |normalizer| normalizer.normalize(&mut normalised));
+        let done = inner.get_normalizer().map_or(Ok(()), |normalizer| normalizer.normalize(&mut normalised));
         if done.is_ok() { text::compose(normalised.get()).into_owned() } else { text.to_owned() }
     }
 
-    /// The beginning of a text, cleaned if that is asked for.
-    fn clean<'a>(&self, text: &'a str) -> Cow<'a, str> {
+    /// The beginning of a text, cleaned if that is asked for; `cleaned` is memory for it.
+    fn clean<'a>(&self, text: &'a str, cleaned: &'a mut String) -> &'a str {
         let text = head(text, MAX_TEXT);
-        match self.frame.clean {
-            true => Cow::Owned(clean::clean(text, self.frame.lower && self.is_built_in())),
-            false => Cow::Borrowed(text),
+        if !self.frame.clean {
+            return text;
         }
+        clean::clean(text, self.frame.lower && self.is_built_in(), cleaned);
+        cleaned
     }
 
     /// How many tokens `text` has with those around it, without truncation, and its unknown words.
@@ -304,7 +307,8 @@ impl Tokenizer {
     /// # Errors
     /// As [`Self::encode`].
     pub(crate) fn unknown_words(&self, text: &str) -> Result<(usize, Vec<String>)> {
-        let text = &*self.clean(text);
+        let mut cleaned = String::new();
+        let text = self.clean(text, &mut cleaned);
         let encoding = self.inner.encode(text, false).map_err(|source| refused(text, source))?;
         let pairs = encoding.get_ids().iter().zip(encoding.get_offsets());
         let unknown = pairs.filter(|(id, _)| Some(**id) == self.unknown);
@@ -323,11 +327,12 @@ impl Tokenizer {
     }
 
     fn encoding(&self, text: &str) -> Result<Encoding> {
-        let text = &*self.clean(text);
+        let mut cleaned = String::new();
+        let text = self.clean(text, &mut cleaned);
         self.inner.encode_fast(text, false).map_err(|source| refused(text, source))
     }
 
-    /// Fills `out` with a text's tokens, those around them, and padding.
+    /// Fills `out` (`[context]`) with a text's tokens, those around them, and padding.
     fn row(&self, ids: impl ExactSizeIterator<Item = u32>, out: &mut [i32]) {
         if let Some(ends) = self.ends {
             return fill(ends, ids, self.frame.strip_sep, self.pad, out);

@@ -31,7 +31,7 @@ fn pack(shard: &str, keys: &CaptionKeys, tokenizer: Option<&Tokenizer>, out: &Pa
     let input = Input::find(&[shard], keys.clone(), Decoding::default()).unwrap();
     let (form, filter, limit) = (Form::Raw, Filter::Area, ShardLimit::Samples(5));
     let tokens = tokenizer.cloned().map(Tokens::of);
-    let pack = Pack { size: 16, form, filter, limit, shuffle: None, max_bad: 0.0, tokens };
+    let pack = Pack { size: 16, form, filter, jpeg_scaling: false, limit, shuffle: None, max_bad: 0.0, tokens };
     pack.run(&input, out, &AtomicBool::new(false), &mut |_, _| {}, &mut |_| {}).unwrap();
 }
 
@@ -47,7 +47,7 @@ fn batches(folder: &Path, keys: &CaptionKeys, tokenizer: &Tokenizer, context: us
 
 fn survey(folder: &Path, tokenizer: &Tokenizer) -> String {
     let dataset = Dataset::open(&[folder.display().to_string()], CaptionKeys::default()).unwrap();
-    Survey::of(&dataset, tokenizer, 8).unwrap().describe()
+    Survey::run(&dataset, tokenizer, 8).unwrap().describe()
 }
 
 #[test]
@@ -92,7 +92,7 @@ fn all_captions_of_several_fields_are_stored() {
     let dataset = Dataset::open(&[folder.path().join("out").display().to_string()], keys).unwrap();
     for sample in 0..dataset.len() as u64 {
         let view = dataset.view(sample);
-        let member = view.tokens().unwrap().unwrap();
+        let member = view.with_tokens(<[u8]>::to_vec).unwrap().unwrap();
         for text in view.caption().unwrap().texts {
             assert!(tokenizer.encode_stored(&member, &text, &mut [0; 8]), "{text}");
         }

@@ -19,8 +19,6 @@ mod weights;
 
 use std::ops::Range;
 
-use ::image::RgbImage;
-
 pub(super) use self::weights::Span;
 use self::weights::{Axis, Pair};
 use crate::data::sample::augment::CropRect;
@@ -66,7 +64,9 @@ impl Line<'_> {
 /// What is resized.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Source<'a> {
-    pub(super) image: &'a RgbImage,
+    /// `[.., width, 3]`
+    pub(super) pixels: &'a [u8],
+    pub(super) width: u32,
     /// Pixels outside it do not contribute. It lies inside the image.
     pub(super) crop: CropRect,
     /// Where the outputs lie in the crop.
@@ -159,13 +159,12 @@ impl Resizer {
     /// The vertical pass for `rows` rows of the square from `top` on.
     fn down(&mut self, from: &Source, top: usize, rows: usize) {
         let CropRect { left, top: above, width, height } = from.crop;
-        let source = from.image.as_raw();
-        let across = from.image.width() as usize * CHANNELS;
+        let across = from.width as usize * CHANNELS;
         let start = above as usize * across + left as usize * CHANNELS;
         let stride = stride(self.lanes.len());
         for needed in &self.needed {
             let columns = needed.start * 2..(needed.end * 2).min(width as usize);
-            let source = &source[start + columns.start * CHANNELS..];
+            let source = &from.pixels[start + columns.start * CHANNELS..];
             let length = columns.len() * CHANNELS;
             for row in 0..rows {
                 let (first, weights) = self.rows.taps(top + row);

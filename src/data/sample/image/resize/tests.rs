@@ -1,5 +1,7 @@
 //! Patches have the same bits whichever others are computed, and with every instruction set.
 
+use ::image::RgbImage;
+
 use super::*;
 use crate::data::testing::noise;
 use crate::random::{Purpose, Random};
@@ -43,7 +45,8 @@ fn resized(
     // What was there before does not matter.
     resizer.lines.resize(100_000, 0x5555);
     resizer.lanes.resize(1000, [-0x5555; _]);
-    resizer.resize(&Source { image, crop, rows, columns, mirrored }, ids, &mut out);
+    let source = Source { pixels: image.as_raw(), width: image.width(), crop, rows, columns, mirrored };
+    resizer.resize(&source, ids, &mut out);
     out
 }
 

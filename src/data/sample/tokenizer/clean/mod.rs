@@ -6,9 +6,9 @@ mod tables;
 
 use std::borrow::Cow;
 
-/// Cleans a text as OpenCLIP does: repairs it, replaces entities, and makes white space one space; and lower-cases it
-/// if asked to.
-pub(super) fn clean(text: &str, lower: bool) -> String {
+/// Cleans a text into `out` as OpenCLIP does: repairs it, replaces entities, and makes white space one space; and
+/// lower-cases it if asked to.
+pub(super) fn clean(text: &str, lower: bool, out: &mut String) {
     // Nothing in such a text is repaired.
     let is_plain = text.bytes().all(|byte| matches!(byte, b' '..=b'~' | b'\t' | b'\n' | b'\r') && byte != b'&');
     let text = match is_plain {
@@ -18,7 +18,7 @@ pub(super) fn clean(text: &str, lower: bool) -> String {
             Cow::Owned(html::unescape(&html::unescape(&fixed)).into_owned())
         }
     };
-    let mut out = String::with_capacity(text.len());
+    out.clear();
     for word in text.split(is_space).filter(|word| !word.is_empty()) {
         if !out.is_empty() {
             out.push(' ');
@@ -28,9 +28,8 @@ pub(super) fn clean(text: &str, lower: bool) -> String {
     match (lower, out.is_ascii()) {
         (false, _) => {}
         (true, true) => out.make_ascii_lowercase(),
-        (true, false) => out = out.to_lowercase(),
+        (true, false) => *out = out.to_lowercase(),
     }
-    out
 }
 
 /// White space in Python, which has the four separators of information, too.

@@ -1,9 +1,7 @@
 //! A step on a CPU allocates next to nothing: its buffers were placed when it was recorded, or are kept from the first
 //! step. What remains are the small blocks that return its outcome.
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use flipk::autograd::Recompute;
 use flipk::data::Batch;
@@ -13,28 +11,7 @@ use flipk::optim::AdamWConfig;
 use flipk::random::{Purpose, Random};
 use flipk::train::{Keep, StepSize, Trainer};
 
-struct Counting;
-
-static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
-static BYTES: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: all calls go to the system's allocator.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        BYTES.fetch_add(layout.size(), Ordering::Relaxed);
-        // SAFETY: by the caller's contract.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
-        // SAFETY: by the caller's contract.
-        unsafe { System.dealloc(start, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
+use super::counted;
 
 /// Allocations of a step and their bytes, after the first ones.
 fn per_step(cpu: Cpu, size: usize, micro_batches: usize) -> (usize, usize) {
@@ -57,16 +34,18 @@ fn per_step(cpu: Cpu, size: usize, micro_batches: usize) -> (usize, usize) {
         for _ in 0..3 {
             trainer.step(&batch, 1e-3).unwrap();
         }
-        let before = (ALLOCATIONS.load(Ordering::Relaxed), BYTES.load(Ordering::Relaxed));
-        for _ in 0..10 {
-            trainer.step(&batch, 1e-3).unwrap();
-        }
-        ((ALLOCATIONS.load(Ordering::Relaxed) - before.0) / 10, (BYTES.load(Ordering::Relaxed) - before.1) / 10)
+        let used = counted(|| {
+            for _ in 0..10 {
+                trainer.step(&batch, 1e-3).unwrap();
+            }
+        });
+        (used.allocations / 10, used.bytes / 10)
     })
 }
 
 #[test]
 fn a_step_allocates_next_to_nothing() {
+    let _alone = super::alone();
     let Ok(bf16) = Cpu::bf16() else { return println!("skipped: this processor has no AVX-512 BF16") };
     for (precision, cpu) in [("f32", Cpu::default()), ("bf16", bf16)] {
         for (batch, micro_batches) in [(8, 1), (64, 1), (64, 8)] {
