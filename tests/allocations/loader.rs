@@ -52,7 +52,7 @@ fn packed(photographs: &Path, out: PathBuf) -> PathBuf {
     let input = Input::find(&specs, CaptionKeys::default(), image::Decoding::default()).unwrap();
     let limit = ShardLimit::Samples(SAMPLES);
     let (form, filter, jpeg_scaling) = (Form::Raw, Filter::Area, false);
-    let pack = Pack { size: 256, form, filter, jpeg_scaling, limit, shuffle: None, max_bad: 0.0 };
+    let pack = Pack { size: 256, form, filter, jpeg_scaling, limit, shuffle: None, max_bad: 0.0, tokens: None };
     pack.run(&input, &out, &AtomicBool::new(false), &mut |_, _| {}, &mut |_| {}).unwrap();
     out
 }
