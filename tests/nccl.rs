@@ -135,14 +135,14 @@ fn ranks_that_nccl_connects_leave_the_bits_of_one() {
         let expected = rank::<bf16>(Arc::new(Alone), loss, 4, How::Plain).unwrap();
         assert!(expected.0[2].loss != expected.0[0].loss, "the steps do something");
         for ranks in [[1, 1], [2, 2], [4, 4], [4, 2]] {
-            let [recorded, plain] = [true, false].map(|record| {
-                let before = totals(&library);
-                assert!(run::<bf16>(ranks, loss, 4, record) == expected, "{loss:?}, {ranks:?}, recorded: {record}");
-                made_since(&library, before)
-            });
-            assert_eq!(recorded, plain, "replayed steps make the same calls");
+            assert!(run::<bf16>(ranks, loss, 4, true) == expected, "{loss:?}, {ranks:?} ranks in all and a machine");
         }
     }
+    let [recorded, plain] = [true, false].map(|record| {
+        let before = totals(&library);
+        (run::<bf16>([2, 2], Loss::Infonce, 4, record), made_since(&library, before))
+    });
+    assert!(recorded == plain, "replayed steps exchange the same");
     let before = totals(&library);
     assert!(run::<f32>([3, 3], Loss::Infonce, 6, true) == run::<f32>([6, 2], Loss::Infonce, 6, true));
     let made = made_since(&library, before);
