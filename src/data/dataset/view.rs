@@ -201,7 +201,7 @@ impl<'a> View<'a> {
         mut choose: impl FnMut(u32, u32) -> CropRect,
         use_it: impl FnOnce(&Part) -> T,
     ) -> Result<T, Broken> {
-        let Reader { decoding, cache, .. } = &*self.reader;
+        let Reader { decoding, cache, .. } = self.reader;
         if let Some(image) = cache.get(self.place) {
             opened();
             return Ok(use_it(&Part::of(&image, choose(image.width(), image.height()))));
