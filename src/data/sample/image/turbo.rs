@@ -262,7 +262,7 @@ mod tests {
     fn scaled_crops_are_those_of_full_decoding_but_for_noise() {
         let bytes = encode(&photograph(1003, 757), SamplingFactor::F_2_2, false, 0);
         let mut random = Random::new(4, Purpose::Test, 0, 0);
-        for (side, expected) in [(64, 2..=4), (160, 2..=2), (30, 8..=8), (400, 1..=1)] {
+        for (side, expected) in [(400, 1), (150, 2), (64, 4), (30, 8)] {
             for sample in 0..10 {
                 let (left, top) = (random.below(200), random.below(100));
                 let asked = CropRect { left, top, width: 803 - left / 2, height: 657 - top / 3 };
@@ -274,12 +274,11 @@ mod tests {
                     square.cropped(&part, &Default::default(), &mut random, &[0], &mut out).unwrap();
                     (out, part.scale)
                 });
-                assert!(full.1 == 1 && expected.contains(&scaled.1), "{} for {side}", scaled.1);
+                assert_eq!([full.1, scaled.1], [1, expected], "{side} pixels");
                 let squares = full.0.iter().zip(&scaled.0).map(|(a, b)| f64::from(a.abs_diff(*b)).powi(2));
                 let mean = squares.sum::<f64>() / full.0.len() as f64;
                 let psnr = 10.0 * (255.0 * 255.0 / mean).log10();
-                println!("{side} at 1/{}: {psnr:.1} dB", scaled.1);
-                assert!(psnr > 40.0, "{psnr:.1} dB at {side} pixels and 1/{}", scaled.1);
+                assert!(psnr > 40.0, "{psnr:.1} dB at {side} pixels and 1/{expected}");
             }
         }
     }
