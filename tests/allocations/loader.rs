@@ -1,5 +1,5 @@
 //! Once its buffers are as large as they get, a loader allocates nothing for a sample. What remains is inside of
-//! libjpeg-turbo, which makes its tables and rows anew for each image.
+//! libjpeg-turbo, which makes its tables and rows again for each image.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -14,7 +14,7 @@ const DECODING: Decoding = {
     Decoding { orientation: ExifOrientation::Ignore, jpeg: JpegDecoder::Turbo, scale_to: Some(16) }
 };
 
-/// JPEGs that are decoded at 1/1 to 1/8 for squares of 16 pixels, and as many PNGs.
+/// JPEGs that are decoded at 1/1 to 1/8 for squares of 16 pixels, and as many PNG files.
 fn archive() -> Archive {
     let mut archive = Archive::default();
     for number in 0..20 {

@@ -163,7 +163,8 @@ mod tests {
         assert_eq!(*picture.get_pixel(MARGIN + 9, top + 9), EMPTY);
         let top = top + 2 * row + LINE + MARGIN;
         assert_eq!(middle(1, top), 160);
-        assert!(picture.rows().skip(top as usize).take(LINE as usize).flatten().any(|pixel| pixel[0] > pixel[1].saturating_add(99)));
+        let mut words = picture.rows().skip(top as usize).take(LINE as usize).flatten();
+        assert!(words.any(|pixel| pixel[0] > pixel[1].saturating_add(99)));
         let many = Section { images: vec![first.images[0].clone(); 1200], ..first };
         assert!(contact_sheet(std::slice::from_ref(&many), None).is_ok_and(|sheet| sheet.width() < USUAL_WIDTH + SIDE));
         assert!(contact_sheet(&vec![many; 2], Some(1)).is_err());
