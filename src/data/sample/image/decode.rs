@@ -62,8 +62,8 @@ pub struct Decoding {
     pub scale_to: Option<u32>,
 }
 
-/// How many times as long as the side that it is resized to a scaled crop must be. With DCT scaling to twice the side,
-/// images differ from those of full decoding by 42 dB in the mean, and with scaling right to the side by 36 dB.
+/// How many times as long as the side that it is resized to a scaled crop must be. Photographs differ from those of full
+/// decoding by 52 dB in the mean (another decoder by 54 dB), and by 44 dB if they may be scaled right to the side.
 const MARGIN: u64 = 2;
 
 impl Decoding {
