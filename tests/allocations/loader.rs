@@ -83,8 +83,8 @@ fn a_sample_needs_no_memory_of_its_own() {
     let embedded = Tokenizer::embedded(&TokenizerOptions::default()).unwrap();
     let clip = Tokenizer::clip(&TokenizerOptions::default()).unwrap();
     // At most this many allocations per sample, by Rust and by C: not one in twenty samples, since each epoch has a
-    // permutation; ten by libjpeg-turbo, for its tables and rows; and those of parsed JSON, which is read at the half of
-    // the visits that may append a tag.
+    // permutation; ten by libjpeg-turbo, for its tables and rows; and those of parsed JSON, which is read at the half
+    // of the visits that may append a tag.
     for (name, shards, most, most_by_c) in
         [("JPEG", &photographs, 0.05, 12.0), ("raw", &raw, 0.05, 0.05), ("JPEG with tags", &tagged, 16.0, 12.0)]
     {

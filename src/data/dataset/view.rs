@@ -197,8 +197,8 @@ impl<'a> View<'a> {
         self.read_image(|bytes| image::decode(bytes, decoding))
     }
 
-    /// Calls `use_it` with the image, or the part of it that `choose` picks, given its width and height. `memory` is for
-    /// its pixels, and is kept for the next sample. `opened` is called once the encoded image is in memory.
+    /// Calls `use_it` with the image, or the part of it that `choose` picks, given its width and height. `memory` is
+    /// for its pixels, and is kept for the next sample. `opened` is called once the encoded image is in memory.
     pub(crate) fn with_part<T>(
         self,
         memory: &mut Vec<u8>,

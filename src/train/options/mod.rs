@@ -123,8 +123,8 @@ pub struct Options {
     #[cfg_attr(feature = "cli", arg(long, value_name = "DECODER", help_heading = "Data"))]
     pub jpeg: Option<JpegDecoder>,
     /// Scale large JPEGs down while they are decoded (DCT scaling, Pillow's `draft`): by 2, 4 or 8, as long as a crop
-    /// keeps twice the model's image size. Faster where originals are large, but pixels differ visibly from those of
-    /// full decoding. Needs --jpeg turbo. A run keeps it when it is resumed; evaluation decodes in full
+    /// keeps twice the model's image size. Faster where originals are large; pixels differ slightly from those of full
+    /// decoding. Needs --jpeg turbo. A run keeps it when it is resumed; evaluation decodes in full
     #[cfg_attr(feature = "cli", arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = "Data"))]
     pub jpeg_scaling: Option<bool>,
     /// Order in which samples are visited; a run keeps it when it is resumed [default: auto]

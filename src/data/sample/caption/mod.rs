@@ -219,8 +219,9 @@ impl CaptionKeys {
         }
     }
 
-    /// Draws one of the captions in a `.txt` member into `out`, as [`Caption::vary`] does before it appends tags. Returns
-    /// false if captions are not read from there alone, or there is none that can be used; [`Self::read_all`] says why.
+    /// Draws one of the captions in a `.txt` member into `out`, as [`Caption::vary`] does before it appends tags.
+    /// Returns false if captions are not read from there alone, or there is none that can be used;
+    /// [`Self::read_all`] says why.
     pub(crate) fn draw(&self, txt: &[u8], naming: Naming, random: &mut Random, out: &mut String) -> bool {
         let Ok(txt) = text::decode(txt) else { return false };
         if !self.takes_txt() {

@@ -62,8 +62,8 @@ pub struct Decoding {
     pub scale_to: Option<u32>,
 }
 
-/// How many times as long as the side that it is resized to a scaled crop must be. With DCT scaling to twice the side,
-/// images differ from those of full decoding by 42 dB in the mean, and with scaling right to the side by 36 dB.
+/// How many times as long as the side that it is resized to a scaled crop must be. Photographs differ from those of
+/// full decoding by 52 dB in the mean (another decoder by 54 dB), and by 44 dB if they may be scaled right to the side.
 const MARGIN: u64 = 2;
 
 impl Decoding {
@@ -89,8 +89,8 @@ pub fn decode(bytes: &[u8], decoding: Decoding) -> Result<RgbImage, ImageError> 
 }
 
 /// As [`decode`], but of a JPEG only the part that `choose` picks, given the image's width and height. The pixels are
-/// the same. Damage elsewhere goes unnoticed, except that a truncated JPEG is an error all the same. `memory` is used for
-/// the pixels, if it is needed; its content does not matter.
+/// the same, at 1/2, 1/4 or 1/8 with [`Decoding::scale_to`]. Damage elsewhere goes unnoticed, except that a truncated
+/// JPEG is an error all the same. `memory` is used for the pixels, if it is needed; its content does not matter.
 ///
 /// # Errors
 /// As [`decode`].

@@ -278,7 +278,7 @@ mod tests {
                 let squares = full.0.iter().zip(&scaled.0).map(|(a, b)| f64::from(a.abs_diff(*b)).powi(2));
                 let mean = squares.sum::<f64>() / full.0.len() as f64;
                 let psnr = 10.0 * (255.0 * 255.0 / mean).log10();
-                assert!(psnr > 40.0, "{psnr:.1} dB at {side} pixels and 1/{expected}");
+                assert!(psnr > 50.0, "{psnr:.1} dB at {side} pixels and 1/{expected}");
             }
         }
     }
