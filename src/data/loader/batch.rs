@@ -21,7 +21,7 @@ pub struct Batch {
     pub origins: Vec<Origin>,
     /// The position after this batch.
     pub next: Position,
-    /// How long [`Loader::next_batch`] waited for this batch.
+    /// How long [`Loader::next_batch`](super::Loader::next_batch) waited for this batch.
     pub waited: Duration,
 }
 
