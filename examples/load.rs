@@ -34,8 +34,11 @@ fn main() -> ExitCode {
 fn run() -> Result<(), Box<dyn Error>> {
     let (flags, arguments): (Vec<String>, Vec<String>) =
         std::env::args().skip(1).partition(|argument| argument.starts_with("--"));
-    let [clip, jpeg_scaling, stages] =
-        ["--clip", "--jpeg-scaling", "--stages"].map(|flag| flags.iter().any(|f| f == flag));
+    const FLAGS: [&str; 3] = ["--clip", "--jpeg-scaling", "--stages"];
+    if !flags.iter().all(|flag| FLAGS.contains(&flag.as_str())) {
+        return Err(USAGE.into());
+    }
+    let [clip, jpeg_scaling, stages] = FLAGS.map(|flag| flags.iter().any(|given| given == flag));
     let mut arguments = arguments.into_iter();
     let shards = arguments.next().ok_or(USAGE)?;
     let mask_ratio = arguments.next().map_or(Ok(0.5), |text| text.parse())?;

@@ -236,11 +236,6 @@ impl<D: Device> Parameters<D> {
         self.grads.view()
     }
 
-    /// The values in f32, exclusively.
-    pub fn values_mut(&mut self) -> &mut Values<D> {
-        &mut self.values
-    }
-
     /// The gradients of a part of the arena.
     pub fn grads_of(&self, range: Range<usize>) -> D::View<'_, f32> {
         self.grads.range(range)
@@ -248,6 +243,9 @@ impl<D: Device> Parameters<D> {
 
     /// For a part of the arena, as an optimizer needs them: values and their compute copy exclusively, and gradients
     /// shared.
+    ///
+    /// # Panics
+    /// As [`Self::download_range`].
     pub fn for_update(
         &mut self,
         range: Range<usize>,
@@ -267,6 +265,9 @@ impl<D: Device> Parameters<D> {
     }
 
     /// A parameter's values.
+    ///
+    /// # Panics
+    /// As [`Self::download_range`].
     pub fn value(&self, id: ParamId) -> D::View<'_, f32> {
         self.values.range(self.layout.get(id).range())
     }
@@ -275,6 +276,9 @@ impl<D: Device> Parameters<D> {
     ///
     /// # Errors
     /// If the device fails.
+    ///
+    /// # Panics
+    /// As [`Self::download_range`].
     pub fn download(&self, device: &D, id: ParamId) -> Result<Vec<f32>, DeviceError> {
         self.download_range(device, self.layout.get(id).range())
     }

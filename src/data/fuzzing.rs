@@ -86,6 +86,12 @@ pub fn image(bytes: &[u8]) {
         let mut square = Square::new(16, 8);
         let mut out = vec![0; square.bytes()];
         let (mut random, augmentation) = (Random::new(0, Purpose::Crop, 0, pixels), Augmentation::default());
+        let choose = |width, height| augmentation.crop(width, height, &mut random);
+        if let Ok(part) = image::decode_part(bytes, decoding, vec![0x5A; 64], choose) {
+            square
+                .cropped(&part, &augmentation, &mut random, &[1, 2], &mut out[..2 * 8 * 8 * 3])
+                .expect("any part can be resized");
+        }
         square.center_crop(&image, &mut out).expect("any image can be cropped");
         square
             .augmented(&image, &augmentation, &mut random, &[1, 2], &mut out[..2 * 8 * 8 * 3])

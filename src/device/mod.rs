@@ -11,18 +11,18 @@ use crate::group::{Group, GroupError, block_of};
 use crate::units::Bytes;
 
 mod buffer;
+mod captured;
 mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod gemm;
 pub mod isa;
-mod recorded;
 
 pub use buffer::Buffer;
+pub use captured::Captured;
 pub use cpu::{Cpu, CpuMemory};
 #[cfg(feature = "cuda")]
 pub use cuda::Cuda;
-pub use recorded::Recorded;
 
 /// A number type that tensors can hold.
 pub trait Elem: bytemuck::Pod + Send + Sync + 'static {
@@ -247,6 +247,9 @@ pub trait Device: Sized + Send + Sync + 'static {
     /// Whether matrix products read a copy of the master weights in another type, [`Device::Act`].
     const SHADOW_WEIGHTS: bool;
 
+    /// Whether calls can be captured, to be replayed.
+    const CAPTURES: bool = false;
+
     /// The name to show a user: `cpu (2 threads)`.
     fn describe(&self) -> String;
 
@@ -314,10 +317,10 @@ pub trait Device: Sized + Send + Sync + 'static {
     /// asynchronous uploads wait for these copies.
     fn swap_in(&self, copies: Vec<(Self::ViewMut<'_, u8>, Self::View<'_, u8>)>) -> Result<(), DeviceError>;
 
-    /// Captures all calls, instead of making them, until [`Device::end_capture`]. Uploads, downloads, events and
-    /// allocations are not possible during capture. Returns whether the device can capture at all.
-    fn begin_capture(&self) -> Result<bool, DeviceError> {
-        Ok(false)
+    /// Captures all calls, instead of making them, until [`Device::end_capture`], on a device that can
+    /// ([`Self::CAPTURES`]). Uploads, downloads, events and allocations are not possible during capture.
+    fn begin_capture(&self) -> Result<(), DeviceError> {
+        Ok(())
     }
 
     /// The captured calls; `None` from a device that cannot capture.

@@ -230,7 +230,7 @@ impl Settings {
             return Err(wrong("jpeg", "turbo", problem));
         }
         if settings.decoding.scale_to.is_some() && settings.decoding.jpeg != JpegDecoder::Turbo {
-            return Err(wrong("jpeg_scaling", true, "only libjpeg-turbo scales JPEGs; it takes jpeg = \"turbo\""));
+            return Err(wrong("jpeg_scaling", true, "only libjpeg-turbo scales JPEGs: use jpeg = \"turbo\""));
         }
         Ok(settings)
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::pass::{self, GradientExchange, MicroBatches, StepSize, Whole, sum_leaves};
 use crate::autograd::{Parameters, Program, Recompute};
 use crate::data::Batch;
-use crate::device::{Device, DeviceError, Pending, Recorded};
+use crate::device::{Captured, Device, DeviceError, Pending};
 use crate::group::{Alone, Group};
 use crate::model::Flip;
 use crate::ops::AllOps;
@@ -59,7 +59,7 @@ pub struct Trainer<D: Device> {
     pass: Pass<D>,
     size: StepSize,
     /// The calls of a step in one pass, unless capture is disabled.
-    recorded: Option<Recorded>,
+    captured: Option<Captured>,
     /// The last step, until its outcome is read.
     submitted: Option<Submitted<D>>,
     /// Seconds of backward passes, if their events are recorded.
@@ -152,7 +152,7 @@ impl<D: AllOps> Trainer<D> {
             1 => Pass::Whole(Whole::new(&device, &flip, size)?),
             _ => {
                 let mut micro = MicroBatches::in_group(device.clone(), &flip, size, group.clone())?;
-                micro.record(true);
+                micro.capture(true);
                 Pass::Micro(micro)
             }
         };
@@ -165,7 +165,7 @@ impl<D: AllOps> Trainer<D> {
             optimizer,
             pass,
             size,
-            recorded: Some(Recorded::default()),
+            captured: Some(Captured::default()),
             submitted: None,
             backward_seconds: None,
         })
@@ -201,9 +201,8 @@ impl<D: AllOps> Trainer<D> {
         self.submitted.take().map(|last| self.wait(last)).transpose()
     }
 
-    /// A device that can capture its calls does so in the second step (the first one loads kernels) and replays them
-    /// from then on, with the same bits: the whole step, or of one in micro-batches the passes of the towers. Uploads
-    /// of micro-batches and exchanges between ranks are not captured.
+    /// Captured are the whole step or, of one in micro-batches, the passes of the towers. Uploads of micro-batches and
+    /// exchanges between ranks are not captured.
     fn run(&mut self, batch: &Batch, lr: f64) -> Result<Submitted<D>, DeviceError> {
         if let Pass::Whole(whole) = &mut self.pass {
             whole.load(batch)?;
@@ -237,30 +236,30 @@ impl<D: AllOps> Trainer<D> {
 
     /// Disables graph capture, for comparisons.
     pub fn disable_capture(&mut self) {
-        self.recorded = None;
+        self.captured = None;
         if let Pass::Micro(micro) = &mut self.pass {
-            micro.record(false);
+            micro.capture(false);
         }
     }
 
     /// The number of graphs that are captured, and replayed in each step.
     pub fn graphs(&self) -> usize {
         match &self.pass {
-            Pass::Whole(_) => usize::from(self.recorded.as_ref().is_some_and(Recorded::is_captured)),
+            Pass::Whole(_) => usize::from(self.captured.as_ref().is_some_and(Captured::is_captured)),
             Pass::Micro(micro) => micro.graphs(),
         }
     }
 
     fn compute(&mut self, batch: &Batch) -> Result<(), DeviceError> {
-        let Self { device, group, exchange, params, optimizer, pass, recorded, .. } = self;
+        let Self { device, group, exchange, params, optimizer, pass, captured, .. } = self;
         match pass {
             Pass::Whole(whole) => {
                 let mut calls = || {
                     whole.compute(params)?;
                     optimizer.apply(device, params)
                 };
-                return match recorded {
-                    Some(recorded) => recorded.run(&**device, calls),
+                return match captured {
+                    Some(captured) => captured.run(&**device, calls),
                     None => calls(),
                 };
             }
@@ -306,7 +305,8 @@ impl<D: AllOps> Trainer<D> {
         &self.flip
     }
 
-    /// Weights and gradients. With several ranks on GPUs, weights may still be gathered until [`Self::drain`].
+    /// Weights and gradients. With several ranks on GPUs, weights may still be gathered until [`Self::drain`], and in
+    /// bf16 a rank has only its own slices in f32: [`Self::download`] has all.
     pub fn params(&self) -> &Parameters<D> {
         &self.params
     }

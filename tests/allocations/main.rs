@@ -11,13 +11,17 @@ struct Counting;
 
 static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
 static BYTES: AtomicUsize = AtomicUsize::new(0);
-/// Calls of `malloc`, by Rust and by C.
+/// Calls of `malloc`, by Rust and by C. C's other functions are not counted.
 static MALLOCS: AtomicUsize = AtomicUsize::new(0);
+/// Those by Rust.
+static OWN_MALLOCS: AtomicUsize = AtomicUsize::new(0);
 
 // SAFETY: all calls go to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // Others do not come from `malloc`.
+        OWN_MALLOCS.fetch_add(usize::from(layout.align() <= 16), Ordering::Relaxed);
         BYTES.fetch_add(layout.size(), Ordering::Relaxed);
         // SAFETY: by the caller's contract.
         unsafe { System.alloc(layout) }
@@ -32,7 +36,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// glibc lets a program replace `malloc`; this one only counts, so that the allocations of C are seen too.
+/// glibc lets a program replace `malloc`; this one only counts, so that those of C are seen too.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod c {
     use std::ffi::c_void;
@@ -55,18 +59,18 @@ struct Used {
     /// By Rust.
     allocations: usize,
     bytes: usize,
-    /// By C; 0 where that is not counted.
+    /// Calls of `malloc` by C; 0 where that is not counted.
     by_c: usize,
 }
 
 /// Runs `work` and counts what all threads allocate meanwhile.
 fn counted(work: impl FnOnce()) -> Used {
-    let counts = || [&ALLOCATIONS, &BYTES, &MALLOCS].map(|count| count.load(Ordering::Relaxed));
+    let counts = || [&ALLOCATIONS, &BYTES, &MALLOCS, &OWN_MALLOCS].map(|count| count.load(Ordering::Relaxed));
     let before = counts();
     work();
     let after = counts();
-    let [allocations, bytes, mallocs] = std::array::from_fn(|at| after[at] - before[at]);
-    Used { allocations, bytes, by_c: mallocs.saturating_sub(allocations) }
+    let [allocations, bytes, mallocs, own] = std::array::from_fn(|at| after[at] - before[at]);
+    Used { allocations, bytes, by_c: mallocs.saturating_sub(own) }
 }
 
 /// Keeps other tests of this program from allocating meanwhile.

@@ -45,7 +45,7 @@ struct Report<'a> {
 impl Check {
     pub(super) fn run(self) -> Result<ExitCode> {
         let tokenizer = self.tokenizer.open()?;
-        let input = self.shards.find()?;
+        let input = self.shards.find()?.with_headers();
         let stop = interrupt("what was found so far is shown")?;
         let bar = bar(input.shards() as u64, "shards");
         let (mut findings, mut notes, mut more, mut more_notes) = (Vec::new(), Vec::new(), 0_u64, 0_u64);

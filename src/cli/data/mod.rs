@@ -116,14 +116,20 @@ fn log_filtered(input: &Input) -> Result<()> {
 
 #[derive(Args)]
 struct TokenizerArgs {
-    /// Tokenizer (tokenizer.json or vocab.txt), to encode captions as well
+    /// Tokenizer (tokenizer.json, vocab.txt or `clip`), to encode captions with
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
     /// Whether texts are lower-cased [default: as `flipk train` decides]
-    #[arg(long, value_name = "yes|no", value_parser = BoolishValueParser::new(), hide_possible_values = true)]
+    #[arg(
+        long,
+        value_name = "yes|no",
+        requires = "tokenizer",
+        value_parser = BoolishValueParser::new(),
+        hide_possible_values = true
+    )]
     lower_case: Option<bool>,
     /// Token that pads short texts [default: as `flipk train` decides]
-    #[arg(long, value_name = "TOKEN")]
+    #[arg(long, value_name = "TOKEN", requires = "tokenizer")]
     pad_token: Option<String>,
 }
 

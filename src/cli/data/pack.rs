@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use super::{INTERRUPTED, Shards, TokenizerArgs, bar, kinds, log_filtered};
@@ -82,6 +82,11 @@ impl Pack {
         if self.jpeg_scaling && !JpegDecoder::Turbo.is_built_in() {
             bail!("--jpeg-scaling needs libjpeg-turbo, and this build has none: build flipk with the feature `turbo`");
         }
+        let tokens = self.tokenizer.open()?.map(|tokenizer| {
+            let problem =
+                "its tokens cannot be stored: it draws them at random, or cannot be written as tokenizer.json";
+            Tokens::from_tokenizer(tokenizer).context(problem)
+        });
         let input = self.shards.find()?;
         let pack = tools::Pack {
             size: self.size,
@@ -91,7 +96,7 @@ impl Pack {
             limit: self.shard_samples.map_or(ShardLimit::Bytes(self.shard_size), ShardLimit::Samples),
             shuffle: self.shuffle.then_some(self.seed),
             max_bad: self.max_bad,
-            tokens: self.tokenizer.open()?.map(Tokens::of),
+            tokens: tokens.transpose()?,
         };
         let stop = interrupt("whole shards are kept")?;
         let bar = bar(0, "samples");

@@ -36,8 +36,10 @@ pub struct Survey {
     context: usize,
     /// Tokens of each caption, sorted.
     lengths: Vec<usize>,
-    /// Samples whose tokens are stored by this tokenizer, and by another.
-    stored: [u64; 2],
+    /// Captions whose tokens are stored.
+    stored: u64,
+    /// Whether another tokenizer's tokens are stored.
+    others: bool,
     tagged: u64,
     tags_lost: u64,
     /// The first sample whose tags could not be read, and why.
@@ -66,10 +68,11 @@ impl Survey {
         let mut survey = Self { of, context, lowers: tokenizer.lowers(), ..Self::default() };
         for (sample, caption, tokens) in &found {
             survey.samples += 1;
-            let stored = dataset.view(*sample).with_tokens(|stored| tokenizer.has_stored(stored));
-            if let Ok(Some(Some(own))) = stored {
-                survey.stored[usize::from(!own)] += 1;
-            }
+            // A sample whose tokens cannot be read is broken, and reported when it is visited.
+            let _ = dataset.view(*sample).with_tokens(|member| {
+                survey.others |= tokenizer.has_stored(member) == Some(false);
+                survey.stored += caption.texts.iter().filter(|text| tokenizer.stores(member, text)).count() as u64;
+            });
             survey.tagged += u64::from(!caption.tags.is_empty());
             if let Some(why) = &caption.tags_lost {
                 survey.tags_lost += 1;
@@ -103,11 +106,11 @@ impl Survey {
             true => " (one at each visit)",
             false => "",
         };
-        let stored = match self.stored {
-            [0, 0] => "",
-            [_, 0] => "; their tokens are stored",
-            [0, _] => "; their stored tokens are another tokenizer's, and are not used",
-            _ => "; the stored tokens of some are another tokenizer's, and are not used",
+        let stored = match (self.stored, self.others) {
+            (0, false) => String::new(),
+            (0, true) => "; stored tokens are another tokenizer's, and are not used".to_owned(),
+            (stored, false) if stored == self.captions => "; their tokens are stored".to_owned(),
+            (stored, _) => format!("; the tokens of {stored} of them are stored"),
         };
         format!(
             "captions: {} in {} of {} samples{several}; {:.1} tokens on average, {} of them unknown; {} of captions cut to \

@@ -14,7 +14,7 @@ use crate::data::sample::image::{self, Decoding, ExifOrientation, ImageError, Pa
 use crate::data::sample::{Caption, CaptionKeys, CaptionVariation, ClassNumbers, Label, label};
 use crate::random::Random;
 
-/// Memory for pixels is kept for the next sample up to this many bytes: 10 megapixels and more.
+/// Memory for pixels is kept for the next sample up to this many bytes: 11 megapixels.
 const MAX_KEPT: usize = 32 << 20;
 
 /// How samples are read: the same for all of a data set.
@@ -29,9 +29,9 @@ pub(crate) struct Reader {
 impl Reader {
     /// Whether the cache keeps an image of this size. It keeps whole images at their full size, so none that may be
     /// scaled while it is decoded.
-    fn keeps(&self, width: u32, height: u32) -> bool {
+    fn keeps(&self, decoding: Decoding, width: u32, height: u32) -> bool {
         self.cache.fits(width as usize * height as usize * 3, self.samples)
-            && self.decoding.scale(CropRect::whole(width, height)) == 1
+            && decoding.scale(CropRect::whole(width, height)) == 1
     }
 }
 
@@ -118,10 +118,11 @@ impl<'a> View<'a> {
     ) -> Result<(), Broken> {
         let (shard, keys, entry) = (self.whole()?, &self.reader.keys, self.entry);
         // The usual case, without an allocation. If nothing can be drawn, the other way says why.
-        if let (Some(txt), []) = (entry.txt, &*entry.more_txt) {
+        if let (Some(txt), [], true) = (entry.txt, &*entry.more_txt, keys.takes_txt()) {
             let start = random.clone();
             let drawn = shard.with_part(Some(txt), |bytes| keys.draw(bytes, shard.naming, random, out))?;
-            if drawn == Some(true) && (entry.json.is_none() || !variation.has_tags(random)) {
+            let has_tags = entry.json.is_some() && variation.max_tags > 0;
+            if drawn == Some(true) && !(has_tags && variation.has_tags(random)) {
                 return Ok(());
             }
             *random = start;
@@ -183,18 +184,23 @@ impl<'a> View<'a> {
         if let Some(image) = cache.get(self.place) {
             return Ok(image);
         }
-        let image = Arc::new(self.scaled_to(None)?);
-        if self.reader.keeps(image.width(), image.height()) {
+        let decoding = Decoding { scale_to: None, ..self.reader.decoding };
+        let image = Arc::new(self.read_image(|bytes| image::decode(bytes, decoding))?);
+        if self.reader.keeps(self.reader.decoding, image.width(), image.height()) {
             cache.put(self.place, &image);
         }
         Ok(image)
     }
 
-    /// The whole image; a JPEG may be scaled down while it is decoded, if its short side will be resized to this length
-    /// ([`Decoding::scale_to`]).
-    pub(crate) fn scaled_to(self, side: Option<u32>) -> Result<RgbImage, Broken> {
+    /// The whole image, for `use_it`; a JPEG may be scaled down while it is decoded, if its short side will be resized to
+    /// the length `side` ([`Decoding::scale_to`]).
+    pub(crate) fn with_scaled<T>(
+        self,
+        side: Option<u32>,
+        use_it: impl FnOnce(Part) -> Result<T, ImageError>,
+    ) -> Result<T, Broken> {
         let decoding = Decoding { scale_to: side, ..self.reader.decoding };
-        self.read_image(|bytes| image::decode(bytes, decoding))
+        self.read_image(|bytes| image::decode_part(bytes, decoding, Vec::new(), CropRect::whole).and_then(use_it))
     }
 
     /// Calls `use_it` with the image, or the part of it that `choose` picks, given its width and height. `memory` is
@@ -213,14 +219,15 @@ impl<'a> View<'a> {
         }
         self.read_image(|bytes| {
             opened();
-            let mut kept = None;
+            let scale_to = decoding.scale_to.filter(|_| image::is_jpeg(bytes));
+            let (decoding, mut kept) = (Decoding { scale_to, ..*decoding }, None);
             let chosen = |width, height| {
                 let crop = choose(width, height);
                 // An image is cached as a whole.
-                kept = self.reader.keeps(width, height).then_some(crop);
+                kept = self.reader.keeps(decoding, width, height).then_some(crop);
                 if kept.is_some() { CropRect::whole(width, height) } else { crop }
             };
-            let part = image::decode_part(bytes, *decoding, std::mem::take(memory), chosen)?;
+            let part = image::decode_part(bytes, decoding, std::mem::take(memory), chosen)?;
             if let Some(crop) = kept {
                 let image = Arc::new(part.into_image()?);
                 cache.put(self.place, &image);

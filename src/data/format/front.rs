@@ -13,9 +13,9 @@
 //! | 1, 4, ... | of each sample: bits for its parts (image, txt, json, cls, tokens), and its key after its length |
 //! | 8, 8 | then of each of these parts: its first byte in the archive and its length |
 //!
-//! Numbers are little-endian. Where the index cannot be used, the headers are read as in any archive. That is so if the
-//! file has another length. A program that copies the members to another archive moves them, but also drops the mark in
-//! the padding of the first header.
+//! Numbers are little-endian. If the file has another length, or the index is damaged or of a later version, the headers
+//! are read as in any archive. A program that rewrites the archive moves the members. Most drop the mark in the padding
+//! of the first header; for those that keep it, the header of the last part must be where the index says.
 
 #[cfg(test)]
 mod tests;
@@ -23,7 +23,7 @@ mod tests;
 use std::io;
 use std::num::NonZeroU64;
 
-use super::members::{Entry, MAX_MEMBER, PARTS};
+use super::members::{Entry, MAX_MEMBER, MAX_TOKENS, PARTS};
 use super::notes::NoteKind;
 use super::tar::{self, BLOCK, Header};
 use crate::data::store::{ReadAt, Span, fill_from};
@@ -34,15 +34,17 @@ const MAGIC: &[u8] = b"\x8AflipkI\n";
 const VERSION: u32 = 1;
 /// Bytes up to the end of the checksum.
 const HEAD: usize = 16;
+/// Bytes of all extensions, at most.
+const MAX_EXTENSIONS: usize = 4096;
 
 /// Why an index is not used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Unused {
-    #[error("its index is of version {0}, which this version of flipk does not read, so its headers are read instead")]
+    #[error("its index is of version {0}, which this version of flipk does not read")]
     Version(u32),
-    #[error("its index is of a file of {stated} bytes, and this one has {len}, so its headers are read instead")]
+    #[error("its index is of a file of {stated} bytes, and this one has {len}")]
     Length { stated: u64, len: u64 },
-    #[error("its index is damaged ({0}), so its headers are read instead")]
+    #[error("its index is damaged ({0})")]
     Damage(&'static str),
 }
 
@@ -50,7 +52,7 @@ impl Unused {
     /// The note about it.
     pub(super) fn note(&self) -> (NoteKind, String) {
         let kind = if matches!(self, Self::Damage(_)) { NoteKind::Index } else { NoteKind::OtherIndex };
-        (kind, self.to_string())
+        (kind, format!("{self}, so its headers are read instead"))
     }
 }
 
@@ -119,7 +121,21 @@ pub(super) fn read<R: ReadAt + ?Sized>(archive: &R) -> io::Result<Option<Result<
     // Its length tells how much is missing.
     let mut bytes = vec![0; header.size.min(room) as usize];
     archive.read_at(&mut bytes, BLOCK as u64)?;
-    Ok(Some(parse(&bytes, archive.len())))
+    let front = parse(&bytes, archive.len());
+    Ok(Some(match front {
+        Ok(front) if !has_last(archive, &front)? => Err(Unused::Damage("the members are elsewhere")),
+        front => front,
+    }))
+}
+
+/// Whether the header of the last part is where it should be.
+fn has_last<R: ReadAt + ?Sized>(archive: &R, front: &Front) -> io::Result<bool> {
+    let parts = front.entries.iter().flat_map(Entry::parts).flatten();
+    let Some(Span { start, len }) = parts.max_by_key(|part| part.start) else { return Ok(false) };
+    let Some(at) = start.get().checked_sub(BLOCK as u64) else { return Ok(false) };
+    let mut block = [0; BLOCK];
+    let header = Header::parse(fill_from(archive, &mut block, at)?);
+    Ok(header.is_ok_and(|header| header.size == len))
 }
 
 /// The index in the bytes of the first member of an archive of `len` bytes.
@@ -181,15 +197,19 @@ impl<'a> Cursor<'a> {
 
     fn front(&mut self, len: u64) -> Result<Front, Unused> {
         let cut = || Unused::Damage("it is cut");
-        let extensions = self.text().ok_or_else(cut)?.split(|&byte| byte == b',');
+        let extensions = self.text().filter(|text| text.len() <= MAX_EXTENSIONS).ok_or_else(cut)?;
+        let extensions = extensions.split(|&byte| byte == b',');
         let extensions = extensions.map(|name| String::from_utf8_lossy(name).into_owned()).collect();
         let samples = self.u32().ok_or_else(cut)?;
+        if u64::from(samples) > len / BLOCK as u64 {
+            return Err(Unused::Damage("it has more samples than the archive has room for"));
+        }
         let mut entries = Vec::with_capacity((samples as usize).min(self.0.len() / 5));
         for _ in 0..samples {
             let has = self.take(1).ok_or_else(cut)?[0];
             let mut entry = Entry { key: self.text().ok_or_else(cut)?.into(), ..Entry::default() };
-            if has >> PARTS != 0 {
-                return Err(Unused::Damage("a sample has a part of an unknown kind"));
+            if has == 0 || has >> PARTS != 0 {
+                return Err(Unused::Damage("a sample has no parts, or one of an unknown kind"));
             }
             for (_, part) in entry.parts_mut().into_iter().enumerate().filter(|(bit, _)| has >> bit & 1 == 1) {
                 let (start, bytes) = self.u64().zip(self.u64()).ok_or_else(cut)?;
@@ -199,6 +219,7 @@ impl<'a> Cursor<'a> {
                 }
                 *part = Some(Span { start, len: bytes });
             }
+            entry.tokens = entry.tokens.filter(|part| part.len <= MAX_TOKENS);
             entries.push(entry);
         }
         match entries.is_empty() {

@@ -13,7 +13,7 @@ use std::time::Instant;
 use tracing::debug;
 
 use super::damage::{self, Inflation};
-use super::front::{self, Front};
+use super::front::{self, Front, Unused};
 use super::members::{self, Entry, printable};
 use super::notes::NoteKind;
 use super::packed::{self, Packing};
@@ -38,6 +38,8 @@ pub(crate) struct Common {
     pub(crate) image_key: Option<String>,
     /// Whether [`Report::fields`] is filled.
     pub(crate) wants_fields: bool,
+    /// Whether the headers of a pack are read, too, to compare its index with them.
+    pub(crate) wants_headers: bool,
     pub(crate) access: Access,
     pub(crate) files: Arc<Files>,
     pub(crate) spool: Spool,
@@ -165,7 +167,7 @@ fn embedded_archive(name: &str) -> Result<(Store, Indexed)> {
     let read = Gunzip::new(archive.map_or(&[][..], |(_, archive)| archive)).read_to_end(&mut bytes);
     let name = format!("embedded:{name}");
     read.map_err(|error| DataError::NotTar { shard: name.clone(), problem: error.to_string() })?;
-    let indexed = index(&bytes[..], &name, "it is", None, false)?;
+    let indexed = index(&bytes[..], &name, "it is", None, &Common::default())?;
     Ok((Store::Memory(bytes), indexed))
 }
 
@@ -193,7 +195,7 @@ fn file(number: u32, path: &Path, common: &Common, report: &mut Report) -> Resul
         let folder = path.parent().unwrap_or(Path::new(""));
         return unpacked_table(path, Some(folder), file, common, report);
     }
-    let indexed = index(&file, &name, "it is", None, common.wants_fields)?;
+    let indexed = index(&file, &name, "it is", None, common)?;
     let (path, len) = (path.to_owned(), file.len);
     Ok((Store::File { number, path, len, files: common.files.clone() }, indexed))
 }
@@ -226,7 +228,7 @@ fn unpacked(
         };
         return Err(DataError::Table { path: path.to_owned(), problem });
     }
-    let indexed = index(&spooled, &name, packing.inside(), inflation.as_ref(), common.wants_fields)?;
+    let indexed = index(&spooled, &name, packing.inside(), inflation.as_ref(), common)?;
     Ok((Store::Spooled(spooled), indexed))
 }
 
@@ -269,7 +271,7 @@ fn fetched(location: &Location, common: &Common, stop: &AtomicBool, report: &mut
     if parquet::is_parquet(path, head) {
         return unpacked_table(path, None, store, common, report);
     }
-    let indexed = index(&store, &name, "it is", None, common.wants_fields)?;
+    let indexed = index(&store, &name, "it is", None, common)?;
     Ok((store, indexed))
 }
 
@@ -280,7 +282,7 @@ fn index<R: ReadAt + ?Sized>(
     name: &str,
     it_is: &str,
     inflation: Option<&Inflation>,
-    wants_fields: bool,
+    common: &Common,
 ) -> Result<Indexed> {
     let read = |source| DataError::Read { path: name.into(), source };
     let not_tar = |problem: String| DataError::NotTar { shard: name.to_owned(), problem };
@@ -290,7 +292,7 @@ fn index<R: ReadAt + ?Sized>(
     let mut head = vec![0; PROBE_BYTES];
     let head = fill_from(bytes, &mut head, 0).map_err(read)?;
     if tfrecord::is_start(head) {
-        return tfrecord::index(bytes, inflation, wants_fields).map_err(read);
+        return tfrecord::index(bytes, inflation, common.wants_fields).map_err(read);
     }
     let found = sniff(head);
     // A file in another format may contain something that looks like a tar header.
@@ -299,15 +301,25 @@ fn index<R: ReadAt + ?Sized>(
     }
     // Where unpacking ended early, the length of the archive is unknown.
     let front = if inflation.is_none() { front::read(bytes).map_err(read)? } else { None };
-    let unused = match front {
-        Some(Ok(Front { entries, extensions })) => return Ok(Indexed { entries, extensions, ..Indexed::default() }),
-        Some(Err(unused)) => Some(unused.note()),
-        None => None,
+    let (stated, mut unused) = match front {
+        Some(Ok(Front { entries, extensions })) if !common.wants_headers => {
+            return Ok(Indexed { entries, extensions, ..Indexed::default() });
+        }
+        Some(Ok(front)) => (Some(front.entries), None),
+        Some(Err(unused)) => (None, Some(unused)),
+        None => (None, None),
     };
     match tar::index(bytes) {
         Ok(index) => {
             let mut indexed = archive(index, bytes.len(), inflation);
-            indexed.notes.extend(unused);
+            if stated.is_some_and(|stated| stated != indexed.entries) {
+                unused = Some(Unused::Damage("the headers differ"));
+            }
+            if let Some(unused) = unused.as_ref().filter(|_| indexed.entries.is_empty()) {
+                let problem = format!("{unused}, and nothing follows it: the file was cut; fetch it again");
+                return Err(DataError::EmptyShard { shard: name.to_owned(), problem });
+            }
+            indexed.notes.extend(unused.map(|unused| unused.note()));
             Ok(indexed)
         }
         Err(TarError::Read(source)) => Err(read(source)),

@@ -73,7 +73,10 @@ impl Preparer {
         laps.end(Stage::Reading);
         if let Some(words) = words {
             item.tokens.resize(config.context, 0);
-            let stored = view.with_tokens(|stored| words.encode_stored(stored, caption, &mut item.tokens))?;
+            let stored = view.with_tokens(|stored| {
+                laps.end(Stage::Reading);
+                words.encode_stored(stored, caption, &mut item.tokens)
+            })?;
             if stored != Some(true) {
                 let refused = |error: DataError| Broken { kind: Kind::MissingCaption, detail: error.to_string() };
                 words.encode(caption, &mut item.tokens).map_err(refused)?;

@@ -50,6 +50,12 @@ impl Input {
         Ok(Self { locations, options, filter, passed, reader: Arc::new(uncached(keys, decoding)), common })
     }
 
+    /// Also reads the headers of packs that begin with an index, to compare the two.
+    pub fn with_headers(mut self) -> Self {
+        self.common.wants_headers = true;
+        self
+    }
+
     /// The number of shards.
     pub fn shards(&self) -> usize {
         self.locations.len()

@@ -65,10 +65,11 @@ pub struct Tokens {
 }
 
 impl Tokens {
-    /// The tokens of `tokenizer`.
-    pub fn of(tokenizer: Tokenizer) -> Self {
-        let (fingerprint, description) = (format!("{:016x}", tokenizer.fingerprint()), tokenizer.describe());
-        Self { fingerprint, description, tokenizer: Some(tokenizer) }
+    /// Those of `tokenizer`; `None` if they cannot be stored: it draws random tokens, or cannot be written as JSON.
+    pub fn from_tokenizer(tokenizer: Tokenizer) -> Option<Self> {
+        let (fingerprint, description) = (tokenizer.fingerprint(), tokenizer.describe());
+        let is_stable = fingerprint != 0;
+        is_stable.then(|| Self { fingerprint: format!("{fingerprint:016x}"), description, tokenizer: Some(tokenizer) })
     }
 }
 

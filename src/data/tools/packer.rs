@@ -153,7 +153,10 @@ impl Pack {
 
     /// The members of a sample, but for their key.
     fn members(&self, view: View<'_>) -> Result<Vec<(&'static str, Vec<u8>)>, Broken> {
-        let image = view.scaled_to(self.jpeg_scaling.then_some(self.size))?;
+        let (image, scale) = view.with_scaled(self.jpeg_scaling.then_some(self.size), |part| {
+            let scale = (part.scale, [part.crop.width, part.crop.height]);
+            part.into_image().map(|image| (image, scale))
+        })?;
         let texts = view.texts()?;
         let caption = view.caption();
         let tokenizer = self.tokens.as_ref().and_then(|tokens| tokens.tokenizer.as_ref());
@@ -164,7 +167,7 @@ impl Pack {
         if let (Err(why), None) = (caption, &texts[2]) {
             return Err(why);
         }
-        let smaller = shrink(&image, self.size, self.filter);
+        let smaller = shrink(&image, scale, self.size, self.filter);
         let as_it_is = if smaller.is_none() { view.jpeg()? } else { None };
         let image: &RgbImage = smaller.as_ref().unwrap_or(&image);
         let (extension, data) = match (self.form, as_it_is) {

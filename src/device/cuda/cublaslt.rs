@@ -192,7 +192,7 @@ impl CublasLt {
 
     /// Chooses the fastest of the proposed algorithms that give the first one's bits. Each is run on the call's
     /// operands, so a product that accumulates takes the first, as does a small one. Nothing is decided during a
-    /// capture.
+    /// capture: the graph keeps the first.
     fn choose(
         &self,
         plan: &mut Planned,

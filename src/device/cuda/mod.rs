@@ -239,6 +239,7 @@ impl<T: ActType> Device for Cuda<T> {
     type Event = Event;
 
     const SHADOW_WEIGHTS: bool = T::SHADOW;
+    const CAPTURES: bool = true;
 
     fn describe(&self) -> String {
         format!("{}, {}", self.driver.describe(), T::SUFFIX)
@@ -287,8 +288,8 @@ impl<T: ActType> Device for Cuda<T> {
         self.driver.mark_uninit(view.address, view.len * size_of::<E>())
     }
 
-    fn begin_capture(&self) -> Result<bool, DeviceError> {
-        self.driver.begin_capture().map(|()| true)
+    fn begin_capture(&self) -> Result<(), DeviceError> {
+        self.driver.begin_capture()
     }
 
     fn end_capture(&self) -> Result<Option<Box<dyn Graph>>, DeviceError> {

@@ -43,8 +43,10 @@ pub(super) fn held(plan: &Plan<'_>, ranks: usize) -> Vec<Held> {
     let [activations, gathered] = planned::<Cpu>(flip, size);
     let arena = flip.layout().arena_len();
     let slices = Slices::new(arena, ranks);
-    let parts = || flip.layout().f32_parts(&slices.own(0));
-    let weights = if plan.bf16_copy { parts().iter().map(Range::len).sum() } else { arena };
+    let weights = match plan.bf16_copy {
+        true => flip.layout().f32_parts(&slices.own(0)).iter().map(Range::len).sum(),
+        false => arena,
+    };
     let buffers = match ranks {
         1 => 0,
         _ => buffer_bytes(&slices, &levels(plan, ranks), plan.gpus) + ranks * masters_bytes(plan, &slices),

@@ -75,6 +75,6 @@ impl<D: CopyBlocks> Masters<D> {
         device.pack_blocks(params.values().buffer().view(), blocks.range(own), values.range_mut(packed))?;
         let len = values.len();
         device.all_gather(group, values.view_mut(), len, *each * COPY_BLOCK)?;
-        device.unpack_blocks(params.values_mut().buffer_mut().view_mut(), blocks.view(), values.view())
+        device.unpack_blocks(params.weights_mut().0.buffer_mut().view_mut(), blocks.view(), values.view())
     }
 }

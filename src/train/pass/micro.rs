@@ -82,16 +82,16 @@ impl<D: AllOps> MicroBatches<D> {
         Ok(Self { device, group, size, width: flip.config.embed_dim, towers, cuts, loss, tree, backward: None })
     }
 
-    /// Whether a device that can capture calls replays the towers' passes, with the same bits. If so, `params` must be
-    /// the same in all calls.
-    pub(crate) fn record(&mut self, record: bool) {
-        self.towers.iter_mut().for_each(|towers| towers.recorded = record.then(HashMap::new));
+    /// Sets whether a device that can capture calls replays the towers' passes, with the same bits. If so, `params`
+    /// must be the same in all calls.
+    pub(crate) fn capture(&mut self, capture: bool) {
+        self.towers.iter_mut().for_each(|towers| towers.graphs = capture.then(HashMap::new));
     }
 
     /// The number of captured graphs.
     pub(crate) fn graphs(&self) -> usize {
-        let recorded = self.towers.iter().filter_map(|towers| towers.recorded.as_ref());
-        recorded.flat_map(HashMap::values).filter(|recorded| recorded.is_captured()).count()
+        let graphs = self.towers.iter().filter_map(|towers| towers.graphs.as_ref());
+        graphs.flat_map(HashMap::values).filter(|graph| graph.is_captured()).count()
     }
 
     /// The number of micro-batches of this rank.
@@ -158,7 +158,7 @@ impl<D: AllOps> MicroBatches<D> {
                 let towers = self.towers(micro_batch);
                 towers.program.swap_in()?;
                 for part in &cuts.forward {
-                    towers.run(&device, part, |program, op| program.forward_ops(op..op + 1, params))?;
+                    towers.run(&device, part, |program, op| program.forward_ops(op..op + 1, params), || Ok(()))?;
                 }
                 if micro_batch + 1 < count {
                     self.load(batch, micro_batch + 1)?;
@@ -177,7 +177,7 @@ impl<D: AllOps> MicroBatches<D> {
                 }
                 _ => {
                     for part in &cuts.backward {
-                        towers.run(&device, part, |program, step| program.run_step(step, params))?;
+                        towers.run(&device, part, |program, step| program.run_step(step, params), || Ok(()))?;
                     }
                     self.tree.add(&device, micro_batch, params)?;
                 }
@@ -214,10 +214,8 @@ impl<D: AllOps> MicroBatches<D> {
                 if let (Some(exchange), Some(bucket)) = (&mut exchange, cuts.reads[part.start]) {
                     exchange.wait_for_weights(&device, bucket)?;
                 }
-                towers.run(&device, part, |program, op| {
-                    program.forward_ops(op..op + 1, params)?;
-                    gathering.as_mut().map_or(Ok(()), Gathering::poll)
-                })?;
+                let forward = |program: &mut Program<D>, op| program.forward_ops(op..op + 1, params);
+                towers.run(&device, part, forward, || gathering.as_mut().map_or(Ok(()), Gathering::poll))?;
             }
             self.loss.put_texts(&device, first + micro_batch, towers.program.view(texts.slot()))?;
             if micro_batch + 1 < count {
@@ -327,10 +325,7 @@ fn backward_and_exchange<D: AllOps>(
     exchange: &mut GradientExchange<D>,
 ) -> Result<(), DeviceError> {
     for steps in &cuts.backward {
-        towers.run(device, steps, |program, step| {
-            program.run_step(step, params)?;
-            Ok(exchange.poll()?)
-        })?;
+        towers.run(device, steps, |program, step| program.run_step(step, params), || Ok(exchange.poll()?))?;
         let (_, grads) = params.values_and_grads();
         while let Some((_, part)) = exchange.next().filter(|(bucket, _)| cuts.complete_after[*bucket] <= steps.end) {
             tree.add_last(device, part, grads)?;

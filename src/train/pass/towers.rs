@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::StepSize;
 use crate::autograd::{Program, Slot, Tape, Var};
-use crate::device::{Device, DeviceError, Recorded};
+use crate::device::{Captured, Device, DeviceError};
 use crate::model::{Flip, Inputs};
 use crate::ops::AllOps;
 
@@ -42,7 +42,7 @@ pub(super) struct Towers<D: Device> {
     pub(super) embeddings: [Var<f32>; 2],
     pub(super) seeds: [Slot<f32>; 2],
     /// Parts of the program that are captured and replayed, if any may be.
-    pub(super) recorded: Option<HashMap<Range<usize>, Recorded>>,
+    pub(super) graphs: Option<HashMap<Range<usize>, Captured>>,
 }
 
 impl<D: AllOps> Towers<D> {
@@ -51,21 +51,24 @@ impl<D: AllOps> Towers<D> {
         let mut seeds = embeddings.map(Var::slot);
         let mut program = tape.train_from(device.clone(), |plan| seeds = embeddings.map(|var| plan.seed(var)))?;
         program.reserve_prefetch(&[inputs.images.id(), inputs.tokens.id(), inputs.ids_keep.id()])?;
-        Ok(Self { program, vision_ops, inputs, embeddings, seeds, recorded: None })
+        Ok(Self { program, vision_ops, inputs, embeddings, seeds, graphs: None })
     }
 
     /// Runs a part of the program, of which `step` runs one step. It has to do the same each time, since the part may
-    /// be replayed.
+    /// be replayed. `between` is called after each step, or once after a replay.
     pub(super) fn run(
         &mut self,
         device: &D,
         part: &Range<usize>,
         mut step: impl FnMut(&mut Program<D>, usize) -> Result<(), DeviceError>,
+        mut between: impl FnMut() -> Result<(), DeviceError>,
     ) -> Result<(), DeviceError> {
-        let mut calls = || part.clone().try_for_each(|index| step(&mut self.program, index));
-        match &mut self.recorded {
-            Some(recorded) => recorded.entry(part.clone()).or_default().run(device, calls),
-            None => calls(),
-        }
+        let Self { program, graphs, .. } = self;
+        let Some(graphs) = graphs.as_mut().filter(|_| D::CAPTURES) else {
+            return part.clone().try_for_each(|index| step(program, index).and_then(|()| between()));
+        };
+        let graph = graphs.entry(part.clone()).or_default();
+        graph.run(device, || part.clone().try_for_each(|index| step(program, index)))?;
+        between()
     }
 }

@@ -85,14 +85,14 @@ impl ReadAt for Counted<'_> {
 }
 
 #[test]
-fn two_reads_open_a_shard() {
+fn an_index_takes_the_place_of_all_headers() {
     let (plain, indexed) = few();
     let walked = Counted(&plain, Cell::new(0));
     tar::index(&walked).unwrap();
     let quick = Counted(&indexed, Cell::new(0));
     read(&quick).unwrap().unwrap().unwrap();
     // One for each sample, its image and at once what is behind it, and two for the first header and the end.
-    assert_eq!((walked.1.get(), quick.1.get()), (42, 2));
+    assert_eq!((walked.1.get(), quick.1.get()), (42, 3));
 }
 
 /// What other readers skip by its name.
@@ -134,7 +134,9 @@ fn without_a_good_index_the_headers_are_read() {
         (&(|bytes: &mut Vec<u8>| bytes[part + 3] ^= 1) as &dyn Fn(&mut Vec<u8>), false, "its checksum is wrong", true),
         (&|bytes| bytes[part + 7] = 0x80, true, "a part reaches beyond the archive", true),
         (&|bytes| bytes[part..part + 8].fill(0), true, "a part begins with the archive", true),
-        (&|bytes| bytes[sample] |= 0x80, true, "a part of an unknown kind", true),
+        (&|bytes| bytes[sample] |= 0x80, true, "a sample has no parts, or one of an unknown kind", true),
+        (&|bytes| bytes[sample] = 0, true, "a sample has no parts", true),
+        (&|bytes| bytes[sample - 4..sample].fill(0xFF), true, "more samples than the archive has room for", true),
         (&|bytes| bytes[sample] = 1, true, "damaged", true),
         (&|bytes| bytes[sample - 4..sample].fill(0), true, "it has no samples", true),
         (&|bytes| bytes[sample - 4] += 1, true, "it is cut", true),
@@ -153,6 +155,36 @@ fn without_a_good_index_the_headers_are_read() {
     let (shard, report) = open(&[&indexed[..], &plain].concat());
     assert_eq!(shard.samples.len(), 80);
     assert!(report.notes.iter().all(|(kind, _)| !is_damage(*kind)), "{:?}", report.notes);
+}
+
+/// As GNU tar does when it deletes a member.
+#[test]
+fn members_that_moved_are_noticed() {
+    let (plain, mut indexed) = few();
+    let (len, shift) = (indexed.len(), indexed.len() - plain.len());
+    indexed.drain(shift..shift + BLOCK + 9216);
+    indexed.resize(len, 0);
+    let (shard, report) = open(&indexed);
+    assert_eq!((shard.samples.len(), shard.samples[0].image), (40, None));
+    assert!(report.notes.iter().any(|(_, note)| note.contains("the members are elsewhere")), "{:?}", report.notes);
+}
+
+#[test]
+fn headers_are_compared_if_asked_for() {
+    let (plain, indexed) = few();
+    let common = Common { wants_headers: true, ..Common::default() };
+    let open = |bytes: &[u8]| {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), bytes).unwrap();
+        Shard::open(0, &Location::File(file.path().to_owned()), &common).unwrap()
+    };
+    assert!(open(&indexed).1.notes.is_empty());
+    let mut damaged = indexed.clone();
+    // The name of the second member.
+    damaged[indexed.len() - plain.len() + BLOCK + 9216] ^= 1;
+    let (_, report) = open(&damaged);
+    assert!(report.notes.iter().any(|(kind, _)| is_damage(*kind)), "{:?}", report.notes);
+    assert!(report.notes.iter().any(|(_, note)| note.contains("the headers differ")), "{:?}", report.notes);
 }
 
 /// As without an index; only the note about it is new.
@@ -174,6 +206,7 @@ fn a_cut_shard_keeps_what_is_there() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), &indexed[..kept]).unwrap();
         let opened = Shard::open(0, &Location::File(file.path().to_owned()), &Common::default());
-        assert!(opened.is_err(), "{kept}");
+        let error = opened.err().unwrap().to_string();
+        assert!(kept < 512 || error.contains("its index is of a file of"), "{kept}: {error}");
     }
 }

@@ -30,7 +30,7 @@ pub(crate) const PARTS: usize = 5;
 /// The extension of stored tokens, which alone are no sample.
 const TOKENS: &[u8] = b"tokens";
 /// Stored tokens are shorter; others may have anything in members of that name.
-pub(crate) const MAX_TOKENS: u64 = 1 << 20;
+pub(crate) const MAX_TOKENS: u64 = 1 << 16;
 
 /// One sample: where its parts are in the archive.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

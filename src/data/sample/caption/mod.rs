@@ -187,7 +187,8 @@ impl CaptionKeys {
         Err(DataError::Config { field: "caption_key", value: value.clone(), problem: problem.to_owned() })
     }
 
-    fn takes_txt(&self) -> bool {
+    /// Whether captions are those of `.txt`, if a sample has it.
+    pub(crate) fn takes_txt(&self) -> bool {
         matches!(self.caption_key.as_deref(), None | Some("txt" | ".txt"))
     }
 

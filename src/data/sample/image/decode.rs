@@ -62,13 +62,13 @@ pub struct Decoding {
     pub scale_to: Option<u32>,
 }
 
-/// How many times as long as the side that it is resized to a scaled crop must be. Photographs differ from those of
+/// A scaled crop is at least this many times as long as the side that it is resized to. Photographs differ from those of
 /// full decoding by 52 dB in the mean (another decoder by 54 dB), and by 44 dB if they may be scaled right to the side.
 const MARGIN: u64 = 2;
 
 impl Decoding {
-    /// By how much a JPEG is scaled down if `crop` is what is needed of it: 1, 2, 4 or 8. Never more than for a larger
-    /// crop.
+    /// By how much a JPEG is scaled down if `crop` is what is needed of it: 1, 2, 4 or 8. A larger crop is
+    /// scaled down at least as much.
     pub(crate) fn scale(self, crop: CropRect) -> u32 {
         let Some(side) = self.scale_to else { return 1 };
         let (short, least) = (u64::from(crop.width.min(crop.height)), MARGIN * u64::from(side.max(1)));
@@ -121,6 +121,15 @@ pub fn decode_part(
         },
     };
     Ok(part_of(image, choose))
+}
+
+/// Whether these bytes are read as a JPEG.
+pub(crate) fn is_jpeg(bytes: &[u8]) -> bool {
+    match format(bytes) {
+        Format::Read(ImageFormat::Jpeg) => true,
+        Format::Unknown => jpeg::start(bytes).is_some(),
+        _ => false,
+    }
 }
 
 /// A part of an image that had to be decoded as a whole.

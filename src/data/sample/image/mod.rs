@@ -28,6 +28,7 @@ use std::borrow::Cow;
 
 use ::image::RgbImage;
 
+pub(crate) use self::decode::is_jpeg;
 pub use self::decode::{Decoding, ExifOrientation, JpegDecoder, decode, decode_part};
 pub use self::error::ImageError;
 pub(crate) use self::kind::kind;

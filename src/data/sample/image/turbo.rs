@@ -107,7 +107,12 @@ fn read(
         top = unsafe { jpeg_skip_scanlines(info, crop.top - margin) };
     }
     let stride = columns as usize * 3;
-    pixels.resize(stride * (bottom - top) as usize, 0);
+    let len = stride * (bottom - top) as usize;
+    match pixels.capacity() < len {
+        // Exactly as long, and nothing is copied.
+        true => pixels = vec![0; len],
+        false => pixels.resize(len, 0),
+    }
     while info.output_scanline < bottom {
         let rest = &mut pixels[(info.output_scanline - top) as usize * stride..];
         let mut rows = [std::ptr::null_mut(); ROWS];

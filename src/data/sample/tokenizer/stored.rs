@@ -11,6 +11,8 @@
 //! Numbers are little-endian. The tokens are those of the whole caption, without padding, start or end token, so they
 //! serve any context. A caption is found by its hash: another one, such as one with tags behind it, is tokenised.
 
+use tokenizers::ModelWrapper;
+
 use super::{MAX_TEXT, Tokenizer};
 use crate::data::format::MAX_TOKENS;
 
@@ -24,11 +26,14 @@ const HEAD: usize = 20;
 
 impl Tokenizer {
     /// Over all that decides on the tokens of a text, without padding, start and end token; 0 if it cannot be written
-    /// as JSON.
+    /// as JSON, or draws random tokens.
     pub(crate) fn fingerprint(&self) -> u64 {
         *self.fingerprint.get_or_init(|| {
+            if matches!(self.inner.get_model(), ModelWrapper::BPE(model) if model.dropout.is_some()) {
+                return 0;
+            }
             let mut rules = (*self.inner).clone();
-            rules.with_padding(None).with_post_processor(None::<tokenizers::PostProcessorWrapper>);
+            rules.with_padding(None);
             let lower = self.frame.lower && self.is_built_in();
             let rest = format!("\n{VERSION} {MAX_TEXT} {} {lower}", self.frame.clean);
             rules.to_string(false).map_or(0, |rules| hash((rules + &rest).as_bytes()))
@@ -71,6 +76,11 @@ impl Tokenizer {
         }
         self.row(ids, out);
         true
+    }
+
+    /// Whether a member has the tokens of a caption, by this tokenizer.
+    pub(crate) fn stores(&self, member: &[u8], caption: &str) -> bool {
+        self.find(member, caption).is_some()
     }
 
     /// The bytes of a caption's tokens.

@@ -71,7 +71,14 @@ fn is_by_word(tokenizer: &Tokenizer) -> bool {
         && matches!(inner.get_pre_tokenizer(), Some(PreTokenizerWrapper::BertPreTokenizer(_)));
     let is_one_word = |token: &str| token.bytes().all(|byte| byte.is_ascii_graphic());
     let added = inner.get_added_tokens_decoder();
+    // A template may repeat or reorder a text.
+    let ids = |text: &str| inner.encode_fast(text, false).map(|encoding| encoding.get_ids().to_vec());
+    let is_joined = match (ids("a b"), ids("a"), ids("b")) {
+        (Ok(both), Ok(a), Ok(b)) => both == [a, b].concat(),
+        _ => false,
+    };
     (is_berts || tokenizer.is_built_in())
+        && is_joined
         && added.values().all(|token| !token.lstrip && !token.rstrip && is_one_word(&token.content))
 }
 

@@ -30,7 +30,7 @@ fn shard() -> Made {
 fn pack(shard: &str, keys: &CaptionKeys, tokenizer: Option<&Tokenizer>, out: &Path) {
     let input = Input::find(&[shard], keys.clone(), Decoding::default()).unwrap();
     let (form, filter, limit) = (Form::Raw, Filter::Area, ShardLimit::Samples(5));
-    let tokens = tokenizer.cloned().map(Tokens::of);
+    let tokens = tokenizer.cloned().and_then(Tokens::from_tokenizer);
     let pack = Pack { size: 16, form, filter, jpeg_scaling: false, limit, shuffle: None, max_bad: 0.0, tokens };
     pack.run(&input, out, &AtomicBool::new(false), &mut |_, _| {}, &mut |_| {}).unwrap();
 }

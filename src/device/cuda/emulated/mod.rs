@@ -201,10 +201,12 @@ impl Driver for Emulated {
     }
 
     fn join(&self) -> Result<(), DeviceError> {
+        self.not_capturing("joining a stream")?;
         self.make_forked(usize::MAX)
     }
 
     fn wait_event(&self, event: &Event) -> Result<(), DeviceError> {
+        self.not_capturing("waiting for an event")?;
         match event {
             Event::EmulatedFork(calls) => self.make_forked(*calls),
             _ => Ok(()),
@@ -250,6 +252,7 @@ impl Driver for Emulated {
     }
 
     fn record_event(&self) -> Result<Event, DeviceError> {
+        self.not_capturing("recording an event")?;
         let forked = self.forked();
         if forked.active {
             return Ok(Event::EmulatedFork(forked.made + forked.calls.len()));
