@@ -192,8 +192,8 @@ impl<'a> View<'a> {
         Ok(image)
     }
 
-    /// The whole image, for `use_it`; a JPEG may be scaled down while it is decoded, if its short side will be resized to
-    /// the length `side` ([`Decoding::scale_to`]).
+    /// The whole image, for `use_it`; a JPEG may be scaled down while it is decoded, if its short side will be resized
+    /// to the length `side` ([`Decoding::scale_to`]).
     pub(crate) fn with_scaled<T>(
         self,
         side: Option<u32>,

@@ -13,9 +13,9 @@
 //! | 1, 4, ... | of each sample: bits for its parts (image, txt, json, cls, tokens), and its key after its length |
 //! | 8, 8 | then of each of these parts: its first byte in the archive and its length |
 //!
-//! Numbers are little-endian. If the file has another length, or the index is damaged or of a later version, the headers
-//! are read as in any archive. A program that rewrites the archive moves the members. Most drop the mark in the padding
-//! of the first header; for those that keep it, the header of the last part must be where the index says.
+//! Numbers are little-endian. If the file has another length, or the index is damaged or of a later version, the
+//! headers are read as in any archive. A program that rewrites the archive moves the members. Most drop the mark in
+//! the padding of the first header; for those that keep it, the header of the last part must be where the index says.
 
 #[cfg(test)]
 mod tests;

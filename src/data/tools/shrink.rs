@@ -15,8 +15,8 @@ pub enum Filter {
     Bicubic,
 }
 
-/// An image with a short side of `short` pixels; `None` if that is not smaller. `image` has a pixel for `scale` pixels of
-/// the original in each direction, whose width and height are `original`.
+/// An image with a short side of `short` pixels; `None` if that is not smaller. `image` has a pixel for `scale` pixels
+/// of the original in each direction, whose width and height are `original`.
 pub(super) fn shrink(
     image: &RgbImage,
     (scale, original): (u32, [u32; 2]),
