@@ -63,7 +63,8 @@ pub struct Decoding {
 }
 
 /// A scaled crop is at least this many times as long as the side that it is resized to. Photographs differ from those
-/// of full decoding by 52 dB in the mean (another decoder by 54 dB), and by 44 dB if they may be scaled right to the side.
+/// of full decoding by 52 dB in the mean (another decoder by 54 dB), and by 44 dB if they may be scaled right to the
+/// side.
 const MARGIN: u64 = 2;
 
 impl Decoding {
