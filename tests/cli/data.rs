@@ -187,7 +187,7 @@ fn training_on_stored_tokens_repeats_to_the_bit() {
         assert!(losses[0] == losses[1], "{losses:?}");
     };
     train(&tokenizer, "; their tokens are stored");
-    train(&other, "their stored tokens are another tokenizer's, and are not used");
+    train(&other, "; stored tokens are another tokenizer's, and are not used");
     let refused = pack(&place, &data, "tokens", &["--raw", "--tokens", &other]).expect(1);
     assert!(refused.stderr.contains("a pack with other options: tokens was"), "{}", refused.stderr);
     pack(&place, &data, "new", &["--tokens"]).expect(2);
