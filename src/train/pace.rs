@@ -17,8 +17,8 @@ impl Plan {
         let precision = if device.gemm_is_bf16() { Precision::Bf16 } else { Precision::F32 };
         if matches!(before.precision, None | Some(Precision::Auto)) {
             let chosen = format!("--precision auto: {precision:?} on this device").to_lowercase();
-            let faster = "; with --precision bf16 it multiplies several times as fast (AMX), though unlike f32 not with the \
-                          same bits on every processor";
+            let faster = "; with --precision bf16 it multiplies several times as fast (AMX), but results then differ \
+                          between processors";
             notes.push(chosen + if device.has_faster_bf16() { faster } else { "" });
         }
         self.settings.options.precision = Some(precision);
