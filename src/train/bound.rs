@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::window::Window;
+use crate::data::image::{Decoding, JpegDecoder};
 use crate::data::{Effort, Loader};
 
 /// Share of the time that a run may wait for data without a warning.
@@ -18,6 +19,8 @@ const LONG: Duration = Duration::from_secs(20);
 pub(super) struct Watch {
     /// Cores of this process.
     cores: usize,
+    /// Whether JPEGs could be scaled while they are decoded, and are not.
+    could_scale: bool,
     /// Up to the last window, and since when a warning was considered.
     before: Effort,
     stretch: Effort,
@@ -29,8 +32,9 @@ pub(super) struct Watch {
 
 impl Watch {
     /// Watches a run of a process that has `cores` cores.
-    pub(super) fn new(cores: usize) -> Self {
-        Self { cores, ..Self::default() }
+    pub(super) fn new(cores: usize, decoding: Decoding) -> Self {
+        let could_scale = decoding.jpeg == JpegDecoder::Turbo && decoding.scale_to.is_none();
+        Self { cores, could_scale, ..Self::default() }
     }
 
     /// Takes note of the steps since the last call. Returns the number of images decoded meanwhile, and, once, a
@@ -51,6 +55,7 @@ impl Watch {
             computed: std::mem::take(&mut self.computed),
             threads: loader.threads(),
             cores: self.cores,
+            could_scale: self.could_scale,
             from,
         });
         self.warned = warning.is_some();
@@ -69,13 +74,14 @@ struct Stretch<'a> {
     /// Decoding threads.
     threads: usize,
     cores: usize,
+    could_scale: bool,
     /// A source of the data.
     from: &'a str,
 }
 
 /// A warning that names the bound, if the run waits for data.
 fn warning(stretch: &Stretch) -> Option<String> {
-    let Stretch { time, waited, effort, computed, threads, cores, from } = stretch;
+    let Stretch { time, waited, effort, computed, threads, cores, could_scale, from } = stretch;
     let seconds = time.as_secs_f64();
     let share = |part: Duration| part.as_secs_f64() / seconds;
     let wait = share(*waited);
@@ -96,9 +102,13 @@ fn warning(stretch: &Stretch) -> Option<String> {
             100.0 * opening
         )
     } else if busy_cores > ALL * *cores as f64 {
+        let scaling = match could_scale {
+            true => "; JPEGs much larger than the model's images decode faster with --jpeg-scaling, in a new run",
+            false => "",
+        };
         format!(
             "decode-bound: {busy_cores:.1} of {cores} cores are busy, with {rate:.0} images/s; more cores help, or `flipk \
-             data pack`, which rewrites shards so that they decode several times faster"
+             data pack`, which rewrites shards so that they decode several times faster{scaling}"
         )
     } else if opening + busy < ALL {
         return None;
@@ -128,7 +138,8 @@ mod tests {
         let effort =
             Effort { images: 5000, busy, computed: decoded, opening, opened: 3_000_000_000, ..Effort::default() };
         let time = Duration::from_secs(10);
-        warning(&Stretch { time, waited, effort, computed, threads: 8, cores: 16, from: "data/*.tar" })
+        let (could_scale, from) = (waited == Duration::from_secs(5), "data/*.tar");
+        warning(&Stretch { time, waited, effort, computed, threads: 8, cores: 16, could_scale, from })
             .unwrap_or_default()
     }
 
@@ -140,6 +151,7 @@ mod tests {
             text.contains("40 % of the time") && text.contains("decode-bound: 15.0 of 16 cores are busy"),
             "{text}"
         );
+        assert!(!text.contains("--jpeg-scaling") && said([5, 8, 8, 0, 15]).contains("--jpeg-scaling"), "{text}");
         let text = said([4, 8, 7, 0, 8]);
         assert!(text.contains("all 8 decoding threads are busy, with 500 images/s, but only 8.0 of 16"), "{text}");
         let text = said([4, 8, 2, 0, 3]);

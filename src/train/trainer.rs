@@ -20,7 +20,7 @@ use crate::optim::{AdamWConfig, Moments, Optimizer, Slices};
 /// use std::sync::Arc;
 ///
 /// use flipk::autograd::Recompute;
-/// use flipk::data::Batch;
+/// use flipk::data::{Batch, BytesMut};
 /// use flipk::device::Cpu;
 /// use flipk::model::{Flip, ModelConfig, Preset, TowerConfig};
 /// use flipk::optim::AdamWConfig;
@@ -35,7 +35,7 @@ use crate::optim::{AdamWConfig, Moments, Optimizer, Slices};
 /// let mut trainer = Trainer::new(device, flip, &values, adamw, 2, 2, Recompute::None)?;
 ///
 /// let batch = Batch {
-///     images: [0, 255].map(|pixel| [pixel; 2 * 8 * 8 * 3]).concat(),
+///     images: BytesMut::from_iter([0, 255].into_iter().flat_map(|pixel| [pixel; 2 * 8 * 8 * 3])),
 ///     tokens: vec![1, 2, 0, 0, 1, 3, 0, 0],
 ///     ids_keep: vec![0, 3, 1, 2],
 ///     ..Batch::default()

@@ -109,6 +109,19 @@ fn a_run_keeps_whether_jpegs_are_scaled() {
     let other = folder.path().join("other");
     let ran = train(&other, &["--jpeg=rust", "--jpeg-scaling"]).expect(1);
     assert!(ran.stderr.contains("only libjpeg-turbo scales JPEGs"), "{}", ran.stderr);
+    // A pack is made alike, and goes on only with the same choice.
+    let shard = folder.path().join("shard.tar").display().to_string();
+    let pack = |out: &str, flags: &[&str], code: i32| {
+        let out = format!("--out={}", folder.path().join(out).display());
+        flipk(&[&["data", "pack", &shard, &out, "--size=48", "--format=raw"], flags].concat()).expect(code)
+    };
+    pack("whole", &[], 0);
+    pack("scaled", &["--jpeg-scaling"], 0);
+    let [whole, scaled] =
+        ["whole", "scaled"].map(|out| std::fs::read(folder.path().join(out).join("000000.tar")).unwrap());
+    assert!(whole.len() == scaled.len() && whole != scaled);
+    let refused = pack("scaled", &[], 1);
+    assert!(refused.stderr.contains("scaled"), "{}", refused.stderr);
 }
 
 #[test]

@@ -164,7 +164,7 @@ impl<'a, D: AllOps> Run<'a, D> {
         let this = Self {
             seconds_before: state.seconds.max(last),
             saved: resume.map(|checkpoint| checkpoint.path().to_owned()),
-            watch: Watch::new(plan.group.cores()),
+            watch: Watch::new(plan.group.cores(), plan.settings.decoding),
             plan,
             trainer,
             loader,

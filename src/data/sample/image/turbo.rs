@@ -288,6 +288,50 @@ mod tests {
         }
     }
 
+    /// Those that the library does not convert, or that are turned, are decoded in full; so are the smallest.
+    #[test]
+    fn files_of_every_kind_are_scaled_or_whole() {
+        let orientation = image::ExifOrientation::Apply;
+        for (name, expected) in [
+            ("420", 8),
+            ("422-progressive", 8),
+            ("grey", 8),
+            ("rgb", 8),
+            ("turned-1", 8),
+            ("turned-6", 1),
+            ("cmyk", 1),
+            ("ycck", 1),
+            ("17x13", 4),
+            ("8x40", 4),
+            ("1x1", 1),
+        ] {
+            let file = format!("{}/tests/fixtures/images/jpeg-{name}.jpg", env!("CARGO_MANIFEST_DIR"));
+            let bytes = std::fs::read(file).unwrap();
+            let [whole, scaled] = [None, Some(1)].map(|scale_to| {
+                let decoding = Decoding { scale_to, orientation, ..Decoding::default() };
+                image::decode_part(&bytes, decoding, Vec::new(), CropRect::whole).unwrap()
+            });
+            let (scale, sizes) = (scaled.scale, [&whole, &scaled].map(|part| (part.crop.width, part.crop.height)));
+            assert_eq!((scale, sizes[1]), (expected, sizes[0]), "{name}");
+            let (whole, scaled) = (whole.into_image().unwrap(), scaled.into_image().unwrap());
+            if scale == 1 {
+                assert!(whole == scaled, "{name}");
+                continue;
+            }
+            assert_eq!(scaled.dimensions(), (whole.width().div_ceil(scale), whole.height().div_ceil(scale)), "{name}");
+            if whole.width() % scale != 0 {
+                // The last pixels are of fewer than the others.
+                continue;
+            }
+            let means = [whole, scaled].map(|image| {
+                let sum = |channel| image.pixels().map(|pixel| f64::from(pixel.0[channel])).sum::<f64>();
+                [0, 1, 2].map(|channel| sum(channel) / f64::from(image.width() * image.height()))
+            });
+            let differ = means[0].iter().zip(means[1]).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+            assert!(differ < 8.0, "{name}: {means:?}");
+        }
+    }
+
     #[test]
     fn damage_is_an_error_where_it_is_read() {
         let mut bytes = encode(&noise(160, 160, 6), SamplingFactor::F_2_2, false, 0);
