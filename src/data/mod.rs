@@ -30,6 +30,9 @@ pub(crate) mod testing;
 pub mod text;
 pub mod tools;
 
+/// The type of [`Batch::images`], a buffer whose rows were written by several threads.
+pub use bytes::BytesMut;
+
 pub use self::broken::{Broken, Kind};
 pub use self::dataset::{CACHE_BYTES, Dataset, Order, ShardList, Survey, TrainingData, Variety};
 pub use self::error::{DataError, Result, TextError};

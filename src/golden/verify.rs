@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::file::{Golden, GoldenError, Source, Training};
 use super::pass::{OnePass, Pass};
 use crate::autograd::{Layout, Parameters};
-use crate::data::{Batch, cut_patches};
+use crate::data::{Batch, BytesMut, cut_patches};
 use crate::device::{Device, DeviceError};
 use crate::interop::{Piece, flip::pieces};
 use crate::model::{Flip, ModelConfig, sincos_2d};
@@ -174,7 +174,7 @@ impl<D: AllOps> Run<'_, D> {
     }
 
     /// The pixels of the patches `ids`, `[batch, kept, patch_len]`.
-    fn visible(&self, ids: &[u32]) -> Vec<u8> {
+    fn visible(&self, ids: &[u32]) -> BytesMut {
         let ModelConfig { image_size: side, patch_size: patch, .. } = self.flip.config;
         let images =
             self.images.chunks_exact(side * side * 3).zip(ids.chunks_exact(ids.len() / self.golden.config.batch));

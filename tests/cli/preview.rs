@@ -31,7 +31,7 @@ fn loaded(flags: &[&str], count: usize) -> Vec<(Batch, String)> {
         let batch = loader.next_batch().unwrap();
         let names = data.names(&batch.samples).into_iter().enumerate();
         rows.extend(names.map(|(row, name)| {
-            let images = batch.images[row * bytes..][..bytes].to_vec();
+            let images = batch.images[row * bytes..][..bytes].into();
             let ids_keep = batch.ids_keep[row * config.kept()..][..config.kept()].to_vec();
             let origins = vec![batch.origins[row].clone()];
             (Batch { images, ids_keep, origins, ..Batch::default() }, name)

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use bytes::BytesMut;
 use crossbeam::channel::{Receiver, Sender};
 
 use super::Batch;
@@ -11,6 +12,7 @@ use super::effort::{Counters, Laps, Stage};
 use super::health::{Health, Skipped};
 use super::order::{Position, Visit, Visits};
 use super::prepare::Item;
+use super::rows::Rows;
 use super::worker::{Done, Job};
 use crate::data::broken::Broken;
 use crate::data::error::{DataError, Result};
@@ -33,14 +35,17 @@ pub(super) struct Assembler {
     pub(super) stop: Arc<AtomicBool>,
     pub(super) laps: Laps,
     pub(super) counters: Arc<Counters>,
-    /// Unused buffers.
+    pub(super) rows: Rows,
+    /// Unused ones.
     pub(super) spare: Vec<Item>,
 }
 
 /// A stream of visits, and those in flight, in order, with their outcomes.
 pub(super) struct Stream {
     visits: Visits,
-    queue: VecDeque<(Visit, Option<Outcome>)>,
+    queue: VecDeque<(Started, Option<Outcome>)>,
+    /// Rows that broken samples left, in order. The samples after them move up, each into the first of these rows.
+    free: VecDeque<BytesMut>,
     /// Ticket of the first in the queue.
     first: u64,
     /// Why there are no more visits after those in the queue.
@@ -51,8 +56,25 @@ pub(super) struct Stream {
 
 impl Stream {
     pub(super) fn new(visits: Visits) -> Self {
-        Self { visits, queue: VecDeque::new(), first: 0, failed: None, passes: 0.0 }
+        Self { visits, queue: VecDeque::new(), free: VecDeque::new(), first: 0, failed: None, passes: 0.0 }
     }
+
+    /// The next row of the stream, with the pixels of a good sample.
+    fn row(&mut self, item: &mut Item, is_replacement: bool) -> BytesMut {
+        let Some(mut row) = self.free.pop_front() else { return std::mem::take(&mut item.image) };
+        row.copy_from_slice(&item.image);
+        if !is_replacement {
+            self.free.push_back(std::mem::take(&mut item.image));
+        }
+        row
+    }
+}
+
+/// A visit in flight.
+struct Started {
+    visit: Visit,
+    /// Whether it was started because another sample was broken, and so has no row of its own.
+    is_replacement: bool,
 }
 
 /// A batch and the samples skipped before it. Samples that were prefetched and never used are not counted.
@@ -83,13 +105,13 @@ impl Assembler {
     }
 
     fn batch(&mut self, mut batch: Batch) -> Result<Batch> {
-        batch.images.clear();
+        self.rows.recycle(std::mem::take(&mut batch.images));
         batch.tokens.clear();
         batch.ids_keep.clear();
         batch.samples.clear();
         while batch.samples.len() < self.each * self.streams.len() {
             let number = self.stream_of(batch.samples.len() as u64);
-            let (visit, (mut item, result)) = self.next_outcome(number)?;
+            let (Started { visit, is_replacement }, (mut item, result)) = self.next_outcome(number)?;
             if let Some(news) = &visit.news {
                 self.health.learn(visit.epoch, news);
             }
@@ -97,13 +119,19 @@ impl Assembler {
             match result {
                 Ok(()) => {
                     self.laps.begin();
-                    batch.push(visit.sample, &mut item);
+                    let stream = &mut self.streams[number];
+                    let row = stream.row(&mut item, is_replacement);
+                    batch.push(visit.sample, row, &mut item);
                     self.laps.end(Stage::Copying);
+                    stream.passes = visit.passes;
                     self.position.streams[self.first + number] = visit.next;
-                    self.streams[number].passes = visit.passes;
                 }
-                // Takes its place.
-                Err(_) => self.start(number)?,
+                Err(_) => {
+                    if !is_replacement {
+                        self.streams[number].free.push_back(std::mem::take(&mut item.image));
+                    }
+                    self.start(number, None)?;
+                }
             }
             self.spare.push(item);
         }
@@ -118,8 +146,8 @@ impl Assembler {
         (row / self.each as u64 % self.streams.len() as u64) as usize
     }
 
-    /// Starts the next visit of a stream.
-    fn start(&mut self, number: usize) -> Result<()> {
+    /// Starts the next visit of a stream, which fills `row`, or replaces a broken sample.
+    fn start(&mut self, number: usize, row: Option<BytesMut>) -> Result<()> {
         let stream = &mut self.streams[number];
         if stream.failed.is_some() {
             return Ok(());
@@ -127,9 +155,13 @@ impl Assembler {
         match stream.visits.next() {
             Ok(visit) => {
                 let ticket = stream.first + stream.queue.len() as u64;
-                let item = self.spare.pop().unwrap_or_default();
+                let mut item = self.spare.pop().unwrap_or_default();
+                let is_replacement = row.is_none();
+                if let Some(row) = row {
+                    item.image = row;
+                }
                 let job = Job { stream: number, ticket, visit: visit.clone(), item };
-                stream.queue.push_back((visit, None));
+                stream.queue.push_back((Started { visit, is_replacement }, None));
                 self.in_flight += 1;
                 self.jobs.send(job).map_err(|_| DataError::Ended)
             }
@@ -141,7 +173,7 @@ impl Assembler {
     }
 
     /// The outcome of the next visit of a stream, in order.
-    fn next_outcome(&mut self, number: usize) -> Result<(Visit, Outcome)> {
+    fn next_outcome(&mut self, number: usize) -> Result<(Started, Outcome)> {
         loop {
             if self.stop.load(Ordering::Relaxed) {
                 return Err(DataError::Ended);
@@ -149,15 +181,16 @@ impl Assembler {
             // In the order in which the rows are filled. A stream that has failed ends the loader once its queue is
             // empty.
             while self.in_flight < self.window && self.streams.iter().any(|stream| stream.failed.is_none()) {
-                self.start(self.stream_of(self.next_row))?;
+                let row = self.rows.next();
+                self.start(self.stream_of(self.next_row), Some(row))?;
                 self.next_row += 1;
             }
             let stream = &mut self.streams[number];
             match stream.queue.pop_front() {
-                Some((visit, Some(outcome))) => {
+                Some((started, Some(outcome))) => {
                     stream.first += 1;
                     self.in_flight -= 1;
-                    return Ok((visit, outcome));
+                    return Ok((started, outcome));
                 }
                 Some(waiting) => stream.queue.push_front(waiting),
                 None => return Err(stream.failed.take().unwrap_or(DataError::Ended)),

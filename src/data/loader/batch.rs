@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use bytes::BytesMut;
+
 use super::order::Position;
 use super::prepare::{Item, Origin};
 
@@ -10,7 +12,7 @@ use super::prepare::{Item, Origin};
 pub struct Batch {
     /// RGB of the visible patches, in the order of `ids_keep`: `[batch, kept, patch, patch, 3]`. The rows of a stream
     /// follow one another.
-    pub images: Vec<u8>,
+    pub images: BytesMut,
     /// `[batch, context]`.
     pub tokens: Vec<i32>,
     /// Visible patches in ascending order, `[batch, kept]`.
@@ -32,9 +34,10 @@ pub(crate) fn part_of<T>(all: &[T], part: usize, parts: usize) -> &[T] {
 }
 
 impl Batch {
-    /// Adds a sample. The item gets the origin of an earlier batch in exchange, whose memory it can use.
-    pub(super) fn push(&mut self, sample: u64, item: &mut Item) {
-        self.images.extend_from_slice(&item.image);
+    /// Adds a sample, whose pixels are in `row`, the next row of this batch. The item gets the origin of an earlier
+    /// batch in exchange, whose memory it can use.
+    pub(super) fn push(&mut self, sample: u64, row: BytesMut, item: &mut Item) {
+        self.images.unsplit(row);
         self.tokens.extend_from_slice(&item.tokens);
         self.ids_keep.extend_from_slice(&item.ids_keep);
         match self.origins.get_mut(self.samples.len()) {
@@ -50,7 +53,7 @@ impl Batch {
     /// If there is no such part.
     pub fn part(&self, part: usize, parts: usize) -> Self {
         Self {
-            images: part_of(&self.images, part, parts).to_vec(),
+            images: part_of(&self.images, part, parts).into(),
             tokens: part_of(&self.tokens, part, parts).to_vec(),
             ids_keep: part_of(&self.ids_keep, part, parts).to_vec(),
             ..Self::default()

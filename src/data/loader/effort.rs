@@ -34,7 +34,8 @@ pub struct Stages {
     pub decoding: Duration,
     /// Drawing masks, cropping and resizing.
     pub resizing: Duration,
-    /// Copying samples into batches, on the thread that puts them in order.
+    /// Copying tokens and visible patches' numbers into batches, on the thread that puts samples in order, and pixels
+    /// where a sample takes the row of a broken one.
     pub copying: Duration,
 }
 

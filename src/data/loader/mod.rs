@@ -10,13 +10,14 @@
 //! The content of a batch depends on the seed, the number of streams and the start position alone: the assembler takes
 //! finished items of each stream strictly in the order of its visits, and each item's random numbers are keyed by
 //! (seed, purpose, epoch, slot), where a slot is one visit of a sample. Broken samples are skipped in that order too.
-//! In the order of shards, another thread for each stream opens the shards that come next.
+//! In the order of shards, another thread for each stream opens the shards that come next. Workers write pixels into the
+//! memory of the batch.
 //!
 //! | file | what it does |
 //! |---|---|
 //! | `order` | epochs, shuffles, streams, the position that a run resumes from |
 //! | `worker`, `assemble` | the threads |
-//! | `batch` | what they make |
+//! | `batch`, `rows` | what they make, and its memory |
 //! | `prepare` | what a worker does with a sample |
 //! | `health` | counts broken samples |
 //! | `effort` | counts what the threads do |
@@ -37,6 +38,7 @@ mod order;
 mod prepare;
 #[cfg(test)]
 mod proptests;
+mod rows;
 #[cfg(all(test, feature = "turbo"))]
 mod scaled;
 #[cfg(test)]
@@ -67,6 +69,7 @@ use self::order::{GlobalVisits, Share, Visits};
 pub use self::order::{Position, StreamPosition};
 pub use self::prepare::Origin;
 pub(crate) use self::prepare::{Item, Preparer};
+use self::rows::Rows;
 use self::worker::Worker;
 use super::dataset::TrainingData;
 use super::error::{DataError, Result};
@@ -139,6 +142,11 @@ impl LoaderConfig {
     /// Visible patches of an image.
     pub fn kept(&self) -> usize {
         kept_patches(self.patches(), self.mask_ratio)
+    }
+
+    /// Bytes of the visible patches of an image.
+    fn row_bytes(&self) -> usize {
+        self.kept() * self.patch_size.pow(2) * 3
     }
 
     /// Which samples or shards an epoch visits.
@@ -316,6 +324,7 @@ impl Loader {
         }
         let streams = loader.streams(&data, &mix, &config, workers, &start, own.clone())?;
         let (position, first, each) = (start, own.start, config.batch / config.streams);
+        let rows = Rows::new(config.row_bytes(), each * streams.len());
         let (in_flight, next_row, spare) = (0, 0, Vec::new());
         let (laps, counters) = (Laps::new(config.time_stages), loader.counters.clone());
         let assembler = Assembler {
@@ -332,6 +341,7 @@ impl Loader {
             stop,
             laps,
             counters,
+            rows,
             spare,
         };
         loader.spawn("assemble".to_owned(), move || assembler.run(&recycled_out, &batches_in))?;

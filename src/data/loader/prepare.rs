@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 
+use bytes::BytesMut;
 use serde::Serialize;
 
 use super::LoaderConfig;
@@ -29,8 +30,8 @@ pub struct Origin {
 /// One sample of a batch, in buffers that are reused.
 #[derive(Debug, Default)]
 pub(crate) struct Item {
-    /// `[kept, patch, patch, 3]`.
-    pub(super) image: Vec<u8>,
+    /// `[kept, patch, patch, 3]`; a row of a batch, unless another sample is broken (`assemble`).
+    pub(super) image: BytesMut,
     /// `[context]`; not set without a tokenizer.
     pub(super) tokens: Vec<i32>,
     /// `[kept]`.
@@ -87,7 +88,7 @@ impl Preparer {
         item.ids_keep.resize(config.kept(), 0);
         masks.draw(config.seed, epoch, key, config.patches(), &mut item.ids_keep);
         laps.end(Stage::Resizing);
-        item.image.resize(config.kept() * config.patch_size.pow(2) * 3, 0);
+        item.image.resize(config.row_bytes(), 0);
         let Item { image, ids_keep, origin, .. } = item;
         let (augmentation, random) = (&config.augmentation, RefCell::new(random(Purpose::Crop)));
         let choose = |width, height| {

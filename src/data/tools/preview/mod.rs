@@ -68,7 +68,7 @@ pub fn preview(
         let batch = loader.next_batch();
         log::lines(loader.take_warnings());
         let Batch { images, ids_keep, samples, origins, .. } = batch?;
-        all.images.extend(images);
+        all.images.extend_from_slice(&images);
         all.ids_keep.extend(ids_keep);
         all.samples.extend(samples);
         all.origins.extend(origins);
