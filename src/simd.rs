@@ -42,19 +42,19 @@ pub fn has_avx2() -> bool {
     crate::device::isa::level() >= crate::device::isa::Isa::Avx2
 }
 
-/// `Σ term(index)` over `0..len` elements taken lane by lane, in a fixed order.
+/// `Σ term(index, value)` over `values` taken lane by lane, in a fixed order.
 #[inline(always)]
-pub fn sum(len: usize, term: impl Fn(usize) -> f32) -> f32 {
+pub fn sum(values: &[f32], term: impl Fn(usize, f32) -> f32) -> f32 {
     let mut lanes = [0.0f32; LANES];
-    let whole = len - len % LANES;
-    for start in (0..whole).step_by(LANES) {
-        for (lane, total) in lanes.iter_mut().enumerate() {
-            *total += term(start + lane);
+    let (blocks, rest) = values.as_chunks::<LANES>();
+    for (block, values) in blocks.iter().enumerate() {
+        for lane in 0..LANES {
+            lanes[lane] += term(block * LANES + lane, values[lane]);
         }
     }
     let mut tail = 0.0;
-    for index in whole..len {
-        tail += term(index);
+    for (index, value) in rest.iter().enumerate() {
+        tail += term(blocks.len() * LANES + index, *value);
     }
     total(lanes) + tail
 }
@@ -115,6 +115,20 @@ fn halves(lanes: [f32; LANES], both: impl Fn(f32, f32) -> f32) -> f32 {
 pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     let [dot] = sums([a, b], |[a, b]| [a * b]);
     dot
+}
+
+/// `query · row` for each of `rows`, `[rows, query.len()]`.
+pub fn dots(query: &[f32], rows: &[f32]) -> Vec<f32> {
+    let mut products = vec![0.0; rows.len() / query.len()];
+    wide(
+        #[inline(always)]
+        || {
+            for (product, row) in products.iter_mut().zip(rows.chunks_exact(query.len())) {
+                *product = dot(query, row);
+            }
+        },
+    );
+    products
 }
 
 /// The largest element, or negative infinity if there is none; NaN is ignored.
@@ -244,9 +258,10 @@ mod tests {
     #[test]
     fn sums_and_maxima_cover_the_tail() {
         let values: Vec<f32> = (0..53).map(|i| (i * 7 % 53) as f32).collect();
-        assert_eq!(sum(53, |i| values[i]), (53 * 52 / 2) as f32);
+        assert_eq!(sum(&values, |i, value| value + i as f32), (53 * 52) as f32);
         let [total, squares] = sums([&values[..], &values], |[a, b]| [a, a * b]);
         assert_eq!((total, squares), ((53 * 52 / 2) as f32, (52 * 53 * 105 / 6) as f32));
+        assert_eq!(dots(&[1.0, 2.0], &[3.0, 4.0, 5.0, 6.0, 7.0]), [11.0, 17.0]);
         assert_eq!(max(&values), 52.0);
         assert_eq!(max(&values[..3]), 14.0);
     }

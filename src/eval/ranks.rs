@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use crate::simd::{dot, wide};
+use crate::simd::dots;
 
 /// For each query (`[queries, width]`), how many wrong candidates (`[candidates, width]`) are ahead of the first right
 /// one: 0 if a right one is first. `own(query, candidate)` says which candidates are right.
@@ -15,8 +15,7 @@ pub(super) fn ranks(
     own: impl Fn(usize, usize) -> bool + Sync,
 ) -> Vec<usize> {
     let rank = |(query, row): (usize, &[f32])| {
-        let similarity: Vec<f32> =
-            wide(|| candidates.chunks_exact(width).map(|candidate| dot(row, candidate)).collect());
+        let similarity = dots(row, candidates);
         let (mut first, mut best) = (usize::MAX, f32::NEG_INFINITY);
         for at in (0..similarity.len()).filter(|&at| own(query, at)) {
             if similarity[at] > best {

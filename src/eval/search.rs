@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use crate::simd::{dot, wide};
+use crate::simd::{dot, dots, wide};
 
 /// A row that was found.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -51,11 +51,19 @@ impl<T: Send> Best<T> {
     /// Adds rows, `[rows, width]`, of any length; `of(row)` is called for those that are among the best so far.
     pub fn add(&mut self, rows: &[f32], of: impl Fn(usize) -> T + Sync) {
         let (width, top) = (self.width, self.top);
-        let lengths: Vec<f32> = wide(|| rows.chunks_exact(width).map(|row| dot(row, row).sqrt()).collect());
+        let mut lengths = vec![0.0; rows.len() / width];
+        wide(
+            #[inline(always)]
+            || {
+                for (length, row) in lengths.iter_mut().zip(rows.chunks_exact(width)) {
+                    *length = dot(row, row).sqrt();
+                }
+            },
+        );
         let without = lengths.iter().filter(|length| !(length.is_finite() && **length > 0.0)).count();
         self.without_direction += without as u64;
         self.queries.par_chunks_exact(width).zip(&mut self.found).for_each(|(query, found)| {
-            let products: Vec<f32> = wide(|| rows.chunks_exact(width).map(|row| dot(query, row)).collect());
+            let products = dots(query, rows);
             for (row, (product, length)) in products.iter().zip(&lengths).enumerate() {
                 let score = product / length;
                 let is_full = found.len() == top;

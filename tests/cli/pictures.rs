@@ -113,7 +113,7 @@ fn a_run_keeps_whether_jpegs_are_scaled() {
     let shard = folder.path().join("shard.tar").display().to_string();
     let pack = |out: &str, flags: &[&str], code: i32| {
         let out = format!("--out={}", folder.path().join(out).display());
-        flipk(&[&["data", "pack", &shard, &out, "--size=48", "--format=raw"], flags].concat()).expect(code)
+        flipk(&[&["data", "pack", &shard, &out, "--size=48", "--raw"], flags].concat()).expect(code)
     };
     pack("whole", &[], 0);
     pack("scaled", &["--jpeg-scaling"], 0);
@@ -121,7 +121,7 @@ fn a_run_keeps_whether_jpegs_are_scaled() {
         ["whole", "scaled"].map(|out| std::fs::read(folder.path().join(out).join("000000.tar")).unwrap());
     assert!(whole.len() == scaled.len() && whole != scaled);
     let refused = pack("scaled", &[], 1);
-    assert!(refused.stderr.contains("scaled"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("jpeg_scaling was true and is now false"), "{}", refused.stderr);
 }
 
 #[test]

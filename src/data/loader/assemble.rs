@@ -178,9 +178,8 @@ impl Assembler {
             if self.stop.load(Ordering::Relaxed) {
                 return Err(DataError::Ended);
             }
-            // In the order in which the rows are filled. A stream that has failed ends the loader once its queue is
-            // empty.
-            while self.in_flight < self.window && self.streams.iter().any(|stream| stream.failed.is_none()) {
+            // In the order in which the rows are filled. Once a stream has failed, no row is filled beyond its queue.
+            while self.in_flight < self.window && self.streams.iter().all(|stream| stream.failed.is_none()) {
                 let row = self.rows.next();
                 self.start(self.stream_of(self.next_row), Some(row))?;
                 self.next_row += 1;

@@ -37,6 +37,7 @@ impl Batch {
     /// Adds a sample, whose pixels are in `row`, the next row of this batch. The item gets the origin of an earlier
     /// batch in exchange, whose memory it can use.
     pub(super) fn push(&mut self, sample: u64, row: BytesMut, item: &mut Item) {
+        debug_assert!(self.images.is_empty() || self.images.as_ptr_range().end == row.as_ptr(), "rows are in order");
         self.images.unsplit(row);
         self.tokens.extend_from_slice(&item.tokens);
         self.ids_keep.extend_from_slice(&item.ids_keep);

@@ -34,8 +34,8 @@ pub struct Stages {
     pub decoding: Duration,
     /// Drawing masks, cropping and resizing.
     pub resizing: Duration,
-    /// Copying tokens and visible patches' numbers into batches, on the thread that puts samples in order, and pixels
-    /// where a sample takes the row of a broken one.
+    /// Copying tokens and `ids_keep` into batches, on the thread that puts samples in order; also the pixels of samples
+    /// that were in flight behind a broken one.
     pub copying: Duration,
 }
 

@@ -30,7 +30,7 @@ pub struct Origin {
 /// One sample of a batch, in buffers that are reused.
 #[derive(Debug, Default)]
 pub(crate) struct Item {
-    /// `[kept, patch, patch, 3]`; a row of a batch, unless another sample is broken (`assemble`).
+    /// `[kept, patch, patch, 3]`: a row of a batch, or memory of its own if the sample replaces a broken one.
     pub(super) image: BytesMut,
     /// `[context]`; not set without a tokenizer.
     pub(super) tokens: Vec<i32>,

@@ -3,7 +3,7 @@
 use bytes::BytesMut;
 
 /// Hands out the rows of the batches to come, in order. Rows that are put together in that order are one buffer again,
-/// without a copy.
+/// without a copy. Each batch that has a row in flight takes the memory of a whole one.
 pub(super) struct Rows {
     /// Bytes of a row and of a batch.
     row: usize,

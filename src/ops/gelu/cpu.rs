@@ -16,16 +16,6 @@ const SLOPE: f32 = -1.595_769;
 /// Factor of the quick form, `x σ(QUICK x)`.
 const QUICK: f32 = 1.702;
 
-/// An activation function. Each has loops of its own: with a choice inside a loop, the compiler does not vectorise it.
-trait Formula {
-    fn value(x: f32) -> f32;
-    fn slope(x: f32) -> f32;
-}
-
-struct Tanh;
-struct Exact;
-struct Quick;
-
 /// `σ(2 √(2/π) (x + CUBIC x³))`, and the square of `x`.
 #[inline(always)]
 fn gate(x: f32) -> (f32, f32) {
@@ -33,63 +23,42 @@ fn gate(x: f32) -> (f32, f32) {
     (1.0 / (1.0 + exp(x * square.mul_add(SLOPE * CUBIC, SLOPE))), square)
 }
 
-impl Formula for Tanh {
-    #[inline(always)]
-    fn value(x: f32) -> f32 {
-        x * gate(x).0
-    }
-
-    #[inline(always)]
-    fn slope(x: f32) -> f32 {
-        let (gate, square) = gate(x);
-        let inner = square.mul_add(-3.0 * SLOPE * CUBIC, -SLOPE);
-        (x * gate * (1.0 - gate)).mul_add(inner, gate)
+#[inline(always)]
+fn value(kind: Activation, x: f32) -> f32 {
+    match kind {
+        Activation::GeluTanh => x * gate(x).0,
+        Activation::GeluExact => 0.5 * x * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2)),
+        Activation::QuickGelu => x / (1.0 + exp(-QUICK * x)),
     }
 }
 
-impl Formula for Exact {
-    #[inline(always)]
-    fn value(x: f32) -> f32 {
-        0.5 * x * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2))
-    }
-
-    #[inline(always)]
-    fn slope(x: f32) -> f32 {
-        const INV_SQRT_TAU: f32 = 0.398_942_3;
-        0.5 * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2)) + x * INV_SQRT_TAU * exp(-0.5 * x * x)
-    }
-}
-
-impl Formula for Quick {
-    #[inline(always)]
-    fn value(x: f32) -> f32 {
-        x / (1.0 + exp(-QUICK * x))
-    }
-
-    #[inline(always)]
-    fn slope(x: f32) -> f32 {
-        let gate = 1.0 / (1.0 + exp(-QUICK * x));
-        (QUICK * x * gate).mul_add(1.0 - gate, gate)
+#[inline(always)]
+fn slope(kind: Activation, x: f32) -> f32 {
+    match kind {
+        Activation::GeluTanh => {
+            let (gate, square) = gate(x);
+            let inner = square.mul_add(-3.0 * SLOPE * CUBIC, -SLOPE);
+            (x * gate * (1.0 - gate)).mul_add(inner, gate)
+        }
+        Activation::GeluExact => {
+            const INV_SQRT_TAU: f32 = 0.398_942_3;
+            0.5 * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2)) + x * INV_SQRT_TAU * exp(-0.5 * x * x)
+        }
+        Activation::QuickGelu => {
+            let gate = 1.0 / (1.0 + exp(-QUICK * x));
+            (QUICK * x * gate).mul_add(1.0 - gate, gate)
+        }
     }
 }
 
-fn values<F: Formula>(x: &[f32], y: &mut [f32]) {
+/// `y = f(x, y)` for each element.
+#[inline(always)]
+fn each(x: &[f32], y: &mut [f32], f: impl Fn(f32, f32) -> f32) {
     wide(
         #[inline(always)]
         || {
             for (y, x) in y.iter_mut().zip(x) {
-                *y = F::value(*x);
-            }
-        },
-    );
-}
-
-fn slopes<F: Formula>(pre: &[f32], d: &mut [f32]) {
-    wide(
-        #[inline(always)]
-        || {
-            for (d, pre) in d.iter_mut().zip(pre) {
-                *d *= F::slope(*pre);
+                *y = f(*x, *y);
             }
         },
     );
@@ -102,19 +71,52 @@ pub fn forward(kind: Activation, x: &[f32], y: &mut [f32]) {
 
 /// `y = gelu(x)` on the calling thread.
 pub fn piece(kind: Activation, x: &[f32], y: &mut [f32]) {
+    use Activation::{GeluExact, GeluTanh, QuickGelu};
+    // A loop for each: with the choice inside, the compiler does not vectorise it.
     match kind {
-        Activation::GeluTanh => values::<Tanh>(x, y),
-        Activation::GeluExact => values::<Exact>(x, y),
-        Activation::QuickGelu => values::<Quick>(x, y),
+        GeluTanh => each(
+            x,
+            y,
+            #[inline(always)]
+            |x, _| value(GeluTanh, x),
+        ),
+        GeluExact => each(
+            x,
+            y,
+            #[inline(always)]
+            |x, _| value(GeluExact, x),
+        ),
+        QuickGelu => each(
+            x,
+            y,
+            #[inline(always)]
+            |x, _| value(QuickGelu, x),
+        ),
     }
 }
 
 /// `d *= gelu'(pre)` on the calling thread.
 pub fn piece_backward(kind: Activation, pre: &[f32], d: &mut [f32]) {
+    use Activation::{GeluExact, GeluTanh, QuickGelu};
     match kind {
-        Activation::GeluTanh => slopes::<Tanh>(pre, d),
-        Activation::GeluExact => slopes::<Exact>(pre, d),
-        Activation::QuickGelu => slopes::<Quick>(pre, d),
+        GeluTanh => each(
+            pre,
+            d,
+            #[inline(always)]
+            |pre, d| d * slope(GeluTanh, pre),
+        ),
+        GeluExact => each(
+            pre,
+            d,
+            #[inline(always)]
+            |pre, d| d * slope(GeluExact, pre),
+        ),
+        QuickGelu => each(
+            pre,
+            d,
+            #[inline(always)]
+            |pre, d| d * slope(QuickGelu, pre),
+        ),
     }
 }
 
@@ -139,7 +141,7 @@ mod tests {
         for i in -40_000..40_000 {
             let x = i as f32 / 1000.0;
             let (y, dy) = exact(f64::from(x));
-            let errors = [(Tanh::value(x), y), (Tanh::slope(x), dy)];
+            let errors = [(value(Activation::GeluTanh, x), y), (slope(Activation::GeluTanh, x), dy)];
             for (found, exact) in errors {
                 let error = (f64::from(found) - exact).abs();
                 assert!(error < 3e-6 * exact.abs() + 3e-7, "{x}: {found} for {exact}");

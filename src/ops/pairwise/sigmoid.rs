@@ -33,7 +33,11 @@ impl PairLoss for Sigmoid {
             return;
         }
         let at = pair.unwrap_or(logits.len());
-        let elsewhere = sum(logits.len(), |j| if j == at { 0.0 } else { softplus(logits[j] + bias) });
+        // A function in a branch would not be vectorised.
+        let elsewhere = sum(logits, |j, logit| {
+            let term = softplus(logit + bias);
+            if j == at { 0.0 } else { term }
+        });
         *loss += f64::from(elsewhere) + pair.map_or(0.0, |pair| f64::from(softplus(-logits[pair] - bias)));
     }
 
@@ -43,13 +47,16 @@ impl PairLoss for Sigmoid {
 
     fn gradient(tile: GradTile<'_>, logits: &mut [f32]) -> [f64; 2] {
         let GradTile { pair, weight, bias, .. } = tile;
-        let (columns, own) = (logits.len(), pair.map(|pair| (pair, logits[pair])));
-        let at = pair.unwrap_or(columns);
+        let own = pair.map(|pair| (pair, logits[pair]));
+        let at = pair.unwrap_or(logits.len());
         let sums = wide(
             #[inline(always)]
             || {
-                let g = |j: usize, logit: f32| if j == at { 0.0 } else { weight * sigmoid(logit + bias) };
-                let sums = [sum(columns, |j| g(j, logits[j]) * logits[j]), sum(columns, |j| g(j, logits[j]))];
+                let g = |j: usize, logit: f32| {
+                    let g = weight * sigmoid(logit + bias);
+                    if j == at { 0.0 } else { g }
+                };
+                let sums = [sum(logits, |j, logit| g(j, logit) * logit), sum(logits, g)];
                 for (j, logit) in logits.iter_mut().enumerate() {
                     *logit = g(j, *logit);
                 }
