@@ -134,8 +134,8 @@ fn warning(stretch: &Stretch) -> Option<String> {
 mod tests {
     use super::*;
 
-    /// Ten seconds with these: waited, busy threads, computing threads, opening, busy cores. JPEGs could be scaled if none
-    /// is spent opening shards.
+    /// Ten seconds with these: waited, busy threads, computing threads, opening, busy cores. JPEGs could be scaled if
+    /// nothing was spent on opening.
     fn said([waited, busy, decoding, opening, cores]: [u64; 5]) -> String {
         let [waited, busy, decoded, opening, computed] =
             [waited, 10 * busy, 10 * decoding, opening, 10 * cores].map(Duration::from_secs);

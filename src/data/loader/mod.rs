@@ -10,8 +10,8 @@
 //! The content of a batch depends on the seed, the number of streams and the start position alone: the assembler takes
 //! finished items of each stream strictly in the order of its visits, and each item's random numbers are keyed by
 //! (seed, purpose, epoch, slot), where a slot is one visit of a sample. Broken samples are skipped in that order too.
-//! In the order of shards, another thread for each stream opens the shards that come next. Workers write pixels into the
-//! memory of the batch.
+//! In the order of shards, another thread for each stream opens the shards that come next. Workers write pixels into
+//! the memory of the batch.
 //!
 //! | file | what it does |
 //! |---|---|
