@@ -62,6 +62,9 @@ fn used(shards: &Path, tokenizer: &Tokenizer, mask_ratio: f64) -> (Used, f64) {
     let dataset = Dataset::open(&[shards.to_string_lossy()], CaptionKeys::default()).unwrap().with_cache(0);
     let config = LoaderConfig { batch: BATCH, mask_ratio, threads: 2, prefetch: 1, ..LoaderConfig::default() };
     let mut loader = Loader::new(Arc::new(dataset), tokenizer.clone(), config, Position::default()).unwrap();
+    // More than are ever in use at once otherwise: how many were made would depend on which thread is ahead.
+    let held: Vec<_> = (0..3).map(|_| loader.next_batch().unwrap()).collect();
+    held.into_iter().for_each(|batch| loader.recycle(batch));
     let mut take = |batches: usize| {
         for _ in 0..batches {
             let batch = loader.next_batch().unwrap();
