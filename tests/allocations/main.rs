@@ -63,8 +63,8 @@ struct Used {
     by_c: usize,
 }
 
-/// Runs `work` three times, and counts what all threads allocate in the time with the fewest bytes: a thread that had
-/// nothing to do before grows its buffers once.
+/// Runs `work` in three rounds. Returns what all threads allocate in the round with the fewest bytes: a thread that had
+/// no work before may allocate its buffers in one of them.
 fn counted(mut work: impl FnMut()) -> Used {
     let counts = || [&ALLOCATIONS, &BYTES, &MALLOCS, &OWN_MALLOCS].map(|count| count.load(Ordering::Relaxed));
     let mut once = || {

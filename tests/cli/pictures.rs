@@ -75,7 +75,7 @@ fn every_format_is_read_whatever_its_name() {
 }
 
 #[test]
-fn a_run_keeps_whether_jpegs_are_scaled() {
+fn runs_and_packs_keep_whether_jpegs_are_scaled() {
     let folder = tempfile::tempdir().unwrap();
     let photo = |number: u8| {
         let pixels = RgbImage::from_fn(320, 300, |x, y| {
@@ -109,7 +109,7 @@ fn a_run_keeps_whether_jpegs_are_scaled() {
     let other = folder.path().join("other");
     let ran = train(&other, &["--jpeg=rust", "--jpeg-scaling"]).expect(1);
     assert!(ran.stderr.contains("only libjpeg-turbo scales JPEGs"), "{}", ran.stderr);
-    // A pack is made alike, and goes on only with the same choice.
+    // A pack continues only with the same choice.
     let shard = folder.path().join("shard.tar").display().to_string();
     let pack = |out: &str, flags: &[&str], code: i32| {
         let out = format!("--out={}", folder.path().join(out).display());
