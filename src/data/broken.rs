@@ -35,6 +35,21 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// All of them, in their order.
+    pub(crate) const ALL: [Self; 11] = [
+        Self::TruncatedMember,
+        Self::LostSample,
+        Self::UnreadMember,
+        Self::MissingImage,
+        Self::BadImage,
+        Self::MissingCaption,
+        Self::EmptyCaption,
+        Self::BadRecord,
+        Self::NonUtf8Caption,
+        Self::Unreadable,
+        Self::Panic,
+    ];
+
     fn words(self) -> &'static str {
         match self {
             Self::TruncatedMember => "truncated member",

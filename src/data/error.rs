@@ -98,7 +98,10 @@ pub enum DataError {
         worst: String,
     },
     /// A data set in which every sample is broken.
-    #[error("not one usable sample among the last {visited} visited, which is the whole data set: {reasons}")]
+    #[error(
+        "not one usable sample among the last {visited} visited, so the data set seems to have none: {reasons}; flipk data \
+         check lists what is wrong with each"
+    )]
     NoGoodSample { visited: u64, reasons: String },
     /// A loader thread that does not start.
     #[error("cannot start a loader thread: {0}")]

@@ -42,7 +42,7 @@ pub(crate) use self::format::masked_crc;
 pub(crate) use self::loader::part_of;
 pub use self::loader::{
     Batch, Effort, Epoch, EvalBatch, EvalBatches, Loader, LoaderConfig, Origin, Position, Skipped, Stages,
-    StreamPosition,
+    StreamPosition, Tally,
 };
 pub use self::sample::{
     Augmentation, Caption, CaptionKeys, CaptionLines, CaptionVariation, ClassNumbers, Content, CropRect, Filter,

@@ -2,12 +2,11 @@
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use bytemuck::{Pod, Zeroable};
 
 use super::{Options, Settings, TrainError};
-use crate::data::{Position, StreamPosition};
+use crate::data::{Position, StreamPosition, Tally};
 use crate::group::{Group, GroupError};
 
 /// What a rank is about to do; the highest vote decides for all.
@@ -21,12 +20,38 @@ pub(super) enum Vote {
     Fail,
 }
 
-/// The highest vote of all ranks, and the first rank that cast it.
-pub(super) fn agree(group: &dyn Group, own: Vote) -> Result<(Vote, usize), GroupError> {
-    let votes = group.all(own as u32)?;
-    let highest = votes.iter().copied().max().unwrap_or_default();
-    let vote = [Vote::Go, Vote::Stop, Vote::Fail].into_iter().find(|vote| *vote as u32 == highest);
-    Ok((vote.unwrap_or(own), votes.iter().position(|vote| *vote == highest).unwrap_or_default()))
+/// What all ranks agreed on before a step.
+#[derive(Debug, PartialEq)]
+pub(super) struct Agreed {
+    /// The highest vote.
+    pub vote: Vote,
+    /// The first rank that cast it.
+    pub rank: usize,
+    /// What all ranks found in their data. Empty as long as no rank found a bad sample, or much.
+    pub tallies: Vec<Tally>,
+}
+
+/// Tallies that a rank may keep to itself, if none is of bad samples.
+const MAX_UNTOLD: usize = 4096;
+
+/// Compares the votes, and shares what each rank found in its data.
+pub(super) fn agree(group: &dyn Group, own: Vote, untold: &[Tally]) -> Result<Agreed, GroupError> {
+    let is_news = untold.iter().any(Tally::is_bad) || untold.len() > MAX_UNTOLD;
+    let all = group.all([own as u32, untold.len() as u32, is_news.into()])?;
+    let highest = all.iter().map(|[vote, ..]| *vote).max().unwrap_or_default();
+    let vote = [Vote::Go, Vote::Stop, Vote::Fail].into_iter().find(|vote| *vote as u32 == highest).unwrap_or(own);
+    let rank = all.iter().position(|[vote, ..]| *vote == highest).unwrap_or_default();
+    let mut tallies = Vec::new();
+    if all.iter().any(|[.., is_news]| *is_news != 0) {
+        let longest = all.iter().map(|[_, untold, _]| *untold as usize).max().unwrap_or_default();
+        let mut blocks = vec![Tally::zeroed(); longest * all.len()];
+        blocks[longest * group.rank()..][..untold.len()].copy_from_slice(untold);
+        group.all_gather(bytemuck::cast_slice_mut(&mut blocks), longest * size_of::<Tally>() / 4)?;
+        for (block, [_, len, _]) in blocks.chunks(longest).zip(&all) {
+            tallies.extend_from_slice(&block[..*len as usize]);
+        }
+    }
+    Ok(Agreed { vote, rank, tallies })
 }
 
 /// Fills in the micro-batches of a run on several ranks, if the user did not say how many.
@@ -150,8 +175,8 @@ pub(super) struct RankStats {
     pub computed: f64,
     /// Images decoded.
     pub images: u64,
-    /// Samples skipped since the start of the run.
-    pub skipped: u64,
+    /// Passes over its part of the data.
+    pub passes: f64,
 }
 
 /// The stats of all ranks.
@@ -167,9 +192,9 @@ impl GroupStats {
         self.0.iter().map(of).sum()
     }
 
-    /// Mean time that a rank waited for data.
-    pub(super) fn waited(&self) -> Duration {
-        Duration::try_from_secs_f64(self.sum(|share| share.waited) / self.0.len() as f64).unwrap_or_default()
+    /// The mean of a quantity over all ranks.
+    pub(super) fn mean(&self, of: impl Fn(&RankStats) -> f64) -> f64 {
+        self.sum(of) / self.0.len() as f64
     }
 
     /// A quantity of each rank.
@@ -198,9 +223,25 @@ mod tests {
     #[test]
     fn the_highest_vote_decides() {
         let votes = [Vote::Go, Vote::Fail, Vote::Stop, Vote::Fail];
-        let found = on_ranks(4, move |group| agree(group, votes[group.rank()]).unwrap());
-        assert_eq!(found, [(Vote::Fail, 1); 4]);
-        assert!(on_ranks(3, |group| agree(group, Vote::Go).unwrap()).iter().all(|found| found.0 == Vote::Go));
+        let found = on_ranks(4, move |group| agree(group, votes[group.rank()], &[]).unwrap());
+        assert!(found.iter().all(|found| (found.vote, found.rank) == (Vote::Fail, 1)));
+        assert!(on_ranks(3, |group| agree(group, Vote::Go, &[]).unwrap()).iter().all(|found| found.vote == Vote::Go));
+    }
+
+    #[test]
+    fn what_ranks_found_is_shared_once_a_sample_is_bad() {
+        let told = |bad: bool| {
+            let found = on_ranks(3, move |group| {
+                let mut untold = vec![Tally::default(); group.rank() * 2];
+                untold.extend((bad && group.rank() == 1).then(|| Tally::lost(7)));
+                agree(group, Vote::Go, &untold).unwrap().tallies
+            });
+            assert!(found.iter().all(|other| *other == found[0]));
+            found[0].clone()
+        };
+        assert_eq!(told(false), []);
+        let plain = Tally::default();
+        assert_eq!(told(true), [plain, plain, Tally::lost(7), plain, plain, plain, plain]);
     }
 
     #[test]

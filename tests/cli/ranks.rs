@@ -115,6 +115,39 @@ fn any_number_of_ranks_writes_the_same_checkpoints() {
     }
 }
 
+#[test]
+fn any_number_of_ranks_counts_broken_samples_alike() {
+    let Some(mpi) = mpi() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let data = data(folder.path());
+    let trained = |ranks: usize, name: &str, more: &[&str]| {
+        let out = folder.path().join(format!("{name}-{ranks}"));
+        let flags = [&["--micro-batches=4", "--steps=12", "--log-every=4"], more].concat();
+        let ran = run(&mpi, ranks, &args(&out, &data, &flags));
+        (ran, out)
+    };
+    let counted = [1, 2, 4].map(|ranks| {
+        let (ran, out) = trained(ranks, "good", &[]);
+        ran.expect(0);
+        let epochs = fs::read_to_string(out.join("metrics.jsonl")).unwrap();
+        let epoch = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["epoch"].as_f64().unwrap();
+        let epochs: Vec<_> = epochs.lines().map(|line| (epoch(line) * 1e6).round()).collect();
+        (json(&out.join("summary.json"))["skipped"].clone(), epochs)
+    });
+    assert!(counted[0].0["bad_image"].as_u64().unwrap() >= 12, "{counted:?}");
+    assert!(counted.iter().all(|other| *other == counted[0]), "{counted:?}");
+    // 5 of 96 are broken, which takes some batches to find out.
+    let stopped = [1, 2, 4].map(|ranks| {
+        let (ran, out) = trained(ranks, "bad", &["--max-bad=0.04"]);
+        let said = ran.expect(1).stderr;
+        assert_eq!(said.matches("too many broken samples").count(), 1, "{said}");
+        let saved = fs::read_dir(out.join("checkpoints")).unwrap();
+        saved.map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>()
+    });
+    assert_eq!(stopped[0].len(), 1, "{stopped:?}");
+    assert!(stopped.iter().all(|other| *other == stopped[0]), "{stopped:?}");
+}
+
 /// Two machines with two ranks each, by the variables that say so: gradients are exchanged within machines, and then
 /// between them.
 #[test]

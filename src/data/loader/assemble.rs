@@ -9,10 +9,11 @@ use crossbeam::channel::{Receiver, Sender};
 
 use super::Batch;
 use super::effort::{Counters, Laps, Stage};
-use super::health::{Health, Skipped};
+use super::health::Health;
 use super::order::{Position, Visit, Visits};
 use super::prepare::Item;
 use super::rows::Rows;
+use super::tally::Tally;
 use super::worker::{Done, Job};
 use crate::data::broken::Broken;
 use crate::data::error::{DataError, Result};
@@ -77,11 +78,10 @@ struct Started {
     is_replacement: bool,
 }
 
-/// A batch and the samples skipped before it. Samples that were prefetched and never used are not counted.
+/// A batch and what was found in it. Samples that were prefetched and never used are not counted.
 pub(super) struct Made {
     pub(super) batch: Result<Batch>,
-    /// Since the loader started.
-    pub(super) skipped: Skipped,
+    pub(super) tallies: Vec<Tally>,
     /// Since the previous batch.
     pub(super) warnings: Vec<String>,
     /// Passes over the data.
@@ -97,7 +97,8 @@ impl Assembler {
             let batch = self.batch(recycled.try_recv().unwrap_or_default());
             let failed = batch.is_err();
             let passes = self.streams.iter().map(|stream| stream.passes).sum::<f64>() / self.streams.len() as f64;
-            let made = Made { batch, skipped: self.health.skipped(), warnings: self.health.take_warnings(), passes };
+            let (tallies, warnings) = (self.health.take_tallies(), self.health.take_warnings());
+            let made = Made { batch, tallies, warnings, passes };
             if batches.send(made).is_err() || failed {
                 return;
             }
@@ -113,9 +114,9 @@ impl Assembler {
             let number = self.stream_of(batch.samples.len() as u64);
             let (Started { visit, is_replacement }, (mut item, result)) = self.next_outcome(number)?;
             if let Some(news) = &visit.news {
-                self.health.learn(visit.epoch, news);
+                self.health.learn(number, visit.epoch, news);
             }
-            self.health.visit(visit.epoch, visit.sample, visit.held.view(), result.as_ref().err())?;
+            self.health.visit(number, visit.epoch, visit.sample, visit.held.view(), result.as_ref().err())?;
             match result {
                 Ok(()) => {
                     self.laps.begin();

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::health::{Health, Skipped, Visited};
+use super::health::Health;
+use super::limit::{Limit, Skipped, Visited};
 use crate::data::broken::{Broken, Kind, confined};
 use crate::data::dataset::Dataset;
 use crate::data::error::{DataError, Result};
@@ -58,7 +59,7 @@ impl EvalBatches {
             let problem = "it must be 0 <= share <= 1".to_owned();
             return Err(DataError::Config { field: "max_bad", value: max_bad.to_string(), problem });
         }
-        let health = Health::new(dataset.clone().into(), max_bad, Visited::InOrder);
+        let health = Health::new(Limit::new(dataset.clone().into(), max_bad, Visited::InOrder), 0..1, 1);
         Ok(Self { dataset, batch, image_size, patch_size, resize_mode: ResizeMode::default(), next: 0, health })
     }
 
@@ -95,7 +96,7 @@ impl EvalBatches {
             let made: Vec<_> = samples.clone().into_par_iter().map_init(square, make).collect();
             self.next = samples.end;
             for (sample, made) in samples.zip(made) {
-                self.health.visit(0, sample, self.dataset.view(sample), made.as_ref().err())?;
+                self.health.visit(0, 0, sample, self.dataset.view(sample), made.as_ref().err())?;
                 if let Ok((image, label, content)) = made {
                     batch.images.extend_from_slice(&image);
                     batch.labels.push(label);

@@ -15,11 +15,13 @@
 //!
 //! | file | what it does |
 //! |---|---|
+//! | `config` | what can be chosen |
 //! | `order` | epochs, shuffles, streams, the position that a run resumes from |
 //! | `worker`, `assemble` | the threads |
 //! | `batch`, `rows` | what they make, and its memory |
 //! | `prepare` | what a worker does with a sample |
-//! | `health` | counts broken samples |
+//! | `health`, `tally`, `totals` | count broken samples: of a stream, of all streams, of all ranks |
+//! | `limit` | when there are too many of them |
 //! | `effort` | counts what the threads do |
 //! | `eval` | batches for evaluation |
 
@@ -29,11 +31,13 @@ mod batch;
 mod by_shard;
 #[cfg(test)]
 mod by_weight;
+mod config;
 mod effort;
 mod eval;
 #[cfg(all(test, feature = "remote"))]
 mod fetched;
 mod health;
+mod limit;
 mod order;
 mod prepare;
 #[cfg(test)]
@@ -41,8 +45,10 @@ mod proptests;
 mod rows;
 #[cfg(all(test, feature = "turbo"))]
 mod scaled;
+mod tally;
 #[cfg(test)]
 mod tests;
+mod totals;
 #[cfg(all(test, feature = "parquet"))]
 mod unpacked;
 mod worker;
@@ -58,186 +64,26 @@ use crossbeam::channel::{Receiver, Select, Sender, bounded};
 use self::assemble::{Assembler, Made, Stream};
 pub use self::batch::Batch;
 pub(crate) use self::batch::part_of;
+pub use self::config::{Epoch, LoaderConfig};
 use self::effort::{Counters, Laps};
 pub use self::effort::{Effort, Stages};
 pub use self::eval::{EvalBatch, EvalBatches};
-pub use self::health::Skipped;
-use self::health::{Health, Visited};
-use self::order::mix::{self, Mix};
+use self::health::Health;
+pub use self::limit::Skipped;
+use self::limit::{Limit, Visited};
+use self::order::mix::Mix;
 use self::order::shards::{Opener, ShardOrder, ShardVisits};
 use self::order::{GlobalVisits, Share, Visits};
 pub use self::order::{Position, StreamPosition};
 pub use self::prepare::Origin;
 pub(crate) use self::prepare::{Item, Preparer};
 use self::rows::Rows;
+pub use self::tally::Tally;
+use self::totals::Totals;
 use self::worker::Worker;
 use super::dataset::TrainingData;
 use super::error::{DataError, Result};
-use super::sample::{Augmentation, CaptionVariation, Tokenizer, kept_patches};
-
-/// Configuration of a [`Loader`].
-#[derive(Clone, Debug, PartialEq)]
-pub struct LoaderConfig {
-    /// Samples per batch.
-    pub batch: usize,
-    /// Streams that the order is cut into; divides `batch`.
-    pub streams: usize,
-    /// How often an epoch visits the samples of each source; empty: once. In the order of shards, what is beyond a
-    /// whole number goes to some shards, which change from epoch to epoch.
-    pub weights: Vec<f64>,
-    /// Whether samples (or shards) are drawn with replacement.
-    pub resample: bool,
-    /// Side of the square images, in pixels.
-    pub image_size: usize,
-    /// Side of a patch, in pixels; divides `image_size`.
-    pub patch_size: usize,
-    /// Share of patches that are left out, in `[0, 1)`.
-    pub mask_ratio: f64,
-    /// Tokens per caption.
-    pub context: usize,
-    /// Seed of the order, crops, masks and captions.
-    pub seed: u64,
-    /// How images are varied.
-    pub augmentation: Augmentation,
-    /// How captions are varied.
-    pub captions: CaptionVariation,
-    /// Decoding threads; 0 means one per core.
-    pub threads: usize,
-    /// Batches that are prepared ahead.
-    pub prefetch: usize,
-    /// Share of broken samples above which loading stops; 1 stops only if no sample is good.
-    pub max_bad: f32,
-    /// Whether the threads time what they do ([`Effort::stages`]); takes a microsecond or two per sample.
-    pub time_stages: bool,
-}
-
-impl Default for LoaderConfig {
-    fn default() -> Self {
-        Self {
-            batch: 256,
-            streams: 1,
-            weights: Vec::new(),
-            resample: false,
-            image_size: 224,
-            patch_size: 16,
-            mask_ratio: 0.5,
-            context: 32,
-            seed: 0,
-            augmentation: Augmentation::default(),
-            captions: CaptionVariation::default(),
-            threads: 0,
-            prefetch: 2,
-            max_bad: 0.1,
-            time_stages: false,
-        }
-    }
-}
-
-impl LoaderConfig {
-    /// Patches of a whole image.
-    pub fn patches(&self) -> usize {
-        (self.image_size / self.patch_size).pow(2)
-    }
-
-    /// Visible patches of an image.
-    pub fn kept(&self) -> usize {
-        kept_patches(self.patches(), self.mask_ratio)
-    }
-
-    /// Bytes of the visible patches of an image.
-    fn row_bytes(&self) -> usize {
-        self.kept() * self.patch_size.pow(2) * 3
-    }
-
-    /// Which samples or shards an epoch visits.
-    fn mix(&self, data: &TrainingData) -> Result<Mix> {
-        Mix::new(&data.source_items(), &self.weights, self.resample)
-    }
-
-    /// What an epoch of `data` is. Also checks that the weights fit the data.
-    ///
-    /// # Errors
-    /// Weights that are out of range, or not as many as there are sources.
-    pub fn epoch(&self, data: &TrainingData) -> Result<Epoch> {
-        let mix = self.mix(data)?;
-        if mix.is_plain() {
-            return Ok(Epoch { samples: data.samples(), notes: Vec::new() });
-        }
-        let visits = |((slots, items), samples): ((u64, u64), Option<u64>)| {
-            Some(samples? as f64 * slots as f64 / items.max(1) as f64)
-        };
-        let samples = mix.slots_of().zip(data.source_samples()).map(visits).sum::<Option<f64>>();
-        let samples = samples.map(|samples| samples.round() as u64);
-        let items = if matches!(data, TrainingData::Listed(_)) { "shards" } else { "samples" };
-        let mut notes = mix.warnings(&self.weights, items);
-        let how = if self.resample { ", drawn with replacement" } else { "" };
-        notes.push(match samples {
-            Some(samples) if items == "shards" => {
-                format!("an epoch has {} visits of shards{how}, about {samples} pairs", mix.slots())
-            }
-            _ => format!("an epoch has {} visits of {items}{how}", mix.slots()),
-        });
-        Ok(Epoch { samples, notes })
-    }
-
-    /// Checks all fields.
-    ///
-    /// # Errors
-    /// [`DataError::Config`] with the first field that is out of range.
-    pub fn validate(&self) -> Result<()> {
-        let wrong = |field, value: &dyn ToString, problem: &str| {
-            Err(DataError::Config { field, value: value.to_string(), problem: problem.to_owned() })
-        };
-        for (field, value) in [
-            ("batch", self.batch),
-            ("streams", self.streams),
-            ("image_size", self.image_size),
-            ("patch_size", self.patch_size),
-            ("context", self.context),
-            ("prefetch", self.prefetch),
-        ] {
-            if value == 0 {
-                return wrong(field, &value, "it must be at least 1");
-            }
-        }
-        // Larger values are assumed to be typos.
-        for (field, value, max) in [("prefetch", self.prefetch, 10_000), ("loader_threads", self.threads, 4096)] {
-            if value > max {
-                return wrong(field, &value, &format!("it must be at most {max}"));
-            }
-        }
-        if !self.batch.is_multiple_of(self.streams) {
-            return wrong("streams", &self.streams, &format!("it must divide the batch of {}", self.batch));
-        }
-        if !self.image_size.is_multiple_of(self.patch_size) {
-            return wrong(
-                "image_size",
-                &self.image_size,
-                &format!("it must be a multiple of patch_size = {}", self.patch_size),
-            );
-        }
-        self.weights.iter().try_for_each(|&weight| mix::check(weight))?;
-        if !(0.0..1.0).contains(&self.mask_ratio) {
-            return wrong("mask_ratio", &self.mask_ratio, "it must be 0 <= ratio < 1");
-        }
-        if !(0.0..=1.0).contains(&self.max_bad) {
-            return wrong("max_bad", &self.max_bad, "it must be 0 <= share <= 1");
-        }
-        if !(0.0..=1.0).contains(&self.captions.tag_chance) {
-            return wrong("tag_chance", &self.captions.tag_chance, "it must be 0 <= chance <= 1");
-        }
-        self.augmentation.validate()
-    }
-}
-
-/// How long an epoch is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Epoch {
-    /// Visits of samples, if that is known; with weights that are no whole numbers, and with draws, on average.
-    pub samples: Option<u64>,
-    /// What is worth knowing about weights, a line each.
-    pub notes: Vec<String>,
-}
+use super::sample::Tokenizer;
 
 /// Prepares batches on threads, which decode, crop, mask and tokenise.
 #[derive(Debug)]
@@ -245,7 +91,11 @@ pub struct Loader {
     /// `None` only while dropping, which ends the threads.
     batches: Option<Receiver<Made>>,
     recycled: Sender<Batch>,
-    skipped: Skipped,
+    totals: Totals,
+    /// What the totals do not have yet, if there are streams on other ranks, too.
+    untold: Option<Vec<Tally>>,
+    /// Whether it has the first stream. Of several loaders that count the same, this one warns of shards.
+    is_first: bool,
     warnings: Vec<String>,
     passes: f64,
     counters: Arc<Counters>,
@@ -298,13 +148,16 @@ impl Loader {
         let (recycled, recycled_out) = bounded(config.prefetch + 2);
         let order = if matches!(data, TrainingData::Listed(_)) { Visited::ByShard } else { Visited::Shuffled };
         let mix = config.mix(&data)?;
-        let health = Health::new(data.clone(), config.max_bad, order);
-        let health = if mix.is_plain() { health } else { health.with_mix(config.epoch(&data)?.samples) };
+        let limit = Limit::new(data.clone(), config.max_bad, order);
+        let limit = if mix.is_plain() { limit } else { limit.with_mix(config.epoch(&data)?.samples) };
+        let (totals, health) = (Totals::new(limit.clone(), &start), Health::new(limit, own.clone(), config.streams));
         let stop = Arc::new(AtomicBool::new(false));
         let mut loader = Self {
             batches: Some(batches),
             recycled,
-            skipped: health.skipped(),
+            totals,
+            untold: (own.len() < config.streams).then(Vec::new),
+            is_first: own.start == 0,
             warnings: Vec::new(),
             passes: 0.0,
             counters: Arc::default(),
@@ -421,10 +274,18 @@ impl Loader {
     pub fn next_batch(&mut self) -> Result<Batch> {
         let start = Instant::now();
         let batches = self.batches.as_ref().ok_or(DataError::Ended)?;
-        let Made { batch, skipped, warnings, passes } = batches.recv().map_err(|_| DataError::Ended)?;
-        (self.skipped, self.passes) = (skipped, passes);
+        let Made { batch, tallies, warnings, passes } = batches.recv().map_err(|_| DataError::Ended)?;
+        self.passes = passes;
         self.warnings.extend(warnings);
+        let counted = match &mut self.untold {
+            Some(untold) => {
+                tallies.into_iter().for_each(|tally| tally::add(untold, tally));
+                Ok(())
+            }
+            None => self.count(&tallies),
+        };
         let mut batch = batch?;
+        counted.inspect_err(|_| self.batches = None)?;
         batch.waited = start.elapsed();
         Ok(batch)
     }
@@ -450,9 +311,28 @@ impl Loader {
         self.workers
     }
 
+    /// What the streams of this loader found, if it does not have all of them, and [`Self::count`] did not yet count.
+    pub fn untold(&self) -> &[Tally] {
+        self.untold.as_deref().unwrap_or_default()
+    }
+
+    /// Counts what the streams of all loaders found, this one's included.
+    ///
+    /// # Errors
+    /// [`DataError::TooManyBroken`].
+    pub fn count(&mut self, tallies: &[Tally]) -> Result<()> {
+        if let Some(untold) = &mut self.untold {
+            untold.clear();
+        }
+        let counted = self.totals.add(tallies);
+        let warnings = self.totals.take_warnings();
+        self.warnings.extend(warnings.into_iter().filter(|_| self.is_first));
+        counted
+    }
+
     /// Broken samples that were skipped up to the last batch returned, and samples lost to damage, by kind.
     pub fn skipped(&self) -> Skipped {
-        self.skipped.clone()
+        self.totals.skipped()
     }
 
     /// Warnings since the last call: the first few broken samples by name.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::*;
 use crate::data::broken::Kind;
 use crate::data::dataset::Dataset;
-use crate::data::sample::{CaptionKeys, visible_patches};
+use crate::data::sample::{Augmentation, CaptionKeys, visible_patches};
 use crate::data::testing::{Archive, jpeg, png};
 
 const VOCAB: &[u8] =

@@ -16,7 +16,7 @@ use super::bound::Watch;
 use super::checkpoint::{self, State};
 use super::held_out::HeldOut;
 use super::metrics::{Metrics, MetricsLog};
-use super::ranks::{self, Vote};
+use super::ranks::{self, Agreed, Vote};
 use super::stragglers::Stragglers;
 use super::window::{Start, Window};
 use super::{Ended, Plan, Progress, Report, Settings, StepOutcome, Summary, TrainError, Trainer};
@@ -51,15 +51,23 @@ pub fn train<D: AllOps>(
         // The data may be far away.
         let batch = run.loader.wait(stop).then(|| run.loader.next_batch());
         start.has_data();
-        log::lines(run.loader.take_warnings());
-        let own = match &batch {
+        let vote = match &batch {
             Some(Err(_)) => Vote::Fail,
             _ if stop.load(Ordering::Relaxed) => Vote::Stop,
             _ => Vote::Go,
         };
-        match (ranks::agree(&*group, own)?, batch) {
-            ((Vote::Go, _), Some(Ok(batch))) => run.step(start, batch)?,
-            ((Vote::Fail, rank), batch) => {
+        let Agreed { vote, rank, tallies } = ranks::agree(&*group, vote, run.loader.untold())?;
+        // Every rank counts the same, and so decides alike.
+        let counted = if tallies.is_empty() { Ok(()) } else { run.loader.count(&tallies) };
+        log::lines(run.loader.take_warnings());
+        match (vote, counted, batch) {
+            (Vote::Go, Ok(()), Some(Ok(batch))) => run.step(start, batch)?,
+            (Vote::Go | Vote::Stop, Err(error), _) => {
+                run.save_before_failing()?;
+                group.meet()?;
+                return Err(if group.is_root() { error.into() } else { TrainError::OtherRank { rank: 0 } });
+            }
+            (Vote::Fail, _, batch) => {
                 run.save_before_failing()?;
                 // The end of any rank ends rank 0, which may still be writing.
                 group.meet()?;

@@ -64,7 +64,7 @@ impl<D: AllOps> Run<'_, D> {
             busy: self.trainer.take_backward_seconds().unwrap_or(window.busy.as_secs_f64()),
             computed: window.computed.as_secs_f64(),
             images,
-            skipped: self.loader.skipped().values().sum(),
+            passes: self.loader.passes(),
         };
         let stats = GroupStats::gather(&*self.plan.group, own)?;
         let busy = stats.each(|share| share.busy);
@@ -75,7 +75,7 @@ impl<D: AllOps> Run<'_, D> {
             samples: self.state.samples,
             epoch: match self.plan.settings.epoch_samples {
                 Some(epoch) => self.state.samples as f64 / epoch as f64,
-                None => self.loader.passes(),
+                None => stats.mean(|share| share.passes),
             },
             loss: window.loss / steps,
             accuracy: window.accuracy / steps,
@@ -84,7 +84,7 @@ impl<D: AllOps> Run<'_, D> {
             logit_scale: self.trainer.logit_scale()?,
             samples_per_second: steps * self.plan.settings.loader.batch as f64 / seconds,
             gflops: steps * self.trainer.step_flops() as f64 / seconds / 1e9,
-            data_wait: stats.waited().as_secs_f64() / seconds,
+            data_wait: stats.mean(|share| share.waited) / seconds,
             images_per_second: stats.sum(|share| share.images) as f64 / seconds,
             cores_busy: stats.sum(|share| share.computed) / seconds,
             seconds: self.seconds(),
@@ -101,7 +101,7 @@ impl<D: AllOps> Run<'_, D> {
         let left = self.total.saturating_sub(metrics.step) as f64 * self.stepping.as_secs_f64();
         let left = Duration::try_from_secs_f64(left / self.steps.max(1) as f64).unwrap_or_default();
         if let Some(log) = &mut self.log {
-            let skipped = stats.sum(|share| share.skipped);
+            let skipped = self.loader.skipped().values().sum();
             (self.report)(Progress::Metrics { metrics: &metrics, total: self.total, left, skipped });
             let written = log.write(&metrics);
             self.warn_once(written);

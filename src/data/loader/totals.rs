@@ -1,0 +1,189 @@
+//! Counts what all streams found, on all ranks.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::limit::{Counts, Limit, Skipped};
+use super::order::Position;
+use super::tally::{Tally, What};
+use crate::data::error::Result;
+
+/// Shards with many broken samples that are named.
+const MAX_SHARDS_NAMED: usize = 5;
+
+/// What all streams found in each epoch that is not over. A stream with many broken samples, or with small shards, may
+/// be some epochs ahead of others.
+#[derive(Debug)]
+pub(super) struct Totals {
+    limit: Limit,
+    epochs: BTreeMap<u64, Counts>,
+    /// The epoch of each stream.
+    streams: Vec<u64>,
+    skipped: Skipped,
+    named: BTreeSet<u32>,
+    warnings: Vec<String>,
+}
+
+impl Totals {
+    pub(super) fn new(limit: Limit, start: &Position) -> Self {
+        Self {
+            epochs: BTreeMap::new(),
+            streams: start.streams.iter().map(|stream| stream.epoch).collect(),
+            skipped: limit.lost(),
+            named: BTreeSet::new(),
+            warnings: Vec::new(),
+            limit,
+        }
+    }
+
+    pub(super) fn skipped(&self) -> Skipped {
+        self.skipped.clone()
+    }
+
+    /// A warning for each shard whose share of bad samples is above the limit, at first.
+    pub(super) fn take_warnings(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.warnings)
+    }
+
+    /// Adds what streams found in a batch.
+    ///
+    /// # Errors
+    /// [`crate::data::DataError::TooManyBroken`] if more were broken in an epoch than the limit allows.
+    pub(super) fn add(&mut self, tallies: &[Tally]) -> Result<()> {
+        let mut changed = BTreeSet::new();
+        for tally in tallies {
+            let (epoch, Some(what)) = (tally.epoch(), tally.what()) else { continue };
+            self.epochs.entry(epoch).or_insert_with(|| self.limit.counts()).add(what, tally.count());
+            if let Some(at) = self.streams.get_mut(tally.stream()) {
+                *at = epoch.max(*at);
+            }
+            match what {
+                What::Visited => {}
+                What::Opened { shard } => self.limit.learn(shard, tally.count()),
+                What::Bad { kind, shard } => {
+                    *self.skipped.entry(kind).or_default() += tally.count();
+                    changed.insert((epoch, shard));
+                }
+            }
+        }
+        let checked = changed.iter().try_for_each(|&(epoch, shard)| {
+            let Some(counts) = self.epochs.get(&epoch) else { return Ok(()) };
+            self.limit.check(counts, None)?;
+            let bad = counts.shards.get(&shard).copied().unwrap_or_default();
+            let may_be_named = self.named.len() < MAX_SHARDS_NAMED && !self.named.contains(&shard);
+            if let Some(warning) = self.limit.warning(shard, bad).filter(|_| may_be_named) {
+                self.named.insert(shard);
+                self.warnings.push(warning);
+            }
+            Ok(())
+        });
+        let over = self.streams.iter().min().copied().unwrap_or_default();
+        self.epochs.retain(|&epoch, _| epoch >= over);
+        checked
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ops::Range;
+    use std::sync::Arc;
+
+    use super::super::tests::{add, config, tokenizer};
+    use super::super::{Loader, LoaderConfig};
+    use super::*;
+    use crate::data::testing::Archive;
+    use crate::data::{CaptionKeys, DataError, Dataset};
+
+    /// `samples` samples in two shards, of which every `every`-th is broken.
+    fn dataset(samples: u64, every: u64) -> Arc<Dataset> {
+        let shard = |numbers: Range<u64>| {
+            let mut archive = Archive::default();
+            for number in numbers {
+                match number % every {
+                    0 => {
+                        drop(archive.add(&format!("{number}.png"), b"no image").add(&format!("{number}.txt"), b"name"))
+                    }
+                    _ => add(&mut archive, number),
+                }
+            }
+            archive
+        };
+        let shards = [shard(0..samples / 2), shard(samples / 2..samples)];
+        Arc::new(Dataset::open(&shards.each_ref().map(Archive::file), CaptionKeys::default()).unwrap())
+    }
+
+    /// The batches of `ranks` loaders that share the streams, and how they end.
+    fn batches_of(data: &Arc<Dataset>, config: &LoaderConfig, ranks: usize) -> (usize, Skipped, Option<String>, usize) {
+        let start = Position::start(config.streams);
+        let each = config.streams / ranks;
+        let loader = |rank: usize| {
+            let own = rank * each..(rank + 1) * each;
+            Loader::of_streams(data.clone(), tokenizer(), config.clone(), start.clone(), own).unwrap()
+        };
+        let mut loaders: Vec<Loader> = (0..ranks).map(loader).collect();
+        let mut warnings = 0;
+        for batch in 0..60 {
+            let made = loaders.iter_mut().map(|loader| loader.next_batch().err());
+            let mut error: Vec<_> = made.collect::<Vec<_>>().into_iter().flatten().collect();
+            if ranks > 1 {
+                let tallies: Vec<Tally> = loaders.iter().flat_map(|loader| loader.untold().to_vec()).collect();
+                error.extend(loaders.iter_mut().filter_map(|loader| loader.count(&tallies).err()));
+            }
+            let skipped = loaders[0].skipped();
+            assert!(loaders.iter().all(|loader| loader.skipped() == skipped), "all have counted the same");
+            let of_shards = |loader: &mut Loader| {
+                loader.take_warnings().iter().filter(|warning| warning.contains("many samples of")).count()
+            };
+            warnings += loaders.iter_mut().map(of_shards).sum::<usize>();
+            if let Some(error) = error.first() {
+                assert!(matches!(error, DataError::TooManyBroken { .. }), "{error}");
+                return (batch, skipped, Some(error.to_string()), warnings);
+            }
+        }
+        (60, loaders[0].skipped(), None, warnings)
+    }
+
+    /// Streams come to different epochs, since each skips its own broken samples.
+    #[test]
+    fn a_good_run_is_not_stopped_however_many_streams_it_has() {
+        let data = dataset(40, 14);
+        for (streams, max_bad) in [(1, 0.075), (2, 0.075), (8, 0.075), (2, 1.0), (8, 1.0)] {
+            let config = LoaderConfig { streams, max_bad, ..config(32, 2) };
+            for ranks in [1, 2, 8].into_iter().filter(|ranks| streams % ranks == 0) {
+                let (batches, skipped, error, _) = batches_of(&data, &config, ranks);
+                assert_eq!((batches, error), (60, None), "{streams} streams, {ranks} ranks");
+                // 60 batches of 32 are 52 epochs of the 37 good ones.
+                let skipped: u64 = skipped.values().sum();
+                assert!((3 * 51..=3 * 53).contains(&skipped), "{skipped}");
+            }
+        }
+    }
+
+    #[test]
+    fn too_many_broken_samples_stop_at_the_same_batch_on_any_number_of_ranks() {
+        for (samples, every, max_bad) in [(40, 13, 0.08), (100, 4, 0.2), (2000, 3, 0.1), (600, 5, 0.14)] {
+            let data = dataset(samples, every);
+            for streams in [1, 4] {
+                let config = LoaderConfig { streams, max_bad, ..config(8, 2) };
+                let (batch, skipped, error, warnings) = batches_of(&data, &config, 1);
+                let error = error.unwrap_or_else(|| panic!("{samples} samples, {streams} streams"));
+                assert!(batch > 0 && error.contains("the worst shard"), "{batch}: {error}");
+                for ranks in [2, 4].into_iter().filter(|_| streams == 4) {
+                    let found = batches_of(&data, &config, ranks);
+                    assert_eq!(found, (batch, skipped.clone(), Some(error.clone()), warnings), "{samples}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn only_what_is_not_over_is_kept() {
+        let data = dataset(40, 14);
+        let config = LoaderConfig { streams: 4, max_bad: 1.0, ..config(4, 2) };
+        let mut loader = Loader::new(data, tokenizer(), config, Position::start(4)).unwrap();
+        for _ in 0..400 {
+            loader.next_batch().unwrap();
+            assert!(loader.totals.epochs.len() < 8);
+        }
+        assert!(loader.passes() > 30.0);
+    }
+}
