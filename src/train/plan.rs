@@ -280,7 +280,9 @@ fn check_checkpoint(checkpoint: &Checkpoint, settings: &Settings, data: u32) -> 
     ];
     if let Some((_, what)) = differs.iter().find(|(differs, _)| *differs) {
         let path = checkpoint.path().display();
-        let problem = format!("{what} differs from that of {path}; start a new run with --init-from {path}");
+        let problem = format!(
+            "{what} differs from that of {path}; make it the same again, or start a new run with --init-from {path}"
+        );
         return Err(TrainError::Settings { problem });
     }
     Ok(())

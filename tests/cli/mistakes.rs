@@ -10,7 +10,7 @@ fn mistakes_are_reported_at_once() {
     let config = path("config.toml");
     std::fs::write(&config, "mask_ration = 0.5\n").unwrap();
     let missing = format!("--data={}", path("shards/{000..003}.tar"));
-    let cases: [(&[&str], i32, &[&str]); 19] = [
+    let cases: [(&[&str], i32, &[&str]); 21] = [
         (
             &["train", "--config", &config],
             1,
@@ -38,6 +38,8 @@ fn mistakes_are_reported_at_once() {
         (&["train", "--crop-min=0.9", "--crop-max=0.1"], 1, &["--crop-min, --crop-max (0.9, 0.1)"]),
         (&["train", "--lr=inf"], 1, &["--lr inf", "a number above 0"]),
         (&["train", "--prefetch=1000000000"], 1, &["--prefetch 1000000000", "at most"]),
+        (&["train", "--weight=2::1"], 2, &["--weight", "not a number", "--weight 2 0.5"]),
+        (&["data", "preview", "--out=sheet.jpg"], 1, &["a PNG file", "not sheet.jpg"]),
         (&["eval", "retrieval", "/nowhere"], 1, &["cannot open /nowhere"]),
     ];
     for (args, code, words) in cases {

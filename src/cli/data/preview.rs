@@ -5,7 +5,7 @@ use std::io::Cursor;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Arg, Args};
 use image::ImageFormat;
 
@@ -66,6 +66,9 @@ fn listed(arg: Arg) -> Arg {
 
 impl Preview {
     pub(super) fn run(self) -> Result<ExitCode> {
+        if self.out.extension().is_some_and(|extension| !extension.eq_ignore_ascii_case("png")) {
+            bail!("the sheet is a PNG file: give --out a name that ends in .png, and not {}", self.out.display());
+        }
         // A wrong path should fail before the slow steps do. Existing content stays until it is replaced.
         let is_new = !self.out.exists();
         let cannot_write = format!("cannot write {}", self.out.display());

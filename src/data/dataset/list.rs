@@ -11,7 +11,7 @@ use std::thread;
 use super::cache::Cache;
 use super::counts::{CacheWriter, Counts};
 use super::view::{Held, Reader, View};
-use super::{Dataset, common, filter, left_out, source_ends, with_filter};
+use super::{Dataset, OpenShard, common, filter, left_out, source_ends, with_filter};
 use crate::data::error::Result;
 use crate::data::format::{Common, Report, Shard, note_lines};
 use crate::data::sample::CaptionKeys;
@@ -80,15 +80,19 @@ impl ShardList {
         specs: &[impl AsRef<str>],
         keys: CaptionKeys,
     ) -> Result<Self> {
-        let (parts, is_spread) = probe(sources);
-        let looked_at = Dataset::of(&parts, &[] as &[&str], keys.clone())?;
-        let all = looked_at.shards.len() == locations.len();
-        if all && counts.total.is_none() {
-            counts.each = looked_at.shards.iter().map(|shard| Some(shard.samples.len() as u32)).collect();
-            counts.total = Some(looked_at.len() as u64);
-        }
+        keys.check()?;
+        let (mut parts, mut is_spread) = probe(sources);
+        let mut opened = Dataset::open_each(&parts, &keys);
+        let all = opened.len() == locations.len();
+        let lengths: Vec<_> = opened.iter().map(|shard| Some(shard.as_ref().ok()?.0.samples.len() as u32)).collect();
         let mut warnings = left_out(specs);
         warnings.append(&mut counts.warnings);
+        warnings.extend(leave_out_unusable(&mut parts, &mut is_spread, &mut opened));
+        let looked_at = Dataset::of_opened(&parts, super::all(opened)?, &[] as &[&str], keys.clone())?;
+        if all && counts.total.is_none() {
+            counts.each = lengths;
+            counts.total = Some(looked_at.len() as u64);
+        }
         warnings.extend(looked_at.warnings.iter().cloned());
         if !all {
             let (few, shards) = (looked_at.shards.len(), locations.len());
@@ -316,6 +320,36 @@ fn probe(sources: &[Source]) -> (Vec<Source>, Vec<bool>) {
     (parts, is_spread)
 }
 
+/// Removes shards that cannot be used, as they are skipped later, unless a source has no other. Returns a warning about
+/// each.
+fn leave_out_unusable(
+    parts: &mut [Source],
+    is_spread: &mut Vec<bool>,
+    opened: &mut Vec<Result<OpenShard>>,
+) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let mut results = std::mem::take(opened).into_iter();
+    let mut spread = std::mem::take(is_spread).into_iter();
+    for part in parts {
+        let of_part: Vec<_> = results.by_ref().take(part.shards.len()).collect();
+        let has_usable = of_part.iter().any(Result::is_ok);
+        let shards = std::mem::take(&mut part.shards);
+        for ((shard, result), is_one) in shards.into_iter().zip(of_part).zip(spread.by_ref()) {
+            match result {
+                Err(error) if has_usable && error.is_of_shard() => {
+                    warnings.push(format!("warning: {error}; its samples will count as broken"));
+                }
+                result => {
+                    part.shards.push(shard);
+                    is_spread.push(is_one);
+                    opened.push(result);
+                }
+            }
+        }
+    }
+    warnings
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -368,6 +402,30 @@ mod tests {
         assert_eq!(is_spread.iter().filter(|is_one| **is_one).count(), 8);
         let many: Vec<Source> = (0..3000).map(|_| source("a", 1)).collect();
         assert_eq!(probe(&many).0.len(), 8);
+    }
+
+    #[test]
+    fn a_shard_that_cannot_be_used_is_a_warning_if_there_are_others() {
+        for count in [3, 12] {
+            let folder = shards("7", count);
+            std::fs::write(folder.path().join("000.tar"), b"<html>404</html>").unwrap();
+            let data = open(&whole(&folder));
+            let warnings = data.warnings().join("\n");
+            assert!(
+                warnings.contains("000.tar is not a tar archive") && warnings.contains("count as broken"),
+                "{warnings}"
+            );
+            let TrainingData::Listed(list) = &data else { unreachable!("it was opened by shard") };
+            let looked_at = count.min(PROBE_SHARDS) - 1;
+            assert_eq!((list.shards(), list.looked_at().len()), (count, looked_at));
+            assert_eq!(list.samples(), (count == 3).then_some(2));
+            // Of two sources, one has no other.
+            let other = shards("7", 5);
+            let specs = [folder.path().join("000.tar"), other.path().to_owned()].map(|path| path.display().to_string());
+            let (keys, decoding) = (CaptionKeys::default(), Decoding::default());
+            let error = TrainingData::open(&specs, keys, decoding, Order::Shards, None).unwrap_err().to_string();
+            assert!(error.contains("000.tar is not a tar archive"), "{error}");
+        }
     }
 
     #[test]

@@ -119,15 +119,30 @@ impl Dataset {
     /// As [`Self::open`]; `specs` are what the user wrote, for warnings.
     fn of<S: AsRef<str>>(sources: &[Source], specs: &[S], keys: CaptionKeys) -> Result<Self> {
         keys.check()?;
+        Self::of_opened(sources, all(Self::open_each(sources, &keys))?, specs, keys)
+    }
+
+    /// Opens every shard. All are opened before an error is returned, so that every run reports the same errors.
+    fn open_each(sources: &[Source], keys: &CaptionKeys) -> Vec<Result<OpenShard>> {
         let locations: Vec<&Location> = sources.iter().flat_map(|source| &source.shards).collect();
-        let common = common(&keys);
+        let common = common(keys);
         let open = |(number, location): (usize, &&Location)| {
             filter::open(number as u32, location, &common, keys.filter.as_ref(), &NEVER)
         };
-        // All are opened before an error is returned, so that every run reports the same errors.
-        let opened: Vec<Result<(Shard, Report, Passed)>> = locations.par_iter().enumerate().map(open).collect();
+        locations.par_iter().enumerate().map(open).collect()
+    }
+
+    /// The data set of shards that are open.
+    fn of_opened<S: AsRef<str>>(
+        sources: &[Source],
+        opened: Vec<OpenShard>,
+        specs: &[S],
+        keys: CaptionKeys,
+    ) -> Result<Self> {
+        let locations: Vec<&Location> = sources.iter().flat_map(|source| &source.shards).collect();
+        let common = common(&keys);
         let (mut shards, mut reports, mut passed) = (Vec::new(), Vec::new(), Vec::new());
-        for (shard, report, of_shard) in all(opened)? {
+        for (shard, report, of_shard) in opened {
             shards.push(shard);
             reports.push(report);
             passed.push(of_shard);
@@ -376,6 +391,9 @@ fn source_ends(sources: &[Source]) -> Vec<usize> {
         })
         .collect()
 }
+
+/// A shard, what is noteworthy about it, and how many of its samples a filter kept.
+type OpenShard = (Shard, Report, Passed);
 
 /// All shards, or an error that names those that cannot be used.
 fn all<T>(opened: Vec<Result<T>>) -> Result<Vec<T>> {

@@ -44,6 +44,11 @@ impl Naming {
         }
     }
 
+    /// Whether that is another place than the fields'.
+    pub(crate) fn has_txt(self) -> bool {
+        matches!(self, Self::Members | Self::Files)
+    }
+
     /// What was found there.
     pub(crate) fn caption(self) -> &'static str {
         match self {

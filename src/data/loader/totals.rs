@@ -98,11 +98,10 @@ mod tests {
         let shard = |numbers: Range<u64>| {
             let mut archive = Archive::default();
             for number in numbers {
-                match number % every {
-                    0 => {
-                        drop(archive.add(&format!("{number}.png"), b"no image").add(&format!("{number}.txt"), b"name"))
-                    }
-                    _ => add(&mut archive, number),
+                if number % every > 0 {
+                    add(&mut archive, number);
+                } else {
+                    archive.add(&format!("{number}.png"), b"no image").add(&format!("{number}.txt"), b"name");
                 }
             }
             archive

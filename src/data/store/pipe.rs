@@ -95,7 +95,10 @@ fn write(
 fn check(last: Instant, with: Fetching<'_>) -> io::Result<()> {
     let timeout = with.access.io_timeout;
     match last.elapsed() >= timeout {
-        true => Err(io::Error::other(format!("the command printed nothing for {} and was ended", seconds(timeout)))),
+        true => Err(io::Error::other(format!(
+            "the command printed nothing for {}, and was ended (--io-timeout)",
+            seconds(timeout)
+        ))),
         false => Ok(()),
     }
 }

@@ -2,6 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use super::folder::is_image;
+use crate::data::text;
+
 /// How the names of shards end, in upper or lower case, in the order in which a folder's shards are taken; and how
 /// those of archives end that are not read: they are errors, and not silently ignored.
 pub(super) const SHARDS: [&str; 8] =
@@ -74,16 +77,30 @@ pub(super) fn folders_with_shards(folder: &Path) -> Option<(usize, &'static str)
     Some((shards.len(), end.map_or(".tfrecord*", |end| *end)))
 }
 
-/// A warning for each folder in `specs` that has subfolders with shards.
+/// A warning for each folder of shards in `specs` that has subfolders with shards, or images, which are not used.
 pub(crate) fn left_out(specs: &[impl AsRef<str>]) -> Vec<String> {
     let specs = specs.iter().map(|spec| -> &str { spec.as_ref() });
-    let folders = specs.filter(|spec| Path::new(spec).is_dir());
-    let counted = folders.filter_map(|spec| Some((spec, folders_with_shards(Path::new(spec))?)));
-    let warnings = counted.map(|(spec, (count, end))| {
+    let folders: Vec<_> = specs.filter(|spec| Path::new(spec).is_dir()).collect();
+    let counted = folders.iter().filter_map(|spec| Some((spec, folders_with_shards(Path::new(spec))?)));
+    let in_subfolders = counted.map(|(spec, (count, end))| {
         let folder = spec.trim_end_matches('/');
         format!(
             "warning: shards in {count} of the subfolders of {spec} are not used; `{folder}/**/*{end}` takes them all"
         )
     });
-    warnings.collect()
+    let loose = folders.iter().map(|spec| (spec, loose_images(Path::new(spec)))).filter(|(_, count)| *count > 0);
+    let beside = loose.map(|(spec, count)| {
+        let images = text::count(count, "image");
+        format!("warning: {images} beside the shards in {spec} are not used; give a folder that has no shards")
+    });
+    in_subfolders.chain(beside).collect()
+}
+
+/// How many images are in a folder that has shards, and so is not taken as a folder of images.
+fn loose_images(folder: &Path) -> u64 {
+    if shards_in(folder).is_ok_and(|shards| shards.is_empty()) {
+        return 0;
+    }
+    let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    files.filter(|file| is_image(&file.path())).count() as u64
 }

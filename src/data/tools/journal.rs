@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::archive::PARTIAL;
-use super::pack::{Pack, PackError};
+use super::pack::{Filter, Form, Pack, PackError, ShardLimit};
 use crate::data::loader::Skipped;
 use crate::data::text::count;
 use crate::log;
@@ -57,7 +57,8 @@ impl Head {
                 Err(problem.to_owned())
             }
             Ok(found) if found.version == VERSION => {
-                Err(format!("it has a pack with other options: {}", differences(&found.options, &self.options)))
+                let differences = differences(&found.options, &self.options);
+                Err(format!("it has a pack with {differences}; give the same options, or another --out"))
             }
             _ => Err(format!("its {NAME} is not that of a pack of this version")),
         }
@@ -227,13 +228,40 @@ fn checksum(path: &Path, len: u64) -> io::Result<Result<u32, u64>> {
     }
 }
 
-/// The options of a pack that are not those of now, as JSON has them.
+/// The options of two packs that differ, as flags.
 fn differences(before: &Pack, now: &Pack) -> String {
-    let is_same_tokenizer = before.tokens == now.tokens;
-    let [before, now] = [before, now].map(|pack| serde_json::to_value(pack).unwrap_or_default());
-    let keys = before.as_object().into_iter().flat_map(|options| options.keys());
-    let differing = keys.filter(|key| before[*key] != now[*key] && !(is_same_tokenizer && *key == "tokens"));
-    differing.map(|key| format!("{key} was {} and is now {}", before[key], now[key])).collect::<Vec<_>>().join(", ")
+    let pairs = flags(before).into_iter().zip(flags(now)).filter(|(before, now)| before != now);
+    let (before, now): (Vec<String>, Vec<String>) = pairs.unzip();
+    format!("{}, and this command has {}", before.join(" "), now.join(" "))
+}
+
+/// The options of a pack that decide on its bytes.
+fn flags(pack: &Pack) -> [String; 7] {
+    let unless = |flag: &str, given: bool| if given { flag.to_owned() } else { format!("no {flag}") };
+    [
+        format!("--size={}", pack.size),
+        match pack.form {
+            Form::Jpeg(quality) => format!("--quality={quality}"),
+            Form::Raw => "--raw".to_owned(),
+        },
+        match pack.filter {
+            Filter::Area => "--filter=area".to_owned(),
+            Filter::Bicubic => "--filter=bicubic".to_owned(),
+        },
+        unless("--jpeg-scaling", pack.jpeg_scaling),
+        match pack.limit {
+            ShardLimit::Samples(samples) => format!("--shard-samples={samples}"),
+            ShardLimit::Bytes(bytes) => format!("--shard-size={bytes}"),
+        },
+        match pack.shuffle {
+            Some(seed) => format!("--shuffle --seed={seed}"),
+            None => "no --shuffle".to_owned(),
+        },
+        match &pack.tokens {
+            Some(tokens) => format!("--tokens ({}, fingerprint {})", tokens.description, tokens.fingerprint),
+            None => "no --tokens".to_owned(),
+        },
+    ]
 }
 
 /// Writes a file under a temporary name, syncs it, and gives it its name.
@@ -253,7 +281,6 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::tools::{Filter, Form, ShardLimit};
 
     #[test]
     fn a_second_program_leaves_the_shard_of_the_first_alone() {
@@ -321,7 +348,12 @@ mod tests {
         std::fs::write(&path, &whole).unwrap();
         std::fs::write(folder.path().join("000001.tar"), "000000.tar").unwrap();
         let other = Journal::open(folder.path(), &Pack { size: 9, ..options.clone() }, 1).err().unwrap().to_string();
-        assert!(other.contains("a pack with other options: size was 8 and is now 9"), "{other}");
+        assert!(
+            other.contains(
+                "a pack with --size=8, and this command has --size=9; give the same options, or another --out"
+            ),
+            "{other}"
+        );
         let refused = open().err().unwrap();
         assert!(refused.contains("000001.tar has changed since it was written"), "{refused}");
     }

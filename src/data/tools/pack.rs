@@ -57,9 +57,9 @@ pub struct Pack {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Tokens {
     /// Over all that decides on the tokens of a text, as 16 hexadecimal digits.
-    fingerprint: String,
+    pub(super) fingerprint: String,
     /// What the tokenizer is, in one line.
-    description: String,
+    pub(super) description: String,
     #[serde(skip)]
     pub(super) tokenizer: Option<Tokenizer>,
 }

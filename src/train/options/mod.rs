@@ -31,7 +31,7 @@ pub struct Options {
     pub data: Option<Vec<String>>,
     /// How often each epoch visits the samples of each source of --data, one number per source. In the order of shards,
     /// a fractional weight visits a different part of the shards in each epoch [default: 1 each]
-    #[cfg_attr(feature = "cli", arg(long, num_args = 1.., value_name = "W", help_heading = "Data"))]
+    #[cfg_attr(feature = "cli", arg(long, num_args = 1.., value_name = "W", value_parser = parse_weight, help_heading = "Data"))]
     pub weight: Option<Vec<f64>>,
     /// Draw samples (with --order shards, whole shards) with replacement, by weight and size of their sources
     #[cfg_attr(feature = "cli", arg(long, alias = "dataset-resampled", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = "Data"))]
@@ -287,6 +287,12 @@ pub struct Options {
     /// Steps between evaluations; 0: only at the end
     #[cfg_attr(feature = "cli", arg(long, value_name = "STEPS", help_heading = "Output"))]
     pub eval_every: Option<u64>,
+}
+
+/// A weight of `--weight`.
+#[cfg(feature = "cli")]
+fn parse_weight(text: &str) -> Result<f64, String> {
+    text.parse().map_err(|_| "it is not a number; give one for each source, as in --weight 2 0.5".to_owned())
 }
 
 /// Accepts booleans, and `yes` and `no` as the flag does.

@@ -174,7 +174,8 @@ fn no_images(bytes: &[u8], image_key: Option<&str>) -> String {
 /// An image's file, and its length.
 pub(super) fn find(folder: &Path, name: &[u8]) -> Result<(PathBuf, u64), Broken> {
     let missing = |detail: String| Broken { kind: Kind::MissingImage, detail };
-    let text = std::str::from_utf8(name).map_err(|_| missing(format!("the path {} is not UTF-8", printable(name))))?;
+    let text = std::str::from_utf8(name)
+        .map_err(|_| missing(format!("the path {} is not UTF-8; save the table as UTF-8", printable(name))))?;
     if text.trim().is_empty() {
         return Err(missing("the row has no path".to_owned()));
     }

@@ -266,6 +266,9 @@ impl CaptionKeys {
             texts = match (found, txts) {
                 (Some(Ok(texts)), _) => texts,
                 // What is wrong with a caption is more useful than that others are missing.
+                (Some(Err(why)), []) if why.kind == Kind::MissingCaption && self.takes_txt() && naming.has_txt() => {
+                    return Err(Broken { detail: format!("it lacks {}, and {}", naming.txt(), why.detail), ..why });
+                }
                 (Some(Err(why)), []) => return Err(why),
                 (Some(Err(why)), _) if why.kind != Kind::MissingCaption => return Err(why),
                 (None, []) => {

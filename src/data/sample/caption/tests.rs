@@ -73,7 +73,7 @@ fn empty_missing_and_unusable_captions_differ() {
         (Some("txt"), Some("\u{FEFF}"), None, Kind::EmptyCaption, ".txt member is blank"),
         (None, Some(""), Some("{broken"), Kind::BadRecord, "does not parse"),
         (None, None, None, Kind::MissingCaption, "a .txt member or the field `caption`"),
-        (None, None, Some("{}"), Kind::MissingCaption, "no field `caption`"),
+        (None, None, Some("{}"), Kind::MissingCaption, "it lacks a .txt member, and there is no field `caption`"),
         (None, None, Some(r#"{"caption": null}"#), Kind::EmptyCaption, "is null"),
         (None, None, Some(r#"{"caption": " "}"#), Kind::EmptyCaption, "is blank"),
         (None, None, Some(r#"{"caption": []}"#), Kind::EmptyCaption, "an empty list"),

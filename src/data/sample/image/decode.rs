@@ -260,7 +260,7 @@ mod tests {
                 assert!(decode(&bytes[..length]).is_err(), "{format} cut to {length} of {}", bytes.len());
             }
         }
-        assert!(decode(b"GIF89a\x01\0\x01\0\0\0\0;").unwrap_err().to_string().contains("Gif"));
+        assert!(decode(b"GIF89a\x01\0\x01\0\0\0\0;").unwrap_err().to_string().contains("GIF"));
         assert!(decode(b"neither").is_err());
         for format in [ImageFormat::Tiff, ImageFormat::Bmp] {
             let bytes = encode(noise(64, 48, 2), format);

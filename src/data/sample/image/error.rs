@@ -1,5 +1,7 @@
 //! Why an image cannot be used.
 
+use std::error::Error;
+
 use ::image::ImageFormat;
 
 use super::MAX_PIXELS;
@@ -24,7 +26,7 @@ pub enum ImageError {
     #[error("it is {0} x {1} pixels")]
     NoPixels(u32, u32),
     /// Width and height, which make more than [`MAX_PIXELS`] pixels.
-    #[error("{0} x {1} pixels are more than the {max} allowed", max = MAX_PIXELS)]
+    #[error("{0} x {1} pixels are more than the {max} million allowed; make the image smaller", max = MAX_PIXELS / 1_000_000)]
     TooLarge(u32, u32),
     /// A JPEG with an end, but no image.
     #[error("the JPEG data has an end-of-image marker before any pixels")]
@@ -38,9 +40,9 @@ pub enum ImageError {
     /// Damage that libjpeg-turbo found.
     #[error("JPEG: {0}")]
     Jpeg(String),
-    /// Damage that the decoder found.
-    #[error(transparent)]
-    Decoder(::image::ImageError),
+    /// Damage that the decoder of a format found.
+    #[error("the {} data is damaged: {}", name(*.0), detail(.1))]
+    Decoder(ImageFormat, #[source] ::image::ImageError),
     /// Raw pixels of a version that this program does not know.
     #[error("it has raw pixels of version {0}, and this flipk reads version {v}", v = RAW_VERSION)]
     RawVersion(u32),
@@ -59,7 +61,15 @@ pub enum ImageError {
 const READ: &str = "a JPEG, PNG, WebP, GIF, BMP or TIFF image";
 
 fn name(format: ImageFormat) -> String {
-    format!("{format:?}").replace("Jpeg", "JPEG")
+    match format {
+        ImageFormat::WebP => "WebP".to_owned(),
+        other => format!("{other:?}").to_uppercase(),
+    }
+}
+
+/// What a decoder found, without what is said before it.
+fn detail(error: &::image::ImageError) -> String {
+    error.source().map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 impl ImageError {
@@ -69,7 +79,7 @@ impl ImageError {
             ::image::ImageError::IoError(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
                 Self::Truncated(format, "the picture does")
             }
-            other => Self::Decoder(other),
+            other => Self::Decoder(format, other),
         }
     }
 }

@@ -39,7 +39,12 @@ fn shards_are_found_by_brace_glob_and_folder() {
     let spec = [folder.path().display().to_string()];
     assert!(left_out(&spec).is_empty());
     std::fs::write(folder.path().join("folder.tar/f.tar"), b"x").unwrap();
+    assert_eq!(left_out(&spec).len(), 1);
     assert!(left_out(&spec)[0].contains("shards in 1 of the subfolders of") && left_out(&spec)[0].contains("**/*.tar"));
+    for name in ["one.jpg", "two.PNG", "notes.txt"] {
+        std::fs::write(folder.path().join(name), b"x").unwrap();
+    }
+    assert!(left_out(&spec)[1].contains("2 images beside the shards in"), "{:?}", left_out(&spec));
     let outer = tempfile::tempdir().unwrap();
     std::fs::create_dir(outer.path().join("in")).unwrap();
     std::fs::write(outer.path().join("in/a.tar"), b"x").unwrap();
