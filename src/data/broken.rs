@@ -50,6 +50,9 @@ impl Kind {
         Self::Panic,
     ];
 
+    const _ALL_ARE_ALL: () =
+        assert!(Self::ALL.len() == Self::Panic as usize + 1, "a kind is missing, or is after the last");
+
     fn words(self) -> &'static str {
         match self {
             Self::TruncatedMember => "truncated member",

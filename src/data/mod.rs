@@ -41,7 +41,7 @@ pub(crate) use self::format::ParquetVectors;
 pub(crate) use self::format::masked_crc;
 pub(crate) use self::loader::part_of;
 pub use self::loader::{
-    Batch, Effort, Epoch, EvalBatch, EvalBatches, Loader, LoaderConfig, Origin, Position, Skipped, Stages,
+    Batch, Effort, Epoch, EvalBatch, EvalBatches, Found, Loader, LoaderConfig, Origin, Position, Skipped, Stages,
     StreamPosition, Tally,
 };
 pub use self::sample::{

@@ -256,6 +256,7 @@ pub(crate) fn checkpoints() -> Vec<Vec<u8>> {
             seconds: 1.5,
             arithmetic,
             micro_batches: None,
+            found: crate::data::Found::default(),
         };
         let layout = Flip::with_loss(&state.model, loss, true).layout().clone();
         let path = checkpoint::path_of(folder.path(), state.step);

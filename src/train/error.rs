@@ -79,7 +79,7 @@ pub enum TrainError {
         last: String,
     },
     /// Held-out data that cannot be used.
-    #[error(transparent)]
+    #[error("evaluation on the held-out data: {0}")]
     Eval(#[from] crate::eval::EvalError),
     /// Training data or a tokenizer that cannot be used.
     #[error(transparent)]

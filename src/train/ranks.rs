@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use bytemuck::{Pod, Zeroable};
 
 use super::{Options, Settings, TrainError};
-use crate::data::{Position, StreamPosition, Tally};
+use crate::data::{Found, Position, StreamPosition, Tally, text};
 use crate::group::{Group, GroupError};
 
 /// What a rank is about to do; the highest vote decides for all.
@@ -27,31 +27,31 @@ pub(super) struct Agreed {
     pub vote: Vote,
     /// The first rank that cast it.
     pub rank: usize,
-    /// What all ranks found in their data. Empty as long as no rank found a bad sample, or much.
+    /// What all ranks found in their data. Empty as long as no rank has news, or [`MAX_UNTOLD`] tallies.
     pub tallies: Vec<Tally>,
 }
 
-/// Tallies that a rank may keep to itself, if none is of bad samples.
+/// Tallies that a rank may keep to itself, if none is news.
 const MAX_UNTOLD: usize = 4096;
 
 /// Compares the votes, and shares what each rank found in its data.
 pub(super) fn agree(group: &dyn Group, own: Vote, untold: &[Tally]) -> Result<Agreed, GroupError> {
-    let is_news = untold.iter().any(Tally::is_bad) || untold.len() > MAX_UNTOLD;
+    let is_news = untold.iter().any(Tally::is_news) || untold.len() >= MAX_UNTOLD;
     let all = group.all([own as u32, untold.len() as u32, is_news.into()])?;
     let highest = all.iter().map(|[vote, ..]| *vote).max().unwrap_or_default();
     let vote = [Vote::Go, Vote::Stop, Vote::Fail].into_iter().find(|vote| *vote as u32 == highest).unwrap_or(own);
     let rank = all.iter().position(|[vote, ..]| *vote == highest).unwrap_or_default();
-    let mut tallies = Vec::new();
-    if all.iter().any(|[.., is_news]| *is_news != 0) {
-        let longest = all.iter().map(|[_, untold, _]| *untold as usize).max().unwrap_or_default();
-        let mut blocks = vec![Tally::zeroed(); longest * all.len()];
-        blocks[longest * group.rank()..][..untold.len()].copy_from_slice(untold);
-        group.all_gather(bytemuck::cast_slice_mut(&mut blocks), longest * size_of::<Tally>() / 4)?;
-        for (block, [_, len, _]) in blocks.chunks(longest).zip(&all) {
-            tallies.extend_from_slice(&block[..*len as usize]);
-        }
-    }
+    let tallies = match all.iter().any(|[.., is_news]| *is_news != 0) {
+        true => gather_tallies(group, untold, &all.iter().map(|[_, len, _]| *len).collect::<Vec<_>>())?,
+        false => Vec::new(),
+    };
     Ok(Agreed { vote, rank, tallies })
+}
+
+/// The first rank on which something failed. Every rank that may fail alike asks, since the cause may be on one machine
+/// alone.
+pub(super) fn first_failed(group: &dyn Group, failed: bool) -> Result<Option<usize>, GroupError> {
+    Ok(group.all(u32::from(failed))?.iter().position(|&failed| failed != 0))
 }
 
 /// Fills in the micro-batches of a run on several ranks, if the user did not say how many.
@@ -79,8 +79,10 @@ pub(super) fn check(settings: &Settings, group: &dyn Group) -> Result<(), TrainE
         (1..=micro_batches).filter(|&ranks| fits(ranks)).map(|ranks| ranks.to_string()).collect();
     let fitting = if fitting.is_empty() { "only one".to_owned() } else { fitting.join(", ") };
     let problem = format!(
-        "{ranks} ranks cannot share {micro_batches} micro-batches of {streams} streams: each needs equally many, and a \
-         power of two of them; these numbers of ranks fit: {fitting}"
+        "{ranks} ranks cannot share {micro_batches} {} of {}: each needs equally many, and a power of two of them; these \
+         numbers of ranks fit: {fitting}",
+        if micro_batches == 1 { "micro-batch" } else { "micro-batches" },
+        text::count(streams as u64, "stream"),
     );
     Err(TrainError::Settings { problem })
 }
@@ -140,6 +142,25 @@ pub(super) fn compare(group: &dyn Group, options: &Options, fingerprint: u32) ->
         }
     }
     Ok(())
+}
+
+/// Adds what all ranks found and did not tell yet.
+pub(super) fn gather_untold(group: &dyn Group, found: &mut Found, untold: &[Tally]) -> Result<(), GroupError> {
+    let lengths = group.all(untold.len() as u32)?;
+    found.add(&gather_tallies(group, untold, &lengths)?);
+    Ok(())
+}
+
+/// The tallies of all ranks, whose numbers are `lengths`.
+fn gather_tallies(group: &dyn Group, own: &[Tally], lengths: &[u32]) -> Result<Vec<Tally>, GroupError> {
+    let Some(longest) = lengths.iter().max().map(|&len| len as usize).filter(|&len| len > 0) else {
+        return Ok(Vec::new());
+    };
+    let mut blocks = vec![Tally::zeroed(); longest * lengths.len()];
+    blocks[longest * group.rank()..][..own.len()].copy_from_slice(own);
+    group.all_gather(bytemuck::cast_slice_mut(&mut blocks), longest * size_of::<Tally>() / 4)?;
+    let of_ranks = blocks.chunks(longest).zip(lengths);
+    Ok(of_ranks.flat_map(|(block, &len)| block[..len as usize].iter().copied()).collect())
 }
 
 /// Gathers the positions of all streams; each rank has advanced its `own`.
@@ -230,18 +251,19 @@ mod tests {
 
     #[test]
     fn what_ranks_found_is_shared_once_a_sample_is_bad() {
-        let told = |bad: bool| {
+        let told = |bad: bool, visits: usize| {
             let found = on_ranks(3, move |group| {
-                let mut untold = vec![Tally::default(); group.rank() * 2];
+                let mut untold = vec![Tally::default(); group.rank() * visits];
                 untold.extend((bad && group.rank() == 1).then(|| Tally::lost(7)));
                 agree(group, Vote::Go, &untold).unwrap().tallies
             });
             assert!(found.iter().all(|other| *other == found[0]));
             found[0].clone()
         };
-        assert_eq!(told(false), []);
+        assert_eq!(told(false, 2), []);
         let plain = Tally::default();
-        assert_eq!(told(true), [plain, plain, Tally::lost(7), plain, plain, plain, plain]);
+        assert_eq!(told(true, 2), [plain, plain, Tally::lost(7), plain, plain, plain, plain]);
+        assert_eq!(told(false, MAX_UNTOLD).len(), 3 * MAX_UNTOLD);
     }
 
     #[test]

@@ -136,11 +136,20 @@ fn any_number_of_ranks_counts_broken_samples_alike() {
     });
     assert!(counted[0].0["bad_image"].as_u64().unwrap() >= 12, "{counted:?}");
     assert!(counted.iter().all(|other| *other == counted[0]), "{counted:?}");
+    // A run that is resumed counts as many.
+    let (half, whole) = (trained(2, "half", &["--save-every=6"]).1, folder.path().join("good-1"));
+    fs::remove_file(checkpoint(&half, 12)).unwrap();
+    flipk(&resume(&half)).expect(0);
+    assert_eq!(json(&half.join("summary.json"))["skipped"], counted[0].0);
+    assert_same([&half, &whole], 12);
     // 5 of 96 are broken, which takes some batches to find out.
     let stopped = [1, 2, 4].map(|ranks| {
         let (ran, out) = trained(ranks, "bad", &["--max-bad=0.04"]);
         let said = ran.expect(1).stderr;
         assert_eq!(said.matches("too many broken samples").count(), 1, "{said}");
+        // The count goes on when the run does.
+        let resumed = flipk(&resume(&out)).expect(1).stderr;
+        assert!(resumed.contains("too many broken samples"), "{resumed}");
         let saved = fs::read_dir(out.join("checkpoints")).unwrap();
         saved.map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>()
     });

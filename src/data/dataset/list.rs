@@ -12,7 +12,7 @@ use super::cache::Cache;
 use super::counts::{CacheWriter, Counts};
 use super::view::{Held, Reader, View};
 use super::{Dataset, OpenShard, common, filter, left_out, source_ends, with_filter};
-use crate::data::error::Result;
+use crate::data::error::{DataError, Result};
 use crate::data::format::{Common, Report, Shard, note_lines};
 use crate::data::sample::CaptionKeys;
 use crate::data::sample::image::Decoding;
@@ -81,14 +81,25 @@ impl ShardList {
         keys: CaptionKeys,
     ) -> Result<Self> {
         keys.check()?;
-        let (mut parts, mut is_spread) = probe(sources);
+        let (mut parts, mut is_spread) = probe(sources, 0);
         let mut opened = Dataset::open_each(&parts, &keys);
+        // Shards that lie at equal distances may be bad for the same reason; their neighbours need not be.
+        for shift in 1..=2 {
+            if opened.len() < locations.len() && !opened.is_empty() && opened.iter().all(is_unusable) {
+                (parts, is_spread) = probe(sources, shift);
+                opened = Dataset::open_each(&parts, &keys);
+            }
+        }
         let all = opened.len() == locations.len();
         let lengths: Vec<_> = opened.iter().map(|shard| Some(shard.as_ref().ok()?.0.samples.len() as u32)).collect();
         let mut warnings = left_out(specs);
         warnings.append(&mut counts.warnings);
-        warnings.extend(leave_out_unusable(&mut parts, &mut is_spread, &mut opened));
-        let looked_at = Dataset::of_opened(&parts, super::all(opened)?, &[] as &[&str], keys.clone())?;
+        warnings.extend(leave_out_unusable(sources, &mut parts, &mut is_spread, &mut opened));
+        let of_all = |error| match error {
+            DataError::Shards { failed, list, .. } => DataError::Shards { failed, total: locations.len(), list },
+            other => other,
+        };
+        let looked_at = Dataset::of_opened(&parts, super::all(opened).map_err(of_all)?, &[] as &[&str], keys.clone())?;
         if all && counts.total.is_none() {
             counts.each = lengths;
             counts.total = Some(looked_at.len() as u64);
@@ -268,8 +279,8 @@ impl ShardList {
                 Some(Err(error)) => return Err(error),
             }
         }
-        let usable = (numbers.len() - unusable.len()) as u64;
-        let mean = (opened.lengths().sum::<u64>() / usable.max(1)).max(1);
+        // Of those that were looked at: what is lost does not depend on which shards are opened together.
+        let mean = (self.looked_at.len() / self.looked_at.shards.len().max(1)).max(1) as u64;
         opened.lost +=
             unusable.iter().map(|&number| self.counts.each[number as usize].map_or(mean, u64::from)).sum::<u64>();
         opened.warnings.extend(note_lines(notes.into_iter()));
@@ -292,16 +303,22 @@ pub(crate) fn uncached(keys: CaptionKeys, decoding: Decoding) -> Reader {
     Reader { keys, decoding, cache: Arc::new(Cache::new(0)), samples: usize::MAX }
 }
 
-/// Some numbers below `shards`, evenly spread.
-fn spread(shards: usize) -> impl Iterator<Item = usize> {
+/// Some numbers below `shards`, evenly spread, from `shift` on.
+fn spread(shards: usize, shift: usize) -> Vec<usize> {
     let count = shards.min(PROBE_SHARDS);
-    (0..count).map(move |at| at * shards / count)
+    let mut numbers: Vec<usize> = (0..count).map(|at| (at * shards / count + shift) % shards).collect();
+    numbers.sort_unstable();
+    numbers
+}
+
+fn is_unusable<T>(opened: &Result<T>) -> bool {
+    opened.as_ref().is_err_and(DataError::is_of_shard)
 }
 
 /// The part of each source that is looked at: shards that are spread over the list, and the first of each source unless
 /// there are many. Also says for each of these shards whether it is one of the former.
-fn probe(sources: &[Source]) -> (Vec<Source>, Vec<bool>) {
-    let spread: Vec<usize> = spread(sources.iter().map(|source| source.shards.len()).sum()).collect();
+fn probe(sources: &[Source], shift: usize) -> (Vec<Source>, Vec<bool>) {
+    let spread = spread(sources.iter().map(|source| source.shards.len()).sum(), shift);
     let (mut parts, mut is_spread, mut first) = (Vec::new(), Vec::new(), 0);
     for source in sources {
         let mut shards = Vec::new();
@@ -320,24 +337,30 @@ fn probe(sources: &[Source]) -> (Vec<Source>, Vec<bool>) {
     (parts, is_spread)
 }
 
-/// Removes shards that cannot be used, as they are skipped later, unless a source has no other. Returns a warning about
-/// each.
+/// Removes shards that cannot be used, as they are skipped later, and returns a warning about each. Keeps them if a
+/// source has no others, or several were looked at and none can be used.
 fn leave_out_unusable(
-    parts: &mut [Source],
+    sources: &[Source],
+    parts: &mut Vec<Source>,
     is_spread: &mut Vec<bool>,
     opened: &mut Vec<Result<OpenShard>>,
 ) -> Vec<String> {
     let mut warnings = Vec::new();
+    let is_only = |part: &Source| sources.iter().any(|source| source.spec == part.spec && source.shards.len() == 1);
+    let any_usable = opened.iter().any(Result::is_ok);
     let mut results = std::mem::take(opened).into_iter();
     let mut spread = std::mem::take(is_spread).into_iter();
-    for part in parts {
+    for part in parts.iter_mut() {
         let of_part: Vec<_> = results.by_ref().take(part.shards.len()).collect();
-        let has_usable = of_part.iter().any(Result::is_ok);
+        let has_others = of_part.iter().any(Result::is_ok) || any_usable && of_part.len() == 1 && !is_only(part);
         let shards = std::mem::take(&mut part.shards);
         for ((shard, result), is_one) in shards.into_iter().zip(of_part).zip(spread.by_ref()) {
             match result {
-                Err(error) if has_usable && error.is_of_shard() => {
-                    warnings.push(format!("warning: {error}; its samples will count as broken"));
+                Err(error) if has_others && error.is_of_shard() => {
+                    warnings.push(format!(
+                        "warning: {error}; its samples will count as broken, and the run can only be resumed while the \
+                         shard stays as it is"
+                    ));
                 }
                 result => {
                     part.shards.push(shard);
@@ -347,6 +370,7 @@ fn leave_out_unusable(
             }
         }
     }
+    parts.retain(|part| !part.shards.is_empty());
     warnings
 }
 
@@ -397,11 +421,11 @@ mod tests {
             let path = |number| Location::File(PathBuf::from(format!("{spec}{number}")));
             Source { spec: spec.to_owned(), shards: (0..count).map(path).collect() }
         };
-        let (parts, is_spread) = probe(&[source("a", 900), source("b", 3), source("c", 1097)]);
+        let (parts, is_spread) = probe(&[source("a", 900), source("b", 3), source("c", 1097)], 0);
         assert_eq!(parts.iter().map(|part| part.shards.len()).collect::<Vec<_>>(), [4, 1, 5]);
         assert_eq!(is_spread.iter().filter(|is_one| **is_one).count(), 8);
         let many: Vec<Source> = (0..3000).map(|_| source("a", 1)).collect();
-        assert_eq!(probe(&many).0.len(), 8);
+        assert_eq!(probe(&many, 0).0.len(), 8);
     }
 
     #[test]
@@ -426,6 +450,19 @@ mod tests {
             let error = TrainingData::open(&specs, keys, decoding, Order::Shards, None).unwrap_err().to_string();
             assert!(error.contains("000.tar is not a tar archive"), "{error}");
         }
+        // Every tenth shard, and so all that are looked at first.
+        let folder = shards("7", 80);
+        for shard in (0..80).step_by(10) {
+            std::fs::write(folder.path().join(format!("{shard:03}.tar")), b"<html>404</html>").unwrap();
+        }
+        let TrainingData::Listed(list) = open(&whole(&folder)) else { unreachable!("it was opened by shard") };
+        assert_eq!(list.looked_at().len(), PROBE_SHARDS);
+        // Of ten sources, one shard each is looked at.
+        let folders: Vec<_> = (0..10).map(|_| shards("7", 4)).collect();
+        std::fs::write(folders[0].path().join("000.tar"), b"<html>404</html>").unwrap();
+        let specs: Vec<String> = folders.iter().map(|folder| folder.path().display().to_string()).collect();
+        let data = open(&specs);
+        assert!(data.warnings().join("\n").contains("000.tar is not a tar archive"), "{:?}", data.warnings());
     }
 
     #[test]

@@ -44,7 +44,7 @@ impl Naming {
         }
     }
 
-    /// Whether that is another place than the fields'.
+    /// Whether captions may be in files of their own.
     pub(crate) fn has_txt(self) -> bool {
         matches!(self, Self::Members | Self::Files)
     }

@@ -13,7 +13,7 @@ use super::health::Health;
 use super::order::{Position, Visit, Visits};
 use super::prepare::Item;
 use super::rows::Rows;
-use super::tally::Tally;
+use super::tally::Tallies;
 use super::worker::{Done, Job};
 use crate::data::broken::Broken;
 use crate::data::error::{DataError, Result};
@@ -81,7 +81,7 @@ struct Started {
 /// A batch and what was found in it. Samples that were prefetched and never used are not counted.
 pub(super) struct Made {
     pub(super) batch: Result<Batch>,
-    pub(super) tallies: Vec<Tally>,
+    pub(super) tallies: Tallies,
     /// Since the previous batch.
     pub(super) warnings: Vec<String>,
     /// Passes over the data.

@@ -38,7 +38,7 @@ impl Shards {
         self.folder.path().join(format!("{shard:03}.tar"))
     }
 
-    fn open(&self) -> TrainingData {
+    pub(super) fn open(&self) -> TrainingData {
         let specs = [self.folder.path().to_string_lossy()];
         TrainingData::open(&specs, CaptionKeys::default(), Decoding::default(), Order::Shards, None).unwrap()
     }

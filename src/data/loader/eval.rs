@@ -59,7 +59,7 @@ impl EvalBatches {
             let problem = "it must be 0 <= share <= 1".to_owned();
             return Err(DataError::Config { field: "max_bad", value: max_bad.to_string(), problem });
         }
-        let health = Health::new(Limit::new(dataset.clone().into(), max_bad, Visited::InOrder), 0..1, 1);
+        let health = Health::new(Limit::new(dataset.clone().into(), max_bad, Visited::InOrder, true), 0..1, 1);
         Ok(Self { dataset, batch, image_size, patch_size, resize_mode: ResizeMode::default(), next: 0, health })
     }
 

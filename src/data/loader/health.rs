@@ -1,25 +1,24 @@
 //! Counts broken samples as they are visited.
 
-use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use super::limit::{Counts, Limit, Skipped, summary};
 use super::order::News;
-use super::tally::{Tally, What, add};
+use super::tally::{Tallies, Tally, What};
 use crate::data::broken::{Broken, Kind};
 use crate::data::dataset::View;
 use crate::data::error::{DataError, Result};
 
-/// Samples of each kind that are named in warnings; the rest are only counted.
+/// Samples of each kind that are named in warnings by all ranks together; the rest are only counted.
 const MAX_NAMED: usize = 5;
 /// Warnings about damaged shards that are shown in the order of shards; the other order shows a few before training.
 const MAX_DAMAGE_NAMED: usize = 10;
 
 /// Counts the visits of each stream in the order of the batches, so that the outcome does not depend on threads.
 ///
-/// Ends loading as soon as one stream alone has found more than the limit allows, so that a batch need not be full
-/// before that. What all streams found is compared with it after each batch; see `Totals`.
+/// A stream that alone has found more than the limit allows ends loading at once: it might never fill its rows. `Totals`
+/// checks all streams together, after each batch.
 #[derive(Debug)]
 pub(super) struct Health {
     limit: Limit,
@@ -27,8 +26,10 @@ pub(super) struct Health {
     /// With those of other ranks.
     all_streams: usize,
     /// Since they were taken.
-    tallies: Vec<Tally>,
-    damage_named: usize,
+    tallies: Tallies,
+    damage_named: BTreeSet<String>,
+    /// How many samples of each kind and damaged shards these streams may name.
+    may_name: [usize; 2],
     skipped: Skipped,
     /// Samples that were named in warnings, by kind.
     named: BTreeMap<Kind, BTreeSet<u64>>,
@@ -47,13 +48,20 @@ struct Stream {
 impl Health {
     /// Of the streams `own` of `all_streams`.
     pub(super) fn new(limit: Limit, own: Range<usize>, all_streams: usize) -> Self {
-        let stream =
-            |number| Stream { number: number as u32, epoch: 0, counts: limit.counts(), bad_in_a_row: Skipped::new() };
+        let stream = |number| Stream {
+            number: number as u32,
+            epoch: 0,
+            counts: Counts::default(),
+            bad_in_a_row: Skipped::new(),
+        };
+        // Shared out among ranks.
+        let part = |of: usize| (0..of).filter(|at| own.contains(&(at * all_streams / of))).count();
         Self {
-            streams: own.map(stream).collect(),
+            may_name: [MAX_NAMED, MAX_DAMAGE_NAMED].map(part),
+            streams: own.clone().map(stream).collect(),
             all_streams,
-            tallies: Vec::new(),
-            damage_named: 0,
+            tallies: Tallies::default(),
+            damage_named: BTreeSet::new(),
             skipped: limit.lost(),
             named: BTreeMap::new(),
             warnings: Vec::new(),
@@ -65,7 +73,7 @@ impl Health {
         self.skipped.clone()
     }
 
-    pub(super) fn take_tallies(&mut self) -> Vec<Tally> {
+    pub(super) fn take_tallies(&mut self) -> Tallies {
         std::mem::take(&mut self.tallies)
     }
 
@@ -77,33 +85,33 @@ impl Health {
     pub(super) fn learn(&mut self, stream: usize, epoch: u64, news: &News) {
         for &(shard, samples) in &news.shards {
             self.limit.learn(shard, samples);
-            self.count(stream, epoch, What::Opened { shard }, samples);
+            let what = if news.again { What::Known { shard } } else { What::Opened { shard } };
+            self.count(stream, epoch, what, samples);
         }
         if news.lost > 0 {
             self.count(stream, epoch, What::Bad { kind: Kind::LostSample, shard: 0 }, news.lost);
         }
         for warning in &news.warnings {
-            self.damage_named += 1;
-            match self.damage_named.cmp(&MAX_DAMAGE_NAMED) {
-                Ordering::Less => self.warnings.push(warning.clone()),
-                Ordering::Equal => {
-                    self.warnings.push(format!("{warning} (further shards like this are counted, not named)"));
-                }
-                Ordering::Greater => {}
+            let is_new = self.damage_named.len() < self.may_name[1] && self.damage_named.insert(warning.clone());
+            if is_new {
+                let is_last = self.damage_named.len() == self.may_name[1];
+                let end = if is_last { " (further shards like this are counted, not named)" } else { "" };
+                self.warnings.push(format!("{warning}{end}"));
             }
         }
     }
 
     fn count(&mut self, stream: usize, epoch: u64, what: What, count: u64) {
         let stream = &mut self.streams[stream];
+        let epoch = self.limit.counted_as(epoch);
         if epoch > stream.epoch {
-            (stream.epoch, stream.counts) = (epoch, self.limit.counts());
+            (stream.epoch, stream.counts) = (epoch, Counts::default());
         }
         stream.counts.add(what, count);
         if let What::Bad { kind, .. } = what {
             *self.skipped.entry(kind).or_default() += count;
         }
-        add(&mut self.tallies, Tally::new(stream.number, epoch, what, count));
+        self.tallies.add(Tally::new(stream.number, epoch, what, count));
     }
 
     /// Counts one visit of `sample` by a stream.
@@ -132,20 +140,29 @@ impl Health {
             self.streams[stream].bad_in_a_row.clear();
         }
         let Stream { counts, bad_in_a_row, .. } = &self.streams[stream];
-        self.limit.check(counts, broken.map(|broken| (view, broken)))?;
+        self.limit.check(counts, broken.map(|broken| (view, broken))).map_err(|error| match error {
+            DataError::TooManyBroken { place, bad, visited, samples, max_bad, reasons, worst }
+                if self.all_streams > 1 =>
+            {
+                let place = format!("{place} (by one of {} streams)", self.all_streams);
+                DataError::TooManyBroken { place, bad, visited, samples, max_bad, reasons, worst }
+            }
+            other => other,
+        })?;
         let in_a_row = bad_in_a_row.values().sum();
-        if self.limit.enough(self.all_streams).is_some_and(|enough| in_a_row >= enough) {
+        if in_a_row >= self.limit.enough(self.all_streams) {
             return Err(DataError::NoGoodSample { visited: in_a_row, reasons: summary(bad_in_a_row) });
         }
         Ok(())
     }
 
     fn name(&mut self, sample: u64, view: View, broken: &Broken) {
+        let may_name = self.may_name[0];
         let named = self.named.entry(broken.kind).or_default();
-        if named.len() <= MAX_NAMED && named.insert(sample) {
-            self.warnings.push(match named.len() {
-                ..=MAX_NAMED => format!("skipped {}: {broken}", view.name()),
-                _ => format!("further samples are counted, not named ({})", broken.kind),
+        if may_name > 0 && named.len() <= may_name && named.insert(sample) {
+            self.warnings.push(match named.len() <= may_name {
+                true => format!("skipped {}: {broken}", view.name()),
+                false => format!("further samples are counted, not named ({})", broken.kind),
             });
         }
     }

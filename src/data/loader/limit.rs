@@ -1,6 +1,8 @@
 //! When there are too many broken samples.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
 
 use crate::data::broken::{Broken, Kind};
 use crate::data::dataset::{TrainingData, View};
@@ -25,19 +27,33 @@ pub(super) enum Visited {
 }
 
 /// What was found in one epoch.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Counts {
     pub(super) visited: u64,
     pub(super) bad: Skipped,
     /// Bad samples of each shard that has any.
+    #[serde(skip)]
     pub(super) shards: BTreeMap<u32, u64>,
-    /// Shards opened, in the order of shards.
-    pub(super) opened: u64,
+    /// Shards that were opened, in the order of shards.
+    #[serde(skip)]
+    pub(super) opened: BTreeSet<u32>,
+    /// The sum of their lengths, and that of the squares.
+    pub(super) there: u64,
+    pub(super) squares: u64,
 }
 
 impl Counts {
     fn all_bad(&self) -> u64 {
         self.bad.values().sum()
+    }
+
+    fn lost(&self) -> u64 {
+        self.bad.get(&Kind::LostSample).copied().unwrap_or_default()
+    }
+
+    /// The share of what was opened that was visited.
+    fn seen(&self) -> f64 {
+        (self.visited as f64 / self.there.max(1) as f64).min(1.0)
     }
 }
 
@@ -48,9 +64,14 @@ impl Counts {
 ///   known; or
 /// - after at least 100 visits in random order, more are bad than chance explains at `max_bad`: the expected number,
 ///   plus five standard deviations, plus ten. So training on a large broken data set stops early. In the order of
-///   shards the samples of a shard are taken to be all good or all bad, which makes the standard deviation larger.
+///   shards the samples of a shard are taken to be all good or all bad: the standard deviation is that of shards, and at
+///   least three of them are added.
 ///
-/// Samples lost to damage count as bad; in the order of shards, each time that their shard is opened.
+/// Epochs that do not visit each sample once are random themselves. They are counted together, and only the second rule
+/// applies to them.
+///
+/// Samples lost to damage count as bad. In the order of shards they are known when shards are opened, several at a time,
+/// and the rule of chance counts them in proportion to the visits.
 #[derive(Clone, Debug)]
 pub(super) struct Limit {
     data: TrainingData,
@@ -58,8 +79,9 @@ pub(super) struct Limit {
     order: Visited,
     /// Whether an epoch visits each sample once.
     is_plain: bool,
-    /// In the data set, including those lost to damage, or visits of an epoch of other weights.
+    /// In the data set, without those lost to damage.
     samples: Option<u64>,
+    /// What is lost to damage, as far as it is known at the beginning: nothing in the order of shards.
     lost: u64,
     /// Samples of each shard, once they are known.
     lengths: Vec<Option<u64>>,
@@ -68,14 +90,14 @@ pub(super) struct Limit {
 }
 
 impl Limit {
-    pub(super) fn new(data: TrainingData, max_bad: f32, order: Visited) -> Self {
-        let lost = data.lost();
+    /// `is_plain`: whether an epoch visits each sample once.
+    pub(super) fn new(data: TrainingData, max_bad: f32, order: Visited, is_plain: bool) -> Self {
         let mut limit = Self {
             max_bad,
             order,
-            is_plain: true,
-            samples: data.samples().map(|samples| samples + lost),
-            lost,
+            is_plain,
+            samples: data.samples(),
+            lost: data.lost(),
             lengths: vec![None; data.shards()],
             known: 0,
             sum: 0,
@@ -87,9 +109,9 @@ impl Limit {
         limit
     }
 
-    /// For epochs of `visits`, if that is known, which do not visit each sample once.
-    pub(super) fn with_mix(self, visits: Option<u64>) -> Self {
-        Self { samples: visits.map(|visits| visits + self.lost), is_plain: false, ..self }
+    /// What `epoch` is counted as.
+    pub(super) fn counted_as(&self, epoch: u64) -> u64 {
+        if self.is_plain { epoch } else { u64::MAX }
     }
 
     /// Remembers how many samples a shard has.
@@ -98,9 +120,6 @@ impl Limit {
             *length = Some(samples);
             self.known += 1;
             self.sum += samples;
-        }
-        if self.is_plain && self.samples.is_none() && self.known == self.lengths.len() {
-            self.samples = Some(self.sum);
         }
     }
 
@@ -129,58 +148,59 @@ impl Limit {
         (self.lost > 0).then_some((Kind::LostSample, self.lost)).into_iter().collect()
     }
 
-    /// The counts at the beginning of an epoch. In the order of shards, nothing is known to be lost before the shards
-    /// are opened.
-    pub(super) fn counts(&self) -> Counts {
-        let bad = if self.order == Visited::ByShard { Skipped::new() } else { self.lost() };
-        Counts { bad, ..Counts::default() }
-    }
-
     /// Checks the counts of an epoch, of all streams or of one.
     ///
     /// # Errors
     /// [`DataError::TooManyBroken`] by the rule above; it names the `last` sample that was broken.
     pub(super) fn check(&self, counts: &Counts, last: Option<(View, &Broken)>) -> Result<()> {
+        // Where samples are visited more or less often, what is lost is known at least.
+        let bad = self.lost + if self.is_plain { counts.all_bad() } else { 0 };
         // In f32, in which `max_bad` was rounded: 7 of 10 is not more than 0.7.
-        let bad = counts.all_bad() as f32;
-        let certain = self.samples.is_some_and(|samples| bad / samples as f32 > self.max_bad);
+        let certain = self.samples_with_lost(counts).is_some_and(|all| bad as f32 / all as f32 > self.max_bad);
         if certain || self.is_beyond_chance(counts) { Err(self.too_many(counts, last)) } else { Ok(()) }
     }
 
-    fn is_beyond_chance(&self, counts: &Counts) -> bool {
-        // What is lost in all shards together says nothing about the visits so far.
-        let (bad, visited) = match self.order {
-            Visited::ByShard => {
-                (counts.all_bad(), counts.visited + counts.bad.get(&Kind::LostSample).copied().unwrap_or_default())
-            }
-            _ => (counts.all_bad() - self.lost, counts.visited),
-        };
-        let expected = f64::from(self.max_bad) * visited as f64;
-        // Samples that are good or bad together.
-        let together = match self.order {
-            Visited::ByShard => (visited as f64 / counts.opened.max(1) as f64).max(1.0),
-            _ => 1.0,
-        };
-        self.order != Visited::InOrder
-            && visited >= MIN_VISITS
-            && bad as f64 > expected + 5.0 * (expected * together).sqrt() + 10.0
+    fn samples(&self) -> Option<u64> {
+        self.samples.or_else(|| (self.known == self.lengths.len()).then_some(self.sum))
     }
 
-    /// How many bad visits in a row of one of `streams` streams mean that no sample is good, if that is known. In
-    /// random order, a good one may come first in one epoch and last in the next; and it may be in the parts of other
-    /// streams for many epochs, but for 20 times the data set only with a chance of `exp(-20)`.
-    pub(super) fn enough(&self, streams: usize) -> Option<u64> {
-        let samples = self.samples? - self.lost;
-        let enough = match self.order {
-            Visited::InOrder => samples,
-            Visited::Shuffled | Visited::ByShard if streams == 1 => (2 * samples).saturating_sub(1),
-            Visited::Shuffled | Visited::ByShard => 20 * samples,
+    /// The samples of an epoch, and those that it lost. A number from elsewhere has the lost ones, too.
+    fn samples_with_lost(&self, counts: &Counts) -> Option<u64> {
+        match self.known == self.lengths.len() {
+            true => Some(self.sum + self.lost + counts.lost()),
+            false => self.samples,
+        }
+    }
+
+    fn is_beyond_chance(&self, counts: &Counts) -> bool {
+        let lost = counts.lost() as f64 * counts.seen();
+        let bad = (counts.all_bad() - counts.lost()) as f64 + lost;
+        let visited = counts.visited as f64 + lost;
+        // Samples that are good or bad together: in the order of shards, the length of the shard that a sample is in on
+        // average, or the part of it that was visited.
+        let together = (counts.squares as f64 / counts.there.max(1) as f64 * counts.seen()).max(1.0);
+        let expected = f64::from(self.max_bad) * visited;
+        let by_chance = expected + 5.0 * (expected * together).sqrt() + f64::max(10.0, 3.0 * together);
+        self.order != Visited::InOrder && counts.visited >= MIN_VISITS && bad > by_chance
+    }
+
+    /// How many bad visits in a row of one of `streams` streams mean that no sample is good. In random order, a good one
+    /// may come first in one epoch and last in the next. With several streams, or draws with replacement, it may stay
+    /// away for many epochs, but for 20 times the data set only with a chance of about `exp(-20)`. If the number of
+    /// samples is not known, that of the shards opened so far must do.
+    pub(super) fn enough(&self, streams: usize) -> u64 {
+        let enough = match (self.order, self.samples()) {
+            (Visited::InOrder, Some(samples)) => samples,
+            (_, Some(samples)) if streams == 1 && self.is_plain => (2 * samples).saturating_sub(1),
+            (_, samples) => 20 * samples.unwrap_or(self.sum),
         };
-        Some(enough.max(1))
+        enough.max(1)
     }
 
     fn too_many(&self, counts: &Counts, last: Option<(View, &Broken)>) -> DataError {
-        let mut reasons = summary(&counts.bad);
+        let mut all_bad = counts.bad.clone();
+        self.lost().into_iter().for_each(|(kind, lost)| *all_bad.entry(kind).or_default() += lost);
+        let mut reasons = summary(&all_bad);
         let shards = self.lengths.len();
         let place = if shards > 1 { format!("{shards} shards") } else { self.data.shard_location(0).to_string() };
         if let Some((view, broken)) = last {
@@ -198,8 +218,69 @@ impl Limit {
             }
             None => "what is broken".to_owned(),
         };
-        let (bad, visited, max_bad) = (counts.all_bad(), counts.visited, self.max_bad);
-        let samples = self.samples.map_or("an unknown number".to_owned(), |samples| samples.to_string());
+        let (bad, visited, max_bad) = (all_bad.values().sum(), counts.visited, self.max_bad);
+        let samples =
+            self.samples_with_lost(counts).map_or("an unknown number".to_owned(), |samples| samples.to_string());
         DataError::TooManyBroken { place, bad, visited, samples, max_bad, reasons, worst }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::by_shard::Shards;
+    use super::*;
+
+    /// Counts after `visited` visits of a group of 16 shards of 1,000 samples, whose samples are mixed.
+    fn group(visited: u64, bad_shards: u64, unusable_shards: u64) -> Counts {
+        let usable = 16 - unusable_shards;
+        let bad = visited * bad_shards / usable;
+        Counts {
+            visited,
+            bad: Skipped::from([(Kind::BadImage, bad), (Kind::LostSample, 1000 * unusable_shards)]),
+            shards: BTreeMap::new(),
+            opened: (0..16).collect(),
+            there: 1000 * usable,
+            squares: 1_000_000 * usable,
+        }
+    }
+
+    #[test]
+    fn a_shard_among_many_does_not_stop_and_nothing_but_broken_shards_does() {
+        let limit = |max_bad| Limit::new(Shards::new(&[1; 20], 0).open(), max_bad, Visited::ByShard, true);
+        for visited in (1..=14).map(|visited| visited * 1000).chain([1, 99, 100, 101]) {
+            let check = |max_bad, bad, unusable| limit(max_bad).check(&group(visited, bad, unusable), None);
+            for max_bad in [0.01, 0.1] {
+                for (bad, unusable) in [(1, 0), (0, 1), (1, 1), (2, 0), (0, 2)] {
+                    check(max_bad, bad, unusable).unwrap_or_else(|error| panic!("{visited} visits: {error}"));
+                }
+            }
+            assert_eq!(check(0.1, 16, 0).is_err(), visited >= 100, "{visited}");
+            assert_eq!(check(0.1, 4, 12).is_err(), visited >= 100, "{visited}");
+        }
+        // A stream that has a single shard.
+        let one = Counts { there: 1000, squares: 1_000_000, ..group(500, 16, 0) };
+        assert!(limit(0.01).check(&one, None).is_ok());
+    }
+
+    /// 140 shards of 10 samples, and one of 150 that are broken, which is less than a tenth of all.
+    #[test]
+    fn a_shard_that_is_larger_than_others_is_no_proof() {
+        let limit = Limit::new(Shards::new(&[1; 20], 0).open(), 0.1, Visited::ByShard, true);
+        for visited in (0..30).map(|more| 150 + 10 * more) {
+            let there = visited.max(300);
+            let bad = Skipped::from([(Kind::BadImage, 150)]);
+            let counts = Counts { visited, bad, there, squares: 150 * 150 + (there - 150) * 10, ..Counts::default() };
+            limit.check(&counts, None).unwrap_or_else(|error| panic!("{visited} visits: {error}"));
+        }
+    }
+
+    #[test]
+    fn what_is_lost_is_part_of_all() {
+        let mut limit = Limit::new(Shards::new(&[1; 20], 0).open(), 0.1, Visited::ByShard, true);
+        (0..19).for_each(|shard| limit.learn(shard, 100));
+        let lost = |lost| Counts { bad: Skipped::from([(Kind::LostSample, lost)]), ..Counts::default() };
+        assert!(limit.check(&lost(1000), None).is_ok(), "the number of samples is not known");
+        limit.learn(19, 0);
+        assert!(limit.check(&lost(211), None).is_ok() && limit.check(&lost(212), None).is_err());
     }
 }

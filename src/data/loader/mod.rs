@@ -78,7 +78,9 @@ pub use self::order::{Position, StreamPosition};
 pub use self::prepare::Origin;
 pub(crate) use self::prepare::{Item, Preparer};
 use self::rows::Rows;
+use self::tally::Tallies;
 pub use self::tally::Tally;
+pub use self::totals::Found;
 use self::totals::Totals;
 use self::worker::Worker;
 use super::dataset::TrainingData;
@@ -93,7 +95,7 @@ pub struct Loader {
     recycled: Sender<Batch>,
     totals: Totals,
     /// What the totals do not have yet, if there are streams on other ranks, too.
-    untold: Option<Vec<Tally>>,
+    untold: Option<Tallies>,
     /// Whether it has the first stream. Of several loaders that count the same, this one warns of shards.
     is_first: bool,
     warnings: Vec<String>,
@@ -148,15 +150,14 @@ impl Loader {
         let (recycled, recycled_out) = bounded(config.prefetch + 2);
         let order = if matches!(data, TrainingData::Listed(_)) { Visited::ByShard } else { Visited::Shuffled };
         let mix = config.mix(&data)?;
-        let limit = Limit::new(data.clone(), config.max_bad, order);
-        let limit = if mix.is_plain() { limit } else { limit.with_mix(config.epoch(&data)?.samples) };
+        let limit = Limit::new(data.clone(), config.max_bad, order, mix.is_plain());
         let (totals, health) = (Totals::new(limit.clone(), &start), Health::new(limit, own.clone(), config.streams));
         let stop = Arc::new(AtomicBool::new(false));
         let mut loader = Self {
             batches: Some(batches),
             recycled,
             totals,
-            untold: (own.len() < config.streams).then(Vec::new),
+            untold: (own.len() < config.streams).then(Tallies::default),
             is_first: own.start == 0,
             warnings: Vec::new(),
             passes: 0.0,
@@ -279,10 +280,10 @@ impl Loader {
         self.warnings.extend(warnings);
         let counted = match &mut self.untold {
             Some(untold) => {
-                tallies.into_iter().for_each(|tally| tally::add(untold, tally));
+                tallies.all().for_each(|tally| untold.add(tally));
                 Ok(())
             }
-            None => self.count(&tallies),
+            None => self.count(&tallies.all().collect::<Vec<_>>()),
         };
         let mut batch = batch?;
         counted.inspect_err(|_| self.batches = None)?;
@@ -312,8 +313,8 @@ impl Loader {
     }
 
     /// What the streams of this loader found, if it does not have all of them, and [`Self::count`] did not yet count.
-    pub fn untold(&self) -> &[Tally] {
-        self.untold.as_deref().unwrap_or_default()
+    pub fn untold(&self) -> Vec<Tally> {
+        self.untold.iter().flat_map(Tallies::all).collect()
     }
 
     /// Counts what the streams of all loaders found, this one's included.
@@ -322,7 +323,7 @@ impl Loader {
     /// [`DataError::TooManyBroken`].
     pub fn count(&mut self, tallies: &[Tally]) -> Result<()> {
         if let Some(untold) = &mut self.untold {
-            untold.clear();
+            *untold = Tallies::default();
         }
         let counted = self.totals.add(tallies);
         let warnings = self.totals.take_warnings();
@@ -330,9 +331,20 @@ impl Loader {
         counted
     }
 
+    /// Goes on from what was found before the run was resumed, so that the limit of broken samples holds for the whole
+    /// epoch, and all are counted.
+    pub fn resume(&mut self, found: Found) {
+        self.totals.resume(found);
+    }
+
+    /// What was found up to the last batch returned, but for what is [untold](Self::untold).
+    pub fn found(&self) -> &Found {
+        self.totals.found()
+    }
+
     /// Broken samples that were skipped up to the last batch returned, and samples lost to damage, by kind.
     pub fn skipped(&self) -> Skipped {
-        self.totals.skipped()
+        self.totals.found().skipped.clone()
     }
 
     /// Warnings since the last call: the first few broken samples by name.

@@ -1,20 +1,22 @@
 //! What streams found, in a form that ranks can exchange.
 
+use std::collections::BTreeMap;
+
 use bytemuck::{Pod, Zeroable};
 
 use super::limit::Counts;
 use crate::data::broken::Kind;
 
 /// What a stream found, and how often, in one epoch.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Pod, Zeroable)]
 #[repr(C)]
 pub struct Tally {
     epoch: u64,
-    count: u64,
     stream: u32,
-    shard: u32,
     what: u32,
+    shard: u32,
     unused: u32,
+    count: u64,
 }
 
 /// What can be found.
@@ -24,23 +26,27 @@ pub(super) enum What {
     Visited,
     /// The samples of a shard that was opened.
     Opened { shard: u32 },
+    /// The samples of a shard that was opened and counted before the run was resumed.
+    Known { shard: u32 },
     /// Bad samples; those that are lost have no shard.
     Bad { kind: Kind, shard: u32 },
 }
 
 const VISITED: u32 = 0;
 const OPENED: u32 = 1;
+const KNOWN: u32 = 2;
 /// And up, a number for each kind.
-const BAD: u32 = 2;
+const BAD: u32 = 3;
 
 impl Tally {
     pub(super) fn new(stream: u32, epoch: u64, what: What, count: u64) -> Self {
         let (what, shard) = match what {
             What::Visited => (VISITED, 0),
             What::Opened { shard } => (OPENED, shard),
+            What::Known { shard } => (KNOWN, shard),
             What::Bad { kind, shard } => (BAD + kind as u32, shard),
         };
-        Self { epoch, count, stream, shard, what, unused: 0 }
+        Self { epoch, stream, what, shard, unused: 0, count }
     }
 
     /// Samples that the first stream lost.
@@ -55,6 +61,7 @@ impl Tally {
         match self.what {
             VISITED => Some(What::Visited),
             OPENED => Some(What::Opened { shard }),
+            KNOWN => Some(What::Known { shard }),
             number => Some(What::Bad { kind: *Kind::ALL.get((number - BAD) as usize)?, shard }),
         }
     }
@@ -71,19 +78,25 @@ impl Tally {
         self.count
     }
 
-    /// Whether it counts bad samples.
-    pub fn is_bad(&self) -> bool {
-        self.what >= BAD
+    /// Whether it is more than a number of visits, and may mean that there are too many broken samples.
+    pub fn is_news(&self) -> bool {
+        self.what != VISITED
     }
 }
 
-/// Adds to one of the last tallies if it counts the same, which keeps the list short.
-pub(super) fn add(tallies: &mut Vec<Tally>, tally: Tally) {
-    let same = tallies.iter_mut().rev().take(8).find(|other| Tally { count: other.count, ..tally } == **other);
-    match same {
-        // Each opening of a shard counts.
-        Some(other) if tally.what != OPENED => other.count += tally.count,
-        _ => tallies.push(tally),
+/// What was found since the last exchange.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Tallies(BTreeMap<Tally, u64>);
+
+impl Tallies {
+    pub(super) fn add(&mut self, tally: Tally) {
+        let sum = self.0.entry(Tally { count: 0, ..tally }).or_default();
+        // A shard that is opened twice has no more samples.
+        *sum = if matches!(tally.what, OPENED | KNOWN) { tally.count } else { *sum + tally.count };
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = Tally> {
+        self.0.iter().map(|(tally, &count)| Tally { count, ..*tally })
     }
 }
 
@@ -92,7 +105,13 @@ impl Counts {
     pub(super) fn add(&mut self, what: What, count: u64) {
         match what {
             What::Visited => self.visited += count,
-            What::Opened { .. } => self.opened += 1,
+            What::Opened { shard } => {
+                if self.opened.insert(shard) {
+                    self.there += count;
+                    self.squares += count * count;
+                }
+            }
+            What::Known { .. } => {}
             What::Bad { kind, shard } => {
                 *self.bad.entry(kind).or_default() += count;
                 if kind != Kind::LostSample {
@@ -110,22 +129,29 @@ mod tests {
     #[test]
     fn what_was_found_is_what_is_counted() {
         let kinds = Kind::ALL.map(|kind| What::Bad { kind, shard: u32::MAX });
-        for what in [What::Visited, What::Opened { shard: 7 }].into_iter().chain(kinds) {
+        for what in [What::Visited, What::Opened { shard: 7 }, What::Known { shard: 7 }].into_iter().chain(kinds) {
             let tally = Tally::new(3, 1 << 40, what, 5);
             assert_eq!((tally.what(), tally.stream(), tally.epoch(), tally.count()), (Some(what), 3, 1 << 40, 5));
-            assert_eq!(tally.is_bad(), matches!(what, What::Bad { .. }));
+            assert_eq!(tally.is_news(), what != What::Visited);
         }
         assert_eq!(Tally { what: BAD + Kind::ALL.len() as u32, ..Tally::zeroed() }.what(), None);
     }
 
     #[test]
-    fn visits_of_several_streams_share_a_tally_each() {
-        let mut tallies = Vec::new();
+    fn what_is_alike_is_added_up() {
+        let mut tallies = Tallies::default();
+        let bad = |shard| What::Bad { kind: Kind::BadImage, shard };
         for visit in 0..300 {
-            add(&mut tallies, Tally::new(visit % 3, 0, What::Visited, 1));
+            tallies.add(Tally::new(visit % 3, 0, What::Visited, 1));
+            tallies.add(Tally::new(visit % 3, 0, What::Opened { shard: 7 }, 20));
+            tallies.add(Tally::new(0, 1, bad(visit % 2), 1));
         }
-        add(&mut tallies, Tally::new(0, 1, What::Visited, 1));
-        let counts: Vec<_> = tallies.iter().map(|tally| (tally.stream, tally.epoch, tally.count)).collect();
-        assert_eq!(counts, [(0, 0, 100), (1, 0, 100), (2, 0, 100), (0, 1, 1)]);
+        let counts: Vec<_> = tallies.all().map(|tally| (tally.stream, tally.what().unwrap(), tally.count)).collect();
+        let of_stream = |stream| [(stream, What::Visited, 100), (stream, What::Opened { shard: 7 }, 20)];
+        let expected = [of_stream(0), of_stream(1), of_stream(2), [0, 1].map(|shard| (0, bad(shard), 150))].concat();
+        assert_eq!(counts, expected);
+        let mut of_all = Counts::default();
+        tallies.all().for_each(|tally| of_all.add(tally.what().unwrap(), tally.count()));
+        assert_eq!((of_all.visited, of_all.there, of_all.opened.len()), (300, 20, 1));
     }
 }

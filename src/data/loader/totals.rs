@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::{Deserialize, Serialize};
+
 use super::limit::{Counts, Limit, Skipped};
 use super::order::Position;
 use super::tally::{Tally, What};
@@ -10,15 +12,46 @@ use crate::data::error::Result;
 /// Shards with many broken samples that are named.
 const MAX_SHARDS_NAMED: usize = 5;
 
+/// What a run found in its data, for its checkpoints.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Found {
+    /// Broken samples so far.
+    pub skipped: Skipped,
+    /// Each epoch that is not over.
+    epochs: BTreeMap<u64, Counts>,
+}
+
+impl Found {
+    /// Whether no sample was broken.
+    pub fn is_good(&self) -> bool {
+        self.skipped.is_empty()
+    }
+
+    /// Adds what streams found.
+    pub(crate) fn add(&mut self, tallies: &[Tally]) {
+        for tally in tallies {
+            let (epoch, Some(what)) = (tally.epoch(), tally.what()) else { continue };
+            self.epochs.entry(epoch).or_default().add(what, tally.count());
+            if let What::Bad { kind, .. } = what {
+                *self.skipped.entry(kind).or_default() += tally.count();
+            }
+        }
+    }
+
+    /// Forgets epochs that all streams have left.
+    pub(crate) fn forget_before(&mut self, epoch: u64) {
+        self.epochs.retain(|&other, _| other >= epoch);
+    }
+}
+
 /// What all streams found in each epoch that is not over. A stream with many broken samples, or with small shards, may
 /// be some epochs ahead of others.
 #[derive(Debug)]
 pub(super) struct Totals {
     limit: Limit,
-    epochs: BTreeMap<u64, Counts>,
+    found: Found,
     /// The epoch of each stream.
     streams: Vec<u64>,
-    skipped: Skipped,
     named: BTreeSet<u32>,
     warnings: Vec<String>,
 }
@@ -26,59 +59,60 @@ pub(super) struct Totals {
 impl Totals {
     pub(super) fn new(limit: Limit, start: &Position) -> Self {
         Self {
-            epochs: BTreeMap::new(),
+            found: Found { skipped: limit.lost(), ..Found::default() },
             streams: start.streams.iter().map(|stream| stream.epoch).collect(),
-            skipped: limit.lost(),
             named: BTreeSet::new(),
             warnings: Vec::new(),
             limit,
         }
     }
 
-    pub(super) fn skipped(&self) -> Skipped {
-        self.skipped.clone()
+    pub(super) fn found(&self) -> &Found {
+        &self.found
     }
 
-    /// A warning for each shard whose share of bad samples is above the limit, at first.
+    /// Goes on from what was found before the run was resumed.
+    pub(super) fn resume(&mut self, found: Found) {
+        if !found.is_good() {
+            self.found = found;
+        }
+    }
+
+    /// A warning for the first few shards whose share of bad samples is above the limit.
     pub(super) fn take_warnings(&mut self) -> Vec<String> {
         std::mem::take(&mut self.warnings)
     }
 
-    /// Adds what streams found in a batch.
+    /// Adds what streams found in a batch. Checks it only if there is news, as several ranks exchange it only then.
     ///
     /// # Errors
     /// [`crate::data::DataError::TooManyBroken`] if more were broken in an epoch than the limit allows.
     pub(super) fn add(&mut self, tallies: &[Tally]) -> Result<()> {
-        let mut changed = BTreeSet::new();
+        self.found.add(tallies);
         for tally in tallies {
-            let (epoch, Some(what)) = (tally.epoch(), tally.what()) else { continue };
-            self.epochs.entry(epoch).or_insert_with(|| self.limit.counts()).add(what, tally.count());
             if let Some(at) = self.streams.get_mut(tally.stream()) {
-                *at = epoch.max(*at);
+                *at = tally.epoch().max(*at);
             }
-            match what {
-                What::Visited => {}
-                What::Opened { shard } => self.limit.learn(shard, tally.count()),
-                What::Bad { kind, shard } => {
-                    *self.skipped.entry(kind).or_default() += tally.count();
-                    changed.insert((epoch, shard));
-                }
+            match tally.what() {
+                Some(What::Opened { shard } | What::Known { shard }) => self.limit.learn(shard, tally.count()),
+                Some(What::Bad { shard, .. }) => self.warn_of(tally.epoch(), shard),
+                _ => {}
             }
         }
-        let checked = changed.iter().try_for_each(|&(epoch, shard)| {
-            let Some(counts) = self.epochs.get(&epoch) else { return Ok(()) };
-            self.limit.check(counts, None)?;
-            let bad = counts.shards.get(&shard).copied().unwrap_or_default();
-            let may_be_named = self.named.len() < MAX_SHARDS_NAMED && !self.named.contains(&shard);
-            if let Some(warning) = self.limit.warning(shard, bad).filter(|_| may_be_named) {
-                self.named.insert(shard);
-                self.warnings.push(warning);
-            }
-            Ok(())
-        });
-        let over = self.streams.iter().min().copied().unwrap_or_default();
-        self.epochs.retain(|&epoch, _| epoch >= over);
+        let is_news = tallies.iter().any(Tally::is_news);
+        let mut epochs = self.found.epochs.values().filter(|_| is_news);
+        let checked = epochs.try_for_each(|counts| self.limit.check(counts, None));
+        self.found.forget_before(self.streams.iter().min().copied().unwrap_or_default());
         checked
+    }
+
+    fn warn_of(&mut self, epoch: u64, shard: u32) {
+        let bad = self.found.epochs.get(&epoch).and_then(|counts| counts.shards.get(&shard).copied());
+        let may_be_named = self.named.len() < MAX_SHARDS_NAMED && !self.named.contains(&shard);
+        if let Some(warning) = self.limit.warning(shard, bad.unwrap_or_default()).filter(|_| may_be_named) {
+            self.named.insert(shard);
+            self.warnings.push(warning);
+        }
     }
 }
 
@@ -87,14 +121,15 @@ mod tests {
     use std::ops::Range;
     use std::sync::Arc;
 
+    use super::super::by_shard::Shards;
     use super::super::tests::{add, config, tokenizer};
     use super::super::{Loader, LoaderConfig};
     use super::*;
     use crate::data::testing::Archive;
-    use crate::data::{CaptionKeys, DataError, Dataset};
+    use crate::data::{CaptionKeys, DataError, Dataset, TrainingData};
 
     /// `samples` samples in two shards, of which every `every`-th is broken.
-    fn dataset(samples: u64, every: u64) -> Arc<Dataset> {
+    fn dataset(samples: u64, every: u64) -> TrainingData {
         let shard = |numbers: Range<u64>| {
             let mut archive = Archive::default();
             for number in numbers {
@@ -107,11 +142,11 @@ mod tests {
             archive
         };
         let shards = [shard(0..samples / 2), shard(samples / 2..samples)];
-        Arc::new(Dataset::open(&shards.each_ref().map(Archive::file), CaptionKeys::default()).unwrap())
+        Arc::new(Dataset::open(&shards.each_ref().map(Archive::file), CaptionKeys::default()).unwrap()).into()
     }
 
     /// The batches of `ranks` loaders that share the streams, and how they end.
-    fn batches_of(data: &Arc<Dataset>, config: &LoaderConfig, ranks: usize) -> (usize, Skipped, Option<String>, usize) {
+    fn batches_of(data: &TrainingData, config: &LoaderConfig, ranks: usize) -> (usize, Skipped, Option<String>, usize) {
         let start = Position::start(config.streams);
         let each = config.streams / ranks;
         let loader = |rank: usize| {
@@ -124,8 +159,10 @@ mod tests {
             let made = loaders.iter_mut().map(|loader| loader.next_batch().err());
             let mut error: Vec<_> = made.collect::<Vec<_>>().into_iter().flatten().collect();
             if ranks > 1 {
-                let tallies: Vec<Tally> = loaders.iter().flat_map(|loader| loader.untold().to_vec()).collect();
-                error.extend(loaders.iter_mut().filter_map(|loader| loader.count(&tallies).err()));
+                let tallies: Vec<Tally> = loaders.iter().flat_map(|loader| loader.untold()).collect();
+                if tallies.iter().any(Tally::is_news) {
+                    error.extend(loaders.iter_mut().filter_map(|loader| loader.count(&tallies).err()));
+                }
             }
             let skipped = loaders[0].skipped();
             assert!(loaders.iter().all(|loader| loader.skipped() == skipped), "all have counted the same");
@@ -134,7 +171,7 @@ mod tests {
             };
             warnings += loaders.iter_mut().map(of_shards).sum::<usize>();
             if let Some(error) = error.first() {
-                assert!(matches!(error, DataError::TooManyBroken { .. }), "{error}");
+                assert!(matches!(error, DataError::TooManyBroken { .. } | DataError::NoGoodSample { .. }), "{error}");
                 return (batch, skipped, Some(error.to_string()), warnings);
             }
         }
@@ -174,6 +211,33 @@ mod tests {
         }
     }
 
+    /// The numbers of samples are not known before the shards are opened.
+    #[test]
+    fn shards_stop_at_the_same_batch_on_any_number_of_ranks() {
+        for (bad, unusable, max_bad) in
+            [(0..8, 0..0, 0.3), (0..4, 10..16, 0.2), (0..30, 0..0, 0.4), (0..2, 20..22, 0.06)]
+        {
+            let shards = Shards::new(&[6; 60], 0);
+            for shard in bad.clone() {
+                let mut archive = Archive::default();
+                for number in 0..12 {
+                    archive.add(&format!("{number}.png"), b"no image").add(&format!("{number}.txt"), b"name");
+                }
+                std::fs::copy(archive.file(), shards.path(shard)).unwrap();
+            }
+            unusable.clone().for_each(|shard| std::fs::write(shards.path(shard), b"<html>404</html>").unwrap());
+            let data = shards.open();
+            for streams in [1, 4] {
+                let config = LoaderConfig { streams, max_bad, ..config(8, 2) };
+                let expected = batches_of(&data, &config, 1);
+                assert_eq!(expected.2.is_some(), bad.len() != 8, "{bad:?} {unusable:?}: {expected:?}");
+                for ranks in [2, 4].into_iter().filter(|_| streams == 4) {
+                    assert_eq!(batches_of(&data, &config, ranks), expected, "{bad:?}, {unusable:?}");
+                }
+            }
+        }
+    }
+
     #[test]
     fn only_what_is_not_over_is_kept() {
         let data = dataset(40, 14);
@@ -181,7 +245,7 @@ mod tests {
         let mut loader = Loader::new(data, tokenizer(), config, Position::start(4)).unwrap();
         for _ in 0..400 {
             loader.next_batch().unwrap();
-            assert!(loader.totals.epochs.len() < 8);
+            assert!(loader.totals.found.epochs.len() < 8);
         }
         assert!(loader.passes() > 30.0);
     }

@@ -13,7 +13,8 @@ use crate::data::error::Result;
 use crate::data::format::{Common, Report, Shard};
 use crate::data::sample::image::Decoding;
 use crate::data::sample::{CaptionKeys, Filter};
-use crate::data::store::{Access, Location, NEVER, files_in, version};
+use crate::data::store::{Access, Location, NEVER, files_in, left_out, version};
+use crate::log;
 
 /// Servers that are asked at the same time: a question is answered in much less than a core's time.
 const QUESTIONS: usize = 32;
@@ -43,6 +44,7 @@ impl Input {
     /// A source without shards, shards that do not exist, or a list of caption keys that is not valid.
     pub fn find<S: AsRef<str>>(specs: &[S], keys: CaptionKeys, decoding: Decoding) -> Result<Self> {
         keys.check()?;
+        log::lines(left_out(specs));
         let locations = sources(specs, &keys.access)?.into_iter().flat_map(|source| source.shards).collect();
         let common = common(&keys);
         let options = format!("{}\n{decoding:?}\n", serde_json::to_string(&keys).unwrap_or_default());

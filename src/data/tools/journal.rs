@@ -53,7 +53,7 @@ impl Head {
             Ok(found) if found == *self => Ok(()),
             Ok(found) if found.version == VERSION && found.source != self.source => {
                 let problem = "it has a pack of other shards, of shards that have changed since (by length, time of \
-                               change or ETag), or with other captions, columns or filter";
+                               change or ETag), or with other captions, columns or filter; give another --out";
                 Err(problem.to_owned())
             }
             Ok(found) if found.version == VERSION => {
@@ -230,6 +230,9 @@ fn checksum(path: &Path, len: u64) -> io::Result<Result<u32, u64>> {
 
 /// The options of two packs that differ, as flags.
 fn differences(before: &Pack, now: &Pack) -> String {
+    // Two are equal if they give the same tokens, whatever is said about them.
+    let tokens = if before.tokens == now.tokens { before.tokens.clone() } else { now.tokens.clone() };
+    let now = &Pack { tokens, ..now.clone() };
     let pairs = flags(before).into_iter().zip(flags(now)).filter(|(before, now)| before != now);
     let (before, now): (Vec<String>, Vec<String>) = pairs.unzip();
     format!("{}, and this command has {}", before.join(" "), now.join(" "))

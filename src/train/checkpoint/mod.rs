@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use super::TrainError;
 use super::error::Problem;
 use crate::autograd::Layout;
-use crate::data::Position;
+use crate::data::{Found, Position};
 use crate::mapped::MappedFile;
 use crate::model::{Loss, ModelConfig};
 use crate::optim::Moments;
@@ -65,6 +65,9 @@ pub struct State {
     /// Equal parts in which each batch was computed, if there were several.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub micro_batches: Option<usize>,
+    /// What was found in the data, if a sample was broken.
+    #[serde(default, skip_serializing_if = "Found::is_good")]
+    pub found: Found,
 }
 
 /// An open checkpoint.
@@ -119,6 +122,7 @@ pub fn save_weights(
         seconds: 0.0,
         arithmetic: None,
         micro_batches: None,
+        found: Found::default(),
     };
     write(path, &state, views(layout, "", weights))
 }

@@ -1,9 +1,12 @@
 //! Checkpoints on disk, whole and damaged.
 
 use super::*;
+use crate::data::Tally;
 use crate::model::{Flip, Preset};
 
 fn state(step: u64) -> State {
+    let mut found = Found::default();
+    found.add(&[Tally::lost(step)]);
     State {
         model: Preset::Tiny.config(),
         loss: Loss::Infonce,
@@ -15,6 +18,7 @@ fn state(step: u64) -> State {
         seconds: 0.0,
         arithmetic: None,
         micro_batches: None,
+        found,
     }
 }
 

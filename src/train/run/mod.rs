@@ -20,7 +20,7 @@ use super::ranks::{self, Agreed, Vote};
 use super::stragglers::Stragglers;
 use super::window::{Start, Window};
 use super::{Ended, Plan, Progress, Report, Settings, StepOutcome, Summary, TrainError, Trainer};
-use crate::data::{Batch, Loader, Position, Skipped};
+use crate::data::{Batch, Found, Loader, Position, Skipped, Tally};
 use crate::device::Device;
 use crate::eval::{self, Encoder, ZeroShot};
 use crate::group::Phase;
@@ -48,35 +48,15 @@ pub fn train<D: AllOps>(
     while run.state.step < run.total {
         group.enter(Phase::Data, run.state.step + 1);
         let mut start = Start::now(&*group);
-        // The data may be far away.
-        let batch = run.loader.wait(stop).then(|| run.loader.next_batch());
-        start.has_data();
-        let vote = match &batch {
-            Some(Err(_)) => Vote::Fail,
-            _ if stop.load(Ordering::Relaxed) => Vote::Stop,
-            _ => Vote::Go,
-        };
-        let Agreed { vote, rank, tallies } = ranks::agree(&*group, vote, run.loader.untold())?;
-        // Every rank counts the same, and so decides alike.
-        let counted = if tallies.is_empty() { Ok(()) } else { run.loader.count(&tallies) };
-        log::lines(run.loader.take_warnings());
-        match (vote, counted, batch) {
-            (Vote::Go, Ok(()), Some(Ok(batch))) => run.step(start, batch)?,
-            (Vote::Go | Vote::Stop, Err(error), _) => {
-                run.save_before_failing()?;
-                group.meet()?;
-                return Err(if group.is_root() { error.into() } else { TrainError::OtherRank { rank: 0 } });
-            }
-            (Vote::Fail, _, batch) => {
+        match run.next(&mut start, stop)? {
+            Next::Step(batch) => run.step(start, batch)?,
+            Next::Fail(error) => {
                 run.save_before_failing()?;
                 // The end of any rank ends rank 0, which may still be writing.
                 group.meet()?;
-                return Err(match batch {
-                    Some(Err(error)) => error.into(),
-                    _ => TrainError::OtherRank { rank },
-                });
+                return Err(error);
             }
-            _ => {
+            Next::Stop => {
                 let checkpoint = run.save()?;
                 group.meet()?;
                 return Ok(Ended::Interrupted { step: run.state.step, checkpoint });
@@ -86,6 +66,15 @@ pub fn train<D: AllOps>(
     let ended = run.finish()?;
     group.meet()?;
     Ok(ended)
+}
+
+/// What all ranks do next.
+enum Next {
+    Step(Batch),
+    /// The user asked for it.
+    Stop,
+    /// With the data of this rank, or of another.
+    Fail(TrainError),
 }
 
 struct Run<'a, D: Device> {
@@ -109,6 +98,8 @@ struct Run<'a, D: Device> {
     stepping: Duration,
     latest: Metrics,
     saved: Option<PathBuf>,
+    /// What this rank found up to the last step, and did not tell others.
+    untold: Vec<Tally>,
     log_failed: bool,
     /// Samples that the last evaluation skipped.
     eval_skipped: Option<Skipped>,
@@ -140,12 +131,15 @@ impl<'a, D: AllOps> Run<'a, D> {
             seconds: 0.0,
             arithmetic: None,
             micro_batches: None,
+            found: Found::default(),
         };
         let mut state = resume.map_or_else(fresh, |checkpoint| checkpoint.state.clone());
         state.micro_batches = Some(settings.micro_batches).filter(|&count| count > 1);
         let before = state.arithmetic.replace(device.arithmetic());
         let another = before.filter(|before| Some(before) != state.arithmetic.as_ref());
-        let loader = plan.loader(state.position.clone())?;
+        let mut loader = plan.loader(state.position.clone())?;
+        loader.resume(state.found.clone());
+        state.found.clone_from(loader.found());
         let (size, group) = (settings.step_size(), plan.group.clone());
         let mut trainer = Trainer::in_group(device, flip, &values, settings.adamw, size, group)?;
         if let Some(checkpoint) = resume {
@@ -188,6 +182,7 @@ impl<'a, D: AllOps> Run<'a, D> {
             steps: 0,
             stepping: Duration::ZERO,
             latest: Metrics::default(),
+            untold: Vec::new(),
             log_failed: false,
             eval_skipped: None,
             collapse_reported: false,
@@ -204,6 +199,39 @@ impl<'a, D: AllOps> Run<'a, D> {
         self.plan.group.is_root()
     }
 
+    /// Waits for a batch, and agrees with the other ranks on what to do.
+    fn next(&mut self, start: &mut Start, stop: &AtomicBool) -> Result<Next, TrainError> {
+        let group = self.plan.group.clone();
+        // The data may be far away.
+        let batch = self.loader.wait(stop).then(|| self.loader.next_batch());
+        start.has_data();
+        let own = match &batch {
+            Some(Err(_)) => Vote::Fail,
+            _ if stop.load(Ordering::Relaxed) => Vote::Stop,
+            _ => Vote::Go,
+        };
+        let Agreed { vote, rank, tallies } = ranks::agree(&*group, own, &self.loader.untold())?;
+        let mut next = match (vote, batch) {
+            (Vote::Go, Some(Ok(batch))) => Next::Step(batch),
+            (Vote::Fail, Some(Err(error))) if rank == group.rank() => Next::Fail(error.into()),
+            (Vote::Fail, _) => Next::Fail(TrainError::OtherRank { rank }),
+            _ => Next::Stop,
+        };
+        if !tallies.is_empty() {
+            let counted = self.loader.count(&tallies);
+            // All ranks count the same, but one may know more about its copy of the data.
+            let failed = ranks::first_failed(&*group, counted.is_err())?;
+            if let (Some(rank), Next::Step(_) | Next::Stop) = (failed, &next) {
+                next = Next::Fail(match counted {
+                    Err(error) if rank == group.rank() => error.into(),
+                    _ => TrainError::OtherRank { rank },
+                });
+            }
+        }
+        log::lines(self.loader.take_warnings());
+        Ok(next)
+    }
+
     /// `start`: when this rank began to wait for `batch`.
     fn step(&mut self, start: Start, batch: Batch) -> Result<(), TrainError> {
         self.plan.group.enter(Phase::Step, self.state.step + 1);
@@ -213,6 +241,8 @@ impl<'a, D: AllOps> Run<'a, D> {
         self.state.step += 1;
         self.state.samples += self.plan.settings.loader.batch as u64;
         self.state.position.clone_from(&batch.next);
+        self.state.found.clone_from(self.loader.found());
+        self.untold = self.loader.untold();
         self.in_flight = Some(batch);
         self.steps += 1;
         self.stepping += self.window.add(&*self.plan.group, start);
@@ -241,7 +271,7 @@ impl<'a, D: AllOps> Run<'a, D> {
                     return Err(error);
                 }
                 Err(error @ TrainError::Eval(_)) => {
-                    warn!("not evaluated: {error}");
+                    warn!("{error}; training continues");
                     None
                 }
                 evaluated => Some(evaluated?),
@@ -300,10 +330,13 @@ impl<'a, D: AllOps> Run<'a, D> {
         let group = &*self.plan.group;
         group.enter(Phase::Saving, self.state.step);
         ranks::gather_positions(group, &mut self.state.position, ranks::own_streams(&self.plan.settings, group))?;
+        let mut state = self.state.clone();
+        ranks::gather_untold(group, &mut state.found, &self.untold)?;
+        state.found.forget_before(state.position.streams.iter().map(|at| at.epoch).min().unwrap_or_default());
         let folder = self.plan.folder.checkpoints();
         let path = checkpoint::path_of(&folder, self.state.step);
         let Some((weights, moments)) = self.trainer.download()? else { return Ok(path) };
-        checkpoint::save(&path, &self.state, self.trainer.params().layout(), &weights, &moments)?;
+        checkpoint::save(&path, &state, self.trainer.params().layout(), &weights, &moments)?;
         checkpoint::prune(&folder, self.plan.settings.keep);
         self.saved = Some(path.clone());
         debug!(path = %path.display(), seconds = start.elapsed().as_secs_f64(), "saved a checkpoint");
@@ -389,7 +422,7 @@ impl<'a, D: AllOps> Run<'a, D> {
             device: self.trainer.device().describe(),
             seed: self.plan.settings.seed,
             mask_ratio: self.plan.settings.loader.mask_ratio,
-            skipped: self.loader.skipped(),
+            skipped: self.state.found.skipped,
             eval_skipped: self.eval_skipped.unwrap_or_default(),
             checkpoint,
         };

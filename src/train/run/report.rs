@@ -75,7 +75,8 @@ impl<D: AllOps> Run<'_, D> {
             samples: self.state.samples,
             epoch: match self.plan.settings.epoch_samples {
                 Some(epoch) => self.state.samples as f64 / epoch as f64,
-                None => stats.mean(|share| share.passes),
+                // To a billionth: how many ranks add up their parts does not show.
+                None => (stats.mean(|share| share.passes) * 1e9).round() / 1e9,
             },
             loss: window.loss / steps,
             accuracy: window.accuracy / steps,

@@ -115,6 +115,8 @@ pub(super) struct Visit {
 pub(super) struct News {
     /// Numbers and sample counts of the shards.
     pub(super) shards: Vec<(u32, u64)>,
+    /// Whether they were opened before, by the run that is resumed, and what they lost was counted.
+    pub(super) again: bool,
     /// An estimate of their lost samples.
     pub(super) lost: u64,
     pub(super) warnings: Vec<String>,

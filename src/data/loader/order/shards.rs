@@ -228,10 +228,11 @@ impl ShardVisits {
             }
             self.index = index;
         }
+        self.news.again = self.index > 0;
         self.news.shards.extend(group.opened.shards.iter().map(|(number, _)| *number).zip(group.opened.lengths()));
         // What all streams find is counted once.
         if !self.order.splits_shards() || self.order.share.stream == 0 {
-            self.news.lost += group.opened.lost;
+            self.news.lost += if self.news.again { 0 } else { group.opened.lost };
             self.news.warnings.extend(group.opened.warnings.iter().cloned());
         }
         self.empty = if of == 0 { self.empty + 1 } else { 0 };

@@ -40,8 +40,8 @@ pub enum ImageError {
     /// Damage that libjpeg-turbo found.
     #[error("JPEG: {0}")]
     Jpeg(String),
-    /// Damage that the decoder of a format found.
-    #[error("the {} data is damaged: {}", name(*.0), detail(.1))]
+    /// Damage that the decoder of a format found, or what it does not support.
+    #[error("{}", refusal(*.0, .1))]
     Decoder(ImageFormat, #[source] ::image::ImageError),
     /// Raw pixels of a version that this program does not know.
     #[error("it has raw pixels of version {0}, and this flipk reads version {v}", v = RAW_VERSION)]
@@ -67,9 +67,16 @@ fn name(format: ImageFormat) -> String {
     }
 }
 
-/// What a decoder found, without what is said before it.
-fn detail(error: &::image::ImageError) -> String {
-    error.source().map_or_else(|| error.to_string(), ToString::to_string)
+/// What a decoder found.
+fn refusal(format: ImageFormat, error: &::image::ImageError) -> String {
+    let format = name(format);
+    match error {
+        ::image::ImageError::Decoding(error) => match error.source() {
+            Some(detail) => format!("the {format} data is damaged: {detail}"),
+            None => format!("the {format} data is damaged"),
+        },
+        other => format!("this {format} image cannot be read: {other}"),
+    }
 }
 
 impl ImageError {

@@ -66,8 +66,11 @@ pub fn preview(
     let mut all = Batch::default();
     while all.samples.len() < count {
         let batch = loader.next_batch();
+        let found = loader.untold();
+        let counted = loader.count(&found);
         log::lines(loader.take_warnings());
         let Batch { images, ids_keep, samples, origins, .. } = batch?;
+        counted?;
         all.images.extend_from_slice(&images);
         all.ids_keep.extend(ids_keep);
         all.samples.extend(samples);
