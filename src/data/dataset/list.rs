@@ -1,6 +1,7 @@
 //! A list of shards, each of which is opened when its turn comes: for data sets too large to be indexed before
 //! training.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -82,19 +83,21 @@ impl ShardList {
     ) -> Result<Self> {
         keys.check()?;
         let (mut parts, mut is_spread) = probe(sources, 0);
-        let mut opened = Dataset::open_each(&parts, &keys);
+        let mut warnings = left_out(specs);
+        warnings.append(&mut counts.warnings);
+        let (mut opened, mut unusable) = (Dataset::open_each(&parts, &keys), BTreeMap::new());
         // Shards that lie at equal distances may be bad for the same reason; their neighbours need not be.
         for shift in 1..=2 {
             if opened.len() < locations.len() && !opened.is_empty() && opened.iter().all(is_unusable) {
+                unusable.extend(opened.iter().filter_map(|shard| Some((shard.as_ref().err()?.to_string(), true))));
                 (parts, is_spread) = probe(sources, shift);
                 opened = Dataset::open_each(&parts, &keys);
             }
         }
         let all = opened.len() == locations.len();
         let lengths: Vec<_> = opened.iter().map(|shard| Some(shard.as_ref().ok()?.0.samples.len() as u32)).collect();
-        let mut warnings = left_out(specs);
-        warnings.append(&mut counts.warnings);
-        warnings.extend(leave_out_unusable(sources, &mut parts, &mut is_spread, &mut opened));
+        leave_out_unusable(sources, &mut parts, &mut is_spread, &mut opened, &mut unusable);
+        warnings.extend(unusable.iter().map(|(error, &is_one)| not_used(error, is_one)));
         let of_all = |error| match error {
             DataError::Shards { failed, list, .. } => DataError::Shards { failed, total: locations.len(), list },
             other => other,
@@ -337,15 +340,21 @@ fn probe(sources: &[Source], shift: usize) -> (Vec<Source>, Vec<bool>) {
     (parts, is_spread)
 }
 
-/// Removes shards that cannot be used, as they are skipped later, and returns a warning about each. Keeps them if a
-/// source has no others, or several were looked at and none can be used.
+/// The warning about a shard that cannot be used; `is_one`: whether it is one of those that identify the data.
+fn not_used(error: &str, is_one: bool) -> String {
+    let resumed = if is_one { ", and the run can only be resumed while it stays as it is" } else { "" };
+    format!("warning: {error}; it counts as a shard of broken samples{resumed}")
+}
+
+/// Moves shards that cannot be used to `unusable`, by error, as they are skipped later. Keeps them if a source has no
+/// others, or several were looked at and none can be used.
 fn leave_out_unusable(
     sources: &[Source],
     parts: &mut Vec<Source>,
     is_spread: &mut Vec<bool>,
     opened: &mut Vec<Result<OpenShard>>,
-) -> Vec<String> {
-    let mut warnings = Vec::new();
+    unusable: &mut BTreeMap<String, bool>,
+) {
     let is_only = |part: &Source| sources.iter().any(|source| source.spec == part.spec && source.shards.len() == 1);
     let any_usable = opened.iter().any(Result::is_ok);
     let mut results = std::mem::take(opened).into_iter();
@@ -357,10 +366,7 @@ fn leave_out_unusable(
         for ((shard, result), is_one) in shards.into_iter().zip(of_part).zip(spread.by_ref()) {
             match result {
                 Err(error) if has_others && error.is_of_shard() => {
-                    warnings.push(format!(
-                        "warning: {error}; its samples will count as broken, and the run can only be resumed while the \
-                         shard stays as it is"
-                    ));
+                    unusable.entry(error.to_string()).or_insert(is_one);
                 }
                 result => {
                     part.shards.push(shard);
@@ -371,7 +377,6 @@ fn leave_out_unusable(
         }
     }
     parts.retain(|part| !part.shards.is_empty());
-    warnings
 }
 
 #[cfg(test)]
@@ -436,7 +441,8 @@ mod tests {
             let data = open(&whole(&folder));
             let warnings = data.warnings().join("\n");
             assert!(
-                warnings.contains("000.tar is not a tar archive") && warnings.contains("count as broken"),
+                warnings.contains("000.tar is not a tar archive")
+                    && warnings.contains("counts as a shard of broken samples"),
                 "{warnings}"
             );
             let TrainingData::Listed(list) = &data else { unreachable!("it was opened by shard") };
@@ -456,7 +462,8 @@ mod tests {
             std::fs::write(folder.path().join(format!("{shard:03}.tar")), b"<html>404</html>").unwrap();
         }
         let TrainingData::Listed(list) = open(&whole(&folder)) else { unreachable!("it was opened by shard") };
-        assert_eq!(list.looked_at().len(), PROBE_SHARDS);
+        let named = list.warnings().iter().filter(|warning| warning.contains("is not a tar archive")).count();
+        assert_eq!((list.looked_at().len(), named), (PROBE_SHARDS, PROBE_SHARDS));
         // Of ten sources, one shard each is looked at.
         let folders: Vec<_> = (0..10).map(|_| shards("7", 4)).collect();
         std::fs::write(folders[0].path().join("000.tar"), b"<html>404</html>").unwrap();

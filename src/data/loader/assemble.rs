@@ -113,8 +113,8 @@ impl Assembler {
         while batch.samples.len() < self.each * self.streams.len() {
             let number = self.stream_of(batch.samples.len() as u64);
             let (Started { visit, is_replacement }, (mut item, result)) = self.next_outcome(number)?;
-            if let Some(news) = &visit.news {
-                self.health.learn(number, visit.epoch, news);
+            for news in visit.news.iter().flat_map(|news| news.iter()) {
+                self.health.learn(number, news);
             }
             self.health.visit(number, visit.epoch, visit.sample, visit.held.view(), result.as_ref().err())?;
             match result {

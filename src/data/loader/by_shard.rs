@@ -260,6 +260,45 @@ fn broken_shards_stop_the_run_if_they_are_too_many() {
     assert!(error.to_string().contains("an unknown number in all"), "{error}");
 }
 
+/// Of the second group of shards, which is resumed in its middle, three shards are bad.
+#[test]
+fn a_resumed_run_stops_where_the_whole_one_does() {
+    let shards = Shards::new(&[40; 40], 0);
+    let data = shards.open();
+    let config = LoaderConfig { max_bad: 0.08, ..with_streams(2, 8, 2) };
+    let order = batches(&mut start(&data, &config), 160);
+    let of_second_group = |batch: &Batch| batch.next.streams[0].group == 1 && batch.next.streams[0].index > 4;
+    let middle = order.iter().position(of_second_group).unwrap();
+    let bad: std::collections::BTreeSet<u32> =
+        order[middle].samples[..4].iter().map(|&sample| ShardList::place(sample).0).collect();
+    for &shard in bad.iter().take(3) {
+        let mut archive = Archive::default();
+        for number in 0..40 {
+            archive.add(&format!("{number}.png"), b"no image").add(&format!("{number}.txt"), b"name");
+        }
+        std::fs::copy(archive.file(), shards.path(shard as usize)).unwrap();
+    }
+    let mut whole = start(&data, &config);
+    let mut ends = Vec::new();
+    for _ in 0..400 {
+        match whole.next_batch() {
+            Ok(batch) => ends.push((batch.next, whole.found().clone())),
+            Err(error) => panic!("3 of 40 shards are not more than 8 %: {error}"),
+        }
+    }
+    let expected = ends.last().unwrap();
+    for (at, found) in ends[..40].iter().step_by(7) {
+        let mut resumed = Loader::new(data.clone(), tokenizer(), config.clone(), at.clone()).unwrap();
+        resumed.resume(found.clone());
+        while &resumed.next_batch().unwrap().next != &expected.0 {}
+        let (mut found, mut whole) = (resumed.found().clone(), expected.1.clone());
+        let over = expected.0.streams.iter().map(|stream| stream.epoch).min().unwrap();
+        found.forget_before(over);
+        whole.forget_before(over);
+        assert_eq!(found, whole);
+    }
+}
+
 #[test]
 fn positions_of_other_data_or_streams_are_refused() {
     let shards = Shards::new(&[3; 20], 0);

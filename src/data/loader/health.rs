@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use super::limit::{Counts, Limit, Skipped, summary};
+use super::limit::{BadShards, Counts, Limit, Skipped, summary};
 use super::order::News;
 use super::tally::{Tallies, Tally, What};
 use crate::data::broken::{Broken, Kind};
@@ -30,7 +30,6 @@ pub(super) struct Health {
     damage_named: BTreeSet<String>,
     /// How many samples of each kind and damaged shards these streams may name.
     may_name: [usize; 2],
-    skipped: Skipped,
     /// Samples that were named in warnings, by kind.
     named: BTreeMap<Kind, BTreeSet<u64>>,
     warnings: Vec<String>,
@@ -41,6 +40,7 @@ struct Stream {
     number: u32,
     epoch: u64,
     counts: Counts,
+    shards: BadShards,
     /// Since the last good sample.
     bad_in_a_row: Skipped,
 }
@@ -52,6 +52,7 @@ impl Health {
             number: number as u32,
             epoch: 0,
             counts: Counts::default(),
+            shards: BadShards::new(),
             bad_in_a_row: Skipped::new(),
         };
         // Shared out among ranks.
@@ -62,15 +63,18 @@ impl Health {
             all_streams,
             tallies: Tallies::default(),
             damage_named: BTreeSet::new(),
-            skipped: limit.lost(),
             named: BTreeMap::new(),
             warnings: Vec::new(),
             limit,
         }
     }
 
+    /// Bad samples of the epochs that the streams are in.
     pub(super) fn skipped(&self) -> Skipped {
-        self.skipped.clone()
+        let mut skipped = self.limit.lost();
+        let counts = self.streams.iter().flat_map(|stream| &stream.counts.bad);
+        counts.for_each(|(&kind, count)| *skipped.entry(kind).or_default() += count);
+        skipped
     }
 
     pub(super) fn take_tallies(&mut self) -> Tallies {
@@ -81,11 +85,12 @@ impl Health {
         std::mem::take(&mut self.warnings)
     }
 
-    /// Counts what a stream found out about shards in `epoch`.
-    pub(super) fn learn(&mut self, stream: usize, epoch: u64, news: &News) {
+    /// Counts what a stream found out about shards.
+    pub(super) fn learn(&mut self, stream: usize, news: &News) {
+        let epoch = news.epoch;
         for &(shard, samples) in &news.shards {
             self.limit.learn(shard, samples);
-            let what = if news.again { What::Known { shard } } else { What::Opened { shard } };
+            let what = if news.is_counted { What::Known { shard } } else { What::Opened { shard } };
             self.count(stream, epoch, what, samples);
         }
         if news.lost > 0 {
@@ -105,11 +110,12 @@ impl Health {
         let stream = &mut self.streams[stream];
         let epoch = self.limit.counted_as(epoch);
         if epoch > stream.epoch {
-            (stream.epoch, stream.counts) = (epoch, Counts::default());
+            (stream.epoch, stream.counts, stream.shards) = (epoch, Counts::default(), BadShards::new());
         }
-        stream.counts.add(what, count);
-        if let What::Bad { kind, .. } = what {
-            *self.skipped.entry(kind).or_default() += count;
+        match what {
+            // For the stream alone, they count in any case.
+            What::Known { shard } => stream.counts.add(What::Opened { shard }, count),
+            what => stream.counts.add(what, count),
         }
         self.tallies.add(Tally::new(stream.number, epoch, what, count));
     }
@@ -134,13 +140,14 @@ impl Health {
             }
             let shard = self.limit.shard_of(sample);
             self.count(stream, epoch, What::Bad { kind: broken.kind, shard }, 1);
+            *self.streams[stream].shards.entry(shard).or_default() += 1;
             *self.streams[stream].bad_in_a_row.entry(broken.kind).or_default() += 1;
             self.name(sample, view, broken);
         } else {
             self.streams[stream].bad_in_a_row.clear();
         }
-        let Stream { counts, bad_in_a_row, .. } = &self.streams[stream];
-        self.limit.check(counts, broken.map(|broken| (view, broken))).map_err(|error| match error {
+        let Stream { counts, shards, bad_in_a_row, .. } = &self.streams[stream];
+        self.limit.check(counts, shards, broken.map(|broken| (view, broken))).map_err(|error| match error {
             DataError::TooManyBroken { place, bad, visited, samples, max_bad, reasons, worst }
                 if self.all_streams > 1 =>
             {

@@ -1,6 +1,6 @@
 //! When there are too many broken samples.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
@@ -26,18 +26,15 @@ pub(super) enum Visited {
     InOrder,
 }
 
+/// Bad samples of each shard that has any.
+pub(super) type BadShards = BTreeMap<u32, u64>;
+
 /// What was found in one epoch.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Counts {
     pub(super) visited: u64,
     pub(super) bad: Skipped,
-    /// Bad samples of each shard that has any.
-    #[serde(skip)]
-    pub(super) shards: BTreeMap<u32, u64>,
-    /// Shards that were opened, in the order of shards.
-    #[serde(skip)]
-    pub(super) opened: BTreeSet<u32>,
-    /// The sum of their lengths, and that of the squares.
+    /// The sum of the lengths of the shards that were opened, in the order of shards, and that of the squares.
     pub(super) there: u64,
     pub(super) squares: u64,
 }
@@ -79,7 +76,7 @@ pub(super) struct Limit {
     order: Visited,
     /// Whether an epoch visits each sample once.
     is_plain: bool,
-    /// In the data set, without those lost to damage.
+    /// In the data set, by files beside it or by a look at all shards; without those lost to damage, or with them.
     samples: Option<u64>,
     /// What is lost to damage, as far as it is known at the beginning: nothing in the order of shards.
     lost: u64,
@@ -151,24 +148,25 @@ impl Limit {
     /// Checks the counts of an epoch, of all streams or of one.
     ///
     /// # Errors
-    /// [`DataError::TooManyBroken`] by the rule above; it names the `last` sample that was broken.
-    pub(super) fn check(&self, counts: &Counts, last: Option<(View, &Broken)>) -> Result<()> {
+    /// [`DataError::TooManyBroken`] by the rule above; it names the worst of `shards`, and the `last` sample that was
+    /// broken.
+    pub(super) fn check(&self, counts: &Counts, shards: &BadShards, last: Option<(View, &Broken)>) -> Result<()> {
         // Where samples are visited more or less often, what is lost is known at least.
         let bad = self.lost + if self.is_plain { counts.all_bad() } else { 0 };
         // In f32, in which `max_bad` was rounded: 7 of 10 is not more than 0.7.
         let certain = self.samples_with_lost(counts).is_some_and(|all| bad as f32 / all as f32 > self.max_bad);
-        if certain || self.is_beyond_chance(counts) { Err(self.too_many(counts, last)) } else { Ok(()) }
+        if certain || self.is_beyond_chance(counts) { Err(self.too_many(counts, shards, last)) } else { Ok(()) }
     }
 
     fn samples(&self) -> Option<u64> {
         self.samples.or_else(|| (self.known == self.lengths.len()).then_some(self.sum))
     }
 
-    /// The samples of an epoch, and those that it lost. A number from elsewhere has the lost ones, too.
+    /// The samples of an epoch, and those that it lost. As long as not all shards are known, it is rather too large.
     fn samples_with_lost(&self, counts: &Counts) -> Option<u64> {
         match self.known == self.lengths.len() {
             true => Some(self.sum + self.lost + counts.lost()),
-            false => self.samples,
+            false => self.samples.map(|samples| samples.max(counts.visited) + counts.lost()),
         }
     }
 
@@ -179,9 +177,11 @@ impl Limit {
         // Samples that are good or bad together: in the order of shards, the length of the shard that a sample is in on
         // average, or the part of it that was visited.
         let together = (counts.squares as f64 / counts.there.max(1) as f64 * counts.seen()).max(1.0);
+        // After a resume from an older checkpoint, which has no counts, nothing is known of the shards that are open.
+        let is_known = self.order != Visited::ByShard || counts.there > 0;
         let expected = f64::from(self.max_bad) * visited;
         let by_chance = expected + 5.0 * (expected * together).sqrt() + f64::max(10.0, 3.0 * together);
-        self.order != Visited::InOrder && counts.visited >= MIN_VISITS && bad > by_chance
+        self.order != Visited::InOrder && is_known && counts.visited >= MIN_VISITS && bad > by_chance
     }
 
     /// How many bad visits in a row of one of `streams` streams mean that no sample is good. In random order, a good one
@@ -197,7 +197,7 @@ impl Limit {
         enough.max(1)
     }
 
-    fn too_many(&self, counts: &Counts, last: Option<(View, &Broken)>) -> DataError {
+    fn too_many(&self, counts: &Counts, bad_shards: &BadShards, last: Option<(View, &Broken)>) -> DataError {
         let mut all_bad = counts.bad.clone();
         self.lost().into_iter().for_each(|(kind, lost)| *all_bad.entry(kind).or_default() += lost);
         let mut reasons = summary(&all_bad);
@@ -208,7 +208,7 @@ impl Limit {
         }
         let share = |shard: u32, bad: u64| bad as f64 / self.samples_of(shard).max(1) as f64;
         // The first of several alike.
-        let worst = counts.shards.iter().rev().max_by(|(a, bad_a), (b, bad_b)| {
+        let worst = bad_shards.iter().rev().max_by(|(a, bad_a), (b, bad_b)| {
             bad_a.cmp(bad_b).then(share(**a, **bad_a).total_cmp(&share(**b, **bad_b)))
         });
         let worst = match worst.filter(|_| shards > 1) {
@@ -237,8 +237,6 @@ mod tests {
         Counts {
             visited,
             bad: Skipped::from([(Kind::BadImage, bad), (Kind::LostSample, 1000 * unusable_shards)]),
-            shards: BTreeMap::new(),
-            opened: (0..16).collect(),
             there: 1000 * usable,
             squares: 1_000_000 * usable,
         }
@@ -248,7 +246,8 @@ mod tests {
     fn a_shard_among_many_does_not_stop_and_nothing_but_broken_shards_does() {
         let limit = |max_bad| Limit::new(Shards::new(&[1; 20], 0).open(), max_bad, Visited::ByShard, true);
         for visited in (1..=14).map(|visited| visited * 1000).chain([1, 99, 100, 101]) {
-            let check = |max_bad, bad, unusable| limit(max_bad).check(&group(visited, bad, unusable), None);
+            let check =
+                |max_bad, bad, unusable| limit(max_bad).check(&group(visited, bad, unusable), &BadShards::new(), None);
             for max_bad in [0.01, 0.1] {
                 for (bad, unusable) in [(1, 0), (0, 1), (1, 1), (2, 0), (0, 2)] {
                     check(max_bad, bad, unusable).unwrap_or_else(|error| panic!("{visited} visits: {error}"));
@@ -259,7 +258,7 @@ mod tests {
         }
         // A stream that has a single shard.
         let one = Counts { there: 1000, squares: 1_000_000, ..group(500, 16, 0) };
-        assert!(limit(0.01).check(&one, None).is_ok());
+        assert!(limit(0.01).check(&one, &BadShards::new(), None).is_ok());
     }
 
     /// 140 shards of 10 samples, and one of 150 that are broken, which is less than a tenth of all.
@@ -270,7 +269,7 @@ mod tests {
             let there = visited.max(300);
             let bad = Skipped::from([(Kind::BadImage, 150)]);
             let counts = Counts { visited, bad, there, squares: 150 * 150 + (there - 150) * 10, ..Counts::default() };
-            limit.check(&counts, None).unwrap_or_else(|error| panic!("{visited} visits: {error}"));
+            limit.check(&counts, &BadShards::new(), None).unwrap_or_else(|error| panic!("{visited} visits: {error}"));
         }
     }
 
@@ -279,8 +278,11 @@ mod tests {
         let mut limit = Limit::new(Shards::new(&[1; 20], 0).open(), 0.1, Visited::ByShard, true);
         (0..19).for_each(|shard| limit.learn(shard, 100));
         let lost = |lost| Counts { bad: Skipped::from([(Kind::LostSample, lost)]), ..Counts::default() };
-        assert!(limit.check(&lost(1000), None).is_ok(), "the number of samples is not known");
+        assert!(limit.check(&lost(1000), &BadShards::new(), None).is_ok(), "the number of samples is not known");
         limit.learn(19, 0);
-        assert!(limit.check(&lost(211), None).is_ok() && limit.check(&lost(212), None).is_err());
+        assert!(
+            limit.check(&lost(211), &BadShards::new(), None).is_ok()
+                && limit.check(&lost(212), &BadShards::new(), None).is_err()
+        );
     }
 }

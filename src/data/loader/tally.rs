@@ -15,7 +15,8 @@ pub struct Tally {
     stream: u32,
     what: u32,
     shard: u32,
-    unused: u32,
+    /// Tells apart openings of one shard.
+    time: u32,
     count: u64,
 }
 
@@ -26,7 +27,7 @@ pub(super) enum What {
     Visited,
     /// The samples of a shard that was opened.
     Opened { shard: u32 },
-    /// The samples of a shard that was opened and counted before the run was resumed.
+    /// The samples of a shard that another stream counts, or was counted before the run was resumed.
     Known { shard: u32 },
     /// Bad samples; those that are lost have no shard.
     Bad { kind: Kind, shard: u32 },
@@ -46,7 +47,7 @@ impl Tally {
             What::Known { shard } => (KNOWN, shard),
             What::Bad { kind, shard } => (BAD + kind as u32, shard),
         };
-        Self { epoch, stream, what, shard, unused: 0, count }
+        Self { epoch, stream, what, shard, time: 0, count }
     }
 
     /// Samples that the first stream lost.
@@ -90,9 +91,13 @@ pub(super) struct Tallies(BTreeMap<Tally, u64>);
 
 impl Tallies {
     pub(super) fn add(&mut self, tally: Tally) {
-        let sum = self.0.entry(Tally { count: 0, ..tally }).or_default();
-        // A shard that is opened twice has no more samples.
-        *sum = if matches!(tally.what, OPENED | KNOWN) { tally.count } else { *sum + tally.count };
+        let mut key = Tally { count: 0, ..tally };
+        if matches!(tally.what, OPENED | KNOWN) {
+            while self.0.contains_key(&key) {
+                key.time += 1;
+            }
+        }
+        *self.0.entry(key).or_default() += tally.count;
     }
 
     pub(super) fn all(&self) -> impl Iterator<Item = Tally> {
@@ -105,19 +110,12 @@ impl Counts {
     pub(super) fn add(&mut self, what: What, count: u64) {
         match what {
             What::Visited => self.visited += count,
-            What::Opened { shard } => {
-                if self.opened.insert(shard) {
-                    self.there += count;
-                    self.squares += count * count;
-                }
+            What::Opened { .. } => {
+                self.there += count;
+                self.squares += count * count;
             }
             What::Known { .. } => {}
-            What::Bad { kind, shard } => {
-                *self.bad.entry(kind).or_default() += count;
-                if kind != Kind::LostSample {
-                    *self.shards.entry(shard).or_default() += count;
-                }
-            }
+            What::Bad { kind, .. } => *self.bad.entry(kind).or_default() += count,
         }
     }
 }
@@ -143,15 +141,15 @@ mod tests {
         let bad = |shard| What::Bad { kind: Kind::BadImage, shard };
         for visit in 0..300 {
             tallies.add(Tally::new(visit % 3, 0, What::Visited, 1));
-            tallies.add(Tally::new(visit % 3, 0, What::Opened { shard: 7 }, 20));
             tallies.add(Tally::new(0, 1, bad(visit % 2), 1));
         }
         let counts: Vec<_> = tallies.all().map(|tally| (tally.stream, tally.what().unwrap(), tally.count)).collect();
-        let of_stream = |stream| [(stream, What::Visited, 100), (stream, What::Opened { shard: 7 }, 20)];
-        let expected = [of_stream(0), of_stream(1), of_stream(2), [0, 1].map(|shard| (0, bad(shard), 150))].concat();
-        assert_eq!(counts, expected);
+        let visits = [0, 1, 2].map(|stream| (stream, What::Visited, 100));
+        assert_eq!(counts, [&visits[..], &[0, 1].map(|shard| (0, bad(shard), 150))].concat());
+        // Openings are not.
+        (0..3).for_each(|_| tallies.add(Tally::new(1, 0, What::Opened { shard: 7 }, 20)));
         let mut of_all = Counts::default();
         tallies.all().for_each(|tally| of_all.add(tally.what().unwrap(), tally.count()));
-        assert_eq!((of_all.visited, of_all.there, of_all.opened.len()), (300, 20, 1));
+        assert_eq!((of_all.visited, of_all.there, of_all.squares), (300, 60, 1200));
     }
 }

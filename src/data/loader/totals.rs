@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::limit::{Counts, Limit, Skipped};
+use super::limit::{BadShards, Counts, Limit, Skipped};
 use super::order::Position;
 use super::tally::{Tally, What};
+use crate::data::broken::Kind;
 use crate::data::error::Result;
 
 /// Shards with many broken samples that are named.
@@ -22,9 +23,9 @@ pub struct Found {
 }
 
 impl Found {
-    /// Whether no sample was broken.
-    pub fn is_good(&self) -> bool {
-        self.skipped.is_empty()
+    /// Whether nothing was found yet.
+    pub fn is_empty(&self) -> bool {
+        self.skipped.is_empty() && self.epochs.is_empty()
     }
 
     /// Adds what streams found.
@@ -50,6 +51,8 @@ impl Found {
 pub(super) struct Totals {
     limit: Limit,
     found: Found,
+    /// Bad samples by shard in each of these epochs, since the process began.
+    shards: BTreeMap<u64, BadShards>,
     /// The epoch of each stream.
     streams: Vec<u64>,
     named: BTreeSet<u32>,
@@ -60,6 +63,7 @@ impl Totals {
     pub(super) fn new(limit: Limit, start: &Position) -> Self {
         Self {
             found: Found { skipped: limit.lost(), ..Found::default() },
+            shards: BTreeMap::new(),
             streams: start.streams.iter().map(|stream| stream.epoch).collect(),
             named: BTreeSet::new(),
             warnings: Vec::new(),
@@ -73,7 +77,7 @@ impl Totals {
 
     /// Goes on from what was found before the run was resumed.
     pub(super) fn resume(&mut self, found: Found) {
-        if !found.is_good() {
+        if !found.is_empty() {
             self.found = found;
         }
     }
@@ -95,19 +99,25 @@ impl Totals {
             }
             match tally.what() {
                 Some(What::Opened { shard } | What::Known { shard }) => self.limit.learn(shard, tally.count()),
-                Some(What::Bad { shard, .. }) => self.warn_of(tally.epoch(), shard),
+                Some(What::Bad { kind, shard }) if kind != Kind::LostSample => {
+                    *self.shards.entry(tally.epoch()).or_default().entry(shard).or_default() += tally.count();
+                    self.warn_of(tally.epoch(), shard);
+                }
                 _ => {}
             }
         }
         let is_news = tallies.iter().any(Tally::is_news);
-        let mut epochs = self.found.epochs.values().filter(|_| is_news);
-        let checked = epochs.try_for_each(|counts| self.limit.check(counts, None));
-        self.found.forget_before(self.streams.iter().min().copied().unwrap_or_default());
+        let (mut epochs, none) = (self.found.epochs.iter().filter(|_| is_news), BadShards::new());
+        let shards = |epoch| self.shards.get(epoch).unwrap_or(&none);
+        let checked = epochs.try_for_each(|(epoch, counts)| self.limit.check(counts, shards(epoch), None));
+        let over = self.streams.iter().min().copied().unwrap_or_default();
+        self.found.forget_before(over);
+        self.shards.retain(|&epoch, _| epoch >= over);
         checked
     }
 
     fn warn_of(&mut self, epoch: u64, shard: u32) {
-        let bad = self.found.epochs.get(&epoch).and_then(|counts| counts.shards.get(&shard).copied());
+        let bad = self.shards.get(&epoch).and_then(|shards| shards.get(&shard).copied());
         let may_be_named = self.named.len() < MAX_SHARDS_NAMED && !self.named.contains(&shard);
         if let Some(warning) = self.limit.warning(shard, bad.unwrap_or_default()).filter(|_| may_be_named) {
             self.named.insert(shard);
@@ -235,6 +245,25 @@ mod tests {
                     assert_eq!(batches_of(&data, &config, ranks), expected, "{bad:?}, {unusable:?}");
                 }
             }
+        }
+    }
+
+    /// A stream whose only shard of an epoch is lost comes to the next epoch before it visits a sample.
+    #[test]
+    fn what_is_lost_belongs_to_its_epoch() {
+        let shards = Shards::new(&[6; 8], 0);
+        [1, 5].into_iter().for_each(|shard| std::fs::write(shards.path(shard), b"<html>404</html>").unwrap());
+        let data = shards.open();
+        for streams in [1, 2, 4, 8] {
+            let config = LoaderConfig { streams, max_bad: 0.26, ..config(8, 2) };
+            for ranks in [1, 2].into_iter().filter(|&ranks| ranks <= streams) {
+                let (batches, skipped, error, _) = batches_of(&data, &config, ranks);
+                assert_eq!((batches, error), (60, None), "{streams} streams");
+                // 480 samples are 13.3 epochs.
+                assert!((12 * 12..=15 * 12).contains(&skipped[&Kind::LostSample]), "{streams}: {skipped:?}");
+            }
+            let stops = batches_of(&data, &LoaderConfig { max_bad: 0.24, ..config }, 1);
+            assert!(stops.2.is_some() && stops.0 < 6, "{streams}: {stops:?}");
         }
     }
 

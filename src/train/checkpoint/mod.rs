@@ -65,8 +65,8 @@ pub struct State {
     /// Equal parts in which each batch was computed, if there were several.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub micro_batches: Option<usize>,
-    /// What was found in the data, if a sample was broken.
-    #[serde(default, skip_serializing_if = "Found::is_good")]
+    /// What was found in the data; older checkpoints lack it.
+    #[serde(default, skip_serializing_if = "Found::is_empty")]
     pub found: Found,
 }
 

@@ -106,17 +106,18 @@ pub(super) struct Visit {
     pub(super) next: StreamPosition,
     /// Passes over the stream's part of the data after it.
     pub(super) passes: f64,
-    /// What was found out about shards since the visit before.
-    pub(super) news: Option<Arc<News>>,
+    /// What was found out about shards since the visit before, group by group.
+    pub(super) news: Option<Arc<[News]>>,
 }
 
-/// What is found out when shards are opened.
+/// What is found out when a group of shards is opened.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct News {
+    pub(super) epoch: u64,
     /// Numbers and sample counts of the shards.
     pub(super) shards: Vec<(u32, u64)>,
-    /// Whether they were opened before, by the run that is resumed, and what they lost was counted.
-    pub(super) again: bool,
+    /// Whether they are counted elsewhere: before the run was resumed, or by the first stream.
+    pub(super) is_counted: bool,
     /// An estimate of their lost samples.
     pub(super) lost: u64,
     pub(super) warnings: Vec<String>,

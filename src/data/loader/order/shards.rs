@@ -169,7 +169,7 @@ pub(crate) struct ShardVisits {
     group: Option<Group>,
     index: usize,
     /// What was found out about groups since the last visit.
-    news: News,
+    news: Vec<News>,
     /// Groups without a sample, one after the other.
     empty: u64,
     counters: Arc<Counters>,
@@ -185,7 +185,7 @@ impl ShardVisits {
         counters: Arc<Counters>,
     ) -> Self {
         let index = start.index as usize;
-        Self { list, order, groups, group: None, index, news: News::default(), empty: 0, counters }
+        Self { list, order, groups, group: None, index, news: Vec::new(), empty: 0, counters }
     }
 
     pub(super) fn next(&mut self) -> Result<Visit> {
@@ -205,7 +205,7 @@ impl ShardVisits {
                 let place = (*shard_number, number);
                 let (sample, held) = (ShardList::id(place.0, place.1), self.list.held(shard, place));
                 let key = ShardList::id(group.slots[slot as usize], number);
-                let news = Some(std::mem::take(&mut self.news)).filter(|news| *news != News::default()).map(Arc::new);
+                let news = (!self.news.is_empty()).then(|| std::mem::take(&mut self.news).into());
                 return Ok(Visit { sample, held, epoch: group.epoch, key, next, passes, news });
             }
             self.next_group()?;
@@ -228,17 +228,20 @@ impl ShardVisits {
             }
             self.index = index;
         }
-        self.news.again = self.index > 0;
-        self.news.shards.extend(group.opened.shards.iter().map(|(number, _)| *number).zip(group.opened.lengths()));
+        let shards = group.opened.shards.iter().map(|(number, _)| *number).zip(group.opened.lengths()).collect();
         // What all streams find is counted once.
-        if !self.order.splits_shards() || self.order.share.stream == 0 {
-            self.news.lost += if self.news.again { 0 } else { group.opened.lost };
-            self.news.warnings.extend(group.opened.warnings.iter().cloned());
-        }
+        let is_of_another = self.order.splits_shards() && self.order.share.stream > 0;
+        let is_counted = is_of_another || self.index > 0;
+        let lost = if is_counted { 0 } else { group.opened.lost };
+        let warnings = if is_of_another { Vec::new() } else { group.opened.warnings.clone() };
+        self.news.push(News { epoch: group.epoch, shards, is_counted, lost, warnings });
         self.empty = if of == 0 { self.empty + 1 } else { 0 };
         // If there are samples at all, every stream has some in one of as many epochs as there are streams.
         if self.empty > (self.order.groups_in(0) + 1) * self.order.share.streams {
-            let reasons = format!("no shard has samples: {}", list_some(self.news.warnings.iter().cloned()));
+            let reasons = format!(
+                "no shard has samples: {}",
+                list_some(self.news.iter().flat_map(|news| news.warnings.iter().cloned()))
+            );
             return Err(DataError::NoGoodSample { visited: 0, reasons });
         }
         self.group = Some(group);
