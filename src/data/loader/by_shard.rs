@@ -290,7 +290,7 @@ fn a_resumed_run_stops_where_the_whole_one_does() {
     for (at, found) in ends[..40].iter().step_by(7) {
         let mut resumed = Loader::new(data.clone(), tokenizer(), config.clone(), at.clone()).unwrap();
         resumed.resume(found.clone());
-        while &resumed.next_batch().unwrap().next != &expected.0 {}
+        while resumed.next_batch().unwrap().next != expected.0 {}
         let (mut found, mut whole) = (resumed.found().clone(), expected.1.clone());
         let over = expected.0.streams.iter().map(|stream| stream.epoch).min().unwrap();
         found.forget_before(over);

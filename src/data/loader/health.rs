@@ -17,8 +17,8 @@ const MAX_DAMAGE_NAMED: usize = 10;
 
 /// Counts the visits of each stream in the order of the batches, so that the outcome does not depend on threads.
 ///
-/// A stream that alone has found more than the limit allows ends loading at once: it might never fill its rows. `Totals`
-/// checks all streams together, after each batch.
+/// A stream that alone has found more than the limit allows ends loading at once: it might never fill its rows.
+/// `Totals` checks all streams together, after each batch.
 #[derive(Debug)]
 pub(super) struct Health {
     limit: Limit,

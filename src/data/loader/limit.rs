@@ -61,14 +61,14 @@ impl Counts {
 ///   known; or
 /// - after at least 100 visits in random order, more are bad than chance explains at `max_bad`: the expected number,
 ///   plus five standard deviations, plus ten. So training on a large broken data set stops early. In the order of
-///   shards the samples of a shard are taken to be all good or all bad: the standard deviation is that of shards, and at
-///   least three of them are added.
+///   shards the samples of a shard are taken to be all good or all bad: the standard deviation is that of shards, and
+///   at least three of them are added.
 ///
 /// Epochs that do not visit each sample once are random themselves. They are counted together, and only the second rule
 /// applies to them.
 ///
-/// Samples lost to damage count as bad. In the order of shards they are known when shards are opened, several at a time,
-/// and the rule of chance counts them in proportion to the visits.
+/// Samples lost to damage count as bad. In the order of shards they are known when shards are opened, several at a
+/// time, and the rule of chance counts them in proportion to the visits.
 #[derive(Clone, Debug)]
 pub(super) struct Limit {
     data: TrainingData,
@@ -184,10 +184,10 @@ impl Limit {
         self.order != Visited::InOrder && is_known && counts.visited >= MIN_VISITS && bad > by_chance
     }
 
-    /// How many bad visits in a row of one of `streams` streams mean that no sample is good. In random order, a good one
-    /// may come first in one epoch and last in the next. With several streams, or draws with replacement, it may stay
-    /// away for many epochs, but for 20 times the data set only with a chance of about `exp(-20)`. If the number of
-    /// samples is not known, that of the shards opened so far must do.
+    /// How many bad visits in a row of one of `streams` streams mean that no sample is good. In random order, a good
+    /// one may come first in one epoch and last in the next. With several streams, or draws with replacement, it may
+    /// stay away for many epochs, but for 20 times the data set only with a chance of about `exp(-20)`. If the number
+    /// of samples is not known, that of the shards opened so far must do.
     pub(super) fn enough(&self, streams: usize) -> u64 {
         let enough = match (self.order, self.samples()) {
             (Visited::InOrder, Some(samples)) => samples,
@@ -268,7 +268,7 @@ mod tests {
         for visited in (0..30).map(|more| 150 + 10 * more) {
             let there = visited.max(300);
             let bad = Skipped::from([(Kind::BadImage, 150)]);
-            let counts = Counts { visited, bad, there, squares: 150 * 150 + (there - 150) * 10, ..Counts::default() };
+            let counts = Counts { visited, bad, there, squares: 150 * 150 + (there - 150) * 10 };
             limit.check(&counts, &BadShards::new(), None).unwrap_or_else(|error| panic!("{visited} visits: {error}"));
         }
     }

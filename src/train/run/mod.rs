@@ -68,6 +68,24 @@ pub fn train<D: AllOps>(
     Ok(ended)
 }
 
+/// The state at the beginning of a run.
+fn fresh(plan: &Plan) -> State {
+    let settings = &plan.settings;
+    State {
+        model: settings.model.clone(),
+        loss: settings.loss,
+        step: 0,
+        samples: 0,
+        position: Position::start(settings.loader.streams),
+        seed: settings.seed,
+        fingerprint: plan.data.fingerprint(),
+        seconds: 0.0,
+        arithmetic: None,
+        micro_batches: None,
+        found: Found::default(),
+    }
+}
+
 /// What all ranks do next.
 enum Next {
     Step(Batch),
@@ -120,20 +138,7 @@ impl<'a, D: AllOps> Run<'a, D> {
             Some(checkpoint) => checkpoint.weights(&layout)?,
             None => plan.initial_values(&layout)?,
         };
-        let fresh = || State {
-            model: settings.model.clone(),
-            loss: settings.loss,
-            step: 0,
-            samples: 0,
-            position: Position::start(settings.loader.streams),
-            seed: settings.seed,
-            fingerprint: plan.data.fingerprint(),
-            seconds: 0.0,
-            arithmetic: None,
-            micro_batches: None,
-            found: Found::default(),
-        };
-        let mut state = resume.map_or_else(fresh, |checkpoint| checkpoint.state.clone());
+        let mut state = resume.map_or_else(|| fresh(&plan), |checkpoint| checkpoint.state.clone());
         state.micro_batches = Some(settings.micro_batches).filter(|&count| count > 1);
         let before = state.arithmetic.replace(device.arithmetic());
         let another = before.filter(|before| Some(before) != state.arithmetic.as_ref());
