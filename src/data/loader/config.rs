@@ -37,8 +37,7 @@ pub struct LoaderConfig {
     pub prefetch: usize,
     /// Share of broken samples above which loading stops; 1 stops only if no sample is good.
     pub max_bad: f32,
-    /// Whether the threads time what they do ([`Effort::stages`](super::Effort::stages)); takes a microsecond or two per
-    /// sample.
+    /// Whether the threads time what they do ([`super::Effort::stages`]); takes a microsecond or two per sample.
     pub time_stages: bool,
 }
 
