@@ -147,7 +147,7 @@ pub(super) fn compare(group: &dyn Group, options: &Options, fingerprint: u32) ->
 /// Adds what all ranks found and did not tell yet.
 pub(super) fn gather_untold(group: &dyn Group, found: &mut Found, untold: &[Tally]) -> Result<(), GroupError> {
     let lengths = group.all(untold.len() as u32)?;
-    found.add(&gather_tallies(group, untold, &lengths)?);
+    found.add(gather_tallies(group, untold, &lengths)?);
     Ok(())
 }
 

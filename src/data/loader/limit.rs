@@ -166,7 +166,10 @@ impl Limit {
     fn samples_with_lost(&self, counts: &Counts) -> Option<u64> {
         match self.known == self.lengths.len() {
             true => Some(self.sum + self.lost + counts.lost()),
-            false => self.samples.map(|samples| samples.max(counts.visited) + counts.lost()),
+            false => {
+                let at_least = if self.is_plain { counts.visited } else { 0 };
+                self.samples.map(|samples| samples.max(at_least) + counts.lost())
+            }
         }
     }
 

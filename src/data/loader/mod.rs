@@ -283,7 +283,7 @@ impl Loader {
                 tallies.all().for_each(|tally| untold.add(tally));
                 Ok(())
             }
-            None => self.count(&tallies.all().collect::<Vec<_>>()),
+            None => self.count_all(tallies.all()),
         };
         let mut batch = batch?;
         counted.inspect_err(|_| self.batches = None)?;
@@ -322,6 +322,10 @@ impl Loader {
     /// # Errors
     /// [`DataError::TooManyBroken`].
     pub fn count(&mut self, tallies: &[Tally]) -> Result<()> {
+        self.count_all(tallies.iter().copied())
+    }
+
+    fn count_all(&mut self, tallies: impl Iterator<Item = Tally> + Clone) -> Result<()> {
         if let Some(untold) = &mut self.untold {
             *untold = Tallies::default();
         }

@@ -87,21 +87,32 @@ impl Tally {
 
 /// What was found since the last exchange.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Tallies(BTreeMap<Tally, u64>);
+pub(super) struct Tallies {
+    /// The visits of one stream in one epoch, for which most batches need no memory.
+    visits: Option<Tally>,
+    others: BTreeMap<Tally, u64>,
+}
 
 impl Tallies {
     pub(super) fn add(&mut self, tally: Tally) {
+        if tally.what == VISITED {
+            let visits = self.visits.get_or_insert(Tally { count: 0, ..tally });
+            if (visits.stream, visits.epoch) == (tally.stream, tally.epoch) {
+                visits.count += tally.count;
+                return;
+            }
+        }
         let mut key = Tally { count: 0, ..tally };
         if matches!(tally.what, OPENED | KNOWN) {
-            while self.0.contains_key(&key) {
+            while self.others.contains_key(&key) {
                 key.time += 1;
             }
         }
-        *self.0.entry(key).or_default() += tally.count;
+        *self.others.entry(key).or_default() += tally.count;
     }
 
-    pub(super) fn all(&self) -> impl Iterator<Item = Tally> {
-        self.0.iter().map(|(tally, &count)| Tally { count, ..*tally })
+    pub(super) fn all(&self) -> impl Iterator<Item = Tally> + Clone {
+        self.visits.into_iter().chain(self.others.iter().map(|(tally, &count)| Tally { count, ..*tally }))
     }
 }
 

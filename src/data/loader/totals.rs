@@ -29,7 +29,7 @@ impl Found {
     }
 
     /// Adds what streams found.
-    pub(crate) fn add(&mut self, tallies: &[Tally]) {
+    pub(crate) fn add(&mut self, tallies: impl IntoIterator<Item = Tally>) {
         for tally in tallies {
             let (epoch, Some(what)) = (tally.epoch(), tally.what()) else { continue };
             self.epochs.entry(epoch).or_default().add(what, tally.count());
@@ -91,9 +91,9 @@ impl Totals {
     ///
     /// # Errors
     /// [`crate::data::DataError::TooManyBroken`] if more were broken in an epoch than the limit allows.
-    pub(super) fn add(&mut self, tallies: &[Tally]) -> Result<()> {
-        self.found.add(tallies);
-        for tally in tallies {
+    pub(super) fn add(&mut self, tallies: impl Iterator<Item = Tally> + Clone) -> Result<()> {
+        self.found.add(tallies.clone());
+        for tally in tallies.clone() {
             if let Some(at) = self.streams.get_mut(tally.stream()) {
                 *at = tally.epoch().max(*at);
             }
@@ -106,7 +106,7 @@ impl Totals {
                 _ => {}
             }
         }
-        let is_news = tallies.iter().any(Tally::is_news);
+        let is_news = tallies.clone().any(|tally| tally.is_news());
         let (mut epochs, none) = (self.found.epochs.iter().filter(|_| is_news), BadShards::new());
         let shards = |epoch| self.shards.get(epoch).unwrap_or(&none);
         let checked = epochs.try_for_each(|(epoch, counts)| self.limit.check(counts, shards(epoch), None));

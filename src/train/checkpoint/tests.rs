@@ -6,7 +6,7 @@ use crate::model::{Flip, Preset};
 
 fn state(step: u64) -> State {
     let mut found = Found::default();
-    found.add(&[Tally::lost(step)]);
+    found.add([Tally::lost(step)]);
     State {
         model: Preset::Tiny.config(),
         loss: Loss::Infonce,
