@@ -50,9 +50,6 @@ impl Kind {
         Self::Panic,
     ];
 
-    const _ALL_ARE_ALL: () =
-        assert!(Self::ALL.len() == Self::Panic as usize + 1, "a kind is missing, or is after the last");
-
     fn words(self) -> &'static str {
         match self {
             Self::TruncatedMember => "truncated member",
@@ -69,6 +66,9 @@ impl Kind {
         }
     }
 }
+
+// `Panic` is the last one.
+const _: () = assert!(Kind::ALL.len() == Kind::Panic as usize + 1, "a kind is missing in `ALL`");
 
 impl std::fmt::Display for Kind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -27,22 +27,22 @@ pub(super) struct Agreed {
     pub vote: Vote,
     /// The first rank that cast it.
     pub rank: usize,
-    /// What all ranks found in their data. Empty as long as no rank has news, or [`MAX_UNTOLD`] tallies.
+    /// What all ranks found in their data. Empty as long as no rank has news, or [`MAX_PENDING`] tallies.
     pub tallies: Vec<Tally>,
 }
 
 /// Tallies that a rank may keep to itself, if none is news.
-const MAX_UNTOLD: usize = 4096;
+const MAX_PENDING: usize = 4096;
 
 /// Compares the votes, and shares what each rank found in its data.
-pub(super) fn agree(group: &dyn Group, own: Vote, untold: &[Tally]) -> Result<Agreed, GroupError> {
-    let is_news = untold.iter().any(Tally::is_news) || untold.len() >= MAX_UNTOLD;
-    let all = group.all([own as u32, untold.len() as u32, is_news.into()])?;
+pub(super) fn agree(group: &dyn Group, own: Vote, pending: &[Tally]) -> Result<Agreed, GroupError> {
+    let is_news = pending.iter().any(Tally::is_news) || pending.len() >= MAX_PENDING;
+    let all = group.all([own as u32, pending.len() as u32, is_news.into()])?;
     let highest = all.iter().map(|[vote, ..]| *vote).max().unwrap_or_default();
     let vote = [Vote::Go, Vote::Stop, Vote::Fail].into_iter().find(|vote| *vote as u32 == highest).unwrap_or(own);
     let rank = all.iter().position(|[vote, ..]| *vote == highest).unwrap_or_default();
     let tallies = match all.iter().any(|[.., is_news]| *is_news != 0) {
-        true => gather_tallies(group, untold, &all.iter().map(|[_, len, _]| *len).collect::<Vec<_>>())?,
+        true => gather_tallies(group, pending, &all.iter().map(|[_, len, _]| *len).collect::<Vec<_>>())?,
         false => Vec::new(),
     };
     Ok(Agreed { vote, rank, tallies })
@@ -145,9 +145,9 @@ pub(super) fn compare(group: &dyn Group, options: &Options, fingerprint: u32) ->
 }
 
 /// Adds what all ranks found and did not tell yet.
-pub(super) fn gather_untold(group: &dyn Group, found: &mut Found, untold: &[Tally]) -> Result<(), GroupError> {
-    let lengths = group.all(untold.len() as u32)?;
-    found.add(gather_tallies(group, untold, &lengths)?);
+pub(super) fn gather_pending(group: &dyn Group, found: &mut Found, pending: &[Tally]) -> Result<(), GroupError> {
+    let lengths = group.all(pending.len() as u32)?;
+    found.add(gather_tallies(group, pending, &lengths)?);
     Ok(())
 }
 
@@ -253,9 +253,9 @@ mod tests {
     fn what_ranks_found_is_shared_once_a_sample_is_bad() {
         let told = |bad: bool, visits: usize| {
             let found = on_ranks(3, move |group| {
-                let mut untold = vec![Tally::default(); group.rank() * visits];
-                untold.extend((bad && group.rank() == 1).then(|| Tally::lost(7)));
-                agree(group, Vote::Go, &untold).unwrap().tallies
+                let mut pending = vec![Tally::default(); group.rank() * visits];
+                pending.extend((bad && group.rank() == 1).then(|| Tally::lost(7)));
+                agree(group, Vote::Go, &pending).unwrap().tallies
             });
             assert!(found.iter().all(|other| *other == found[0]));
             found[0].clone()
@@ -263,7 +263,7 @@ mod tests {
         assert_eq!(told(false, 2), []);
         let plain = Tally::default();
         assert_eq!(told(true, 2), [plain, plain, Tally::lost(7), plain, plain, plain, plain]);
-        assert_eq!(told(false, MAX_UNTOLD).len(), 3 * MAX_UNTOLD);
+        assert_eq!(told(false, MAX_PENDING).len(), 3 * MAX_PENDING);
     }
 
     #[test]

@@ -97,7 +97,7 @@ impl ShardList {
         let all = opened.len() == locations.len();
         let lengths: Vec<_> = opened.iter().map(|shard| Some(shard.as_ref().ok()?.0.samples.len() as u32)).collect();
         leave_out_unusable(sources, &mut parts, &mut is_spread, &mut opened, &mut unusable);
-        warnings.extend(unusable.iter().map(|(error, &is_one)| not_used(error, is_one)));
+        warnings.extend(unusable.iter().map(|(error, &identifies)| not_used(error, identifies)));
         let of_all = |error| match error {
             DataError::Shards { failed, list, .. } => DataError::Shards { failed, total: locations.len(), list },
             other => other,
@@ -326,10 +326,10 @@ fn probe(sources: &[Source], shift: usize) -> (Vec<Source>, Vec<bool>) {
     for source in sources {
         let mut shards = Vec::new();
         for (at, shard) in source.shards.iter().enumerate() {
-            let is_one = spread.binary_search(&(first + at)).is_ok();
-            if is_one || at == 0 && sources.len() <= PROBE_SHARDS {
+            let identifies = spread.binary_search(&(first + at)).is_ok();
+            if identifies || at == 0 && sources.len() <= PROBE_SHARDS {
                 shards.push(shard.clone());
-                is_spread.push(is_one);
+                is_spread.push(identifies);
             }
         }
         first += source.shards.len();
@@ -340,9 +340,9 @@ fn probe(sources: &[Source], shift: usize) -> (Vec<Source>, Vec<bool>) {
     (parts, is_spread)
 }
 
-/// The warning about a shard that cannot be used; `is_one`: whether it is one of those that identify the data.
-fn not_used(error: &str, is_one: bool) -> String {
-    let resumed = if is_one { ", and the run can only be resumed while it stays as it is" } else { "" };
+/// The warning about a shard that cannot be used; `identifies`: whether it is one of those that identify the data.
+fn not_used(error: &str, identifies: bool) -> String {
+    let resumed = if identifies { ", and the run can only be resumed while it stays as it is" } else { "" };
     format!("warning: {error}; it counts as a shard of broken samples{resumed}")
 }
 
@@ -363,14 +363,14 @@ fn leave_out_unusable(
         let of_part: Vec<_> = results.by_ref().take(part.shards.len()).collect();
         let has_others = of_part.iter().any(Result::is_ok) || any_usable && of_part.len() == 1 && !is_only(part);
         let shards = std::mem::take(&mut part.shards);
-        for ((shard, result), is_one) in shards.into_iter().zip(of_part).zip(spread.by_ref()) {
+        for ((shard, result), identifies) in shards.into_iter().zip(of_part).zip(spread.by_ref()) {
             match result {
                 Err(error) if has_others && error.is_of_shard() => {
-                    unusable.entry(error.to_string()).or_insert(is_one);
+                    unusable.entry(error.to_string()).or_insert(identifies);
                 }
                 result => {
                     part.shards.push(shard);
-                    is_spread.push(is_one);
+                    is_spread.push(identifies);
                     opened.push(result);
                 }
             }
@@ -428,7 +428,7 @@ mod tests {
         };
         let (parts, is_spread) = probe(&[source("a", 900), source("b", 3), source("c", 1097)], 0);
         assert_eq!(parts.iter().map(|part| part.shards.len()).collect::<Vec<_>>(), [4, 1, 5]);
-        assert_eq!(is_spread.iter().filter(|is_one| **is_one).count(), 8);
+        assert_eq!(is_spread.iter().filter(|identifies| **identifies).count(), 8);
         let many: Vec<Source> = (0..3000).map(|_| source("a", 1)).collect();
         assert_eq!(probe(&many, 0).0.len(), 8);
     }

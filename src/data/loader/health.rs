@@ -29,7 +29,7 @@ pub(super) struct Health {
     tallies: Tallies,
     damage_named: BTreeSet<String>,
     /// How many samples of each kind and damaged shards these streams may name.
-    may_name: [usize; 2],
+    to_name: [usize; 2],
     /// Samples that were named in warnings, by kind.
     named: BTreeMap<Kind, BTreeSet<u64>>,
     warnings: Vec<String>,
@@ -58,7 +58,7 @@ impl Health {
         // Shared out among ranks.
         let part = |of: usize| (0..of).filter(|at| own.contains(&(at * all_streams / of))).count();
         Self {
-            may_name: [MAX_NAMED, MAX_DAMAGE_NAMED].map(part),
+            to_name: [MAX_NAMED, MAX_DAMAGE_NAMED].map(part),
             streams: own.clone().map(stream).collect(),
             all_streams,
             tallies: Tallies::default(),
@@ -97,9 +97,9 @@ impl Health {
             self.count(stream, epoch, What::Bad { kind: Kind::LostSample, shard: 0 }, news.lost);
         }
         for warning in &news.warnings {
-            let is_new = self.damage_named.len() < self.may_name[1] && self.damage_named.insert(warning.clone());
+            let is_new = self.damage_named.len() < self.to_name[1] && self.damage_named.insert(warning.clone());
             if is_new {
-                let is_last = self.damage_named.len() == self.may_name[1];
+                let is_last = self.damage_named.len() == self.to_name[1];
                 let end = if is_last { " (further shards like this are counted, not named)" } else { "" };
                 self.warnings.push(format!("{warning}{end}"));
             }
@@ -151,23 +151,23 @@ impl Health {
             DataError::TooManyBroken { place, bad, visited, samples, max_bad, reasons, worst }
                 if self.all_streams > 1 =>
             {
-                let place = format!("{place} (by one of {} streams)", self.all_streams);
+                let place = format!("{place} (counted in one of {} streams)", self.all_streams);
                 DataError::TooManyBroken { place, bad, visited, samples, max_bad, reasons, worst }
             }
             other => other,
         })?;
         let in_a_row = bad_in_a_row.values().sum();
-        if in_a_row >= self.limit.enough(self.all_streams) {
+        if in_a_row >= self.limit.max_bad_in_a_row(self.all_streams) {
             return Err(DataError::NoGoodSample { visited: in_a_row, reasons: summary(bad_in_a_row) });
         }
         Ok(())
     }
 
     fn name(&mut self, sample: u64, view: View, broken: &Broken) {
-        let may_name = self.may_name[0];
+        let to_name = self.to_name[0];
         let named = self.named.entry(broken.kind).or_default();
-        if may_name > 0 && named.len() <= may_name && named.insert(sample) {
-            self.warnings.push(match named.len() <= may_name {
+        if to_name > 0 && named.len() <= to_name && named.insert(sample) {
+            self.warnings.push(match named.len() <= to_name {
                 true => format!("skipped {}: {broken}", view.name()),
                 false => format!("further samples are counted, not named ({})", broken.kind),
             });

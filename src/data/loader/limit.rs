@@ -35,8 +35,8 @@ pub(super) struct Counts {
     pub(super) visited: u64,
     pub(super) bad: Skipped,
     /// The sum of the lengths of the shards that were opened, in the order of shards, and that of the squares.
-    pub(super) there: u64,
-    pub(super) squares: u64,
+    pub(super) opened: u64,
+    pub(super) opened_squares: u64,
 }
 
 impl Counts {
@@ -50,7 +50,7 @@ impl Counts {
 
     /// The share of what was opened that was visited.
     fn seen(&self) -> f64 {
-        (self.visited as f64 / self.there.max(1) as f64).min(1.0)
+        (self.visited as f64 / self.opened.max(1) as f64).min(1.0)
     }
 }
 
@@ -179,9 +179,9 @@ impl Limit {
         let visited = counts.visited as f64 + lost;
         // Samples that are good or bad together: in the order of shards, the length of the shard that a sample is in on
         // average, or the part of it that was visited.
-        let together = (counts.squares as f64 / counts.there.max(1) as f64 * counts.seen()).max(1.0);
+        let together = (counts.opened_squares as f64 / counts.opened.max(1) as f64 * counts.seen()).max(1.0);
         // After a resume from an older checkpoint, which has no counts, nothing is known of the shards that are open.
-        let is_known = self.order != Visited::ByShard || counts.there > 0;
+        let is_known = self.order != Visited::ByShard || counts.opened > 0;
         let expected = f64::from(self.max_bad) * visited;
         let by_chance = expected + 5.0 * (expected * together).sqrt() + f64::max(10.0, 3.0 * together);
         self.order != Visited::InOrder && is_known && counts.visited >= MIN_VISITS && bad > by_chance
@@ -191,7 +191,7 @@ impl Limit {
     /// one may come first in one epoch and last in the next. With several streams, or draws with replacement, it may
     /// stay away for many epochs, but for 20 times the data set only with a chance of about `exp(-20)`. If the number
     /// of samples is not known, that of the shards opened so far must do.
-    pub(super) fn enough(&self, streams: usize) -> u64 {
+    pub(super) fn max_bad_in_a_row(&self, streams: usize) -> u64 {
         let enough = match (self.order, self.samples()) {
             (Visited::InOrder, Some(samples)) => samples,
             (_, Some(samples)) if streams == 1 && self.is_plain => (2 * samples).saturating_sub(1),
@@ -240,8 +240,8 @@ mod tests {
         Counts {
             visited,
             bad: Skipped::from([(Kind::BadImage, bad), (Kind::LostSample, 1000 * unusable_shards)]),
-            there: 1000 * usable,
-            squares: 1_000_000 * usable,
+            opened: 1000 * usable,
+            opened_squares: 1_000_000 * usable,
         }
     }
 
@@ -260,7 +260,7 @@ mod tests {
             assert_eq!(check(0.1, 4, 12).is_err(), visited >= 100, "{visited}");
         }
         // A stream that has a single shard.
-        let one = Counts { there: 1000, squares: 1_000_000, ..group(500, 16, 0) };
+        let one = Counts { opened: 1000, opened_squares: 1_000_000, ..group(500, 16, 0) };
         assert!(limit(0.01).check(&one, &BadShards::new(), None).is_ok());
     }
 
@@ -269,9 +269,9 @@ mod tests {
     fn a_shard_that_is_larger_than_others_is_no_proof() {
         let limit = Limit::new(Shards::new(&[1; 20], 0).open(), 0.1, Visited::ByShard, true);
         for visited in (0..30).map(|more| 150 + 10 * more) {
-            let there = visited.max(300);
+            let opened = visited.max(300);
             let bad = Skipped::from([(Kind::BadImage, 150)]);
-            let counts = Counts { visited, bad, there, squares: 150 * 150 + (there - 150) * 10 };
+            let counts = Counts { visited, bad, opened, opened_squares: 150 * 150 + (opened - 150) * 10 };
             limit.check(&counts, &BadShards::new(), None).unwrap_or_else(|error| panic!("{visited} visits: {error}"));
         }
     }

@@ -95,7 +95,7 @@ pub struct Loader {
     recycled: Sender<Batch>,
     totals: Totals,
     /// What the totals do not have yet, if there are streams on other ranks, too.
-    untold: Option<Tallies>,
+    pending: Option<Tallies>,
     /// Whether it has the first stream. Of several loaders that count the same, this one warns of shards.
     is_first: bool,
     warnings: Vec<String>,
@@ -157,7 +157,7 @@ impl Loader {
             batches: Some(batches),
             recycled,
             totals,
-            untold: (own.len() < config.streams).then(Tallies::default),
+            pending: (own.len() < config.streams).then(Tallies::default),
             is_first: own.start == 0,
             warnings: Vec::new(),
             passes: 0.0,
@@ -278,9 +278,9 @@ impl Loader {
         let Made { batch, tallies, warnings, passes } = batches.recv().map_err(|_| DataError::Ended)?;
         self.passes = passes;
         self.warnings.extend(warnings);
-        let counted = match &mut self.untold {
-            Some(untold) => {
-                tallies.all().for_each(|tally| untold.add(tally));
+        let counted = match &mut self.pending {
+            Some(pending) => {
+                tallies.all().for_each(|tally| pending.add(tally));
                 Ok(())
             }
             None => self.count_all(tallies.all()),
@@ -313,8 +313,8 @@ impl Loader {
     }
 
     /// What the streams of this loader found, if it does not have all of them, and [`Self::count`] did not yet count.
-    pub fn untold(&self) -> Vec<Tally> {
-        self.untold.iter().flat_map(Tallies::all).collect()
+    pub fn pending(&self) -> Vec<Tally> {
+        self.pending.iter().flat_map(Tallies::all).collect()
     }
 
     /// Counts what the streams of all loaders found, this one's included.
@@ -326,8 +326,8 @@ impl Loader {
     }
 
     fn count_all(&mut self, tallies: impl Iterator<Item = Tally> + Clone) -> Result<()> {
-        if let Some(untold) = &mut self.untold {
-            *untold = Tallies::default();
+        if let Some(pending) = &mut self.pending {
+            *pending = Tallies::default();
         }
         let counted = self.totals.add(tallies);
         let warnings = self.totals.take_warnings();
@@ -341,7 +341,7 @@ impl Loader {
         self.totals.resume(found);
     }
 
-    /// What was found up to the last batch returned, but for what is [untold](Self::untold).
+    /// What was found up to the last batch returned, but for what is [pending](Self::pending).
     pub fn found(&self) -> &Found {
         self.totals.found()
     }

@@ -122,8 +122,8 @@ impl Counts {
         match what {
             What::Visited => self.visited += count,
             What::Opened { .. } => {
-                self.there += count;
-                self.squares += count * count;
+                self.opened += count;
+                self.opened_squares += count * count;
             }
             What::Known { .. } => {}
             What::Bad { kind, .. } => *self.bad.entry(kind).or_default() += count,
@@ -161,6 +161,6 @@ mod tests {
         (0..3).for_each(|_| tallies.add(Tally::new(1, 0, What::Opened { shard: 7 }, 20)));
         let mut of_all = Counts::default();
         tallies.all().for_each(|tally| of_all.add(tally.what().unwrap(), tally.count()));
-        assert_eq!((of_all.visited, of_all.there, of_all.squares), (300, 60, 1200));
+        assert_eq!((of_all.visited, of_all.opened, of_all.opened_squares), (300, 60, 1200));
     }
 }

@@ -169,7 +169,7 @@ mod tests {
             let made = loaders.iter_mut().map(|loader| loader.next_batch().err());
             let mut error: Vec<_> = made.collect::<Vec<_>>().into_iter().flatten().collect();
             if ranks > 1 {
-                let tallies: Vec<Tally> = loaders.iter().flat_map(|loader| loader.untold()).collect();
+                let tallies: Vec<Tally> = loaders.iter().flat_map(|loader| loader.pending()).collect();
                 if tallies.iter().any(Tally::is_news) {
                     error.extend(loaders.iter_mut().filter_map(|loader| loader.count(&tallies).err()));
                 }

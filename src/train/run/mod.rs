@@ -117,7 +117,7 @@ struct Run<'a, D: Device> {
     latest: Metrics,
     saved: Option<PathBuf>,
     /// What this rank found up to the last step, and did not tell others.
-    untold: Vec<Tally>,
+    pending: Vec<Tally>,
     log_failed: bool,
     /// Samples that the last evaluation skipped.
     eval_skipped: Option<Skipped>,
@@ -187,7 +187,7 @@ impl<'a, D: AllOps> Run<'a, D> {
             steps: 0,
             stepping: Duration::ZERO,
             latest: Metrics::default(),
-            untold: Vec::new(),
+            pending: Vec::new(),
             log_failed: false,
             eval_skipped: None,
             collapse_reported: false,
@@ -215,7 +215,7 @@ impl<'a, D: AllOps> Run<'a, D> {
             _ if stop.load(Ordering::Relaxed) => Vote::Stop,
             _ => Vote::Go,
         };
-        let Agreed { vote, rank, tallies } = ranks::agree(&*group, own, &self.loader.untold())?;
+        let Agreed { vote, rank, tallies } = ranks::agree(&*group, own, &self.loader.pending())?;
         let mut next = match (vote, batch) {
             (Vote::Go, Some(Ok(batch))) => Next::Step(batch),
             (Vote::Fail, Some(Err(error))) if rank == group.rank() => Next::Fail(error.into()),
@@ -247,7 +247,7 @@ impl<'a, D: AllOps> Run<'a, D> {
         self.state.samples += self.plan.settings.loader.batch as u64;
         self.state.position.clone_from(&batch.next);
         self.state.found.clone_from(self.loader.found());
-        self.untold = self.loader.untold();
+        self.pending = self.loader.pending();
         self.in_flight = Some(batch);
         self.steps += 1;
         self.stepping += self.window.add(&*self.plan.group, start);
@@ -336,7 +336,7 @@ impl<'a, D: AllOps> Run<'a, D> {
         group.enter(Phase::Saving, self.state.step);
         ranks::gather_positions(group, &mut self.state.position, ranks::own_streams(&self.plan.settings, group))?;
         let mut state = self.state.clone();
-        ranks::gather_untold(group, &mut state.found, &self.untold)?;
+        ranks::gather_pending(group, &mut state.found, &self.pending)?;
         state.found.forget_before(state.position.streams.iter().map(|at| at.epoch).min().unwrap_or_default());
         let folder = self.plan.folder.checkpoints();
         let path = checkpoint::path_of(&folder, self.state.step);

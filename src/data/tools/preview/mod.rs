@@ -66,7 +66,7 @@ pub fn preview(
     let mut all = Batch::default();
     while all.samples.len() < count {
         let batch = loader.next_batch();
-        let found = loader.untold();
+        let found = loader.pending();
         let counted = loader.count(&found);
         log::lines(loader.take_warnings());
         let Batch { images, ids_keep, samples, origins, .. } = batch?;
