@@ -1,15 +1,14 @@
 //! The CPU: f32 everywhere, all cores through rayon. It is the reference for the other devices. If the processor has
 //! the instructions, the operands of the linear layers' products can be rounded to bf16.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ops::Range;
-use std::ptr::NonNull;
 use std::time::Instant;
 
 use rayon::prelude::*;
 
 use super::gemm::Operands;
 use super::isa::{Isa, level, processor};
+use super::pages::Pages;
 use super::{Device, DeviceError, Elem, Float, Pending, ProbeSizes};
 
 /// The CPU as a device. Threads are those of the rayon pool that calls it; results do not depend on their number.
@@ -37,20 +36,9 @@ impl Cpu {
     }
 }
 
-/// A block of zeroed memory aligned to a page, so that every vector load is aligned and large pages are possible.
+/// A block of zeroed memory in large pages.
 #[derive(Debug)]
-pub struct CpuMemory {
-    start: NonNull<u8>,
-    layout: Layout,
-}
-
-// SAFETY: the block is plain bytes that this value owns.
-unsafe impl Send for CpuMemory {}
-// SAFETY: a shared reference alone gives no access: the contracts of `Device::view` and `Device::view_mut` forbid
-// conflicting views.
-unsafe impl Sync for CpuMemory {}
-
-const ALIGNMENT: usize = 4096;
+pub struct CpuMemory(Pages);
 
 /// Where control groups (version 2, version 1) say how much memory a container may use, and how much it uses. Without a
 /// limit the first file is missing, or is not a number, or a huge one.
@@ -58,13 +46,6 @@ const CONTAINER: [[&str; 2]; 2] = [
     ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"],
     ["/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"],
 ];
-
-impl Drop for CpuMemory {
-    fn drop(&mut self) {
-        // SAFETY: `start` was allocated with exactly this layout.
-        unsafe { dealloc(self.start.as_ptr(), self.layout) }
-    }
-}
 
 /// Calls `body` on pairs of chunks, on all threads.
 fn in_chunks<T: Elem>(into: &mut [T], from: &[T], body: impl Fn(&mut [T], &[T]) + Sync) {
@@ -109,22 +90,19 @@ impl Device for Cpu {
             held: Vec::new(),
             advice: None,
         };
-        let layout = Layout::from_size_align(bytes.max(1), ALIGNMENT).map_err(|_| failed())?;
-        // SAFETY: the layout's size is not zero.
-        let start = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or_else(failed)?;
-        Ok(CpuMemory { start, layout })
+        Pages::new(bytes).map(CpuMemory).map_err(|_| failed())
     }
 
     unsafe fn view<T: Elem>(memory: &CpuMemory, offset_bytes: usize, len: usize) -> &[T] {
-        debug_assert!(offset_bytes + len * size_of::<T>() <= memory.layout.size());
+        debug_assert!(offset_bytes + len * size_of::<T>() <= memory.0.len());
         // SAFETY: in range, aligned and unaliased by the caller's contract; every bit pattern is a `T` (Pod).
-        unsafe { std::slice::from_raw_parts(memory.start.as_ptr().add(offset_bytes).cast(), len) }
+        unsafe { std::slice::from_raw_parts(memory.0.start().as_ptr().add(offset_bytes).cast(), len) }
     }
 
     unsafe fn view_mut<T: Elem>(memory: &CpuMemory, offset_bytes: usize, len: usize) -> &mut [T] {
-        debug_assert!(offset_bytes + len * size_of::<T>() <= memory.layout.size());
+        debug_assert!(offset_bytes + len * size_of::<T>() <= memory.0.len());
         // SAFETY: as in `view`, and exclusive by the caller's contract.
-        unsafe { std::slice::from_raw_parts_mut(memory.start.as_ptr().add(offset_bytes).cast(), len) }
+        unsafe { std::slice::from_raw_parts_mut(memory.0.start().as_ptr().add(offset_bytes).cast(), len) }
     }
 
     fn probe_sizes(&self) -> Option<ProbeSizes> {

@@ -17,6 +17,7 @@ mod cpu;
 pub mod cuda;
 pub mod gemm;
 pub mod isa;
+mod pages;
 
 pub use buffer::Buffer;
 pub use captured::Captured;

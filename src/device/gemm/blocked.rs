@@ -7,7 +7,7 @@
 use std::cell::Cell;
 use std::ops::Range;
 
-use super::pack::{Kernel, LANES, Operand, Tile, Vector, at_least};
+use super::pack::{Kernel, LANES, Operand, Packing, Tile, at_least};
 use super::{Epilogue, Gemm, GemmOptions};
 
 /// Columns whose results stay in the L2 cache, together with a block of rows, until the epilogue.
@@ -28,8 +28,8 @@ const GRAIN: usize = 4;
 
 thread_local! {
     // Packed operands, kept from call to call, so that a step does not allocate.
-    static WHOLE: Cell<Vec<Vector>> = const { Cell::new(Vec::new()) };
-    static BLOCK: Cell<Vec<Vector>> = const { Cell::new(Vec::new()) };
+    static WHOLE: Cell<Packing> = const { Cell::new(None) };
+    static BLOCK: Cell<Packing> = const { Cell::new(None) };
 }
 
 /// As [`Gemm::run`], which has checked that the operands fit the sizes and that no size is zero.
@@ -94,7 +94,7 @@ fn for_each(parallel: bool, count: usize, body: &(impl Fn(usize) + Sync)) {
 }
 
 /// Calls `body` with a buffer that this thread keeps.
-fn with(buffer: &'static std::thread::LocalKey<Cell<Vec<Vector>>>, body: impl FnOnce(&mut Vec<Vector>)) {
+fn with(buffer: &'static std::thread::LocalKey<Cell<Packing>>, body: impl FnOnce(&mut Packing)) {
     // A thread that waits for others may run another product in the meantime, which then finds an empty buffer.
     let mut lent = buffer.take();
     body(&mut lent);
@@ -124,7 +124,7 @@ unsafe impl Send for Buffer {}
 unsafe impl Sync for Buffer {}
 
 impl Buffer {
-    fn new(buffer: &mut Vec<Vector>, units: usize) -> Self {
+    fn new(buffer: &mut Packing, units: usize) -> Self {
         Self(at_least(buffer, units).as_mut_ptr())
     }
 }

@@ -1,12 +1,11 @@
 //! The layout of packed operands, the order of sums, and what a kernel has to provide.
 
+use std::alloc::{Layout, handle_alloc_error};
+
+use crate::device::pages::Pages;
+
 /// Columns of a strip of `b`: the 32-bit lanes of an AVX-512 register, a row of an AMX tile.
 pub(super) const LANES: usize = 16;
-
-/// A cache line.
-#[derive(Clone, Copy, Default, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C, align(64))]
-pub(super) struct Vector([u32; LANES]);
 
 /// The most units in a piece: a tile's two strips of that length fit an L1 cache of 32 KiB.
 const DEPTH: usize = 256;
@@ -123,14 +122,27 @@ pub(super) trait Kernel: Copy + Send + Sync {
     unsafe fn tile(self, tile: Tile);
 }
 
-/// Vectors that a thread allocates at its first product: enough for any block, so that later products do not allocate.
-const ROOM: usize = 1 << 14;
+/// Bytes that a thread allocates at its first product: enough for any block, so that later products do not allocate.
+const ROOM: usize = 1 << 20;
 
-/// Room for `units` in a buffer, which grows if it is too short.
-pub(super) fn at_least(buffer: &mut Vec<Vector>, units: usize) -> &mut [u32] {
-    let vectors = units.div_ceil(LANES);
-    if buffer.len() < vectors {
-        buffer.resize(vectors.max(ROOM), Vector::default());
-    }
-    bytemuck::cast_slice_mut(&mut buffer[..vectors])
+/// A packed operand's memory, or none yet.
+pub(super) type Packing = Option<Pages>;
+
+/// Room for `units`, aligned to a vector. It grows if it is too short.
+pub(super) fn at_least(buffer: &mut Packing, units: usize) -> &mut [u32] {
+    let bytes = units.next_multiple_of(LANES) * size_of::<u32>();
+    let pages = match buffer.take() {
+        Some(pages) if pages.len() >= bytes => pages,
+        _ => Pages::new(bytes.max(ROOM)).unwrap_or_else(|_| out_of_memory(bytes)),
+    };
+    let start = buffer.insert(pages).start();
+    // SAFETY: the block is that long, every bit pattern is a number, and nothing else uses it while `buffer` is
+    // borrowed.
+    unsafe { std::slice::from_raw_parts_mut(start.as_ptr().cast(), bytes / size_of::<u32>()) }
+}
+
+/// Ends the process, as a `Vec` that finds no memory does.
+fn out_of_memory(bytes: usize) -> ! {
+    let layout = Layout::array::<u8>(bytes).unwrap_or(Layout::new::<u8>());
+    handle_alloc_error(layout)
 }
