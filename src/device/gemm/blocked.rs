@@ -41,7 +41,8 @@ pub(super) fn run<K: Kernel>(kernel: K, operands: Gemm<'_>) {
     let (few, many, block, grain) = job.sides();
     let bytes = |units: usize| job.padded() * units * size_of::<u32>();
     if few * threads <= 2 * many && bytes(chunk.min(units)) <= OWN_BYTES {
-        let parts = threads * (2 * many / few / threads).clamp(1, PARTS);
+        // Each part packs the whole operand again: that must not take long beside packing the parts themselves.
+        let parts = threads * (many / (2 * few) / threads).clamp(1, PARTS);
         for_each(options.parallel, parts, &|index| {
             let part = evenly(0..many, index, parts, grain);
             let blocks = part.len().div_ceil(block);
@@ -177,7 +178,7 @@ impl<'a, K: Kernel> Job<'a, K> {
             kernel,
             a: Operand { from: a.0, apart: a.1.rows, along: a.1.columns, count: m, k },
             b: Operand { from: b.0, apart: b.1.columns, along: b.1.rows, count: n, k },
-            rows_whole: m <= K::BLOCK && m < n,
+            rows_whole: m <= K::BLOCK * 3 / 2 && m < n,
             units,
             depth,
             chunk: (K::UNITS / depth).max(1) * depth,
