@@ -6,16 +6,18 @@
 //!     FLIPK_BENCH_MKL=/path/to/libmkl_rt.so.3 cargo bench --bench products      (tools/peers/products does that)
 //!
 //! They alternate in one process, some milliseconds each, and the order is reversed every time, because the speed of a
-//! shared machine changes within seconds. The table shows GFLOP/s of the median call and, in brackets, of the best one.
-//! bf16 includes rounding the operands from f32, as in a step. MKL and `gemm` multiply in f32.
+//! shared machine changes within seconds. All matrices are in large pages, as a step's tensors are. The table shows
+//! GFLOP/s of the median call and, in brackets, of the best one. bf16 includes rounding the
+//! operands from f32, as in a step. MKL and `gemm` multiply in f32.
 
 use std::env;
+use std::error::Error;
 use std::ffi::c_int;
-use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use flipk::data::kept_patches;
 use flipk::device::gemm::{GemmOptions, Operands, Strides, gemm};
+use flipk::device::{Buffer, Cpu, DeviceError};
 use flipk::model::{ModelConfig, Preset, TowerConfig};
 use flipk::random::{Purpose, Random};
 
@@ -98,15 +100,22 @@ type Sgemm = unsafe extern "C" fn(
     c_int,
 );
 
+/// A matrix in memory like that of a step's tensors.
 struct Operand {
-    numbers: Vec<f32>,
+    numbers: Buffer<Cpu, f32>,
     strides: Strides,
 }
 
 impl Operand {
-    fn new(len: usize, strides: Strides, index: u64) -> Self {
+    fn new(len: usize, strides: Strides, index: u64) -> Result<Self, DeviceError> {
         let mut random = Random::new(0, Purpose::Test, 0, index);
-        Self { numbers: (0..len).map(|_| random.normal()).collect(), strides }
+        let mut numbers = Buffer::new(&Cpu::default(), len, "an operand")?;
+        numbers.view_mut().fill_with(|| random.normal());
+        Ok(Self { numbers, strides })
+    }
+
+    fn numbers(&self) -> &[f32] {
+        self.numbers.view()
     }
 
     /// Transposition and leading dimension as CBLAS wants them.
@@ -116,19 +125,12 @@ impl Operand {
     }
 }
 
-fn main() -> ExitCode {
+fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     let wanted = env::args().skip(1).find(|argument| !argument.starts_with("--")).unwrap_or_default();
-    let library = match env::var_os("FLIPK_BENCH_MKL").filter(|path| !path.is_empty()) {
-        // SAFETY: loading MKL runs its initialisers, which is what the caller asked for.
-        Some(path) => match unsafe { libloading::Library::new(&path) } {
-            Ok(library) => Some(library),
-            Err(error) => {
-                eprintln!("cannot load FLIPK_BENCH_MKL: {error}");
-                return ExitCode::FAILURE;
-            }
-        },
-        None => None,
-    };
+    let path = env::var_os("FLIPK_BENCH_MKL").filter(|path| !path.is_empty());
+    // SAFETY: loading MKL runs its initialisers, which is what the caller asked for.
+    let library = path.map(|path| unsafe { libloading::Library::new(&path) }).transpose();
+    let library = library.map_err(|error| format!("cannot load FLIPK_BENCH_MKL: {error}"))?;
     // SAFETY: this is the function's type in MKL's header.
     let mkl = library.as_ref().and_then(|library| unsafe { library.get::<Sgemm>(b"cblas_sgemm\0") }.ok());
     let bf16 = Operands::fast_bf16();
@@ -137,17 +139,24 @@ fn main() -> ExitCode {
     );
     println!("| model | m x n x k | f32 | bf16 | gemm | MKL | of the best |\n|---|---|---|---|---|---|---|");
     let shapes = shapes().into_iter().filter(|(model, ..)| model.contains(&wanted));
-    rayon::scope(|_| {
+    rayon::scope(|_| -> Result<(), Box<dyn Error + Send + Sync>> {
         for (model, kind, [m, n, k]) in shapes {
             let (a, b) = match kind {
                 Forward => (Strides::row_major(k), Strides::row_major(k).transposed()),
                 Inputs => (Strides::row_major(k), Strides::row_major(n)),
                 Weights => (Strides::row_major(m).transposed(), Strides::row_major(n)),
             };
-            let (a, b) = (Operand::new(m * k, a, 0), Operand::new(k * n, b, 1));
+            let (a, b) = (Operand::new(m * k, a, 0)?, Operand::new(k * n, b, 1)?);
+            let mut c = Buffer::<Cpu, f32>::new(&Cpu::default(), m * n, "the result")?;
             let ours = |operands, c: &mut [f32]| {
                 let options = GemmOptions { operands, scale: 1.0, accumulate: false, parallel: true };
-                gemm((m, n, k), (c, Strides::row_major(n)), (&a.numbers, a.strides), (&b.numbers, b.strides), options);
+                gemm(
+                    (m, n, k),
+                    (c, Strides::row_major(n)),
+                    (a.numbers(), a.strides),
+                    (b.numbers(), b.strides),
+                    options,
+                );
             };
             let mut call = |which: usize, c: &mut [f32]| match (which, bf16, &mkl) {
                 (0, ..) => ours(Operands::F32, c),
@@ -156,14 +165,14 @@ fn main() -> ExitCode {
                 (3, _, Some(mkl)) => {
                     let [m, n, k] = [m, n, k].map(|size| size as c_int);
                     let ((ta, lda), (tb, ldb)) = (a.cblas(), b.cblas());
-                    let [a, b] = [&a, &b].map(|operand| operand.numbers.as_ptr());
+                    let [a, b] = [&a, &b].map(|operand| operand.numbers().as_ptr());
                     // SAFETY: sizes and distances are those of these matrices.
                     unsafe { mkl(101, ta, tb, m, n, k, 1.0, a, lda, b, ldb, 0.0, c.as_mut_ptr(), n) }
                 }
                 _ => {}
             };
             let there = [true, bf16.is_some(), true, mkl.is_some()];
-            let times = in_turns(there, &mut vec![0.0; m * n], &mut call);
+            let times = in_turns(there, c.view_mut(), &mut call);
             let speed = |seconds: f64| 2.0 * (m * n * k) as f64 / seconds / 1e9;
             let shown = times.each_ref().map(|times| match times.as_slice() {
                 [] => "-".to_owned(),
@@ -173,8 +182,8 @@ fn main() -> ExitCode {
             let of_best = median(2).min(median(3)) / median(0);
             println!("| {model} | {m} x {n} x {k} | {} | {of_best:.2} |", shown.join(" | "));
         }
-    });
-    ExitCode::SUCCESS
+        Ok(())
+    })
 }
 
 /// The times of each available product, in ascending order.
@@ -216,10 +225,10 @@ fn gemm_of((m, n, k): (usize, usize, usize), c: &mut [f32], a: &Operand, b: &Ope
             1,
             n as isize,
             false,
-            a.numbers.as_ptr(),
+            a.numbers().as_ptr(),
             a_strides.0,
             a_strides.1,
-            b.numbers.as_ptr(),
+            b.numbers().as_ptr(),
             b_strides.0,
             b_strides.1,
             1.0,
