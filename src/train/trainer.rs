@@ -146,12 +146,12 @@ impl<D: AllOps> Trainer<D> {
         let optimizer = Optimizer::of_slices(&*device, &params, adamw, &slices, group.rank())?;
         let exchange = match group.size() {
             1 => None,
-            _ => Some(GradientExchange::new(&*device, group.clone(), &params, slices)?),
+            _ => Some(GradientExchange::new(&*device, group.clone(), &params, slices.clone())?),
         };
         let pass = match size.micro_batches {
             1 => Pass::Whole(Whole::new(&device, &flip, size)?),
             _ => {
-                let mut micro = MicroBatches::in_group(device.clone(), &flip, size, group.clone())?;
+                let mut micro = MicroBatches::in_group(device.clone(), &flip, size, group.clone(), &slices)?;
                 micro.capture(true);
                 Pass::Micro(micro)
             }

@@ -46,15 +46,22 @@ impl<D: AllOps> MicroBatches<D> {
     /// # Errors
     /// Too little memory on the device; the error says what would fit. A batch that the micro-batches do not divide.
     pub fn new(device: Arc<D>, flip: &Flip, size: StepSize) -> Result<Self, DeviceError> {
-        Self::in_group(device, flip, size, Arc::new(Alone))
+        let slices = Slices::new(flip.layout().arena_len(), 1);
+        Self::in_group(device, flip, size, Arc::new(Alone), &slices)
     }
 
     /// As [`Self::new`], for the rank of a group that computes its part of the micro-batches. `size.ranks` is the
-    /// number of ranks.
+    /// number of ranks, and `slices` are theirs.
     ///
     /// # Errors
     /// As [`Self::new`].
-    pub fn in_group(device: Arc<D>, flip: &Flip, size: StepSize, group: Arc<dyn Group>) -> Result<Self, DeviceError> {
+    pub fn in_group(
+        device: Arc<D>,
+        flip: &Flip,
+        size: StepSize,
+        group: Arc<dyn Group>,
+        slices: &Slices,
+    ) -> Result<Self, DeviceError> {
         let StepSize { batch, micro_batches, .. } = size;
         if micro_batches == 0 || !batch.is_multiple_of(micro_batches) {
             let what = format!("a batch of {batch} in {micro_batches} equal micro-batches");
@@ -77,8 +84,7 @@ impl<D: AllOps> MicroBatches<D> {
         let programs = if all { size.leaves() } else { 1 };
         let towers = (0..programs).map(|_| Towers::new(&device, flip, size)).collect::<Result<Vec<_>, _>>();
         let towers = towers.map_err(|error| advise(error, 0))?;
-        let slices = Slices::new(flip.layout().arena_len(), group.size());
-        let cuts = Arc::new(Cuts::new(&towers[0].program, towers[0].vision_ops, flip.layout(), &slices));
+        let cuts = Arc::new(Cuts::new(&towers[0].program, towers[0].vision_ops, flip.layout(), slices));
         Ok(Self { device, group, size, width: flip.config.embed_dim, towers, cuts, loss, tree, backward: None })
     }
 
