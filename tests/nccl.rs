@@ -14,7 +14,7 @@ use flipk::group::{Alone, Group, Nccl, Threads};
 use flipk::model::{Flip, Loss, ModelConfig, Preset, TowerConfig};
 use flipk::optim::{AdamWConfig, Moments};
 use flipk::random::{Purpose, Random};
-use flipk::train::{StepOutcome, StepSize, Trainer};
+use flipk::train::{Keep, StepOutcome, StepSize, Trainer};
 use half::bf16;
 use libloading::{Library, Symbol};
 
@@ -50,7 +50,7 @@ enum How {
 type Left = (Vec<StepOutcome>, Vec<f32>, Moments);
 
 /// Trains as one rank; what is left is on rank 0.
-fn rank<T: ActType>(group: Arc<dyn Group>, loss: Loss, micro_batches: usize, how: How) -> Option<Left> {
+fn rank<T: ActType>(group: Arc<dyn Group>, loss: Loss, (micro_batches, keep): (usize, Keep), how: How) -> Option<Left> {
     let flip = Flip::with_loss(&config(), loss, true);
     let values = flip.layout().initial_values(1);
     let adamw = AdamWConfig { clip_norm: 0.5, ..AdamWConfig::default() };
@@ -61,7 +61,7 @@ fn rank<T: ActType>(group: Arc<dyn Group>, loss: Loss, micro_batches: usize, how
     };
     let device = Arc::new(Cuda::<T>::new(driver).unwrap().connected(nccl));
     let kept = kept_patches(config().patches(), 0.5);
-    let size = StepSize { micro_batches, ..StepSize::whole(BATCH, kept, Recompute::None) };
+    let size = StepSize { micro_batches, keep, ..StepSize::whole(BATCH, kept, Recompute::None) };
     let (own, of) = (group.rank(), group.size());
     let mut trainer = Trainer::in_group(device, flip, &values, adamw, size, group).unwrap();
     if !record {
@@ -79,13 +79,13 @@ fn rank<T: ActType>(group: Arc<dyn Group>, loss: Loss, micro_batches: usize, how
 }
 
 /// What `ranks` ranks leave, `local` of them on each machine.
-fn run<T: ActType>([ranks, local]: [usize; 2], loss: Loss, micro_batches: usize, record: bool) -> Left {
+fn run<T: ActType>([ranks, local]: [usize; 2], loss: Loss, parts: (usize, Keep), record: bool) -> Left {
     // Dropped together: a thread that ends early would end the others' group.
     let ended = Arc::new(Barrier::new(ranks));
     let start = |group: Threads| {
         let ended = ended.clone();
         std::thread::spawn(move || {
-            let left = rank::<T>(Arc::new(group), loss, micro_batches, How::Nccl { record });
+            let left = rank::<T>(Arc::new(group), loss, parts, How::Nccl { record });
             ended.wait();
             left
         })
@@ -132,19 +132,23 @@ fn ranks_that_nccl_connects_leave_the_bits_of_one() {
     // SAFETY: as above.
     unsafe { std::env::set_var("FLIPK_NCCL", &library) };
     for loss in [Loss::Infonce, Loss::Sigmoid] {
-        let expected = rank::<bf16>(Arc::new(Alone), loss, 4, How::Plain).unwrap();
+        let expected = rank::<bf16>(Arc::new(Alone), loss, (4, Keep::One), How::Plain).unwrap();
         assert!(expected.0[2].loss != expected.0[0].loss, "the steps do something");
         for ranks in [[1, 1], [2, 2], [4, 4], [4, 2]] {
-            assert!(run::<bf16>(ranks, loss, 4, true) == expected, "{loss:?}, {ranks:?} ranks in all and a machine");
+            for keep in [Keep::One, Keep::All] {
+                let left = run::<bf16>(ranks, loss, (4, keep), true);
+                assert!(left == expected, "{loss:?}, {keep:?}, {ranks:?} ranks in all and a machine");
+            }
         }
     }
     let [recorded, plain] = [true, false].map(|record| {
         let before = totals(&library);
-        (run::<bf16>([2, 2], Loss::Infonce, 4, record), made_since(&library, before))
+        (run::<bf16>([2, 2], Loss::Infonce, (4, Keep::One), record), made_since(&library, before))
     });
     assert!(recorded == plain, "replayed steps exchange the same");
     let before = totals(&library);
-    assert!(run::<f32>([3, 3], Loss::Infonce, 6, true) == run::<f32>([6, 2], Loss::Infonce, 6, true));
+    let six = |ranks| run::<f32>(ranks, Loss::Infonce, (6, Keep::One), true);
+    assert!(six([3, 3]) == six([6, 2]));
     let made = made_since(&library, before);
     // Every sent message is received, and slices of unequal length are broadcast.
     assert!(made[2] > 0 && made[2] == made[3] && made[0] > 0 && made[1] > 0, "{made:?}");
