@@ -9,18 +9,20 @@ Every tenth name's Twemoji drawing is held out. Writes to FOLDER:
   names.txt             all names: the classes
 """
 
+import argparse
 import gzip
 import io
 import json
 import pathlib
-import sys
 import tarfile
 
 SHARD = pathlib.Path(__file__).resolve().parents[3] / "src/data/store/embedded/emoji-twemoji.tar.gz"
 
 
 def main():
-    folder = pathlib.Path(sys.argv[1])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", metavar="FOLDER", type=pathlib.Path)
+    folder = parser.parse_args().folder
     folder.mkdir(parents=True, exist_ok=True)
     source = tarfile.open(fileobj=io.BytesIO(gzip.decompress(SHARD.read_bytes())))
     keys = sorted({member.name.split(".")[0] for member in source})

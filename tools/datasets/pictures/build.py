@@ -4,12 +4,12 @@ Writes the images to OUT, what flipk must read from each to OUT/expected.json, a
 (RGB8, one image after the other in the order of expected.json). The same version of Pillow gives the same bytes.
 """
 
+import argparse
 import gzip
 import io
 import json
 import random
 import struct
-import sys
 import zlib
 from pathlib import Path
 
@@ -304,7 +304,9 @@ def middle(image: Image.Image, side: int) -> bytes:
 
 
 def main() -> None:
-    out = Path(sys.argv[1])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", metavar="OUT", type=Path)
+    out = parser.parse_args().out
     out.mkdir(parents=True, exist_ok=True)
     entries, rgb, squares = [], b"", b""
 
