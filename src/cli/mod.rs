@@ -28,7 +28,9 @@ mod train;
 mod verify;
 
 use std::fmt::Arguments;
+use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -107,6 +109,19 @@ fn put(text: Arguments<'_>) -> anyhow::Result<()> {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         written => written.context("cannot write to standard output"),
     }
+}
+
+/// Checks that `path` can be written, and changes nothing there: a wrong path should fail before slow steps do.
+///
+/// # Errors
+/// If it cannot be written.
+fn check_writable(path: &Path) -> anyhow::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let checked = match path.exists() {
+        true => OpenOptions::new().append(true).open(path).map(drop),
+        false => tempfile::tempfile_in(folder).map(drop),
+    };
+    checked.with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// Parses the command line. `-1` is read as a number, so that the error is about its range and not about an unknown

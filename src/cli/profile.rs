@@ -1,6 +1,5 @@
 //! `flipk profile`.
 
-use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -14,9 +13,9 @@ use serde::Deserialize;
 use super::benches;
 use super::device::{DeviceArgs, Job};
 use super::logging::show;
-use super::put;
 use super::scale::{ScaleArgs, Simulation, measure_network};
 use super::table::table;
+use super::{check_writable, put};
 use crate::device::KernelCounts;
 use crate::ops::AllOps;
 use crate::profile::{self, Benches, Ceilings, Group, Line, chrome_trace, compare, group, measure_ceilings, svg};
@@ -128,11 +127,7 @@ impl Profile {
             None => self.options.clone(),
         };
         let chosen = if self.scale.asked() { self.scale.choose(&mut options)? } else { None };
-        // A wrong path should fail before the slow steps do. Existing content stays until it is replaced.
-        for file in [&self.json, &self.trace, &self.picture].into_iter().flatten() {
-            let opened = OpenOptions::new().create(true).append(true).open(file);
-            opened.with_context(|| format!("cannot write {}", file.display()))?;
-        }
+        [&self.json, &self.trace, &self.picture].into_iter().flatten().try_for_each(|file| check_writable(file))?;
         let tokenizer = tokenizer(&options)?;
         let base = match &self.run {
             Some(folder) => RunFolder::open(folder)?.model(&options)?,

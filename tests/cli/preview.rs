@@ -172,6 +172,11 @@ fn it_says_what_is_missing_and_leaves_no_half_sheet() {
     assert!(ran.stderr.contains("broken.tar:1: bad image"), "{}", ran.stderr);
     assert!(ran.stdout.contains("skipped: bad image"), "{}", ran.stdout);
     let before = fs::read(&sheet).unwrap();
+    // It is not there before it is drawn.
+    let (new, from) = (place.path("new.png"), data.trim_start_matches("--data="));
+    let command = format!("--data=pipe:test ! -e {} && cat {from}", new.display());
+    run(new.to_str().unwrap(), &[&command, "--count=3"]).expect(0);
+    fs::remove_file(new).unwrap();
 
     for (flags, words) in [
         (&["--data=nowhere.tar"][..], "nowhere.tar"),

@@ -1,6 +1,6 @@
 //! `flipk data preview`.
 
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io::Cursor;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -11,8 +11,8 @@ use image::ImageFormat;
 
 use super::kinds;
 use crate::cli::openclip::OpenClip;
-use crate::cli::put;
 use crate::cli::table::table;
+use crate::cli::{check_writable, put};
 use crate::data::Tokenizer;
 use crate::data::tools::{Previewed, preview};
 use crate::log;
@@ -69,20 +69,16 @@ impl Preview {
         if self.out.extension().is_some_and(|extension| !extension.eq_ignore_ascii_case("png")) {
             bail!("the sheet is a PNG file: give --out a name that ends in .png, and not {}", self.out.display());
         }
-        // A wrong path should fail before the slow steps do. Existing content stays until it is replaced.
-        let is_new = !self.out.exists();
-        let cannot_write = format!("cannot write {}", self.out.display());
-        OpenOptions::new().create(true).append(true).open(&self.out).with_context(|| cannot_write.clone())?;
-        let path = self.out.clone();
-        let json = self.json;
-        let written = self.draw().and_then(|(found, png)| {
-            fs::write(&path, png).context(cannot_write)?;
-            Ok(found)
-        });
-        if written.is_err() && is_new {
-            let _ = fs::remove_file(&path);
+        check_writable(&self.out)?;
+        let (path, json) = (self.out.clone(), self.json);
+        let (found, png) = self.draw()?;
+        let is_new = !path.exists();
+        if let Err(problem) = fs::write(&path, png) {
+            if is_new {
+                let _ = fs::remove_file(&path);
+            }
+            return Err(problem).with_context(|| format!("cannot write {}", path.display()));
         }
-        let found = written?;
         match json {
             true => put(format_args!("{}\n", serde_json::to_string_pretty(&found)?))?,
             false => put(format_args!("{}written: {}\n", summary(&found), path.display()))?,
