@@ -37,11 +37,19 @@ pub(super) struct Counts {
     /// The sum of the lengths of the shards that were opened, in the order of shards, and that of the squares.
     pub(super) opened: u64,
     pub(super) opened_squares: u64,
+    /// Whether a run was resumed in this epoch: the bad samples of each shard are not in its checkpoint.
+    #[serde(skip)]
+    pub(super) is_resumed: bool,
 }
 
 impl Counts {
     fn all_bad(&self) -> u64 {
         self.bad.values().sum()
+    }
+
+    /// From when on the bad samples of each shard are counted.
+    pub(super) fn since(&self) -> &'static str {
+        if self.is_resumed { " since the resume" } else { "" }
     }
 
     fn lost(&self) -> u64 {
@@ -217,7 +225,7 @@ impl Limit {
         let worst = match worst.filter(|_| shards > 1) {
             Some((&worst, bad)) => {
                 let (shard, samples) = (self.data.shard_location(worst), self.samples_of(worst));
-                format!("the worst shard, {shard} ({bad} of its {samples})")
+                format!("the worst shard, {shard} ({bad} of its {samples}{})", counts.since())
             }
             None => "what is broken".to_owned(),
         };
@@ -242,6 +250,7 @@ mod tests {
             bad: Skipped::from([(Kind::BadImage, bad), (Kind::LostSample, 1000 * unusable_shards)]),
             opened: 1000 * usable,
             opened_squares: 1_000_000 * usable,
+            ..Counts::default()
         }
     }
 
@@ -271,7 +280,8 @@ mod tests {
         for visited in (0..30).map(|more| 150 + 10 * more) {
             let opened = visited.max(300);
             let bad = Skipped::from([(Kind::BadImage, 150)]);
-            let counts = Counts { visited, bad, opened, opened_squares: 150 * 150 + (opened - 150) * 10 };
+            let opened_squares = 150 * 150 + (opened - 150) * 10;
+            let counts = Counts { visited, bad, opened, opened_squares, ..Counts::default() };
             limit.check(&counts, &BadShards::new(), None).unwrap_or_else(|error| panic!("{visited} visits: {error}"));
         }
     }

@@ -79,6 +79,7 @@ impl Totals {
     pub(super) fn resume(&mut self, found: Found) {
         if !found.is_empty() {
             self.found = found;
+            self.found.epochs.values_mut().for_each(|counts| counts.is_resumed = true);
         }
     }
 
@@ -164,7 +165,7 @@ mod tests {
             Loader::of_streams(data.clone(), tokenizer(), config.clone(), start.clone(), own).unwrap()
         };
         let mut loaders: Vec<Loader> = (0..ranks).map(loader).collect();
-        let mut warnings = 0;
+        let (mut warnings, mut closing) = (0, BTreeSet::new());
         for batch in 0..60 {
             let made = loaders.iter_mut().map(|loader| loader.next_batch().err());
             let mut error: Vec<_> = made.collect::<Vec<_>>().into_iter().flatten().collect();
@@ -176,10 +177,10 @@ mod tests {
             }
             let skipped = loaders[0].skipped();
             assert!(loaders.iter().all(|loader| loader.skipped() == skipped), "all have counted the same");
-            let of_shards = |loader: &mut Loader| {
-                loader.take_warnings().iter().filter(|warning| warning.contains("many samples of")).count()
-            };
-            warnings += loaders.iter_mut().map(of_shards).sum::<usize>();
+            for warning in loaders.iter_mut().flat_map(Loader::take_warnings) {
+                warnings += usize::from(warning.contains("many samples of"));
+                assert!(!warning.contains("further") || closing.insert(warning), "one rank says so");
+            }
             if let Some(error) = error.first() {
                 assert!(matches!(error, DataError::TooManyBroken { .. } | DataError::NoGoodSample { .. }), "{error}");
                 return (batch, skipped, Some(error.to_string()), warnings);
@@ -265,6 +266,26 @@ mod tests {
             let stops = batches_of(&data, &LoaderConfig { max_bad: 0.24, ..config }, 1);
             assert!(stops.2.is_some() && stops.0 < 6, "{streams}: {stops:?}");
         }
+    }
+
+    /// A checkpoint has the counts of an epoch, and not those of each shard.
+    #[test]
+    fn the_worst_shard_is_counted_since_the_resume() {
+        let data = dataset(100, 4);
+        let config = LoaderConfig { streams: 4, max_bad: 0.2, ..config(8, 2) };
+        let loader = |start| Loader::new(data.clone(), tokenizer(), config.clone(), start).unwrap();
+        let end = |mut loader: Loader| loop {
+            if let Err(error) = loader.next_batch() {
+                return error.to_string();
+            }
+        };
+        assert!(!end(loader(Position::start(4))).contains("since the resume"));
+        let mut first = loader(Position::start(4));
+        let batch = first.next_batch().unwrap();
+        let mut resumed = loader(batch.next);
+        resumed.resume(first.found().clone());
+        let error = end(resumed);
+        assert!(error.contains(" of its 50 since the resume)"), "{error}");
     }
 
     #[test]
