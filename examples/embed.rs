@@ -7,6 +7,7 @@
 
 use std::error::Error;
 use std::io::{BufWriter, Write};
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -57,7 +58,8 @@ fn run() -> Result<(), Box<dyn Error>> {
 
     let dataset = Arc::new(Dataset::open(data, CaptionKeys::default())?);
     dataset.warnings().iter().for_each(|warning| eprintln!("{warning}"));
-    let inputs = Inputs { dataset: &dataset, tokenizer: &tokenizer, max_bad: 0.1, progress: &|_| () };
+    let inputs =
+        Inputs { dataset: &dataset, tokenizer: &tokenizer, max_bad: 0.1, progress: &|_| ControlFlow::Continue(()) };
     let images = encoder.images(&params, &inputs)?;
     encoder.take_warnings().iter().for_each(|warning| eprintln!("{warning}"));
     let caption = |sample: &u64| dataset.caption(*sample).map(|caption| caption.first().to_owned());

@@ -1,5 +1,6 @@
 //! What commands that embed images and texts share: flags, and a progress bar.
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -77,7 +78,10 @@ impl EncodeArgs {
         each: impl FnMut(EvalBatch, &[f32]) -> Result<(), Error>,
     ) -> Result<()> {
         let bar = Self::bar(dataset.len() as u64, "images")?;
-        let progress = |count: usize| bar.inc(count as u64);
+        let progress = |count: usize| {
+            bar.inc(count as u64);
+            ControlFlow::Continue(())
+        };
         // No text is read from the data.
         let embedded = Tokenizer::embedded(&TokenizerOptions::default())?;
         let inputs = Inputs { dataset, tokenizer: &embedded, max_bad: self.max_bad, progress: &progress };

@@ -1,5 +1,6 @@
 //! `flipk eval`.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -285,7 +286,10 @@ impl Job for Evaluation<'_> {
             dataset: &self.dataset,
             tokenizer: &self.tokenizer,
             max_bad: self.common.max_bad,
-            progress: &|images| bar.inc(images as u64),
+            progress: &|images| {
+                bar.inc(images as u64);
+                ControlFlow::Continue(())
+            },
         };
         let found = match &self.kind {
             Kind::ZeroShot { classes, templates } => {

@@ -50,7 +50,9 @@ pub(super) fn interrupt_rank(stop: &Arc<AtomicBool>, what: &'static str, is_root
             if first.is_some_and(|first: Instant| first.elapsed() < echo) {
                 return;
             }
-            std::process::exit(130);
+            // Exit handlers of libraries may wait for a call of another thread, which may wait for another rank.
+            // SAFETY: the process ends here.
+            unsafe { libc::_exit(130) };
         }
         first = Some(Instant::now());
         if is_root {
@@ -96,7 +98,7 @@ fn listen(handler: impl FnMut() + Send + 'static) -> Result<()> {
     Ok(())
 }
 
-fn is_ignored(signal: i32) -> bool {
+pub(super) fn is_ignored(signal: i32) -> bool {
     let mut now = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
     // SAFETY: without a new action, the current one is only written to `now`, which is all zeros if that fails.
     let now = unsafe {

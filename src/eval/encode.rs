@@ -1,6 +1,7 @@
 //! Embedding images and texts in batches.
 
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -20,8 +21,19 @@ pub struct Inputs<'a> {
     pub tokenizer: &'a Tokenizer,
     /// Share of broken samples above which evaluation stops.
     pub max_bad: f32,
-    /// Called after each batch with the number of images in it.
-    pub progress: &'a dyn Fn(usize),
+    /// Called after each batch with the number of images in it, and before each set of prompts with 0. A break ends the
+    /// evaluation with [`EvalError::Stopped`].
+    pub progress: &'a dyn Fn(usize) -> ControlFlow<()>,
+}
+
+impl Inputs<'_> {
+    /// Reports `images` more images.
+    pub(super) fn report(&self, images: usize) -> Result<(), EvalError> {
+        match (self.progress)(images) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(EvalError::Stopped),
+        }
+    }
 }
 
 /// Both towers of a model, recorded for inference.
@@ -136,7 +148,7 @@ impl<D: AllOps> Encoder<D> {
     /// Embeds every image of a data set, in its order; broken samples are left out ([`Self::skipped`]).
     ///
     /// # Errors
-    /// Too many broken samples, or a failure of the device.
+    /// Too many broken samples, a failure of the device, or [`EvalError::Stopped`].
     pub fn images(&mut self, params: &Parameters<D>, inputs: &Inputs) -> Result<Images, EvalError> {
         let mut all = Images::default();
         self.each_image(params, inputs, |batch, rows| {
@@ -174,7 +186,7 @@ impl<D: AllOps> Encoder<D> {
             let rows = rows.and_then(|()| self.vision.read(self.image_rows)).map_err(EvalError::from)?;
             let samples = batch.samples.len();
             each(batch, &rows[..samples * self.width])?;
-            (inputs.progress)(samples);
+            inputs.report(samples)?;
         }
         // Broken samples after the last batch.
         self.warnings.extend(batches.take_warnings());

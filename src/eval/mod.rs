@@ -60,4 +60,7 @@ pub enum EvalError {
     /// A failure of the device.
     #[error(transparent)]
     Device(#[from] DeviceError),
+    /// [`Inputs::progress`] asked for the end.
+    #[error("the evaluation was stopped")]
+    Stopped,
 }

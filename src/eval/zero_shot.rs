@@ -28,7 +28,7 @@ pub struct ZeroShot {
 /// Classifies every image of a data set. Of equally near classes, the first is predicted.
 ///
 /// # Errors
-/// Too many broken samples, or a failure of the device.
+/// Too many broken samples, a failure of the device, or [`EvalError::Stopped`].
 pub fn zero_shot<D: AllOps>(
     encoder: &mut Encoder<D>,
     params: &Parameters<D>,
@@ -53,6 +53,7 @@ pub fn zero_shot<D: AllOps>(
     let width = encoder.width();
     let mut means = vec![0.0; distinct.len() * width];
     for fill in templates.iter() {
+        inputs.report(0)?;
         let prompts: Vec<String> = distinct.iter().map(|name| fill(name)).collect();
         let rows = encoder.texts(params, inputs.tokenizer, &prompts)?;
         means.iter_mut().zip(rows).for_each(|(mean, row)| *mean += row);

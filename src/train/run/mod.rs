@@ -5,6 +5,7 @@ mod report;
 #[cfg(test)]
 mod tests;
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,7 +23,7 @@ use super::window::{Start, Window};
 use super::{Ended, Plan, Progress, Report, Settings, StepOutcome, Summary, TrainError, Trainer};
 use crate::data::{Batch, Found, Loader, Position, Skipped, Tally};
 use crate::device::Device;
-use crate::eval::{self, Encoder, ZeroShot};
+use crate::eval::{self, Encoder, EvalError, ZeroShot};
 use crate::group::Phase;
 use crate::log;
 use crate::model::Flip;
@@ -49,7 +50,7 @@ pub fn train<D: AllOps>(
         group.enter(Phase::Data, run.state.step + 1);
         let mut start = Start::now(&*group);
         match run.next(&mut start, stop)? {
-            Next::Step(batch) => run.step(start, batch)?,
+            Next::Step(batch) => run.step(start, batch, stop)?,
             Next::Fail(error) => {
                 run.save_before_failing()?;
                 // The end of any rank ends rank 0, which may still be writing.
@@ -63,7 +64,7 @@ pub fn train<D: AllOps>(
             }
         }
     }
-    let ended = run.finish()?;
+    let ended = run.finish(stop)?;
     group.meet()?;
     Ok(ended)
 }
@@ -237,8 +238,8 @@ impl<'a, D: AllOps> Run<'a, D> {
         Ok(next)
     }
 
-    /// `start`: when this rank began to wait for `batch`.
-    fn step(&mut self, start: Start, batch: Batch) -> Result<(), TrainError> {
+    /// `start`: when this rank began to wait for `batch`. `stop` ends an evaluation after this step.
+    fn step(&mut self, start: Start, batch: Batch, stop: &AtomicBool) -> Result<(), TrainError> {
         self.plan.group.enter(Phase::Step, self.state.step + 1);
         // The device computes this step while the next batch is fetched, so the outcome is read one step later.
         let before = self.trainer.submit(&batch, self.schedule.at(self.state.step))?;
@@ -266,7 +267,7 @@ impl<'a, D: AllOps> Run<'a, D> {
         }
         let evaluates = (due(eval_every) || last) && self.plan.evaluates();
         let evaluated = match evaluates && self.is_root() {
-            true => match self.evaluate() {
+            true => match self.evaluate(stop) {
                 // A problem with the held-out data must not lose the trained weights.
                 Err(error @ TrainError::Eval(_)) if last => {
                     // Other ranks take no part, and the checkpoint above is theirs, too.
@@ -279,7 +280,7 @@ impl<'a, D: AllOps> Run<'a, D> {
                     warn!("{error}; training continues");
                     None
                 }
-                evaluated => Some(evaluated?),
+                evaluated => evaluated?,
             },
             false => None,
         };
@@ -365,7 +366,8 @@ impl<'a, D: AllOps> Run<'a, D> {
         Ok(())
     }
 
-    fn evaluate(&mut self) -> Result<ZeroShot, TrainError> {
+    /// `None` if `stop` is set meanwhile.
+    fn evaluate(&mut self, stop: &AtomicBool) -> Result<Option<ZeroShot>, TrainError> {
         self.drain()?;
         let group = &*self.plan.group;
         group.enter(Phase::Evaluating, self.state.step);
@@ -380,7 +382,10 @@ impl<'a, D: AllOps> Run<'a, D> {
             dataset,
             tokenizer: &self.plan.tokenizer,
             max_bad: self.plan.settings.loader.max_bad,
-            progress: &|_| group.tick(),
+            progress: &|_| {
+                group.tick();
+                if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            },
         };
         let found = eval::zero_shot(encoder, self.trainer.params(), &inputs, classes, templates);
         // Every evaluation skips the same samples: one report is enough.
@@ -389,20 +394,28 @@ impl<'a, D: AllOps> Run<'a, D> {
             log::lines(warnings);
         }
         self.eval_skipped = Some(encoder.skipped().clone());
-        Ok(found?)
+        match found {
+            Err(EvalError::Stopped) => Ok(None),
+            found => Ok(Some(found?)),
+        }
     }
 
-    fn finish(mut self) -> Result<Ended, TrainError> {
+    fn finish(mut self, stop: &AtomicBool) -> Result<Ended, TrainError> {
         // A run that was already complete when it was resumed ran no step, so its last metrics still hold.
         if self.steps == 0 {
             self.latest = self.log.as_ref().and_then(MetricsLog::last).unwrap_or_default();
             if self.is_root() && self.plan.evaluates() {
-                let evaluated = self.evaluate()?;
-                self.latest.zero_shot_top1 = Some(evaluated.top1);
-                self.latest.zero_shot_top5 = Some(evaluated.top5);
+                let evaluated = self.evaluate(stop)?;
+                self.latest.zero_shot_top1 = evaluated.map(|found| found.top1);
+                self.latest.zero_shot_top5 = evaluated.map(|found| found.top5);
             }
         }
         let checkpoint = self.save()?;
+        // A resume evaluates again.
+        let stopped = self.is_root() && self.plan.evaluates() && self.latest.zero_shot_top1.is_none();
+        if ranks::first_failed(&*self.plan.group, stopped)?.is_some() {
+            return Ok(Ended::Interrupted { step: self.state.step, checkpoint });
+        }
         let is_class = |name: &&String| !name.is_empty();
         let classes =
             self.plan.held_out.as_ref().map(|held_out| held_out.classes.names().iter().filter(is_class).count());

@@ -35,15 +35,30 @@ fn data() -> Archive {
 
 /// How a run ends on rank 0.
 fn run(ranks: usize, options: &Options, out: &Path) -> Result<Ended, TrainError> {
+    let (options, out) = (options.clone(), out.to_owned());
+    end(ranks, false, move |group| Plan::start_in(group, options.clone(), Some(&out)).unwrap())
+}
+
+/// How a plan ends on rank 0. If it `stops`, the user asks for that after the last step.
+fn end(
+    ranks: usize,
+    stops: bool,
+    plan: impl Fn(Arc<dyn Group>) -> Plan + Clone + Send + 'static,
+) -> Result<Ended, TrainError> {
     let start = |group: Threads| {
-        let (options, out) = (options.clone(), out.to_owned());
+        let plan = plan.clone();
         std::thread::spawn(move || {
             let group: Arc<dyn Group> = {
                 let place = group.place();
                 Arc::new(Watched::new(Arc::new(group), place, 1))
             };
-            let plan = Plan::start_in(group.clone(), options, Some(&out)).unwrap();
-            (train(Arc::new(Cpu::default()), plan, &AtomicBool::new(false), &mut |_| {}), group)
+            let stop = AtomicBool::new(false);
+            let mut report = |progress: Progress| {
+                if let Progress::Step { done, total } = progress {
+                    stop.store(stops && done == total, Ordering::Relaxed);
+                }
+            };
+            (train(Arc::new(Cpu::default()), plan(group.clone()), &stop, &mut report), group)
         })
     };
     let ranks: Vec<_> = Threads::group(ranks).into_iter().map(start).collect();
@@ -51,6 +66,27 @@ fn run(ranks: usize, options: &Options, out: &Path) -> Result<Ended, TrainError>
     let ended = ranks.remove(0).0;
     assert!(ranks.iter().all(|(other, _)| other.is_ok() == ended.is_ok()), "all ranks end alike");
     ended
+}
+
+/// The summary comes with the evaluation, when the run is resumed.
+#[test]
+fn a_stop_ends_the_last_evaluation() {
+    let (folder, data) = (tempfile::tempdir().unwrap(), data());
+    let options = options(folder.path(), &data);
+    let options = Options { eval_data: options.data.clone(), ..options };
+    for ranks in [1, 2] {
+        let out = folder.path().join(ranks.to_string());
+        let start = {
+            let (options, out) = (options.clone(), out.clone());
+            move |group| Plan::start_in(group, options.clone(), Some(&out)).unwrap()
+        };
+        let ended = end(ranks, true, start).unwrap();
+        assert!(matches!(ended, Ended::Interrupted { step: 3, .. }), "{ended:?}");
+        assert!(!out.join("summary.json").exists());
+        let resume = move |group| Plan::resume_in(group, &out, Options::default()).unwrap();
+        let ended = end(ranks, false, resume).unwrap();
+        assert!(matches!(&ended, Ended::Finished(summary) if summary.zero_shot_top1.is_some()), "{ended:?}");
+    }
 }
 
 #[test]
