@@ -3,11 +3,16 @@
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use tracing::info;
 
 use super::{Settings, TrainError};
 use crate::data::Tokenizer;
+
+/// Time between attempts to lock a folder.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Keeps other processes from training in a run folder until it is dropped.
 #[derive(Debug)]
@@ -104,6 +109,28 @@ impl RunFolder {
                 // For the message above, which leaves the number out if this fails.
                 let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
                 Ok(Lock { _file: Some(file) })
+            }
+        }
+    }
+
+    /// As [`Self::lock`], but waits up to `limit` for another process that is about to end, unless `gives_up`: ranks
+    /// whose launcher was killed save a checkpoint first.
+    ///
+    /// # Errors
+    /// As [`Self::lock`].
+    pub fn lock_within(&self, limit: Duration, gives_up: impl Fn() -> bool) -> Result<Lock, TrainError> {
+        let begun = Instant::now();
+        let mut says = true;
+        loop {
+            match self.lock() {
+                Err(_) if begun.elapsed() < limit && !gives_up() => {
+                    if std::mem::take(&mut says) {
+                        let seconds = limit.as_secs();
+                        info!("waiting up to {seconds} s for another flipk to end in {}", self.path.display());
+                    }
+                    std::thread::sleep(PAUSE);
+                }
+                done => return done,
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tracing::{info, warn};
 
@@ -23,6 +24,9 @@ use crate::interop::Architecture;
 use crate::interop::open_clip::Described;
 use crate::log;
 use crate::model::{ModelConfig, Preset};
+
+/// How long a resume waits for ranks that are about to end, because their launcher was killed.
+const ENDING: Duration = Duration::from_secs(5);
 
 /// Everything a run needs except the device.
 pub struct Plan {
@@ -128,7 +132,7 @@ impl Plan {
     pub fn resume_in(group: Arc<dyn Group>, target: &Path, flags: Options) -> Result<Self, TrainError> {
         let (folder, named, lock) = if group.is_root() {
             let (folder, named) = resume::find(target)?;
-            let lock = folder.lock()?;
+            let lock = folder.lock_within(ENDING, || false)?;
             folder.prepare()?;
             ranks::broadcast_path(&*group, folder.path())?;
             (folder, named, Some(lock))
