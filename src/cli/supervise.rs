@@ -13,6 +13,7 @@ use tracing::{error, warn};
 
 use super::launch::{Launch, without};
 use super::signals::{STOPPING, count, stop_on_usr1};
+use super::suspend;
 use crate::train::RunFolder;
 
 /// Flags of the parent alone.
@@ -50,13 +51,11 @@ pub(super) fn run(launch: &Launch, restarts: Option<&Restarts>) -> Result<ExitCo
             _ => given.clone(),
         };
         let status = Ranks::start(launch.commands(&args)?)?.wait(&signals)?;
-        let Some(restarts) = restarts.filter(|_| !status.success() && !signals.heard()) else {
-            return Ok(code_of(status));
-        };
-        if !restarts.allow(restarted, status, &signals) {
-            return Ok(code_of(status));
+        let failed = !status.success() && !signals.heard();
+        match restarts.filter(|_| failed) {
+            Some(restarts) if restarts.allow(restarted, status, &signals) => restarted += 1,
+            _ => return Ok(code_of(status)),
         }
-        restarted += 1;
     }
 }
 
@@ -94,6 +93,10 @@ impl Restarts {
     /// Whether ranks that ended with `status`, after `restarted` restarts, may start again; says so, and waits until
     /// the run's folder is free.
     fn allow(&self, restarted: usize, status: ExitStatus, signals: &Signals) -> bool {
+        if comes_again(status) {
+            error!("no restart: the run would fail again in the same way");
+            return false;
+        }
         if restarted == self.max {
             error!("the ranks ended ({status}) after {restarted} restarts");
             return false;
@@ -105,18 +108,18 @@ impl Restarts {
                 warn!("the ranks ended ({status}); restart {} of {}, from the beginning", restarted + 1, self.max);
                 return true;
             }
-            Err(problem) => {
-                error!("the ranks ended ({status}), and nothing can be continued: {problem}");
+            Err(_) => {
+                error!("the ranks ended ({status}) before the run began: no restart");
                 return false;
             }
         };
         let (run, next, max) = (self.run.display(), restarted + 1, self.max);
         warn!("the ranks ended ({status}); restart {next} of {max}, from the newest checkpoint of {run}");
-        let begun = Instant::now();
         // If it stays locked, the next launch says so.
-        while folder.lock().is_err() && begun.elapsed() < LEAVING && !signals.heard() {
-            std::thread::sleep(PAUSE);
-        }
+        let _ = folder.lock_within(LEAVING, || {
+            suspend::if_asked(std::iter::empty());
+            signals.heard()
+        });
         !signals.heard()
     }
 }
@@ -140,12 +143,12 @@ impl Ranks {
         Ok(this)
     }
 
-    /// Waits until all have ended, and returns how the first one did that failed, if any. Once one has failed, the
-    /// others have [`GRACE`] to report their errors.
+    /// Waits until all have ended, and returns how the first one did that was killed, or whose failure would come again,
+    /// or that failed. Once one has failed, the others have [`GRACE`] to report their errors.
     fn wait(&mut self, signals: &Signals) -> Result<ExitStatus> {
         let (mut passed, mut ending) = (0, false);
         // The first that was killed by another process, and the first that failed.
-        let (mut killed, mut failed) = (None, None);
+        let (mut killed, mut again, mut failed) = (None, None, None);
         let several = self.0.len() > 1;
         loop {
             let mut running = 0;
@@ -155,6 +158,7 @@ impl Ranks {
                     Some(status) if status.success() => {}
                     Some(status) => {
                         failed.get_or_insert((status, Instant::now()));
+                        again = again.or(Some(status).filter(|&status| comes_again(status)));
                         // It cannot say so itself.
                         if status.signal().is_some() && several && killed.is_none() && !ending && !signals.heard() {
                             error!("rank {rank} was killed ({status}); all ranks end");
@@ -164,7 +168,7 @@ impl Ranks {
                 }
             }
             if running == 0 {
-                return Ok(killed.or(failed.map(|(status, _)| status)).unwrap_or_default());
+                return Ok(killed.or(again).or(failed.map(|(status, _)| status)).unwrap_or_default());
             }
             while passed < signals.number() {
                 self.send(PASSED_ON[passed.min(2)]);
@@ -174,6 +178,7 @@ impl Ranks {
                 ending = true;
                 self.send(libc::SIGKILL);
             }
+            suspend::if_asked(self.0.iter().map(Child::id));
             std::thread::sleep(PAUSE);
         }
     }
@@ -227,6 +232,7 @@ impl Signals {
     fn listen() -> Result<Self> {
         let this = Self { presses: count(STOPPING)?, usr1: Arc::default() };
         stop_on_usr1(&this.usr1);
+        suspend::listen();
         Ok(this)
     }
 
@@ -238,6 +244,12 @@ impl Signals {
     fn heard(&self) -> bool {
         self.number() > 0
     }
+}
+
+/// Whether ranks that end so would do so again: 2 is for a wrong command line, and any other code than 1 for what may
+/// pass.
+fn comes_again(status: ExitStatus) -> bool {
+    matches!(status.code(), Some(1 | 2))
 }
 
 /// The exit code of a child, as a shell has it.

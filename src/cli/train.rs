@@ -18,7 +18,7 @@ use super::supervise::{self, Restarts};
 use super::table::{percent, table};
 use super::{launch, logging, put, report};
 use crate::device::DeviceError;
-use crate::group::{Group, GroupError, RELAYING, Watch};
+use crate::group::{Group, GroupError, MAY_PASS, RELAYING, Watch};
 use crate::ops::AllOps;
 use crate::train::{Ended, Options, Plan, Precision, Progress, Summary, TrainError, time, train};
 
@@ -27,6 +27,9 @@ use crate::train::{Ended, Options, Plan, Precision, Progress, Summary, TrainErro
 /// Without options, it trains a small model on the emoji built into the program and evaluates it on a drawing style
 /// that it never saw. Ctrl-C saves a checkpoint and exits with code 0; a second Ctrl-C exits at once. SIGTERM and
 /// SIGUSR1 save and exit, too.
+///
+/// The exit code is 1 if the same command would fail again: a wrong option, too many broken samples, a loss that is not
+/// finite. It is 75 if another attempt may succeed: a file, a device or another rank failed.
 #[derive(Args)]
 #[command(after_help = "Examples:
   flipk train
@@ -95,34 +98,37 @@ impl Train {
         // From the start: a signal that comes while ranks are connected or shards are listed must not kill this one.
         let stop = Arc::default();
         stop_on_usr1(&stop);
-        let group = launch::group()?;
+        let group = match launch::group() {
+            Ok(group) => group,
+            Err(error) => {
+                report(&error);
+                return Ok(exit_code(&error).into());
+            }
+        };
         if !group.is_root() {
             logging::prefix_rank(group.rank());
         }
-        match self.run_in(&group, stop) {
-            Ok(()) => Ok(ExitCode::SUCCESS),
+        let Err(error) = self.run_in(&group, stop) else { return Ok(ExitCode::SUCCESS) };
+        let code = exit_code(&error);
+        if is_said_elsewhere(&error, &*group) {
             // Another rank says why, and all ranks end. Launchers end all as soon as one has failed.
-            Err(error) if is_said_elsewhere(&error, &*group) => {
-                std::thread::sleep(2 * HEAD_START);
-                Ok(ExitCode::FAILURE)
-            }
-            Err(error) => {
-                if !group.is_root() {
-                    // Rank 0 may have the same problem: then it says so, and ends this rank, or the group.
-                    std::thread::sleep(HEAD_START);
-                    if group.has_ended() {
-                        return Ok(ExitCode::FAILURE);
-                    }
-                }
-                report(&error);
-                if group.size() > 1 {
-                    std::thread::sleep(RELAYING);
-                }
-                // Others may be waiting for this rank.
-                group.abort();
-                Ok(ExitCode::FAILURE)
+            std::thread::sleep(2 * HEAD_START);
+            return Ok(code.into());
+        }
+        if !group.is_root() {
+            // Rank 0 may have the same problem: then it says so, and ends this rank, or the group.
+            std::thread::sleep(HEAD_START);
+            if group.has_ended() {
+                return Ok(code.into());
             }
         }
+        report(&error);
+        if group.size() > 1 {
+            std::thread::sleep(RELAYING);
+        }
+        // Others may be waiting for this rank.
+        group.abort(code);
+        Ok(code.into())
     }
 
     fn run_in(mut self, group: &Arc<dyn Group>, stop: Arc<AtomicBool>) -> Result<()> {
@@ -174,6 +180,14 @@ fn is_said_elsewhere(error: &anyhow::Error, group: &dyn Group) -> bool {
         ) => !group.is_root(),
         _ => false,
     }
+}
+
+/// 1, or [`MAY_PASS`]; see the help.
+fn exit_code(error: &anyhow::Error) -> u8 {
+    let may_pass = error.downcast_ref().is_some_and(TrainError::may_pass)
+        || error.downcast_ref().is_some_and(GroupError::may_pass)
+        || error.downcast_ref().is_some_and(DeviceError::may_pass);
+    if may_pass { MAY_PASS } else { 1 }
 }
 
 fn show(summary: &Summary) -> String {

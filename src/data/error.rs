@@ -120,6 +120,15 @@ fn missing_shards(spec: &str, missing: usize, total: usize) -> String {
 }
 
 impl DataError {
+    /// Whether another start may succeed: a disk or a server failed, and not the data or the options.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Read { source, .. } | Self::Cache { source, .. } | Self::Spool { source, .. } => io_may_pass(source),
+            Self::Unreadable { .. } | Self::Shards { .. } | Self::Threads(_) => true,
+            _ => false,
+        }
+    }
+
     /// Whether it is a shard that is wrong, and would be at every attempt: it can be left out.
     pub(crate) fn is_of_shard(&self) -> bool {
         matches!(
@@ -127,6 +136,12 @@ impl DataError {
             Self::NotTar { .. } | Self::NotParquet { .. } | Self::NotUnpacked { .. } | Self::EmptyShard { .. }
         )
     }
+}
+
+/// Whether an attempt to open, read or write may succeed later. A wrong path stays wrong.
+pub(crate) fn io_may_pass(error: &io::Error) -> bool {
+    use io::ErrorKind::{IsADirectory, NotADirectory, NotFound, PermissionDenied};
+    !matches!(error.kind(), IsADirectory | NotADirectory | NotFound | PermissionDenied)
 }
 
 /// A result whose error, unless it is named, ends loading.

@@ -35,6 +35,7 @@ pub use bytes::BytesMut;
 
 pub use self::broken::{Broken, Kind};
 pub use self::dataset::{CACHE_BYTES, Dataset, Order, ShardList, Survey, TrainingData, Variety};
+pub(crate) use self::error::io_may_pass;
 pub use self::error::{DataError, Result, TextError};
 #[cfg(feature = "parquet")]
 pub(crate) use self::format::ParquetVectors;

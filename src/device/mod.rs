@@ -182,6 +182,17 @@ pub enum DeviceError {
     Group(#[from] GroupError),
 }
 
+impl DeviceError {
+    /// Whether another start may succeed. Memory may still be held by a process that is about to end.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::OutOfMemory { .. } | Self::Driver { .. } | Self::Kernel { .. } => true,
+            Self::NoKernels | Self::NoGpu { .. } | Self::Unsupported { .. } => false,
+            Self::Group(error) => error.may_pass(),
+        }
+    }
+}
+
 /// What is left and what holds memory, largest first; what holds less than a MiB is not listed.
 fn describe_memory(free: Option<usize>, held: &[(String, usize)]) -> String {
     let mut uses: Vec<(&str, usize)> = Vec::new();

@@ -64,3 +64,14 @@ pub enum EvalError {
     #[error("the evaluation was stopped")]
     Stopped,
 }
+
+impl EvalError {
+    /// Whether another start may succeed.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Data(error) => error.may_pass(),
+            Self::Device(error) => error.may_pass(),
+            _ => false,
+        }
+    }
+}

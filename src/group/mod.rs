@@ -52,6 +52,9 @@ pub use self::tcp::Tcp;
 pub use self::threads::Threads;
 pub use self::watch::{RELAYING, Watch};
 
+/// The exit code of a rank after a failure that may not come again: `EX_TEMPFAIL` of sysexits.h.
+pub const MAY_PASS: u8 = 75;
+
 /// What can go wrong between ranks.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -89,6 +92,13 @@ pub enum GroupError {
     /// Another rank stopped.
     #[error("another rank has stopped")]
     Gone,
+}
+
+impl GroupError {
+    /// Whether another start may succeed.
+    pub fn may_pass(&self) -> bool {
+        !matches!(self, Self::NoMpi { .. } | Self::NoNccl { .. })
+    }
 }
 
 /// A group of processes. All ranks make the same calls in the same order, with the same lengths. Data are 32-bit words
@@ -154,9 +164,9 @@ pub trait Group: Debug + Send + Sync {
     /// If the library fails.
     fn broadcast(&self, words: &mut [u32]) -> Result<(), GroupError>;
 
-    /// Ends all processes of the group, even if they are waiting for each other. Any thread may call it, even while
-    /// another is in a call that does not return.
-    fn abort(&self) {}
+    /// Ends all processes of the group, even if they are waiting for each other; `code` is the exit code of their
+    /// launcher, if it is one of MPI. Any thread may call it, even while another is in a call that does not return.
+    fn abort(&self, _code: u8) {}
 
     /// Whether another rank has ended the group, if that can be seen without waiting. For a rank that makes no other
     /// calls any more.

@@ -183,8 +183,8 @@ impl Group for Watched {
         self.pulse.waiting(|| self.group.broadcast(words))
     }
 
-    fn abort(&self) {
-        self.group.abort();
+    fn abort(&self, code: u8) {
+        self.group.abort(code);
     }
 
     fn has_ended(&self) -> bool {

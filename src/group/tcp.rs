@@ -200,7 +200,7 @@ impl Group for Tcp {
     }
 
     /// Ends the calls of all ranks with an error.
-    fn abort(&self) {
+    fn abort(&self, _code: u8) {
         for stream in &self.clones {
             // Best effort: the other side may be gone.
             let _ = stream.shutdown(Shutdown::Both);
@@ -251,7 +251,7 @@ mod tests {
             let (last, first) = (ranks.pop().unwrap(), ranks.remove(0));
             let waiting = std::thread::spawn(move || first.all_gather(&mut [0; 3], 1));
             if aborts {
-                last.abort();
+                last.abort(1);
             } else {
                 drop(last);
             }
@@ -264,7 +264,7 @@ mod tests {
     fn a_rank_can_see_that_another_has_ended_the_group() {
         let ranks = group(2);
         assert!(!ranks[1].has_ended());
-        ranks[0].abort();
+        ranks[0].abort(1);
         while !ranks[1].has_ended() {
             std::thread::yield_now();
         }

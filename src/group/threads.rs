@@ -79,7 +79,7 @@ impl Threads {
 
 impl Drop for Threads {
     fn drop(&mut self) {
-        self.abort();
+        self.abort(1);
     }
 }
 
@@ -124,7 +124,7 @@ impl Group for Threads {
         Ok(())
     }
 
-    fn abort(&self) {
+    fn abort(&self, _code: u8) {
         self.shared.board.lock().unwrap_or_else(PoisonError::into_inner).ended = true;
         self.shared.changed.notify_all();
     }

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::data::DataError;
+use crate::data::{DataError, io_may_pass};
 use crate::device::DeviceError;
 use crate::group::GroupError;
 use crate::model::ModelError;
@@ -99,6 +99,20 @@ pub enum TrainError {
 }
 
 impl TrainError {
+    /// Whether another start may succeed, from the same checkpoint or a later one: a file, a device or another rank
+    /// failed. Refused options, broken data and a divergence come again, since a run repeats to the bit.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => io_may_pass(source),
+            Self::OtherRank { .. } => true,
+            Self::Group(error) => error.may_pass(),
+            Self::Device(error) => error.may_pass(),
+            Self::Data(error) => error.may_pass(),
+            Self::Eval(error) => error.may_pass(),
+            _ => false,
+        }
+    }
+
     pub(crate) fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
         Self::Io { action, path: path.to_owned(), source }
     }

@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::harness::{FLIPK, Ran, assert_same, checkpoint, ended, flipk, hear_signals, number_in, wait_for};
+use crate::harness::{FLIPK, Ran, assert_same, checkpoint, ended, flipk, hear_signals, number_in, resume, wait_for};
+use crate::kills::newest;
 use crate::ranks::{args, as_torchrun, process_of, train_60_steps, two_runs};
-use crate::watch::{assert_gone, complaint, ended_soon, signal};
+use crate::watch::{SUSPENDED, assert_gone, assert_not_restarted, assert_suspends, complaint, ended_soon, signal};
 
 /// Whether flipk can start itself.
 fn can_start() -> bool {
@@ -26,6 +27,8 @@ fn start_two() -> Option<(tempfile::TempDir, Vec<String>, [PathBuf; 2])> {
 fn start(args: &[String]) -> Child {
     let mut command = Command::new(FLIPK);
     command.env("PATH", "").args(args).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // A group of its own, as a shell gives it.
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
     hear_signals(&mut command);
     command.spawn().unwrap()
 }
@@ -130,12 +133,30 @@ fn signals_reach_all_ranks() {
     }
     ended_soon(child).expect(130);
     assert_gone(&ranks);
-    // Ranks do not outlive their parent.
+    // Ranks do not outlive their parent, and a resume at once waits until they have ended.
     let (mut child, out) = begin("orphans");
     let ranks = ranks_of(&out);
     child.kill().unwrap();
     child.wait().unwrap();
+    let mut again = start(&resume(&out).into_iter().chain(["--save-every=1".to_owned()]).collect::<Vec<_>>());
     assert_gone(&ranks);
+    wait_for(&checkpoint(&out, newest(&out) + 2), &mut again);
+    signal(again.id() as i32, libc::SIGINT);
+    ended_soon(again).expect(0);
+}
+
+/// A run repeats to the bit, and its losses with it.
+#[test]
+fn a_divergence_is_not_restarted() {
+    let Some((_folder, data, [out, _])) = start_two() else { return };
+    let flags = ["--steps=20", "--save-every=1", "--lr=1e30", "--warmup-samples=24", "--ranks=2", "--restarts=2"];
+    assert_not_restarted(&run(&args(&out, &data, &flags)).expect(1), "training has diverged");
+}
+
+#[test]
+fn ctrl_z_stops_all_ranks() {
+    let Some((_folder, data, [out, _])) = start_two() else { return };
+    assert_suspends(start(&args(&out, &data, &SUSPENDED)), &out);
 }
 
 #[test]

@@ -66,7 +66,7 @@ pub fn hear_signals(command: &mut Command) {
     unsafe {
         use std::os::unix::process::CommandExt;
         command.pre_exec(|| {
-            for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+            for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGTSTP] {
                 libc::signal(signal, libc::SIG_DFL);
             }
             Ok(())

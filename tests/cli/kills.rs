@@ -108,7 +108,7 @@ fn a_run_on_ranks_survives_50_kills() {
 }
 
 /// The step of the newest checkpoint.
-fn newest(run: &Path) -> u64 {
+pub fn newest(run: &Path) -> u64 {
     let files = fs::read_dir(run.join("checkpoints")).into_iter().flatten().flatten();
     let names = files.filter_map(|file| file.file_name().into_string().ok());
     let step = |name: String| name.strip_prefix("step-")?.strip_suffix(".safetensors")?.parse().ok();

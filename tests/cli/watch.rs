@@ -5,7 +5,8 @@ use std::path::Path;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
-use crate::harness::{FLIPK, Ran, assert_same, checkpoint, ended, flipk, json, number_in, wait_for};
+use crate::harness::{FLIPK, Ran, assert_same, checkpoint, ended, flipk, json, number_in, resume, wait_for};
+use crate::kills::newest;
 use crate::ranks::{args, data, mpi, process_of, start, train_60_steps, two_runs, with_mpi};
 use crate::shards::{shard, vocab};
 
@@ -124,6 +125,80 @@ fn a_killed_rank_starts_again_by_itself_to_the_bit() {
     assert!(!killed.join("ranks").exists(), "heartbeats of a run that has ended");
 }
 
+/// The run ended with an error that comes again.
+pub fn assert_not_restarted(ran: &Ran, problem: &str) {
+    let said = &ran.stderr;
+    let errors: Vec<&str> = said.lines().filter(|line| line.contains("error: ")).collect();
+    assert!(errors.len() == 2 && errors[0].contains(problem), "{said}");
+    assert_eq!(errors[1], "error: no restart: the run would fail again in the same way", "{said}");
+    assert!(!said.contains("restart 1 of"), "{said}");
+}
+
+/// Ctrl-Z in a terminal stops the launcher alone, which stops `ranks`, for longer than --comm-timeout. After `fg`, the
+/// run goes on.
+pub fn assert_suspends(mut child: Child, out: &Path) {
+    wait_for(&checkpoint(out, 6), &mut child);
+    let processes = [child.id() as i32, process_of(0, out), process_of(1, out)];
+    let are_stopped = || {
+        let state = |process: i32| {
+            let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+            stat.rsplit_once(") ").unwrap().1.chars().next()
+        };
+        processes.iter().all(|&process| state(process) == Some('T'))
+    };
+    signal(processes[0], libc::SIGTSTP);
+    let begun = Instant::now();
+    while !are_stopped() {
+        assert!(begun.elapsed() < SOON, "they go on");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let before = newest(out);
+    std::thread::sleep(Duration::from_secs(5));
+    assert_eq!(newest(out), before);
+    signal(processes[0], libc::SIGCONT);
+    // Longer than a watchdog waits.
+    std::thread::sleep(Duration::from_secs(3));
+    assert!(newest(out) > before && !are_stopped());
+    signal(processes[0], libc::SIGINT);
+    let ran = ended_soon(child).expect(0);
+    assert!(checkpoint(out, number_in(&ran.stdout, "stopped after step ", ";")).exists());
+    assert!(!ran.stderr.contains("no answer"), "{}", ran.stderr);
+}
+
+/// Flags for [`assert_suspends`].
+pub const SUSPENDED: [&str; 4] = ["--steps=1000000", "--save-every=3", "--ranks=2", "--comm-timeout=2s"];
+
+#[test]
+fn ctrl_z_stops_all_ranks_of_a_launcher() {
+    let Some(mpi) = mpi() else { return };
+    let (_folder, data, [out, _]) = two_runs();
+    assert_suspends(with_mpi(Path::new(FLIPK), &mpi).args(args(&out, &data, &SUSPENDED)).spawn().unwrap(), &out);
+}
+
+/// A shard that cannot be read once.
+#[test]
+fn what_may_pass_is_restarted() {
+    let Some(mpi) = mpi() else { return };
+    let (folder, data, [whole, failed]) = two_runs();
+    let [fails, failed_once, shards] =
+        ["fails", "failed-once", "shards"].map(|name| folder.path().join(name).display().to_string());
+    let command = format!(
+        "--data=pipe:test -e {fails} && test ! -e {failed_once} && : > {failed_once} && exit 3; \
+         cat {shards}/{{00000..00023}}.tar"
+    );
+    let data: Vec<String> = [command].into_iter().chain(data[1..].iter().cloned()).collect();
+    let flags = train_60_steps(&whole, &data);
+    let more = ["--save-every=3", "--ranks=2", "--restarts=2"];
+    let mut command = with_mpi(Path::new(FLIPK), &mpi);
+    let mut child = command.args(args(&failed, &data, &[&flags[..], &more].concat())).spawn().unwrap();
+    wait_for(&checkpoint(&failed, 6), &mut child);
+    fs::write(&fails, "").unwrap();
+    let ran = ended_soon(child).expect(0);
+    let restart = "the ranks ended (exit status: 75); restart 1 of 2, from the newest checkpoint of";
+    assert!(ran.stderr.contains(restart) && !ran.stderr.contains("restart 2"), "{}", ran.stderr);
+    assert_same([&whole, &failed], 60);
+}
+
 #[test]
 fn a_run_that_cannot_go_on_is_not_restarted() {
     let Some(mpi) = mpi() else { return };
@@ -145,12 +220,22 @@ fn a_run_that_cannot_go_on_is_not_restarted() {
     // The run that is there is not this one.
     let said = ended(with(&["--ranks=2", "--restarts=3"]).spawn().unwrap()).expect(1).stderr;
     assert!(said.contains("already contains a run: continue it with --resume"), "{said}");
+    // Every sample of it is broken, or an option is refused.
+    for (flags, problem) in [
+        (["--max-bad=0.001", "--save-every=3"], "too many broken samples"),
+        (["--order=global", "--save-every=3"], "--order is not"),
+    ] {
+        let mut command = with_mpi(Path::new(FLIPK), &mpi);
+        let resumed = resume(&out).into_iter().chain(["--ranks=2", "--restarts=3"].map(str::to_owned));
+        let ran = ended(command.args(resumed).args(flags).spawn().unwrap());
+        assert_not_restarted(&ran.expect(1), problem);
+    }
     // A run that never began.
     let fresh = folder.path().join("fresh");
     let mut command = with_mpi(Path::new(FLIPK), &mpi);
     command.args(args(&fresh, &data, &["--micro-batches=5", "--ranks=2", "--restarts=3"]));
     let ran = ended(command.spawn().unwrap());
-    assert!(ran.code != Some(0) && ran.stderr.contains("nothing can be continued"), "{}", ran.stderr);
+    assert_not_restarted(&ran.expect(1), "--micro-batches 5 is invalid");
     let said = flipk(&["train", "--ranks=2", "--restarts=3"]).expect(1).stderr;
     assert!(said.contains("--restarts needs --out or --resume"), "{said}");
     flipk(&["train", "--restarts=3"]).expect(2);

@@ -314,11 +314,11 @@ impl MpiLibrary {
         self.check(NAME, code)
     }
 
-    /// Ends all processes.
-    pub(super) fn abort(&self) {
+    /// Ends all processes; `code` is the launcher's exit code.
+    pub(super) fn abort(&self, code: u8) {
         if let Ok(abort) = self.function::<Abort>("MPI_Abort") {
             // SAFETY: the function's own signature.
-            unsafe { abort(self.abi.world, 1) };
+            unsafe { abort(self.abi.world, code.into()) };
         }
     }
 

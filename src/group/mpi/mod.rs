@@ -38,10 +38,13 @@ impl Connection {
     }
 }
 
+/// The exit code of a program that panics.
+const PANICKED: u8 = 101;
+
 impl Drop for Connection {
     fn drop(&mut self) {
         // A rank that panics must not wait for the others.
-        if std::thread::panicking() { self.library.abort() } else { self.library.finalize() }
+        if std::thread::panicking() { self.library.abort(PANICKED) } else { self.library.finalize() }
     }
 }
 
@@ -139,8 +142,8 @@ impl Group for Mpi {
         words.chunks_mut(MESSAGE).try_for_each(|words| self.connection.library.broadcast(words))
     }
 
-    fn abort(&self) {
+    fn abort(&self, code: u8) {
         // The lock is held by a call that may never return.
-        self.connection.library.abort();
+        self.connection.library.abort(code);
     }
 }

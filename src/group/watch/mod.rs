@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tracing::{error, warn};
 
 use self::heartbeat::{Heartbeat, Seen, Verdict, judge, message};
-use super::{Group, GroupError, Phase, Pulse};
+use super::{Group, GroupError, MAY_PASS, Phase, Pulse};
 
 /// The folder of heartbeats within that of a run.
 const FOLDER: &str = "ranks";
@@ -25,9 +25,6 @@ const FREQUENT_CHECKERS: usize = 4;
 
 /// How long launchers get to relay what a rank has printed, which is lost if they end before.
 pub const RELAYING: Duration = Duration::from_millis(300);
-
-/// The exit code of a rank that ends because another is stuck.
-const EXIT_CODE: i32 = 75;
 
 /// Writes heartbeats of this rank and watches the others until it is dropped.
 ///
@@ -182,7 +179,7 @@ fn end(group: &Arc<dyn Group>) -> ! {
     std::thread::sleep(RELAYING);
     let group = group.clone();
     let aborting = std::thread::Builder::new().spawn(move || {
-        group.abort();
+        group.abort(MAY_PASS);
         exit()
     });
     if aborting.is_ok() {
@@ -193,5 +190,5 @@ fn end(group: &Arc<dyn Group>) -> ! {
 
 fn exit() -> ! {
     // SAFETY: the process ends here. Exit handlers are skipped, because they may wait for the stuck call.
-    unsafe { libc::_exit(EXIT_CODE) }
+    unsafe { libc::_exit(MAY_PASS.into()) }
 }

@@ -93,8 +93,8 @@ impl Group for Counting {
         self.note(words.len());
         self.group.broadcast(words)
     }
-    fn abort(&self) {
-        self.group.abort();
+    fn abort(&self, code: u8) {
+        self.group.abort(code);
     }
 }
 
