@@ -140,8 +140,8 @@ fn parse() -> Cli {
     Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
 }
 
-/// Runs the program. The exit code is 0 on success, 1 on failure, 2 for a wrong command line; that of `flipk train` says
-/// more about a failure.
+/// Runs the program. The exit code is 0 on success, 1 on failure, 2 for a wrong command line, and that of `flipk train`
+/// may be 75.
 pub fn main() -> ExitCode {
     let Cli { log_format, command } = parse();
     if let Err(problem) = logging::start(log_format) {

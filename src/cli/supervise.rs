@@ -143,11 +143,11 @@ impl Ranks {
         Ok(this)
     }
 
-    /// Waits until all have ended, and returns how the first one did that was killed, or whose failure would come again,
-    /// or that failed. Once one has failed, the others have [`GRACE`] to report their errors.
+    /// Waits until all have ended, and returns how: as the first that was killed, else as the first whose failure comes
+    /// again, else as the first that failed. Once one has failed, the others have [`GRACE`] to report their errors.
     fn wait(&mut self, signals: &Signals) -> Result<ExitStatus> {
         let (mut passed, mut ending) = (0, false);
-        // The first that was killed by another process, and the first that failed.
+        // The first that was killed by another process, whose failure comes again, and that failed.
         let (mut killed, mut again, mut failed) = (None, None, None);
         let several = self.0.len() > 1;
         loop {

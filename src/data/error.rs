@@ -48,7 +48,7 @@ pub enum DataError {
     Cache { folder: PathBuf, source: io::Error },
     /// Several shards that cannot be used, with the errors of the first few.
     #[error("{failed} of the {total} shards cannot be used; fetch them again or leave them out of the list: {list}")]
-    Shards { failed: usize, total: usize, list: String },
+    Shards { failed: usize, total: usize, list: String, may_pass: bool },
     /// No room, or no permission, for unpacked shards.
     #[error("cannot unpack {} to a temporary file in {} (set TMPDIR to another folder, or unpack the shards yourself): {source}", shard.display(), folder.display())]
     Spool { shard: PathBuf, folder: PathBuf, source: io::Error },
@@ -124,7 +124,8 @@ impl DataError {
     pub fn may_pass(&self) -> bool {
         match self {
             Self::Read { source, .. } | Self::Cache { source, .. } | Self::Spool { source, .. } => io_may_pass(source),
-            Self::Unreadable { .. } | Self::Shards { .. } | Self::Threads(_) => true,
+            Self::Shards { may_pass, .. } => *may_pass,
+            Self::Unreadable { .. } | Self::Threads(_) => true,
             _ => false,
         }
     }
@@ -140,8 +141,9 @@ impl DataError {
 
 /// Whether an attempt to open, read or write may succeed later. A wrong path stays wrong.
 pub(crate) fn io_may_pass(error: &io::Error) -> bool {
-    use io::ErrorKind::{IsADirectory, NotADirectory, NotFound, PermissionDenied};
-    !matches!(error.kind(), IsADirectory | NotADirectory | NotFound | PermissionDenied)
+    use io::ErrorKind::{AlreadyExists, InvalidInput, IsADirectory, NotADirectory, NotFound, PermissionDenied};
+    let kind = error.kind();
+    !matches!(kind, AlreadyExists | InvalidInput | IsADirectory | NotADirectory | NotFound | PermissionDenied)
 }
 
 /// A result whose error, unless it is named, ends loading.

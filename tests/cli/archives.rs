@@ -197,7 +197,7 @@ fn a_shard_that_is_shortened_ends_the_run_with_its_name_and_a_checkpoint() {
     let first = checkpoint(&place.path("run"), 2);
     let child = start_until(&place.args("run", &[&shard], &["--steps=100000", "--save-every=2"]), &first);
     std::fs::OpenOptions::new().write(true).open(&shard).unwrap().set_len(100_000).unwrap();
-    let ran = ended(child).expect(1);
+    let ran = ended(child).expect(75);
     says(&ran, &["error: cannot read", "shrinks.tar", "has 100000 now", "continue from there"]);
 }
 
@@ -219,11 +219,12 @@ fn files_that_are_not_archives_are_named() {
     let (page, empty) = (place.path("page.tar").display().to_string(), place.file("empty.tar", b""));
     let ran = place.train_shards("run", &[&good, &page, &empty], &[]).expect(1);
     says(&ran, &["2 of the 3 shards cannot be used", "leave them out", "403 Forbidden", "empty.tar", "0 bytes"]);
-    for (spec, word) in [
-        ("hdfs://host/{000..127}.tar", "hdfs:// addresses are not read"),
-        ("pipe:cat none.tar", "the command failed (exit status: 1): cat: none.tar"),
+    // A command may succeed another time.
+    for (spec, word, code) in [
+        ("hdfs://host/{000..127}.tar", "hdfs:// addresses are not read", 1),
+        ("pipe:cat none.tar", "the command failed (exit status: 1): cat: none.tar", 75),
     ] {
-        says(&place.train_shards("run", &[spec], &[]).expect(1), &[spec, word]);
+        says(&place.train_shards("run", &[spec], &[]).expect(code), &[spec, word]);
     }
     assert!(lacks(&place.path("run")), "a run that cannot start leaves no folder");
 }

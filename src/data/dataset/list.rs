@@ -99,7 +99,9 @@ impl ShardList {
         leave_out_unusable(sources, &mut parts, &mut is_spread, &mut opened, &mut unusable);
         warnings.extend(unusable.iter().map(|(error, &identifies)| not_used(error, identifies)));
         let of_all = |error| match error {
-            DataError::Shards { failed, list, .. } => DataError::Shards { failed, total: locations.len(), list },
+            DataError::Shards { failed, list, may_pass, .. } => {
+                DataError::Shards { failed, total: locations.len(), list, may_pass }
+            }
             other => other,
         };
         let looked_at = Dataset::of_opened(&parts, super::all(opened).map_err(of_all)?, &[] as &[&str], keys.clone())?;

@@ -410,9 +410,9 @@ fn all<T>(opened: Vec<Result<T>>) -> Result<Vec<T>> {
         (Some(error), 1) => Err(error),
         (Some(last), _) => {
             errors.push(last);
-            let failed = errors.len();
+            let (failed, may_pass) = (errors.len(), errors.iter().all(DataError::may_pass));
             let list = list_some(errors.iter().map(DataError::to_string));
-            Err(DataError::Shards { failed, total, list })
+            Err(DataError::Shards { failed, total, list, may_pass })
         }
     }
 }

@@ -26,7 +26,7 @@ impl OpenFile {
         if !metadata.is_file() {
             let problem = "it is not a regular file (perhaps a pipe or a device), and samples are read in random order; \
                            save it as a file first";
-            return Err(io::Error::other(problem));
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, problem));
         }
         let identity = identity(&metadata);
         Ok(Self { file: File::open(path)?, len: metadata.len(), identity })
