@@ -29,8 +29,8 @@ pub(super) struct LaunchArgs {
     /// them (`pip install nvidia-nccl-cu13`); MPI is not needed
     #[arg(long, value_name = "N|all")]
     gpus: Option<Gpus>,
-    /// With --ranks or --gpus: if the run fails, continue from its newest checkpoint, up to N times. Needs --out
-    /// or --resume
+    /// With --ranks or --gpus: if the run fails and another attempt may succeed (see the exit codes above),
+    /// continue from its newest checkpoint, up to N times. Needs --out or --resume
     #[arg(long, value_name = "N", requires = "launch")]
     pub(super) restarts: Option<usize>,
 }

@@ -160,7 +160,13 @@ impl Ranks {
                         failed.get_or_insert((status, Instant::now()));
                         again = again.or(Some(status).filter(|&status| comes_again(status)));
                         // It cannot say so itself.
-                        if status.signal().is_some() && several && killed.is_none() && !ending && !signals.heard() {
+                        if status.signal().is_some()
+                            && several
+                            && killed.is_none()
+                            && again.is_none()
+                            && !ending
+                            && !signals.heard()
+                        {
                             error!("rank {rank} was killed ({status}); all ranks end");
                             killed = Some(status);
                         }
@@ -246,8 +252,8 @@ impl Signals {
     }
 }
 
-/// Whether ranks that end so would do so again: 2 is for a wrong command line, and any other code than 1 for what may
-/// pass.
+/// Whether ranks that end so would do so again. 1: see the help of `flipk train`; 2: a wrong command line. All else may
+/// pass, a panic or a signal, too.
 fn comes_again(status: ExitStatus) -> bool {
     matches!(status.code(), Some(1 | 2))
 }

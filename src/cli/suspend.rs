@@ -26,7 +26,7 @@ fn note() {
 }
 
 /// After SIGTSTP, stops the ranks and then this process; all go on once SIGCONT comes (`fg`, `bg`). `children`: ranks,
-/// or a launcher, which goes on, so that it can end its ranks.
+/// or their launcher. A launcher is not stopped, so that it can still end its ranks.
 pub(super) fn if_asked(children: impl Iterator<Item = u32>) {
     if !ASKED.swap(false, Ordering::Relaxed) {
         return;
@@ -40,6 +40,8 @@ pub(super) fn if_asked(children: impl Iterator<Item = u32>) {
         libc::signal(libc::SIGTSTP, libc::SIG_DFL);
         libc::raise(libc::SIGTSTP);
     }
+    // One that was repeated meanwhile has had its effect.
+    ASKED.store(false, Ordering::Relaxed);
     note();
     send(&ranks, libc::SIGCONT);
 }

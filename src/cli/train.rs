@@ -28,8 +28,9 @@ use crate::train::{Ended, Options, Plan, Precision, Progress, Summary, TrainErro
 /// that it never saw. Ctrl-C saves a checkpoint and exits with code 0; a second Ctrl-C exits at once. SIGTERM and
 /// SIGUSR1 save and exit, too.
 ///
-/// The exit code is 1 if the same command would fail again: a wrong option, too many broken samples, a loss that is not
-/// finite. It is 75 if another attempt may succeed: a file, a device or another rank failed.
+/// Exit codes: 0 if the run is finished, or was stopped and saved; 1 if the same command would fail again (a wrong
+/// option or path, too many broken samples, a loss that is not finite); 2 for a wrong command line; 75 if another
+/// attempt may succeed (a disk, a server, a device or another rank failed); 128 plus the signal if a rank was killed.
 #[derive(Args)]
 #[command(after_help = "Examples:
   flipk train

@@ -141,9 +141,12 @@ impl DataError {
 
 /// Whether an attempt to open, read or write may succeed later. A wrong path stays wrong.
 pub(crate) fn io_may_pass(error: &io::Error) -> bool {
-    use io::ErrorKind::{AlreadyExists, InvalidInput, IsADirectory, NotADirectory, NotFound, PermissionDenied};
+    use io::ErrorKind::{
+        AlreadyExists, InvalidFilename, InvalidInput, IsADirectory, NotADirectory, NotFound, PermissionDenied,
+    };
     let kind = error.kind();
-    !matches!(kind, AlreadyExists | InvalidInput | IsADirectory | NotADirectory | NotFound | PermissionDenied)
+    let wrong_path = matches!(kind, AlreadyExists | IsADirectory | NotADirectory | NotFound | PermissionDenied);
+    !wrong_path && !matches!(kind, InvalidFilename | InvalidInput)
 }
 
 /// A result whose error, unless it is named, ends loading.

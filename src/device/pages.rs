@@ -12,7 +12,7 @@ use memmap2::MmapMut;
 /// A large page of x86-64, and of aarch64 with pages of 4 KiB.
 const LARGE: usize = 2 << 20;
 
-/// Zeroed memory. It starts at a page, and from half a large page on at a large one.
+/// Zeroed memory, aligned to a page; blocks of at least half a large page are aligned to a large page.
 #[derive(Debug)]
 pub(super) struct Pages {
     // It is never used, only dropped: all access is through `start`.

@@ -97,7 +97,7 @@ pub enum GroupError {
 impl GroupError {
     /// Whether another start may succeed.
     pub fn may_pass(&self) -> bool {
-        !matches!(self, Self::NoMpi { .. } | Self::NoNccl { .. })
+        matches!(self, Self::Call { .. } | Self::Gone)
     }
 }
 
@@ -164,8 +164,8 @@ pub trait Group: Debug + Send + Sync {
     /// If the library fails.
     fn broadcast(&self, words: &mut [u32]) -> Result<(), GroupError>;
 
-    /// Ends all processes of the group, even if they are waiting for each other; `code` is the exit code of their
-    /// launcher, if it is one of MPI. Any thread may call it, even while another is in a call that does not return.
+    /// Ends all processes of the group, even if they are waiting for each other. An MPI launcher then exits with
+    /// `code`; others ignore it. Any thread may call it, even while another is in a call that does not return.
     fn abort(&self, _code: u8) {}
 
     /// Whether another rank has ended the group, if that can be seen without waiting. For a rank that makes no other

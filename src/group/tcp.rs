@@ -86,7 +86,7 @@ fn accept(size: usize, meeting: Meeting) -> Result<Vec<TcpStream>, GroupError> {
     while let Some(missing) = found.iter().position(Option::is_none) {
         if begun.elapsed() > TIMEOUT {
             let problem = format!("rank {} did not connect within {} s", missing + 1, TIMEOUT.as_secs());
-            return Err(GroupError::Launch { problem });
+            return Err(GroupError::Call { call: "connecting", problem });
         }
         let mut stream = match listener.accept() {
             Ok((stream, _)) => stream,
@@ -128,7 +128,7 @@ fn connect(place: Place, meeting: &Meeting) -> Result<TcpStream, GroupError> {
             }
             None if begun.elapsed() > TIMEOUT => {
                 let problem = format!("rank 0 does not answer at {host}:{port}");
-                return Err(GroupError::Launch { problem });
+                return Err(GroupError::Call { call: "connecting", problem });
             }
             None => std::thread::sleep(Duration::from_millis(50)),
         }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::data::{DataError, io_may_pass};
 use crate::device::DeviceError;
 use crate::group::GroupError;
+use crate::interop::InteropError;
 use crate::model::ModelError;
 
 /// The error of another library that led to one of ours.
@@ -37,7 +38,7 @@ pub enum TrainError {
     Model(#[from] ModelError),
     /// A model of another program that cannot be used.
     #[error(transparent)]
-    Interop(#[from] crate::interop::InteropError),
+    Interop(#[from] InteropError),
     /// Options that TOML cannot represent.
     #[error("the options cannot be written as TOML: {0}")]
     Toml(#[from] toml::ser::Error),
@@ -60,6 +61,12 @@ pub enum TrainError {
         problem: String,
         /// The parser's error.
         source: Option<Cause>,
+    },
+    /// Another process trains in the folder of the run.
+    #[error("{problem}")]
+    Locked {
+        /// Which, and what to do.
+        problem: String,
     },
     /// A loss or a gradient that is not finite.
     #[error(
@@ -104,11 +111,12 @@ impl TrainError {
     pub fn may_pass(&self) -> bool {
         match self {
             Self::Io { source, .. } => io_may_pass(source),
-            Self::OtherRank { .. } => true,
+            Self::OtherRank { .. } | Self::Locked { .. } => true,
             Self::Group(error) => error.may_pass(),
             Self::Device(error) => error.may_pass(),
             Self::Data(error) => error.may_pass(),
             Self::Eval(error) => error.may_pass(),
+            Self::Interop(InteropError::Open { source, .. }) => io_may_pass(source),
             _ => false,
         }
     }

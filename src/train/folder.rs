@@ -102,7 +102,7 @@ impl RunFolder {
                     "another flipk{id} is training in {}: wait until it ends, stop it, or choose another folder",
                     self.path.display()
                 );
-                Err(TrainError::Settings { problem })
+                Err(TrainError::Locked { problem })
             }
             Err(TryLockError::Error(_)) => Ok(Lock { _file: None }),
             Ok(()) => {

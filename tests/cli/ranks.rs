@@ -147,7 +147,6 @@ fn any_number_of_ranks_counts_broken_samples_alike() {
         let (ran, out) = trained(ranks, "bad", &["--max-bad=0.04"]);
         let said = ran.expect(1).stderr;
         assert_eq!(said.matches("too many broken samples").count(), 1, "{said}");
-        assert!(said.matches("further samples are counted").count() <= 1, "{said}");
         // The count goes on when the run does.
         let resumed = flipk(&resume(&out)).expect(1).stderr;
         assert!(resumed.contains("too many broken samples"), "{resumed}");

@@ -30,8 +30,6 @@ pub(super) struct Health {
     damage_named: BTreeSet<String>,
     /// How many samples of each kind and damaged shards these streams may name.
     to_name: [usize; 2],
-    /// Whether they say that further ones are only counted: the first rank does.
-    says_further: bool,
     /// Samples that were named in warnings, by kind.
     named: BTreeMap<Kind, BTreeSet<u64>>,
     warnings: Vec<String>,
@@ -61,7 +59,6 @@ impl Health {
         let part = |of: usize| (0..of).filter(|at| own.contains(&(at * all_streams / of))).count();
         Self {
             to_name: [MAX_NAMED, MAX_DAMAGE_NAMED].map(part),
-            says_further: own.start == 0,
             streams: own.clone().map(stream).collect(),
             all_streams,
             tallies: Tallies::default(),
@@ -102,7 +99,7 @@ impl Health {
         for warning in &news.warnings {
             let is_new = self.damage_named.len() < self.to_name[1] && self.damage_named.insert(warning.clone());
             if is_new {
-                let is_last = self.says_further && self.damage_named.len() == self.to_name[1];
+                let is_last = self.damage_named.len() == self.to_name[1];
                 let end = if is_last { " (further shards like this are counted, not named)" } else { "" };
                 self.warnings.push(format!("{warning}{end}"));
             }
@@ -169,7 +166,7 @@ impl Health {
     fn name(&mut self, sample: u64, view: View, broken: &Broken) {
         let to_name = self.to_name[0];
         let named = self.named.entry(broken.kind).or_default();
-        if named.len() < to_name + usize::from(self.says_further) && named.insert(sample) {
+        if to_name > 0 && named.len() <= to_name && named.insert(sample) {
             self.warnings.push(match named.len() <= to_name {
                 true => format!("skipped {}: {broken}", view.name()),
                 false => format!("further samples are counted, not named ({})", broken.kind),

@@ -141,7 +141,8 @@ fn no_room(spool: &Spool, error: &io::Error) -> io::Error {
 
 #[cfg(not(feature = "remote"))]
 fn remote_bytes(_: &str, _: &Spool, _: Fetching<'_>) -> io::Result<Store> {
-    Err(io::Error::other("this build reads no addresses; build flipk with the feature `remote`"))
+    let problem = "this build reads no addresses; build flipk with the feature `remote`";
+    Err(io::Error::new(io::ErrorKind::InvalidInput, problem))
 }
 
 #[cfg(feature = "remote")]

@@ -157,7 +157,8 @@ struct Job<'a, K> {
     kernel: K,
     a: Operand<'a>,
     b: Operand<'a>,
-    /// Whether `a` is packed whole and `b` block by block, or the reverse.
+    /// Whether `a` is packed whole and `b` block by block, or the reverse. Up to one and a half blocks of rows are
+    /// packed whole: for two short blocks, all of `b` would be read twice.
     rows_whole: bool,
     units: usize,
     depth: usize,
@@ -178,7 +179,7 @@ impl<'a, K: Kernel> Job<'a, K> {
             kernel,
             a: Operand { from: a.0, apart: a.1.rows, along: a.1.columns, count: m, k },
             b: Operand { from: b.0, apart: b.1.columns, along: b.1.rows, count: n, k },
-            rows_whole: m <= K::BLOCK * 3 / 2 && m < n,
+            rows_whole: m <= K::BLOCK + K::BLOCK / 2 && m < n,
             units,
             depth,
             chunk: (K::UNITS / depth).max(1) * depth,

@@ -69,7 +69,7 @@ pub(super) trait Kernel: Copy + Send + Sync {
     const ROWS: usize;
     /// The most strips of a tile.
     const STRIPS: usize;
-    /// The most rows of `a` that are packed at a time; with [`Self::UNITS`], half of an L2 cache.
+    /// The most rows in a block of `a`; with [`Self::UNITS`], half of an L2 cache.
     const BLOCK: usize;
     /// The most units of them.
     const UNITS: usize;

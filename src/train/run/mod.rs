@@ -405,9 +405,17 @@ impl<'a, D: AllOps> Run<'a, D> {
         if self.steps == 0 {
             self.latest = self.log.as_ref().and_then(MetricsLog::last).unwrap_or_default();
             if self.is_root() && self.plan.evaluates() {
+                let was_missing = self.latest.zero_shot_top1.is_none();
                 let evaluated = self.evaluate(stop)?;
                 self.latest.zero_shot_top1 = evaluated.map(|found| found.top1);
                 self.latest.zero_shot_top5 = evaluated.map(|found| found.top5);
+                // It was stopped when the last line was written.
+                if was_missing
+                    && evaluated.is_some()
+                    && let Some(log) = &mut self.log
+                {
+                    log.write(&self.latest)?;
+                }
             }
         }
         let checkpoint = self.save()?;

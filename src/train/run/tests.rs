@@ -83,9 +83,14 @@ fn a_stop_ends_the_last_evaluation() {
         let ended = end(ranks, true, start).unwrap();
         assert!(matches!(ended, Ended::Interrupted { step: 3, .. }), "{ended:?}");
         assert!(!out.join("summary.json").exists());
+        let metrics = out.join("metrics.jsonl");
         let resume = move |group| Plan::resume_in(group, &out, Options::default()).unwrap();
         let ended = end(ranks, false, resume).unwrap();
-        assert!(matches!(&ended, Ended::Finished(summary) if summary.zero_shot_top1.is_some()), "{ended:?}");
+        let Ended::Finished(summary) = &ended else { panic!("{ended:?}") };
+        assert!(summary.zero_shot_top1.is_some());
+        let text = fs::read_to_string(metrics).unwrap();
+        let last: Metrics = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+        assert_eq!((last.step, last.zero_shot_top1), (3, summary.zero_shot_top1));
     }
 }
 

@@ -65,14 +65,14 @@ impl Failure {
             Self::Disk(error) => io::Error::new(error.kind(), format!("cannot write what was fetched: {error}")),
             Self::Stopped => io::Error::other("it was stopped"),
             Self::Passing(what) => io::Error::other(format!("{what} ({attempts} attempts)")),
-            Self::Final(what) => io::Error::other(what),
+            Self::Final(what) => io::Error::new(io::ErrorKind::InvalidInput, what),
             Self::Changed => io::Error::other(format!(
                 "it changed while it was fetched ({attempts} times); shards must not change while they are in use"
             )),
             Self::Refused { status, reason } => {
                 let (what, advice) = advice(address, status, &reason);
                 let reason = if reason.is_empty() { String::new() } else { format!(": {reason}") };
-                io::Error::other(format!("{what} ({status}{reason}); {advice}"))
+                io::Error::new(io::ErrorKind::InvalidInput, format!("{what} ({status}{reason}); {advice}"))
             }
         }
     }
