@@ -183,10 +183,11 @@ pub enum DeviceError {
 }
 
 impl DeviceError {
-    /// Whether another start may succeed. Memory may still be held by a process that is about to end.
+    /// Whether another start may succeed. A GPU's memory may still be held by a process that is about to end.
     pub fn may_pass(&self) -> bool {
         match self {
-            Self::OutOfMemory { .. } | Self::Driver { .. } | Self::Kernel { .. } => true,
+            Self::OutOfMemory { device, .. } => *device != "cpu",
+            Self::Driver { .. } | Self::Kernel { .. } => true,
             Self::NoKernels | Self::NoGpu { .. } | Self::Unsupported { .. } => false,
             Self::Group(error) => error.may_pass(),
         }
