@@ -144,9 +144,8 @@ pub(crate) fn io_may_pass(error: &io::Error) -> bool {
     use io::ErrorKind::{
         AlreadyExists, InvalidFilename, InvalidInput, IsADirectory, NotADirectory, NotFound, PermissionDenied,
     };
-    let kind = error.kind();
-    let wrong_path = matches!(kind, AlreadyExists | IsADirectory | NotADirectory | NotFound | PermissionDenied);
-    !wrong_path && !matches!(kind, InvalidFilename | InvalidInput)
+    let wrong = [AlreadyExists, InvalidFilename, InvalidInput, IsADirectory, NotADirectory, NotFound, PermissionDenied];
+    !wrong.contains(&error.kind())
 }
 
 /// A result whose error, unless it is named, ends loading.

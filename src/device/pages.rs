@@ -32,14 +32,13 @@ impl Pages {
     /// # Errors
     /// If the system has no room for them.
     pub(super) fn new(len: usize) -> io::Result<Self> {
-        let large = len >= LARGE / 2;
-        // Whole large pages, and room to begin with one.
-        let mapped =
-            if large { len.checked_next_multiple_of(LARGE).and_then(|len| len.checked_add(LARGE)) } else { None };
-        let mut map = MmapMut::map_anon(mapped.unwrap_or(len.max(1)))?;
-        let offset = if mapped.is_some() { map.as_ptr().align_offset(LARGE) } else { 0 };
+        let is_large = len >= LARGE / 2;
+        // Whole large pages, and room to begin with one. What overflows cannot be mapped.
+        let whole = || len.checked_next_multiple_of(LARGE)?.checked_add(LARGE);
+        let mut map = MmapMut::map_anon(if is_large { whole().unwrap_or(len) } else { len.max(1) })?;
+        let offset = if is_large { map.as_ptr().align_offset(LARGE) } else { 0 };
         #[cfg(target_os = "linux")]
-        if mapped.is_some() {
+        if is_large {
             // A kernel without large pages refuses. The memory is then as good as any other.
             let _refused = map.advise_range(memmap2::Advice::HugePage, offset, len.next_multiple_of(LARGE));
         }
