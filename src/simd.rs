@@ -171,6 +171,28 @@ pub fn exp(x: f32) -> f32 {
     f32::from_bits(p.to_bits().wrapping_add(shifted.to_bits() << 23))
 }
 
+/// `ln x` for positive `x` that is not denormal; infinity and NaN stay what they are.
+///
+/// FreeBSD's `logf`, without its cases for other `x`: it has the bits of `libm::logf`.
+#[inline(always)]
+pub fn ln(x: f32) -> f32 {
+    const LN2_HIGH: f32 = 0.693_138_1;
+    const LN2_LOW: f32 = 9.058_001e-6;
+    /// √2 / 2, where the mantissa's range begins.
+    const HALF_ROOT: u32 = 0x3f35_04f3;
+    let shifted = x.to_bits().wrapping_add(0x3f80_0000 - HALF_ROOT);
+    let exponent = ((shifted >> 23) as i32 - 127) as f32;
+    let f = f32::from_bits((shifted & 0x007f_ffff) + HALF_ROOT) - 1.0;
+    let s = f / (2.0 + f);
+    let z = s * s;
+    let w = z * z;
+    let odd = w * (0.400_009_72 + w * 0.242_790_79);
+    let even = z * (0.666_666_6 + w * 0.284_987_87);
+    let half = 0.5 * f * f;
+    let ln = s * (half + (even + odd)) + exponent * LN2_LOW - half + f + exponent * LN2_HIGH;
+    if x < f32::INFINITY { ln } else { x }
+}
+
 /// `1 / (1 + e^-x)`, within 3 units in the last place where `|x| < 87`.
 #[inline(always)]
 pub fn sigmoid(x: f32) -> f32 {
@@ -230,6 +252,15 @@ mod tests {
         assert!(ulps < 1.5, "{ulps}");
         assert!(exp(f32::NAN).is_nan() && exp(-f32::NAN).is_nan() && exp(0.0) == 1.0);
         assert!((1e-38..1.3e-38).contains(&exp(f32::NEG_INFINITY)) && (3e38..f32::MAX).contains(&exp(f32::INFINITY)));
+    }
+
+    #[test]
+    fn ln_has_the_bits_of_libm() {
+        for bits in (f32::MIN_POSITIVE.to_bits()..=f32::INFINITY.to_bits()).step_by(997) {
+            let x = f32::from_bits(bits);
+            assert_eq!(ln(x).to_bits(), libm::logf(x).to_bits(), "{x}");
+        }
+        assert!(ln(1.0) == 0.0 && ln(f32::INFINITY) == f32::INFINITY && ln(f32::NAN).is_nan());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::signals::is_ignored;
 
-/// What SIGTSTP sets.
+/// SIGTSTP has come, and no SIGCONT since.
 static ASKED: AtomicBool = AtomicBool::new(false);
 
 /// From now on, notes SIGTSTP, unless it is ignored, instead of stopping at once.
@@ -17,30 +17,33 @@ pub(super) fn listen() {
 }
 
 fn note() {
-    extern "C" fn on_stop(_: libc::c_int) {
-        ASKED.store(true, Ordering::Relaxed);
+    extern "C" fn on_signal(signal: libc::c_int) {
+        ASKED.store(signal == libc::SIGTSTP, Ordering::Relaxed);
     }
-    let handler: extern "C" fn(libc::c_int) = on_stop;
-    // SAFETY: the handler only stores an atomic.
-    unsafe { libc::signal(libc::SIGTSTP, handler as libc::sighandler_t) };
+    let handler: extern "C" fn(libc::c_int) = on_signal;
+    for signal in [libc::SIGTSTP, libc::SIGCONT] {
+        // SAFETY: the handler only stores an atomic.
+        unsafe { libc::signal(signal, handler as libc::sighandler_t) };
+    }
 }
 
 /// After SIGTSTP, stops the ranks and then this process; all go on once SIGCONT comes (`fg`, `bg`). `children`: ranks,
 /// or their launcher. A launcher is not stopped, so that it can still end its ranks.
 pub(super) fn if_asked(children: impl Iterator<Item = u32>) {
-    if !ASKED.swap(false, Ordering::Relaxed) {
+    if !ASKED.load(Ordering::Relaxed) {
         return;
     }
     let ranks = ranks_of(children.map(|child| child as libc::pid_t).collect());
     // A launcher may start ranks in sessions of their own, where SIGTSTP does nothing.
     send(&ranks, libc::SIGSTOP);
-    // The signal itself, since the system ignores it where no shell could continue this process.
     // SAFETY: this process has nothing to undo when it stops.
-    unsafe {
-        libc::signal(libc::SIGTSTP, libc::SIG_DFL);
-        libc::raise(libc::SIGTSTP);
+    unsafe { libc::signal(libc::SIGTSTP, libc::SIG_DFL) };
+    // A SIGCONT that came meanwhile would not come again.
+    if ASKED.load(Ordering::Relaxed) {
+        // The signal itself, since the system ignores it where no shell could continue this process.
+        // SAFETY: as above.
+        unsafe { libc::raise(libc::SIGTSTP) };
     }
-    // One that was repeated meanwhile has had its effect.
     ASKED.store(false, Ordering::Relaxed);
     note();
     send(&ranks, libc::SIGCONT);

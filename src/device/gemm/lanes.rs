@@ -6,6 +6,7 @@ use std::ops::Range;
 use half::bf16;
 
 use super::pack::{Kernel, LANES, Operand, PAIRS_DEPTH, Tile, depth};
+use crate::simd::wide;
 
 /// Products of f32, one after the other along `k`.
 pub(super) type Plain = Lanes<1>;
@@ -42,23 +43,29 @@ impl<const GROUP: usize> Lanes<GROUP> {
     /// `count` rows or columns from `first` on as `[units, width]`.
     #[inline(always)]
     fn pack(to: &mut [f32], width: usize, of: Operand, first: usize, count: usize) {
+        if of.along == 1 {
+            // Reading along `k` and writing across is faster than the reverse.
+            for column in 0..count {
+                let from = &of.from[(first + column) * of.apart..][..of.k];
+                for (unit, to) in to.chunks_exact_mut(width).enumerate() {
+                    to[column] = from.get(Self::number(unit)).map_or(0.0, |from| Self::rounded(*from));
+                }
+            }
+        }
         for (unit, to) in to.chunks_exact_mut(width).enumerate() {
             let number = Self::number(unit);
-            if number >= of.k {
-                to.fill(0.0);
-                continue;
-            }
-            let from = &of.from[first * of.apart + number * of.along..];
             let (some, rest) = to.split_at_mut(count);
             rest.fill(0.0);
-            if of.apart == 1 {
-                for (to, from) in some.iter_mut().zip(&from[..count]) {
-                    *to = Self::rounded(*from);
+            if of.along == 1 {
+                continue;
+            }
+            match number < of.k {
+                true => {
+                    for (to, from) in some.iter_mut().zip(&of.from[first + number * of.along..][..count]) {
+                        *to = Self::rounded(*from);
+                    }
                 }
-            } else {
-                for (to, from) in some.iter_mut().zip(from.iter().step_by(of.apart)) {
-                    *to = Self::rounded(*from);
-                }
+                false => some.fill(0.0),
             }
         }
     }
@@ -91,7 +98,10 @@ impl<const GROUP: usize> Kernel for Lanes<GROUP> {
             let (first, next) = (Self::first_row(a.count, tile), Self::first_row(a.count, tile + 1));
             // SAFETY: by the caller there is room for all panels; this one's part belongs to this call.
             let panel = unsafe { std::slice::from_raw_parts_mut(to.add(first * units).cast(), (next - first) * units) };
-            Self::pack(panel, next - first, a, first, next - first);
+            wide(
+                #[inline(always)]
+                || Self::pack(panel, next - first, a, first, next - first),
+            );
         }
     }
 
@@ -100,7 +110,10 @@ impl<const GROUP: usize> Kernel for Lanes<GROUP> {
         let each = to.len() / strips;
         for (strip, to) in to.chunks_exact_mut(each).enumerate() {
             let first = strip * LANES;
-            Self::pack(bytemuck::cast_slice_mut(to), LANES, b, first, LANES.min(b.count - first));
+            wide(
+                #[inline(always)]
+                || Self::pack(bytemuck::cast_slice_mut(to), LANES, b, first, LANES.min(b.count - first)),
+            );
         }
     }
 

@@ -14,6 +14,7 @@ mod pack;
 #[cfg(test)]
 mod tests;
 
+use self::pack::{Kernel, LANES, Operand};
 #[cfg(target_arch = "x86_64")]
 use super::isa::{Isa, level};
 
@@ -185,6 +186,21 @@ impl Gemm<'_> {
             Operands::Bf16Tiles => blocked::run(lanes::Tiles {}, self),
         }
     }
+}
+
+/// Packs `b: [k, n]` as `[n / 16, k, 16]`, with zeros past the last column.
+///
+/// # Panics
+/// If an operand does not fit the sizes, or `b` is neither row-major nor column-major.
+pub fn pack_columns(to: &mut [f32], b: &[f32], strides: Strides, (k, n): (usize, usize)) {
+    assert!(strides.fits(k, n, b.len()) && to.len() == k * n.next_multiple_of(LANES), "operands do not fit {k} x {n}");
+    let b = Operand { from: b, apart: strides.columns, along: strides.rows, count: n, k };
+    let to = bytemuck::cast_slice_mut(to);
+    #[cfg(target_arch = "x86_64")]
+    if let Some(kernel) = avx512::Avx512::<false>::available() {
+        return kernel.pack_columns(to, b);
+    }
+    lanes::Plain {}.pack_columns(to, b);
 }
 
 /// The product where `k` is zero.

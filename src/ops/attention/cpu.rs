@@ -8,12 +8,17 @@ use rayon::prelude::*;
 use super::{Attention, BackwardOperands, Shape, head};
 use crate::device::gemm::{self, GemmOptions, Operands, Strides};
 use crate::device::{Cpu, DeviceError};
-use crate::simd::{LANES, dot, exp, max, total, wide};
+use crate::simd::{LANES, dot, exp, ln, max, total, wide};
 
 thread_local! {
     /// Score matrices of one head and a product's panel, kept from call to call, so that a step does not allocate.
-    static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    static SCRATCH: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
 }
+
+/// A cache line: a register that crosses two takes longer to load and to store.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C, align(64))]
+struct Line([f32; LANES]);
 
 /// Passes `body` `N` score matrices with rows of [`row_len`], and the panel for [`multiply`].
 fn with_scores<const N: usize>(shape: Shape, body: impl FnOnce([&mut [f32]; N], &mut [f32])) {
@@ -21,10 +26,11 @@ fn with_scores<const N: usize>(shape: Shape, body: impl FnOnce([&mut [f32]; N], 
     let matrix = n * row_len(shape);
     let panel = head::panel_len(d, n).max(head::panel_len(n, d));
     SCRATCH.with_borrow_mut(|scratch| {
-        if scratch.len() < N * matrix + panel {
-            scratch.resize(N * matrix + panel, 0.0);
+        let lines = (N * matrix + panel).div_ceil(LANES);
+        if scratch.len() < lines {
+            scratch.resize(lines, Line([0.0; LANES]));
         }
-        let (mut scores, panel) = scratch.split_at_mut(N * matrix);
+        let (mut scores, panel) = bytemuck::cast_slice_mut(scratch).split_at_mut(N * matrix);
         let matrices = std::array::from_fn(|_| scores.split_off_mut(..matrix).unwrap_or_default());
         body(matrices, panel);
     });
@@ -38,20 +44,20 @@ fn row_len(shape: Shape) -> usize {
 /// Up to this many rows the small product is faster: the general one would spend more time on packing.
 const SHORT: usize = 64;
 
-/// `c = scale · a b`, for one head.
+/// `c = scale · a b`, for one head. `c`: see [`head::gemm`].
 fn multiply(
     sizes: (usize, usize, usize),
-    c: (&mut [f32], Strides),
+    (c, stride, room): (&mut [f32], usize, usize),
     a: (&[f32], Strides),
     b: (&[f32], Strides),
     scale: f32,
     panel: &mut [f32],
 ) {
     match sizes.0 <= SHORT {
-        true => head::gemm(sizes, (c.0, c.1.rows), a, b, scale, panel),
+        true => head::gemm(sizes, (c, stride, room), a, b, scale, panel),
         false => {
             let options = GemmOptions { operands: Operands::F32, scale, accumulate: false, parallel: false };
-            gemm::gemm(sizes, c, a, b, options);
+            gemm::gemm(sizes, (c, Strides::row_major(stride)), a, b, options);
         }
     }
 }
@@ -73,21 +79,22 @@ impl Attention for Cpu {
         let shape = *shape;
         let Shape { tokens: n, heads, head_dim: d, .. } = shape;
         let width = shape.width();
-        let [packed, single, square] = [3 * width, width, row_len(shape)].map(Strides::row_major);
+        let square = row_len(shape);
+        let [packed, over_keys] = [3 * width, square].map(Strides::row_major);
         let samples =
             out.par_chunks_mut(n * width).zip(lse.par_chunks_mut(heads * n)).zip(qkv.par_chunks(n * 3 * width));
         samples.for_each(|((out, lse), qkv)| {
             with_scores(shape, |[scores], panel| {
                 for head in 0..heads {
                     let [q, k, v] = [0, 1, 2].map(|part| &qkv[part * width + head * d..]);
-                    let (to, keys) = ((&mut *scores, square), (k, packed.transposed()));
+                    let (to, keys) = ((&mut *scores, square, square), (k, packed.transposed()));
                     multiply((n, n, d), to, (q, packed), keys, shape.scale(), panel);
                     wide(
                         #[inline(always)]
                         || softmax(shape, scores, &mut lse[head * n..][..n]),
                     );
-                    let to = (&mut out[head * d..], single);
-                    multiply((n, d, n), to, (scores, square), (v, packed), 1.0, panel);
+                    let to = (&mut out[head * d..], width, d);
+                    multiply((n, d, n), to, (scores, over_keys), (v, packed), 1.0, panel);
                 }
             });
         });
@@ -99,7 +106,9 @@ impl Attention for Cpu {
         let shape = *shape;
         let Shape { tokens: n, heads, head_dim: d, .. } = shape;
         let (width, scale) = (shape.width(), shape.scale());
-        let [packed, single, square] = [3 * width, width, row_len(shape)].map(Strides::row_major);
+        let square = row_len(shape);
+        let [packed, single, over_keys] = [3 * width, width, square].map(Strides::row_major);
+        let over_queries = over_keys.transposed();
         let outputs = out.par_chunks(n * width).zip(dout.par_chunks(n * width));
         let samples = dqkv.par_chunks_mut(n * 3 * width).zip(qkv.par_chunks(n * 3 * width));
         samples.zip(outputs).zip(lse.par_chunks(heads * n)).for_each(|(((dqkv, qkv), (out, dout)), lse)| {
@@ -108,18 +117,18 @@ impl Attention for Cpu {
                     let [q, k, v] = [0, 1, 2].map(|part| &qkv[part * width + head * d..]);
                     let (out, dout) = (&out[head * d..], &dout[head * d..]);
                     let keys = (k, packed.transposed());
-                    multiply((n, n, d), (&mut *p, square), (q, packed), keys, scale, panel);
+                    multiply((n, n, d), (&mut *p, square, square), (q, packed), keys, scale, panel);
                     let values = (v, packed.transposed());
-                    multiply((n, n, d), (&mut *ds, square), (dout, single), values, 1.0, panel);
+                    multiply((n, n, d), (&mut *ds, square, square), (dout, single), values, 1.0, panel);
                     wide(
                         #[inline(always)]
                         || scores_backward(shape, p, ds, &lse[head * n..][..n], out, dout),
                     );
                     let [dq, dk, dv] = [0, 1, 2].map(|part| part * width + head * d);
-                    let (p, ds, over_queries) = (&*p, &*ds, square.transposed());
-                    multiply((n, d, n), (&mut dqkv[dq..], packed), (ds, square), (k, packed), scale, panel);
-                    multiply((n, d, n), (&mut dqkv[dk..], packed), (ds, over_queries), (q, packed), scale, panel);
-                    multiply((n, d, n), (&mut dqkv[dv..], packed), (p, over_queries), (dout, single), 1.0, panel);
+                    let (sizes, stride) = ((n, d, n), 3 * width);
+                    multiply(sizes, (&mut dqkv[dq..], stride, d), (ds, over_keys), (k, packed), scale, panel);
+                    multiply(sizes, (&mut dqkv[dk..], stride, d), (ds, over_queries), (q, packed), scale, panel);
+                    multiply(sizes, (&mut dqkv[dv..], stride, d), (p, over_queries), (dout, single), 1.0, panel);
                 }
             });
         });
@@ -127,33 +136,45 @@ impl Attention for Cpu {
     }
 }
 
-/// Turns rows of scores into probabilities, with zeros for hidden keys. It computes all maxima first: within a row each
-/// step depends on the one before, so several rows are needed to keep the processor busy.
+/// Turns rows of scores into probabilities, with zeros for hidden keys. Each step is taken for a block of rows before
+/// the next one, because within a row each step waits for the one before.
 #[inline(always)]
 fn softmax(shape: Shape, scores: &mut [f32], lse: &mut [f32]) {
     let len = row_len(shape);
-    for (row, (scores, row_max)) in scores.chunks_exact(len).zip(lse.iter_mut()).enumerate() {
-        let keys = seen(shape, row);
-        *row_max = max(&scores[..keys]);
-    }
-    for (row, (scores, lse)) in scores.chunks_exact_mut(len).zip(lse).enumerate() {
-        let (keys, row_max) = (seen(shape, row), *lse);
-        let (scores, hidden) = scores.as_chunks_mut::<LANES>().0.split_at_mut(keys.div_ceil(LANES));
-        let mut sums = [0.0; LANES];
-        for (block, scores) in scores.iter_mut().enumerate() {
-            for lane in 0..LANES {
-                let p = exp(scores[lane] - row_max);
-                scores[lane] = if block * LANES + lane < keys { p } else { 0.0 };
-                sums[lane] += scores[lane];
+    for (block, (scores, lse)) in scores.chunks_mut(LANES * len).zip(lse.chunks_mut(LANES)).enumerate() {
+        let first = block * LANES;
+        let (mut maxima, mut sums) = ([0.0; LANES], [[1.0; LANES]; LANES]);
+        for (row, scores) in scores.chunks_exact(len).enumerate() {
+            maxima[row] = max(&scores[..seen(shape, first + row)]);
+        }
+        for (row, scores) in scores.chunks_exact_mut(len).enumerate() {
+            let keys = seen(shape, first + row);
+            let (scores, hidden) = scores.as_chunks_mut::<LANES>().0.split_at_mut(keys.div_ceil(LANES));
+            let (row_max, mut lanes) = (maxima[row], [0.0; LANES]);
+            for (block, scores) in scores.iter_mut().enumerate() {
+                for lane in 0..LANES {
+                    let p = exp(scores[lane] - row_max);
+                    scores[lane] = if block * LANES + lane < keys { p } else { 0.0 };
+                    lanes[lane] += scores[lane];
+                }
+            }
+            sums[row] = lanes;
+            hidden.fill([0.0; LANES]);
+        }
+        let [mut totals, mut factors, mut logs] = [[0.0; LANES]; 3];
+        for (total_of_row, lanes) in totals.iter_mut().zip(&sums) {
+            *total_of_row = total(*lanes);
+        }
+        for row in 0..LANES {
+            factors[row] = 1.0 / totals[row];
+            logs[row] = maxima[row] + ln(totals[row]);
+        }
+        for (scores, factor) in scores.chunks_exact_mut(len).zip(factors) {
+            for score in scores {
+                *score *= factor;
             }
         }
-        let total = total(sums);
-        let factor = 1.0 / total;
-        for score in scores.as_flattened_mut() {
-            *score *= factor;
-        }
-        hidden.as_flattened_mut().fill(0.0);
-        *lse = row_max + libm::logf(total);
+        lse.copy_from_slice(&logs[..lse.len()]);
     }
 }
 
@@ -172,7 +193,7 @@ fn scores_backward(shape: Shape, p: &mut [f32], ds: &mut [f32], lse: &[f32], out
                 ds[lane] = if sees { p[lane] * (ds[lane] - along) } else { 0.0 };
             }
         }
-        hidden_p.as_flattened_mut().fill(0.0);
-        hidden_ds.as_flattened_mut().fill(0.0);
+        hidden_p.fill([0.0; LANES]);
+        hidden_ds.fill([0.0; LANES]);
     }
 }
