@@ -41,6 +41,7 @@ impl<const BF16: bool> Kernel for Avx512<BF16> {
     const STRIPS: usize = 2;
     const BLOCK: usize = 126;
     const UNITS: usize = 1024;
+    const IN_PLACE: usize = if BF16 { 0 } else { 640 };
 
     fn depth(units: usize) -> usize {
         if BF16 { PAIRS_DEPTH } else { depth(units) }
@@ -61,9 +62,11 @@ impl<const BF16: bool> Kernel for Avx512<BF16> {
             ($($rows:literal)*) => {
                 // SAFETY: by the caller; `self` shows that the instructions are there.
                 unsafe {
-                    match (tile.rows, tile.columns > LANES) {
-                        $(($rows, false) => self.multiply::<$rows, 1>(tile),
-                        ($rows, true) => self.multiply::<$rows, 2>(tile),)*
+                    match (tile.rows, tile.columns > LANES, tile.in_place.is_some()) {
+                        $(($rows, false, false) => self.multiply::<$rows, 1, false>(tile),
+                        ($rows, false, true) => self.multiply::<$rows, 1, true>(tile),
+                        ($rows, true, false) => self.multiply::<$rows, 2, false>(tile),
+                        ($rows, true, true) => self.multiply::<$rows, 2, true>(tile),)*
                         _ => unreachable!("a tile has 1 to 14 rows"),
                     }
                 }
@@ -261,7 +264,7 @@ impl<const BF16: bool> Avx512<BF16> {
     /// # Safety
     /// As of [`Kernel::tile`], for a tile of `R` rows and at most `V` strips.
     #[target_feature(enable = "avx512f")]
-    unsafe fn multiply<const R: usize, const V: usize>(self, to: Tile) {
+    unsafe fn multiply<const R: usize, const V: usize, const IN_PLACE: bool>(self, to: Tile) {
         let mut sums = [[_mm512_setzero_ps(); V]; R];
         if to.accumulate {
             // Prefetched now, the old results are there when the sums are.
@@ -272,6 +275,7 @@ impl<const BF16: bool> Avx512<BF16> {
             }
         }
         let (mut a, mut b) = (to.a, to.b);
+        let (row_apart, unit_apart) = if IN_PLACE { (to.in_place.unwrap_or_default(), 1) } else { (1, R) };
         for _ in 0..to.units {
             let mut columns = [_mm512_setzero_si512(); V];
             for (strip, units) in columns.iter_mut().enumerate() {
@@ -279,8 +283,8 @@ impl<const BF16: bool> Avx512<BF16> {
                 *units = unsafe { _mm512_load_si512(b.add(strip * to.b_apart).cast()) };
             }
             for (row, sums) in sums.iter_mut().enumerate() {
-                // SAFETY: by the caller the panel has this many units.
-                let one = _mm512_set1_epi32(unsafe { *a.add(row) } as i32);
+                // SAFETY: by the caller the rows have this many units.
+                let one = _mm512_set1_epi32(unsafe { *a.add(row * row_apart) } as i32);
                 for (sum, column) in sums.iter_mut().zip(columns) {
                     *sum = if BF16 {
                         // SAFETY: `self` shows that AVX-512 BF16 is there.
@@ -290,8 +294,8 @@ impl<const BF16: bool> Avx512<BF16> {
                     };
                 }
             }
-            // SAFETY: at most one past the end of the panel and of the strip.
-            unsafe { (a, b) = (a.add(R), b.add(LANES)) };
+            // SAFETY: at most one past the end of the rows and of the strip.
+            unsafe { (a, b) = (a.add(unit_apart), b.add(LANES)) };
         }
         // Masked stores are much slower, even with a full mask.
         // SAFETY: by the caller the result has `R` rows of these columns.

@@ -2,7 +2,7 @@
 //!
 //! Both operands are packed. The smaller one is packed whole, for as much of `k` at a time as fits: by each thread for
 //! itself if it is small enough, otherwise by all threads together. Of the larger one, each thread packs a block just
-//! before multiplying it. Nothing here affects the order of additions: only [`Kernel::depth`] and the kernel do.
+//! before multiplying it; short rows are used where they are. Nothing here affects the order of additions: only [`Kernel::depth`] and the kernel do.
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -149,6 +149,8 @@ struct Packed {
     at: *const u32,
     start: usize,
     units: usize,
+    /// Rows of the operand itself, without gaps.
+    in_place: bool,
 }
 
 /// A product. Its unsafe functions require that buffers are as long as what is packed into them, that the result fits
@@ -227,7 +229,12 @@ impl<'a, K: Kernel> Job<'a, K> {
         if range.is_empty() {
             return;
         }
-        let packed = |at: *const u32, units: &Range<usize>| Packed { at, start: units.start, units: units.len() };
+        let packed = |at: *const u32, units: &Range<usize>| Packed {
+            at,
+            start: units.start,
+            units: units.len(),
+            in_place: false,
+        };
         with(&BLOCK, |block| {
             for part in chunks(some.clone(), self.chunk) {
                 let (start, k) = (K::PER * part.start, K::PER * part.len());
@@ -241,12 +248,19 @@ impl<'a, K: Kernel> Job<'a, K> {
                         self.multiply(a, b, &part, 0..self.a.count, range.clone());
                         continue;
                     }
-                    let to = at_least(block, K::padded(range.len()) * part.len()).as_mut_ptr();
                     let a = self.a.part(range.start, range.len(), start, k);
-                    self.kernel.pack_rows(to, a, 0..range.len().div_ceil(K::ROWS));
+                    let in_place = a.along == 1 && a.apart == a.k && a.k <= K::IN_PLACE;
+                    let at = if in_place {
+                        a.from.as_ptr().cast()
+                    } else {
+                        let to = at_least(block, K::padded(range.len()) * part.len()).as_mut_ptr();
+                        self.kernel.pack_rows(to, a, 0..range.len().div_ceil(K::ROWS));
+                        to.cast_const()
+                    };
+                    let a = Packed { in_place, ..packed(at, &part) };
                     for columns in chunks(0..self.b.count, NEAR) {
                         let b = packed(whole.0.add(columns.start * some.len()), some);
-                        self.multiply(packed(to, &part), b, &part, range.clone(), columns);
+                        self.multiply(a, b, &part, range.clone(), columns);
                     }
                 }
             }
@@ -263,7 +277,7 @@ impl<'a, K: Kernel> Job<'a, K> {
                 let strip = (strips.start - columns.start) * b.units + (piece.start - b.start) * LANES;
                 for tile in 0..rows.len().div_ceil(K::ROWS) {
                     let (first, next) = (K::first_row(rows.len(), tile), K::first_row(rows.len(), tile + 1));
-                    let panel = K::panel(next - first);
+                    let panel = if a.in_place { 1 } else { K::panel(next - first) };
                     // SAFETY: by the caller both operands hold these units of `rows` and `columns`, padded to whole
                     // panels and strips, and no other thread uses these elements of the result. `begin` was called
                     // above.
@@ -277,6 +291,7 @@ impl<'a, K: Kernel> Job<'a, K> {
                             scale: self.options.scale,
                             a: a.at.add(first * a.units + (piece.start - a.start) * panel),
                             a_apart: a.units * panel,
+                            in_place: a.in_place.then_some(a.units),
                             b: b.at.add(strip),
                             b_apart: b.units * LANES,
                             units: piece.len(),

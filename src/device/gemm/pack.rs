@@ -50,6 +50,8 @@ pub(super) struct Tile {
     pub scale: f32,
     /// Rows of `a`, from the piece's first unit on; if they are in several panels, these are `a_apart` apart.
     pub a: *const u32,
+    /// The distance between these rows if they are the operand's own and not a panel.
+    pub in_place: Option<usize>,
     pub a_apart: usize,
     /// Strips of `b`, from the piece's first unit on, `b_apart` apart.
     pub b: *const u32,
@@ -73,6 +75,9 @@ pub(super) trait Kernel: Copy + Send + Sync {
     const BLOCK: usize;
     /// The most units of them.
     const UNITS: usize;
+    /// The most units of rows of `a` that are not packed, if there are no gaps between them and each number is a unit. A
+    /// tile of longer rows leaves the L1 cache.
+    const IN_PLACE: usize = 0;
 
     /// Units of `k` numbers.
     fn units(k: usize) -> usize {
