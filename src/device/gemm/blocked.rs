@@ -1,8 +1,9 @@
 //! Cuts a product into blocks that fit the caches and divides them among threads; a [`Kernel`] multiplies them.
 //!
-//! Both operands are packed. The smaller one is packed whole, for as much of `k` at a time as fits: by each thread for
-//! itself if it is small enough, otherwise by all threads together. Of the larger one, each thread packs a block just
-//! before multiplying it; short rows are used where they are. Nothing here affects the order of additions: only [`Kernel::depth`] and the kernel do.
+//! The smaller operand is packed whole, for as much of `k` at a time as fits: by each thread for itself if it is small
+//! enough, otherwise by all threads together. Of the larger one, each thread packs a block just before multiplying it,
+//! or leaves it where it is if it has short rows. Nothing here affects the order of additions: only [`Kernel::depth`]
+//! and the kernel do.
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -143,7 +144,7 @@ unsafe impl Send for Out {}
 // SAFETY: as above.
 unsafe impl Sync for Out {}
 
-/// A packed operand: `units` units from unit `start` on.
+/// An operand as the kernel reads it: `units` units from unit `start` on.
 #[derive(Clone, Copy)]
 struct Packed {
     at: *const u32,
@@ -224,7 +225,8 @@ impl<'a, K: Kernel> Job<'a, K> {
         }
     }
 
-    /// Packs units `some` of the rows or columns `range` and multiplies them by the other operand, which is packed.
+    /// Packs units `some` of the rows or columns `range`, unless the rows are short, and multiplies them by the other
+    /// operand, which is packed.
     unsafe fn block(&self, whole: Buffer, some: &Range<usize>, range: Range<usize>) {
         if range.is_empty() {
             return;
@@ -238,8 +240,8 @@ impl<'a, K: Kernel> Job<'a, K> {
         with(&BLOCK, |block| {
             for part in chunks(some.clone(), self.chunk) {
                 let (start, k) = (K::PER * part.start, K::PER * part.len());
-                // SAFETY: `block` is this thread's own and was made long enough; `whole` is packed and `range` is for
-                // this call alone, by the caller.
+                // SAFETY: `block` is this thread's own and was made long enough, or the operand itself has these rows;
+                // `whole` is packed and `range` is for this call alone, by the caller.
                 unsafe {
                     if self.rows_whole {
                         let to = at_least(block, range.len().next_multiple_of(LANES) * part.len());
@@ -279,7 +281,8 @@ impl<'a, K: Kernel> Job<'a, K> {
                     let (first, next) = (K::first_row(rows.len(), tile), K::first_row(rows.len(), tile + 1));
                     let panel = if a.in_place { 1 } else { K::panel(next - first) };
                     // SAFETY: by the caller both operands hold these units of `rows` and `columns`, padded to whole
-                    // panels and strips, and no other thread uses these elements of the result. `begin` was called
+                    // panels and strips (panels of rows in place have no padding), and no other thread uses these
+                    // elements of the result. `begin` was called
                     // above.
                     unsafe {
                         self.kernel.tile(Tile {

@@ -51,21 +51,18 @@ impl<const GROUP: usize> Lanes<GROUP> {
                     to[column] = from.get(Self::number(unit)).map_or(0.0, |from| Self::rounded(*from));
                 }
             }
+            for to in to.chunks_exact_mut(width) {
+                to[count..].fill(0.0);
+            }
+            return;
         }
         for (unit, to) in to.chunks_exact_mut(width).enumerate() {
             let number = Self::number(unit);
+            let count = if number < of.k { count } else { 0 };
             let (some, rest) = to.split_at_mut(count);
             rest.fill(0.0);
-            if of.along == 1 {
-                continue;
-            }
-            match number < of.k {
-                true => {
-                    for (to, from) in some.iter_mut().zip(&of.from[first + number * of.along..][..count]) {
-                        *to = Self::rounded(*from);
-                    }
-                }
-                false => some.fill(0.0),
+            for (to, from) in some.iter_mut().zip(&of.from[first + number.min(of.k - 1) * of.along..]) {
+                *to = Self::rounded(*from);
             }
         }
     }

@@ -191,8 +191,8 @@ impl Gemm<'_> {
 /// Packs `b: [k, n]` as `[n / 16, k, 16]`, with zeros past the last column.
 ///
 /// # Panics
-/// If an operand does not fit the sizes, or `b` is neither row-major nor column-major.
-pub fn pack_columns(to: &mut [f32], b: &[f32], strides: Strides, (k, n): (usize, usize)) {
+/// If an operand does not fit the sizes, `b` is neither row-major nor column-major, or a size is zero.
+pub(crate) fn pack_columns(to: &mut [f32], b: &[f32], strides: Strides, (k, n): (usize, usize)) {
     assert!(strides.fits(k, n, b.len()) && to.len() == k * n.next_multiple_of(LANES), "operands do not fit {k} x {n}");
     let b = Operand { from: b, apart: strides.columns, along: strides.rows, count: n, k };
     let to = bytemuck::cast_slice_mut(to);

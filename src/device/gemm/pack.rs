@@ -38,7 +38,7 @@ impl Operand<'_> {
     }
 }
 
-/// A tile of the result and the packed pieces to compute it from.
+/// A tile of the result and the pieces to compute it from.
 pub(super) struct Tile {
     /// Its first element; rows are `stride` apart.
     pub c: *mut f32,
@@ -75,8 +75,8 @@ pub(super) trait Kernel: Copy + Send + Sync {
     const BLOCK: usize;
     /// The most units of them.
     const UNITS: usize;
-    /// The most units of rows of `a` that are not packed, if there are no gaps between them and each number is a unit. A
-    /// tile of longer rows leaves the L1 cache.
+    /// The most units of rows of `a` that are not packed, if there are no gaps between them. Not zero only if a number
+    /// is a unit, panels have no padding, and [`Self::tile`] reads [`Tile::in_place`].
     const IN_PLACE: usize = 0;
 
     /// Units of `k` numbers.

@@ -9,7 +9,7 @@ use crate::random::{Purpose, Random};
 const ALL: [Operands; 3] = [Operands::F32, Operands::Bf16, Operands::Bf16Tiles];
 
 /// Odd sizes leave partial units, strips, panels, tiles, blocks and pieces along `k`.
-const SIZES: [(usize, usize, usize); 10] = [
+const SIZES: [(usize, usize, usize); 12] = [
     (1, 1, 1),
     (7, 5, 3),
     (8, 48, 32),
@@ -17,6 +17,8 @@ const SIZES: [(usize, usize, usize); 10] = [
     (100, 200, 64),
     (9, 65, 700),
     (130, 16, 322),
+    (130, 17, 640),
+    (130, 17, 641),
     (300, 20, 1100),
     (33, 450, 260),
     (27, 40, 513),

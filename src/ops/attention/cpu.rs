@@ -15,7 +15,7 @@ thread_local! {
     static SCRATCH: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A cache line: a register that crosses two takes longer to load and to store.
+/// A cache line: a load or store that crosses two lines takes longer.
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C, align(64))]
 struct Line([f32; LANES]);
@@ -143,6 +143,7 @@ fn softmax(shape: Shape, scores: &mut [f32], lse: &mut [f32]) {
     let len = row_len(shape);
     for (block, (scores, lse)) in scores.chunks_mut(LANES * len).zip(lse.chunks_mut(LANES)).enumerate() {
         let first = block * LANES;
+        // Past the last row, any positive sum will do.
         let (mut maxima, mut sums) = ([0.0; LANES], [[1.0; LANES]; LANES]);
         for (row, scores) in scores.chunks_exact(len).enumerate() {
             maxima[row] = max(&scores[..seen(shape, first + row)]);

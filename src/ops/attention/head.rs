@@ -22,8 +22,8 @@ pub(super) fn panel_len(k: usize, n: usize) -> usize {
     k * n.next_multiple_of(LANES)
 }
 
-/// `c = scale · a b` with `c: [m, n]` and `a: [m, k]`. `c` comes with the distance between its rows, and with the number
-/// of columns that may be written: those from `n` on, up to a whole register, become zero.
+/// `c = scale · a b` with `c: [m, n]` and `a: [m, k]`. `c` comes with the distance between its rows, and with the
+/// number of columns that may be written: those from `n` on, up to a whole register, have no meaning afterwards.
 pub(super) fn gemm(
     (m, n, k): (usize, usize, usize),
     (c, stride, room): (&mut [f32], usize, usize),
@@ -70,8 +70,7 @@ fn strip<const W: usize>(
 ) {
     let first = vector * LANES;
     let columns = (W * LANES).min(room - first);
-    let b = &b[vector * steps.vectors..];
-    let b = (&b[..(k - 1) * steps.rows + (W - 1) * steps.vectors + LANES], steps, k);
+    let b = (&b[vector * steps.vectors..], steps, k);
     let tiles = m.div_ceil(ROWS);
     for tile in 0..tiles {
         // Tiles have about the same height, since a short one takes nearly as long as a tall one.
@@ -103,15 +102,16 @@ macro_rules! rows {
         ) {
             let rows = [$(stringify!($row)),*].len();
             assert!(a.len() > (rows - 1) * of_a.rows + (k - 1) * of_a.columns);
+            assert!(b.len() >= (k - 1) * steps.rows + (W - 1) * steps.vectors + LANES);
             $(let mut $row = [[0.0f32; LANES]; W];)*
             for unit in 0..k {
-                // SAFETY: `strip` has cut `b` after the last number of the last unit.
+                // SAFETY: the second assertion compared the end of the last register with the length.
                 let b: [[f32; LANES]; W] = std::array::from_fn(|vector| unsafe {
                     *b.as_ptr().add(unit * steps.rows + vector * steps.vectors).cast()
                 });
                 let mut at = unit * of_a.columns;
                 $(
-                    // SAFETY: the assertion above compared the largest index, that of the last row and unit, with the
+                    // SAFETY: the first assertion compared the largest index, that of the last row and unit, with the
                     // length.
                     add(&mut $row, unsafe { *a.get_unchecked(at) }, &b);
                     at += of_a.rows;
@@ -169,8 +169,8 @@ mod tests {
     use super::*;
     use crate::random::{Purpose, Random};
 
-    /// Each element is one chain from zero, scaled at the end, in every layout. The gaps between rows are left alone, or
-    /// filled with zeros where there is room for a whole register.
+    /// Each element is one chain from zero, scaled at the end, in every layout. The gaps between rows are left alone,
+    /// or, of finite numbers, filled with zeros where there is room for a whole register.
     #[test]
     fn every_element_is_one_chain() {
         let draw = |len: usize, index: u64| -> Vec<f32> {
