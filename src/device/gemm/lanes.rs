@@ -6,7 +6,6 @@ use std::ops::Range;
 use half::bf16;
 
 use super::pack::{Kernel, LANES, Operand, PAIRS_DEPTH, Tile, depth};
-use crate::simd::wide;
 
 /// Products of f32, one after the other along `k`.
 pub(super) type Plain = Lanes<1>;
@@ -95,10 +94,7 @@ impl<const GROUP: usize> Kernel for Lanes<GROUP> {
             let (first, next) = (Self::first_row(a.count, tile), Self::first_row(a.count, tile + 1));
             // SAFETY: by the caller there is room for all panels; this one's part belongs to this call.
             let panel = unsafe { std::slice::from_raw_parts_mut(to.add(first * units).cast(), (next - first) * units) };
-            wide(
-                #[inline(always)]
-                || Self::pack(panel, next - first, a, first, next - first),
-            );
+            Self::pack(panel, next - first, a, first, next - first);
         }
     }
 
@@ -107,10 +103,7 @@ impl<const GROUP: usize> Kernel for Lanes<GROUP> {
         let each = to.len() / strips;
         for (strip, to) in to.chunks_exact_mut(each).enumerate() {
             let first = strip * LANES;
-            wide(
-                #[inline(always)]
-                || Self::pack(bytemuck::cast_slice_mut(to), LANES, b, first, LANES.min(b.count - first)),
-            );
+            Self::pack(bytemuck::cast_slice_mut(to), LANES, b, first, LANES.min(b.count - first));
         }
     }
 
