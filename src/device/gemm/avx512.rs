@@ -63,7 +63,7 @@ impl<const BF16: bool> Kernel for Avx512<BF16> {
             ($($rows:literal)*) => {
                 // SAFETY: by the caller; `self` shows that the instructions are there.
                 unsafe {
-                    match (tile.rows, tile.columns > LANES, tile.in_place.is_some()) {
+                    match (tile.rows, tile.columns > LANES, tile.a_row > 1) {
                         $(($rows, false, false) => self.multiply::<$rows, 1, false>(tile),
                         ($rows, false, true) => self.multiply::<$rows, 1, true>(tile),
                         ($rows, true, false) => self.multiply::<$rows, 2, false>(tile),
@@ -276,7 +276,7 @@ impl<const BF16: bool> Avx512<BF16> {
             }
         }
         let (mut a, mut b) = (to.a, to.b);
-        let (row_apart, unit_apart) = if IN_PLACE { (to.in_place.unwrap_or_default(), 1) } else { (1, R) };
+        let (row_apart, unit_apart) = if IN_PLACE { (to.a_row, 1) } else { (1, R) };
         for _ in 0..to.units {
             let mut columns = [_mm512_setzero_si512(); V];
             for (strip, units) in columns.iter_mut().enumerate() {

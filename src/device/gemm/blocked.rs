@@ -150,7 +150,7 @@ struct Packed {
     at: *const u32,
     start: usize,
     units: usize,
-    /// Rows of the operand itself, without gaps.
+    /// These are rows of the operand itself, without gaps.
     in_place: bool,
 }
 
@@ -281,9 +281,8 @@ impl<'a, K: Kernel> Job<'a, K> {
                     let (first, next) = (K::first_row(rows.len(), tile), K::first_row(rows.len(), tile + 1));
                     let panel = if a.in_place { 1 } else { K::panel(next - first) };
                     // SAFETY: by the caller both operands hold these units of `rows` and `columns`, padded to whole
-                    // panels and strips (panels of rows in place have no padding), and no other thread uses these
-                    // elements of the result. `begin` was called
-                    // above.
+                    // panels and strips (rows in place need no padding), and no other thread uses these elements of the
+                    // result. `begin` was called above.
                     unsafe {
                         self.kernel.tile(Tile {
                             c: c.add((rows.start + first) * stride + strips.start),
@@ -294,7 +293,7 @@ impl<'a, K: Kernel> Job<'a, K> {
                             scale: self.options.scale,
                             a: a.at.add(first * a.units + (piece.start - a.start) * panel),
                             a_apart: a.units * panel,
-                            in_place: a.in_place.then_some(a.units),
+                            a_row: if a.in_place { a.units } else { 1 },
                             b: b.at.add(strip),
                             b_apart: b.units * LANES,
                             units: piece.len(),

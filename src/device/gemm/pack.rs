@@ -50,9 +50,10 @@ pub(super) struct Tile {
     pub scale: f32,
     /// Rows of `a`, from the piece's first unit on; if they are in several panels, these are `a_apart` apart.
     pub a: *const u32,
-    /// The distance between these rows if they are the operand's own and not a panel.
-    pub in_place: Option<usize>,
     pub a_apart: usize,
+    /// The distance between rows of `a`: 1 in a panel, where units are as far apart as there are rows. If it is larger,
+    /// these are the operand's own rows, whose units are neighbours.
+    pub a_row: usize,
     /// Strips of `b`, from the piece's first unit on, `b_apart` apart.
     pub b: *const u32,
     pub b_apart: usize,
@@ -76,7 +77,7 @@ pub(super) trait Kernel: Copy + Send + Sync {
     /// The most units of them.
     const UNITS: usize;
     /// The most units of rows of `a` that are not packed, if there are no gaps between them. Not zero only if a number
-    /// is a unit, panels have no padding, and [`Self::tile`] reads [`Tile::in_place`].
+    /// is a unit, panels have no padding, and [`Self::tile`] reads [`Tile::a_row`].
     const IN_PLACE: usize = 0;
 
     /// Units of `k` numbers.
