@@ -14,6 +14,9 @@ const AHEAD: usize = 2 * LANES;
 /// The same across rows, in rows.
 const ROWS_AHEAD: usize = 16;
 
+/// How far ahead a product prefetches what it does not read row by row, in units.
+const UNITS_AHEAD: usize = 16;
+
 /// Rows of a row-major operand that are packed together, strip by strip: that many streams are read and one is written.
 const TOGETHER: usize = 16;
 
@@ -41,8 +44,9 @@ impl<const BF16: bool> Kernel for Avx512<BF16> {
     const STRIPS: usize = 2;
     const BLOCK: usize = 126;
     const UNITS: usize = 1024;
-    // On a Zen 4, longer rows are no faster in place.
+    // On a Zen 4, longer rows, or units with more uses, are no faster in place.
     const IN_PLACE: usize = if BF16 { 0 } else { 640 };
+    const USES_IN_PLACE: usize = if BF16 { 0 } else { 2048 };
 
     fn depth(units: usize) -> usize {
         if BF16 { PAIRS_DEPTH } else { depth(units) }
@@ -265,7 +269,7 @@ impl<const BF16: bool> Avx512<BF16> {
     /// # Safety
     /// As of [`Kernel::tile`], for a tile of `R` rows and at most `V` strips.
     #[target_feature(enable = "avx512f")]
-    unsafe fn multiply<const R: usize, const V: usize, const IN_PLACE: bool>(self, to: Tile) {
+    unsafe fn multiply<const R: usize, const V: usize, const OWN_ROWS: bool>(self, to: Tile) {
         let mut sums = [[_mm512_setzero_ps(); V]; R];
         if to.accumulate {
             // Prefetched now, the old results are there when the sums are.
@@ -276,12 +280,20 @@ impl<const BF16: bool> Avx512<BF16> {
             }
         }
         let (mut a, mut b) = (to.a, to.b);
-        let (row_apart, unit_apart) = if IN_PLACE { (to.a_row, 1) } else { (1, R) };
-        for _ in 0..to.units {
+        let (row_apart, a_unit, b_unit) = if OWN_ROWS { (to.a_row, 1, LANES) } else { (1, to.a_unit, to.b_unit) };
+        for unit in 0..to.units {
+            // The hardware does not prefetch across pages, and units in place may be pages apart.
+            if !BF16 && !OWN_ROWS && unit + UNITS_AHEAD < to.units {
+                let b = b.wrapping_add(UNITS_AHEAD * b_unit);
+                _mm_prefetch::<_MM_HINT_T0>(a.wrapping_add(UNITS_AHEAD * a_unit).cast());
+                for strip in 0..V {
+                    _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(strip * LANES).cast());
+                }
+            }
             let mut columns = [_mm512_setzero_si512(); V];
             for (strip, units) in columns.iter_mut().enumerate() {
-                // SAFETY: by the caller the strips have this many units. They begin at multiples of a register's size.
-                *units = unsafe { _mm512_load_si512(b.add(strip * to.b_apart).cast()) };
+                // SAFETY: by the caller the strips have this many units, each of a register's size.
+                *units = unsafe { _mm512_loadu_si512(b.add(strip * to.b_apart).cast()) };
             }
             for (row, sums) in sums.iter_mut().enumerate() {
                 // SAFETY: by the caller the rows have this many units.
@@ -295,8 +307,7 @@ impl<const BF16: bool> Avx512<BF16> {
                     };
                 }
             }
-            // SAFETY: at most one past the end of the rows and of the strip.
-            unsafe { (a, b) = (a.add(unit_apart), b.add(LANES)) };
+            (a, b) = (a.wrapping_add(a_unit), b.wrapping_add(b_unit));
         }
         // Masked stores are much slower, even with a full mask.
         // SAFETY: by the caller the result has `R` rows of these columns.

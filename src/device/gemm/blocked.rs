@@ -1,9 +1,9 @@
 //! Cuts a product into blocks that fit the caches and divides them among threads; a [`Kernel`] multiplies them.
 //!
 //! The smaller operand is packed whole, for as much of `k` at a time as fits: by each thread for itself if it is small
-//! enough, otherwise by all threads together. Of the larger one, each thread packs a block just before multiplying it,
-//! or leaves it where it is if it has short rows. Nothing here affects the order of additions: only [`Kernel::depth`]
-//! and the kernel do.
+//! enough, otherwise by all threads together. Of the larger one, each thread packs a block just before multiplying it.
+//! Operands whose rows are short, or which are used too few times to be worth packing, are read where they are. Nothing
+//! here affects the order of additions: only [`Kernel::depth`] and the kernel do.
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -20,6 +20,10 @@ const SHARED_BYTES: usize = 8 << 20;
 
 /// The largest part of an operand that each thread packs for itself: half of an L2 cache.
 const OWN_BYTES: usize = 1 << 20;
+
+/// Units of `a` that are a multiple of so many numbers apart (2 KiB) share a few sets of the L1 cache with those of `b`,
+/// and evict each other: such an `a` is packed.
+const SAME_SETS: usize = 512;
 
 /// The most parts per thread: with several, the others take over when one thread is delayed.
 const PARTS: usize = 4;
@@ -49,12 +53,15 @@ pub(super) fn run<K: Kernel>(kernel: K, operands: Gemm<'_>) {
             let blocks = part.len().div_ceil(block);
             with(&WHOLE, |whole| {
                 for some in chunks(0..units, chunk) {
-                    let whole = Buffer::new(whole, job.padded() * some.len());
                     // SAFETY: the buffer has room for all units `some` and is lent to this thread alone; the parts are
                     // disjoint ranges of the result's rows (columns), which fits the sizes and whose rows do not
                     // overlap.
                     unsafe {
-                        job.pack_whole(whole, &some, 0..job.pieces());
+                        let whole = job.whole_in_place(&some).unwrap_or_else(|| {
+                            let whole = Buffer::new(whole, job.padded() * some.len());
+                            job.pack_whole(whole, &some, 0..job.pieces());
+                            whole.packed(&some)
+                        });
                         (0..blocks)
                             .for_each(|index| job.block(whole, &some, evenly(part.clone(), index, blocks, grain)));
                     }
@@ -67,14 +74,17 @@ pub(super) fn run<K: Kernel>(kernel: K, operands: Gemm<'_>) {
     let max_units = (SHARED_BYTES / bytes(depth)).max(1) * depth;
     with(&WHOLE, |whole| {
         for some in chunks(0..units, max_units) {
-            let whole = Buffer::new(whole, job.padded() * some.len());
-            // SAFETY: the buffer has room for all units `some`. The groups are disjoint, each tile or strip has its own
-            // part of the buffer, and no thread reads it before `for_each` has returned.
-            for_each(options.parallel, job.pieces().div_ceil(GRAIN), &|group| unsafe {
-                job.pack_whole(whole, &some, GRAIN * group..job.pieces().min(GRAIN * (group + 1)));
+            let whole = job.whole_in_place(&some).unwrap_or_else(|| {
+                let whole = Buffer::new(whole, job.padded() * some.len());
+                // SAFETY: the buffer has room for all units `some`. The groups are disjoint, each tile or strip has its
+                // own part of the buffer, and no thread reads it before `for_each` has returned.
+                for_each(options.parallel, job.pieces().div_ceil(GRAIN), &|group| unsafe {
+                    job.pack_whole(whole, &some, GRAIN * group..job.pieces().min(GRAIN * (group + 1)));
+                });
+                whole.packed(&some)
             });
-            // SAFETY: the buffer is packed and no thread writes it; the blocks are disjoint ranges of the result's rows
-            // (columns).
+            // SAFETY: the operand is packed and no thread writes it; the blocks are disjoint ranges of the result's
+            // rows (columns).
             for_each(options.parallel, blocks, &|index| unsafe {
                 job.block(whole, &some, evenly(0..many, index, blocks, grain));
             });
@@ -129,6 +139,11 @@ impl Buffer {
     fn new(buffer: &mut Packing, units: usize) -> Self {
         Self(at_least(buffer, units).as_mut_ptr())
     }
+
+    /// Units `some` of an operand, which were packed into this buffer.
+    fn packed(self, some: &Range<usize>) -> Packed {
+        Packed { at: self.0, start: some.start, apart: some.len(), along: None }
+    }
 }
 
 /// The result, whose blocks are written by different threads.
@@ -144,14 +159,26 @@ unsafe impl Send for Out {}
 // SAFETY: as above.
 unsafe impl Sync for Out {}
 
-/// An operand as the kernel reads it: `units` units from unit `start` on.
+/// An operand as the kernel reads it, from unit `start` on.
 #[derive(Clone, Copy)]
 struct Packed {
     at: *const u32,
     start: usize,
-    units: usize,
-    /// These are rows of the operand itself, without gaps.
-    in_place: bool,
+    /// The distance between rows or columns: between those that start a panel or strip, if they are packed.
+    apart: usize,
+    /// The distance between units of an operand that is read where it is; `None` if it is packed.
+    along: Option<usize>,
+}
+// SAFETY: as of `Buffer`; an operand that is read where it is outlives the product.
+unsafe impl Send for Packed {}
+// SAFETY: as above.
+unsafe impl Sync for Packed {}
+
+/// Units `some` of the rows or columns of `of` from `first` on, where they are.
+fn in_place(of: Operand, first: usize, some: &Range<usize>) -> Packed {
+    let Operand { from, apart, along, .. } = of;
+    let at = from[first * apart + some.start * along..].as_ptr().cast();
+    Packed { at, start: some.start, apart, along: Some(along) }
 }
 
 /// A product. Its unsafe functions require that buffers are as long as what is packed into them, that the result fits
@@ -211,57 +238,81 @@ impl<'a, K: Kernel> Job<'a, K> {
 
     /// Packs units `some` of `pieces` into their places in `to`.
     unsafe fn pack_whole(&self, to: Buffer, some: &Range<usize>, pieces: Range<usize>) {
-        let (start, k) = (K::PER * some.start, K::PER * some.len());
-        if self.rows_whole {
-            // SAFETY: by the caller the buffer has room for all panels, and those of `pieces` are for this call alone.
-            return unsafe { self.kernel.pack_rows(to.0, self.a.part(0, self.a.count, start, k), pieces) };
-        }
-        let b = self.b.part(pieces.start * LANES, pieces.len() * LANES, start, k);
-        let strip = some.len() * LANES;
-        // SAFETY: by the caller the buffer has room for all strips, and those of `pieces` are for this call alone.
+        // SAFETY: by the caller the buffer has room for all panels or strips, and those of `pieces` are for this call
+        // alone.
         unsafe {
-            let to = std::slice::from_raw_parts_mut(to.0.add(pieces.start * strip), pieces.len() * strip);
-            self.kernel.pack_columns(to, b);
+            if self.rows_whole {
+                let a = self.a.part(0, self.a.count, K::PER * some.start, K::PER * some.len());
+                self.kernel.pack_rows(to.0, a, pieces);
+            } else {
+                let to = Buffer(to.0.add(pieces.start * some.len() * LANES));
+                self.pack_columns(to, some, pieces.start * LANES..pieces.end * LANES);
+            }
         }
     }
 
-    /// Packs units `some` of the rows or columns `range`, unless the rows are short, and multiplies them by the other
-    /// operand, which is packed.
-    unsafe fn block(&self, whole: Buffer, some: &Range<usize>, range: Range<usize>) {
+    /// Packs units `some` of `columns` as strips, which start at `to`.
+    unsafe fn pack_columns(&self, to: Buffer, some: &Range<usize>, columns: Range<usize>) {
+        let b = self.b.part(columns.start, columns.len(), K::PER * some.start, K::PER * some.len());
+        // SAFETY: by the caller there is room for these strips, and they are for this call alone.
+        let to = unsafe { std::slice::from_raw_parts_mut(to.0, columns.len().next_multiple_of(LANES) * some.len()) };
+        self.kernel.pack_columns(to, b);
+    }
+
+    /// Units `some` of the operand that is packed whole, if the kernel reads it where it is.
+    fn whole_in_place(&self, some: &Range<usize>) -> Option<Packed> {
+        if self.rows_whole { self.a_in_place(0, some) } else { self.b_in_place(0, some) }
+    }
+
+    /// Units `some` of the rows of `a` from `first` on, if the kernel reads them where they are.
+    fn a_in_place(&self, first: usize, some: &Range<usize>) -> Option<Packed> {
+        let Operand { apart, along, .. } = self.a;
+        let across = apart == 1 && !along.is_multiple_of(SAME_SETS) && self.b.count <= K::USES_IN_PLACE;
+        (across || self.short_rows()).then(|| in_place(self.a, first, some))
+    }
+
+    /// Whether `a` has rows that the kernel reads where they are.
+    fn short_rows(&self) -> bool {
+        self.a.along == 1 && self.a.apart == self.a.k && self.a.k <= K::IN_PLACE
+    }
+
+    /// Units `some` of the columns of `b` from `first` on, if the kernel reads them where they are.
+    fn b_in_place(&self, first: usize, some: &Range<usize>) -> Option<Packed> {
+        let Operand { apart, count, .. } = self.b;
+        let across =
+            apart == 1 && count.is_multiple_of(LANES) && self.a.count <= K::USES_IN_PLACE && !self.short_rows();
+        across.then(|| in_place(self.b, first, some))
+    }
+
+    /// Packs units `some` of the rows or columns `range`, unless the kernel reads them where they are, and multiplies
+    /// them by the other operand.
+    unsafe fn block(&self, whole: Packed, some: &Range<usize>, range: Range<usize>) {
         if range.is_empty() {
             return;
         }
-        let packed = |at: *const u32, units: &Range<usize>| Packed {
-            at,
-            start: units.start,
-            units: units.len(),
-            in_place: false,
-        };
         with(&BLOCK, |block| {
             for part in chunks(some.clone(), self.chunk) {
                 let (start, k) = (K::PER * part.start, K::PER * part.len());
-                // SAFETY: `block` is this thread's own and was made long enough, or the operand itself has these rows;
-                // `whole` is packed and `range` is for this call alone, by the caller.
+                // SAFETY: `block` is this thread's own and was made long enough, or the operand itself has these rows
+                // or columns; `whole` is ready and `range` is for this call alone, by the caller.
                 unsafe {
                     if self.rows_whole {
-                        let to = at_least(block, range.len().next_multiple_of(LANES) * part.len());
-                        self.kernel.pack_columns(to, self.b.part(range.start, range.len(), start, k));
-                        let (a, b) = (packed(whole.0, some), packed(to.as_ptr(), &part));
-                        self.multiply(a, b, &part, 0..self.a.count, range.clone());
+                        let b = self.b_in_place(range.start, &part).unwrap_or_else(|| {
+                            let to = Buffer::new(block, range.len().next_multiple_of(LANES) * part.len());
+                            self.pack_columns(to, &part, range.clone());
+                            to.packed(&part)
+                        });
+                        self.multiply(whole, b, &part, 0..self.a.count, range.clone());
                         continue;
                     }
-                    let a = self.a.part(range.start, range.len(), start, k);
-                    let in_place = a.along == 1 && a.apart == a.k && a.k <= K::IN_PLACE;
-                    let at = if in_place {
-                        a.from.as_ptr().cast()
-                    } else {
-                        let to = at_least(block, K::padded(range.len()) * part.len()).as_mut_ptr();
-                        self.kernel.pack_rows(to, a, 0..range.len().div_ceil(K::ROWS));
-                        to.cast_const()
-                    };
-                    let a = Packed { in_place, ..packed(at, &part) };
+                    let a = self.a_in_place(range.start, &part).unwrap_or_else(|| {
+                        let to = Buffer::new(block, K::padded(range.len()) * part.len());
+                        let a = self.a.part(range.start, range.len(), start, k);
+                        self.kernel.pack_rows(to.0, a, 0..range.len().div_ceil(K::ROWS));
+                        to.packed(&part)
+                    });
                     for columns in chunks(0..self.b.count, NEAR) {
-                        let b = packed(whole.0.add(columns.start * some.len()), some);
+                        let b = Packed { at: whole.at.add(columns.start * whole.apart), ..whole };
                         self.multiply(a, b, &part, range.clone(), columns);
                     }
                 }
@@ -276,13 +327,15 @@ impl<'a, K: Kernel> Job<'a, K> {
         self.kernel.begin();
         for piece in chunks(some.clone(), self.depth) {
             for strips in chunks(columns.clone(), K::STRIPS * LANES) {
-                let strip = (strips.start - columns.start) * b.units + (piece.start - b.start) * LANES;
+                // The strips' distance to the first of `columns`, in columns.
+                let strip = strips.start - columns.start;
                 for tile in 0..rows.len().div_ceil(K::ROWS) {
                     let (first, next) = (K::first_row(rows.len(), tile), K::first_row(rows.len(), tile + 1));
-                    let panel = if a.in_place { 1 } else { K::panel(next - first) };
+                    let panel = K::panel(next - first);
+                    let (a_unit, b_unit) = (a.along.unwrap_or(panel), b.along.unwrap_or(LANES));
                     // SAFETY: by the caller both operands hold these units of `rows` and `columns`, padded to whole
-                    // panels and strips (rows in place need no padding), and no other thread uses these elements of the
-                    // result. `begin` was called above.
+                    // panels and strips if they are packed, and no other thread uses these elements of the result.
+                    // `begin` was called above.
                     unsafe {
                         self.kernel.tile(Tile {
                             c: c.add((rows.start + first) * stride + strips.start),
@@ -291,11 +344,13 @@ impl<'a, K: Kernel> Job<'a, K> {
                             columns: strips.len(),
                             accumulate: self.options.accumulate || piece.start > 0,
                             scale: self.options.scale,
-                            a: a.at.add(first * a.units + (piece.start - a.start) * panel),
-                            a_apart: a.units * panel,
-                            a_row: if a.in_place { a.units } else { 1 },
-                            b: b.at.add(strip),
-                            b_apart: b.units * LANES,
+                            a: a.at.add(first * a.apart + (piece.start - a.start) * a_unit),
+                            a_apart: a.apart * panel,
+                            a_row: if a.along.is_some() { a.apart } else { 1 },
+                            a_unit,
+                            b: b.at.add(strip * b.apart + (piece.start - b.start) * b_unit),
+                            b_apart: b.apart * LANES,
+                            b_unit,
                             units: piece.len(),
                         });
                     }

@@ -51,12 +51,15 @@ pub(super) struct Tile {
     /// Rows of `a`, from the piece's first unit on; if they are in several panels, these are `a_apart` apart.
     pub a: *const u32,
     pub a_apart: usize,
-    /// The distance between rows of `a`: 1 in a panel, where units are as far apart as there are rows. If it is larger,
-    /// these are the operand's own rows, whose units are neighbours.
+    /// The distances between rows of `a` and between units, one of which is 1. In a panel, rows are neighbours, and
+    /// units are as far apart as there are rows.
     pub a_row: usize,
-    /// Strips of `b`, from the piece's first unit on, `b_apart` apart.
+    pub a_unit: usize,
+    /// Strips of `b`, from the piece's first unit on, `b_apart` apart, and the distance between units: [`LANES`] if
+    /// they are packed.
     pub b: *const u32,
     pub b_apart: usize,
+    pub b_unit: usize,
     pub units: usize,
 }
 
@@ -79,6 +82,9 @@ pub(super) trait Kernel: Copy + Send + Sync {
     /// The most units of rows of `a` that are not packed, if there are no gaps between them. Not zero only if a number
     /// is a unit, panels have no padding, and [`Self::tile`] reads [`Tile::a_row`].
     const IN_PLACE: usize = 0;
+    /// An operand whose units are contiguous is not packed if the other one has at most so many rows or columns, each
+    /// of which uses all of it. Not zero only if, as well, [`Self::tile`] reads [`Tile::a_unit`] and [`Tile::b_unit`].
+    const USES_IN_PLACE: usize = 0;
 
     /// Units of `k` numbers.
     fn units(k: usize) -> usize {

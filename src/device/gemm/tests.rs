@@ -9,7 +9,8 @@ use crate::random::{Purpose, Random};
 const ALL: [Operands; 3] = [Operands::F32, Operands::Bf16, Operands::Bf16Tiles];
 
 /// Odd sizes leave partial units, strips, panels, tiles, blocks and pieces along `k`.
-const SIZES: [(usize, usize, usize); 12] = [
+/// Some operands are read in place, as rows or across.
+const SIZES: [(usize, usize, usize); 16] = [
     (1, 1, 1),
     (7, 5, 3),
     (8, 48, 32),
@@ -22,6 +23,10 @@ const SIZES: [(usize, usize, usize); 12] = [
     (300, 20, 1100),
     (33, 450, 260),
     (27, 40, 513),
+    (33, 448, 600),
+    (20, 320, 1100),
+    (3, 2064, 20),
+    (2064, 16, 20),
 ];
 
 fn draw(len: usize, index: u64) -> Vec<f32> {
