@@ -74,6 +74,9 @@ impl<const GROUP: usize> Kernel for Lanes<GROUP> {
     const STRIPS: usize = 1;
     const BLOCK: usize = 120;
     const UNITS: usize = 512;
+    // Packing takes much of the time without wide registers. Other groups are rounded when they are packed.
+    const IN_PLACE: usize = if GROUP == 1 { 4096 } else { 0 };
+    const USES_IN_PLACE: usize = if GROUP == 1 { 512 } else { 0 };
 
     fn units(k: usize) -> usize {
         k.next_multiple_of(GROUP)
@@ -148,16 +151,15 @@ unsafe fn of_height<const GROUP: usize>(tile: Tile) {
 /// As of [`Kernel::tile`], for a tile of `R` rows.
 #[inline(always)]
 unsafe fn multiply<const GROUP: usize, const R: usize>(to: Tile) {
-    // SAFETY: by the caller the panel and the strip have these units.
-    let (a, b): (&[[f32; R]], &[[f32; LANES]]) = unsafe {
-        (std::slice::from_raw_parts(to.a.cast(), to.units), std::slice::from_raw_parts(to.b.cast(), to.units))
-    };
     let mut sums = [[0.0; LANES]; R];
     if GROUP > 2 {
-        for (a, b) in a.chunks_exact(GROUP).zip(b.chunks_exact(GROUP)) {
+        for group in (0..to.units).step_by(GROUP) {
             let (mut even, mut odd) = ([[0.0; LANES]; R], [[0.0; LANES]; R]);
-            chain(&mut even, &a[..GROUP / 2], &b[..GROUP / 2]);
-            chain(&mut odd, &a[GROUP / 2..], &b[GROUP / 2..]);
+            // SAFETY: by the caller; there are whole groups.
+            unsafe {
+                chain(&mut even, &to, group..group + GROUP / 2);
+                chain(&mut odd, &to, group + GROUP / 2..group + GROUP);
+            }
             for (sums, (even, odd)) in sums.iter_mut().zip(even.iter().zip(&odd)) {
                 for (sum, (even, odd)) in sums.iter_mut().zip(even.iter().zip(odd)) {
                     *sum += even + odd;
@@ -165,7 +167,8 @@ unsafe fn multiply<const GROUP: usize, const R: usize>(to: Tile) {
             }
         }
     } else {
-        chain(&mut sums, a, b);
+        // SAFETY: by the caller.
+        unsafe { chain(&mut sums, &to, 0..to.units) };
     }
     for (row, sums) in sums.iter().enumerate() {
         // SAFETY: by the caller the result has these rows and columns.
@@ -176,10 +179,19 @@ unsafe fn multiply<const GROUP: usize, const R: usize>(to: Tile) {
     }
 }
 
+/// Adds the products of `units` to `sums`.
+///
+/// # Safety
+/// The operands have these units of `R` rows and [`LANES`] columns.
 #[inline(always)]
-fn chain<const R: usize>(sums: &mut [[f32; LANES]; R], a: &[[f32; R]], b: &[[f32; LANES]]) {
-    for (a, b) in a.iter().zip(b) {
-        for (sums, a) in sums.iter_mut().zip(a) {
+unsafe fn chain<const R: usize>(sums: &mut [[f32; LANES]; R], of: &Tile, units: Range<usize>) {
+    let (a, b) = (of.a.cast::<f32>(), of.b.cast::<f32>());
+    for unit in units {
+        // SAFETY: by the caller.
+        let b: &[f32; LANES] = unsafe { &*b.add(unit * of.b_unit).cast() };
+        for (row, sums) in sums.iter_mut().enumerate() {
+            // SAFETY: by the caller.
+            let a = unsafe { *a.add(row * of.a_row + unit * of.a_unit) };
             for (sum, b) in sums.iter_mut().zip(b) {
                 *sum = a.mul_add(*b, *sum);
             }
