@@ -51,8 +51,8 @@ pub(super) struct Tile {
     /// Rows of `a`, from the piece's first unit on; if they are in several panels, these are `a_apart` apart.
     pub a: *const u32,
     pub a_apart: usize,
-    /// The distances between rows of `a` and between units, one of which is 1. In a panel, rows are neighbours, and
-    /// units are as far apart as there are rows.
+    /// The distances between rows of `a` and between units, one of which is 1. In a panel, that of rows is 1, and that
+    /// of units the number of rows.
     pub a_row: usize,
     pub a_unit: usize,
     /// Strips of `b`, from the piece's first unit on, `b_apart` apart, and the distance between units: [`LANES`] if
@@ -79,11 +79,12 @@ pub(super) trait Kernel: Copy + Send + Sync {
     const BLOCK: usize;
     /// The most units of them.
     const UNITS: usize;
-    /// The most units of rows of `a` that are not packed, if there are no gaps between them. Not zero only if a number
-    /// is a unit, panels have no padding, and [`Self::tile`] reads [`Tile::a_row`].
-    const IN_PLACE: usize = 0;
-    /// An operand whose units are contiguous is not packed if the other one has at most so many rows or columns, each
-    /// of which uses all of it. Not zero only if, as well, [`Self::tile`] reads [`Tile::a_unit`] and [`Tile::b_unit`].
+    /// Rows of `a` of at most this many units are read where they are, not packed. Not zero only if a number is a unit,
+    /// panels have no padding, and [`Self::tile`] reads [`Tile::a_row`].
+    const ROWS_IN_PLACE: usize = 0;
+    /// An operand that is contiguous across `k`, a row-major `b` or a transposed `a`, is read where it is if the other
+    /// one has at most this many rows or columns, each of which uses all of it. Not zero only if, as well,
+    /// [`Self::tile`] reads [`Tile::a_unit`] and [`Tile::b_unit`].
     const USES_IN_PLACE: usize = 0;
 
     /// Units of `k` numbers.

@@ -10,7 +10,7 @@ const ALL: [Operands; 3] = [Operands::F32, Operands::Bf16, Operands::Bf16Tiles];
 
 /// Odd sizes leave partial units, strips, panels, tiles, blocks and pieces along `k`.
 /// Some operands are read in place, as rows or across.
-const SIZES: [(usize, usize, usize); 16] = [
+const SIZES: [(usize, usize, usize); 18] = [
     (1, 1, 1),
     (7, 5, 3),
     (8, 48, 32),
@@ -18,8 +18,8 @@ const SIZES: [(usize, usize, usize); 16] = [
     (100, 200, 64),
     (9, 65, 700),
     (130, 16, 322),
-    (130, 17, 640),
-    (130, 17, 641),
+    (130, 17, 768),
+    (130, 17, 769),
     (300, 20, 1100),
     (33, 450, 260),
     (27, 40, 513),
@@ -27,6 +27,8 @@ const SIZES: [(usize, usize, usize); 16] = [
     (20, 320, 1100),
     (3, 2064, 20),
     (2064, 16, 20),
+    (512, 40, 300),
+    (200, 416, 1100),
 ];
 
 fn draw(len: usize, index: u64) -> Vec<f32> {
@@ -34,13 +36,15 @@ fn draw(len: usize, index: u64) -> Vec<f32> {
     (0..len).map(|_| random.normal()).collect()
 }
 
-/// Those of the forward pass and of both gradients.
-fn layouts((m, n, k): (usize, usize, usize)) -> [(Strides, Strides); 3] {
-    [
-        (Strides::row_major(k), Strides::row_major(k).transposed()),
-        (Strides::row_major(k), Strides::row_major(n)),
-        (Strides::row_major(m).transposed(), Strides::row_major(n)),
-    ]
+/// Those of the forward pass and of both gradients, with `gap` numbers between rows as they are stored.
+fn layouts((m, n, k): (usize, usize, usize), gap: usize) -> [(Strides, Strides); 3] {
+    let [by_m, by_n, by_k] = [m, n, k].map(|len| Strides::row_major(len + gap));
+    [(by_k, by_k.transposed()), (by_k, by_n), (by_m.transposed(), by_n)]
+}
+
+/// Numbers of an operand, enough for every layout.
+fn room(rows: usize, columns: usize, gap: usize) -> usize {
+    (rows * (columns + gap)).max(columns * (rows + gap))
 }
 
 fn at(operands: Operands, of: &[f32], strides: Strides, row: usize, column: usize) -> f32 {
@@ -56,7 +60,7 @@ fn products_are_exact_but_for_the_sums() {
         for sizes in SIZES {
             let (m, n, k) = sizes;
             let (a, b, before) = (draw(m * k, 0), draw(k * n, 1), draw(m * n, 2));
-            for ((a_strides, b_strides), accumulate) in layouts(sizes).into_iter().zip([false, true, true]) {
+            for ((a_strides, b_strides), accumulate) in layouts(sizes, 0).into_iter().zip([false, true, true]) {
                 let run = |parallel| {
                     let (mut c, options) = (before.clone(), GemmOptions { operands, scale: 0.5, accumulate, parallel });
                     gemm(sizes, (&mut c, Strides::row_major(n)), (&a, a_strides), (&b, b_strides), options);
@@ -104,14 +108,15 @@ fn sums_have_one_order() {
         };
         for sizes in SIZES {
             let (m, n, k) = sizes;
-            let (mut a, b, before) = (draw(m * k, 0), draw(k * n, 1), draw(m * n, 2));
+            let gap = sizes.0 % 3;
+            let (mut a, b, before) = (draw(room(m, k, gap), 0), draw(room(k, n, gap), 1), draw(m * n, 2));
             a[0] = 1e-39;
             let numbers = match operands {
                 Operands::F32 => depth(k),
                 Operands::Bf16 => 2 * PAIRS_DEPTH,
                 Operands::Bf16Tiles => 2 * depth(k.next_multiple_of(32) / 2),
             };
-            for ((a_strides, b_strides), accumulate) in layouts(sizes).into_iter().zip([false, true, true]) {
+            for ((a_strides, b_strides), accumulate) in layouts(sizes, gap).into_iter().zip([false, true, true]) {
                 let expected: Vec<u32> = (0..m * n)
                     .map(|index| {
                         let term =
@@ -141,6 +146,19 @@ fn sums_have_one_order() {
                 }
             }
         }
+    }
+}
+
+/// The kernels read whole registers of a row of `b`. Its last one may be the last of the slice, too.
+#[test]
+fn only_columns_of_whole_registers_are_read_in_place() {
+    let options = GemmOptions { operands: Operands::F32, scale: 1.0, accumulate: false, parallel: false };
+    for (n, in_place) in [(16, true), (17, false), (48, true), (40, false)] {
+        let (a, b) = (draw(3 * 8, 0), draw(3 * n, 1));
+        let (by_m, by_n) = (Strides::row_major(8).transposed(), Strides::row_major(n));
+        let (c, aux) = ((&mut vec![0.0; 8 * n][..], n), &mut [][..]);
+        let product = Gemm { sizes: (8, n, 3), c, a: (&a, by_m), b: (&b, by_n), options, aux, epilogue: None };
+        assert_eq!(blocked::reads_in_place(lanes::Plain {}, product), [true, in_place], "{n} columns");
     }
 }
 
