@@ -34,7 +34,7 @@ use crate::train::{Ended, Options, Plan, Precision, Progress, Summary, TrainErro
 #[derive(Args)]
 #[command(after_help = "Examples:
   flipk train
-  flipk train --mask-ratio 0.75 --epochs 20
+  flipk train --mask-ratio 0.5 --epochs 20
   flipk train --time 5m                        # as many samples as fit
   flipk train --model b16 --data 'cc12m/{00000..01242}.tar' --tokenizer vocab.txt --batch 1024 --epochs 10
   flipk train --config my.toml --seed 1        # keys are the options with _ for -

@@ -102,6 +102,7 @@ struct Recipe {
     length: Length,
     rate: Rate,
     adamw: AdamWConfig,
+    mask_ratio: f64,
     augmentation: Augmentation,
     captions: CaptionVariation,
 }
@@ -120,9 +121,10 @@ impl Recipe {
             // Tuned on the training styles only; docs/architecture.md describes how.
             true => Self {
                 batch: 256,
-                length: Length::Samples(640_000),
+                length: Length::Samples(768_000),
                 rate: Rate::Peak(2e-3),
                 adamw: AdamWConfig::default(),
+                mask_ratio: 0.75,
                 augmentation: Augmentation { area: (0.7, 1.0), color_jitter: 0.5, ..Augmentation::default() },
                 captions: CaptionVariation::default(),
             },
@@ -133,6 +135,7 @@ impl Recipe {
                 length: Length::Epochs(32.0),
                 rate: Rate::Base(4e-6),
                 adamw: AdamWConfig::default(),
+                mask_ratio: LoaderConfig::default().mask_ratio,
                 augmentation: Augmentation::default(),
                 captions: CaptionVariation { tag_chance: 0.0, max_tags: 0 },
             },
@@ -336,7 +339,7 @@ fn loader(o: &mut Options, recipe: &Recipe, model: &ModelConfig, seed: u64) -> R
         resample: or(&mut o.resample, base.resample),
         image_size: model.image_size,
         patch_size: model.patch_size,
-        mask_ratio: or(&mut o.mask_ratio, base.mask_ratio),
+        mask_ratio: or(&mut o.mask_ratio, recipe.mask_ratio),
         context: model.context,
         seed,
         augmentation,
@@ -433,11 +436,20 @@ mod tests {
         assert_eq!((settings.model.vocab, settings.loader.captions.tag_chance), (30_523, 0.0));
     }
 
-    /// The quickstart's 2,500 steps warm up over a tenth; shorter runs over more.
+    #[test]
+    fn the_paper_masks_half_of_the_patches_and_tiny_three_quarters() {
+        let ratio = |model: Preset| {
+            let options = Options { model: Some(model.into()), ..Options::default() };
+            resolve(options).unwrap().loader.mask_ratio
+        };
+        assert_eq!((ratio(Preset::B16), ratio(Preset::Tiny)), (0.5, 0.75));
+    }
+
+    /// The quickstart's 3,000 steps warm up over a tenth; shorter runs over more.
     #[test]
     fn a_short_run_warms_up_over_twenty_steps_or_a_third() {
         let settings = resolve(Options::default()).unwrap();
-        assert_eq!([2500, 200, 199, 60, 30, 2].map(|total| settings.warmup_steps(total)), [250, 20, 20, 20, 10, 0]);
+        assert_eq!([3000, 200, 199, 60, 30, 2].map(|total| settings.warmup_steps(total)), [300, 20, 20, 20, 10, 0]);
         let own = resolve(Options { warmup_samples: Some(512), ..Options::default() }).unwrap();
         assert_eq!(own.warmup_steps(60), 2);
     }

@@ -22,6 +22,7 @@ const RUN: &[&str] = &[
     "--embed-dim=40",
     "--context=13",
     "--batch=21",
+    "--mask-ratio=0.5",
     "--clip-norm=1",
     "--lr=1e-3",
     "--warmup-samples=100",

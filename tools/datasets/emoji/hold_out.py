@@ -3,10 +3,10 @@
 
     tools/datasets/emoji/hold_out.py FOLDER
 
-Every tenth name's Twemoji drawing is held out. Writes to FOLDER:
-  twemoji-train.tar     the other Twemoji drawings, for training together with embedded:noto
-  twemoji-held-out.tar  the held-out drawings, whose names embedded:noto teaches
-  names.txt             all names: the classes
+Of every five names, one's Noto drawing and another's Twemoji drawing are held out. Writes to FOLDER:
+  noto-train.tar, twemoji-train.tar  the other drawings, for training
+  held-out.tar                       the held-out drawings, whose names the other style teaches
+  names.txt                          all names: the classes
 """
 
 import argparse
@@ -16,7 +16,26 @@ import json
 import pathlib
 import tarfile
 
-SHARD = pathlib.Path(__file__).resolve().parents[3] / "src/data/store/embedded/emoji-twemoji.tar.gz"
+EMBEDDED = pathlib.Path(__file__).resolve().parents[3] / "src/data/store/embedded"
+# Which of every five names is held out.
+HELD_OUT = {"noto": 1, "twemoji": 3}
+
+
+def samples(style):
+    """The members of each sample, and its caption."""
+    found = {}
+    with tarfile.open(fileobj=io.BytesIO(gzip.decompress((EMBEDDED / f"emoji-{style}.tar.gz").read_bytes()))) as tar:
+        for member in tar:
+            key, extension = member.name.split(".", 1)
+            found.setdefault(key, {})[extension] = tar.extractfile(member).read()
+    return [(key, members, json.loads(members["json"])["caption"]) for key, members in found.items()]
+
+
+def add(tar, key, members):
+    for extension, data in members.items():
+        entry = tarfile.TarInfo(f"{key}.{extension}")
+        entry.size = len(data)
+        tar.addfile(entry, io.BytesIO(data))
 
 
 def main():
@@ -24,19 +43,20 @@ def main():
     parser.add_argument("folder", metavar="FOLDER", type=pathlib.Path)
     folder = parser.parse_args().folder
     folder.mkdir(parents=True, exist_ok=True)
-    source = tarfile.open(fileobj=io.BytesIO(gzip.decompress(SHARD.read_bytes())))
-    keys = sorted({member.name.split(".")[0] for member in source})
-    held_out = set(keys[::10])
-    names = []
-    with tarfile.open(folder / "twemoji-train.tar", "w") as train, \
-            tarfile.open(folder / "twemoji-held-out.tar", "w") as held:
-        for member in source:
-            data = source.extractfile(member).read()
-            if member.name.endswith(".json"):
-                names.append(json.loads(data)["caption"])
-            (held if member.name.split(".")[0] in held_out else train).addfile(member, io.BytesIO(data))
+    styles = {style: samples(style) for style in HELD_OUT}
+    names = sorted({caption for found in styles.values() for _, _, caption in found})
+    count = 0
+    with tarfile.open(folder / "held-out.tar", "w") as held_out:
+        for style, found in styles.items():
+            held_names = set(names[HELD_OUT[style]::5])
+            with tarfile.open(folder / f"{style}-train.tar", "w") as train:
+                for key, members, caption in found:
+                    held = caption in held_names
+                    count += held
+                    add(held_out if held else train, f"{style}-{key}", members)
     (folder / "names.txt").write_text("\n".join(names) + "\n")
-    print(f"{len(keys) - len(held_out)} drawings to train on, {len(held_out)} held out, {len(names)} names")
+    total = sum(len(found) for found in styles.values())
+    print(f"{total - count} drawings to train on, {count} held out, {len(names)} names")
 
 
 if __name__ == "__main__":
