@@ -41,8 +41,8 @@ use crate::device::isa;
 
 /// Train FLIP: CLIP with half or more of the image patches left out, at a fraction of the cost
 ///
-/// Without any data of your own: `flipk train` trains a small model on the emoji built into the program, in four to
-/// eleven minutes on two cores.
+/// Without any data of your own: `flipk train` trains a small model on the emoji built into the program, in about
+/// five minutes on two cores.
 #[derive(Parser)]
 #[command(name = "flipk", version, max_term_width = 110, args_override_self = true)]
 struct Cli {

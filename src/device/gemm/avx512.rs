@@ -14,7 +14,7 @@ const AHEAD: usize = 2 * LANES;
 /// The same across rows, in rows.
 const ROWS_AHEAD: usize = 16;
 
-/// How far ahead a product prefetches what it does not read row by row, in units.
+/// How far ahead along `k` a product prefetches, in units, unless it reads rows of `a` in place.
 const UNITS_AHEAD: usize = 16;
 
 /// Rows of a row-major operand that are packed together, strip by strip: that many streams are read and one is written.
@@ -280,12 +280,12 @@ impl<const BF16: bool> Avx512<BF16> {
             }
         }
         let (mut a, mut b) = (to.a, to.b);
-        let (a_row, a_unit, b_unit) = if OWN_ROWS { (to.a_row, 1, to.b_unit) } else { (1, to.a_unit, to.b_unit) };
+        let (a_row, a_unit) = if OWN_ROWS { (to.a_row, 1) } else { (1, to.a_unit) };
         for unit in 0..to.units {
             // Units in place may be pages apart, and the hardware does not prefetch across pages. Packed operands are
-            // multiplied as fast with these prefetches as without.
+            // multiplied as fast with these prefetches as without. Rows of `a` in place are contiguous along `k`.
             if !BF16 && !OWN_ROWS && unit + UNITS_AHEAD < to.units {
-                let b = b.wrapping_add(UNITS_AHEAD * b_unit);
+                let b = b.wrapping_add(UNITS_AHEAD * to.b_unit);
                 _mm_prefetch::<_MM_HINT_T0>(a.wrapping_add(UNITS_AHEAD * a_unit).cast());
                 for strip in 0..V {
                     _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(strip * to.b_apart).cast());
@@ -308,7 +308,7 @@ impl<const BF16: bool> Avx512<BF16> {
                     };
                 }
             }
-            (a, b) = (a.wrapping_add(a_unit), b.wrapping_add(b_unit));
+            (a, b) = (a.wrapping_add(a_unit), b.wrapping_add(to.b_unit));
         }
         // Masked stores are much slower, even with a full mask.
         // SAFETY: by the caller the result has `R` rows of these columns.

@@ -2,7 +2,7 @@
 //!
 //! The smaller operand is packed whole, for as much of `k` at a time as fits: by each thread for itself if it is small
 //! enough, otherwise by all threads together. Of the larger one, each thread packs a block just before multiplying it.
-//! Operands whose rows are short, or which are used too few times to be worth packing, are read where they are. Nothing
+//! Short rows of `a`, and operands that are contiguous across `k` and used few times, are read where they are. Nothing
 //! here affects the order of additions: only [`Kernel::depth`] and the kernel do.
 
 use std::cell::Cell;

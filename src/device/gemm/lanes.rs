@@ -74,8 +74,8 @@ impl<const GROUP: usize> Kernel for Lanes<GROUP> {
     const STRIPS: usize = 1;
     const BLOCK: usize = 120;
     const UNITS: usize = 512;
-    // Rows are packed one number at a time, so even long ones are faster in place. Operands with more uses are not: by
-    // up to a sixth slower with AVX2 on a Zen 4. Other groups are rounded when they are packed.
+    // Packing stores rows one number at a time, so even long rows are faster in place. Operands with more uses are up
+    // to a sixth slower in place (AVX2 on a Zen 4). Other groups are always packed, since packing rounds them.
     const ROWS_IN_PLACE: usize = if GROUP == 1 { 4096 } else { 0 };
     const USES_IN_PLACE: usize = if GROUP == 1 { 512 } else { 0 };
 

@@ -79,8 +79,8 @@ pub(super) trait Kernel: Copy + Send + Sync {
     const BLOCK: usize;
     /// The most units of them.
     const UNITS: usize;
-    /// Rows of `a` of at most this many units are read where they are, not packed. Not zero only if a number is a unit,
-    /// panels have no padding, and [`Self::tile`] reads [`Tile::a_row`].
+    /// Rows of `a` of at most this many units are read where they are, not packed. Not zero only if units are the
+    /// operand's own numbers in their order, panels have no padding, and [`Self::tile`] reads [`Tile::a_row`].
     const ROWS_IN_PLACE: usize = 0;
     /// An operand that is contiguous across `k`, a row-major `b` or a transposed `a`, is read where it is if the other
     /// one has at most this many rows or columns, each of which uses all of it. Not zero only if, as well,

@@ -10,7 +10,7 @@ const ALL: [Operands; 3] = [Operands::F32, Operands::Bf16, Operands::Bf16Tiles];
 
 /// Odd sizes leave partial units, strips, panels, tiles, blocks and pieces along `k`.
 /// Some operands are read in place, as rows or across.
-const SIZES: [(usize, usize, usize); 18] = [
+const SIZES: [(usize, usize, usize); 19] = [
     (1, 1, 1),
     (7, 5, 3),
     (8, 48, 32),
@@ -27,7 +27,8 @@ const SIZES: [(usize, usize, usize); 18] = [
     (20, 320, 1100),
     (3, 2064, 20),
     (2064, 16, 20),
-    (512, 40, 300),
+    (1536, 40, 300),
+    (7, 16, 4097),
     (200, 416, 1100),
 ];
 

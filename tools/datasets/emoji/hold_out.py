@@ -7,10 +7,11 @@ Of every five names, one's Noto drawing and another's Twemoji drawing are held o
   noto-train.tar, twemoji-train.tar  the other drawings, for training
   held-out.tar                       the held-out drawings, whose names the other style teaches
   names.txt                          all names: the classes
+
+Train with --tokenizer src/data/store/embedded/tokenizer.json --special-tokens no, as with the embedded data.
 """
 
 import argparse
-import gzip
 import io
 import json
 import pathlib
@@ -24,7 +25,7 @@ HELD_OUT = {"noto": 1, "twemoji": 3}
 def samples(style):
     """The members of each sample, and its caption."""
     found = {}
-    with tarfile.open(fileobj=io.BytesIO(gzip.decompress((EMBEDDED / f"emoji-{style}.tar.gz").read_bytes()))) as tar:
+    with tarfile.open(EMBEDDED / f"emoji-{style}.tar.gz") as tar:
         for member in tar:
             key, extension = member.name.split(".", 1)
             found.setdefault(key, {})[extension] = tar.extractfile(member).read()
