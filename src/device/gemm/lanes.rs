@@ -187,15 +187,18 @@ unsafe fn multiply<const GROUP: usize, const R: usize>(to: Tile) {
 #[inline(always)]
 unsafe fn chain<const R: usize>(sums: &mut [[f32; LANES]; R], of: &Tile, units: Range<usize>) {
     let (a, b) = (of.a.cast::<f32>(), of.b.cast::<f32>());
+    // The compiler keeps a copy in registers, but not what may be elsewhere in memory.
+    let mut all = *sums;
     for unit in units {
         // SAFETY: by the caller.
-        let b: &[f32; LANES] = unsafe { &*b.add(unit * of.b_unit).cast() };
-        for (row, sums) in sums.iter_mut().enumerate() {
-            // SAFETY: by the caller.
-            let a = unsafe { *a.add(row * of.a_row + unit * of.a_unit) };
+        let b: [f32; LANES] = unsafe { *b.add(unit * of.b_unit).cast() };
+        // SAFETY: by the caller.
+        let a: [f32; R] = std::array::from_fn(|row| unsafe { *a.add(row * of.a_row + unit * of.a_unit) });
+        for (sums, a) in all.iter_mut().zip(a) {
             for (sum, b) in sums.iter_mut().zip(b) {
-                *sum = a.mul_add(*b, *sum);
+                *sum = a.mul_add(b, *sum);
             }
         }
     }
+    *sums = all;
 }
