@@ -32,6 +32,9 @@ pub(super) fn stop_on_usr1(stop: &Arc<AtomicBool>) {
 /// processes, and the launcher passes it on.
 const ECHO: Duration = Duration::from_secs(1);
 
+/// The same for a process alone: `timeout` signals it, and then its whole process group. A person takes longer.
+const ECHO_ALONE: Duration = Duration::from_millis(100);
+
 /// A flag that the first Ctrl-C (or SIGTERM, or SIGHUP) sets; the second one ends the program. Signals that are ignored
 /// stay ignored: `nohup` ignores SIGHUP, and a shell ignores SIGINT for what a script starts in the background.
 pub(super) fn interrupt(what: &'static str) -> Result<Arc<AtomicBool>> {
@@ -43,7 +46,7 @@ pub(super) fn interrupt(what: &'static str) -> Result<Arc<AtomicBool>> {
 /// As [`interrupt`], perhaps on one of several ranks. Only rank 0 prints.
 pub(super) fn interrupt_rank(stop: &Arc<AtomicBool>, what: &'static str, is_root: bool, several: bool) -> Result<()> {
     let flag = stop.clone();
-    let echo = if several { ECHO } else { Duration::ZERO };
+    let echo = if several { ECHO } else { ECHO_ALONE };
     let mut first = None;
     listen(move || {
         if flag.swap(true, Ordering::Relaxed) {

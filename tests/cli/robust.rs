@@ -1,9 +1,13 @@
 //! Divergence, full disks and broken samples.
 
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use crate::harness::{FLIPK, checkpoint, ended, flipk, hear_signals, json, tensors, train, train_args};
+use crate::harness::{
+    FLIPK, checkpoint, ended, flipk, hear_signals, json, number_in, tensors, train, train_args, wait_for,
+};
 use crate::pack;
+use crate::watch::signal;
 
 #[test]
 fn a_diverged_run_names_step_samples_and_checkpoint() {
@@ -127,10 +131,28 @@ fn a_signal_that_is_ignored_does_not_stop_a_run() {
         hear_signals(&mut command);
         let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         while !checkpoint(&run, 1).exists() {
-            std::thread::sleep(std::time::Duration::from_millis(2));
+            std::thread::sleep(Duration::from_millis(2));
         }
         let hung_up = Command::new("kill").args(["-HUP", &child.id().to_string()]).status().unwrap();
         assert!(hung_up.success() && ended(child).code == Some(0));
         assert_eq!(run.join("summary.json").exists(), completes);
     }
+}
+
+/// `timeout` signals its child, and then the child's process group.
+#[test]
+fn a_signal_that_comes_twice_at_once_saves_and_ends_the_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    let mut command = Command::new(FLIPK);
+    command.args(train_args(&run, &["--steps=1000000", "--save-every=3"])).stdin(Stdio::null());
+    hear_signals(&mut command);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    wait_for(&checkpoint(&run, 3), &mut child);
+    signal(child.id() as i32, libc::SIGTERM);
+    std::thread::sleep(Duration::from_millis(5));
+    // Until `ended` waits for it, the process is there, if only as a zombie.
+    signal(child.id() as i32, libc::SIGTERM);
+    let ran = ended(child).expect(0);
+    assert!(checkpoint(&run, number_in(&ran.stdout, "stopped after step ", ";")).exists());
 }
