@@ -270,7 +270,11 @@ fn render(found: &profile::Profile, by: Group) -> String {
         format!(" ({:.1} % of the sustained rate)", 100.0 * share)
     });
     text += &format!(
-        "{}: {:.2} ms a step, {samples_per_second:.2} samples/s, {:.2} GFLOP a sample, {:.1} % of the product ceiling{}\n",
+        "{}, mask ratio {}, batch {}, {}: {:.2} ms a step, {samples_per_second:.2} samples/s, {:.2} GFLOP a sample, \
+         {:.1} % of the product ceiling{}\n",
+        found.model,
+        found.mask_ratio,
+        found.batch,
         found.device,
         1e3 * found.training_step_seconds.unwrap_or(*step_seconds),
         found.model_flops_per_sample as f64 / 1e9,
