@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::{Device, DeviceError, Elem, Pending};
+use super::{Blocks, Device, DeviceError, Elem, Pending};
 
 /// A block of a device's memory with elements of type `T`.
 pub struct Buffer<D: Device, T> {
@@ -74,6 +74,17 @@ impl<D: Device, T: Elem> Buffer<D, T> {
     pub fn range_mut(&mut self, range: Range<usize>) -> D::ViewMut<'_, T> {
         // SAFETY: `&mut self` excludes every other view.
         unsafe { self.alias_mut(range.start * size_of::<T>(), range.len()) }
+    }
+
+    /// The elements of `range`, exclusively, as the blocks of all ranks: `block` elements each, which are whole words.
+    ///
+    /// # Panics
+    /// If `range` does not lie in the buffer.
+    pub fn blocks_mut(&mut self, range: Range<usize>, block: usize) -> Blocks<'_, D> {
+        let bytes = |elements: usize| elements * size_of::<T>();
+        debug_assert!(bytes(block).is_multiple_of(4), "blocks are whole words");
+        let (len, block) = (bytes(range.len()), bytes(block));
+        Blocks { view: self.cast_mut(bytes(range.start), len), len, block }
     }
 
     /// Exclusive views of several ranges at once.

@@ -244,6 +244,15 @@ pub mod h100 {
     pub const GEMM: f64 = 798e12;
 }
 
+/// Blocks of all ranks in a device's memory, each rank's after the one of the rank before ([`Buffer::blocks_mut`]).
+pub struct Blocks<'a, D: Device> {
+    view: D::ViewMut<'a, u8>,
+    /// Bytes of all blocks.
+    len: usize,
+    /// Bytes of a block, whole words; the last ones may be shorter.
+    block: usize,
+}
+
 /// A place to compute: memory, views of it, and copies in and out.
 pub trait Device: Sized + Send + Sync + 'static {
     /// The type of activations, their gradients and matrix operands: f32 on the CPU, bf16 on a GPU.
@@ -388,28 +397,18 @@ pub trait Device: Sized + Send + Sync + 'static {
         body: impl FnOnce(&mut [T]) -> R,
     ) -> Result<R, DeviceError>;
 
-    /// Gives all ranks the blocks of all, as [`Group::all_gather`]: `block` elements each, whole words.
-    fn all_gather<T: Elem>(
-        &self,
-        group: &dyn Group,
-        view: Self::ViewMut<'_, T>,
-        len: usize,
-        block: usize,
-    ) -> Result<(), DeviceError> {
-        self.all_gather_on_host(group, view, len, block)
+    /// Gives all ranks the blocks of all, each of `parts` as [`Group::all_gather`]. Several parts in one call have the
+    /// latency of one, if the device connects ranks by itself.
+    fn all_gather(&self, group: &dyn Group, parts: Vec<Blocks<'_, Self>>) -> Result<(), DeviceError> {
+        self.all_gather_on_host(group, parts)
     }
 
     /// As [`Device::all_gather`], through the host's memory.
-    fn all_gather_on_host<T: Elem>(
-        &self,
-        group: &dyn Group,
-        view: Self::ViewMut<'_, T>,
-        len: usize,
-        block: usize,
-    ) -> Result<(), DeviceError> {
-        let own = block_of(group.rank(), block, len);
-        let words = block * size_of::<T>() / size_of::<u32>();
-        Ok(self.on_host(view, own, |all| group.all_gather(bytemuck::cast_slice_mut(all), words))??)
+    fn all_gather_on_host(&self, group: &dyn Group, parts: Vec<Blocks<'_, Self>>) -> Result<(), DeviceError> {
+        parts.into_iter().try_for_each(|Blocks { view, len, block }| {
+            let (own, words) = (block_of(group.rank(), block, len), block / size_of::<u32>());
+            Ok(self.on_host(view, own, |all| group.all_gather(bytemuck::cast_slice_mut(all), words))??)
+        })
     }
 
     /// Runs `body`, whose transfers, copies and sums are queued on a stream of their own, after all calls so far.

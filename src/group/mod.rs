@@ -46,7 +46,7 @@ pub use self::launcher::{Launched, Launcher};
 pub use self::levels::{Level, Levels, Peer};
 pub use self::machine::Share;
 pub use self::mpi::Mpi;
-pub use self::nccl::{Message, Nccl, Transfer};
+pub use self::nccl::{Gathered, Message, Nccl, Transfer};
 pub use self::pulse::{Doing, Phase, Pulse, Watched};
 pub use self::tcp::Tcp;
 pub use self::threads::Threads;

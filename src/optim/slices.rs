@@ -16,26 +16,31 @@ pub struct Slices {
 }
 
 impl Slices {
-    /// Elements of a bucket, at least (25 MB): enough to use the bandwidth of a network.
-    const BUCKET: usize = 25_000_000 / size_of::<f32>();
+    /// Elements of the first bucket, at least (12.5 MB).
+    const FIRST: usize = 12_500_000 / size_of::<f32>();
 
-    /// The slices of an arena of length `len` for as many ranks. A small arena has about four buckets.
+    /// The slices of an arena of length `len` for as many ranks.
+    ///
+    /// The backward pass ends with the start of the arena, so nothing hides the exchange of the first bucket, and the
+    /// next forward pass begins with its weights, so it is small. Later ones grow, to 25 MB on fewer than 16 ranks and
+    /// to 50 MB on more, since each exchange has a latency that rises with the number of ranks. A small arena has about
+    /// five buckets.
     pub fn new(len: usize, ranks: usize) -> Self {
-        Self::in_buckets(len, ranks, Self::BUCKET.min(len / 4))
+        let largest = 2 * Self::FIRST * (ranks / 8).clamp(1, 2);
+        Self::in_buckets(len, ranks, [Self::FIRST.min(len / 16), largest.min(len / 4)])
     }
 
-    /// As [`Self::new`], with buckets of at least `elements` elements. A single rank has a single bucket.
-    pub fn in_buckets(len: usize, ranks: usize, elements: usize) -> Self {
-        let blocks = len.div_ceil(NORM_BLOCK);
-        let each = match ranks {
-            1 => blocks.max(1),
-            _ => ranks * elements.div_ceil(ranks * NORM_BLOCK).max(1),
-        };
-        // The backward pass ends with the start of the arena, so nothing hides the exchange of the first bucket: it
-        // is the shorter one.
-        let ends = (0..blocks.div_ceil(each)).rev().map(|later| (blocks - later * each) * NORM_BLOCK);
-        let mut start = 0;
-        let buckets = ends.map(|end| std::mem::replace(&mut start, end)..end.min(len)).collect();
+    /// As [`Self::new`], with buckets of at least `first` elements and then twice as many each time, until it would be
+    /// more than `largest`. A single rank has a single bucket.
+    pub fn in_buckets(len: usize, ranks: usize, [first, largest]: [usize; 2]) -> Self {
+        // Whole blocks for each rank.
+        let rounded = |elements: usize| elements.div_ceil(ranks * NORM_BLOCK).max(1).saturating_mul(ranks * NORM_BLOCK);
+        let (mut buckets, mut start, mut elements) = (Vec::new(), 0, if ranks == 1 { len } else { first });
+        while start < len {
+            let end = start.saturating_add(rounded(elements)).min(len);
+            buckets.push(start..end);
+            (start, elements) = (end, elements.saturating_mul(2).min(largest.max(elements)));
+        }
         Self { len, ranks, buckets }
     }
 
@@ -91,8 +96,9 @@ impl Slices {
     pub(super) fn norm_order(&self) -> Option<Vec<i32>> {
         let mut order = vec![0i32; self.len.div_ceil(NORM_BLOCK)];
         for rank in 0..self.ranks {
-            let own = self.own(rank);
-            let blocks = own.into_iter().flat_map(|range| range.start / NORM_BLOCK..range.end.div_ceil(NORM_BLOCK));
+            // An empty slice may lie within a block of another rank.
+            let own = self.own(rank).into_iter().filter(|range| !range.is_empty());
+            let blocks = own.flat_map(|range| range.start / NORM_BLOCK..range.end.div_ceil(NORM_BLOCK));
             for (place, block) in (rank * self.norm_blocks()..).zip(blocks) {
                 order[block] = i32::try_from(place).unwrap_or(i32::MAX);
             }
@@ -114,9 +120,9 @@ mod tests {
             (5 * NORM_BLOCK + 128, 2, 1),
             (100 * NORM_BLOCK, 4, 9 * NORM_BLOCK),
             (99 * NORM_BLOCK - 64, 3, 20 * NORM_BLOCK),
-            (99 * NORM_BLOCK, 5, usize::MAX / 8),
+            (99 * NORM_BLOCK, 5, 1 << 40),
         ] {
-            let slices = Slices::in_buckets(len, ranks, elements);
+            let slices = Slices::in_buckets(len, ranks, [elements, 4 * elements]);
             let mut covered: Vec<_> =
                 (0..ranks).flat_map(|rank| slices.own(rank)).filter(|own| !own.is_empty()).collect();
             covered.sort_by_key(|range| range.start);
@@ -125,12 +131,17 @@ mod tests {
             assert!(covered.windows(2).all(|pair| pair[0].end == pair[1].start));
             assert!(covered.iter().all(|range| range.start % NORM_BLOCK == 0));
             let lens: Vec<usize> = slices.buckets().iter().map(Range::len).collect();
-            assert!(lens[1..].iter().all(|len| *len >= lens[0] || *len >= elements.min(usize::MAX / 16)), "{lens:?}");
+            let (last, whole) = lens.split_last().unwrap();
+            assert!(whole.windows(2).all(|pair| pair[0] <= pair[1]) && whole.iter().all(|len| *len >= elements));
+            assert!(*last <= (4 * elements).next_multiple_of(ranks * NORM_BLOCK), "{lens:?}");
             assert!((0..ranks).all(|rank| slices.own_len(rank) <= slices.own_len(0)));
             // Each block of the norm has a place of its own, within its rank's.
             let identity = || (0..len.div_ceil(NORM_BLOCK) as i32).collect();
             let mut order = slices.norm_order().unwrap_or_else(identity);
-            assert!(order.iter().all(|place| (*place as usize) < ranks * slices.norm_blocks()));
+            for (block, place) in order.iter().enumerate() {
+                let own = slices.own(*place as usize / slices.norm_blocks());
+                assert!(own.iter().any(|own| own.contains(&(block * NORM_BLOCK))), "{block} of {len} by {ranks}");
+            }
             order.sort_unstable();
             order.dedup();
             assert_eq!(order.len(), len.div_ceil(NORM_BLOCK));
@@ -142,5 +153,17 @@ mod tests {
         let slices = Slices::new(1 << 26, 1);
         assert_eq!((slices.buckets().len(), slices.of(0, 0), slices.norm_order()), (1, 0..1 << 26, None));
         assert!(Slices::new(1 << 26, 4).buckets().len() > 8);
+    }
+
+    /// In megabytes; the last one is what is left.
+    #[test]
+    fn buckets_grow_with_the_number_of_ranks() {
+        let sizes = |ranks| -> Vec<usize> {
+            let slices = Slices::new(141_000_000, ranks);
+            slices.buckets().iter().map(|bucket| bucket.len() * 4 / 1_000_000).collect()
+        };
+        assert_eq!((sizes(2)[..4].to_vec(), sizes(2).len()), (vec![12, 25, 25, 25], 24));
+        assert_eq!(sizes(16)[..4], [12, 25, 50, 50]);
+        assert_eq!(sizes(256)[..4], [16, 33, 50, 50]);
     }
 }

@@ -29,9 +29,9 @@ pub use driver::{Arg, DType, Done, Driver, Epilogue, Event, Gemm, Launch, Launch
 pub use emulated::{Emulated, EmulatorOptions};
 pub use nvidia::Gpu;
 
-use crate::group::{Group, Message, Nccl, Transfer};
+use crate::group::{Gathered, Group, Message, Nccl, Transfer};
 
-use super::{Device, DeviceError, Elem, Float, GpuState, Graph, KernelCounts, Pending, ProbeSizes};
+use super::{Blocks, Device, DeviceError, Elem, Float, GpuState, Graph, KernelCounts, Pending, ProbeSizes};
 
 /// The types of activations on a GPU.
 pub trait ActType: Float {
@@ -366,17 +366,15 @@ impl<T: ActType> Device for Cuda<T> {
         self.driver.download(bytemuck::cast_slice_mut(to), from.address)
     }
 
-    fn all_gather<E: Elem>(
-        &self,
-        group: &dyn Group,
-        view: ViewMut<'_, E>,
-        len: usize,
-        block: usize,
-    ) -> Result<(), DeviceError> {
-        let Some(nccl) = &self.nccl else { return self.all_gather_on_host(group, view, len, block) };
-        let words = |elements: usize| elements * size_of::<E>() / size_of::<u32>();
-        let transfer = Transfer::AllGather { address: view.address, block: words(block), len: words(len) };
-        self.driver.transfer(nccl, transfer)
+    fn all_gather(&self, group: &dyn Group, parts: Vec<Blocks<'_, Self>>) -> Result<(), DeviceError> {
+        let Some(nccl) = &self.nccl else { return self.all_gather_on_host(group, parts) };
+        let words = |bytes: usize| bytes / size_of::<u32>();
+        let part = |part: &Blocks<'_, Self>| Gathered {
+            address: part.view.address,
+            block: words(part.block),
+            len: words(part.len),
+        };
+        self.driver.transfer(nccl, Transfer::AllGather(parts.iter().map(part).collect()))
     }
 
     fn connects_ranks(&self) -> bool {

@@ -11,15 +11,8 @@ use super::{Group, GroupError, Level, Levels, block_of};
 /// A collective transfer of words between the GPUs of all ranks. Addresses are in the memory of the rank's own GPU.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Transfer {
-    /// As [`Group::all_gather`].
-    AllGather {
-        /// Where the blocks of all ranks begin.
-        address: u64,
-        /// Words of a block.
-        block: usize,
-        /// Words of all blocks.
-        len: usize,
-    },
+    /// As [`Group::all_gather`], of all these at once.
+    AllGather(Vec<Gathered>),
     /// Sends words to ranks and receives words from ranks, perhaps from itself. Between two ranks, messages arrive in
     /// the order of the lists.
     AllToAll {
@@ -28,6 +21,25 @@ pub enum Transfer {
         /// Words to receive.
         receives: Vec<Message>,
     },
+}
+
+/// The blocks of all ranks, one after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gathered {
+    /// Where they begin.
+    pub address: u64,
+    /// Words of a block; the last ones may be shorter.
+    pub block: usize,
+    /// Words of all blocks.
+    pub len: usize,
+}
+
+impl Gathered {
+    /// The block of rank `owner`, as a message to or from `rank`.
+    fn message(&self, owner: usize, rank: usize) -> Message {
+        let block = block_of(owner, self.block, self.len);
+        Message { rank, address: self.address + 4 * block.start as u64, words: block.len() }
+    }
 }
 
 /// Words that go to a rank, or come from one.
@@ -98,37 +110,38 @@ impl Nccl {
         let _call = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
         let to = To { comm: self.comm, stream };
         match transfer {
-            &Transfer::AllGather { address, block, len } => {
-                let place = |rank: usize| address + 4 * (rank * block) as u64;
-                if let [within, between] = &self.levels.0[..] {
-                    let part = |owner: usize, rank: usize| {
-                        let words = block_of(owner, block, len).len();
-                        Message { rank, address: place(owner), words }
-                    };
-                    // First between ranks of equal local rank on different machines, then within each machine.
-                    return [between, within].into_iter().try_for_each(|level| {
-                        let own = if level == between { &[self.rank][..] } else { within.owners() };
-                        let (sends, receives) = messages(level, own, part);
-                        // SAFETY: as the caller promises.
-                        unsafe { self.exchange(&sends, &receives, to) }
-                    });
-                }
-                if len == self.size * block {
+            Transfer::AllGather(parts) => match &self.levels.0[..] {
+                // First between ranks of equal local rank on different machines, then within each machine.
+                [within, between] => [between, within].into_iter().try_for_each(|level| {
+                    let own = if level == between { &[self.rank][..] } else { within.owners() };
+                    let (sends, receives) = messages(level, own, parts);
                     // SAFETY: as the caller promises.
-                    return unsafe { self.library.all_gather(place(self.rank), address, block, to) };
-                }
-                // The last blocks are shorter.
-                self.library.grouped(self.comm, || {
-                    let blocks = (0..self.size).map(|rank| (rank, block_of(rank, block, len).len()));
-                    blocks.filter(|(_, count)| *count > 0).try_for_each(|(rank, count)| {
-                        // SAFETY: as the caller promises.
-                        unsafe { self.library.broadcast(place(rank), count, rank, to) }
-                    })
-                })
-            }
+                    unsafe { self.exchange(&sends, &receives, to) }
+                }),
+                _ => self.library.grouped(self.comm, || {
+                    // SAFETY: as the caller promises.
+                    parts.iter().try_for_each(|part| unsafe { self.all_gather(part, to) })
+                }),
+            },
             // SAFETY: as the caller promises.
             Transfer::AllToAll { sends, receives } => unsafe { self.exchange(sends, receives, to) },
         }
+    }
+
+    /// # Safety
+    /// As [`Self::start`].
+    unsafe fn all_gather(&self, part: &Gathered, to: To) -> Result<(), GroupError> {
+        let own = part.message(self.rank, self.rank);
+        if part.len == self.size * part.block {
+            // SAFETY: as the caller promises.
+            return unsafe { self.library.all_gather(own.address, part.address, part.block, to) };
+        }
+        // The last blocks are shorter.
+        let blocks = (0..self.size).map(|rank| part.message(rank, rank)).filter(|block| block.words > 0);
+        blocks.into_iter().try_for_each(|Message { rank, address, words }| {
+            // SAFETY: as the caller promises.
+            unsafe { self.library.broadcast(address, words, rank, to) }
+        })
     }
 
     /// # Safety
@@ -148,15 +161,13 @@ impl Nccl {
 }
 
 /// What a rank that has the blocks of the ranks `own` sends to its peers of a level, and what it receives from them.
-/// `part`: a rank's block, as a message to or from another.
-fn messages(
-    level: &Level,
-    own: &[usize],
-    part: impl Fn(usize, usize) -> Message + Copy,
-) -> (Vec<Message>, Vec<Message>) {
+fn messages(level: &Level, own: &[usize], parts: &[Gathered]) -> (Vec<Message>, Vec<Message>) {
     let others = || level.peers.iter().enumerate().filter(|(place, _)| *place != level.own).map(|(_, peer)| peer);
-    let sends = others().flat_map(|peer| own.iter().map(move |owner| part(*owner, peer.rank))).collect();
-    let receives = others().flat_map(|peer| peer.owners.iter().map(move |owner| part(*owner, peer.rank))).collect();
+    let blocks = |owners: &[usize], rank: usize| -> Vec<Message> {
+        parts.iter().flat_map(|part| owners.iter().map(|owner| part.message(*owner, rank))).collect()
+    };
+    let sends = others().flat_map(|peer| blocks(own, peer.rank)).collect();
+    let receives = others().flat_map(|peer| blocks(&peer.owners, peer.rank)).collect();
     (sends, receives)
 }
 

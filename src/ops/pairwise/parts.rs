@@ -107,20 +107,11 @@ impl<D: Pairwise> Parts<D> {
         (&mut self.texts, self.rows * self.width)
     }
 
-    /// Completes the results of the forward passes of all parts, if others have computed some: calls `exchange` with
-    /// each buffer and its elements for one part.
-    ///
-    /// # Errors
-    /// If `exchange` fails.
-    pub fn share_outcomes(
-        &mut self,
-        exchange: impl Fn(&mut Buffer<D, f32>, usize) -> Result<(), DeviceError>,
-    ) -> Result<(), DeviceError> {
-        if let Some(lse) = &mut self.lse {
-            exchange(&mut lse.rows, self.rows)?;
-            exchange(&mut lse.columns, self.rows)?;
-        }
-        exchange(&mut self.outcomes, OUTCOME_LEN)
+    /// The results of the forward passes of all parts, and the elements of a part in each buffer, to be completed if
+    /// others have computed some.
+    pub fn results_mut(&mut self) -> Vec<(&mut Buffer<D, f32>, usize)> {
+        let lse = self.lse.iter_mut().flat_map(|lse| [&mut lse.rows, &mut lse.columns]);
+        lse.map(|lse| (lse, self.rows)).chain([(&mut self.outcomes, OUTCOME_LEN)]).collect()
     }
 
     /// The forward pass of a part, once the embeddings of all parts are there.

@@ -49,7 +49,10 @@ pub(super) fn held(plan: &Plan<'_>, ranks: usize) -> Vec<Held> {
     };
     let buffers = match ranks {
         1 => 0,
-        _ => buffer_bytes(&slices, &levels(plan, ranks), plan.gpus) + ranks * masters_bytes(plan, &slices),
+        _ => {
+            let in_f32 = masters_bytes(plan, &slices).into_iter().max().unwrap_or(0);
+            buffer_bytes(&slices, &levels(plan, ranks), plan.gpus) + ranks * in_f32
+        }
     };
     let held = [
         ("weights", 4 * weights),

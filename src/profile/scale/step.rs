@@ -129,17 +129,18 @@ pub(super) fn events(plan: &Plan<'_>, ranks: usize) -> Clock {
     clock.compute("text forward", times.forward[1]);
     clock.exchange("texts' embeddings", embeddings);
     clock.compute("loss forward", loss[0]);
-    let lse = if needs_lse(plan) { 2.0 * few(lse_bytes(plan, ranks)) } else { 0.0 };
-    clock.exchange("log-sum-exps and counts", lse + few((OUTCOME_BYTES * ranks) as f64));
+    let lse = if needs_lse(plan) { 2.0 * lse_bytes(plan, ranks) } else { 0.0 };
+    clock.exchange("log-sum-exps and counts", few(lse + (OUTCOME_BYTES * ranks) as f64));
     clock.compute("loss backward", loss[1]);
     backward(plan, &mut clock, &slices);
     clock.exchange("norm", few(norm_bytes(plan, ranks * slices.norm_blocks()) as f64));
     clock.compute("update", times.update / ranks as f64);
     let each = if plan.bf16_copy { 2.0 } else { 4.0 };
-    let weights = |elements: usize| gather(each * elements as f64, Size::Large);
-    let masters = gather((ranks * masters_bytes(plan, &slices)) as f64, Size::Large);
-    let first = masters + weights(slices.buckets()[0].len());
-    let all = masters + slices.buckets().iter().map(|bucket| weights(bucket.len())).sum::<f64>();
+    let in_f32 = masters_bytes(plan, &slices).into_iter().map(|bytes| (ranks * bytes) as f64);
+    let buckets = slices.buckets().iter().zip(in_f32);
+    let weights: Vec<f64> =
+        buckets.map(|(bucket, in_f32)| gather(each * bucket.len() as f64 + in_f32, Size::Large)).collect();
+    let (first, all) = (weights.first().copied().unwrap_or(0.0), weights.iter().sum::<f64>());
     // On a GPU, the next forward pass starts with the first bucket; its ops are in the order of the arena.
     let hidden = if plan.gpus { FORWARD_THAT_HIDES * (times.forward[0] + times.forward[1]) } else { 0.0 };
     clock.exchange("weights", first.max(all - hidden));

@@ -199,7 +199,7 @@ fn work_of_calls(flip: &Flip, kept: usize) -> Result<Vec<(String, &'static str, 
 /// A part of the backward pass after which some gradients are complete.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Layer {
-    /// `vision/block_03`
+    /// `vision/block_03/mlp`
     pub name: String,
     /// Seconds of its backward pass.
     pub seconds: f64,
@@ -293,7 +293,7 @@ fn layers(scopes: &[Timed], layout: &Layout, factor: f64) -> Vec<Layer> {
     let towers = |timed: &&Timed| ["vision", "text"].iter().any(|tower| in_part(&timed.scope, tower));
     let backward = |timed: &&Timed| timed.direction == "backward" || timed.direction == "recompute";
     for timed in scopes.iter().filter(towers).filter(backward) {
-        let name = timed.scope.split('/').take(2).collect::<Vec<_>>().join("/");
+        let name = timed.scope.split('/').take(3).collect::<Vec<_>>().join("/");
         let seconds = factor * timed.seconds;
         match layers.last_mut().filter(|last| last.name == name) {
             Some(last) => last.seconds += seconds,
@@ -323,9 +323,14 @@ fn layer_of(parameter: &str) -> String {
         Some(rest) => ("vision", rest),
         None => ("text", parameter),
     };
-    let block = rest.split_once("resblocks.").and_then(|(_, rest)| rest.split('.').next()?.parse::<usize>().ok());
+    let block = rest.split_once("resblocks.").and_then(|(_, rest)| {
+        let (block, rest) = rest.split_once('.')?;
+        Some((block.parse::<usize>().ok()?, rest.split('.').next()?))
+    });
     match (block, rest) {
-        (Some(block), _) => format!("{tower}/block_{block:02}"),
+        (Some((block, "attn")), _) => format!("{tower}/block_{block:02}/attention"),
+        (Some((block, "mlp")), _) => format!("{tower}/block_{block:02}/mlp"),
+        (Some((block, _)), _) => format!("{tower}/block_{block:02}"),
         (None, "proj" | "text_projection" | "logit_scale" | "logit_bias") => format!("{tower}/project"),
         (None, rest) if rest.starts_with("ln_post") || rest.starts_with("ln_final") => format!("{tower}/final_norm"),
         _ => format!("{tower}/embed"),
@@ -366,9 +371,10 @@ pub(super) mod tests {
         let layers = &times.backward;
         assert_eq!(layers.iter().map(|layer| layer.elements).sum::<usize>(), flip.layout().arena_len());
         assert!(layers[0].name.starts_with("text/") && layers.last().unwrap().name == "vision/embed");
-        let block = |name| layers.iter().find(|layer| layer.name == name).unwrap();
-        // 12 width² weights, biases, and two norms.
-        assert_eq!(block("vision/block_03").elements.div_ceil(1000), 7_088);
+        let block = |name| layers.iter().rfind(|layer| layer.name == name).unwrap();
+        // 4 and 8 width² weights, biases, and two norms.
+        let blocks = ["vision/block_03/attention", "vision/block_03/mlp", "vision/block_03"];
+        assert_eq!(blocks.map(|name| block(name).elements.div_ceil(1000)), [2_363, 4_723, 4]);
         assert_eq!(block("text/embed").elements, 30_523 * 512 + 32 * 512);
         // The record has one block op by op: its sum should be near.
         let recorded: f64 = serde_json::from_str::<serde_json::Value>(&text).unwrap()["steps"][index]["block_05"]
@@ -378,7 +384,8 @@ pub(super) mod tests {
             .filter(|op| op["direction"] == "backward")
             .map(|op| op["seconds"].as_f64().unwrap())
             .sum();
-        let share = block("vision/block_05").seconds / (recorded * times.alone() / sum);
+        let of_block = layers.iter().filter(|layer| layer.name.starts_with("vision/block_05"));
+        let share = of_block.map(|layer| layer.seconds).sum::<f64>() / (recorded * times.alone() / sum);
         assert!((0.85..1.15).contains(&share), "{share}");
         // Half of the batch: half the time, but for the update, and for the loss.
         let half = StepTimes::new(&measured, flip.layout(), 512);

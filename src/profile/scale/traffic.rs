@@ -23,9 +23,12 @@ pub(super) fn norm_bytes(plan: &Plan<'_>, blocks: usize) -> usize {
     4 * blocks * if plan.gpus { GPU_PARTIAL } else { Cpu::PARTIAL }
 }
 
-/// Bytes of the parameters that a rank sends in f32 besides the bf16 copy of all.
-pub(super) fn masters_bytes(plan: &Plan<'_>, slices: &Slices) -> usize {
-    if plan.bf16_copy && slices.ranks() > 1 { master_bytes(plan.flip.layout(), slices) } else { 0 }
+/// Bytes of the parameters that a rank sends in f32 besides the bf16 copy of each bucket.
+pub(super) fn masters_bytes(plan: &Plan<'_>, slices: &Slices) -> Vec<usize> {
+    match plan.bf16_copy && slices.ranks() > 1 {
+        true => master_bytes(plan.flip.layout(), slices),
+        false => vec![0; slices.buckets().len()],
+    }
 }
 
 /// Bytes of one kind that rank 0 sends in a step.
@@ -66,8 +69,10 @@ pub(super) fn sent(plan: &Plan<'_>, ranks: usize) -> Vec<Sent> {
     sent.push(Sent { kind: "gradients", bytes, between_nodes });
     sent.push(gathered("gradient norm", norm_bytes(plan, slices.norm_blocks())));
     match plan.bf16_copy {
-        true => sent
-            .extend([gathered("weights in bf16", 2 * own), gathered("weights in f32", masters_bytes(plan, &slices))]),
+        true => {
+            let in_f32 = masters_bytes(plan, &slices).iter().sum();
+            sent.extend([gathered("weights in bf16", 2 * own), gathered("weights in f32", in_f32)]);
+        }
         false => sent.push(gathered("weights in f32", 4 * own)),
     }
     sent

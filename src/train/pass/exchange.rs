@@ -104,15 +104,19 @@ impl<D: CopyBlocks> GradientExchange<D> {
     pub(super) fn gather_weights(&mut self, device: &D, params: &mut Parameters<D>) -> Result<(), DeviceError> {
         let Self { group, slices, masters, weights, .. } = self;
         device.fork(|| {
-            if let Some(masters) = masters {
-                masters.gather(device, &**group, params)?;
-            }
             for (bucket, range) in slices.buckets().iter().enumerate() {
-                let (each, (values, shadow)) = (slices.each(bucket), params.weights_mut());
-                match shadow {
-                    Some(shadow) => device.all_gather(&**group, shadow.range_mut(range.clone()), range.len(), each),
-                    None => device.all_gather(&**group, values.range_mut(range.clone()), range.len(), each),
-                }?;
+                let in_f32 = match masters {
+                    Some(masters) => masters.pack(device, (bucket, group.rank()), params)?,
+                    None => None,
+                };
+                let blocks = match params.weights_mut() {
+                    (_, Some(shadow)) => shadow.blocks_mut(range.clone(), slices.each(bucket)),
+                    (values, None) => values.buffer_mut().blocks_mut(range.clone(), slices.each(bucket)),
+                };
+                device.all_gather(&**group, in_f32.into_iter().chain([blocks]).collect())?;
+                if let Some(masters) = masters {
+                    masters.unpack(device, bucket, params)?;
+                }
                 weights.push_back((bucket, device.record_event()?));
             }
             Ok(())
@@ -326,7 +330,7 @@ mod tests {
             (8, 4, 40 * block, 9 * block),
             (6, 2, 40 * block - 128, 1),
         ] {
-            let slices = Slices::in_buckets(len, size, bucket);
+            let slices = Slices::in_buckets(len, size, [bucket, bucket]);
             let grads = |rank: usize| -> Vec<f32> {
                 (0..len)
                     .map(|at| libm::expf(((at * 37 + rank * 101) % 23) as f32) * if at % 3 == 0 { -1.0 } else { 1.1 })

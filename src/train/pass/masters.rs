@@ -1,80 +1,108 @@
 //! Parameters that ops read in f32, on a device where matrix products read a rounded copy: ranks gather the copies of
 //! all parameters, and of these few the f32 values, too.
 
+use std::ops::Range;
+
 use crate::autograd::{Layout, Parameters};
-use crate::device::{Buffer, Device, DeviceError};
-use crate::group::Group;
+use crate::device::{Blocks, Buffer, Device, DeviceError};
 use crate::ops::copy_blocks::{COPY_BLOCK, CopyBlocks};
 use crate::optim::Slices;
 
-/// The blocks of these parameters that each rank updates.
+/// For each bucket, the blocks of these parameters that each rank updates.
 pub(super) struct Masters<D: Device> {
-    /// Blocks of a rank, at most.
-    each: usize,
-    /// `[ranks, each]`: numbers of blocks of the values that this rank keeps, then -1.
+    buckets: Vec<OfBucket>,
+    /// For each bucket `[ranks, each]`: numbers of blocks of the values that this rank keeps, then -1.
     blocks: Buffer<D, i32>,
-    /// `[ranks, each, COPY_BLOCK]`
+    /// `[ranks, each, COPY_BLOCK]` of one bucket after the other.
     values: Buffer<D, f32>,
 }
 
-/// For each rank the blocks of parameters that are read in f32 and that it updates.
-fn blocks_of(layout: &Layout, slices: &Slices) -> Vec<Vec<usize>> {
-    let read = layout.specs().iter().filter(|spec| !spec.rounded);
-    let read: Vec<_> = read.map(|spec| spec.offset / COPY_BLOCK..spec.range().end.div_ceil(COPY_BLOCK)).collect();
-    let of = |rank: usize| -> Vec<usize> {
-        let own = slices.own(rank);
-        let own = own.iter().map(|own| own.start / COPY_BLOCK..own.end.div_ceil(COPY_BLOCK));
-        let both = |own: std::ops::Range<usize>| {
-            read.iter().flat_map(move |read| read.start.max(own.start)..read.end.min(own.end))
-        };
-        own.flat_map(both).collect()
-    };
-    (0..slices.ranks()).map(of).collect()
+struct OfBucket {
+    /// Blocks of a rank, at most.
+    each: usize,
+    /// Where those of all ranks are in `blocks`.
+    all: Range<usize>,
 }
 
-/// Bytes that a rank sends of them, in f32.
-pub(crate) fn master_bytes(layout: &Layout, slices: &Slices) -> usize {
-    let blocks = blocks_of(layout, slices).iter().map(Vec::len).max().unwrap_or(0);
-    blocks * COPY_BLOCK * size_of::<f32>()
+/// For each bucket and rank the blocks of parameters that are read in f32.
+fn blocks_of(layout: &Layout, slices: &Slices) -> Vec<Vec<Vec<usize>>> {
+    let read = layout.specs().iter().filter(|spec| !spec.rounded);
+    let read: Vec<_> = read.map(|spec| spec.offset / COPY_BLOCK..spec.range().end.div_ceil(COPY_BLOCK)).collect();
+    let within = |own: Range<usize>| -> Vec<usize> {
+        let own = own.start / COPY_BLOCK..own.end.div_ceil(COPY_BLOCK);
+        read.iter().flat_map(|read| read.start.max(own.start)..read.end.min(own.end)).collect()
+    };
+    let of_bucket = |bucket| (0..slices.ranks()).map(|rank| within(slices.of(bucket, rank))).collect();
+    (0..slices.buckets().len()).map(of_bucket).collect()
+}
+
+fn most(blocks: &[Vec<usize>]) -> usize {
+    blocks.iter().map(Vec::len).max().unwrap_or(0)
+}
+
+/// Bytes that a rank sends of them with each bucket, in f32.
+pub(crate) fn master_bytes(layout: &Layout, slices: &Slices) -> Vec<usize> {
+    blocks_of(layout, slices).iter().map(|blocks| most(blocks) * COPY_BLOCK * size_of::<f32>()).collect()
 }
 
 impl<D: CopyBlocks> Masters<D> {
     /// # Errors
     /// If the device has too little memory.
     pub(super) fn new(device: &D, params: &Parameters<D>, slices: &Slices) -> Result<Self, DeviceError> {
-        let blocks = blocks_of(params.layout(), slices);
-        let each = blocks.iter().map(Vec::len).max().unwrap_or(0);
         let place = |block: usize| {
             let place = params.values().place(block * COPY_BLOCK..(block + 1) * COPY_BLOCK).start / COPY_BLOCK;
             i32::try_from(place).unwrap_or(i32::MAX)
         };
-        let padded = |blocks: Vec<usize>| blocks.into_iter().map(place).chain(std::iter::repeat(-1)).take(each);
-        let padded: Vec<i32> = blocks.into_iter().flat_map(padded).collect();
+        let (mut buckets, mut all) = (Vec::new(), Vec::new());
+        for blocks in blocks_of(params.layout(), slices) {
+            let (each, start) = (most(&blocks), all.len());
+            for blocks in blocks {
+                all.extend(blocks.into_iter().map(place).chain(std::iter::repeat(-1)).take(each));
+            }
+            buckets.push(OfBucket { each, all: start..all.len() });
+        }
+        let longest = buckets.iter().map(|bucket| bucket.all.len()).max().unwrap_or(0);
         let mut this = Self {
-            each,
-            blocks: Buffer::new(device, padded.len(), "the numbers of blocks")?,
-            values: Buffer::new(device, padded.len() * COPY_BLOCK, "parameters in f32")?,
+            buckets,
+            blocks: Buffer::new(device, all.len(), "the numbers of blocks")?,
+            values: Buffer::new(device, longest * COPY_BLOCK, "parameters in f32")?,
         };
-        this.blocks.upload(device, &padded)?;
+        this.blocks.upload(device, &all)?;
         Ok(this)
     }
 
-    /// Gathers the values of all ranks into `params`. On a device that moves its memory by itself, this is queued.
+    /// Collects those of this rank's slice of a bucket, and returns the blocks of all ranks, which are to be gathered;
+    /// `None` if the bucket has none.
     ///
     /// # Errors
-    /// If the device fails, or the group.
-    pub(super) fn gather(
+    /// If the device fails.
+    pub(super) fn pack(
         &mut self,
         device: &D,
-        group: &dyn Group,
-        params: &mut Parameters<D>,
-    ) -> Result<(), DeviceError> {
-        let Self { each, blocks, values } = self;
-        let own = group.rank() * *each..(group.rank() + 1) * *each;
-        let packed = own.start * COPY_BLOCK..own.end * COPY_BLOCK;
+        (bucket, rank): (usize, usize),
+        params: &Parameters<D>,
+    ) -> Result<Option<Blocks<'_, D>>, DeviceError> {
+        let Self { buckets, blocks, values } = self;
+        let OfBucket { each, all } = &buckets[bucket];
+        if all.is_empty() {
+            return Ok(None);
+        }
+        let own = all.start + rank * each..all.start + (rank + 1) * each;
+        let packed = rank * each * COPY_BLOCK..(rank + 1) * each * COPY_BLOCK;
         device.pack_blocks(params.values().buffer().view(), blocks.range(own), values.range_mut(packed))?;
-        let len = values.len();
-        device.all_gather(group, values.view_mut(), len, *each * COPY_BLOCK)?;
-        device.unpack_blocks(params.weights_mut().0.buffer_mut().view_mut(), blocks.view(), values.view())
+        Ok(Some(values.blocks_mut(0..all.len() * COPY_BLOCK, each * COPY_BLOCK)))
+    }
+
+    /// Writes what was gathered to `params`.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub(super) fn unpack(&self, device: &D, bucket: usize, params: &mut Parameters<D>) -> Result<(), DeviceError> {
+        let all = &self.buckets[bucket].all;
+        if all.is_empty() {
+            return Ok(());
+        }
+        let (blocks, values) = (self.blocks.range(all.clone()), self.values.range(0..all.len() * COPY_BLOCK));
+        device.unpack_blocks(params.weights_mut().0.buffer_mut().view_mut(), blocks, values)
     }
 }

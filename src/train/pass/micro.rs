@@ -18,7 +18,7 @@ use super::ranks::{Gathering, all_gather, finish_all_gather, start_all_gather};
 use super::{GradientExchange, GradientTree, Keep, StepSize, Towers, memory, sum_leaves};
 use crate::autograd::{Parameters, Program, Step};
 use crate::data::{Batch, part_of};
-use crate::device::{Buffer, Device, DeviceError, Pending};
+use crate::device::{Device, DeviceError, Pending};
 use crate::golden;
 use crate::group::{Alone, Group};
 use crate::model::Flip;
@@ -155,8 +155,8 @@ impl<D: AllOps> MicroBatches<D> {
             self.loss.forward(&device, first + micro_batch, params)?;
         }
         let group = self.group.clone();
-        let gather = |buffer: &mut Buffer<D, f32>, part| all_gather(&*device, &*group, buffer, count * part);
-        self.loss.share_outcomes(gather)?;
+        let results = self.loss.results_mut().into_iter().map(|(buffer, part)| (buffer, count * part));
+        all_gather(&*device, &*group, results.collect())?;
         let mut begun = device.connects_ranks().then(|| device.record_event()).transpose()?;
         for micro_batch in 0..count {
             self.group.tick();
@@ -214,7 +214,7 @@ impl<D: AllOps> MicroBatches<D> {
                     self.loss.put_images(&device, first + micro_batch, towers.program.view(images.slot()))?;
                     if micro_batch + 1 == count {
                         let (all, part) = self.loss.images_mut();
-                        gathering = Some(start_all_gather(&*device, &*group, all, count * part)?);
+                        gathering = Some(start_all_gather(&*device, &*group, &mut [(all, count * part)])?);
                     }
                 }
                 if let (Some(exchange), Some(bucket)) = (&mut exchange, cuts.reads[part.start]) {
@@ -231,10 +231,10 @@ impl<D: AllOps> MicroBatches<D> {
             }
         }
         if let Some(gathering) = gathering {
-            finish_all_gather(&*device, gathering, self.loss.images_mut().0)?;
+            finish_all_gather(&*device, gathering, [self.loss.images_mut().0])?;
         }
         let (all, part) = self.loss.texts_mut();
-        all_gather(&*device, &*group, all, count * part)?;
+        all_gather(&*device, &*group, vec![(all, count * part)])?;
         // The loss reads the temperature.
         exchange.map_or(Ok(()), |exchange| exchange.wait_for_weights(&device, usize::MAX))
     }

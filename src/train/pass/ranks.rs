@@ -2,71 +2,70 @@
 
 use super::GradientExchange;
 use crate::autograd::Parameters;
-use crate::device::{Buffer, Device, DeviceError, Elem};
+use crate::device::{Buffer, Device, DeviceError};
 use crate::group::{Exchange, Group, block_of};
 use crate::ops::adamw::AdamW;
 use crate::ops::copy_blocks::CopyBlocks;
 use crate::optim::Optimizer;
 
-/// All-gather: rank `r` has written block `r` of `buffer`, `block` elements long; then every rank has all blocks.
-pub(super) fn all_gather<D: Device, T: Elem>(
+/// A buffer for the blocks of all ranks, and the elements of a block.
+pub(super) type Blocks<'a, D> = (&'a mut Buffer<D, f32>, usize);
+
+/// All-gathers: rank `r` has written block `r` of each buffer; then every rank has all blocks.
+pub(super) fn all_gather<D: Device>(
     device: &D,
     group: &dyn Group,
-    buffer: &mut Buffer<D, T>,
-    block: usize,
+    mut buffers: Vec<Blocks<'_, D>>,
 ) -> Result<(), DeviceError> {
-    let started = start_all_gather(device, group, buffer, block)?;
-    finish_all_gather(device, started, buffer)
+    let started = start_all_gather(device, group, &mut buffers)?;
+    finish_all_gather(device, started, buffers.into_iter().map(|(buffer, _)| buffer))
 }
 
-/// An all-gather that has been started; one of the device itself is queued on a stream of its own.
-pub(super) struct Gathering(Option<Box<dyn Exchange>>);
+/// All-gathers that have been started; those of the device itself are queued on a stream of their own.
+pub(super) struct Gathering(Vec<Box<dyn Exchange>>);
 
 impl Gathering {
     /// Lets MPI make progress: some libraries move data only during calls.
     pub(super) fn poll(&mut self) -> Result<(), DeviceError> {
-        if let Some(exchange) = &mut self.0 {
-            exchange.poll()?;
-        }
+        self.0.iter_mut().try_for_each(|exchange| exchange.poll().map(drop))?;
         Ok(())
     }
 }
 
-/// As [`all_gather`], but only starts it. `buffer` must not be used until it is finished.
-pub(super) fn start_all_gather<D: Device, T: Elem>(
+/// As [`all_gather`], but only starts it. The buffers must not be used until it is finished.
+pub(super) fn start_all_gather<D: Device>(
     device: &D,
     group: &dyn Group,
-    buffer: &mut Buffer<D, T>,
-    block: usize,
+    buffers: &mut [Blocks<'_, D>],
 ) -> Result<Gathering, DeviceError> {
-    let len = buffer.len();
     if group.size() == 1 {
-        return Ok(Gathering(None));
+        return Ok(Gathering(Vec::new()));
     }
-    debug_assert!((block * size_of::<T>()).is_multiple_of(4), "blocks are whole words");
     if device.connects_ranks() {
-        device.fork(|| device.all_gather(group, buffer.view_mut(), len, block))?;
-        return Ok(Gathering(None));
+        let parts = buffers.iter_mut().map(|(buffer, block)| buffer.blocks_mut(0..buffer.len(), *block)).collect();
+        device.fork(|| device.all_gather(group, parts))?;
+        return Ok(Gathering(Vec::new()));
     }
-    let own = block_of(group.rank(), block, len);
-    let words = |elements: usize| elements * size_of::<T>() / size_of::<u32>();
-    let own = device.on_host(buffer.range_mut(own.clone()), 0..own.len(), |own| bytemuck::pod_collect_to_vec(own))?;
-    Ok(Gathering(Some(group.start_all_gather(own, words(block), words(len))?)))
+    let start = |(buffer, block): &mut Blocks<'_, D>| {
+        let (own, len) = (block_of(group.rank(), *block, buffer.len()), buffer.len());
+        let own =
+            device.on_host(buffer.range_mut(own.clone()), 0..own.len(), |own| bytemuck::cast_slice(own).to_vec())?;
+        Ok(group.start_all_gather(own, *block, len)?)
+    };
+    Ok(Gathering(buffers.iter_mut().map(start).collect::<Result<_, DeviceError>>()?))
 }
 
-/// Waits for an all-gather.
-pub(super) fn finish_all_gather<D: Device, T: Elem>(
+/// Waits for all-gathers, which were started with the same buffers.
+pub(super) fn finish_all_gather<'a, D: Device>(
     device: &D,
-    Gathering(exchange): Gathering,
-    buffer: &mut Buffer<D, T>,
+    Gathering(exchanges): Gathering,
+    buffers: impl IntoIterator<Item = &'a mut Buffer<D, f32>>,
 ) -> Result<(), DeviceError> {
-    match exchange {
-        None => device.join(),
-        Some(exchange) => {
-            let words = exchange.wait()?;
-            device.on_host(buffer.view_mut(), 0..0, |all| all.copy_from_slice(bytemuck::cast_slice(&words)))
-        }
+    for (exchange, buffer) in exchanges.into_iter().zip(buffers) {
+        let words = exchange.wait()?;
+        device.on_host(buffer.view_mut(), 0..0, |all| all.copy_from_slice(bytemuck::cast_slice(&words)))?;
     }
+    device.join()
 }
 
 /// Updates this rank's slices from the summed gradients; then all ranks get the new weights. The next forward pass
@@ -79,7 +78,7 @@ pub(crate) fn update<D: AdamW + CopyBlocks>(
     optimizer: &mut Optimizer<D>,
 ) -> Result<(), DeviceError> {
     optimizer.square(device, params)?;
-    all_gather(device, group, optimizer.partials_mut(), D::PARTIAL * exchange.slices().norm_blocks())?;
+    all_gather(device, group, vec![(optimizer.partials_mut(), D::PARTIAL * exchange.slices().norm_blocks())])?;
     optimizer.update(device, params)?;
     exchange.gather_weights(device, params)
 }

@@ -11,7 +11,7 @@ use crate::device::DeviceError;
 use crate::device::cuda::driver::{Arg, DType, Done, Epilogue, Gemm, Launch, LaunchConfig, Operand};
 use crate::device::cuda::{estimate, kernels};
 use crate::device::gemm::{GemmOptions, Operands, Strides, gemm};
-use crate::group::{Message, Nccl, Transfer, block_of};
+use crate::group::{Gathered, Message, Nccl, Transfer, block_of};
 
 /// Bytes of shared memory that a block may use on a GPU of compute capability 9.0.
 pub(super) const HOPPER_SHARED: usize = 227 * 1024;
@@ -124,14 +124,21 @@ impl Machine {
             self.download(bytemuck::cast_slice_mut(&mut copy), from).map(|()| copy)
         };
         match *transfer {
-            Transfer::AllGather { address, block, len } => {
-                let mut all = vec![0u32; len];
-                let own = block_of(nccl.rank(), block, len);
-                all[own.clone()].copy_from_slice(&download(address + 4 * own.start as u64, own.len())?);
-                let address_of_copy = all.as_mut_ptr() as u64;
-                // SAFETY: the copy has all blocks. It is this rank's only memory that the library knows.
-                unsafe { nccl.start(&Transfer::AllGather { address: address_of_copy, block, len }, 0) }?;
-                self.upload(address, bytemuck::cast_slice(&all))
+            Transfer::AllGather(ref parts) => {
+                let copy = |part: &Gathered| {
+                    let own = block_of(nccl.rank(), part.block, part.len);
+                    let mut all = vec![0u32; part.len];
+                    all[own.clone()].copy_from_slice(&download(part.address + 4 * own.start as u64, own.len())?);
+                    Ok::<_, DeviceError>(all)
+                };
+                let mut copies = parts.iter().map(copy).collect::<Result<Vec<_>, _>>()?;
+                let of_copy =
+                    |(part, all): (&Gathered, &mut Vec<u32>)| Gathered { address: all.as_mut_ptr() as u64, ..*part };
+                let of_copies = parts.iter().zip(&mut copies).map(of_copy).collect();
+                // SAFETY: the copies have all blocks. They are this rank's only memory that the library knows.
+                unsafe { nccl.start(&Transfer::AllGather(of_copies), 0) }?;
+                let mut gathered = parts.iter().zip(&copies);
+                gathered.try_for_each(|(part, all)| self.upload(part.address, bytemuck::cast_slice(all)))
             }
             Transfer::AllToAll { ref sends, ref receives } => {
                 let sent = sends.iter().map(|message| download(message.address, message.words));
