@@ -6,6 +6,7 @@ mod request;
 use std::ffi::c_int;
 use std::fmt::{self, Debug, Formatter};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use self::library::{Blocks, MpiLibrary};
 use self::request::Request;
@@ -21,15 +22,15 @@ pub struct Mpi {
 /// An initialised library, until the last exchange is over.
 struct Connection {
     library: MpiLibrary,
-    /// Calls must not overlap.
-    calls: Mutex<()>,
+    /// Calls must not overlap. Holds when the last poll without success ended.
+    calls: Mutex<Instant>,
     /// What exchanges have sent: memory for what the next ones receive.
     spare: Mutex<Vec<Vec<u32>>>,
 }
 
 impl Connection {
     /// Held during a call of the library.
-    fn call(&self) -> MutexGuard<'_, ()> {
+    fn call(&self) -> MutexGuard<'_, Instant> {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -70,7 +71,7 @@ impl Mpi {
         }
         let version = library.version();
         Ok(Self {
-            connection: Arc::new(Connection { library, calls: Mutex::new(()), spare: Mutex::default() }),
+            connection: Arc::new(Connection { library, calls: Mutex::new(Instant::now()), spare: Mutex::default() }),
             launched,
             version,
         })

@@ -1,10 +1,15 @@
 //! An exchange that MPI has started.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::Connection;
 use super::library::{Blocks, Handle};
 use crate::group::{Exchange, GroupError};
+
+/// One over the share of a rank's time for [`Request::poll`]. A single `MPI_Test` of MPICH may move nothing even if the
+/// other rank is ready, which then waits.
+const POLLING: u32 = 64;
 
 /// A request, and the memory that it uses.
 pub(super) struct Request {
@@ -50,11 +55,22 @@ impl Request {
 
 impl Exchange for Request {
     fn poll(&mut self) -> Result<bool, GroupError> {
-        if !self.complete {
-            let _call = self.connection.call();
-            self.complete = self.connection.library.test(&mut self.handle)?;
+        if self.complete {
+            return Ok(true);
         }
-        Ok(self.complete)
+        let mut polled = self.connection.call();
+        let until = Instant::now() + polled.elapsed().min(Duration::from_secs(1)) / POLLING;
+        loop {
+            self.complete = self.connection.library.test(&mut self.handle)?;
+            let now = Instant::now();
+            if self.complete {
+                return Ok(true);
+            }
+            if now >= until {
+                *polled = now;
+                return Ok(false);
+            }
+        }
     }
 
     fn wait(mut self: Box<Self>) -> Result<Vec<u32>, GroupError> {
