@@ -397,8 +397,8 @@ pub trait Device: Sized + Send + Sync + 'static {
         body: impl FnOnce(&mut [T]) -> R,
     ) -> Result<R, DeviceError>;
 
-    /// Gives all ranks the blocks of all, each of `parts` as [`Group::all_gather`]. Several parts in one call have the
-    /// latency of one, if the device connects ranks by itself.
+    /// Gives all ranks the blocks of all, each of `parts` as [`Group::all_gather`]. A device that connects ranks by
+    /// itself starts all parts together, which should have the latency of one.
     fn all_gather(&self, group: &dyn Group, parts: Vec<Blocks<'_, Self>>) -> Result<(), DeviceError> {
         self.all_gather_on_host(group, parts)
     }

@@ -16,22 +16,23 @@ pub struct Slices {
 }
 
 impl Slices {
-    /// Elements of the first bucket, at least (12.5 MB).
+    /// Elements of the first bucket of a large arena, at least (12.5 MB).
     const FIRST: usize = 12_500_000 / size_of::<f32>();
 
     /// The slices of an arena of length `len` for as many ranks.
     ///
     /// The backward pass ends with the start of the arena, so nothing hides the exchange of the first bucket, and the
     /// next forward pass begins with its weights, so it is small. Later ones grow, to 25 MB on fewer than 16 ranks and
-    /// to 50 MB on more, since each exchange has a latency that rises with the number of ranks. A small arena has about
-    /// five buckets.
+    /// to 50 MB from 16 on, since each exchange has a latency that rises with the number of ranks. A small arena has
+    /// five or six buckets.
     pub fn new(len: usize, ranks: usize) -> Self {
-        let largest = 2 * Self::FIRST * (ranks / 8).clamp(1, 2);
+        let largest = Self::FIRST * if ranks < 16 { 2 } else { 4 };
         Self::in_buckets(len, ranks, [Self::FIRST.min(len / 16), largest.min(len / 4)])
     }
 
-    /// As [`Self::new`], with buckets of at least `first` elements and then twice as many each time, until it would be
-    /// more than `largest`. A single rank has a single bucket.
+    /// As [`Self::new`], with `first` elements in the first bucket and twice as many in each later one, but at most
+    /// `largest`, all rounded up to whole blocks for each rank. The last one has what is left. A single rank has a
+    /// single bucket.
     pub fn in_buckets(len: usize, ranks: usize, [first, largest]: [usize; 2]) -> Self {
         // Whole blocks for each rank.
         let rounded = |elements: usize| elements.div_ceil(ranks * NORM_BLOCK).max(1).saturating_mul(ranks * NORM_BLOCK);

@@ -7,9 +7,26 @@ use super::Connection;
 use super::library::{Blocks, Handle};
 use crate::group::{Exchange, GroupError};
 
-/// One over the share of a rank's time for [`Request::poll`]. A single `MPI_Test` of MPICH may move nothing even if the
-/// other rank is ready, which then waits.
-const POLLING: u32 = 64;
+/// Calls `test` until it succeeds, or for 1/64 of the time since `polled`, when that was last done. A single `MPI_Test`
+/// of MPICH may move nothing even if the other rank is ready, which then waits for this one. After a second or more
+/// without a poll, the other rank may be far behind, so no more than that second counts.
+fn poll_for_a_while(
+    polled: &mut Instant,
+    mut test: impl FnMut() -> Result<bool, GroupError>,
+) -> Result<bool, GroupError> {
+    const SHARE: u32 = 64;
+    let until = Instant::now() + polled.elapsed().min(Duration::from_secs(1)) / SHARE;
+    if test()? {
+        return Ok(true);
+    }
+    loop {
+        let (now, complete) = (Instant::now(), test()?);
+        if complete || now >= until {
+            *polled = now;
+            return Ok(complete);
+        }
+    }
+}
 
 /// A request, and the memory that it uses.
 pub(super) struct Request {
@@ -59,18 +76,8 @@ impl Exchange for Request {
             return Ok(true);
         }
         let mut polled = self.connection.call();
-        let until = Instant::now() + polled.elapsed().min(Duration::from_secs(1)) / POLLING;
-        loop {
-            self.complete = self.connection.library.test(&mut self.handle)?;
-            let now = Instant::now();
-            if self.complete {
-                return Ok(true);
-            }
-            if now >= until {
-                *polled = now;
-                return Ok(false);
-            }
-        }
+        self.complete = poll_for_a_while(&mut polled, || self.connection.library.test(&mut self.handle))?;
+        Ok(self.complete)
     }
 
     fn wait(mut self: Box<Self>) -> Result<Vec<u32>, GroupError> {
@@ -94,5 +101,34 @@ impl Drop for Request {
             let [parts, received] = [&mut self.parts, &mut self.received].map(std::mem::take);
             std::mem::forget((parts, received, std::mem::take(&mut self.blocks)));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_poll_ends_with_success_or_after_its_share_of_the_time() {
+        let ago = |seconds| Instant::now().checked_sub(Duration::from_secs_f64(seconds)).unwrap();
+        let mut tests = 0;
+        let mut third = || {
+            tests += 1;
+            Ok(tests == 3)
+        };
+        assert!(poll_for_a_while(&mut ago(0.5), &mut third).unwrap());
+        assert_eq!(tests, 3);
+        let (mut polled, began) = (ago(100.0), Instant::now());
+        assert!(!poll_for_a_while(&mut polled, || Ok(false)).unwrap());
+        assert!(polled >= began + Duration::from_secs(1) / 64);
+        // The next request of the same poll has hardly any time left.
+        let mut tests = 0;
+        let never = || {
+            tests += 1;
+            std::thread::sleep(Duration::from_millis(10));
+            Ok(false)
+        };
+        assert!(!poll_for_a_while(&mut polled, never).unwrap());
+        assert_eq!(tests, 2);
     }
 }

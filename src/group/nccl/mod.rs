@@ -137,8 +137,8 @@ impl Nccl {
             return unsafe { self.library.all_gather(own.address, part.address, part.block, to) };
         }
         // The last blocks are shorter.
-        let blocks = (0..self.size).map(|rank| part.message(rank, rank)).filter(|block| block.words > 0);
-        blocks.into_iter().try_for_each(|Message { rank, address, words }| {
+        let mut blocks = (0..self.size).map(|rank| part.message(rank, rank)).filter(|block| block.words > 0);
+        blocks.try_for_each(|Message { rank, address, words }| {
             // SAFETY: as the caller promises.
             unsafe { self.library.broadcast(address, words, rank, to) }
         })

@@ -13,12 +13,12 @@ pub(super) struct Masters<D: Device> {
     buckets: Vec<OfBucket>,
     /// For each bucket `[ranks, each]`: numbers of blocks of the values that this rank keeps, then -1.
     blocks: Buffer<D, i32>,
-    /// `[ranks, each, COPY_BLOCK]` of one bucket after the other.
+    /// `[ranks, each, COPY_BLOCK]` of the bucket that is being gathered; buckets use it in turn, on one stream.
     values: Buffer<D, f32>,
 }
 
 struct OfBucket {
-    /// Blocks of a rank, at most.
+    /// Blocks of the rank that has most; those of the others are padded to it.
     each: usize,
     /// Where those of all ranks are in `blocks`.
     all: Range<usize>,

@@ -9,13 +9,13 @@ use crate::ops::copy_blocks::CopyBlocks;
 use crate::optim::Optimizer;
 
 /// A buffer for the blocks of all ranks, and the elements of a block.
-pub(super) type Blocks<'a, D> = (&'a mut Buffer<D, f32>, usize);
+pub(super) type OfRanks<'a, D> = (&'a mut Buffer<D, f32>, usize);
 
 /// All-gathers: rank `r` has written block `r` of each buffer; then every rank has all blocks.
 pub(super) fn all_gather<D: Device>(
     device: &D,
     group: &dyn Group,
-    mut buffers: Vec<Blocks<'_, D>>,
+    mut buffers: Vec<OfRanks<'_, D>>,
 ) -> Result<(), DeviceError> {
     let started = start_all_gather(device, group, &mut buffers)?;
     finish_all_gather(device, started, buffers.into_iter().map(|(buffer, _)| buffer))
@@ -36,7 +36,7 @@ impl Gathering {
 pub(super) fn start_all_gather<D: Device>(
     device: &D,
     group: &dyn Group,
-    buffers: &mut [Blocks<'_, D>],
+    buffers: &mut [OfRanks<'_, D>],
 ) -> Result<Gathering, DeviceError> {
     if group.size() == 1 {
         return Ok(Gathering(Vec::new()));
@@ -46,7 +46,7 @@ pub(super) fn start_all_gather<D: Device>(
         device.fork(|| device.all_gather(group, parts))?;
         return Ok(Gathering(Vec::new()));
     }
-    let start = |(buffer, block): &mut Blocks<'_, D>| {
+    let start = |(buffer, block): &mut OfRanks<'_, D>| {
         let (own, len) = (block_of(group.rank(), *block, buffer.len()), buffer.len());
         let own =
             device.on_host(buffer.range_mut(own.clone()), 0..own.len(), |own| bytemuck::cast_slice(own).to_vec())?;
