@@ -17,7 +17,7 @@ use super::weights::Weights;
 use super::{Options, RunFolder, Settings, TrainError};
 use crate::autograd::{Layout, Recompute};
 use crate::data::image::JpegDecoder;
-use crate::data::{Epoch, Loader, Order, Position, Tokenizer, TrainingData};
+use crate::data::{Epoch, Loader, Order, Position, Source, Tokenizer, TrainingData};
 use crate::eval::Labels;
 use crate::group::{Alone, Group};
 use crate::interop::Architecture;
@@ -90,7 +90,7 @@ impl Plan {
     /// # Errors
     /// As [`Self::start`]; also micro-batches that the ranks cannot share, and ranks that differ from each other.
     pub fn start_in(group: Arc<dyn Group>, mut options: Options, out: Option<&Path>) -> Result<Self, TrainError> {
-        let tokenizer = tokenizer(&options)?;
+        let tokenizer = tokenizer(&options).map_err(|error| wrong_data(&options).unwrap_or(error))?;
         options.special_tokens = Some(tokenizer.adds_special_tokens());
         ranks::divide(&mut options, &*group);
         let base = described(&options)?.model;
@@ -347,6 +347,12 @@ pub fn tokenizer(options: &Options) -> Result<Tokenizer, TrainError> {
             Err(TrainError::Settings { problem: problem.to_owned() })
         }
     }
+}
+
+/// What is wrong with the files of --data. It comes before what is wrong with the tokenizer, which is chosen for data.
+fn wrong_data(options: &Options) -> Option<TrainError> {
+    let wrong = options.data.iter().flatten().find_map(|spec| Source::check_files(spec).err())?;
+    Some(wrong.into())
 }
 
 /// The weights of the sources, if they are not all 1.

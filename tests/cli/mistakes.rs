@@ -10,7 +10,7 @@ fn mistakes_are_reported_at_once() {
     let config = path("config.toml");
     std::fs::write(&config, "mask_ration = 0.5\n").unwrap();
     let missing = format!("--data={}", path("shards/{000..003}.tar"));
-    let cases: [(&[&str], i32, &[&str]); 21] = [
+    let cases: [(&[&str], i32, &[&str]); 23] = [
         (
             &["train", "--config", &config],
             1,
@@ -18,8 +18,11 @@ fn mistakes_are_reported_at_once() {
         ),
         (&["train", "--mask-ration=0.5"], 2, &["--mask-ration", "--mask-ratio"]),
         (&["train", "--mask-ratio=1"], 1, &["--mask-ratio 1 is invalid", "0 <= ratio < 1"]),
-        (&["train", &missing], 1, &["--data needs a --tokenizer"]),
-        (&["train", &missing, "--tokenizer=Cargo.toml"], 1, &["Cargo.toml", "[UNK]"]),
+        // The data comes first, but no server is asked for it.
+        (&["train", &missing], 1, &["4 of the 4 shards", "cannot be read"]),
+        (&["train", "--data=s3://flipk-none/*.tar"], 1, &["--data needs a --tokenizer"]),
+        (&["train", "--data=Cargo.toml"], 1, &["--data needs a --tokenizer"]),
+        (&["train", "--data=Cargo.toml", "--tokenizer=Cargo.toml"], 1, &["Cargo.toml", "[UNK]"]),
         (&["train", "--data=embedded:notto"], 1, &["embedded:notto", "embedded:noto"]),
         (&["train", "--steps=1", "--epochs=1"], 2, &["--steps", "--epochs"]),
         (&["train", "--time=5m", "--samples=1"], 2, &["--time", "--samples"]),

@@ -63,6 +63,7 @@ fn mistakes() {
     let tokenizer = format!("--tokenizer={}", place.file("vocab.txt", "[PAD]\n[UNK]\na\n"));
     let no_unknown = format!("--tokenizer={}", place.file("words.txt", "[PAD]\na\n"));
     let missing = format!("--data={}/{{000..003}}.tar", place.path("shards").display());
+    let found = format!("--data={config}");
     let here = format!("--data={}/{{000..003}}.tar", place.path("").display());
     let broken: Vec<(&str, String)> = [
         ("list", "data = 'a.tar'"),
@@ -79,7 +80,8 @@ fn mistakes() {
         vec!["train", "--mask-ration=0.5"],
         vec!["train", "--mask-ratio=1"],
         vec!["train", &missing],
-        vec!["train", &missing, &no_unknown],
+        vec!["train", &found],
+        vec!["train", &found, &no_unknown],
         vec!["train", &missing, &tokenizer],
         vec!["train", &here, &tokenizer],
         vec!["train", "--data=embedded:notto"],

@@ -32,12 +32,16 @@ impl Source {
     /// # Errors
     /// As [`Self::parse`].
     pub(crate) fn parse_all(spec: &str, access: &Access) -> Result<Vec<Self>> {
-        // A command may contain `::`.
-        if spec.starts_with("pipe:") || Path::new(spec).exists() {
-            Ok(vec![Self::parse_with(spec, access)?])
-        } else {
-            parts(spec).into_iter().map(|part| Self::parse_with(part, access)).collect()
-        }
+        entries(spec).into_iter().map(|part| Self::parse_with(part, access)).collect()
+    }
+
+    /// Checks that the files among the same sources exist; no server is asked, and no command is run.
+    ///
+    /// # Errors
+    /// As [`Self::parse`], of the first source that is neither an address nor a command.
+    pub(crate) fn check_files(spec: &str) -> Result<()> {
+        let is_elsewhere = |part: &str| part.starts_with("pipe:") || part.contains("://");
+        entries(spec).into_iter().filter(|part| !is_elsewhere(part)).try_for_each(|part| Self::parse(part).map(drop))
     }
 
     /// Reads one entry: `embedded:NAME`, or a path with `{000..127}`, `{a,b}`, `*`, `?` and `[..]`, or a folder, which
@@ -71,6 +75,14 @@ impl Source {
             },
         };
         Ok(Self { spec: spec.to_owned(), shards })
+    }
+}
+
+/// The entries of a spec, one or several that are joined with `::`. A command may contain `::`, and so may a path.
+fn entries(spec: &str) -> Vec<&str> {
+    match spec.starts_with("pipe:") || Path::new(spec).exists() {
+        true => vec![spec],
+        false => parts(spec),
     }
 }
 

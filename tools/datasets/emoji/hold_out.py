@@ -15,6 +15,7 @@ import argparse
 import io
 import json
 import pathlib
+import sys
 import tarfile
 
 EMBEDDED = pathlib.Path(__file__).resolve().parents[3] / "src/data/store/embedded"
@@ -39,10 +40,7 @@ def add(tar, key, members):
         tar.addfile(entry, io.BytesIO(data))
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", metavar="FOLDER", type=pathlib.Path)
-    folder = parser.parse_args().folder
+def write(folder):
     folder.mkdir(parents=True, exist_ok=True)
     styles = {style: samples(style) for style in HELD_OUT}
     names = sorted({caption for found in styles.values() for _, _, caption in found})
@@ -58,6 +56,16 @@ def main():
     (folder / "names.txt").write_text("\n".join(names) + "\n")
     total = sum(len(found) for found in styles.values())
     print(f"{total - count} drawings to train on, {count} held out, {len(names)} names")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", metavar="FOLDER", type=pathlib.Path)
+    folder = parser.parse_args().folder
+    try:
+        write(folder)
+    except OSError as error:
+        sys.exit(f"error: {error.filename or folder}: {error.strerror or error}")
 
 
 if __name__ == "__main__":

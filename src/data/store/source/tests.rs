@@ -156,3 +156,19 @@ fn errors_say_what_is_missing_and_what_is_there() {
     assert!(error("nowhere/*.tar").contains("cannot be read"));
     assert!(Source::parse("embedded:nonesuch").unwrap_err().to_string().contains("there are only embedded:noto"));
 }
+
+#[test]
+fn files_are_checked_without_asking_servers_or_running_commands() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    std::fs::write(path("a.tar"), b"x").unwrap();
+    let elsewhere = "s3://none/*.tar::az://none/f/::hdfs://a";
+    for found in [&path("a.tar"), &path("*.tar"), elsewhere, "pipe: ", "pipe:cat a::b", "embedded:noto"] {
+        Source::check_files(found).unwrap();
+    }
+    let mixed = format!("{elsewhere}::{}", path("b.tar"));
+    for (spec, why) in [(mixed, "no such file"), (path("*.tgz"), "nothing matches")] {
+        let error = Source::check_files(&spec).unwrap_err().to_string();
+        assert!(error.contains(why), "{error}");
+    }
+}
