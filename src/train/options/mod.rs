@@ -159,7 +159,8 @@ pub struct Options {
 
     /// Model: tiny, b16, l16, l14 or h14, which are FLIP's; a name of OpenCLIP, such as ViT-B-16, ViT-B-16-quickgelu or
     /// ViT-L-14-CLIPA; or a file: OpenCLIP's open_clip_config.json, one of its model_configs, or the model.json of a
-    /// run [default: tiny, or that of --init-from]
+    /// run. In the defaults of other options, tiny is any model (that of --init-from too) whose towers are tiny's
+    /// before options such as --vision-width change them [default: tiny, or that of --init-from]
     #[cfg_attr(feature = "cli", arg(long, value_name = "MODEL", help_heading = "Model"))]
     pub model: Option<Architecture>,
     /// Width and height of an image in pixels
@@ -198,7 +199,8 @@ pub struct Options {
     /// What the embedding of an image is computed from [default: the model's, which in FLIP is all]
     #[cfg_attr(feature = "cli", arg(long, help_heading = "Model"))]
     pub pool: Option<ImagePool>,
-    /// Share of the image patches that is masked, that is, left out, in [0, 1) [default: 0.75 for tiny, else 0.5]
+    /// Share of the image patches that is masked, that is, left out, in [0, 1) [default: 0.75 for tiny (see --model),
+    /// else 0.5]
     #[cfg_attr(feature = "cli", arg(long, value_name = "RATIO", help_heading = "Model"))]
     pub mask_ratio: Option<f64>,
     /// Start from the weights of this checkpoint or run folder (for unmasked tuning, for example), or of a folder of
@@ -209,16 +211,16 @@ pub struct Options {
     /// Loss to minimise
     #[cfg_attr(feature = "cli", arg(long, help_heading = "Training"))]
     pub loss: Option<Loss>,
-    /// Pairs per step
+    /// Pairs per step [default: 256]
     #[cfg_attr(feature = "cli", arg(long, value_name = "N", help_heading = "Training"))]
     pub batch: Option<usize>,
     /// Length of the run in optimizer steps
     #[cfg_attr(feature = "cli", arg(long, value_name = "N", group = "length", help_heading = "Training"))]
     pub steps: Option<u64>,
-    /// Length of the run in samples seen
+    /// Length of the run in samples seen [default: 768000 for tiny, else --epochs 32]
     #[cfg_attr(feature = "cli", arg(long, value_name = "N", group = "length", help_heading = "Training"))]
     pub samples: Option<u64>,
-    /// Length of the run in passes over the data
+    /// Length of the run in passes over the data [default: 32, except for tiny: see --samples]
     #[cfg_attr(feature = "cli", arg(long, value_name = "N", group = "length", help_heading = "Training"))]
     pub epochs: Option<f64>,
     /// What counts as an epoch for --epochs and in metrics, in samples; the order stays as it is [default: one pass]
@@ -230,10 +232,10 @@ pub struct Options {
     /// time
     #[cfg_attr(feature = "cli", arg(long, value_name = "TIME", group = "length", help_heading = "Training"))]
     pub time: Option<String>,
-    /// Peak learning rate
+    /// Peak learning rate [default: 2e-3 for tiny, else that of --base-lr]
     #[cfg_attr(feature = "cli", arg(long, value_name = "LR", group = "rate", help_heading = "Training"))]
     pub lr: Option<f64>,
-    /// Peak learning rate per 256 pairs of batch: lr = base_lr * batch / 256
+    /// Peak learning rate per 256 pairs of batch: lr = base_lr * batch / 256 [default: 4e-6, except for tiny: see --lr]
     #[cfg_attr(feature = "cli", arg(long, value_name = "LR", group = "rate", help_heading = "Training"))]
     pub base_lr: Option<f64>,
     /// Samples over which the learning rate rises from 0 [default: 51.2 M, but at most a tenth of the run; in a short
@@ -267,7 +269,7 @@ pub struct Options {
     /// (--streams). Combines with --recompute. Several ranks share them [default: the number of ranks]
     #[cfg_attr(feature = "cli", arg(long, value_name = "N", help_heading = "Training"))]
     pub micro_batches: Option<usize>,
-    /// Seed of all random numbers; the same seed gives the same run, to the bit
+    /// Seed of all random numbers; the same seed gives the same run, to the bit [default: 0]
     #[cfg_attr(feature = "cli", arg(long, help_heading = "Training"))]
     pub seed: Option<u64>,
 

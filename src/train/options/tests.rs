@@ -76,3 +76,39 @@ fn mistakes_in_the_file_are_named() {
     assert!(error("steps = 1\nepochs = 2").contains("steps and epochs exclude each other"));
     assert!(error("steps 1").contains("1 |"), "{}", error("steps 1"));
 }
+
+/// The help of an option ends with its default, as [`Settings::resolve`] fills it in.
+#[cfg(feature = "cli")]
+#[test]
+fn the_help_gives_the_defaults() {
+    use clap::Args as _;
+    let command = Options::augment_args(clap::Command::new("flipk"));
+    let says = |option: &str, default: &str| {
+        let help = command.get_arguments().find(|arg| arg.get_id() == option).unwrap().get_help().unwrap().to_string();
+        assert!(help.contains(&format!("[default: {default}")), "{help}");
+    };
+    let [tiny, paper] = [Preset::Tiny, Preset::B16].map(|preset| {
+        let options = Options { model: Some(preset.into()), ..Options::default() };
+        Settings::resolve(options, preset.config(), 4096).unwrap().options
+    });
+    assert_eq!((tiny.batch, tiny.seed), (paper.batch, paper.seed));
+    says("batch", &format!("{}]", tiny.batch.unwrap()));
+    says("samples", &format!("{} for tiny, else --epochs {}]", tiny.samples.unwrap(), paper.epochs.unwrap()));
+    says("epochs", &format!("{}, except for tiny", paper.epochs.unwrap()));
+    says("lr", &format!("{:e} for tiny, else that of --base-lr]", tiny.lr.unwrap()));
+    says("base_lr", &format!("{:e}, except for tiny", paper.base_lr.unwrap()));
+    let [masked, else_masked] = [&tiny, &paper].map(|options| options.mask_ratio.unwrap());
+    says("mask_ratio", &format!("{masked} for tiny (see --model), else {else_masked}]"));
+    says("seed", &format!("{}]", tiny.seed.unwrap()));
+}
+
+/// As the help of --model says: what counts is the base, before options change it.
+#[test]
+fn defaults_for_tiny_depend_on_the_towers_before_options_change_them() {
+    let mask = |options: Options, base| Settings::resolve(options, base, 4096).unwrap().options.mask_ratio;
+    let tiny = Preset::Tiny.config();
+    assert_eq!(mask(Options { vision_layers: Some(1), ..Options::default() }, tiny.clone()), Some(0.75));
+    let mut other = tiny;
+    other.vision.layers = 1;
+    assert_eq!(mask(Options::default(), other), Some(0.5));
+}
