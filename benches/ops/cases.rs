@@ -67,6 +67,7 @@ impl<D: Parts> Bench<D> {
         }
         for (name, len) in plan.optimizers {
             self.optimizer(&name, len)?;
+            self.sum_rows(&name.replace("adamw", "sum_rows"), 8, len / 8)?;
         }
         plan.losses.into_iter().try_for_each(|batch| self.losses(batch, 512))
     }

@@ -175,6 +175,21 @@ impl<D: Parts> Bench<D> {
         Ok(())
     }
 
+    /// The sum of what one of `ranks` receives of the gradients, `len` elements (a multiple of 4) from each.
+    pub fn sum_rows(&mut self, name: &str, ranks: usize, len: usize) -> Done {
+        let device = self.device.clone();
+        let buffers = buffer(&*device, ranks * len).and_then(|rows| Ok((rows, buffer(&*device, len)?)));
+        let mut on: (Buffer<D, f32>, Buffer<D, f32>) = match buffers {
+            Ok(buffers) => buffers,
+            Err(error) => return self.or_left_out(name, Err(error)),
+        };
+        let work = Work { flops: 0, bytes: ((ranks + 1) * len * size_of::<f32>()) as u64 };
+        let case = Case { name: name.to_owned(), shape: dims(&[ranks, len]), work };
+        let fill = |on: &mut (Buffer<D, f32>, _)| on.0.upload(&device, &normals(ranks * len, 1.0));
+        self.time(case, &mut on, fill, |(rows, sums)| device.sum_rows(sums.view_mut(), rows.view(), ranks));
+        Ok(())
+    }
+
     /// One update of an arena of this length.
     pub fn optimizer(&mut self, name: &str, len: usize) -> Done {
         let device = self.device.clone();

@@ -24,6 +24,7 @@ pub mod pairwise;
 pub mod pool;
 pub mod projection;
 pub mod select_token;
+pub mod sum_rows;
 
 use crate::device::Device;
 
@@ -53,6 +54,7 @@ all_ops!(
     pool::Pool,
     projection::Projection,
     select_token::SelectToken,
+    sum_rows::SumRows,
 );
 
 /// Bytes of `count` activations on `D`.

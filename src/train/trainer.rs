@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::pass::{self, GradientExchange, MicroBatches, StepSize, Whole, sum_leaves};
+use super::pass::{self, GradientExchange, MicroBatches, StepSize, Whole};
 use crate::autograd::{Parameters, Program, Recompute};
 use crate::data::Batch;
 use crate::device::{Captured, Device, DeviceError, Pending};
@@ -10,6 +10,7 @@ use crate::group::{Alone, Group};
 use crate::model::Flip;
 use crate::ops::AllOps;
 use crate::ops::pairwise::{IMAGE_CORRECT, LOSS, MAX_LOGIT_SCALE, OUTCOME_LEN, TEXT_CORRECT};
+use crate::ops::sum_rows::sum_in_place;
 use crate::optim::{AdamWConfig, Moments, Optimizer, Slices};
 
 /// A model in training: weights, moments and the program of a step.
@@ -222,7 +223,7 @@ impl<D: AllOps> Trainer<D> {
         if let Some([begun, ended]) = &submitted.backward {
             *self.backward_seconds.get_or_insert_default() += self.device.seconds(begun, ended)?;
         }
-        sum_leaves(&mut outcome, OUTCOME_LEN);
+        sum_in_place(&mut outcome, OUTCOME_LEN);
         let correct = f64::from(outcome[IMAGE_CORRECT] + outcome[TEXT_CORRECT]);
         let accuracy = correct / (2 * self.size.batch) as f64;
         Ok(StepOutcome { loss: f64::from(outcome[LOSS]), accuracy, grad_norm: f64::from(grad_norm) })

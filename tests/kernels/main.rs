@@ -24,3 +24,4 @@ mod pool;
 mod recompute;
 mod recording;
 mod select_token;
+mod sum_rows;

@@ -158,9 +158,14 @@ fn backward(plan: &Plan<'_>, clock: &mut Clock, slices: &Slices) {
             1 => network.one_level(Call::Exchange, bytes, Size::Large, ranks),
             _ => network.two_level(bytes, Size::Large, ranks),
         };
-        // On a GPU, additions read two numbers and write one. Through the host, parts are copied, and sums are made of
-        // what arrives while it is in the caches.
-        let passes = if plan.gpus { 3.0 } else { 4.0 };
+        // On a GPU, the sums of a level read a row from each peer and write one. Through the host, parts are copied,
+        // and sums are made of what arrives while it is in the caches.
+        let (mut passes, mut part) = (if plan.gpus { 0.0 } else { 4.0 }, 1.0);
+        for level in levels.0.iter().filter(|_| plan.gpus) {
+            let row = part / level.peers.len() as f64;
+            passes += part + row;
+            part = row;
+        }
         if ranks > 1 { moved + passes * bytes / times.memory_rate } else { 0.0 }
     };
     let mut buckets = slices.buckets().iter().rev().map(Range::len).peekable();

@@ -176,7 +176,8 @@ fn slices_of_others_are_sent_in_two_levels() {
         let buffers = steps.memory.iter().find(|held| held.what == "exchange buffers").unwrap();
         let between = if ranks > 2 { ranks / 2 } else { 0 };
         let masters = ranks * master_bytes(flip.layout(), &slices).into_iter().max().unwrap();
-        assert_eq!(buffers.bytes, 4 * slices.largest() * (ranks + between) + masters);
+        // Of two levels, the sums of the first are kept, too.
+        assert_eq!(buffers.bytes, 4 * slices.largest() * (ranks + 2 * between) + masters);
     }
     // Nodes of three ranks are no subtrees, so all ranks exchange at once.
     let steps = simulate(&plan(&flip, Network { ranks_per_node: 3, ..ideal() }), 6);
@@ -204,7 +205,7 @@ fn a_step_is_the_sum_of_its_parts() {
     let lse = seconds(2.0 * 4.0 * 20.0 + 2.0 * 12.0);
     let slices = Slices::new(arena as usize, 2);
     let buckets: f64 = slices.buckets().iter().map(|bucket| seconds(4.0 * bucket.len() as f64)).sum();
-    let sums = 3.0 * 4.0 * arena / plan.times.memory_rate;
+    let sums = 1.5 * 4.0 * arena / plan.times.memory_rate;
     let norm = seconds(4.0 * 2.0 * slices.norm_blocks() as f64);
     let exposed = embeddings + lse + buckets + sums + norm;
     // The first weights are waited for, with their parameters in f32; 0.8 of the 4 s of the next forward pass hide the
@@ -248,7 +249,7 @@ fn gradients_pass_beside_the_backward_pass() {
     let step = simulate(&plan, 2);
     let spans: Vec<_> = step.spans.iter().filter(|span| span.what == "gradients").collect();
     assert_eq!(spans.len(), slices.buckets().len());
-    let seconds = 4.0 * len as f64 * (0.5 / 100e6 + 3.0 / plan.times.memory_rate);
+    let seconds = 4.0 * len as f64 * (0.5 / 100e6 + 1.5 / plan.times.memory_rate);
     assert!((spans[0].end - spans[0].start - seconds).abs() < 1e-9);
     let backward = step.spans.iter().find(|span| span.what == "vision/block_00 backward").unwrap();
     assert!((backward.end - backward.start - 6.0 - 0.5 * seconds).abs() < 1e-9);

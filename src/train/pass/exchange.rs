@@ -5,14 +5,12 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
-use rayon::prelude::*;
-
 use super::masters::Masters;
-use super::sum_leaves;
 use crate::autograd::Parameters;
 use crate::device::{Buffer, Device, DeviceError};
 use crate::group::{Exchange, Group, GroupError, Level, Levels};
 use crate::ops::copy_blocks::CopyBlocks;
+use crate::ops::sum_rows::{SumRows, sum_rows};
 use crate::optim::Slices;
 
 /// Buckets whose exchange through the host is not complete, at most.
@@ -20,13 +18,18 @@ const IN_FLIGHT: usize = 4;
 
 /// Bytes of the buffers that an exchange takes besides the gradients, on the device or through the host.
 pub(crate) fn buffer_bytes(slices: &Slices, levels: &Levels, by_device: bool) -> usize {
-    let received = |level: &Level| level.peers.len() * level.owners().len() * slices.largest();
-    let elements = match by_device {
-        true => levels.0.iter().map(received).sum(),
+    let received = levels.0.iter().map(|level| level.peers.len() * level.owners().len());
+    let parts = match by_device {
+        true => received.sum::<usize>() + owners_of_sums(&levels.0),
         // What is sent and what is received.
-        false => 2 * IN_FLIGHT.min(slices.buckets().len()) * slices.ranks() * slices.largest(),
+        false => 2 * IN_FLIGHT.min(slices.buckets().len()) * slices.ranks(),
     };
-    size_of::<f32>() * elements
+    size_of::<f32>() * parts * slices.largest()
+}
+
+/// The slices of which a rank holds sums between two levels.
+fn owners_of_sums(levels: &[Level]) -> usize {
+    if levels.len() > 1 { levels[0].owners().len() } else { 0 }
 }
 
 /// Turns the gradients of each rank's micro-batches into sums over all ranks; each rank keeps its own slices.
@@ -34,8 +37,10 @@ pub(crate) struct GradientExchange<D: Device> {
     group: Arc<dyn Group>,
     slices: Slices,
     levels: Levels,
-    /// For each level and each of its peers, what the device receives, if it exchanges its memory by itself.
-    received: Vec<Vec<Buffer<D, f32>>>,
+    /// For each level what the device receives, a row from each peer, if it exchanges its memory by itself.
+    received: Vec<Buffer<D, f32>>,
+    /// The sums of the first of two levels.
+    sums: Buffer<D, f32>,
     /// Through the host: buckets that are being exchanged.
     in_flight: VecDeque<InFlight>,
     /// Memory of exchanges that are over, for the next ones: touching new memory takes as long as moving the data.
@@ -55,7 +60,7 @@ struct InFlight {
     exchange: Box<dyn Exchange>,
 }
 
-impl<D: CopyBlocks> GradientExchange<D> {
+impl<D: CopyBlocks + SumRows> GradientExchange<D> {
     /// For a group of several ranks.
     ///
     /// # Errors
@@ -68,21 +73,18 @@ impl<D: CopyBlocks> GradientExchange<D> {
     ) -> Result<Self, DeviceError> {
         let masters = D::SHADOW_WEIGHTS.then(|| Masters::new(device, params, &slices)).transpose()?;
         let levels = Levels::in_group(&*group)?;
-        let buffers = |level: &Level| {
-            let len = level.owners().len() * slices.largest();
-            let buffer = |_| Buffer::unwritten(device, len, "the gradients of other ranks");
-            level.peers.iter().map(buffer).collect::<Result<Vec<_>, _>>()
-        };
-        let received = match device.connects_ranks() {
-            true => levels.0.iter().map(buffers).collect::<Result<_, _>>()?,
-            false => Vec::new(),
-        };
+        let by_device = if device.connects_ranks() { &levels.0[..] } else { &[] };
+        let buffer = |rows: usize| Buffer::unwritten(device, rows * slices.largest(), "the gradients of other ranks");
+        let received = by_device.iter().map(|level| buffer(level.peers.len() * level.owners().len()));
+        let received = received.collect::<Result<_, _>>()?;
+        let sums = buffer(owners_of_sums(by_device))?;
         let left = slices.buckets().len();
         Ok(Self {
             group,
             slices,
             levels,
             received,
+            sums,
             in_flight: VecDeque::new(),
             spare: Vec::new(),
             left,
@@ -197,7 +199,7 @@ impl<D: CopyBlocks> GradientExchange<D> {
                 let leaves = bytemuck::cast_vec(exchange.wait()?);
                 let mut sums = self.spare.pop().unwrap_or_default();
                 sums.resize(self.len_of(bucket, self.levels.0[level].owners()), 0.0);
-                add_up(&mut sums, &leaves);
+                sum_rows(&mut sums, &leaves);
                 self.spare.push(leaves);
                 InFlight { bucket, level: level + 1, exchange: self.send(bucket, level + 1, sums)? }
             }
@@ -214,7 +216,7 @@ impl<D: CopyBlocks> GradientExchange<D> {
         let Some(InFlight { bucket, exchange, .. }) = self.in_flight.pop_front() else { return Ok(()) };
         let leaves = bytemuck::cast_vec(exchange.wait()?);
         let own = self.slices.of(bucket, self.group.rank());
-        device.on_host(grads.range_mut(own), 0..0, |own| add_up(own, &leaves))?;
+        device.on_host(grads.range_mut(own), 0..0, |own| sum_rows(own, &leaves))?;
         self.spare.push(leaves);
         Ok(())
     }
@@ -235,35 +237,32 @@ impl<D: CopyBlocks> GradientExchange<D> {
 
     /// All levels of a bucket, without the host.
     fn on_device(&mut self, device: &D, bucket: usize, grads: &mut Buffer<D, f32>) -> Result<(), DeviceError> {
-        let Self { slices, levels, received, group, .. } = self;
-        for (index, level) in levels.0.iter().enumerate() {
-            let (before, buffers) = received.split_at_mut(index);
-            let buffers = &mut buffers[0];
-            let ranges = consecutive(level.owners().iter().map(|owner| slices.of(bucket, *owner).len()));
+        let Self { slices, levels, received, sums, group, .. } = self;
+        for (index, (level, received)) in levels.0.iter().zip(received).enumerate() {
+            let lens = level.owners().iter().map(|owner| slices.of(bucket, *owner).len());
+            let (count, len) = (level.peers.len(), lens.clone().sum::<usize>());
             let sends = level.peers.iter().flat_map(|peer| peer.owners.iter().map(|owner| (peer.rank, *owner)));
-            let sends = match before.last() {
-                None => sends.map(|(rank, owner)| (rank, grads.range(slices.of(bucket, owner)))).collect(),
+            let sends = match index {
+                0 => sends.map(|(rank, owner)| (rank, grads.range(slices.of(bucket, owner)))).collect(),
                 // The sums of the level before lie one after the other.
-                Some(sums) => {
+                _ => {
                     let parts = consecutive(sends.clone().map(|(_, owner)| slices.of(bucket, owner).len()));
-                    sends.zip(parts).map(|((rank, _), part)| (rank, sums[0].range(part))).collect()
+                    sends.zip(parts).map(|((rank, _), part)| (rank, sums.range(part))).collect()
                 }
             };
-            let receives = level
-                .peers
-                .iter()
-                .zip(buffers.iter_mut())
-                .flat_map(|(peer, buffer)| buffer.ranges_mut(ranges.iter().cloned()).map(|view| (peer.rank, view)));
-            device.all_to_all(sends, receives.collect())?;
-            let len = ranges.last().map_or(0, |last| last.end);
-            add_up_buffers(device, buffers, len)?;
+            // A row for each peer, and in it a part for each owner.
+            let senders = level.peers.iter().flat_map(|peer| level.owners().iter().map(|_| peer.rank));
+            let parts = received.ranges_mut(consecutive((0..count).flat_map(|_| lens.clone())).into_iter());
+            device.all_to_all(sends, senders.zip(parts).collect())?;
+            let into = match index + 1 == levels.0.len() {
+                true => grads.range_mut(slices.of(bucket, group.rank())),
+                false => sums.range_mut(0..len),
+            };
+            if len > 0 {
+                device.sum_rows(into, received.range(0..count * len), count)?;
+            }
         }
-        let own = slices.of(bucket, group.rank());
-        let sums = received.last().map(|buffers| buffers[0].range(0..own.len()));
-        match sums.filter(|_| !own.is_empty()) {
-            Some(sums) => device.copy(grads.range_mut(own), sums),
-            None => Ok(()),
-        }
+        Ok(())
     }
 }
 
@@ -275,40 +274,6 @@ fn consecutive(lens: impl Iterator<Item = usize>) -> Vec<Range<usize>> {
         end - len..end
     };
     lens.map(range).collect()
-}
-
-/// Adds up the first `len` elements of the buffers in the tree; the first one has the sum.
-fn add_up_buffers<D: Device>(device: &D, buffers: &mut [Buffer<D, f32>], len: usize) -> Result<(), DeviceError> {
-    let mut distance = 1;
-    while distance < buffers.len() && len > 0 {
-        for left in (0..buffers.len() - distance).step_by(2 * distance) {
-            let (before, after) = buffers.split_at_mut(left + distance);
-            device.add_into(before[left].range_mut(0..len), after[0].range(0..len))?;
-        }
-        distance *= 2;
-    }
-    Ok(())
-}
-
-/// The sum in the tree over the `leaves`, each as long as `into`.
-fn add_up(into: &mut [f32], leaves: &[f32]) {
-    /// Small enough for a core's first cache with sixteen leaves.
-    const CHUNK: usize = 1 << 9;
-    if into.is_empty() {
-        return;
-    }
-    let (piece, count) = (into.len(), leaves.len() / into.len());
-    into.par_chunks_mut(CHUNK).enumerate().for_each_init(
-        || vec![0.0; count * CHUNK],
-        |sums, (chunk, into)| {
-            let (first, len) = (chunk * CHUNK, into.len());
-            for (leaf, sum) in leaves.chunks(piece).zip(sums.chunks_mut(CHUNK)) {
-                sum[..len].copy_from_slice(&leaf[first..first + len]);
-            }
-            sum_leaves(sums, CHUNK);
-            into.copy_from_slice(&sums[..len]);
-        },
-    );
 }
 
 #[cfg(test)]
@@ -370,7 +335,7 @@ mod tests {
             let all: Vec<Vec<f32>> = (0..size).map(grads).collect();
             let expected = (0..len).map(|at| {
                 let mut leaves: Vec<f32> = all.iter().map(|grads| grads[at]).collect();
-                sum_leaves(&mut leaves, 1);
+                crate::ops::sum_rows::sum_in_place(&mut leaves, 1);
                 leaves[0]
             });
             assert!(found.iter().copied().eq(expected), "{size} ranks, {local} a machine, {len}");

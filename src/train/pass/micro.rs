@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use super::cuts::Cuts;
 use super::ranks::{Gathering, all_gather, finish_all_gather, start_all_gather};
-use super::{GradientExchange, GradientTree, Keep, StepSize, Towers, memory, sum_leaves};
+use super::{GradientExchange, GradientTree, Keep, StepSize, Towers, memory};
 use crate::autograd::{Parameters, Program, Step};
 use crate::data::{Batch, part_of};
 use crate::device::{Device, DeviceError, Pending};
@@ -24,6 +24,7 @@ use crate::group::{Alone, Group};
 use crate::model::Flip;
 use crate::ops::AllOps;
 use crate::ops::pairwise::{LOSS, OUTCOME_LEN, Parts, Shape};
+use crate::ops::sum_rows::sum_in_place;
 use crate::optim::Slices;
 use crate::units::Bytes;
 
@@ -345,7 +346,7 @@ impl<D: AllOps> golden::Pass<D> for MicroBatches<D> {
     fn gradients(&mut self, batch: &Batch, params: &mut Parameters<D>) -> Result<f64, DeviceError> {
         Self::gradients(self, batch, params)?;
         let mut outcomes = self.outcomes_async()?()?;
-        sum_leaves(&mut outcomes, OUTCOME_LEN);
+        sum_in_place(&mut outcomes, OUTCOME_LEN);
         Ok(f64::from(outcomes[LOSS]))
     }
 

@@ -17,7 +17,7 @@ pub use self::memory::{largest_batch, step_bytes};
 pub use self::micro::MicroBatches;
 pub(super) use self::ranks::update;
 use self::towers::{RecordedTowers, Towers, record_towers};
-pub(super) use self::tree::{GradientTree, sum_leaves};
+pub(super) use self::tree::GradientTree;
 pub(super) use self::whole::Whole;
 
 use crate::autograd::Recompute;

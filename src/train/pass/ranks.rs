@@ -6,6 +6,7 @@ use crate::device::{Buffer, Device, DeviceError};
 use crate::group::{Exchange, Group, block_of};
 use crate::ops::adamw::AdamW;
 use crate::ops::copy_blocks::CopyBlocks;
+use crate::ops::sum_rows::SumRows;
 use crate::optim::Optimizer;
 
 /// A buffer for the blocks of all ranks, and the elements of a block.
@@ -70,7 +71,7 @@ pub(super) fn finish_all_gather<'a, D: Device>(
 
 /// Updates this rank's slices from the summed gradients; then all ranks get the new weights. The next forward pass
 /// waits for them ([`GradientExchange::wait_for_weights`]).
-pub(crate) fn update<D: AdamW + CopyBlocks>(
+pub(crate) fn update<D: AdamW + CopyBlocks + SumRows>(
     device: &D,
     group: &dyn Group,
     exchange: &mut GradientExchange<D>,

@@ -66,18 +66,6 @@ impl<D: Device> GradientTree<D> {
     }
 }
 
-/// Adds up `leaves` in the tree, `width` numbers each; the sums are the first `width` afterwards.
-pub(crate) fn sum_leaves(leaves: &mut [f32], width: usize) {
-    let mut distance = width;
-    while distance < leaves.len() {
-        for pair in leaves.chunks_mut(2 * distance).filter(|pair| pair.len() > distance) {
-            let (left, right) = pair.split_at_mut(distance);
-            left.iter_mut().zip(right).take(width).for_each(|(left, right)| *left += *right);
-        }
-        distance *= 2;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,7 +107,7 @@ mod tests {
                 assert!(params.grads().iter().all(|found| *found == sum), "{count}");
             }
             let mut flat: Vec<f32> = leaves.iter().flat_map(|leaf| [*leaf, -leaf]).collect();
-            sum_leaves(&mut flat, 2);
+            crate::ops::sum_rows::sum_in_place(&mut flat, 2);
             assert_eq!(flat[..2], [plain(leaves.clone()), -plain(leaves.clone())]);
             other_orders += usize::from(plain(leaves.clone()) != leaves.iter().sum::<f32>());
         }
