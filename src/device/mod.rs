@@ -18,12 +18,14 @@ pub mod cuda;
 pub mod gemm;
 pub mod isa;
 mod pages;
+mod stopwatch;
 
 pub use buffer::Buffer;
 pub use captured::Captured;
 pub use cpu::{Cpu, CpuMemory};
 #[cfg(feature = "cuda")]
 pub use cuda::Cuda;
+pub use stopwatch::Stopwatch;
 
 /// A number type that tensors can hold.
 pub trait Elem: bytemuck::Pod + Send + Sync + 'static {
@@ -340,7 +342,8 @@ pub trait Device: Sized + Send + Sync + 'static {
     fn swap_in(&self, copies: Vec<(Self::ViewMut<'_, u8>, Self::View<'_, u8>)>) -> Result<(), DeviceError>;
 
     /// Captures all calls, instead of making them, until [`Device::end_capture`], on a device that can
-    /// ([`Self::CAPTURES`]). Uploads, downloads, events and allocations are not possible during capture.
+    /// ([`Self::CAPTURES`]). Uploads, downloads and allocations are not possible during capture. What is forked must be
+    /// joined before it ends, and events cannot be used outside.
     fn begin_capture(&self) -> Result<(), DeviceError> {
         Ok(())
     }
@@ -426,6 +429,12 @@ pub trait Device: Sized + Send + Sync + 'static {
     /// Lets later calls wait for an event, which may be one of [`Device::fork`].
     fn wait_event(&self, _event: &Self::Event) -> Result<(), DeviceError> {
         Ok(())
+    }
+
+    /// Writes the time to `watch`, of [`Stopwatch::LEN`] elements, or with `stop` the seconds since then. Only a device
+    /// that connects ranks has this.
+    fn stopwatch(&self, _watch: Self::ViewMut<'_, f32>, _stop: bool) -> Result<(), DeviceError> {
+        Err(DeviceError::Unsupported { what: "a stopwatch".to_owned() })
     }
 
     /// Whether [`Device::all_to_all`] is possible: the device moves its memory to other ranks by itself.

@@ -59,10 +59,10 @@ pub struct Trainer<D: Device> {
     optimizer: Optimizer<D>,
     pass: Pass<D>,
     size: StepSize,
-    /// The calls of a step in one pass, unless capture is disabled.
+    /// The calls of a step, if all can be captured and that is not disabled.
     captured: Option<Captured>,
     /// The last step, until its outcome is read.
-    submitted: Option<Submitted<D>>,
+    submitted: Option<Submitted>,
     /// Seconds of backward passes, if their events are recorded.
     backward_seconds: Option<f64>,
 }
@@ -74,10 +74,10 @@ enum Pass<D: Device> {
 }
 
 /// A step that may still be computed.
-struct Submitted<D: Device> {
+struct Submitted {
     outcome: Pending,
     grad_norm: Pending,
-    backward: Option<[D::Event; 2]>,
+    backward_seconds: Option<Pending>,
 }
 
 /// The results of a step.
@@ -149,12 +149,14 @@ impl<D: AllOps> Trainer<D> {
             1 => None,
             _ => Some(GradientExchange::new(&*device, group.clone(), &params, slices.clone())?),
         };
-        let pass = match size.micro_batches {
-            1 => Pass::Whole(Whole::new(&device, &flip, size)?),
+        let (pass, captures_all) = match size.micro_batches {
+            1 => (Pass::Whole(Whole::new(&device, &flip, size)?), true),
             _ => {
                 let mut micro = MicroBatches::in_group(device.clone(), &flip, size, group.clone(), &slices)?;
-                micro.capture(true);
-                Pass::Micro(micro)
+                let by_device = size.ranks == 1 || device.connects_ranks();
+                let captures_all = by_device && !micro.runs_forward_twice();
+                micro.capture(!captures_all);
+                (Pass::Micro(micro), captures_all)
             }
         };
         Ok(Self {
@@ -166,7 +168,7 @@ impl<D: AllOps> Trainer<D> {
             optimizer,
             pass,
             size,
-            captured: Some(Captured::default()),
+            captured: captures_all.then(Captured::default),
             submitted: None,
             backward_seconds: None,
         })
@@ -178,7 +180,7 @@ impl<D: AllOps> Trainer<D> {
     /// If the device fails.
     pub fn step(&mut self, batch: &Batch, lr: f64) -> Result<StepOutcome, DeviceError> {
         let submitted = self.run(batch, lr)?;
-        self.device.join()?;
+        self.settle()?;
         self.wait(submitted)
     }
 
@@ -197,31 +199,39 @@ impl<D: AllOps> Trainer<D> {
     /// # Errors
     /// If the device fails.
     pub fn drain(&mut self) -> Result<Option<StepOutcome>, DeviceError> {
-        // What follows reads weights that may still be gathered.
-        self.device.join()?;
+        self.settle()?;
         self.submitted.take().map(|last| self.wait(last)).transpose()
     }
 
-    /// Captured are the whole step or, of one in micro-batches, the passes of the towers. Uploads of micro-batches and
-    /// exchanges between ranks are not captured.
-    fn run(&mut self, batch: &Batch, lr: f64) -> Result<Submitted<D>, DeviceError> {
-        if let Pass::Whole(whole) = &mut self.pass {
-            whole.load(batch)?;
+    /// Gathers the last step's weights, if that was not done yet. All ranks take part.
+    fn settle(&mut self) -> Result<(), DeviceError> {
+        if let Some(exchange) = self.exchange.as_mut().filter(|exchange| exchange.is_stale()) {
+            exchange.gather_weights(&self.device, &mut self.params)?;
+        }
+        self.device.join()
+    }
+
+    /// Captured are the whole step or, if uploads or exchanges through the host lie within it, the passes of the
+    /// towers.
+    fn run(&mut self, batch: &Batch, lr: f64) -> Result<Submitted, DeviceError> {
+        match &mut self.pass {
+            Pass::Whole(whole) => whole.load(batch)?,
+            Pass::Micro(micro) => micro.load(batch)?,
         }
         self.optimizer.prepare(&self.device, lr)?;
         self.compute(batch)?;
-        let (outcome, backward) = match &mut self.pass {
+        let (outcome, backward_seconds) = match &self.pass {
             Pass::Whole(whole) => (whole.program.read_async(whole.embedded.outcome)?, None),
-            Pass::Micro(micro) => (micro.outcomes_async()?, micro.take_backward()),
+            Pass::Micro(micro) => (micro.outcomes_async()?, micro.backward_seconds_async()?),
         };
-        Ok(Submitted { outcome, grad_norm: self.optimizer.norm_async(&self.device)?, backward })
+        Ok(Submitted { outcome, grad_norm: self.optimizer.norm_async(&self.device)?, backward_seconds })
     }
 
-    fn wait(&mut self, submitted: Submitted<D>) -> Result<StepOutcome, DeviceError> {
+    fn wait(&mut self, submitted: Submitted) -> Result<StepOutcome, DeviceError> {
         let read = || Ok::<_, DeviceError>(((submitted.outcome)()?, (submitted.grad_norm)()?[0]));
         let (mut outcome, grad_norm) = self.group.waiting(read)?;
-        if let Some([begun, ended]) = &submitted.backward {
-            *self.backward_seconds.get_or_insert_default() += self.device.seconds(begun, ended)?;
+        if let Some(seconds) = submitted.backward_seconds {
+            *self.backward_seconds.get_or_insert_default() += f64::from(seconds()?[0]);
         }
         sum_in_place(&mut outcome, OUTCOME_LEN);
         let correct = f64::from(outcome[IMAGE_CORRECT] + outcome[TEXT_CORRECT]);
@@ -245,30 +255,33 @@ impl<D: AllOps> Trainer<D> {
 
     /// The number of graphs that are captured, and replayed in each step.
     pub fn graphs(&self) -> usize {
+        let whole = usize::from(self.captured.as_ref().is_some_and(Captured::is_captured));
         match &self.pass {
-            Pass::Whole(_) => usize::from(self.captured.as_ref().is_some_and(Captured::is_captured)),
-            Pass::Micro(micro) => micro.graphs(),
+            Pass::Whole(_) => whole,
+            Pass::Micro(micro) => whole + micro.graphs(),
         }
     }
 
     fn compute(&mut self, batch: &Batch) -> Result<(), DeviceError> {
         let Self { device, group, exchange, params, optimizer, pass, captured, .. } = self;
-        match pass {
-            Pass::Whole(whole) => {
-                let mut calls = || {
-                    whole.compute(params)?;
-                    optimizer.apply(device, params)
-                };
-                return match captured {
-                    Some(captured) => captured.run(&**device, calls),
-                    None => calls(),
-                };
+        // What is captured is the same in all steps.
+        let always = captured.is_some();
+        let mut calls = || {
+            if let Some(exchange) = exchange.as_mut().filter(|exchange| always || exchange.is_stale()) {
+                exchange.gather_weights(&**device, params)?;
             }
-            Pass::Micro(micro) => micro.exchanged_gradients(batch, params, exchange.as_mut())?,
-        }
-        match exchange {
-            None => optimizer.apply(device, params),
-            Some(exchange) => pass::update(&**device, &**group, exchange, params, optimizer),
+            match pass {
+                Pass::Whole(whole) => whole.compute(params)?,
+                Pass::Micro(micro) => micro.exchanged_gradients(batch, params, exchange.as_mut())?,
+            }
+            match exchange {
+                None => optimizer.apply(device, params),
+                Some(exchange) => pass::update(&**device, &**group, exchange, params, optimizer),
+            }
+        };
+        match captured {
+            Some(captured) => captured.run(&**device, calls),
+            None => calls(),
         }
     }
 
@@ -372,13 +385,16 @@ impl<D: AllOps> Trainer<D> {
     /// # Errors
     /// If the device fails, or the exchange with other ranks.
     pub fn rows_not_finite(&mut self, batch: &Batch) -> Result<Vec<usize>, DeviceError> {
-        self.device.join()?;
+        self.settle()?;
         match &mut self.pass {
             Pass::Whole(whole) => {
                 whole.load(batch)?;
                 whole.program.forward(&self.params)?;
             }
-            Pass::Micro(micro) => micro.embed(batch, &self.params, self.exchange.as_mut())?,
+            Pass::Micro(micro) => {
+                micro.load(batch)?;
+                micro.embed(batch, &self.params, self.exchange.as_mut())?;
+            }
         }
         let (width, rows) = (self.flip.config.embed_dim, self.size.batch / self.size.ranks);
         let (embeddings, first) = (self.embeddings()?, self.group.rank() * rows);

@@ -24,4 +24,5 @@ mod pool;
 mod recompute;
 mod recording;
 mod select_token;
+mod stopwatch;
 mod sum_rows;

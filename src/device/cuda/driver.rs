@@ -275,8 +275,13 @@ pub enum Event {
     Cuda(cudarc::driver::CudaEvent),
     /// What the emulator had done by then.
     Emulated(Done),
-    /// The number of calls on the emulator's communication stream by then.
-    EmulatedFork(usize),
+    /// On the emulator's communication stream.
+    EmulatedFork {
+        /// The number of calls on that stream by then, or of those in the capture.
+        calls: usize,
+        /// The capture in which it was recorded.
+        capture: Option<usize>,
+    },
 }
 
 /// A GPU, real or emulated. Calls are queued in order on one stream, and after [`Driver::begin_fork`] on another;
@@ -324,7 +329,8 @@ pub trait Driver: Send + Sync {
     fn launch(&self, launch: &Launch) -> Result<(), DeviceError>;
     /// Computes a matrix product.
     fn gemm(&self, gemm: &Gemm) -> Result<(), DeviceError>;
-    /// Captures launches, products and copies, instead of executing them, until [`Driver::end_capture`].
+    /// Captures launches, products, copies, transfers and forks, instead of executing them, until
+    /// [`Driver::end_capture`]. What is forked must be joined before, and events cannot be used outside.
     fn begin_capture(&self) -> Result<(), DeviceError>;
     /// The captured calls.
     fn end_capture(&self) -> Result<Box<dyn Graph>, DeviceError>;

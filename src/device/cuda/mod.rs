@@ -31,7 +31,7 @@ pub use nvidia::Gpu;
 
 use crate::group::{Gathered, Group, Message, Nccl, Transfer};
 
-use super::{Blocks, Device, DeviceError, Elem, Float, GpuState, Graph, KernelCounts, Pending, ProbeSizes};
+use super::{Blocks, Device, DeviceError, Elem, Float, GpuState, Graph, KernelCounts, Pending, ProbeSizes, Stopwatch};
 
 /// The types of activations on a GPU.
 pub trait ActType: Float {
@@ -401,6 +401,11 @@ impl<T: ActType> Device for Cuda<T> {
 
     fn wait_event(&self, event: &Event) -> Result<(), DeviceError> {
         self.driver.wait_event(event)
+    }
+
+    fn stopwatch(&self, watch: ViewMut<'_, f32>, stop: bool) -> Result<(), DeviceError> {
+        debug_assert_eq!(watch.len, Stopwatch::<Self>::LEN);
+        self.launch("stopwatch", "stopwatch", LaunchConfig::blocks(1, 1), args![watch, stop])
     }
 
     fn all_to_all(

@@ -1,5 +1,5 @@
-//! Where the steps of the towers' program are cut: a device replays the parts as graphs, and between them ranks wait
-//! for weights and start exchanges, which is not captured.
+//! Where the steps of the towers' program are cut: between the parts, ranks wait for weights and start exchanges. If
+//! the step is not captured as a whole, a device replays each part as a graph.
 
 use std::ops::Range;
 

@@ -49,6 +49,8 @@ pub(crate) struct GradientExchange<D: Device> {
     left: usize,
     /// Where products read a rounded copy of the weights.
     masters: Option<Masters<D>>,
+    /// Whether weights were updated that other ranks do not have yet.
+    stale: bool,
     /// The gathering of each bucket's weights, in the order of the arena, until something waits for it.
     weights: VecDeque<(usize, D::Event)>,
 }
@@ -89,6 +91,7 @@ impl<D: CopyBlocks + SumRows> GradientExchange<D> {
             spare: Vec::new(),
             left,
             masters,
+            stale: false,
             weights: VecDeque::new(),
         })
     }
@@ -98,13 +101,25 @@ impl<D: CopyBlocks + SumRows> GradientExchange<D> {
         &self.slices
     }
 
-    /// All-gathers the updated weights. If products read bf16 copies, it gathers those, and in f32 the few parameters
-    /// that other ops read. On a device that moves its memory by itself, this overlaps with the next forward pass.
+    /// Whether weights were updated that other ranks do not have yet.
+    pub(crate) fn is_stale(&self) -> bool {
+        self.stale
+    }
+
+    /// This rank has updated its slices of the weights.
+    pub(super) fn set_stale(&mut self) {
+        self.stale = true;
+    }
+
+    /// All-gathers the weights. If products read bf16 copies, it gathers those, and in f32 the few parameters that
+    /// other ops read. On a device that moves its memory by itself, this overlaps with the next forward pass.
     ///
     /// # Errors
     /// If the device fails, or the group.
-    pub(super) fn gather_weights(&mut self, device: &D, params: &mut Parameters<D>) -> Result<(), DeviceError> {
-        let Self { group, slices, masters, weights, .. } = self;
+    pub(crate) fn gather_weights(&mut self, device: &D, params: &mut Parameters<D>) -> Result<(), DeviceError> {
+        let Self { group, slices, masters, weights, stale, .. } = self;
+        *stale = false;
+        weights.clear();
         device.fork(|| {
             for (bucket, range) in slices.buckets().iter().enumerate() {
                 let in_f32 = match masters {

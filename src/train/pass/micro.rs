@@ -18,7 +18,7 @@ use super::ranks::{Gathering, all_gather, finish_all_gather, start_all_gather};
 use super::{GradientExchange, GradientTree, Keep, StepSize, Towers, memory};
 use crate::autograd::{Parameters, Program, Step};
 use crate::data::{Batch, part_of};
-use crate::device::{Device, DeviceError, Pending};
+use crate::device::{Device, DeviceError, Pending, Stopwatch};
 use crate::golden;
 use crate::group::{Alone, Group};
 use crate::model::Flip;
@@ -39,8 +39,8 @@ pub struct MicroBatches<D: Device> {
     cuts: Arc<Cuts>,
     loss: Parts<D>,
     tree: GradientTree<D>,
-    /// Begin and end of the last backward passes, on a device that moves data between ranks by itself.
-    backward: Option<[D::Event; 2]>,
+    /// For the backward passes, on a device that moves data between ranks by itself.
+    stopwatch: Option<Stopwatch<D>>,
 }
 
 impl<D: AllOps> MicroBatches<D> {
@@ -86,7 +86,9 @@ impl<D: AllOps> MicroBatches<D> {
         let towers = (0..programs).map(|_| Towers::new(&device, flip, size)).collect::<Result<Vec<_>, _>>();
         let towers = towers.map_err(|error| advise(error, 0))?;
         let cuts = Arc::new(Cuts::new(&towers[0].program, towers[0].vision_ops, flip.layout(), slices));
-        Ok(Self { device, group, size, width: flip.config.embed_dim, towers, cuts, loss, tree, backward: None })
+        let times = size.ranks > 1 && device.connects_ranks();
+        let stopwatch = times.then(|| Stopwatch::new(&*device)).transpose()?;
+        Ok(Self { device, group, size, width: flip.config.embed_dim, towers, cuts, loss, tree, stopwatch })
     }
 
     /// Sets whether a device that can capture calls replays the towers' passes, with the same bits. If so, `params`
@@ -132,11 +134,21 @@ impl<D: AllOps> MicroBatches<D> {
     /// # Errors
     /// If the device fails, or the exchange with other ranks.
     pub fn gradients(&mut self, batch: &Batch, params: &mut Parameters<D>) -> Result<(), DeviceError> {
+        self.load(batch)?;
         self.exchanged_gradients(batch, params, None)
     }
 
-    /// As [`Self::gradients`]. With `exchange`, which is needed if there are other ranks, gradients become sums over
-    /// all ranks, in this rank's slices.
+    /// Uploads the inputs of all micro-batches, or of the first one if they take turns in the memory of one.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub(crate) fn load(&mut self, batch: &Batch) -> Result<(), DeviceError> {
+        (0..self.towers.len()).try_for_each(|micro_batch| self.prefetch(batch, micro_batch))?;
+        self.towers.iter_mut().try_for_each(|towers| towers.program.swap_in())
+    }
+
+    /// As [`Self::gradients`], of a batch that was loaded. With `exchange`, which is needed if there are other ranks,
+    /// gradients become sums over all ranks, in this rank's slices.
     ///
     /// Overlaps with the computation: uploads of the next micro-batch, the all-gather of images' embeddings (with the
     /// text tower), and the exchange of gradients (with the rest of the backward pass).
@@ -158,7 +170,7 @@ impl<D: AllOps> MicroBatches<D> {
         let group = self.group.clone();
         let results = self.loss.results_mut().into_iter().map(|(buffer, part)| (buffer, count * part));
         all_gather(&*device, &*group, results.collect())?;
-        let mut begun = device.connects_ranks().then(|| device.record_event()).transpose()?;
+        self.stopwatch.as_mut().map_or(Ok(()), |stopwatch| stopwatch.start(&device))?;
         for micro_batch in 0..count {
             self.group.tick();
             if twice {
@@ -168,7 +180,7 @@ impl<D: AllOps> MicroBatches<D> {
                     towers.run(&device, part, |program, op| program.forward_ops(op..op + 1, params), || Ok(()))?;
                 }
                 if micro_batch + 1 < count {
-                    self.load(batch, micro_batch + 1)?;
+                    self.prefetch(batch, micro_batch + 1)?;
                 }
             }
             let place = self.place(micro_batch);
@@ -177,9 +189,7 @@ impl<D: AllOps> MicroBatches<D> {
             match &mut exchange {
                 Some(exchange) if micro_batch + 1 == count => {
                     backward_and_exchange(&*device, (towers, &cuts), params, &self.tree, exchange)?;
-                    if let Some(begun) = begun.take() {
-                        self.backward = Some([begun, device.record_event()?]);
-                    }
+                    self.stopwatch.as_mut().map_or(Ok(()), |stopwatch| stopwatch.stop(&device))?;
                     exchange.finish(&*device, params.values_and_grads().1)?;
                 }
                 _ => {
@@ -193,7 +203,8 @@ impl<D: AllOps> MicroBatches<D> {
         Ok(())
     }
 
-    /// The embeddings of the whole batch. The first micro-batch waits for the weights that its ops read.
+    /// The embeddings of the whole batch, which was loaded. The first micro-batch waits for the weights that its ops
+    /// read.
     pub(crate) fn embed(
         &mut self,
         batch: &Batch,
@@ -201,15 +212,16 @@ impl<D: AllOps> MicroBatches<D> {
         mut exchange: Option<&mut GradientExchange<D>>,
     ) -> Result<(), DeviceError> {
         let (count, first, device, group) = (self.count(), self.first(), self.device.clone(), self.group.clone());
-        let cuts = self.cuts.clone();
-        self.load(batch, 0)?;
+        let (cuts, twice) = (self.cuts.clone(), self.runs_forward_twice());
         let mut gathering = None;
         for micro_batch in 0..count {
             self.group.tick();
             let place = self.place(micro_batch);
             let towers = &mut self.towers[place];
             let [images, texts] = towers.embeddings;
-            towers.program.swap_in()?;
+            if twice && micro_batch > 0 {
+                towers.program.swap_in()?;
+            }
             for part in &cuts.forward {
                 if part.start == towers.vision_ops {
                     self.loss.put_images(&device, first + micro_batch, towers.program.view(images.slot()))?;
@@ -225,10 +237,9 @@ impl<D: AllOps> MicroBatches<D> {
                 towers.run(&device, part, forward, || gathering.as_mut().map_or(Ok(()), Gathering::poll))?;
             }
             self.loss.put_texts(&device, first + micro_batch, towers.program.view(texts.slot()))?;
-            if micro_batch + 1 < count {
-                self.load(batch, micro_batch + 1)?;
-            } else if self.runs_forward_twice() {
-                self.load(batch, 0)?;
+            if twice {
+                // After the last one, the first one runs again.
+                self.prefetch(batch, (micro_batch + 1) % count)?;
             }
         }
         if let Some(gathering) = gathering {
@@ -241,7 +252,7 @@ impl<D: AllOps> MicroBatches<D> {
     }
 
     /// Starts the upload of the inputs of a micro-batch: its rows of the batch.
-    fn load(&mut self, batch: &Batch, micro_batch: usize) -> Result<(), DeviceError> {
+    fn prefetch(&mut self, batch: &Batch, micro_batch: usize) -> Result<(), DeviceError> {
         let count = self.count();
         let Towers { program, inputs, .. } = self.towers(micro_batch);
         program.prefetch(inputs.images, part_of(&batch.images, micro_batch, count))?;
@@ -258,10 +269,10 @@ impl<D: AllOps> MicroBatches<D> {
         self.loss.outcomes_async(&self.device)
     }
 
-    /// Begin and end of the last backward passes, on a device that moves data between ranks by itself. In between, the
-    /// device does not wait for other ranks.
-    pub(crate) fn take_backward(&mut self) -> Option<[D::Event; 2]> {
-        self.backward.take()
+    /// Seconds of the last backward passes, on a device that moves data between ranks by itself. Meanwhile, the device
+    /// does not wait for other ranks.
+    pub(crate) fn backward_seconds_async(&self) -> Result<Option<Pending>, DeviceError> {
+        self.stopwatch.as_ref().map(|stopwatch| stopwatch.seconds_async(&self.device)).transpose()
     }
 
     /// As [`super::super::Trainer::embeddings`].

@@ -22,13 +22,22 @@ pub(super) fn all_gather<D: Device>(
     finish_all_gather(device, started, buffers.into_iter().map(|(buffer, _)| buffer))
 }
 
-/// All-gathers that have been started; those of the device itself are queued on a stream of their own.
-pub(super) struct Gathering(Vec<Box<dyn Exchange>>);
+/// All-gathers that have been started.
+pub(super) enum Gathering {
+    /// There are no other ranks.
+    Alone,
+    /// Queued by the device on a stream of their own.
+    Forked,
+    /// Through the host.
+    Exchanges(Vec<Box<dyn Exchange>>),
+}
 
 impl Gathering {
     /// Lets MPI make progress: some libraries move data only during calls.
     pub(super) fn poll(&mut self) -> Result<(), DeviceError> {
-        self.0.iter_mut().try_for_each(|exchange| exchange.poll().map(drop))?;
+        if let Self::Exchanges(exchanges) = self {
+            exchanges.iter_mut().try_for_each(|exchange| exchange.poll().map(drop))?;
+        }
         Ok(())
     }
 }
@@ -40,12 +49,12 @@ pub(super) fn start_all_gather<D: Device>(
     buffers: &mut [OfRanks<'_, D>],
 ) -> Result<Gathering, DeviceError> {
     if group.size() == 1 {
-        return Ok(Gathering(Vec::new()));
+        return Ok(Gathering::Alone);
     }
     if device.connects_ranks() {
         let parts = buffers.iter_mut().map(|(buffer, block)| buffer.blocks_mut(0..buffer.len(), *block)).collect();
         device.fork(|| device.all_gather(group, parts))?;
-        return Ok(Gathering(Vec::new()));
+        return Ok(Gathering::Forked);
     }
     let start = |(buffer, block): &mut OfRanks<'_, D>| {
         let (own, len) = (block_of(group.rank(), *block, buffer.len()), buffer.len());
@@ -53,24 +62,27 @@ pub(super) fn start_all_gather<D: Device>(
             device.on_host(buffer.range_mut(own.clone()), 0..own.len(), |own| bytemuck::cast_slice(own).to_vec())?;
         Ok(group.start_all_gather(own, *block, len)?)
     };
-    Ok(Gathering(buffers.iter_mut().map(start).collect::<Result<_, DeviceError>>()?))
+    Ok(Gathering::Exchanges(buffers.iter_mut().map(start).collect::<Result<_, DeviceError>>()?))
 }
 
 /// Waits for all-gathers, which were started with the same buffers.
 pub(super) fn finish_all_gather<'a, D: Device>(
     device: &D,
-    Gathering(exchanges): Gathering,
+    gathering: Gathering,
     buffers: impl IntoIterator<Item = &'a mut Buffer<D, f32>>,
 ) -> Result<(), DeviceError> {
-    for (exchange, buffer) in exchanges.into_iter().zip(buffers) {
-        let words = exchange.wait()?;
-        device.on_host(buffer.view_mut(), 0..0, |all| all.copy_from_slice(bytemuck::cast_slice(&words)))?;
+    match gathering {
+        Gathering::Alone => Ok(()),
+        Gathering::Forked => device.join(),
+        Gathering::Exchanges(exchanges) => exchanges.into_iter().zip(buffers).try_for_each(|(exchange, buffer)| {
+            let words = exchange.wait()?;
+            device.on_host(buffer.view_mut(), 0..0, |all| all.copy_from_slice(bytemuck::cast_slice(&words)))
+        }),
     }
-    device.join()
 }
 
-/// Updates this rank's slices from the summed gradients; then all ranks get the new weights. The next forward pass
-/// waits for them ([`GradientExchange::wait_for_weights`]).
+/// Updates this rank's slices from the summed gradients. Other ranks get them by
+/// [`GradientExchange::gather_weights`].
 pub(crate) fn update<D: AdamW + CopyBlocks + SumRows>(
     device: &D,
     group: &dyn Group,
@@ -81,5 +93,6 @@ pub(crate) fn update<D: AdamW + CopyBlocks + SumRows>(
     optimizer.square(device, params)?;
     all_gather(device, group, vec![(optimizer.partials_mut(), D::PARTIAL * exchange.slices().norm_blocks())])?;
     optimizer.update(device, params)?;
-    exchange.gather_weights(device, params)
+    exchange.set_stale();
+    Ok(())
 }

@@ -46,11 +46,13 @@ pub struct Options {
     pub order: Option<u64>,
     /// The most instructions that a block may issue, counted per warp.
     pub limit: u64,
+    /// What `%globaltimer` and `%clock` show when the launch begins. Each instruction adds one.
+    pub clock: u64,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { uninit: true, races: true, count: true, order: None, limit: 1 << 36 }
+        Self { uninit: true, races: true, count: true, order: None, limit: 1 << 36, clock: 0 }
     }
 }
 

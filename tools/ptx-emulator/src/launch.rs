@@ -39,6 +39,7 @@ pub fn launch(
         watch: Watch { uninit: options.uninit, races: options.races },
         check_global: options.uninit,
         limit: options.limit,
+        clock: options.clock,
         count: options.count,
         loaded: Touched::new(global.len()),
         stored: Touched::new(global.len()),

@@ -177,7 +177,8 @@ impl Machine {
         if shared > max_shared {
             return Err(wrong(format!("{shared} bytes of shared memory for a block; this GPU has {max_shared}")));
         }
-        let options = Options { count: self.options.count, order: self.options.order, ..Options::default() };
+        let clock = (self.done.lock().unwrap_or_else(PoisonError::into_inner).seconds * 1e9) as u64;
+        let options = Options { count: self.options.count, order: self.options.order, clock, ..Options::default() };
         let counts = launch(&self.memory, &module, kernel, grid, &params, &options)
             .map_err(|fault| wrong(format!("{fault}; {:?}", call.config)))?;
         if self.options.count {

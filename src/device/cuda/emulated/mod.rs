@@ -1,13 +1,16 @@
 //! A GPU on the CPU: kernels run in the PTX emulator with every check on; products round operands as a GPU does and sum
 //! in f32.
 
+mod capture;
 mod machine;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ptx_emulator::{Counts, Memory};
 
+use self::capture::Capture;
 use self::machine::{Call, HOPPER_SHARED, Launches, Machine};
 use super::driver::{Driver, Event, Gemm, Launch, Limits};
 use super::estimate;
@@ -29,8 +32,10 @@ pub struct EmulatorOptions {
 /// An emulated GPU.
 pub struct Emulated {
     machine: Arc<Machine>,
-    /// The calls captured so far, during a capture.
-    capture: Mutex<Option<Vec<Call>>>,
+    /// During a capture.
+    capture: Mutex<Option<Capture>>,
+    /// The number of captures that have begun.
+    captures: AtomicUsize,
     /// The communication stream: its calls are made when they are joined, as late as a GPU could make them.
     forked: Mutex<Forked>,
     /// Asynchronous uploads, delayed until they are swapped in: as late as a GPU could make them.
@@ -46,17 +51,6 @@ struct Forked {
     made: usize,
 }
 
-struct Captured {
-    machine: Arc<Machine>,
-    calls: Vec<Call>,
-}
-
-impl Graph for Captured {
-    fn replay(&self) -> Result<(), DeviceError> {
-        self.calls.iter().try_for_each(|call| self.machine.make(call))
-    }
-}
-
 impl Emulated {
     /// A GPU with empty memory.
     pub fn new(options: EmulatorOptions) -> Self {
@@ -70,6 +64,7 @@ impl Emulated {
         Self {
             machine: Arc::new(machine),
             capture: Mutex::default(),
+            captures: AtomicUsize::new(0),
             forked: Mutex::default(),
             uploads: Mutex::default(),
         }
@@ -104,26 +99,28 @@ impl Emulated {
         self.forked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn capture(&self) -> MutexGuard<'_, Option<Capture>> {
+        self.capture.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Executes the call, or captures or delays it.
     fn call(&self, call: Call) -> Result<(), DeviceError> {
         let mut forked = self.forked();
+        if let Some(capture) = &mut *self.capture() {
+            capture.add(call, forked.active);
+            return Ok(());
+        }
         if forked.active {
             forked.calls.push_back(call);
             return Ok(());
         }
         drop(forked);
-        match &mut *self.capture.lock().unwrap_or_else(PoisonError::into_inner) {
-            Some(calls) => {
-                calls.push(call);
-                Ok(())
-            }
-            None => self.machine.make(&call),
-        }
+        self.machine.make(&call)
     }
 
     /// An error during a capture, when the host must not wait or allocate.
     fn not_capturing(&self, what: &str) -> Result<(), DeviceError> {
-        match *self.capture.lock().unwrap_or_else(PoisonError::into_inner) {
+        match *self.capture() {
             Some(_) => Err(DeviceError::Unsupported { what: format!("{what} while a graph is captured") }),
             None => Ok(()),
         }
@@ -186,12 +183,10 @@ impl Driver for Emulated {
     }
 
     fn transfer(&self, nccl: &Arc<Nccl>, transfer: Transfer) -> Result<(), DeviceError> {
-        self.not_capturing("a transfer between ranks")?;
         self.call(Call::Transfer { nccl: nccl.clone(), transfer })
     }
 
     fn begin_fork(&self) -> Result<(), DeviceError> {
-        self.not_capturing("forking a stream")?;
         self.forked().active = true;
         Ok(())
     }
@@ -201,14 +196,23 @@ impl Driver for Emulated {
     }
 
     fn join(&self) -> Result<(), DeviceError> {
-        self.not_capturing("joining a stream")?;
-        self.make_forked(usize::MAX)
+        match &mut *self.capture() {
+            Some(capture) => capture.join(),
+            None => self.make_forked(usize::MAX),
+        }
     }
 
     fn wait_event(&self, event: &Event) -> Result<(), DeviceError> {
-        self.not_capturing("waiting for an event")?;
-        match event {
-            Event::EmulatedFork(calls) => self.make_forked(*calls),
+        let mut capture = self.capture();
+        match (event, &mut *capture) {
+            (Event::EmulatedFork { calls, capture: None }, None) => self.make_forked(*calls),
+            (Event::EmulatedFork { calls, capture: Some(number) }, Some(capture)) if *number == capture.number => {
+                capture.wait(*calls);
+                Ok(())
+            }
+            (Event::EmulatedFork { .. }, _) => {
+                Err(DeviceError::Unsupported { what: "waiting for an event of another capture".to_owned() })
+            }
             _ => Ok(()),
         }
     }
@@ -242,22 +246,26 @@ impl Driver for Emulated {
 
     fn begin_capture(&self) -> Result<(), DeviceError> {
         self.not_capturing("another capture")?;
-        *self.capture.lock().unwrap_or_else(PoisonError::into_inner) = Some(Vec::new());
+        *self.capture() = Some(Capture::new(self.captures.fetch_add(1, Ordering::Relaxed)));
         Ok(())
     }
 
     fn end_capture(&self) -> Result<Box<dyn Graph>, DeviceError> {
-        let calls = self.capture.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default();
-        Ok(Box::new(Captured { machine: self.machine.clone(), calls }))
+        let capture =
+            self.capture().take().ok_or_else(|| DeviceError::Unsupported { what: "ending no capture".to_owned() })?;
+        Ok(Box::new(capture.end(self.machine.clone())?))
     }
 
     fn record_event(&self) -> Result<Event, DeviceError> {
-        self.not_capturing("recording an event")?;
         let forked = self.forked();
         if forked.active {
-            return Ok(Event::EmulatedFork(forked.made + forked.calls.len()));
+            return Ok(match &*self.capture() {
+                Some(capture) => Event::EmulatedFork { calls: capture.forked(), capture: Some(capture.number) },
+                None => Event::EmulatedFork { calls: forked.made + forked.calls.len(), capture: None },
+            });
         }
         drop(forked);
+        self.not_capturing("recording an event")?;
         Ok(Event::Emulated(*self.machine.done.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 

@@ -37,6 +37,7 @@ pub(crate) struct Launch<'a> {
     pub watch: Watch,
     pub check_global: bool,
     pub limit: u64,
+    pub clock: u64,
     pub count: bool,
     /// Sectors of global memory that the launch has loaded and stored so far.
     pub loaded: Touched,
@@ -290,7 +291,10 @@ impl<'a> BlockRun<'a> {
             Op::Pack { bits } => convert::pack(bits, &mut warp.regs, d[0], s, mask),
             Op::Unpack { bits } => convert::unpack(bits, &mut warp.regs, d, s[0], mask),
             // Time is not modelled; the number of instructions at least increases.
-            Op::Clock => lanes(mask).for_each(|lane| warp.regs.set_lane(d[0], lane, self.executed)),
+            Op::Clock => {
+                let now = self.launch.clock + self.executed;
+                lanes(mask).for_each(|lane| warp.regs.set_lane(d[0], lane, now));
+            }
             Op::Mma(mma) => {
                 if mask != warp.live {
                     return Err((FaultKind::DivergentLanes { active: mask, mask: warp.live }, None));
