@@ -47,10 +47,18 @@ enum How {
     Nccl { record: bool },
 }
 
+/// What a run leaves on rank 0.
 type Left = (Vec<StepOutcome>, Vec<f32>, Moments);
+/// What a rank sees of the temperature, which one rank updates, after each of the last steps.
+type Scales = Vec<f64>;
 
-/// Trains as one rank; what is left is on rank 0.
-fn rank<T: ActType>(group: Arc<dyn Group>, loss: Loss, (micro_batches, keep): (usize, Keep), how: How) -> Option<Left> {
+/// Trains as one rank.
+fn rank<T: ActType>(
+    group: Arc<dyn Group>,
+    loss: Loss,
+    (micro_batches, keep): (usize, Keep),
+    how: How,
+) -> (Option<Left>, Scales) {
     let flip = Flip::with_loss(&config(), loss, true);
     let values = flip.layout().initial_values(1);
     let adamw = AdamWConfig { clip_norm: 0.5, ..AdamWConfig::default() };
@@ -74,6 +82,11 @@ fn rank<T: ActType>(group: Arc<dyn Group>, loss: Loss, (micro_batches, keep): (u
         outcomes.extend(before);
     }
     outcomes.extend(trainer.drain().unwrap());
+    let mut scales = Vec::new();
+    for step in STEPS..STEPS + 2 {
+        outcomes.push(trainer.step(&batch(step, kept).part(own, of), 1e-3).unwrap());
+        scales.push(trainer.logit_scale().unwrap());
+    }
     let graphs = trainer.graphs();
     match record {
         false => assert_eq!(graphs, 0),
@@ -81,11 +94,11 @@ fn rank<T: ActType>(group: Arc<dyn Group>, loss: Loss, (micro_batches, keep): (u
         true if keep == Keep::One && of < micro_batches => assert!(graphs > 1),
         true => assert_eq!(graphs, 1),
     }
-    trainer.download().unwrap().map(|(weights, moments)| (outcomes, weights, moments))
+    (trainer.download().unwrap().map(|(weights, moments)| (outcomes, weights, moments)), scales)
 }
 
-/// What `ranks` ranks leave, `local` of them on each machine.
-fn run<T: ActType>([ranks, local]: [usize; 2], loss: Loss, parts: (usize, Keep), record: bool) -> Left {
+/// What `ranks` ranks leave, `local` of them on each machine; all see the same temperature.
+fn run<T: ActType>([ranks, local]: [usize; 2], loss: Loss, parts: (usize, Keep), record: bool) -> (Left, Scales) {
     // Dropped together: a thread that ends early would end the others' group.
     let ended = Arc::new(Barrier::new(ranks));
     let start = |group: Threads| {
@@ -98,7 +111,9 @@ fn run<T: ActType>([ranks, local]: [usize; 2], loss: Loss, parts: (usize, Keep),
     };
     let ranks: Vec<_> = Threads::on_machines(ranks, local).into_iter().map(start).collect();
     let mut ranks: Vec<_> = ranks.into_iter().map(|rank| rank.join().unwrap()).collect();
-    ranks.swap_remove(0).unwrap()
+    let (left, scales) = ranks.swap_remove(0);
+    assert!(ranks.iter().all(|(_, others)| *others == scales), "a rank has old weights");
+    (left.unwrap(), scales)
 }
 
 /// All-gathers, broadcasts, sends and receives so far.
@@ -138,8 +153,12 @@ fn ranks_that_nccl_connects_leave_the_bits_of_one() {
     // SAFETY: as above.
     unsafe { std::env::set_var("FLIPK_NCCL", &library) };
     for loss in [Loss::Infonce, Loss::Sigmoid] {
-        let expected = rank::<bf16>(Arc::new(Alone), loss, (4, Keep::One), How::Plain).unwrap();
-        assert!(expected.0[2].loss != expected.0[0].loss, "the steps do something");
+        let (left, scales) = rank::<bf16>(Arc::new(Alone), loss, (4, Keep::One), How::Plain);
+        let expected = (left.unwrap(), scales);
+        assert!(
+            expected.1[0] != expected.1[1] && expected.0.0[2].loss != expected.0.0[0].loss,
+            "the steps do something"
+        );
         for ranks in [[1, 1], [2, 2], [4, 4], [4, 2]] {
             for keep in [Keep::One, Keep::All] {
                 let left = run::<bf16>(ranks, loss, (4, keep), true);

@@ -342,8 +342,8 @@ pub trait Device: Sized + Send + Sync + 'static {
     fn swap_in(&self, copies: Vec<(Self::ViewMut<'_, u8>, Self::View<'_, u8>)>) -> Result<(), DeviceError>;
 
     /// Captures all calls, instead of making them, until [`Device::end_capture`], on a device that can
-    /// ([`Self::CAPTURES`]). Uploads, downloads and allocations are not possible during capture. What is forked must be
-    /// joined before it ends, and events cannot be used outside.
+    /// ([`Self::CAPTURES`]). Uploads, downloads and allocations are not possible during capture. Forked calls must be
+    /// joined before the capture ends, and its events cannot be used outside.
     fn begin_capture(&self) -> Result<(), DeviceError> {
         Ok(())
     }
@@ -431,8 +431,8 @@ pub trait Device: Sized + Send + Sync + 'static {
         Ok(())
     }
 
-    /// Writes the time to `watch`, of [`Stopwatch::LEN`] elements, or with `stop` the seconds since then. Only a device
-    /// that connects ranks has this.
+    /// Without `stop`, writes the time to `watch`, of [`Stopwatch::LEN`] elements; with it, the seconds since then. Only
+    /// a device that connects ranks has this.
     fn stopwatch(&self, _watch: Self::ViewMut<'_, f32>, _stop: bool) -> Result<(), DeviceError> {
         Err(DeviceError::Unsupported { what: "a stopwatch".to_owned() })
     }

@@ -50,6 +50,9 @@ use crate::optim::{AdamWConfig, Moments, Optimizer, Slices};
 /// # Ok::<(), flipk::device::DeviceError>(())
 /// ```
 pub struct Trainer<D: Device> {
+    /// The calls of a step, if all can be captured and that is not disabled. A graph is dropped before the memory that
+    /// it uses.
+    captured: Option<Captured>,
     device: Arc<D>,
     group: Arc<dyn Group>,
     /// With several ranks.
@@ -59,11 +62,9 @@ pub struct Trainer<D: Device> {
     optimizer: Optimizer<D>,
     pass: Pass<D>,
     size: StepSize,
-    /// The calls of a step, if all can be captured and that is not disabled.
-    captured: Option<Captured>,
     /// The last step, until its outcome is read.
     submitted: Option<Submitted>,
-    /// Seconds of backward passes, if their events are recorded.
+    /// Seconds of backward passes, if a stopwatch measures them.
     backward_seconds: Option<f64>,
 }
 
@@ -154,12 +155,14 @@ impl<D: AllOps> Trainer<D> {
             _ => {
                 let mut micro = MicroBatches::in_group(device.clone(), &flip, size, group.clone(), &slices)?;
                 let by_device = size.ranks == 1 || device.connects_ranks();
-                let captures_all = by_device && !micro.runs_forward_twice();
+                // Ranks may have room for different numbers of micro-batches.
+                let captures_all = by_device && true_on_all(&*group, !micro.runs_forward_twice())?;
                 micro.capture(!captures_all);
                 (Pass::Micro(micro), captures_all)
             }
         };
         Ok(Self {
+            captured: captures_all.then(Captured::default),
             device,
             group,
             exchange,
@@ -168,7 +171,6 @@ impl<D: AllOps> Trainer<D> {
             optimizer,
             pass,
             size,
-            captured: captures_all.then(Captured::default),
             submitted: None,
             backward_seconds: None,
         })
@@ -203,7 +205,8 @@ impl<D: AllOps> Trainer<D> {
         self.submitted.take().map(|last| self.wait(last)).transpose()
     }
 
-    /// Gathers the last step's weights, if that was not done yet. All ranks take part.
+    /// Gathers the last step's weights, if that was not done yet, and lets later calls wait for them. All ranks take
+    /// part.
     fn settle(&mut self) -> Result<(), DeviceError> {
         if let Some(exchange) = self.exchange.as_mut().filter(|exchange| exchange.is_stale()) {
             exchange.gather_weights(&self.device, &mut self.params)?;
@@ -280,9 +283,14 @@ impl<D: AllOps> Trainer<D> {
             }
         };
         match captured {
-            Some(captured) => captured.run(&**device, calls),
-            None => calls(),
+            Some(captured) => captured.run_on_all(&**device, |own| true_on_all(&**group, own), calls)?,
+            None => calls()?,
         }
+        // Not within the calls, which a graph does not make again.
+        if let Some(exchange) = exchange {
+            exchange.set_stale();
+        }
+        Ok(())
     }
 
     /// As [`Self::step`] in one pass, with an event at the start, after the upload, after each step of
@@ -319,8 +327,8 @@ impl<D: AllOps> Trainer<D> {
         &self.flip
     }
 
-    /// Weights and gradients. With several ranks on GPUs, weights may still be gathered until [`Self::drain`], and in
-    /// bf16 a rank has only its own slices in f32: [`Self::download`] has all.
+    /// Weights and gradients. Between [`Self::submit`] and [`Self::drain`], other ranks' slices may be those before the
+    /// last update, and in bf16 a rank has only its own slices in f32: [`Self::download`] has all.
     pub fn params(&self) -> &Parameters<D> {
         &self.params
     }
@@ -449,4 +457,8 @@ impl<D: AllOps> Trainer<D> {
         let own = Moments { m: own(&moments.m), v: own(&moments.v), step: moments.step };
         self.optimizer.upload(&self.device, &own)
     }
+}
+
+fn true_on_all(group: &dyn Group, own: bool) -> Result<bool, DeviceError> {
+    Ok(group.all(u32::from(own))?.iter().all(|own| *own == 1))
 }

@@ -3,6 +3,7 @@
 use flipk::autograd::Recompute;
 use flipk::data::Batch;
 use flipk::device::cuda::{Driver, Emulated, EmulatorOptions};
+use flipk::device::{Buffer, Captured, Device};
 use flipk::model::{Flip, ModelConfig, Preset, TowerConfig};
 use flipk::optim::AdamWConfig;
 use flipk::random::{Purpose, Random};
@@ -104,4 +105,23 @@ fn the_emulator_refuses_a_capture_that_other_calls_reach_into() {
         graph.replay().unwrap();
     }
     [into, from].into_iter().for_each(|address| driver.free(address));
+}
+
+#[test]
+fn calls_are_not_replayed_if_another_rank_refused() {
+    let (device, _) = gpu::<bf16>(EmulatorOptions::default());
+    let mut sums = Buffer::<_, f32>::new(&*device, 16, "a test").unwrap();
+    let mut ones = Buffer::<_, f32>::new(&*device, 16, "a test").unwrap();
+    ones.upload(&*device, &[1.0; 16]).unwrap();
+    let (mut captured, mut asked) = (Captured::default(), Vec::new());
+    for _ in 0..4 {
+        let agree = |own| {
+            asked.push(own);
+            Ok(false)
+        };
+        captured.run_on_all(&*device, agree, || device.add_into(sums.view_mut(), ones.view())).unwrap();
+    }
+    assert_eq!(asked, [true], "once, after a capture");
+    assert!(!captured.is_captured());
+    assert_eq!(sums.download(&*device).unwrap(), [4.0; 16]);
 }

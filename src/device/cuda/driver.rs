@@ -330,7 +330,7 @@ pub trait Driver: Send + Sync {
     /// Computes a matrix product.
     fn gemm(&self, gemm: &Gemm) -> Result<(), DeviceError>;
     /// Captures launches, products, copies, transfers and forks, instead of executing them, until
-    /// [`Driver::end_capture`]. What is forked must be joined before, and events cannot be used outside.
+    /// [`Driver::end_capture`]. Forked calls must be joined before it, and events of a capture cannot be used outside.
     fn begin_capture(&self) -> Result<(), DeviceError>;
     /// The captured calls.
     fn end_capture(&self) -> Result<Box<dyn Graph>, DeviceError>;

@@ -107,7 +107,7 @@ impl<D: CopyBlocks + SumRows> GradientExchange<D> {
     }
 
     /// This rank has updated its slices of the weights.
-    pub(super) fn set_stale(&mut self) {
+    pub(crate) fn set_stale(&mut self) {
         self.stale = true;
     }
 
@@ -117,9 +117,11 @@ impl<D: CopyBlocks + SumRows> GradientExchange<D> {
     /// # Errors
     /// If the device fails, or the group.
     pub(crate) fn gather_weights(&mut self, device: &D, params: &mut Parameters<D>) -> Result<(), DeviceError> {
-        let Self { group, slices, masters, weights, stale, .. } = self;
+        let Self { group, slices, masters, weights, stale, left, .. } = self;
         *stale = false;
+        // A capture that failed may have left these in the middle of a step.
         weights.clear();
+        *left = slices.buckets().len();
         device.fork(|| {
             for (bucket, range) in slices.buckets().iter().enumerate() {
                 let in_f32 = match masters {

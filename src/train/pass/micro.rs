@@ -150,8 +150,8 @@ impl<D: AllOps> MicroBatches<D> {
     /// As [`Self::gradients`], of a batch that was loaded. With `exchange`, which is needed if there are other ranks,
     /// gradients become sums over all ranks, in this rank's slices.
     ///
-    /// Overlaps with the computation: uploads of the next micro-batch, the all-gather of images' embeddings (with the
-    /// text tower), and the exchange of gradients (with the rest of the backward pass).
+    /// Overlaps with the computation: uploads of the next micro-batch, if they take turns in memory, the all-gather of
+    /// images' embeddings (with the text tower), and the exchange of gradients (with the rest of the backward pass).
     ///
     /// # Errors
     /// As [`Self::gradients`].

@@ -86,13 +86,11 @@ pub(super) fn finish_all_gather<'a, D: Device>(
 pub(crate) fn update<D: AdamW + CopyBlocks + SumRows>(
     device: &D,
     group: &dyn Group,
-    exchange: &mut GradientExchange<D>,
+    exchange: &GradientExchange<D>,
     params: &mut Parameters<D>,
     optimizer: &mut Optimizer<D>,
 ) -> Result<(), DeviceError> {
     optimizer.square(device, params)?;
     all_gather(device, group, vec![(optimizer.partials_mut(), D::PARTIAL * exchange.slices().norm_blocks())])?;
-    optimizer.update(device, params)?;
-    exchange.set_stale();
-    Ok(())
+    optimizer.update(device, params)
 }

@@ -196,25 +196,24 @@ impl Driver for Emulated {
     }
 
     fn join(&self) -> Result<(), DeviceError> {
-        match &mut *self.capture() {
-            Some(capture) => capture.join(),
-            None => self.make_forked(usize::MAX),
+        if let Some(capture) = &mut *self.capture() {
+            return capture.join();
         }
+        self.make_forked(usize::MAX)
     }
 
     fn wait_event(&self, event: &Event) -> Result<(), DeviceError> {
+        let Event::EmulatedFork { calls, capture: of } = event else { return Ok(()) };
         let mut capture = self.capture();
-        match (event, &mut *capture) {
-            (Event::EmulatedFork { calls, capture: None }, None) => self.make_forked(*calls),
-            (Event::EmulatedFork { calls, capture: Some(number) }, Some(capture)) if *number == capture.number => {
-                capture.wait(*calls);
-                Ok(())
-            }
-            (Event::EmulatedFork { .. }, _) => {
-                Err(DeviceError::Unsupported { what: "waiting for an event of another capture".to_owned() })
-            }
-            _ => Ok(()),
+        if capture.as_ref().map(|capture| capture.number) != *of {
+            return Err(DeviceError::Unsupported { what: "waiting for an event of another capture".to_owned() });
         }
+        if let Some(capture) = &mut *capture {
+            capture.wait(*calls);
+            return Ok(());
+        }
+        drop(capture);
+        self.make_forked(*calls)
     }
 
     fn download_async(&self, from: u64, len: usize) -> Result<Pending, DeviceError> {
