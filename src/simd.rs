@@ -42,6 +42,25 @@ pub fn has_avx2() -> bool {
     crate::device::isa::level() >= crate::device::isa::Isa::Avx2
 }
 
+/// Prefetches one of `parts` equal parts of the memory behind `slice`, of which there is as much as of the slice, to the
+/// second cache. There need not be such memory.
+#[inline(always)]
+pub fn prefetch_behind(slice: &[f32], part: usize, parts: usize) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+
+        let lines = slice.len().div_ceil(parts * LANES);
+        let from = slice.as_ptr().wrapping_add(slice.len() + part * lines * LANES);
+        for line in 0..lines {
+            // SAFETY: a prefetch of any address does no harm, and every x86-64 processor has the instruction.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(from.wrapping_add(line * LANES).cast()) };
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (slice, part, parts);
+}
+
 /// `Σ term(index, value)` over `values` taken lane by lane, in a fixed order.
 #[inline(always)]
 pub fn sum(values: &[f32], term: impl Fn(usize, f32) -> f32) -> f32 {

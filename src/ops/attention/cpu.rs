@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::{Attention, BackwardOperands, Shape, head};
 use crate::device::gemm::{self, GemmOptions, Operands, Strides};
 use crate::device::{Cpu, DeviceError};
-use crate::simd::{LANES, dot, exp, ln, max, total, wide};
+use crate::simd::{LANES, dot, exp, ln, max, prefetch_behind, total, wide};
 
 thread_local! {
     /// Score matrices of one head and a product's panel, kept from call to call, so that a step does not allocate.
@@ -62,6 +62,17 @@ fn multiply(
     }
 }
 
+/// Prefetches part `part` of `parts` of the next sample's `of`, of which the current sample's is given: rows of a head
+/// are short and far apart, so the hardware does not prefetch them. More than a small part at once would hold up the
+/// loads of the current sample, and long samples would push it out of the second cache.
+#[inline(always)]
+fn prefetch_next(shape: Shape, of: &[f32], part: usize, parts: usize) {
+    const LONG: usize = 128 * 1024 / size_of::<f32>();
+    if 3 * shape.tokens * shape.width() <= LONG {
+        prefetch_behind(of, part, parts);
+    }
+}
+
 /// The keys that query `row` sees.
 #[inline(always)]
 fn seen(shape: Shape, row: usize) -> usize {
@@ -86,6 +97,7 @@ impl Attention for Cpu {
         samples.for_each(|((out, lse), qkv)| {
             with_scores(shape, |[scores], panel| {
                 for head in 0..heads {
+                    prefetch_next(shape, qkv, 2 * head, 2 * heads);
                     let [q, k, v] = [0, 1, 2].map(|part| &qkv[part * width + head * d..]);
                     let (to, keys) = ((&mut *scores, square, square), (k, packed.transposed()));
                     multiply((n, n, d), to, (q, packed), keys, shape.scale(), panel);
@@ -93,6 +105,8 @@ impl Attention for Cpu {
                         #[inline(always)]
                         || softmax(shape, scores, &mut lse[head * n..][..n]),
                     );
+                    prefetch_next(shape, qkv, 2 * head + 1, 2 * heads);
+                    prefetch_next(shape, out, head, heads);
                     let to = (&mut out[head * d..], width, d);
                     multiply((n, d, n), to, (scores, over_keys), (v, packed), 1.0, panel);
                 }
@@ -114,21 +128,34 @@ impl Attention for Cpu {
         samples.zip(outputs).zip(lse.par_chunks(heads * n)).for_each(|(((dqkv, qkv), (out, dout)), lse)| {
             with_scores(shape, |[p, ds], panel| {
                 for head in 0..heads {
+                    prefetch_next(shape, qkv, head, heads);
                     let [q, k, v] = [0, 1, 2].map(|part| &qkv[part * width + head * d..]);
-                    let (out, dout) = (&out[head * d..], &dout[head * d..]);
+                    let (out_of_head, dout_of_head) = (&out[head * d..], &dout[head * d..]);
                     let keys = (k, packed.transposed());
                     multiply((n, n, d), (&mut *p, square, square), (q, packed), keys, scale, panel);
+                    prefetch_next(shape, out, head, heads);
+                    prefetch_next(shape, dout, head, heads);
                     let values = (v, packed.transposed());
-                    multiply((n, n, d), (&mut *ds, square, square), (dout, single), values, 1.0, panel);
+                    multiply((n, n, d), (&mut *ds, square, square), (dout_of_head, single), values, 1.0, panel);
                     wide(
                         #[inline(always)]
-                        || scores_backward(shape, p, ds, &lse[head * n..][..n], out, dout),
+                        || scores_backward(shape, p, ds, &lse[head * n..][..n], out_of_head, dout_of_head),
                     );
                     let [dq, dk, dv] = [0, 1, 2].map(|part| part * width + head * d);
                     let (sizes, stride) = ((n, d, n), 3 * width);
+                    prefetch_next(shape, dqkv, 3 * head, 3 * heads);
                     multiply(sizes, (&mut dqkv[dq..], stride, d), (ds, over_keys), (k, packed), scale, panel);
+                    prefetch_next(shape, dqkv, 3 * head + 1, 3 * heads);
                     multiply(sizes, (&mut dqkv[dk..], stride, d), (ds, over_queries), (q, packed), scale, panel);
-                    multiply(sizes, (&mut dqkv[dv..], stride, d), (p, over_queries), (dout, single), 1.0, panel);
+                    prefetch_next(shape, dqkv, 3 * head + 2, 3 * heads);
+                    multiply(
+                        sizes,
+                        (&mut dqkv[dv..], stride, d),
+                        (p, over_queries),
+                        (dout_of_head, single),
+                        1.0,
+                        panel,
+                    );
                 }
             });
         });
