@@ -42,8 +42,8 @@ pub fn has_avx2() -> bool {
     crate::device::isa::level() >= crate::device::isa::Isa::Avx2
 }
 
-/// Prefetches one of `parts` equal parts of the memory behind `slice`, of which there is as much as of the slice, to the
-/// second cache. There need not be such memory.
+/// Prefetches one of `parts` equal parts of the memory behind `slice`, of which there is as much as of the slice, to
+/// the second cache. There need not be such memory.
 #[inline(always)]
 pub fn prefetch_behind(slice: &[f32], part: usize, parts: usize) {
     #[cfg(target_arch = "x86_64")]

@@ -49,8 +49,8 @@ enum How {
 
 /// What a run leaves on rank 0.
 type Left = (Vec<StepOutcome>, Vec<f32>, Moments);
-/// What a rank sees of the temperature, which one rank updates, after each of the last steps.
-type Scales = Vec<f64>;
+/// What a rank sees: the temperature, which one rank updates, after each of the last steps, and in f32 all weights.
+type Seen = (Vec<f64>, Option<Vec<f32>>);
 
 /// Trains as one rank.
 fn rank<T: ActType>(
@@ -58,7 +58,7 @@ fn rank<T: ActType>(
     loss: Loss,
     (micro_batches, keep): (usize, Keep),
     how: How,
-) -> (Option<Left>, Scales) {
+) -> (Option<Left>, Seen) {
     let flip = Flip::with_loss(&config(), loss, true);
     let values = flip.layout().initial_values(1);
     let adamw = AdamWConfig { clip_norm: 0.5, ..AdamWConfig::default() };
@@ -84,9 +84,12 @@ fn rank<T: ActType>(
     outcomes.extend(trainer.drain().unwrap());
     let mut scales = Vec::new();
     for step in STEPS..STEPS + 2 {
-        outcomes.push(trainer.step(&batch(step, kept).part(own, of), 1e-3).unwrap());
+        outcomes.extend(trainer.submit(&batch(step, kept).part(own, of), 1e-3).unwrap());
+        outcomes.extend(trainer.drain().unwrap());
         scales.push(trainer.logit_scale().unwrap());
     }
+    trainer.settle().unwrap();
+    let weights = (!T::SHADOW).then(|| trainer.params().download_values(trainer.device()).unwrap());
     let graphs = trainer.graphs();
     match record {
         false => assert_eq!(graphs, 0),
@@ -94,11 +97,11 @@ fn rank<T: ActType>(
         true if keep == Keep::One && of < micro_batches => assert!(graphs > 1),
         true => assert_eq!(graphs, 1),
     }
-    (trainer.download().unwrap().map(|(weights, moments)| (outcomes, weights, moments)), scales)
+    (trainer.download().unwrap().map(|(weights, moments)| (outcomes, weights, moments)), (scales, weights))
 }
 
-/// What `ranks` ranks leave, `local` of them on each machine; all see the same temperature.
-fn run<T: ActType>([ranks, local]: [usize; 2], loss: Loss, parts: (usize, Keep), record: bool) -> (Left, Scales) {
+/// What `ranks` ranks leave, `local` of them on each machine; all see the same.
+fn run<T: ActType>([ranks, local]: [usize; 2], loss: Loss, parts: (usize, Keep), record: bool) -> (Left, Seen) {
     // Dropped together: a thread that ends early would end the others' group.
     let ended = Arc::new(Barrier::new(ranks));
     let start = |group: Threads| {
@@ -111,9 +114,9 @@ fn run<T: ActType>([ranks, local]: [usize; 2], loss: Loss, parts: (usize, Keep),
     };
     let ranks: Vec<_> = Threads::on_machines(ranks, local).into_iter().map(start).collect();
     let mut ranks: Vec<_> = ranks.into_iter().map(|rank| rank.join().unwrap()).collect();
-    let (left, scales) = ranks.swap_remove(0);
-    assert!(ranks.iter().all(|(_, others)| *others == scales), "a rank has old weights");
-    (left.unwrap(), scales)
+    let (left, seen) = ranks.swap_remove(0);
+    assert!(ranks.iter().all(|(_, other)| *other == seen), "a rank has old weights");
+    (left.unwrap(), seen)
 }
 
 /// All-gathers, broadcasts, sends and receives so far.
@@ -153,10 +156,10 @@ fn ranks_that_nccl_connects_leave_the_bits_of_one() {
     // SAFETY: as above.
     unsafe { std::env::set_var("FLIPK_NCCL", &library) };
     for loss in [Loss::Infonce, Loss::Sigmoid] {
-        let (left, scales) = rank::<bf16>(Arc::new(Alone), loss, (4, Keep::One), How::Plain);
-        let expected = (left.unwrap(), scales);
+        let (left, seen) = rank::<bf16>(Arc::new(Alone), loss, (4, Keep::One), How::Plain);
+        let expected = (left.unwrap(), seen);
         assert!(
-            expected.1[0] != expected.1[1] && expected.0.0[2].loss != expected.0.0[0].loss,
+            expected.1.0[0] != expected.1.0[1] && expected.0.0[2].loss != expected.0.0[0].loss,
             "the steps do something"
         );
         for ranks in [[1, 1], [2, 2], [4, 4], [4, 2]] {
@@ -166,11 +169,23 @@ fn ranks_that_nccl_connects_leave_the_bits_of_one() {
             }
         }
     }
-    let [recorded, plain] = [true, false].map(|record| {
-        let before = totals(&library);
-        (run::<bf16>([2, 2], Loss::Infonce, (4, Keep::One), record), made_since(&library, before))
-    });
-    assert!(recorded == plain, "replayed steps exchange the same");
+    for (ranks, parts) in [(1, 1), (1, 4), (2, 2), (2, 4)] {
+        let [recorded, plain] = [true, false].map(|record| {
+            let before = totals(&library);
+            let size = (parts, Keep::All);
+            (run::<bf16>([ranks; 2], Loss::Infonce, size, record), made_since(&library, before))
+        });
+        assert!(recorded.0 == plain.0, "{ranks} ranks, {parts} micro-batches");
+        // Replayed steps begin with gathering weights, and so does the first one, which needs none of other ranks.
+        // Only weights are broadcast: before each of five steps but the first, and at the end.
+        let more = [0, 1, 2, 3].map(|kind| recorded.1[kind] - plain.1[kind]);
+        let is_one_gathering = more[0] > 0 && more[1] > 0 && 5 * more[0] < plain.1[0] && 5 * more[1] == plain.1[1];
+        assert!(
+            is_one_gathering && more[2..] == [0, 0],
+            "{ranks} ranks, {parts} micro-batches: {more:?}, {:?}",
+            plain.1
+        );
+    }
     let before = totals(&library);
     let six = |ranks| run::<f32>(ranks, Loss::Infonce, (6, Keep::One), true);
     assert!(six([3, 3]) == six([6, 2]));

@@ -85,11 +85,12 @@ impl DeviceArgs {
         Ok(())
     }
 
-    /// Divides this machine's cores and GPUs among the ranks of `group` on it.
+    /// Divides this machine's cores and GPUs among the ranks of `group` on it. A single rank's GPU is connected to
+    /// itself if a library is named, to test that library.
     pub(super) fn share(&mut self, group: &Arc<dyn Group>) {
-        if group.size() > 1 {
+        if group.size() > 1 || std::env::var_os("FLIPK_NCCL").is_some() {
             self.group = Some(group.clone());
-            if self.threads == 0 {
+            if self.threads == 0 && group.size() > 1 {
                 self.threads = group.cores();
             }
         }

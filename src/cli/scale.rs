@@ -8,7 +8,8 @@ use serde_json::json;
 
 use super::put;
 use super::table::table;
-use crate::model::Flip;
+use crate::data::kept_patches;
+use crate::model::{Flip, Preset};
 use crate::profile::scale::{
     Measured, Network, Plan, Simulated, Source, StepTimes, Timing, fit, network_of, simulate, svg, time_calls,
 };
@@ -27,11 +28,12 @@ pub(super) struct ScaleArgs {
     #[arg(long, value_name = "NAME|FILE", requires = "ranks")]
     network: Option<String>,
     /// Take the times from a profile that --json wrote, or from benches/results/gpu-h200.json, and run nothing. If it
-    /// has several steps, --model and --mask-ratio choose one. With another --batch, times are scaled
+    /// has several steps, --model and --mask-ratio choose one; times of a model that a record does not have are
+    /// estimated from its largest one. With another --batch, times are scaled
     #[arg(long, value_name = "FILE", requires = "ranks")]
     from: Option<PathBuf>,
-    /// Time the exchanges of this run's ranks, write the network that fits them (JSON), and run nothing else. For
-    /// mpiexec: mpiexec -n 4 flipk profile --measure-network network.json
+    /// Time exchanges through the host between this run's ranks, write the network that fits them (JSON), and run
+    /// nothing else; NCCL is not timed. For mpiexec: mpiexec -n 4 flipk profile --measure-network network.json
     #[arg(long, value_name = "FILE", conflicts_with_all = ["ranks", "compare"])]
     pub(super) measure_network: Option<PathBuf>,
 }
@@ -75,6 +77,21 @@ pub(super) fn measure_network(file: &Path) -> Result<()> {
 pub(super) struct Chosen {
     source: Source,
     index: usize,
+    /// The model of the step, if that of another one, with this name, is estimated from it.
+    estimate: Option<(Preset, String)>,
+}
+
+/// For a model that a record of a GPU's measurements does not have: the index of its last step at that mask ratio, the
+/// model of that step, from which the times are estimated, and the name of the model that was asked for.
+fn nearest(source: &Source, options: &Options) -> Option<(usize, (Preset, String))> {
+    let asked = options.model.as_ref()?.short_name().to_string();
+    let steps = source.is_record().then(|| source.steps())?;
+    if steps.iter().any(|(model, ..)| *model == asked) {
+        return None;
+    }
+    let index = steps.iter().rposition(|(_, ratio, _)| options.mask_ratio.is_none_or(|asked| asked == *ratio))?;
+    let preset = Preset::ALL.into_iter().find(|preset| preset.to_string() == steps[index].0)?;
+    Some((index, (preset, asked)))
 }
 
 /// Maximum number of ranks: a simulation lists them all.
@@ -102,7 +119,9 @@ impl ScaleArgs {
             asked.as_ref().is_none_or(|asked| asked == model) && options.mask_ratio.is_none_or(|asked| asked == ratio)
         };
         let steps = source.steps();
-        let Some(index) = steps.iter().position(|(model, ratio, _)| fits(model, *ratio)) else {
+        let exact = steps.iter().position(|(model, ratio, _)| fits(model, *ratio));
+        let nearest = || nearest(&source, options).map(|(index, estimate)| (index, Some(estimate)));
+        let Some((index, estimate)) = exact.map(|index| (index, None)).or_else(nearest) else {
             let list: Vec<_> = steps.iter().map(|(model, ratio, _)| format!("{model} at {ratio}")).collect();
             bail!("{} has no such --model and --mask-ratio: it has {}", file.display(), list.join(", "))
         };
@@ -113,7 +132,7 @@ impl ScaleArgs {
         }
         options.mask_ratio.get_or_insert(ratio);
         options.batch.get_or_insert(batch);
-        Ok(Some(Chosen { source, index }))
+        Ok(Some(Chosen { source, index, estimate }))
     }
 
     /// The description of the network.
@@ -135,7 +154,16 @@ impl ScaleArgs {
     /// Simulates the step of a file.
     pub(super) fn simulate_chosen(&self, chosen: &Chosen, settings: &Settings) -> Result<Simulation> {
         let flip = Flip::with_loss(&settings.model, settings.loss, settings.decay_cls);
-        let measured = chosen.source.measured(chosen.index, &flip, settings.loader.kept())?;
+        let kept = settings.loader.kept();
+        let measured = match &chosen.estimate {
+            None => chosen.source.measured(chosen.index, &flip, kept)?,
+            Some((of, name)) => {
+                let config = of.config();
+                let kept_of = kept_patches(config.patches(), settings.loader.mask_ratio);
+                let of = Flip::with_loss(&config, settings.loss, settings.decay_cls);
+                chosen.source.estimated(chosen.index, (&of, kept_of), (name, &flip, kept))?
+            }
+        };
         let from = self.from.as_deref().unwrap_or(Path::new("")).display().to_string();
         self.simulate(measured, from, settings)
     }

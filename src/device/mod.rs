@@ -431,8 +431,8 @@ pub trait Device: Sized + Send + Sync + 'static {
         Ok(())
     }
 
-    /// Without `stop`, writes the time to `watch`, of [`Stopwatch::LEN`] elements; with it, the seconds since then. Only
-    /// a device that connects ranks has this.
+    /// Without `stop`, writes the time to `watch`, of [`Stopwatch::LEN`] elements; with it, the seconds since then.
+    /// Only a device that connects ranks has this.
     fn stopwatch(&self, _watch: Self::ViewMut<'_, f32>, _stop: bool) -> Result<(), DeviceError> {
         Err(DeviceError::Unsupported { what: "a stopwatch".to_owned() })
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::pass::{self, GradientExchange, MicroBatches, StepSize, Whole};
+use super::pass::{self, GradientExchange, MicroBatches, StepSize, Whole, exchanges};
 use crate::autograd::{Parameters, Program, Recompute};
 use crate::data::Batch;
 use crate::device::{Captured, Device, DeviceError, Pending};
@@ -146,12 +146,11 @@ impl<D: AllOps> Trainer<D> {
         let slices = Slices::new(flip.layout().arena_len(), group.size());
         let params = Parameters::of_slices(&*device, flip.layout().clone(), values, &slices.own(group.rank()))?;
         let optimizer = Optimizer::of_slices(&*device, &params, adamw, &slices, group.rank())?;
-        let exchange = match group.size() {
-            1 => None,
-            _ => Some(GradientExchange::new(&*device, group.clone(), &params, slices.clone())?),
-        };
+        let exchanges = exchanges(&*device, &*group);
+        let exchange = exchanges.then(|| GradientExchange::new(&*device, group.clone(), &params, slices.clone()));
+        let exchange = exchange.transpose()?;
         let (pass, captures_all) = match size.micro_batches {
-            1 => (Pass::Whole(Whole::new(&device, &flip, size)?), true),
+            1 if !exchanges => (Pass::Whole(Whole::new(&device, &flip, size)?), true),
             _ => {
                 let mut micro = MicroBatches::in_group(device.clone(), &flip, size, group.clone(), &slices)?;
                 let by_device = size.ranks == 1 || device.connects_ranks();
@@ -201,13 +200,14 @@ impl<D: AllOps> Trainer<D> {
     /// # Errors
     /// If the device fails.
     pub fn drain(&mut self) -> Result<Option<StepOutcome>, DeviceError> {
-        self.settle()?;
         self.submitted.take().map(|last| self.wait(last)).transpose()
     }
 
-    /// Gathers the last step's weights, if that was not done yet, and lets later calls wait for them. All ranks take
-    /// part.
-    fn settle(&mut self) -> Result<(), DeviceError> {
+    /// Gathers the last step's weights, which otherwise the next step does. All ranks take part.
+    ///
+    /// # Errors
+    /// If the device fails, or the exchange with other ranks.
+    pub fn settle(&mut self) -> Result<(), DeviceError> {
         if let Some(exchange) = self.exchange.as_mut().filter(|exchange| exchange.is_stale()) {
             exchange.gather_weights(&self.device, &mut self.params)?;
         }
@@ -327,8 +327,8 @@ impl<D: AllOps> Trainer<D> {
         &self.flip
     }
 
-    /// Weights and gradients. Between [`Self::submit`] and [`Self::drain`], other ranks' slices may be those before the
-    /// last update, and in bf16 a rank has only its own slices in f32: [`Self::download`] has all.
+    /// Weights and gradients. After [`Self::submit`], other ranks' slices are those before the last update until
+    /// [`Self::settle`], and in bf16 a rank has only its own slices in f32: [`Self::download`] has all.
     pub fn params(&self) -> &Parameters<D> {
         &self.params
     }
@@ -365,12 +365,17 @@ impl<D: AllOps> Trainer<D> {
         }
     }
 
-    /// The inverse temperature that the loss uses.
+    /// The inverse temperature that the loss uses, from the rank that updates it. All ranks take part.
     ///
     /// # Errors
-    /// If the device fails.
+    /// If the device fails, or the exchange with other ranks.
     pub fn logit_scale(&self) -> Result<f64, DeviceError> {
-        let raw = self.params.download(&self.device, self.flip.logit_scale())?[0];
+        let id = self.flip.logit_scale();
+        let own = self.params.download(&self.device, id)?[0];
+        let at = self.params.layout().get(id).offset;
+        let updates = self.optimizer.own().iter().any(|slice| slice.contains(&at));
+        let found = self.group.all([u32::from(updates), own.to_bits()])?;
+        let raw = found.iter().find(|[updates, _]| *updates == 1).map_or(own, |[_, bits]| f32::from_bits(*bits));
         Ok(libm::exp(f64::from(raw.clamp(0.0, MAX_LOGIT_SCALE))))
     }
 

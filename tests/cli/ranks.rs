@@ -96,10 +96,13 @@ fn any_number_of_ranks_writes_the_same_checkpoints() {
     let Some(mpi) = mpi() else { return };
     let folder = tempfile::tempdir().unwrap();
     let data = data(folder.path());
-    for (micro_batches, numbers) in [(8, &[2, 4, 8][..]), (12, &[3, 6])] {
-        let micro_batches = format!("--micro-batches={micro_batches}");
-        let flags = [&*micro_batches, "--steps=8", "--save-every=4"];
-        let out = |ranks: usize| folder.path().join(format!("{micro_batches}-{ranks}"));
+    for (micro_batches, numbers, precision) in
+        [(8, &[2, 4, 8][..], "f32"), (8, &[2, 4, 8], "bf16"), (12, &[3, 6, 12], "f32")]
+    {
+        let [micro_batches, precision] =
+            [format!("--micro-batches={micro_batches}"), format!("--precision={precision}")];
+        let flags = [&*micro_batches, &*precision, "--steps=8", "--save-every=4"];
+        let out = |ranks: usize| folder.path().join(format!("{micro_batches}{precision}-{ranks}"));
         let bytes = |ranks, step| fs::read(checkpoint(&out(ranks), step)).unwrap();
         let first = if numbers[0] == 3 { 3 } else { 1 };
         if first == 1 {
@@ -109,9 +112,45 @@ fn any_number_of_ranks_writes_the_same_checkpoints() {
             let said = run(&mpi, ranks, &args(&out(ranks), &data, &flags)).expect(0).stderr;
             assert!(said.contains(&format!("{ranks} ranks, connected by MPICH")), "{said}");
             for step in [4, 8] {
-                assert!(bytes(ranks, step) == bytes(first, step), "{micro_batches}, {ranks} ranks, step {step}");
+                assert!(bytes(ranks, step) == bytes(first, step), "{flags:?}, {ranks} ranks, step {step}");
             }
         }
+    }
+}
+
+/// Open MPI's launcher, if there is one.
+fn open_mpi() -> Option<&'static str> {
+    let is_open_mpi = |launcher: &&str| {
+        let version = Command::new(launcher).arg("--version").output();
+        version.is_ok_and(|found| String::from_utf8_lossy(&found.stdout).contains("Open"))
+    };
+    let found = ["mpirun.openmpi", "mpirun"].into_iter().find(is_open_mpi);
+    if found.is_none() || std::env::var_os("FLIPK_RUNNER").is_some() {
+        eprintln!("skipped: there is no Open MPI in PATH, or a launcher cannot start ranks in another runner");
+        return None;
+    }
+    found
+}
+
+#[test]
+fn open_mpi_writes_the_same_checkpoints() {
+    let Some(launcher) = open_mpi() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let data = data(folder.path());
+    for precision in ["--precision=f32", "--precision=bf16"] {
+        let checkpoints = [1, 2, 4, 8].map(|ranks: usize| {
+            let out = folder.path().join(format!("{precision}-{ranks}"));
+            let args = args(&out, &data, &[precision, "--micro-batches=8", "--steps=8", "--save-every=0"]);
+            let mut command = Command::new(launcher);
+            command.args(["--oversubscribe", "-n", &ranks.to_string(), FLIPK]).args(args);
+            // Tests may run as root, which Open MPI warns of.
+            let root = ["OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"].map(|name| (name, "1"));
+            let ran = ended(command.envs(root).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap());
+            let said = ran.expect(0).stderr;
+            assert!(ranks == 1 || said.contains(&format!("{ranks} ranks, connected by Open MPI")), "{said}");
+            fs::read(checkpoint(&out, 8)).unwrap()
+        });
+        assert!(checkpoints.iter().all(|other| *other == checkpoints[0]), "{precision}");
     }
 }
 

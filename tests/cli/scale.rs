@@ -47,13 +47,20 @@ fn the_documented_table_is_what_is_simulated() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("scale.json");
     let (to, text) = (format!("--json={}", file.display()), fs::read_to_string("docs/performance.md").unwrap());
-    for (ratio, ranks, batch) in
-        [("0.5", "8", "1024"), ("0.5", "256", "256"), ("0.75", "8", "1024"), ("0.75", "256", "256")]
-    {
-        let from = ["--from=benches/results/gpu-h200.json", "--model=b16", "--mask-ratio", ratio];
+    for (model, ratio, ranks, batch) in [
+        ("b16", "0.5", "8", "1024"),
+        ("b16", "0.5", "256", "256"),
+        ("b16", "0.75", "8", "1024"),
+        ("b16", "0.75", "256", "256"),
+        ("l16", "0.5", "8", "768"),
+        ("l16", "0.5", "256", "256"),
+        ("h14", "0.5", "8", "256"),
+        ("h14", "0.5", "256", "256"),
+    ] {
+        let from = ["--from=benches/results/gpu-h200.json", "--model", model, "--mask-ratio", ratio];
         flipk(&[&["profile", "--ranks", ranks, "--batch", batch, &to], &from[..]].concat()).expect(0);
         let found = steps(&read(&file));
-        let start = format!("| b16, {ratio} | {ranks} x {batch} | {:.3} |", found[0].1);
+        let start = format!("| {model}, {ratio} | {ranks} x {batch} | {:.3} |", found[0].1);
         let row = text.lines().find(|row| row.starts_with(&start));
         let row = row.unwrap_or_else(|| panic!("docs/performance.md should say: {start}"));
         let documented: Vec<f64> =
@@ -71,7 +78,10 @@ fn what_cannot_be_simulated_is_refused() {
     for (args, problem) in [
         (&["--ranks=0", record][..], "--ranks must be from 1 to 65536"),
         (&["--ranks=8,99999999999999", record], "--ranks must be from 1 to 65536"),
-        (&["--ranks=2", record, "--model=h14"], "it has b16 at 0, b16 at 0.5, b16 at 0.75, l16 at 0.5"),
+        (
+            &["--ranks=2", record, "--model=h14", "--mask-ratio=0.6"],
+            "it has b16 at 0, b16 at 0.5, b16 at 0.75, l16 at 0.5",
+        ),
         (&["--ranks=2", "--from=Cargo.toml"], "Cargo.toml: neither a profile that --json wrote"),
         (&["--ranks=2", "--from=/nowhere"], "cannot read /nowhere"),
         (&["--ranks=2", record, "--network=/nowhere"], "neither built in"),

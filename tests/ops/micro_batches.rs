@@ -8,7 +8,7 @@ use flipk::device::Cpu;
 use flipk::model::{Flip, Loss, ModelConfig, Preset};
 use flipk::optim::AdamWConfig;
 use flipk::random::{Purpose, Random};
-use flipk::train::{Keep, StepOutcome, StepSize, Trainer};
+use flipk::train::{Keep, MicroBatches, StepOutcome, StepSize, Trainer};
 
 pub const BATCH: usize = 24;
 
@@ -105,6 +105,17 @@ fn what_is_kept_changes_no_bit() {
             }
         }
     }
+}
+
+/// There is room for all micro-batches of a small model.
+#[test]
+fn all_are_kept_if_they_fit() {
+    let (flip, device) = (Flip::new(&config(), true), Arc::new(Cpu::default()));
+    let runs_twice = |keep| {
+        let size = StepSize { micro_batches: 3, keep, ..StepSize::whole(BATCH, 12, Recompute::None) };
+        MicroBatches::new(device.clone(), &flip, size).unwrap().runs_forward_twice()
+    };
+    assert_eq!([Keep::One, Keep::All, Keep::Auto].map(runs_twice), [true, false, false]);
 }
 
 #[test]

@@ -121,6 +121,33 @@ fn every_epoch_visits_every_sample_once() {
     }
 }
 
+/// 1,003 samples, two of them broken, in eight streams of as many ranks as divide them.
+#[test]
+fn any_number_of_ranks_visits_every_sample_once() {
+    let shards = Shards::new(&[17; 59], 2);
+    for ranks in [1, 2, 4, 8] {
+        let mut seen = Vec::new();
+        for rank in 0..ranks {
+            let own = rank * 8 / ranks..(rank + 1) * 8 / ranks;
+            let (data, config) = (shards.open(), with_streams(8, 8, 2));
+            let mut loader = Loader::of_streams(data, tokenizer(), config, Position::start(8), own.clone()).unwrap();
+            let mut ended = vec![false; own.len()];
+            while !ended.iter().all(|&ended| ended) {
+                let batch = loader.next_batch().unwrap();
+                let streams = &batch.next.streams[own.clone()];
+                for (ended, (&sample, next)) in ended.iter_mut().zip(batch.samples.iter().zip(streams)) {
+                    if !*ended {
+                        seen.push(sample);
+                    }
+                    *ended = next.epoch > 0;
+                }
+            }
+        }
+        seen.sort_unstable();
+        assert_eq!(seen, shards.ids()[2..], "{ranks} ranks");
+    }
+}
+
 /// The rows of a stream do not depend on broken samples of the others.
 #[test]
 fn a_broken_sample_moves_only_its_own_stream() {

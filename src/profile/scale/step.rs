@@ -111,7 +111,8 @@ fn needs_lse(plan: &Plan<'_>) -> bool {
     plan.flip.loss_scalars().1.is_none()
 }
 
-/// The events of a step, in the order of `train/pass`.
+/// The events of a step, in the order of `train/pass`, but with the gathering of weights that begins the next step at
+/// the end of this one.
 pub(super) fn events(plan: &Plan<'_>, ranks: usize) -> Clock {
     let (mut clock, times) = (Clock::default(), &plan.times);
     let slices = Slices::new(plan.flip.layout().arena_len(), ranks);

@@ -98,6 +98,11 @@ impl Source {
         }
     }
 
+    /// Whether this is a record of a GPU's measurements.
+    pub fn is_record(&self) -> bool {
+        matches!(self.0, File::Record(_))
+    }
+
     /// The step at this index of [`Self::steps`]. `flip` is its model, `kept` the number of visible patches per image.
     ///
     /// # Errors
@@ -110,6 +115,40 @@ impl Source {
                 Measured::recorded(&record.card, step, flip, kept)
             }
         }
+    }
+
+    /// The step of another `model`, with its name, estimated from the one at `index` of the model `of`: each kind of op
+    /// takes time in proportion to its work. The models come with the numbers of visible patches per image.
+    ///
+    /// # Errors
+    /// As [`Self::measured`], and if the file is a profile.
+    pub fn estimated(
+        &self,
+        index: usize,
+        (of, kept_of): (&Flip, usize),
+        (name, flip, kept): (&str, &Flip, usize),
+    ) -> Result<Measured, ScaleError> {
+        let File::Record(record) = &self.0 else { return Err(ScaleError::Times) };
+        let step = record.steps.get(index).ok_or(ScaleError::Times)?;
+        let (known, wanted) = (work_of_calls(of, kept_of)?, work_of_calls(flip, kept)?);
+        let more = |same: &dyn Fn(&Call) -> bool| {
+            let sum = |calls: &[Call]| calls.iter().filter(|call| same(call)).map(|call| call.work).sum::<f64>();
+            if sum(&known) > 0.0 { sum(&wanted) / sum(&known) } else { 1.0 }
+        };
+        let parameters = flip.layout().arena_len() as f64 / of.layout().arena_len() as f64;
+        let mut scaled = step.clone();
+        for op in &mut scaled.ops {
+            op.seconds *= match op.direction.as_str() {
+                "update" => parameters,
+                _ => more(&|call| call.name == current_name(&op.op) && call.direction == op.direction),
+            };
+        }
+        let sum = |step: &RecordedStep| step.ops.iter().map(|op| op.seconds).sum::<f64>();
+        scaled.training_step_seconds *= sum(&scaled) / sum(step);
+        let of = std::mem::replace(&mut scaled.model, name.to_owned());
+        let measured = Measured::recorded(&record.card, &scaled, flip, kept)?;
+        let layers = format!("from {of}, each kind of op in proportion to its work, and divided among layers by work");
+        Ok(Measured { estimated: true, layers, ..measured })
     }
 }
 
@@ -144,12 +183,12 @@ impl Measured {
     /// Divides the time of each kind of op among its calls by their work.
     fn recorded(card: &str, step: &RecordedStep, flip: &Flip, kept: usize) -> Result<Self, ScaleError> {
         let mut scopes = Vec::new();
-        let work = work_of_calls(flip, kept)?;
-        for (name, direction, scope, own) in &work {
-            let same = |other: &&(String, &str, String, f64)| other.0 == *name && other.1 == *direction;
-            let all: f64 = work.iter().filter(same).map(|(.., work)| work).sum();
+        let calls = work_of_calls(flip, kept)?;
+        for Call { name, direction, scope, work } in &calls {
+            let same = |other: &&Call| other.name == *name && other.direction == *direction;
+            let all: f64 = calls.iter().filter(same).map(|call| call.work).sum();
             let of_kind = step.ops.iter().filter(|op| current_name(&op.op) == name && op.direction == *direction);
-            let seconds: f64 = of_kind.map(|op| op.seconds).sum::<f64>() * if all > 0.0 { own / all } else { 0.0 };
+            let seconds: f64 = of_kind.map(|op| op.seconds).sum::<f64>() * if all > 0.0 { work / all } else { 0.0 };
             scopes.push(Timed { scope: scope.clone(), direction: (*direction).to_owned(), seconds });
         }
         let update = step.ops.iter().filter(|op| op.direction == "update").map(|op| op.seconds).sum();
@@ -174,9 +213,18 @@ fn current_name(op: &str) -> &str {
     if op == "first_tokens" { "select_token" } else { op }
 }
 
-/// Name, direction, scope and work of each call of a step, in the order in which they run. Only shares of the work are
-/// used, and these hardly depend on the batch, so a small one is planned.
-fn work_of_calls(flip: &Flip, kept: usize) -> Result<Vec<(String, &'static str, String, f64)>, ScaleError> {
+/// A call of an op in a step.
+struct Call {
+    name: String,
+    direction: &'static str,
+    scope: String,
+    /// FLOPs, or bytes of an op without products.
+    work: f64,
+}
+
+/// The calls of a step, in the order in which they run. Only shares of the work are used, and these hardly depend on
+/// the batch, so a small one is planned.
+fn work_of_calls(flip: &Flip, kept: usize) -> Result<Vec<Call>, ScaleError> {
     const BATCH: usize = 2;
     let mut tape = Tape::<Cpu>::new(flip.layout().clone());
     flip.record(&mut tape, BATCH, kept);
@@ -191,7 +239,7 @@ fn work_of_calls(flip: &Flip, kept: usize) -> Result<Vec<(String, &'static str, 
         };
         let (name, scope, cost) = program.op(op);
         let work = if direction == "forward" { cost.forward } else { cost.backward };
-        Some((name.to_owned(), direction, scope.to_owned(), amount(work)))
+        Some(Call { name: name.to_owned(), direction, scope: scope.to_owned(), work: amount(work) })
     });
     Ok(calls.collect())
 }

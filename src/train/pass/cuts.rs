@@ -5,7 +5,6 @@ use std::ops::Range;
 
 use crate::autograd::{Layout, Program};
 use crate::device::Device;
-use crate::optim::Slices;
 
 pub(super) struct Cuts {
     /// Parts of the forward pass. One begins with the text tower.
@@ -20,9 +19,13 @@ pub(super) struct Cuts {
 }
 
 impl Cuts {
-    /// Cuts for the exchange of `slices`; a single rank exchanges nothing.
-    pub(super) fn new<D: Device>(program: &Program<D>, text_tower: usize, layout: &Layout, slices: &Slices) -> Self {
-        let buckets = if slices.ranks() > 1 { slices.buckets() } else { &[] };
+    /// Cuts for the exchange of `buckets`, of which there are none without an exchange.
+    pub(super) fn new<D: Device>(
+        program: &Program<D>,
+        text_tower: usize,
+        layout: &Layout,
+        buckets: &[Range<usize>],
+    ) -> Self {
         let (ops, steps) = (program.op_count(), program.steps().len());
         let reads = reads(program, layout, buckets);
         let complete_after = complete_after(program, layout, buckets);

@@ -112,7 +112,7 @@ impl<D: CopyBlocks + SumRows> GradientExchange<D> {
     }
 
     /// All-gathers the weights. If products read bf16 copies, it gathers those, and in f32 the few parameters that
-    /// other ops read. On a device that moves its memory by itself, this overlaps with the next forward pass.
+    /// other ops read. On a device that moves its memory by itself, this overlaps with the forward pass that follows.
     ///
     /// # Errors
     /// If the device fails, or the group.

@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::cuts::Cuts;
-use super::ranks::{Gathering, all_gather, finish_all_gather, start_all_gather};
+use super::ranks::{Gathering, all_gather, exchanges, finish_all_gather, start_all_gather};
 use super::{GradientExchange, GradientTree, Keep, StepSize, Towers, memory};
 use crate::autograd::{Parameters, Program, Step};
 use crate::data::{Batch, part_of};
@@ -85,9 +85,9 @@ impl<D: AllOps> MicroBatches<D> {
         let programs = if all { size.leaves() } else { 1 };
         let towers = (0..programs).map(|_| Towers::new(&device, flip, size)).collect::<Result<Vec<_>, _>>();
         let towers = towers.map_err(|error| advise(error, 0))?;
-        let cuts = Arc::new(Cuts::new(&towers[0].program, towers[0].vision_ops, flip.layout(), slices));
-        let times = size.ranks > 1 && device.connects_ranks();
-        let stopwatch = times.then(|| Stopwatch::new(&*device)).transpose()?;
+        let buckets = if exchanges(&*device, &*group) { slices.buckets() } else { &[] };
+        let cuts = Arc::new(Cuts::new(&towers[0].program, towers[0].vision_ops, flip.layout(), buckets));
+        let stopwatch = device.connects_ranks().then(|| Stopwatch::new(&*device)).transpose()?;
         Ok(Self { device, group, size, width: flip.config.embed_dim, towers, cuts, loss, tree, stopwatch })
     }
 

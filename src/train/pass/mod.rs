@@ -15,7 +15,7 @@ pub(crate) use self::exchange::{GradientExchange, buffer_bytes};
 pub(crate) use self::masters::master_bytes;
 pub use self::memory::{largest_batch, step_bytes};
 pub use self::micro::MicroBatches;
-pub(super) use self::ranks::update;
+pub(super) use self::ranks::{exchanges, update};
 use self::towers::{RecordedTowers, Towers, record_towers};
 pub(super) use self::tree::GradientTree;
 pub(super) use self::whole::Whole;

@@ -12,6 +12,12 @@ use crate::optim::Optimizer;
 /// A buffer for the blocks of all ranks, and the elements of a block.
 pub(super) type OfRanks<'a, D> = (&'a mut Buffer<D, f32>, usize);
 
+/// Whether a step exchanges anything: with other ranks, or with itself, if the device has been connected all the same,
+/// to test that.
+pub(in crate::train) fn exchanges<D: Device>(device: &D, group: &dyn Group) -> bool {
+    group.size() > 1 || device.connects_ranks()
+}
+
 /// All-gathers: rank `r` has written block `r` of each buffer; then every rank has all blocks.
 pub(super) fn all_gather<D: Device>(
     device: &D,
@@ -48,7 +54,7 @@ pub(super) fn start_all_gather<D: Device>(
     group: &dyn Group,
     buffers: &mut [OfRanks<'_, D>],
 ) -> Result<Gathering, DeviceError> {
-    if group.size() == 1 {
+    if !exchanges(device, group) {
         return Ok(Gathering::Alone);
     }
     if device.connects_ranks() {

@@ -266,6 +266,9 @@ impl<'a, D: AllOps> Run<'a, D> {
             }
         }
         let evaluates = (due(eval_every) || last) && self.plan.evaluates();
+        if evaluates {
+            self.trainer.settle()?;
+        }
         let evaluated = match evaluates && self.is_root() {
             true => match self.evaluate(stop) {
                 // A problem with the held-out data must not lose the trained weights.

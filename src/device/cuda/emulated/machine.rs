@@ -18,12 +18,32 @@ pub(super) const HOPPER_SHARED: usize = 227 * 1024;
 
 /// A call that can be captured and replayed, or delayed.
 pub(super) enum Call {
-    Launch { module: &'static str, kernel: String, config: LaunchConfig, args: Vec<Arg> },
+    Launch {
+        module: &'static str,
+        kernel: String,
+        config: LaunchConfig,
+        args: Vec<Arg>,
+    },
     Gemm(Gemm),
-    Copy { to: u64, from: u64, bytes: usize },
-    Zero { to: u64, bytes: usize },
-    MarkUninit { address: u64, bytes: usize },
-    Transfer { nccl: Arc<Nccl>, transfer: Transfer },
+    Copy {
+        to: u64,
+        from: u64,
+        bytes: usize,
+    },
+    Zero {
+        to: u64,
+        bytes: usize,
+    },
+    MarkUninit {
+        address: u64,
+        bytes: usize,
+    },
+    /// `stream`: a number that the library is given for the stream.
+    Transfer {
+        nccl: Arc<Nccl>,
+        transfer: Transfer,
+        stream: u64,
+    },
 }
 
 /// Memory, modules and counts; shared with captured graphs.
@@ -66,7 +86,7 @@ impl Machine {
             Call::MarkUninit { address, bytes } => {
                 self.memory.mark_uninit(*address, *bytes).map_err(|error| failed("mark_uninit", &error))
             }
-            Call::Transfer { nccl, transfer } => self.transfer(nccl, transfer),
+            Call::Transfer { nccl, transfer, stream } => self.transfer(nccl, transfer, *stream),
         }
     }
 
@@ -118,7 +138,7 @@ impl Machine {
     }
 
     /// The library gets copies in the host's memory.
-    fn transfer(&self, nccl: &Nccl, transfer: &Transfer) -> Result<(), DeviceError> {
+    fn transfer(&self, nccl: &Nccl, transfer: &Transfer, stream: u64) -> Result<(), DeviceError> {
         let download = |from: u64, words: usize| {
             let mut copy = vec![0u32; words];
             self.download(bytemuck::cast_slice_mut(&mut copy), from).map(|()| copy)
@@ -136,7 +156,7 @@ impl Machine {
                     |(part, all): (&Gathered, &mut Vec<u32>)| Gathered { address: all.as_mut_ptr() as u64, ..*part };
                 let of_copies = parts.iter().zip(&mut copies).map(of_copy).collect();
                 // SAFETY: the copies have all blocks. They are this rank's only memory that the library knows.
-                unsafe { nccl.start(&Transfer::AllGather(of_copies), 0) }?;
+                unsafe { nccl.start(&Transfer::AllGather(of_copies), stream) }?;
                 let mut gathered = parts.iter().zip(&copies);
                 gathered.try_for_each(|(part, all)| self.upload(part.address, bytemuck::cast_slice(all)))
             }
@@ -154,7 +174,7 @@ impl Machine {
                         .collect(),
                 };
                 // SAFETY: as above.
-                unsafe { nccl.start(&copies, 0) }?;
+                unsafe { nccl.start(&copies, stream) }?;
                 let mut arrived = receives.iter().zip(&received);
                 arrived.try_for_each(|(message, words)| self.upload(message.address, bytemuck::cast_slice(words)))
             }

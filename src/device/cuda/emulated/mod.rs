@@ -42,6 +42,10 @@ pub struct Emulated {
     uploads: Mutex<Vec<(u64, Vec<u8>)>>,
 }
 
+/// The streams, as NCCL is given them.
+const MAIN_STREAM: u64 = 1;
+const FORKED_STREAM: u64 = 2;
+
 /// Calls on the communication stream.
 #[derive(Default)]
 struct Forked {
@@ -183,7 +187,8 @@ impl Driver for Emulated {
     }
 
     fn transfer(&self, nccl: &Arc<Nccl>, transfer: Transfer) -> Result<(), DeviceError> {
-        self.call(Call::Transfer { nccl: nccl.clone(), transfer })
+        let stream = if self.forked().active { FORKED_STREAM } else { MAIN_STREAM };
+        self.call(Call::Transfer { nccl: nccl.clone(), transfer, stream })
     }
 
     fn begin_fork(&self) -> Result<(), DeviceError> {
