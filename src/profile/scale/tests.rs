@@ -311,6 +311,30 @@ fn the_goals_for_many_gpus_are_met() {
     }
 }
 
+/// Estimated from `l16`, which has about a third of its work; an estimate of a model from itself changes
+/// nothing.
+#[test]
+fn a_model_is_estimated_from_another_one() {
+    let source = Source::parse(&std::fs::read_to_string("benches/results/gpu-h200.json").unwrap()).unwrap();
+    let index = source.steps().iter().position(|step| *step == ("l16", 0.5, 768)).unwrap();
+    let [l16, h14] = [Preset::L16, Preset::H14].map(|preset| Flip::new(&preset.config(), true));
+    let alone = |measured: &Measured, flip: &Flip, batch| StepTimes::new(measured, flip.layout(), batch).alone();
+    let measured = source.measured(index, &l16, 98).unwrap();
+    let same = source.estimated(index, (&l16, 98), ("l16", &l16, 98)).unwrap();
+    assert!((alone(&same, &l16, 768) / alone(&measured, &l16, 768) - 1.0).abs() < 1e-9);
+    let estimated = source.estimated(index, (&l16, 98), ("h14", &h14, 128)).unwrap();
+    assert!(estimated.estimated && estimated.model == "h14" && estimated.layers.contains("from l16"));
+    let more = alone(&estimated, &h14, 768) / alone(&measured, &l16, 768);
+    assert!((2.5..4.5).contains(&more), "{more}");
+    for (ranks, goal) in [(8, 0.97), (256, 0.98)] {
+        let times = StepTimes::new(&estimated, h14.layout(), 256);
+        let (size, network) = (StepSize::whole(256, 128, Recompute::None), Network::built_in("h100-ib400").unwrap());
+        let plan = Plan { flip: &h14, size, times, network, gpus: true, bf16_copy: true };
+        let found = simulate(&plan, ranks).efficiency;
+        assert!(found >= goal, "h14 on {ranks}: {found}");
+    }
+}
+
 #[test]
 fn each_span_has_its_bar() {
     let flip = small(100, Loss::Infonce);
