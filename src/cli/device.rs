@@ -85,10 +85,10 @@ impl DeviceArgs {
         Ok(())
     }
 
-    /// Divides this machine's cores and GPUs among the ranks of `group` on it. A single rank's GPU is connected to
-    /// itself if a library is named, to test that library.
+    /// Divides this machine's cores and GPUs among the ranks of `group` on it. With `FLIPK_NCCL_ALONE=1`, a single
+    /// rank's GPU is connected to itself, to test NCCL's calls.
     pub(super) fn share(&mut self, group: &Arc<dyn Group>) {
-        if group.size() > 1 || std::env::var_os("FLIPK_NCCL").is_some() {
+        if group.size() > 1 || std::env::var_os("FLIPK_NCCL_ALONE").is_some_and(|value| value == "1") {
             self.group = Some(group.clone());
             if self.threads == 0 && group.size() > 1 {
                 self.threads = group.cores();
@@ -123,7 +123,8 @@ impl DeviceArgs {
         let Some(group) = self.group.as_ref().filter(|_| !emulated) else { return Ok(None) };
         let nccl = group.waiting(|| Nccl::join(&**group))?;
         if group.is_root() {
-            log::line(&format!("the GPUs of {} ranks are connected by {}", group.size(), nccl.describe()));
+            let ranks = if group.size() == 1 { "rank is" } else { "ranks are" };
+            log::line(&format!("the GPUs of {} {ranks} connected by {}", group.size(), nccl.describe()));
         }
         Ok(Some(Arc::new(nccl)))
     }

@@ -29,7 +29,7 @@ pub(super) struct ScaleArgs {
     network: Option<String>,
     /// Take the times from a profile that --json wrote, or from benches/results/gpu-h200.json, and run nothing. If it
     /// has several steps, --model and --mask-ratio choose one; times of a model that a record does not have are
-    /// estimated from its largest one. With another --batch, times are scaled
+    /// estimated from its last step at that mask ratio. With another --batch, times are scaled
     #[arg(long, value_name = "FILE", requires = "ranks")]
     from: Option<PathBuf>,
     /// Time exchanges through the host between this run's ranks, write the network that fits them (JSON), and run

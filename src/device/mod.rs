@@ -432,7 +432,7 @@ pub trait Device: Sized + Send + Sync + 'static {
     }
 
     /// Without `stop`, writes the time to `watch`, of [`Stopwatch::LEN`] elements; with it, the seconds since then.
-    /// Only a device that connects ranks has this.
+    /// Only GPUs have this.
     fn stopwatch(&self, _watch: Self::ViewMut<'_, f32>, _stop: bool) -> Result<(), DeviceError> {
         Err(DeviceError::Unsupported { what: "a stopwatch".to_owned() })
     }

@@ -2,7 +2,7 @@
 
 use super::{Buffer, Device, DeviceError, Pending};
 
-/// Measures the time between two calls of a device that connects ranks. In contrast to events, it can be captured.
+/// Measures the time between two calls of a GPU. In contrast to events, it can be captured.
 pub struct Stopwatch<D: Device>(Buffer<D, f32>);
 
 impl<D: Device> Stopwatch<D> {

@@ -62,9 +62,9 @@ fn multiply(
     }
 }
 
-/// Prefetches part `part` of `parts` of the next sample's `of`, of which the current sample's is given: rows of a head
-/// are short and far apart, so the hardware does not prefetch them. More than a small part at once would hold up the
-/// loads of the current sample, and long samples would push it out of the second cache.
+/// Prefetches one of `parts` parts of what lies behind `of`, a tensor of the current sample: that of the next sample.
+/// Rows of a head are short and far apart, so the hardware does not prefetch them. More than a small part at once would
+/// hold up the loads of the current sample, and long samples would push it out of the second cache.
 #[inline(always)]
 fn prefetch_next(shape: Shape, of: &[f32], part: usize, parts: usize) {
     const LONG: usize = 128 * 1024 / size_of::<f32>();

@@ -222,8 +222,8 @@ struct Call {
     work: f64,
 }
 
-/// The calls of a step, in the order in which they run. Only shares of the work are used, and these hardly depend on
-/// the batch, so a small one is planned.
+/// The calls of a step, in the order in which they run. Only shares and ratios of the work are used, and these hardly
+/// depend on the batch, so a small one is planned.
 fn work_of_calls(flip: &Flip, kept: usize) -> Result<Vec<Call>, ScaleError> {
     const BATCH: usize = 2;
     let mut tape = Tape::<Cpu>::new(flip.layout().clone());

@@ -63,7 +63,7 @@ struct InFlight {
 }
 
 impl<D: CopyBlocks + SumRows> GradientExchange<D> {
-    /// For a group of several ranks.
+    /// For a group of several ranks, or one that is connected to itself.
     ///
     /// # Errors
     /// If the device has too little memory, or the group fails.

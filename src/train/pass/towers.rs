@@ -35,14 +35,15 @@ pub(crate) fn record_towers<D: AllOps>(flip: &Flip, size: StepSize) -> RecordedT
 
 /// The towers of one micro-batch, and where the gradients of its embeddings go.
 pub(super) struct Towers<D: Device> {
+    /// Parts of the program that are captured and replayed, if any may be. They are dropped before the memory that they
+    /// use.
+    pub(super) graphs: Option<HashMap<Range<usize>, Captured>>,
     pub(super) program: Program<D>,
     /// The number of ops of the vision tower, which come first.
     pub(super) vision_ops: usize,
     pub(super) inputs: Inputs,
     pub(super) embeddings: [Var<f32>; 2],
     pub(super) seeds: [Slot<f32>; 2],
-    /// Parts of the program that are captured and replayed, if any may be.
-    pub(super) graphs: Option<HashMap<Range<usize>, Captured>>,
 }
 
 impl<D: AllOps> Towers<D> {
@@ -51,7 +52,7 @@ impl<D: AllOps> Towers<D> {
         let mut seeds = embeddings.map(Var::slot);
         let mut program = tape.train_from(device.clone(), |plan| seeds = embeddings.map(|var| plan.seed(var)))?;
         program.reserve_prefetch(&[inputs.images.id(), inputs.tokens.id(), inputs.ids_keep.id()])?;
-        Ok(Self { program, vision_ops, inputs, embeddings, seeds, graphs: None })
+        Ok(Self { graphs: None, program, vision_ops, inputs, embeddings, seeds })
     }
 
     /// Runs a part of the program, of which `step` runs one step. It has to do the same each time, since the part may
