@@ -159,15 +159,13 @@ impl Ranks {
                     Some(status) => {
                         failed.get_or_insert((status, Instant::now()));
                         again = again.or(Some(status).filter(|&status| comes_again(status)));
+                        let is_first = killed.is_none() && again.is_none() && !ending && !signals.heard();
                         // It cannot say so itself.
-                        if status.signal().is_some()
-                            && several
-                            && killed.is_none()
-                            && again.is_none()
-                            && !ending
-                            && !signals.heard()
-                        {
-                            error!("rank {rank} was killed ({status}); all ranks end");
+                        if let Some(signal) = signal_of(status).filter(|_| is_first) {
+                            match several {
+                                true => error!("rank {rank} was killed ({status}); all ranks end"),
+                                false => error!("a rank was killed (signal: {signal}); all ranks end"),
+                            }
                             killed = Some(status);
                         }
                     }
@@ -258,9 +256,20 @@ fn comes_again(status: ExitStatus) -> bool {
     matches!(status.code(), Some(1 | 2))
 }
 
+/// The signal that killed a child, or a rank of a launcher. Open MPI adds 128 to it, as a shell does. Hydra, the launcher
+/// of MPICH and Intel MPI, ends with the signal itself; no rank ends with such a code.
+fn signal_of(status: ExitStatus) -> Option<i32> {
+    let kills = [libc::SIGILL, libc::SIGABRT, libc::SIGBUS, libc::SIGFPE, libc::SIGKILL, libc::SIGSEGV, libc::SIGTERM];
+    let of_code = |code: i32| match code {
+        129.. => Some(code - 128),
+        _ => Some(code).filter(|code| kills.contains(code)),
+    };
+    status.signal().or_else(|| of_code(status.code()?))
+}
+
 /// The exit code of a child, as a shell has it.
 fn code_of(status: ExitStatus) -> ExitCode {
-    let code = status.code().or_else(|| Some(128 + status.signal()?)).unwrap_or(1);
+    let code = signal_of(status).map(|signal| 128 + signal).or(status.code()).unwrap_or(1);
     u8::try_from(code).map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
@@ -281,7 +290,8 @@ mod tests {
     fn exit_codes_are_those_of_a_shell() {
         let code = |raw| format!("{:?}", code_of(ExitStatus::from_raw(raw)));
         assert_eq!(code(0), format!("{:?}", ExitCode::SUCCESS));
-        assert_eq!(code(7 << 8), format!("{:?}", ExitCode::from(7)));
+        assert_eq!(code(75 << 8), format!("{:?}", ExitCode::from(75)));
+        assert_eq!([code(9 << 8), code(137 << 8)], [code(libc::SIGKILL), code(libc::SIGKILL)], "of launchers");
         assert_eq!(code(libc::SIGKILL), format!("{:?}", ExitCode::from(137)));
     }
 }

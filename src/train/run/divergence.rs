@@ -1,15 +1,20 @@
 //! What is said when the loss or a gradient is not finite: which samples may be the reason.
 
+use std::path::Path;
+
 use serde::Serialize;
 
 use super::Run;
 use crate::data::Batch;
 use crate::group::{Group, GroupError};
 use crate::ops::AllOps;
-use crate::train::TrainError;
+use crate::train::{TrainError, checkpoint};
 
 /// Maximum number of samples that an error names.
 const MAX_NAMED: usize = 5;
+
+/// What is not finite if it is not a gradient.
+pub(super) const LOSS: &str = "loss";
 
 /// What `diverged.json` says.
 #[derive(Serialize)]
@@ -62,8 +67,16 @@ impl<D: AllOps> Run<'_, D> {
         }
         // The end of any rank ends rank 0, which may still be writing.
         group.meet()?;
+        // A loss is that of the weights before the step.
+        let is_good = |path: &Path| what != LOSS || checkpoint::step_of(path).is_none_or(|saved| saved + 1 < step);
+        let good = |path: &Path| format!("The last good checkpoint is {}", path.display());
         let last = match &self.saved {
-            Some(path) => format!("The last good checkpoint is {}", path.display()),
+            Some(path) if is_good(path) => good(path),
+            Some(path) => {
+                let before = checkpoint::list(&self.plan.folder.checkpoints()).into_iter().rfind(|path| is_good(path));
+                let before = before.map_or_else(|| "There is none before it".to_owned(), |path| good(&path));
+                format!("The weights in {} already have this loss. {before}", path.display())
+            }
             None => "There is no checkpoint yet".to_owned(),
         };
         Ok(TrainError::Diverged { what, step, value, suspects, last })

@@ -315,7 +315,7 @@ impl<'a, D: AllOps> Run<'a, D> {
     /// Adds the outcome of step number `step` to the window, and returns its batch to the loader.
     fn record_outcome(&mut self, outcome: Option<StepOutcome>, step: u64) -> Result<(), TrainError> {
         let (Some(outcome), Some(batch)) = (outcome, self.in_flight.take()) else { return Ok(()) };
-        let quantities = [("loss", outcome.loss), ("gradient norm", outcome.grad_norm)];
+        let quantities = [(divergence::LOSS, outcome.loss), ("gradient norm", outcome.grad_norm)];
         if let Some((what, value)) = quantities.into_iter().find(|(_, value)| !value.is_finite()) {
             return Err(self.diverged(what, value, step, &batch)?);
         }
