@@ -7,7 +7,7 @@ pub struct Stopwatch<D: Device>(Buffer<D, f32>);
 
 impl<D: Device> Stopwatch<D> {
     /// Elements: the start, which takes two, and the seconds.
-    pub(crate) const LEN: usize = 3;
+    pub const LEN: usize = 3;
 
     /// # Errors
     /// If the device has too little memory.
