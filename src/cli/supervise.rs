@@ -256,8 +256,8 @@ fn comes_again(status: ExitStatus) -> bool {
     matches!(status.code(), Some(1 | 2))
 }
 
-/// The signal that killed a child, or a rank of a launcher. Open MPI adds 128 to it, as a shell does. Hydra, the launcher
-/// of MPICH and Intel MPI, ends with the signal itself; no rank ends with such a code.
+/// The signal that killed a child, or a rank of a launcher. Open MPI adds 128 to it, as a shell does. Hydra, the
+/// launcher of MPICH and Intel MPI, ends with the signal itself; no rank ends with such a code.
 fn signal_of(status: ExitStatus) -> Option<i32> {
     let kills = [libc::SIGILL, libc::SIGABRT, libc::SIGBUS, libc::SIGFPE, libc::SIGKILL, libc::SIGSEGV, libc::SIGTERM];
     let of_code = |code: i32| match code {
