@@ -130,16 +130,16 @@ impl Attention for Cpu {
                 for head in 0..heads {
                     prefetch_next(shape, qkv, head, heads);
                     let [q, k, v] = [0, 1, 2].map(|part| &qkv[part * width + head * d..]);
-                    let (out_of_head, dout_of_head) = (&out[head * d..], &dout[head * d..]);
+                    let (head_out, head_dout) = (&out[head * d..], &dout[head * d..]);
                     let keys = (k, packed.transposed());
                     multiply((n, n, d), (&mut *p, square, square), (q, packed), keys, scale, panel);
                     prefetch_next(shape, out, head, heads);
                     prefetch_next(shape, dout, head, heads);
                     let values = (v, packed.transposed());
-                    multiply((n, n, d), (&mut *ds, square, square), (dout_of_head, single), values, 1.0, panel);
+                    multiply((n, n, d), (&mut *ds, square, square), (head_dout, single), values, 1.0, panel);
                     wide(
                         #[inline(always)]
-                        || scores_backward(shape, p, ds, &lse[head * n..][..n], out_of_head, dout_of_head),
+                        || scores_backward(shape, p, ds, &lse[head * n..][..n], head_out, head_dout),
                     );
                     let [dq, dk, dv] = [0, 1, 2].map(|part| part * width + head * d);
                     let (sizes, stride) = ((n, d, n), 3 * width);
@@ -148,14 +148,7 @@ impl Attention for Cpu {
                     prefetch_next(shape, dqkv, 3 * head + 1, 3 * heads);
                     multiply(sizes, (&mut dqkv[dk..], stride, d), (ds, over_queries), (q, packed), scale, panel);
                     prefetch_next(shape, dqkv, 3 * head + 2, 3 * heads);
-                    multiply(
-                        sizes,
-                        (&mut dqkv[dv..], stride, d),
-                        (p, over_queries),
-                        (dout_of_head, single),
-                        1.0,
-                        panel,
-                    );
+                    multiply(sizes, (&mut dqkv[dv..], stride, d), (p, over_queries), (head_dout, single), 1.0, panel);
                 }
             });
         });

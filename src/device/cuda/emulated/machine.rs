@@ -18,32 +18,12 @@ pub(super) const HOPPER_SHARED: usize = 227 * 1024;
 
 /// A call that can be captured and replayed, or delayed.
 pub(super) enum Call {
-    Launch {
-        module: &'static str,
-        kernel: String,
-        config: LaunchConfig,
-        args: Vec<Arg>,
-    },
+    Launch { module: &'static str, kernel: String, config: LaunchConfig, args: Vec<Arg> },
     Gemm(Gemm),
-    Copy {
-        to: u64,
-        from: u64,
-        bytes: usize,
-    },
-    Zero {
-        to: u64,
-        bytes: usize,
-    },
-    MarkUninit {
-        address: u64,
-        bytes: usize,
-    },
-    /// `stream`: a number that the library is given for the stream.
-    Transfer {
-        nccl: Arc<Nccl>,
-        transfer: Transfer,
-        stream: u64,
-    },
+    Copy { to: u64, from: u64, bytes: usize },
+    Zero { to: u64, bytes: usize },
+    MarkUninit { address: u64, bytes: usize },
+    Transfer { nccl: Arc<Nccl>, transfer: Transfer, stream: u64 },
 }
 
 /// Memory, modules and counts; shared with captured graphs.
